@@ -16,18 +16,18 @@ from pathlib import Path
 
 from heading import parse_arguments
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.datasets.chosen import by_number
-from runner.engines.kinds import kind_of
+from runner.datasets.question_subsets import index_by_number
+from runner.engines.kinds import model_kind
 from runner.records.jobs import Job, Recorder
-from runner.tasks.base import Context
-from runner.tasks.collecting import each_request, sample_of
+from runner.tasks.base import TaskContext
+from runner.tasks.collecting import build_sample, send_requests
 from runner.tasks.gsm8k import task as gsm8k
-from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.judging import Judge
+from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
 from runner_engine.sessions.base import Completion
 from runner_engine.sessions.contract import Engine
 
@@ -40,9 +40,9 @@ class Work:
 
     def __init__(self, config: RunnerConfig, engine: Engine) -> None:
         self.config, self.engine, self.inputs = config, engine, gsm8k.prepare(config)
-        self.items = by_number(self.inputs.items)
-        self.requests = gsm8k.requests_for(self.inputs, self.items)
-        self.few = self.requests[: self.inputs.task.asked_again(len(self.requests))]
+        self.items = index_by_number(self.inputs.items)
+        self.requests = gsm8k.build_requests(self.inputs, self.items)
+        self.few = self.requests[: self.inputs.task.num_repeated(len(self.requests))]
 
     def count(self, again: str) -> tuple[int, int, int]:
         """Return how many questions were asked again, and how many tokens and passes all took."""
@@ -56,23 +56,23 @@ class Work:
         judge = Judge(self.inputs.task, self.items)
 
         def listen(*choices: Completion) -> None:
-            recorder.sample(judge(sample_of(*choices)))
+            recorder.append_sample(judge(build_sample(*choices)))
 
         with tempfile.TemporaryDirectory() as folder:
             recorder = Recorder(Job("job", Path(folder)))
-            context = Context(recorder, resolve(self.config), self.engine)
+            context = TaskContext(recorder, resolve_job(self.config), self.engine)
             beside = (
-                AskingAgain(self.few, context, Judge(self.inputs.task, self.items))
+                RepeatedQuestions(self.few, context, Judge(self.inputs.task, self.items))
                 if again == BESIDE
                 else None
             )
-            each_request(self.engine, self.requests, listen, on_step=one_more, beside=beside)
+            send_requests(self.engine, self.requests, listen, on_step=one_more, extra_source=beside)
             if beside is not None:
-                asked = len(beside.answers())
+                asked = len(beside.recorded_answers())
                 beside.close()
             elif again in {ONE_BATCH, ALONE}:
                 asked, size = len(self.few), 1 if again == ALONE else None
-                each_request(self.engine, self.few[::-1], lambda *_: None, size, on_step=one_more)
+                send_requests(self.engine, self.few[::-1], lambda *_: None, size, on_step=one_more)
             recorder.close()
         return asked, stats.prefill_tokens + stats.decode_tokens - before, passes
 
@@ -84,8 +84,8 @@ def main() -> int:
     options = parse_arguments(parser)
     print(f"python bench/asking_again.py --questions {options.questions}")
     overrides = ["task.split=hard5", f"task.limit={options.questions}", "output_dir=/nowhere"]
-    config = to_config(*compose(overrides))
-    engine = kind_of(config.model).open_engine(resolve(config))
+    config = to_config(*compose_job(overrides))
+    engine = model_kind(config.model).open_engine(resolve_job(config))
     try:
         engine.load()
         work = Work(config, engine)

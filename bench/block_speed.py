@@ -20,10 +20,10 @@ from engines import head_line, markdown, spread
 from heading import parse_arguments
 from torch import nn
 
-from runner_engine.kernels.native import Kernels, kernels
-from runner_engine.matmul.blocks import Blocks
-from runner_engine.matmul.matrices import Workspace
-from runner_engine.matmul.panels import Panels
+from runner_engine.kernels.native import Kernels, load_kernels
+from runner_engine.matmul.blocks import GgufWeights
+from runner_engine.matmul.layer_weights import MatmulWorkspace
+from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.gguf_types import TYPES
 
@@ -71,24 +71,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--against", type=Path, help="another build of the kernels")
     chosen = parse_arguments(parser)
-    here = kernels()
+    here = load_kernels()
     if here is None:
         raise SystemExit("there are no kernels: they need a C compiler")
     builds = {"": here} | ({"before ": Kernels(ctypes.CDLL(str(chosen.against)))} if chosen.against else {})
     torch.set_num_threads(1)
     outputs, inputs = map(int, SHAPES.get(chosen.shape, chosen.shape).split("x"))
     dtype: torch.dtype = getattr(torch, chosen.dtype)
-    plain = Panels.of(torch.randn(outputs, inputs).to(dtype), None, here)
-    ways, nbytes = {chosen.dtype: plain.product}, {chosen.dtype: plain.weight.nbytes}
+    plain = PlainPackedWeights.pack(torch.randn(outputs, inputs).to(dtype), None, here)
+    ways, nbytes = {chosen.dtype: plain.matmul}, {chosen.dtype: plain.weight.nbytes}
     for kind in chosen.types.split(","):
         for has_byte_rows in (False, True):
             layer = random_layer(kind, outputs, inputs, has_byte_rows)
             for build, its in builds.items():
                 packed, name = (
-                    Blocks.of(layer, its, Workspace()),
+                    GgufWeights.from_layer(layer, its, MatmulWorkspace()),
                     f"{build}{kind}{' x int8' * has_byte_rows}",
                 )
-                ways[name], nbytes[name] = packed.product, packed.weight.nbytes
+                ways[name], nbytes[name] = packed.matmul, packed.weight.nbytes
     took = {(name, count): list[float]() for name in ways for count in chosen.rows}
     for _ in range(chosen.rounds):
         for count in chosen.rows:

@@ -28,10 +28,10 @@ from latest import Figure, add_option, save
 
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.records import flat_config, run_names
-from runner.records.jobs import Recorder, claim, identify
-from runner.scorers.totals import score
+from runner.records.jobs import Recorder, identify, lock_job
+from runner.scorers.totals import score_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tracking.sink import open_sink
+from runner.tracking.sink import create_sink
 from runner_base import Answer, FinishReason, Progress, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -126,11 +126,11 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
     """Record and log one job with random answers; returns its folder."""
     # one for all quantizations of a seed: they agree on most questions
     generator = random.Random(config.seed)
-    job = identify(config, 1, {}, measures=False)
-    with claim(job):
+    job = identify(config, 1, {}, is_measurement=False)
+    with lock_job(job):
         recorder = Recorder(job)
         for index in range(count):
-            recorder.sample(sample(generator, index, generator.random() < accuracy))
+            recorder.append_sample(sample(generator, index, generator.random() < accuracy))
         recorder.close()
         speed = {
             "load_s": 0.1,
@@ -143,16 +143,19 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
             job.job_id,
             Status.FINISHED,
             str(job.folder),
-            Result(score(list(recorder.done.values())) | speed, facts={"device": "cpu", "dtype": "bfloat16"}),
+            Result(
+                score_samples(list(recorder.done.values())) | speed,
+                facts={"device": "cpu", "dtype": "bfloat16"},
+            ),
             task=config.task.name,
             task_version=1,
-            name=run_names.run_name(config),
-            params=dict(flat_config.flatten(config)),
+            name=run_names.create_run_name(config),
+            params=dict(flat_config.flatten_config(config)),
         )
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
-        sink = open_sink(config, job)
-        sink.start(record)
+        sink = create_sink(config, job)
+        sink.start_run(record)
         sink.finish(record)
     return job.folder
 

@@ -32,13 +32,13 @@ from gguf import GGMLQuantizationType, quants
 from heading import parse_arguments
 from scipy.stats import kendalltau, spearmanr
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.resolved import resolve
-from runner.datasets.word_problems import Split, problems
-from runner.options.advise.layer_losses import rounded_weight
+from runner.config.resolved import resolve_job
+from runner.datasets.word_problems import Split, generate_problems
+from runner.options.advise.layer_losses import quantize_and_dequantize
 from runner_base import machine
-from runner_engine.models.load import load_base
+from runner_engine.models.base_loading import load_base
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.torchao import TorchaoIntxConfig
@@ -73,7 +73,7 @@ def larger(pieces: int) -> Iterator[tuple[str, str]]:
             file.read_text(errors="ignore") for file in _drawn(draw, packages.rglob("*.json"), 4 * pieces)
         ),
         "translations": (text for language in LANGUAGES for text in _translations(packages, language)),
-        "word problems": (f"{it.question}\n{it.answer}" for it in problems(Split.TEST, pieces)),
+        "word problems": (f"{it.question}\n{it.answer}" for it in generate_problems(Split.TEST, pieces)),
     }
     for kind, texts in found.items():
         long = (
@@ -105,7 +105,7 @@ def round_weights(model: Any, name: str) -> None:
         if not isinstance(module, torch.nn.Linear) or "lm_head" in path:
             continue
         if name in MADE:
-            module.weight.data = rounded_weight(MADE[name], model, module, path, torch.bfloat16)
+            module.weight.data = quantize_and_dequantize(MADE[name], model, module, path, torch.bfloat16)
         else:
             kind = GGMLQuantizationType[name]
             codes = quants.quantize(module.weight.detach().float().numpy(), kind)
@@ -128,7 +128,7 @@ def divergences(reference: Any, models: dict[str, Any], ids: list[int]) -> dict[
 def loaded(folder: str) -> Any:
     """Load a model as a job does."""
     words = ["model=local", f"model.name={folder}", "tracking=none"]
-    return load_base(resolve(to_config(*compose(words))).model)
+    return load_base(resolve_job(to_config(*compose_job(words))).model)
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     options = parse_arguments(parser)
     torch.set_num_threads(options.threads)
     print(f"python bench/corpus_ranks.py --model FOLDER --pieces {options.pieces}")
-    print(machine.name(), flush=True)
+    print(machine.machine_name(), flush=True)
     base = loaded(options.model)
     ours = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
     texts = [("texts", it["category"], it["text"]) for it in ours]

@@ -36,7 +36,7 @@ def main() -> None:
     print(
         f"python bench/drawn_kl.py --model FOLDER --formats {' '.join(options.formats)} --texts {options.texts}"
     )
-    print(machine.name())
+    print(machine.machine_name())
     print(
         f"{'':8}{'exact':>10}{'drawn ± 95 %':>20}{'before: at least .. at most':>30}   texts within ± 95 %",
         flush=True,
@@ -53,7 +53,7 @@ def main() -> None:
             (kept / TOP_K).unlink()
             file = TopKFile(kept)
             for index, line in kept_lines.items():
-                file.add(
+                file.append_sample(
                     index, replace(line, drawn=0, drawn_ids=line.ids[:0], drawn_logprobs=line.logprobs[:0])
                 )
             file.close()
@@ -61,7 +61,7 @@ def main() -> None:
             (kept / TOP_K).unlink()
             file = TopKFile(kept)
             for index, line in kept_lines.items():
-                file.add(index, line)
+                file.append_sample(index, line)
             file.close()
             print(row_of(name, drawn, exact, before), flush=True)
 

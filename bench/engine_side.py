@@ -10,14 +10,14 @@ import torch
 from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
-from runner.render.engine_notes import engine_notes
+from runner.render.engine_notes import render_engine_notes
 from runner_base import Dtype
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kv_cache import prefix_tree
 from runner_engine.local import engine as local_engine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 
@@ -39,7 +39,7 @@ def switch_off(parts: Sequence[str]) -> None:
 
 def count_passes(run: Run) -> None:
     """Count the stream's passes; a hook in the model would prevent fused passes."""
-    forward = Forward._forward
+    forward = Forward._run_model
 
     def counted(
         self: Forward, layout: Any, ids: list[int], positions: list[int], keep: list[int] | None
@@ -48,7 +48,7 @@ def count_passes(run: Run) -> None:
         run.note_pass(len(ids), logits.shape[0])
         return logits
 
-    Forward._forward = counted  # type: ignore[method-assign]
+    Forward._run_model = counted  # type: ignore[method-assign, assignment]
 
 
 def with_engine(job: Job) -> Outcome:
@@ -72,7 +72,7 @@ def with_engine(job: Job) -> Outcome:
         for at, (prompt, limit) in enumerate(zip(prompts, job.new_tokens, strict=True))
     ]
     run.start()
-    completions = {completion.id: completion for completion in complete(engine, requests, job.rows)}
+    completions = {completion.id: completion for completion in complete_requests(engine, requests, job.rows)}
     run.stop()
     failed = [completion.error for completion in completions.values() if completion.error]
     if failed:
@@ -86,7 +86,7 @@ def with_engine(job: Job) -> Outcome:
         texts=[completions[at].answer.text for at in range(len(requests))],
         prompts_sha256=sha256_prompts([text for text, _ in fed]),
         ids_sha256=[sha256_ids(ids) for _, ids in fed],
-        notes=engine_notes(engine.stats),
+        notes=render_engine_notes(engine.stats),
         prompt_tokens=[len(ids) for _, ids in fed],
         peak_rows=engine.stats.peak_rows,
         end=engine.loaded.tokenizer.eos_token_id,

@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
@@ -31,7 +31,7 @@ from runner_engine.checkpoints import random_weights
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.lora import LoraConfig
@@ -160,7 +160,7 @@ def model_folder(name: str) -> Path:
     folder itself."""
     if name == "random":
         shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
-        return random_weights.make(shape)
+        return random_weights.ensure_checkpoint(shape)
     if name == "mixture":
         return _mixture()
     folder = MODEL_DIR if name == "embedded" else Path(name)
@@ -184,7 +184,7 @@ def _mixture() -> Path:
         torch.manual_seed(0)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".mixture-", dir=folder.parent))
-        settings = Qwen3MoeConfig(**MIXTURE, **random_weights.special_tokens())
+        settings = Qwen3MoeConfig(**MIXTURE, **random_weights.read_special_token_ids())
         AutoModelForCausalLM.from_config(settings).to(torch.bfloat16).save_pretrained(partial)
         for tokenizer in random_weights.TOKENIZER_FILES:
             shutil.copyfile(MODEL_DIR / tokenizer, partial / tokenizer)
@@ -223,7 +223,7 @@ def greedy_engine(
     from runner_engine.local.engine import LocalEngine  # imports torch
 
     config = greedy(model, quantization, max_new_tokens, kv_cache)
-    return LocalEngine(resolve(config).model)
+    return LocalEngine(resolve_job(config).model)
 
 
 def random_prompts(
@@ -242,7 +242,7 @@ def complete_random(
     requests = [
         Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)
     ]
-    failed = [done.error for done in complete(engine, requests, count) if done.error]
+    failed = [done.error for done in complete_requests(engine, requests, count) if done.error]
     if failed:
         raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
 
@@ -279,7 +279,7 @@ def speeds_by_turns(
 
 
 def head_line(command: Sequence[str], threads: int) -> str:
-    about, versions = machine.describe(), machine.versions()
+    about, versions = machine.describe_machine(), machine.library_versions()
     where = f"{about['cpu']}, {about['cores']} cores, threads: {threads} ({_waiting()})"
     return (
         f"`python {shlex.join(command)}`\n{where}, torch {versions['torch']}, transformers "

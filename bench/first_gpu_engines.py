@@ -20,7 +20,7 @@ from runner_engine.embedded import MODEL_DIR
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Completion, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 
 STEP, DEVICE, FIGURES = sys.argv[1:4]
@@ -48,7 +48,9 @@ def engine_of(
 ) -> LocalEngine:
     """Return a loaded engine: of the large shape with random weights, or the embedded model."""
     if is_large:
-        folder = random_weights.make(LocalModelConfig(name=SHAPE, shape=SHAPE, random_weights=True))
+        folder = random_weights.ensure_checkpoint(
+            LocalModelConfig(name=SHAPE, shape=SHAPE, random_weights=True)
+        )
     else:
         folder = MODEL_DIR
     model = LocalModelConfig(name=str(folder), device=DEVICE, dtype=dtype)
@@ -73,7 +75,7 @@ def tokens_of(done: Sequence[Completion]) -> dict[Any, list[int]]:
 def decode_rate(engine: LocalEngine, requests: list[Request]) -> float:
     """Return the decoded tokens a second."""
     before = replace(engine.stats)
-    tokens_of(complete(engine, requests, len(requests)))
+    tokens_of(complete_requests(engine, requests, len(requests)))
     return (engine.stats - before).decode_tok_per_s
 
 

@@ -31,16 +31,16 @@ from first_gpu_engines import (
     tokens_of,
 )
 
-from runner.render.engine_notes import engine_notes, row_shortage_note
+from runner.render.engine_notes import render_engine_notes, shortage_note
 from runner_base import Dtype, machine
 from runner_engine.decode.passes import step_graphs
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.sampling import Sampling
 
 
 def versions() -> None:
     """What is here, and what finds the GPUs."""
-    found = {"runner": ", ".join(machine.gpu_models()) or "none"}
+    found = {"runner": ", ".join(machine.visible_gpu_models()) or "none"}
     found["/proc"] = str(len(list(Path("/proc/driver/nvidia/gpus").glob("*/information"))))
     for name, command in {"nvidia-smi": ["nvidia-smi", "-L"]}.items():
         try:
@@ -60,7 +60,7 @@ def versions() -> None:
     about = f"torch {torch.__version__} with {count} GPUs ({name}); " + "; ".join(
         f"{k}: {v}" for k, v in found.items()
     )
-    note("all find the same GPUs", about, bool(count) == bool(machine.gpu_models()) or not ON_GPU)
+    note("all find the same GPUs", about, bool(count) == bool(machine.visible_gpu_models()) or not ON_GPU)
     started = time.perf_counter()
     engine = engine_of()
     note("a model loads", f"{SHAPE if ON_GPU else 'embedded'} in {time.perf_counter() - started:.1f} s", True)
@@ -86,7 +86,7 @@ def equal() -> None:
         requests = asked(engine, rows if ON_GPU else 8, 64)
         for records in (True, False):
             step_graphs.RECORD_AT = ALWAYS if records else NEVER
-            ours, theirs = tokens_of(complete(engine, requests)), generated(engine, requests)
+            ours, theirs = tokens_of(complete_requests(engine, requests)), generated(engine, requests)
             equals = sum(ours[one] == theirs[one] for one in theirs)
             starts = [same_start(ours[one], theirs[one]) for one in theirs]
             what = f"{'large' if is_large else 'embedded'}, graphs: {engine.stats.decoding_graphs or 'off'}"
@@ -106,8 +106,8 @@ def graphs() -> None:
         answers = []
         for records in (True, False):
             step_graphs.RECORD_AT = ALWAYS if records else NEVER
-            answers.append(tokens_of(complete(engine, requests)))
-            print(engine.stats.decoding_graphs, engine_notes(engine.stats))
+            answers.append(tokens_of(complete_requests(engine, requests)))
+            print(engine.stats.decoding_graphs, render_engine_notes(engine.stats))
             if records:
                 summary = engine.stats.decoding_graphs
         equals = sum(answers[0][one] == answers[1][one] for one in answers[1])
@@ -129,9 +129,9 @@ def memory() -> None:
         engine.load()
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 1.2 * 2**30) / total)
-    done = tokens_of(complete(engine, requests, rows))
+    done = tokens_of(complete_requests(engine, requests, rows))
     full = sum(len(tokens) == requests[0].max_new_tokens for tokens in done.values())
-    notes = "; ".join(map(row_shortage_note, engine.stats.row_shortages)) or "no shortage"
+    notes = "; ".join(map(shortage_note, engine.stats.row_shortages)) or "no shortage"
     note(
         "a shortage halves the rows, and nothing is lost",
         f"{full} of {rows} answers whole; {notes}",
@@ -153,7 +153,7 @@ def sampled() -> None:
     """Sampled answers are the same twice."""
     engine = engine_of()
     requests = asked(engine, ROWS[1], 64, sampling=Sampling(temperature=0.8, top_p=0.9, top_k=50, seed=5))
-    first, second = (tokens_of(complete(engine, requests)) for _ in range(2))
+    first, second = (tokens_of(complete_requests(engine, requests)) for _ in range(2))
     equals = sum(first[one] == second[one] for one in first)
     rate = decode_rate(engine, requests)
     note(
@@ -171,7 +171,7 @@ def four_bit() -> None:
         answers, rates = [], []
         for at in (ALWAYS, NEVER):
             step_graphs.RECORD_AT = at
-            answers.append(tokens_of(complete(engine, requests)))
+            answers.append(tokens_of(complete_requests(engine, requests)))
             rates.append(decode_rate(engine, requests))
             if at == ALWAYS:
                 summary = engine.stats.decoding_graphs

@@ -32,17 +32,17 @@ from first_gpu_engines import (
 )
 
 from runner_engine.attention.device_attention import attend
-from runner_engine.attention.page_trial import PAGE, page_of
-from runner_engine.attention.parts import Scaling
+from runner_engine.attention.page_trial import PAGE, find_page_size
+from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes import step_graphs
-from runner_engine.decode.passes.ahead import SWITCH
+from runner_engine.decode.passes.async_step import SWITCH
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, StepAttention
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
-from runner_engine.kv_cache.slots import Slots
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
+from runner_engine.kv_cache.sliding_windows import Window
+from runner_engine.kv_cache.slots import SlotStore
 from runner_engine.local.engine import LocalSession
 from runner_engine.sessions.base import Request
 
@@ -198,8 +198,8 @@ def paged_attention(rows: int, trunk: int, window: int | None) -> tuple[str, boo
         return torch.randn(shape, generator=numbers, device=DEVICE).to(dtype)
 
     windows = () if window is None else (Window(window),)
-    apart = Heads(1, 2, 7, 64, dtype, torch.device(DEVICE), windows, by_sdpa=True)
-    if not page_of(apart):
+    apart = KvCacheSpec(1, 2, 7, 64, dtype, torch.device(DEVICE), windows, by_sdpa=True)
+    if not find_page_size(apart):
         return "pages are not used here: the log says why", not ON_GPU
     stored, own, new, query = (
         random(2, 2, trunk, 64),
@@ -213,16 +213,16 @@ def paged_attention(rows: int, trunk: int, window: int | None) -> tuple[str, boo
 
     ways: dict[str, Callable[[], torch.Tensor]] = {}
     for name, heads in {"apart": apart, "pages": replace(apart, page=PAGE)}.items():
-        prefix = Prefix([0] * trunk, kv=SharedKv.empty(apart, trunk, None))
-        prefix.kv.store.put_stored(0, *stored)
-        slots = own_kv(heads, None, [200 + trunk % PAGE] * rows, [prefix] * rows)
-        assert isinstance(slots, Slots)
+        prefix = Prefix([0] * trunk, kv=SharedKv.allocate(apart, trunk, None))
+        prefix.kv.store.write_stored(0, *stored)
+        slots = create_kv_store(heads, None, [200 + trunk % PAGE] * rows, [prefix] * rows)
+        assert isinstance(slots, SlotStore)
         for slot in range(rows):
             at = torch.arange(200, device=DEVICE, dtype=torch.int32)
             slots.write(0, own[0].transpose(0, 1), own[1].transpose(0, 1), torch.full_like(at, slot), at)
         places = torch.arange(rows, device=DEVICE) % 190
         table = torch.stack([places * 0, places + trunk, places, *[places * 0 + 1] * MOST_PREFIXES], dim=1)
-        blocks = slots.blocks[:rows] if isinstance(slots, PagedSlots) else None
+        blocks = slots.page_table[:rows] if isinstance(slots, PagedSlots) else None
         step = StepAttention(heads, slots, [] if heads.page else [prefix], table, 0, blocks)
         ways[name] = partial(attended, step)
     return compared(ways)

@@ -96,7 +96,7 @@ def by_runner(file: Path, prompts: list[list[int]]) -> list[list[int]]:
         LocalModelConfig,
         ModelSpec,
         Request,
-        complete,
+        complete_requests,
         open_engine,
     )
 
@@ -104,7 +104,8 @@ def by_runner(file: Path, prompts: list[list[int]]) -> list[list[int]]:
     spec = ModelSpec(model, CHOICES["gguf"](), generation=GenerationConfig(max_new_tokens=NEW))
     requests = [Request(number, tuple(prompt)) for number, prompt in enumerate(prompts)]
     answers = {
-        completion.id: completion.answer.token_ids for completion in complete(open_engine(spec), requests)
+        completion.id: completion.answer.token_ids
+        for completion in complete_requests(open_engine(spec), requests)
     }
     return [list(answers[number]) for number in range(len(prompts))]
 

@@ -34,7 +34,7 @@ from heading import parse_arguments
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import with_interval
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_base import MIB, Dtype
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.embedded import MODEL_DIR
@@ -82,7 +82,7 @@ def texts_of(tokenizer: Any, count: int, context: int = CONTEXT) -> list[Text]:
     in two parts."""
     chats = [
         f"<|im_start|>user\n{one.question}<|im_end|>\n<|im_start|>assistant\n{one.answer}<|im_end|>\n"
-        for one in problems(Split.TEST, CHATS_A_TEXT * count)
+        for one in generate_problems(Split.TEST, CHATS_A_TEXT * count)
     ]
     left: dict[int, list[str]] = defaultdict(list)  # by tokens
     for chat, ids in zip(chats, tokenizer(chats)["input_ids"], strict=True):

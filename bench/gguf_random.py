@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from gguf_of import close, llama_writer
 
-from runner_engine.models.gguf_types import TYPES, unpacked
+from runner_engine.models.gguf_types import TYPES, dequantize_blocks
 
 MIXTURES = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}  # where some matrices have Q6_K
 SPREAD = 0.02  # of the weights
@@ -65,6 +65,6 @@ def random_blocks(kind: str, outputs: int, inputs: int, spread: float = SPREAD) 
     )
     scales = blocks[..., of.scales_at : of.scales_at + 2 * of.scales]
     scales.copy_(torch.ones(of.scales, dtype=torch.float16).view(torch.uint8))
-    wide = unpacked(blocks[:64].flatten(1), kind, inputs).square().mean().sqrt()
+    wide = dequantize_blocks(blocks[:64].flatten(1), kind, inputs).square().mean().sqrt()
     scales.copy_((torch.ones(of.scales) * spread / wide).half().view(torch.uint8))
     return blocks.flatten(1)

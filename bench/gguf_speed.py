@@ -30,14 +30,14 @@ from heading import parse_arguments
 from latest import Figure, add_option, save
 from peers import xllamacpp_python
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner_base import MIB, Dtype, machine, processor
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.speculation import Speculate
+from runner_engine.settings.speculation import SpeculationConfig
 from tools import real_model
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -79,8 +79,8 @@ def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) ->
     """Load a file with our engine; return what completes prompts with it."""
     model = LocalModelConfig(name=str(file), device="cpu", dtype=Dtype(dtype), threads=threads)
     config = greedy(model, CHOICES["gguf"](int8_rows=has_byte_rows), new)  # type: ignore[call-arg]
-    config = replace(config, generation=replace(config.generation, speculate=Speculate.off))
-    engine = LocalEngine(resolve(config).model)
+    config = replace(config, generation=replace(config.generation, speculate=SpeculationConfig.off))
+    engine = LocalEngine(resolve_job(config).model)
     engine.load()
     return completer_of(engine)
 
@@ -93,7 +93,7 @@ def completer_of(engine: LocalEngine) -> Completer:
         requests = [
             Request(at, tuple(one), max_new_tokens=new, ignore_eos=True) for at, one in enumerate(prompts)
         ]
-        if failed := [done.error for done in complete(engine, requests, len(prompts)) if done.error]:
+        if failed := [done.error for done in complete_requests(engine, requests, len(prompts)) if done.error]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         passed = engine.stats - before
         return {
@@ -185,7 +185,7 @@ def measure_memory(file: Path, dtype: str, small: Path) -> dict[str, float]:
     chance, found = random.Random(0), dict[str, float]()
     for each in (small, file):
         before = machine.rss_mib()
-        machine.reset_peak()
+        machine.reset_peak_rss()
         model = LocalModelConfig(name=str(each), device="cpu", dtype=Dtype(dtype))
         engine = greedy_engine(model, CHOICES["gguf"](), 4)
         engine.load()
@@ -197,7 +197,7 @@ def measure_memory(file: Path, dtype: str, small: Path) -> dict[str, float]:
         engine.close()
         del engine
         gc.collect()
-        machine.trim()
+        machine.release_free_memory()
     return found
 
 
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of runner's rows"
     )
-    parser.add_argument("--threads", type=int, default=machine.cores())
+    parser.add_argument("--threads", type=int, default=machine.available_cores())
     parser.add_argument(
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )
@@ -269,7 +269,7 @@ def main() -> None:
         gc.collect()
     print("### .gguf files by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_speed.py", *sys.argv[1:]], threads))
-    if left_out := processor.left_out():
+    if left_out := processor.disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     of_time = "of the processor's time" if options.processor_time else "by the clock"
     tokens = f"{options.prompt} + {options.new} tokens a row"

@@ -25,9 +25,9 @@ from questions import add_data
 
 from runner.config.extractors import Extractor
 from runner.config.wording import PromptStyle
-from runner.datasets.asking import build_prompt, load_shots, stop_texts
-from runner.datasets.gsm8k import load_questions
-from runner.datasets.word_problems import DISTINCT, Split, problems
+from runner.datasets.question_prompts import build_prompt, load_few_shot_examples, stop_strings
+from runner.datasets.questions import load_questions
+from runner.datasets.word_problems import DISTINCT, Split, generate_problems
 from runner.records.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Sample
@@ -71,7 +71,9 @@ def write_embedded(folder: Path, split: Split, questions: int) -> Path:
     as test."""
     folder.mkdir()
     for name, source, count in (("train", Split.TRAIN, DISTINCT), ("test", split, questions)):
-        write_rows(folder / f"{name}.jsonl", [(one.question, one.answer) for one in problems(source, count)])
+        write_rows(
+            folder / f"{name}.jsonl", [(one.question, one.answer) for one in generate_problems(source, count)]
+        )
     return folder
 
 
@@ -99,14 +101,18 @@ def check_awkward(python: str, folder: Path) -> None:
 def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list[str]:
     """Compare all prompts of a data set byte for byte, and return them."""
     items = load_questions(task)
-    pairs = zip(items, load_shots(task, items)[0], strict=True)
+    pairs = zip(items, load_few_shot_examples(task, items)[0], strict=True)
     ours = [str(build_prompt(task, item, shots)) for item, shots in pairs]
     theirs = ask_lm_eval(python, data)
     same = sum(one == other["prompt"] for one, other in zip(ours, theirs, strict=True))
     print(f"- Prompts of {name}: {same} of {len(ours)} are lm-eval's, byte for byte.", flush=True)
     if same != len(ours):
         raise SystemExit("the prompts differ")
-    assert theirs[0]["settings"] == {"until": list(stop_texts(task)), "do_sample": False, "temperature": 0.0}
+    assert theirs[0]["settings"] == {
+        "until": list(stop_strings(task)),
+        "do_sample": False,
+        "temperature": 0.0,
+    }
     return ours
 
 

@@ -57,14 +57,14 @@ from peers import (
 )
 from questions import add_options, load_prompts
 
-from runner.config.resolved import resolve
-from runner.engines.kinds import kind_of
-from runner.options.remote.server import started_keys
+from runner.config.resolved import resolve_job
+from runner.engines.kinds import model_kind
+from runner.options.remote.server_connection import started_keys
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.keys import VllmConfig
 from runner_base import Dtype, machine
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 
 SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
@@ -185,7 +185,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
         for at, ids in enumerate(prompts)
     ]
     config = greedy(model, max_new_tokens=options.new_tokens)
-    engine = VllmEngine(resolve(config), kind_of(model).capabilities(config))
+    engine = VllmEngine(resolve_job(config), model_kind(model).capabilities(config))
     tokens, sides = options.new_tokens * len(prompts), dict[str, list[Turn]]()
     try:
         engine.load()
@@ -197,7 +197,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
                 before = processor_s(os.getpid())
                 if name == "runner":
                     started, spent = time.perf_counter(), time.process_time()
-                    failed = [one.error for one in complete(engine, requests) if one.error]
+                    failed = [one.error for one in complete_requests(engine, requests) if one.error]
                     took, spent = time.perf_counter() - started, time.process_time() - spent
                     if failed:
                         raise SystemExit(failed[0])
@@ -299,7 +299,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     if options.overhead:
-        print(f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n", flush=True)
+        print(
+            f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.available_cores())}\n",
+            flush=True,
+        )
         overhead(options, folder, prompts)
         return
     job = Job(

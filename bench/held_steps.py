@@ -23,10 +23,10 @@ from runner_base import Dtype
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.tokens import Stopping
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
-from runner_engine.tool_calls import json_of
+from runner_engine.tool_calls import build_json_rule
 
 SMOLLM2 = Path("~/.cache/runner/real-model/bfloat16").expanduser()
 SCHEMA: dict[str, Any] = {
@@ -70,7 +70,7 @@ def main() -> None:
     model = LocalModelConfig(name=options.model, device="cpu", dtype=Dtype(options.dtype), threads=threads)
     engine = greedy_engine(model)
     engine.load()
-    grammar, drawn = f"start: {json_of(SCHEMA)}", Sampling(temperature=options.temperature)
+    grammar, drawn = f"start: {build_json_rule(SCHEMA)}", Sampling(temperature=options.temperature)
     step_ms: dict[str, list[float]] = {name: [] for name in HELD}
     mask_ms: dict[str, list[float]] = {name: [] for name in HELD}
     for repeat in range(options.repeats + 1):
@@ -86,7 +86,7 @@ def main() -> None:
                 )
                 for at in range(options.rows)
             ]
-            done = complete(engine, requests, options.rows)
+            done = complete_requests(engine, requests, options.rows)
             assert all(len(one.answer.token_ids) == options.steps + 1 for one in done)
             took = statistics.median(steps.took_ms), statistics.median(masks.took_ms)
             steps.took_ms.clear()

@@ -36,7 +36,7 @@ from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kernels import native
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 
 # as in pass_clock.h
@@ -126,7 +126,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
         if options.random_prompt
         else load_prompts(options.gsm8k or "embedded", options.questions, options.shots)
     )
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     if kernels is None:
         raise SystemExit("there are no compiled kernels here, so no clock in C")
     requests = [
@@ -139,7 +139,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
     FusedForward.__call__ = passes.counted(FusedForward.__call__)  # type: ignore[method-assign]
     for name, owner, method in PARTS:
         setattr(owner, method, watch.timed(name, getattr(owner, method)))
-    run = watch.timed(REST, lambda: sum(1 for _ in complete(engine, requests, options.rows)))
+    run = watch.timed(REST, lambda: sum(1 for _ in complete_requests(engine, requests, options.rows)))
     started = time.perf_counter()
     run()
     total = time.perf_counter() - started

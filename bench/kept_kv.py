@@ -90,15 +90,15 @@ def main() -> None:
 
 def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     """Print one line; return whether the prediction is near."""
-    from runner.config.resolved import resolve
+    from runner.config.resolved import resolve_job
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.tasks.gsm8k.keys import Gsm8kConfig
     from runner_base import Dtype
-    from runner_engine.checkpoints.kept_kv import kept_kv
+    from runner_engine.checkpoints.kv_size import compute_kv_size
     from runner_engine.local.engine import LocalEngine
     from runner_engine.plan.footprint import predict
     from runner_engine.quantization.base import QuantizationConfig
-    from runner_engine.sessions import Request, complete
+    from runner_engine.sessions import Request, complete_requests
     from runner_engine.settings.generation import GenerationConfig
     from runner_engine.settings.kv_cache import KvCache
     from runner_engine.settings.lora import LoraConfig
@@ -107,13 +107,13 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
 
     families.OVERRIDES[family] = families.OVERRIDES.get(family, {}) | SIZES.get(family, DEEP)
     families.build(family, folder)
-    kv_cache = KvCache.of(options.kv_cache)
+    kv_cache = KvCache.parse(options.kv_cache)
     config = RunnerConfig(
         model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
         quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
         generation=GenerationConfig(max_new_tokens=options.new, kv_cache=kv_cache), tracking=NoTrackingConfig(),
     )  # fmt: skip
-    resolved = resolve(config)
+    resolved = resolve_job(config)
     places = options.prompt + options.new
     predicted = predict(resolved.model, (options.rows, options.prompt, options.new))
     assert predicted is not None
@@ -124,7 +124,7 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
         tuple((3 + 7 * place + 11 * row) % 250 for place in range(options.prompt))
         for row in range(options.rows)
     ]
-    complete(
+    complete_requests(
         engine,
         [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(prompts)],
         options.rows,
@@ -132,10 +132,10 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     stats, in_memory = engine.stats, max(resident, default=0)
     engine.close()
     said = max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes)
-    full = kept_kv(resolved.model.files.text_settings, 4, kv_cache)
-    layers = resolved.model.files.text_settings.get("num_hidden_layers", full.layers)
+    full = compute_kv_size(resolved.model.files.text_settings, 4, kv_cache)
+    layers = resolved.model.files.text_settings.get("num_hidden_layers", full.num_kv_layers)
     numbers = [
-        places * full.token_bytes * layers // full.layers,
+        places * full.token_bytes * layers // full.num_kv_layers,
         said / options.rows,
         stats.peak_kv_bytes / options.rows,
     ]
@@ -154,13 +154,13 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
 def watched_arenas() -> list[int]:
     """Note the bytes of the rows' arenas that are in memory, before each time that places are
     freed."""
-    from runner_engine.kv_cache.kv_arenas import KvArena, KvArenas
+    from runner_engine.kv_cache.kv_arenas import KvArena, KvArenaStore
 
     found: list[int] = []
     arenas: list[KvArena] = []
-    real = KvArena.fill
+    real = KvArena.set_filled
 
-    def enter(store: KvArenas, *needs: Any) -> None:
+    def enter(store: KvArenaStore, *needs: Any) -> None:
         enter_of_store(store, *needs)
         arenas[:] = store.arenas
 
@@ -169,8 +169,8 @@ def watched_arenas() -> list[int]:
             found.append(sum(in_memory(some) for one in arenas for some in (one.keys, one.values)))
         real(arena, filled)
 
-    enter_of_store = KvArenas.enter
-    store_class: Any = KvArenas
+    enter_of_store = KvArenaStore.insert_slots
+    store_class: Any = KvArenaStore
     arena_class: Any = KvArena
     store_class.enter, arena_class.fill = enter, fill
     return found

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help="also as a single unit")
     add_option(parser)
     options = parse_arguments(parser)
-    compiler = processor.c_compiler()
+    compiler = processor.find_c_compiler()
     if compiler is None:
         raise SystemExit("there is no C compiler here")
     with tempfile.TemporaryDirectory() as folder:
@@ -44,10 +44,12 @@ def main() -> None:
         started = time.perf_counter()
         took = cpu_seconds([sys.executable, "-m", "runner_engine.kernels.building"])
         waited = time.perf_counter() - started
-        print(f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.cores()} cores")
+        print(
+            f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.available_cores()} cores"
+        )
         print("unit                  for          processor time")
         units = {
-            unit: cpu_seconds(building.unit_command(compiler, unit, Path(folder) / "unit.o"))
+            unit: cpu_seconds(building.build_compile_command(compiler, unit, Path(folder) / "unit.o"))
             for unit in building.UNITS
         }
         for unit, seconds in units.items():
@@ -56,7 +58,7 @@ def main() -> None:
             )
         print(f"{'all units':42} {sum(units.values()):6.1f} s")
         if options.one:
-            one = building.unit_command(compiler, "ALL_UNITS", Path(folder) / "unit.o")
+            one = building.build_compile_command(compiler, "ALL_UNITS", Path(folder) / "unit.o")
             print(f"{'a single unit':42} {cpu_seconds(one):6.1f} s")
     if options.save:
         every = sum(seconds for unit, seconds in units.items() if not building.UNITS[unit])

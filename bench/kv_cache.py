@@ -23,12 +23,12 @@ from engines import complete_random, greedy_engine, head_line, markdown, model_f
 from heading import parse_arguments
 from scipy import stats
 
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
@@ -145,7 +145,9 @@ def score(engine: LocalEngine, asked: list[Request]) -> dict[Any, torch.Tensor]:
     def listening(one: Request) -> Request:
         return replace(one, on_logprobs=lambda _, scores: pieces[one.id].append(scores.clone()))
 
-    failed = [done.error for done in complete(engine, [listening(one) for one in asked]) if done.error]
+    failed = [
+        done.error for done in complete_requests(engine, [listening(one) for one in asked]) if done.error
+    ]
     if failed:
         raise SystemExit(f"{len(failed)} texts failed, e.g. {failed[0]}")
     return {name: torch.cat(some) for name, some in pieces.items()}

@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument(
         "--slots", default="4,16", help="requests that llama.cpp's server works on at once; each is a side"
     )
-    parser.add_argument("--threads", type=int, default=machine.cores())
+    parser.add_argument("--threads", type=int, default=machine.available_cores())
     add_option(parser)
     options = parse_arguments(parser)
     file, made = options.file or gguf_file(), questions()
@@ -170,7 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         from runner_engine.models import gguf_tokenizer
 
-        gguf_tokenizer.make(file, "left").save_pretrained(folder)
+        gguf_tokenizer.build_tokenizer(file, "left").save_pretrained(folder)
         sides = {"runner": runner_side(file, options.threads, has_byte_rows=False)}
         sides["runner, int8 activations"] = runner_side(file, options.threads, has_byte_rows=True)
         for slots in map(int, options.slots.split(",")):
@@ -192,7 +192,7 @@ def main() -> None:
     rates = {(kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()}
     print("### lm-eval's requests a second, from a .gguf file\n")
     print(head_line(["bench/lm_eval_gguf.py", *map(shlex.quote, sys.argv[1:])], options.threads))
-    if left_out := processor.left_out():
+    if left_out := processor.disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     print(
         f"\n{file.name}, {options.rounds} rounds by turns: median (least..most); answers of {options.new} tokens\n"

@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 from heading import parse_arguments
 
-from runner.datasets.word_problems import Split, problem
+from runner.datasets.word_problems import Split, generate_problem
 from runner_engine.embedded import MODEL_DIR
 
 SIDES = ("hf", "runner")
@@ -173,7 +173,7 @@ def stand_in() -> None:
     import datasets
     from lm_eval.tasks._index import TaskIndex
 
-    from runner.options.harness.command import register
+    from runner.options.harness.command import register_model
 
     datasets.load_dataset = documents
     build: Any = TaskIndex.build
@@ -187,7 +187,7 @@ def stand_in() -> None:
         return deepcopy(built[key])
 
     TaskIndex.build = staticmethod(once)
-    register()
+    register_model()
 
 
 def documents(path: str, name: str | None = None, **_: Any) -> Any:
@@ -202,7 +202,7 @@ def documents(path: str, name: str | None = None, **_: Any) -> Any:
 
 def document(path: str, at: int) -> dict[str, Any]:
     """Return one document: an embedded word problem in the data set's form."""
-    one = problem(Split.TEST, at)
+    one = generate_problem(Split.TEST, at)
     gold, right = int(one.gold), at % 4
     choices = [str(gold + number - right) for number in range(4)]
     if "arc" in path:
@@ -213,7 +213,11 @@ def document(path: str, at: int) -> dict[str, Any]:
     if "mmlu" in path:
         return {"question": one.question, "choices": choices, "answer": right}
     if "wikitext" in path:  # the long ones do not fit into the model at once
-        return {"page": " ".join(problem(Split.TEST, at + more).question for more in range(4 + 8 * (at % 6)))}
+        return {
+            "page": " ".join(
+                generate_problem(Split.TEST, at + more).question for more in range(4 + 8 * (at % 6))
+            )
+        }
     return {"text": f"{one.question} {one.answer.splitlines()[0].rstrip('.')}"}
 
 

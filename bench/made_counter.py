@@ -23,8 +23,8 @@ from heading import announce
 
 from runner import evaluate
 from runner.core import energy
-from runner.core.job_energy import JobEnergy
-from runner.records import measured
+from runner.core.job_energy import JobEnergyMeter
+from runner.records import engine_measurements
 from runner_base import machine
 from runner_engine import EngineStats
 
@@ -55,33 +55,33 @@ class Counter:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Let jobs read this counter, which goes on until it is read."""
-        read = energy.Energy.read
+        read = energy.EnergyCounters.read_counters
 
-        def up_to_date(counters: energy.Energy) -> energy.Reading:
+        def up_to_date(counters: energy.EnergyCounters) -> energy.CounterReading:
             self.write()
             return read(counters)
 
         with (
             mock.patch.object(energy, "POWERCAP", self.folder.parent),
-            mock.patch.object(energy.Energy, "read", up_to_date),
-            mock.patch.object(machine.Contention, "beside", return_value=""),
+            mock.patch.object(energy.EnergyCounters, "read_counters", up_to_date),
+            mock.patch.object(machine.Contention, "describe_other_programs", return_value=""),
         ):
             yield
 
 
-class Watched(JobEnergy):
+class Watched(JobEnergyMeter):
     """As a job counts, and beside it the seconds of cores since the first question."""
 
     began = worked_s = 0.0
 
-    def begin(self, stats: EngineStats, wait: Callable[[float], None] = time.sleep) -> None:
+    def measure_idle_power(self, stats: EngineStats, sleep: Callable[[float], None] = time.sleep) -> None:
         """Begin with what is used from here on."""
-        super().begin(stats, wait)
+        super().measure_idle_power(stats, sleep)
         Watched.began = time.process_time()
 
-    def step(self, stats: EngineStats, at_once: bool = False) -> None:
+    def count_step(self, stats: EngineStats, force: bool = False) -> None:
         """Note how much has been used."""
-        super().step(stats, at_once)
+        super().count_step(stats, force)
         Watched.worked_s = time.process_time() - Watched.began
 
 
@@ -90,7 +90,7 @@ def joules_of(keys: list[str], speed: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         counter = Counter(Path(folder) / "powercap", speed)
         shared = [f"output_dir={folder}/out", "tracking=none", "print=none", f"price_kwh={PRICE_KWH}"]
-        with counter.running(), mock.patch.object(measured, "JobEnergy", Watched):
+        with counter.running(), mock.patch.object(engine_measurements, "JobEnergyMeter", Watched):
             record = evaluate(*keys, *shared)
         found = {key: record.result.metrics.get(key, float("nan")) for key in SHOWN}
         return {"cores_s": Watched.worked_s, "known_j": CORE_W * Watched.worked_s} | found

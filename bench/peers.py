@@ -148,7 +148,7 @@ def llamacpp_programs(folder: Path) -> Path:
         subprocess.run(
             ["cmake", "-S", str(source), "-B", str(built), *kind, *off], check=True, stdout=sys.stderr
         )
-        targets = ["--target", *PROGRAMS, "--parallel", str(machine.cores())]
+        targets = ["--target", *PROGRAMS, "--parallel", str(machine.available_cores())]
         subprocess.run(["cmake", "--build", str(built), *targets], check=True, stdout=sys.stderr)
         ready.write_text(LLAMACPP)
     return built / "bin"
@@ -162,7 +162,7 @@ def openvino_python(folder: Path) -> str:
 def zentorch_python(folder: Path) -> str:
     """Return the interpreter of the environment of vLLM with zentorch, which is installed if
     necessary."""
-    if machine.describe()["cpu"].split()[0] != "AMD":
+    if machine.describe_machine()["cpu"].split()[0] != "AMD":
         raise SystemExit("zentorch is for processors of AMD, and this is another one")
     return _python_with(folder, [ZENTORCH], without=("torchvision", "torchaudio", "torchcodec"))
 
@@ -220,7 +220,7 @@ def openvino_settings(folder: Path, python: str, dtype: str, weights: str) -> di
     Where the processor multiplies no bfloat16 it computes in float32, and then accepts no other
     keys and values.
     """
-    precision = "bf16" if dtype == "bfloat16" and processor.has_bfloat16_products() else "f32"
+    precision = "bf16" if dtype == "bfloat16" and processor.has_bfloat16_matmul() else "f32"
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     model = str(openvino_model(folder, python, weights))
     return {

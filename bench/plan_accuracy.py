@@ -19,9 +19,9 @@ from pathlib import Path
 from heading import parse_arguments
 from latest import Figure, add_option, save
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.estimates.jobs import estimate_words
+from runner.estimates.jobs import format_estimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import estimate_plan, plan_job
 from runner_base import machine
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="the names of some jobs")
     add_option(parser)
     options = parse_arguments(parser)
-    print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.name()}")
+    print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.machine_name()}")
     print(f"{'job':22}{'plan':>20}{'from':>12}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it", flush=True)
     held = []
     for case in cases(options.model, options.data):
@@ -109,10 +109,10 @@ def measure(case: Case) -> tuple[str, bool]:
         planned = plan([*case.overrides, *common])
         contention = machine.Contention()
         seconds = run([*case.overrides, *common])
-        beside = contention.describe()
+        beside = contention.describe_load()
     if planned is None:
         return f"{case.name:22}{'no time':>20}{'':>12}{seconds:9.1f}", False
-    words, source = estimate_words(planned)
+    words, source = format_estimate(planned)
     figures = f"{words:>20}{source:>12}{seconds:9.1f}{planned.seconds / seconds:7.2f}"
     said = verdict(planned, seconds)
     return f"{case.name:22}{figures}  {said:12}{beside}", said == "yes"
@@ -128,7 +128,7 @@ def verdict(planned: Estimate, seconds: float) -> str:
 
 def plan(overrides: Sequence[str]) -> Estimate | None:
     """Return the time that `plan=true` shows for a job."""
-    config = to_config(*compose([*overrides, "plan=true"]))
+    config = to_config(*compose_job([*overrides, "plan=true"]))
     return estimate_plan([plan_job([*overrides], config)])[0].time
 
 

@@ -21,11 +21,11 @@ from torch import nn
 
 from runner_engine.attention import shared_attention
 from runner_engine.kernels import native
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.matmul import products
-from runner_engine.matmul.measured import Ways, measure, sample_of
-from runner_engine.matmul.products import Way
-from runner_engine.render.notes import render
+from runner_engine.kv_cache.kv_store import KvCacheSpec
+from runner_engine.matmul import backend_selection
+from runner_engine.matmul.backend_selection import MatmulBackend
+from runner_engine.matmul.interleaved_timing import Ways, measure_matmuls, sample_shape
+from runner_engine.render.notes import render_engine_note
 
 ROWS = (1, 4, 8, 16, 32, 128)
 # the layers of a model with 135M parameters
@@ -45,21 +45,23 @@ def main() -> None:
         (int(outputs), int(inputs))
         for outputs, _, inputs in (shape.partition("x") for shape in chosen.shapes)
     ]
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     inputs = tuple(sorted({width for _, width in shapes}))
-    problems = {way: products.problem_of(way, inputs, dtype, kernels) for way in Way}
+    problems = {
+        way: backend_selection.find_backend_problem(way, inputs, dtype, kernels) for way in MatmulBackend
+    }
     ways: Ways = {}
-    for way in Way:
+    for way in MatmulBackend:
         if not problems[way]:
-            ways |= products.measured_as(way, kernels)
+            ways |= backend_selection.list_timed_matmuls(way, kernels)
     print(head_line(["bench/product_ways.py", *sys.argv[1:]], 1))
-    print("\n".join(f"{way}: {render(problem)}" for way, problem in problems.items() if problem))
+    print("\n".join(f"{way}: {render_engine_note(problem)}" for way, problem in problems.items() if problem))
     best: dict[tuple[str, int], float] = {}
     lines = []
-    for shape in {sample_of(shape): shape for shape in shapes}.values():
-        outputs, width = sample_of(shape)
+    for shape in {sample_shape(shape): shape for shape in shapes}.values():
+        outputs, width = sample_shape(shape)
         for _ in range(chosen.rounds):
-            took = measure(ways, shape, ROWS, dtype, time.thread_time() + 60, slow=math.inf)
+            took = measure_matmuls(ways, shape, ROWS, dtype, time.thread_time() + 60, slow_factor=math.inf)
             for name in ways:
                 for count in ROWS:
                     rate = 2 * count * outputs * width / took[name][count] / 1e9
@@ -70,10 +72,12 @@ def main() -> None:
         best.clear()
     print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
     layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
-    heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
-    if (attention := shared_attention.choose(heads, kernels)) is not None:
-        print(f"shared attention: {render(attention.fact)}")
-    print(f"products: {render(products.choose_plain(layers, dtype, kernels).fact)}")
+    heads = KvCacheSpec(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
+    if (attention := shared_attention.choose_backend(heads, kernels)) is not None:
+        print(f"shared attention: {render_engine_note(attention.fact)}")
+    print(
+        f"products: {render_engine_note(backend_selection.choose_plain_backend(layers, dtype, kernels).fact)}"
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from heading import parse_arguments
 from runner_base import Dtype
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization import CHOICES
-from runner_engine.quantization.base import QuantizationConfig, WithByteRows
+from runner_engine.quantization.base import Int8ActivationsConfig, QuantizationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools.commands import printed
@@ -73,7 +73,7 @@ class Line:
     @property
     def has_byte_rows(self) -> bool:
         """Whether its rows may be rounded to 8 bits."""
-        return issubclass(CHOICES.get(self.quantization, QuantizationConfig), WithByteRows)
+        return issubclass(CHOICES.get(self.quantization, QuantizationConfig), Int8ActivationsConfig)
 
 
 LINES = {
@@ -136,7 +136,7 @@ def engine_of(folder: Path, line: Line, new_tokens: int) -> LocalEngine:
     """Return the engine of a line, not yet loaded."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
     quantization = CHOICES[line.quantization]()
-    if isinstance(quantization, WithByteRows):
+    if isinstance(quantization, Int8ActivationsConfig):
         quantization = replace(quantization, int8_rows=line.int8_rows)
     return greedy_engine(model, quantization, new_tokens, line.kv_cache)
 

@@ -21,12 +21,12 @@ from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
 
 from runner_base import Dtype
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import quantized_layers
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization import CHOICES
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.model import LocalModelConfig
 
 QUANTIZED = ("int8", "int8_dynamic", "nf4", "fp4", "torchao_int8")
@@ -99,11 +99,13 @@ def compare(line: str, engine: LocalEngine, tokens: int) -> str:
     ids = torch.randint(0, model.config.vocab_size, (8, tokens), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         own = model(ids).logits.float()
-        quantized = QuantizedLayers(model, Heap())
+        quantized = QuantizedLayers(model, HeapTrimmer())
         ours = model(ids).logits.float()
-    if quantized.left or not quantized.exchanged:
-        raise SystemExit("\n".join(map(render, quantized.notes)) or f"{line}: there is nothing to exchange")
-    for layer in quantized.exchanged:
+    if quantized.left or not quantized.replaced_layers:
+        raise SystemExit(
+            "\n".join(map(render_engine_note, quantized.notes)) or f"{line}: there is nothing to exchange"
+        )
+    for layer in quantized.replaced_layers:
         del layer.forward
     off, same = ((ours - own).abs().max() / own.std(), (ours.argmax(-1) == own.argmax(-1)).float().mean())
     return f"- {line}: logits at most {float(off):.2g} of their spread off, {float(same):.1%} of the best tokens equal"

@@ -25,7 +25,7 @@ from typing import Any
 from engines import head_line, markdown, spread
 from heading import parse_arguments
 
-from runner.tracking import published
+from runner.tracking import published_index
 from runner.tracking.stores import store_from_options
 from runner_base import Record
 
@@ -168,9 +168,11 @@ def fill(outputs: Path, uri: str, count: int) -> None:
         (target / "result.json").write_text(copied.to_json())
         copies.append({"run": run, "job": job, "folder": str(target), "input": uuid.uuid4().hex})
     store = store_from_options(outputs, uri, None)
-    noted = [*published.noted(outputs, original.name)][-1]
+    noted = [*published_index.read_entries(outputs, original.name)][-1]
     for copy in copies:
-        published.note(store, replace(noted, key=copy["job"], mlflow_id=copy["run"], parent="another grid"))
+        published_index.append_entry(
+            store, replace(noted, key=copy["job"], mlflow_id=copy["run"], parent="another grid")
+        )
     engine = create_engine(uri)
     with engine.begin() as database:
         database.execute(text(COPIES))

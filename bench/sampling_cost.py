@@ -22,15 +22,15 @@ import torch
 from engines import greedy_engine, head_line, markdown, spread
 from heading import parse_arguments
 
-from runner.config.choices import choices_for
-from runner.config.compose import choose
+from runner.config.choices import list_choices
+from runner.config.compose import build_groups
 from runner_base import Dtype
 from runner_engine.checkpoints import random_weights
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.tokens.sampling import Sampler
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import OPEN, Sampling
 
@@ -67,8 +67,8 @@ def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
 
 def sampling_of(preset: str) -> Sampling:
     """Return a preset's sampling; open parameters have no effect."""
-    chosen = choose(["generation"], {"generation": preset}, {})["generation"].with_model_defaults({})
-    return OPEN.over(chosen, seed=0)
+    chosen = build_groups(["generation"], {"generation": preset}, {})["generation"].with_model_defaults({})
+    return OPEN.with_defaults(chosen, default_seed=0)
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shapes", nargs="+", default=["smollm2_135m", "qwen2_05b_instruct"])
-    parser.add_argument("--presets", nargs="+", default=choices_for("generation"), help="beside greedy")
+    parser.add_argument("--presets", nargs="+", default=list_choices("generation"), help="beside greedy")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
@@ -91,7 +91,9 @@ def main() -> None:
     passes, picks = Timed(Forward, "step", clock), Timed(Sampler, "pick", clock)
     print(head_line(sys.argv, 1 if options.busy else torch.get_num_threads()))
     for shape in options.shapes:
-        folder = random_weights.make(LocalModelConfig(name=shape, shape=shape, random_weights=True))
+        folder = random_weights.ensure_checkpoint(
+            LocalModelConfig(name=shape, shape=shape, random_weights=True)
+        )
         vocab_size: int = json.loads((folder / "config.json").read_text())["vocab_size"]
         engine = engine_of(folder, options.dtype, 1 if options.busy else None)
         engine.load()
@@ -113,7 +115,7 @@ def main() -> None:
                     )
                     for at, prompt in enumerate(prompts)
                 ]
-                done = complete(engine, requests, options.rows)
+                done = complete_requests(engine, requests, options.rows)
                 assert all(len(completion.answer.token_ids) == options.steps + 1 for completion in done)
                 took = passes.median_ms(), picks.median_ms()
                 if repeat:  # the first round builds kernels and packs weights

@@ -36,7 +36,7 @@ from pathlib import Path
 from heading import parse_arguments
 from latest import Figure, add_option, save
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = (
@@ -188,7 +188,8 @@ def questions(port: int, limit: int, max_tokens: int) -> list[str]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=30) as answer:
         model = json.load(answer)["data"][0]["id"]
     turns = (
-        {"role": "user", "content": f"{one.question}\n{INSTRUCTION}"} for one in problems(Split.TEST, limit)
+        {"role": "user", "content": f"{one.question}\n{INSTRUCTION}"}
+        for one in generate_problems(Split.TEST, limit)
     )
     return [
         json.dumps({"model": model, "messages": [turn], "temperature": 0, "max_tokens": max_tokens})

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from heading import parse_arguments
 
-from runner.datasets.word_problems import practice_problem
-from runner.tasks.tools.cases import made_cases
-from runner.tasks.tools.distractors import distractors
+from runner.datasets.word_problems import generate_practice_problem
+from runner.tasks.tools.cases import read_included_cases
+from runner.tasks.tools.distractors import create_distractors
 from runner_engine import tool_calls
 from tools.tool_calls_data import MAKERS
 from tools.tool_functions import FUNCTIONS
@@ -41,27 +41,27 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def problems() -> Iterator[tuple[list[dict[str, str]], str]]:
     """Yield problems as chats, with their worked answers."""
     for index, steps in zip(count(), cycle(STEPS_OF_PROBLEMS), strict=False):
-        problem = practice_problem(steps, index)
+        problem = generate_practice_problem(steps, index)
         yield [{"role": "user", "content": problem.question}], problem.answer
 
 
 def calls() -> Iterator[tuple[list[dict[str, str]], str]]:
     """Yield questions that offer functions, and the calls that are right, or words where none is."""
     known = {function.name: function.schema for function in FUNCTIONS}
-    form = tool_calls.form_named(tool_calls.USUAL)
-    shipped = {case.question for case in made_cases()}
+    form = tool_calls.import_format(tool_calls.USUAL)
+    shipped = {case.question for case in read_included_cases()}
     for index, category in zip(count(), cycle(MAKERS), strict=False):
         case = MAKERS[category](Random(f"practice/{index}"))
         if case["question"] in shipped:
             continue
-        further = distractors(index % (MOST_DISTRACTORS + 1), index)
+        further = create_distractors(index % (MOST_DISTRACTORS + 1), index)
         offered = [*further, *(known[name] for name in case["functions"])]
         wanted = [
             {"name": name, "arguments": {key: some[0] for key, some in allowed.items() if some[0] != ""}}
             for name, allowed in case["calls"]
         ]
         chat = [
-            {"role": "system", "content": tool_calls.in_system(offered, form, None)},
+            {"role": "system", "content": tool_calls.add_tools_to_system(offered, form, None)},
             {"role": "user", "content": case["question"]},
         ]
         yield chat, json.dumps(wanted) if wanted else "None of these functions does that."

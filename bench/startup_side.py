@@ -21,10 +21,10 @@ under_way: list[str] = []
 last = STARTED
 
 AT_ONCE = {
-    "resolve": ["runner.config.compose:compose_config", "runner.run:identify", "runner.run:check"],
+    "resolve": ["runner.config.compose:compose_config", "runner.run:identify_job", "runner.run:check_job"],
     "imports": ["runner.engines.kinds.local:Local.import_libraries"],
-    "load": ["runner_engine.local.base_cache:BaseCache.get"],
-    "mlflow": ["runner.tracking.sink:MlflowSink.start", "runner.tracking.sink:MlflowSink.finish"],
+    "load": ["runner_engine.local.base_model_cache:BaseCache.get_or_load"],
+    "mlflow": ["runner.tracking.sink:MlflowSink.start_run", "runner.tracking.sink:MlflowSink.finish"],
     "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
 }
 ONCE_IMPORTED = {

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runner_engine.models.layouts.float4 import MIDDLES
-from runner_engine.models.layouts.made import pack_stream
+from runner_engine.models.layouts.load_time import pack_bits
 
 Tensors = dict[str, torch.Tensor]
 GROUP = 64  # inputs that share a scale, where the format leaves that open
@@ -59,7 +59,7 @@ def gptq(weight: torch.Tensor) -> Tensors:
     codes, scales = four_bits(weight)
     zeros = torch.full(scales.T.shape, 7, dtype=torch.uint8)
     order = (torch.arange(weight.shape[1]) // GROUP).int()
-    words = {"qweight": pack_stream(codes, 4).T.contiguous(), "qzeros": _whole(zeros)}
+    words = {"qweight": pack_bits(codes, 4).T.contiguous(), "qzeros": _whole(zeros)}
     return words | {"scales": scales.T.contiguous(), "g_idx": order}
 
 
@@ -206,7 +206,7 @@ def stored(name: str, path: str, tensor: torch.Tensor) -> list[tuple[str, torch.
 
 def _whole(numbers: torch.Tensor) -> torch.Tensor:
     """Return numbers of four bits in words."""
-    return pack_stream(numbers.contiguous(), 4)[:, : numbers.shape[1] // 8].contiguous()
+    return pack_bits(numbers.contiguous(), 4)[:, : numbers.shape[1] // 8].contiguous()
 
 
 def _awq_order(numbers: torch.Tensor) -> torch.Tensor:

@@ -26,14 +26,14 @@ from heading import parse_arguments
 from transformers import AutoModelForCausalLM
 
 from runner.config.measures import SweepConfig
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.core.energy import Energy
+from runner.core.energy import EnergyCounters
 from runner.engines import open_engine
-from runner.speed.cells import Cell, Stopwatch, cells_of
+from runner.speed.cells import Cell, CellRunner, create_cells
 from runner_base import Dtype
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
@@ -42,7 +42,7 @@ from runner_engine.settings.rope import RopeConfig
 FIGURES = {"ttft_s": "first token, ms", "seconds": "whole batch, ms", "decode_tok_per_s": "decode, tokens/s"}
 
 
-def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list[Cell]]:
+def sweeping(options: argparse.Namespace, folder: Path) -> tuple[CellRunner, list[Cell]]:
     """Return a sweep's stopwatch on a loaded engine, and its cells."""
     task = SweepConfig(
         batch_sizes=options.batches, prompt_tokens=options.prompts, new_tokens=options.new_tokens
@@ -63,8 +63,8 @@ def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list
         task=task,
         tracking=NoTrackingConfig(),
     )
-    engine = open_engine(resolve(config))
-    return Stopwatch(engine, engine.load(), 0, None, Energy()), cells_of(task)
+    engine = open_engine(resolve_job(config))
+    return CellRunner(engine, engine.load(), 0, None, EnergyCounters()), create_cells(task)
 
 
 class Generate:
@@ -134,14 +134,14 @@ def main() -> None:
     for number, cell in product(range(options.pairs + 1), cells):
         shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
         theirs = generate.run(*shape) if number % 2 else None
-        ours = sweep.run(cell, number)
+        ours = sweep.run_cell(cell, number)
         theirs = theirs or generate.run(*shape)
         if ours is None:
             raise SystemExit(f"{cell.key}: {cell.note}")
         if number:  # the first one warms up
             pairs[cell.key].append((ours, theirs))
     print(head_line(["bench/sweep_stopwatch.py", *sys.argv[1:]], options.threads))
-    print(f"notes: {[render(note) for note in sweep.engine.stats.notes]}\n")
+    print(f"notes: {[render_engine_note(note) for note in sweep.engine.stats.notes]}\n")
     rows = []
     for cell, (figure, words) in product(cells, FIGURES.items()):
         scale = 1000 if words.endswith("ms") else 1

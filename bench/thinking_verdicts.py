@@ -168,7 +168,7 @@ def _runner(cases: Sequence[Case], by: str) -> Scores:
     for one in cases:
         tags = (Tag(*one["tags"]),) if one.get("is_named") else TAGS
         reason, is_begun = FinishReason(one["finish_reason"]), one.get("in_thinking", False)
-        answer = Answer.read(
+        answer = Answer.from_text(
             one["text"], [], reason, tags, in_thinking=is_begun, thinking=one.get("thinking")
         )
         scores.append(judge(answer, one["gold"]).verdicts[by].value == "correct")

@@ -18,10 +18,10 @@ from statistics import median
 
 from heading import parse_arguments
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.resolved import resolve
-from runner.estimates.jobs import estimate
+from runner.config.resolved import resolve_job
+from runner.estimates.jobs import estimate_jobs
 from runner.estimates.speed import EstimateBasis
 from runner_base import machine
 from tools.commands import jobs
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     options = parse_arguments(parser)
     print(f"python bench/time_prediction.py --repeats {options.repeats} --rounds {options.rounds}")
-    print(machine.name())
+    print(machine.machine_name())
     heads = ("predicted_s", "measured_s", "off", "quiet_s", "off", "plan_s")
     print(f"{'model':20} {'quantization':13}" + "".join(f"{head:>12}" for head in heads) + "  beside it")
     for model in options.models.split(","):
@@ -76,7 +76,7 @@ def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float
         metrics: dict[str, float] = jobs(*overrides)[0]["metrics"]
         times = repeats_s(Path(folder))
         quiet = metrics["seconds"] - sum(times) + len(times) * min(times)
-        return predicted, metrics["seconds"], quiet, plan_s, contention.describe()
+        return predicted, metrics["seconds"], quiet, plan_s, contention.describe_load()
 
 
 def repeats_s(folder: Path) -> list[float]:
@@ -90,9 +90,9 @@ def repeats_s(folder: Path) -> list[float]:
 
 def predict(overrides: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
-    config = to_config(*compose(overrides))
-    time_estimate = estimate(
-        {0: resolve(config)}, folder, calibrate=True, on_line=lambda _: None, share=math.inf
+    config = to_config(*compose_job(overrides))
+    time_estimate = estimate_jobs(
+        {0: resolve_job(config)}, folder, calibrate=True, on_line=lambda _: None, max_time_fraction=math.inf
     )[0].time
     if time_estimate is None or time_estimate.source is not EstimateBasis.calibrated:
         sys.exit(f"{overrides[0]}: nothing was calibrated")

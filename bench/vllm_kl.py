@@ -50,7 +50,8 @@ def main() -> None:
         started += [f"model.python={options.python}"] if options.python else []
         exact, exact_s = run([*job, "model=local", *same, "task.exact=true"])
         print(
-            f"{machine.name()}; {len(exact)} texts, {sum(each.tokens for each in exact):,} tokens, {options.dtype}"
+            f"{machine.machine_name()}; {len(exact)} texts, "
+            f"{sum(each.tokens for each in exact):,} tokens, {options.dtype}"
         )
         print(
             f"{'':22}{'KL, nats/token':>22}{'texts within ± 95 %':>22}{'same first choice':>20}{'seconds':>10}"

@@ -1,5 +1,6 @@
-"""runner: which model × quantization × LoRA × RoPE × generation setting, at what cost, and is the
-difference real?"""
+"""runner compares models, quantizations, LoRA adapters, RoPE scalings and generation settings:
+quality, cost, significance.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import runner_base  # noqa: F401 – first of all: it refuses Windows, and says how torch's threads wait
 
 if TYPE_CHECKING:
-    from runner.grid.rows import rows as grid
+    from runner.grid.grid_api import run_grid as grid
     from runner.library.answers import Answer
     from runner.library.jobs import evaluate
     from runner.library.load import load
@@ -26,16 +27,16 @@ __all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use: some of them import torch, others Hydra."""
+    """Import a public name at its first use, because some names import torch or Hydra."""
     if name in ("grid", "compare"):
         # packages that can be called
         return import_module({"grid": "runner.grid", "compare": "runner_compare"}[name])
     if name in MODULE_OF:
         return getattr(import_module(MODULE_OF[name]), name)
     if not name.startswith("_"):
-        from runner_base import load_object
-        from runner_base.plugins import own_options
+        from runner_base import load_plug_in_object
+        from runner_base.plugins import find_builtin_options
 
-        if name in own_options("python"):
-            return load_object("python", name, object)
+        if name in find_builtin_options("python"):
+            return load_plug_in_object("python", name, object)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

@@ -1,5 +1,6 @@
-"""`python -m runner`, also installed as `runner`: compose the config, run the job, show the result,
-exit."""
+"""Entry point of `runner` and `python -m runner`: compose the config, run the job, print the
+result.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from runner_base import signals
 
 if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "runner":
-    signals.exit_at_signals()  # the imports that follow take most of a second
+    signals.exit_on_signals()  # the imports that follow take most of a second
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -21,17 +22,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from runner.config import runner_hydra
+from runner.config.command_line_typos import check_arguments
 from runner.config.groups import GROUPS
-from runner.config.hydra import as_yaml, to_config
-from runner.config.hydra_versions import as_in_main
-from runner.config.mistyped import check_words
-from runner.config.plain_text import as_sweeper_keys, quote_texts
+from runner.config.hydra import config_to_yaml, to_config
+from runner.config.hydra_versions import main_environment
+from runner.config.override_quoting import expand_sweeper_shortcuts, quote_texts
 from runner.config.root import RunnerConfig
-from runner.config.variables import variables_as_overrides
-from runner.core.typed import typed
-from runner.render.starts import HOW_TO_RESUME, STOPPING
-from runner_base import ConfigError, exit_code_of, run_entry, say
-from runner_base.console import ForPeople
+from runner.config.variables import read_variable_overrides
+from runner.core.typed_command import remember_command_line
+from runner.render.progress_messages import HOW_TO_RESUME, STOPPING
+from runner_base import ConfigError, print_message, run_command, run_with_exit_code
+from runner_base.console import StderrFilter
 from runner_base.errors import exits_as_job_failed
 
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
@@ -40,46 +41,45 @@ exit_codes: list[int] = []  # of a single job; a grid raises an error with its o
 
 
 def entry() -> NoReturn:
-    """Run the command, and turn every error that a user can cause into one message and an exit
-    code."""
+    """Run the command. Convert every user error to one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
-    signals.install_handlers(tell=lambda: say(STOPPING))
-    run_entry("error", _main, message_of, HOW_TO_RESUME)
+    signals.install_signal_handlers(on_waiting=lambda: print_message(STOPPING))
+    run_command("error", _main, user_error_message, HOW_TO_RESUME)
 
 
 def _main() -> int:
     exit_codes[:] = [0]  # Hydra drops what main returns
-    with as_in_main(), typed(sys.argv[1:]):
+    with main_environment(), remember_command_line(sys.argv[1:]):
         sys.argv[1:] = arrange(sys.argv[1:])
-        runner_hydra.run(main)
+        runner_hydra.run_command_line(main)
     return max(exit_codes)
 
 
 def arrange(arguments: list[str]) -> list[str]:
-    """Return the command line as Hydra accepts it: all overrides together, with their texts
-    quoted."""
+    """Return the command line in the form that Hydra accepts: all overrides together, text values
+    quoted.
+    """
     parser = get_args_parser()
     for action in parser._actions:
         if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
-            action.version = _versions()  # type: ignore[attr-defined]
+            action.version = _version_text()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     options_known = [name for action in parser._actions for name in action.option_strings]
-    check_words(arguments, unknown, options_known)
+    check_arguments(arguments, unknown, options_known)
     overrides = known.overrides + [word for word in unknown if not word.startswith("-")]
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    quoted = quote_texts(as_sweeper_keys(overrides))
+    quoted = quote_texts(expand_sweeper_shortcuts(overrides))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = (
-        variables_as_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
+        read_variable_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
     )
     return [*from_variables, *quoted, *options]
 
 
-def _versions() -> str:
-    """Return the versions as --version prints them; a program that runs from a checkout may not be
-    installed."""
+def _version_text() -> str:
+    """Return the text of --version. A checkout may run without being installed."""
     # takes a tenth of the time of a quick command
     from importlib.metadata import PackageNotFoundError, version
 
@@ -90,35 +90,36 @@ def _versions() -> str:
     return f"runner {own} (Hydra {hydra.__version__})"
 
 
-def message_of(error: Exception) -> str | None:
-    """Return the message for an error that a user can cause, None for a bug."""
+def user_error_message(error: Exception) -> str | None:
+    """Return the message for an error that the user can fix. Returns None for a bug."""
     if WANTS_TRACEBACK:
         return None
-    from runner.config.explained import explain  # with all that a message names
+    from runner.config.error_messages import explain_error  # with all that a message names
 
-    return explain(error)
+    return explain_error(error)
 
 
 def main(composed: DictConfig) -> Any:
-    """Run the composed job: a single one, or this process's job of a grid, whose outcome is
-    returned."""
+    """Run the composed job. In a grid, return the outcome of this process's job."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
         with_exits = exits_as_job_failed()(run_single)
-        exit_codes.append(exit_code_of("error", lambda: with_exits(composed, hydra_config), message_of))
+        exit_codes.append(
+            run_with_exit_code("error", lambda: with_exits(composed, hydra_config), user_error_message)
+        )
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
-        from runner.grid.other_launchers import run_launched
+        from runner.grid.other_launchers import run_launched_job
 
-        return run_launched(composed, hydra_config)
+        return run_launched_job(composed, hydra_config)
     return run_for_search(composed, hydra_config)
 
 
 def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
-    from runner.report import show
+    from runner.report import print_record
     from runner.run import run, run_as_torchrun_worker
-    from runner.tracking.stores import store_of
+    from runner.tracking.stores import store_from_config
 
     config = to_config(composed, hydra_config.runtime.choices)
     if files := hydra_config.sweeper.get("files"):
@@ -134,40 +135,40 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
         return code
     has_table = config.print.is_table
     # the table of an endless task comes too late
-    ForPeople.table_follows = has_table and not config.task.is_endless
-    record = run(config, as_yaml(composed))
+    StderrFilter.table_follows = has_table and not config.task.is_endless
+    record = run(config, config_to_yaml(composed))
     choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
     only_answers = config.task.answers_on_stdout and has_table and not sys.stdout.isatty()
     with redirect_stdout(sys.stderr if only_answers else sys.stdout):
-        show(record, choices, config.print, store_of(config))
+        print_record(record, choices, config.print, store_from_config(config))
     if record.error:  # the task ran to its end and found a problem
         summary, _, details = record.error.partition(":\n")  # the table has the details
-        say(f"error: {summary if has_table and details else record.error}")
+        print_message(f"error: {summary if has_table and details else record.error}")
         return 1
     return 0
 
 
 def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
-    """Run one job of another package's sweeper; return the number that it optimizes."""
-    from runner.grid.outcomes import objective
+    """Run one job of another package's sweeper and return the objective that the sweeper optimizes."""
+    from runner.grid.outcomes import extract_objective
     from runner.run import run
 
     config = to_config(composed, hydra_config.runtime.choices)
     if config.plan:
         _print_plan(config, hydra_config)
         return None
-    return objective(run(config, as_yaml(composed)))[1]
+    return extract_objective(run(config, config_to_yaml(composed)))[1]
 
 
 def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:
-    from runner.grid.named import check_named
-    from runner.grid.plan import State, plan_job
-    from runner.grid.show import show_plan
+    from runner.grid.dependencies import check_dependency
+    from runner.grid.grid_output import print_plan
+    from runner.grid.plan import PlanState, plan_job
 
     planned = plan_job(list(hydra_config.overrides.task), config)
-    show_plan([planned])
-    check_named(planned)
-    return ConfigError.exit_code if planned.state is State.impossible else 0
+    print_plan([planned])
+    check_dependency(planned)
+    return ConfigError.exit_code if planned.state is PlanState.impossible else 0
 
 
 if __name__ == "__main__":

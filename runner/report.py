@@ -1,4 +1,4 @@
-"""What a user sees on stdout when a job has ended: a small table, one line of JSON, or nothing."""
+"""Print a finished job's result on stdout: a small table, one JSON line, or nothing."""
 
 from __future__ import annotations
 
@@ -10,24 +10,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.root import Print
+from runner.config.root import PrintMode
 from runner.core.prompt_facts import PromptFact
 from runner.render.job_lines import LINES, grid_columns
-from runner.tracking.stores import EXPERIMENT, Store, relative_path, see_all
-from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
-from runner_base.console import console, rich_table
-from runner_base.printed_tables import print_fitted
-from runner_base.tables import NO_WIDTH, say_lines
-from runner_compare import ACCURACY, cut_off_words, described, divergence_tables, of_plug_ins, unread_note
-from runner_compare.metrics import number
-from runner_engine.models.loaded_lines import SHOWN, lines
+from runner.tracking.stores import EXPERIMENT, Store, relative_to_cwd, ui_address_or_command
+from runner_base import (
+    COMPLETIONS,
+    Column,
+    ColumnUse,
+    Record,
+    Status,
+    escape_control_characters,
+    join_first_names,
+)
+from runner_base.console import create_console, create_rich_table
+from runner_base.printed_tables import print_fitting_table
+from runner_base.tables import NO_WIDTH, print_wrapped
+from runner_compare import (
+    ACCURACY,
+    cut_off_message,
+    divergence_tables,
+    find_metric,
+    plug_in_metric_keys,
+    unread_answers_message,
+)
+from runner_compare.metrics import format_number
+from runner_engine.models.load_summary import SHOWN, summarize_load
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
-USES = {"model_mib": Use.memory, "peak_rss_mib": Use.memory, "decode_tok_per_s": Use.speed}
+USES = {"model_mib": ColumnUse.memory, "peak_rss_mib": ColumnUse.memory, "decode_tok_per_s": ColumnUse.speed}
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(
@@ -55,17 +70,21 @@ FACTS_SHOWN = (
 )
 
 
-def show(record: Record, choices: dict[str, str], how: Print, store: Store | None = None) -> None:
-    """Print a record on stdout in the form of print=...; `store` is where it was logged."""
-    if how is Print.json:
+def print_record(
+    record: Record, choices: dict[str, str], print_mode: PrintMode, store: Store | None = None
+) -> None:
+    """Print a record on stdout in the form that print=... selects. `store` is the MLflow store of the
+    run.
+    """
+    if print_mode is PrintMode.json:
         print(to_json(record), flush=True)
-    elif how.is_table:
-        _table(record, choices, store, how is Print.full)
+    elif print_mode.is_table:
+        _print_record_table(record, choices, store, print_mode is PrintMode.full)
 
 
-def brief(record: Record) -> str:
-    """Return a job's main numbers on one line."""
-    shown = headline(record.result.metrics)
+def format_main_metrics(record: Record) -> str:
+    """Return a job's main metrics on one line."""
+    shown = headline_metrics(record.result.metrics)
     keys = (
         list(dict.fromkeys(line.label for line in LINES if line.brief and line.label in shown))
         or list(shown)[:4]
@@ -73,77 +92,81 @@ def brief(record: Record) -> str:
     return " · ".join(f"{key} {shown[key]}" for key in keys)
 
 
-def show_grid(lines: list[GridLine], how: Print) -> None:
-    """Print all jobs of a grid: a table for people, one JSON line per job, or nothing."""
-    if how is Print.json:
+def print_grid(lines: list[GridLine], print_mode: PrintMode) -> None:
+    """Print all jobs of a grid as a table, as one JSON line per job, or not at all."""
+    if print_mode is PrintMode.json:
         for line in lines:
             if line.record is not None:
                 print(to_json(line.record), flush=True)
-    if not how.is_table:
+    if not print_mode.is_table:
         return
-    out = console(width_elsewhere=NO_WIDTH)
-    keys, names = naming_columns([line.names for line in lines])
+    out = create_console(non_terminal_width=NO_WIDTH)
+    keys, names = job_name_columns([line.names for line in lines])
     metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
     columns = [
-        *named_columns(keys, names),
-        Column("status", [line.status for line in lines], False, use=Use.result),
-        job_column([line.job_id for line in lines], names),
+        *to_table_columns(keys, names),
+        Column("status", [line.status for line in lines], False, use=ColumnUse.result),
+        job_id_column([line.job_id for line in lines], names),
     ]
-    scored = any(line.accuracy() for line in lines)
+    scored = any(line.format_accuracy() for line in lines)
     if scored:
-        columns.append(Column("accuracy [95 %]", [line.accuracy() for line in lines], use=Use.result))
+        columns.append(
+            Column("accuracy [95 %]", [line.format_accuracy() for line in lines], use=ColumnUse.result)
+        )
     for it in metrics:
-        values = [line.metric(it.key) for line in lines]
-        cells = ["" if value is None else it.write(value) for value in values]
-        columns.append(Column(it.title, cells, use=USES.get(it.key, Use.more) if scored else Use.speed))
-    print_fitted(out, columns, "print=json, runner-compare")
-    for note in [*_cut_off_notes(lines, names), *_unread_notes(lines, names)]:
-        say_lines(out, f"note: {note}", style="yellow")
+        values = [line.get_metric(it.key) for line in lines]
+        cells = ["" if value is None else it.format_value(value) for value in values]
+        columns.append(
+            Column(it.title, cells, use=USES.get(it.key, ColumnUse.more) if scored else ColumnUse.speed)
+        )
+    print_fitting_table(out, columns, "print=json, runner-compare")
+    for note in [*_truncation_notes(lines, names), *_unread_answer_notes(lines, names)]:
+        print_wrapped(out, f"note: {note}", style="yellow")
 
 
-def _cut_off_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) -> list[str]:
-    """Say of which jobs answers were cut off by the limit of tokens, jobs of which the same is said
-    together."""
+def _truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
+    """List the jobs whose answers the token limit truncated. Jobs with the same message share a line."""
     jobs: dict[str, list[str]] = {}
-    for line, named in zip(lines, names, strict=True):
+    for line, named in zip(lines, job_labels, strict=True):
         words = (
-            cut_off_words(line.record.result.metrics, line.record.params) if line.record is not None else ""
+            cut_off_message(line.record.result.metrics, line.record.params) if line.record is not None else ""
         )
         jobs.setdefault(words, []).append(" ".join(filter(None, named)) or line.job_id)
-    return [f"{few(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
+    return [f"{join_first_names(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
 
 
-def _unread_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) -> list[str]:
-    """Say of which jobs the rule that judges has read few answers."""
-    named = zip(lines, names, strict=True)
+def _unread_answer_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
+    """List the jobs in whose answers the scorer found few results."""
+    named = zip(lines, job_labels, strict=True)
     records = (
         (" ".join(filter(None, name)) or it.job_id, it.record) for it, name in named if it.record is not None
     )
-    note = unread_note((name, record.result.metrics, record.params) for name, record in records)
+    note = unread_answers_message((name, record.result.metrics, record.params) for name, record in records)
     return [note] * bool(note)
 
 
-def naming_columns(names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Return the heads and cells by which jobs are told apart: a column for each key, one for all
-    if these are many."""
-    keys = list(dict.fromkeys(key for row in names for key in row))
+def job_name_columns(job_names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Return the headers and cells that distinguish the jobs. More than six keys share one column."""
+    keys = list(dict.fromkeys(key for row in job_names for key in row))
     if len(keys) <= MAX_KEY_COLUMNS:
-        return keys, [[row.get(key, "") for key in keys] for row in names]
-    return ["overrides"], [[" ".join(f"{key}={value}" for key, value in row.items())] for row in names]
+        return keys, [[row.get(key, "") for key in keys] for row in job_names]
+    return ["overrides"], [[" ".join(f"{key}={value}" for key, value in row.items())] for row in job_names]
 
 
-def named_columns(keys: Sequence[str], names: Sequence[Sequence[str]]) -> list[Column]:
-    """Return the columns by which jobs are told apart, from what naming_columns has returned."""
+def to_table_columns(keys: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Column]:
+    """Convert the headers and cells of job_name_columns to table columns."""
     return [
-        Column(key, [row[place] for row in names], False, use=Use.setting) for place, key in enumerate(keys)
+        Column(key, [row[place] for row in cells], False, use=ColumnUse.setting)
+        for place, key in enumerate(keys)
     ]
 
 
-def job_column(job_ids: list[str], names: Sequence[Sequence[str]]) -> Column:
-    """Return the ids of jobs: the first column to leave out where their settings tell them
-    apart."""
-    told_apart = len({*map(tuple, names)}) == len(names)
-    return Column("job", job_ids, False, drop_order=int(told_apart), use=Use.job)
+def job_id_column(job_ids: list[str], cells: Sequence[Sequence[str]]) -> Column:
+    """Return the column of job ids. It is dropped first where the settings already distinguish the
+    jobs.
+    """
+    told_apart = len({*map(tuple, cells)}) == len(cells)
+    return Column("job", job_ids, False, drop_order=int(told_apart), use=ColumnUse.job)
 
 
 @dataclass
@@ -155,16 +178,16 @@ class GridLine:
     job_id: str = ""
     record: Record | None = None
 
-    def metric(self, name: str) -> float | None:
-        """Return a metric, or None if the job does not have it."""
+    def get_metric(self, name: str) -> float | None:
         return None if self.record is None else self.record.result.metrics.get(name)
 
-    def accuracy(self) -> str:
-        """Return the accuracy with its interval in percent, empty if nothing was scored or a
-        question is unanswered."""
+    def format_accuracy(self) -> str:
+        """Return the accuracy with its interval in percent. Empty if nothing was scored or a question is
+        unanswered.
+        """
         if self.record is None or self.record.status is not Status.FINISHED:
             return ""
-        values = [self.metric(name) for name in ACCURACY]
+        values = [self.get_metric(name) for name in ACCURACY]
         if None in values:
             return ""
         value, low, high = (100 * float(part or 0) for part in values)
@@ -172,7 +195,7 @@ class GridLine:
 
 
 def to_json(record: Record) -> str:
-    """Return a record as one line for scripts, with the completions if the job has any."""
+    """Return a record as one JSON line, including the completions if the job has any."""
     values: dict[str, Any] = {
         "job_id": record.job_id,
         "status": record.status.value,
@@ -185,78 +208,84 @@ def to_json(record: Record) -> str:
     return json.dumps(values)
 
 
-def _table(record: Record, choices: dict[str, str], store: Store | None, full: bool) -> None:
-    out, result = console(), record.result
+def _print_record_table(record: Record, choices: dict[str, str], store: Store | None, full: bool) -> None:
+    out, result = create_console(), record.result
     title = "  ".join(f"{group}={choice}" for group, choice in choices.items())
-    table = rich_table(show_header=False)
+    table = create_rich_table(show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
-    loaded = lines(result.metrics, result.facts)
+    loaded = summarize_load(result.metrics, result.facts)
     if not full and "rope" in loaded:  # without the number of its pairs
         loaded["rope"] = result.facts["rope"]
     shown = [
-        *headline(result.metrics).items(),
+        *headline_metrics(result.metrics).items(),
         *((key, result.facts[key]) for key in FACTS_SHOWN if key in result.facts),
     ]
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     if not full:
-        shown = [(key, words) for key, text in shown if (words := _for_everyone(key, text, choices))]
+        shown = [(key, words) for key, text in shown if (words := _format_common_fact(key, text, choices))]
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("kept in", str(relative_path(Path(record.output_dir))))]:
+    for key, text in [*shown, ("kept in", str(relative_to_cwd(Path(record.output_dir))))]:
         table.add_row(key, text)
     if result.text is not None:
-        text = plain(result.text) if sys.stdout.isatty() else result.text
+        text = escape_control_characters(result.text) if sys.stdout.isatty() else result.text
         print(text, end="\n\n", flush=True)  # not folded at the width of the terminal
     out.print(title, style="bold")
     out.print(table)
-    tables = console(width_elsewhere=NO_WIDTH)
+    tables = create_console(non_terminal_width=NO_WIDTH)
     if result.rows:
-        _print_rows(result.rows, tables)
+        _print_samples(result.rows, tables)
     for title, rows in {**divergence_tables(result.metrics), **result.tables}.items():
         if rows:
             out.print(f"\n{title}", style="bold")
-            _print_rows(rows, tables)
+            _print_samples(rows, tables)
     for note in result.notes:
-        say_lines(out, f"note: {note}", style="yellow")
+        print_wrapped(out, f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:
         experiment = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
-        hint = see_all(record.mlflow_uri)
+        hint = ui_address_or_command(record.mlflow_uri)
         # not folded, so that it can be pasted
-        print(plain(f"MLflow run {record.mlflow_run_id}{experiment}. See all: {hint}"), flush=True)
+        print(
+            escape_control_characters(f"MLflow run {record.mlflow_run_id}{experiment}. See all: {hint}"),
+            flush=True,
+        )
 
 
-def headline(metrics: dict[str, float]) -> dict[str, str]:
-    """Return the lines whose metrics the job has; if these are only lines that every job has, each
-    metric by itself."""
-    shown = [line for line in LINES if line.fits(metrics)]
+def headline_metrics(metrics: dict[str, float]) -> dict[str, str]:
+    """Return the job's main metrics as label → text. Without task metrics, return every metric."""
+    shown = [line for line in LINES if line.has_values(metrics)]
     if all(line.common for line in shown):
-        return {key: number(value) for key, value in metrics.items() if "/" not in key}
-    of_others = {(it := described(key)).title: it.write(metrics[key]) for key in of_plug_ins([metrics])}
-    return {line.label: line.write(metrics) for line in shown} | of_others
+        return {key: format_number(value) for key, value in metrics.items() if "/" not in key}
+    of_others = {
+        (it := find_metric(key)).title: it.format_value(metrics[key])
+        for key in plug_in_metric_keys([metrics])
+    }
+    return {line.label: line.format_line(metrics) for line in shown} | of_others
 
 
-def _for_everyone(key: str, text: str, choices: Mapping[str, str]) -> str:
-    """Return a fact without what only experts need, and empty if the title says the same:
-    print=full has it all."""
-    if text == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
+def _format_common_fact(key: str, value: str, choices: Mapping[str, str]) -> str:
+    """Return a fact's text without expert details. Empty if the title already contains it."""
+    if value == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""
     if key == "rope":
-        kind, *settings = text.split(", ")
+        kind, *settings = value.split(", ")
         is_usual = kind == "default" and len(settings) == 1  # its theta alone, as of most models
-        return "" if is_usual and choices.get("rope") == "native" else text
+        return "" if is_usual and choices.get("rope") == "native" else value
     if key == "prompt":
-        fact = PromptFact.from_fact(text)
+        fact = PromptFact.from_fact(value)
         return replace(fact, form=None, beginning=fact.beginning if fact.has_two_bos else None).to_fact()
-    return text
+    return value
 
 
-def _print_rows(rows: list[dict[str, Any]], out: Console) -> None:
+def _print_samples(samples: list[dict[str, Any]], out: Console) -> None:
     columns = []
-    for key in dict.fromkeys(key for row in rows for key in row):
-        values = [row.get(key) for row in rows]
-        cells = ["" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in values]
+    for key in dict.fromkeys(key for row in samples for key in row):
+        values = [row.get(key) for row in samples]
+        cells = [
+            "" if v is None else format_number(v) if isinstance(v, int | float) else str(v) for v in values
+        ]
         numeric = all(isinstance(value, int | float | None) for value in values)
-        columns.append(Column(key, cells, numeric, use=Use.result))
-    print_fitted(out, columns, "print=json")
+        columns.append(Column(key, cells, numeric, use=ColumnUse.result))
+    print_fitting_table(out, columns, "print=json")

@@ -1,5 +1,4 @@
-"""What values a key of the schema takes: declared beside the key by `setting`, and checked by one
-function."""
+"""Value constraints of config keys, declared with `setting` and checked by one function."""
 
 from __future__ import annotations
 
@@ -7,40 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from runner_base.errors import check
+from runner_base.errors import check_value
 
 
 @dataclass(frozen=True)
-class Takes:
-    """What values a key takes."""
+class ValueConstraint:
+    """A constraint on a config key's value, with the message for an invalid value."""
 
     fits: Callable[[Any], bool]
     need: str  # as an error says it
     shown: Callable[[Any], object] = str
 
 
-def least(number: float, otherwise: str = "") -> Takes:
-    return Takes(lambda value: value >= number, f"must be {number} or more{otherwise}")
+def at_least(minimum: float, hint: str = "") -> ValueConstraint:
+    return ValueConstraint(lambda value: value >= minimum, f"must be {minimum} or more{hint}")
 
 
-def above(number: float, unit: str = "") -> Takes:
-    """A number that is larger."""
-    return Takes(lambda value: value > number, f"must be more than {number}{unit}")
+def greater_than(bound: float, unit: str = "") -> ValueConstraint:
+    return ValueConstraint(lambda value: value > bound, f"must be more than {bound}{unit}")
 
 
-def within(low: float, high: float, need: str = "") -> Takes:
-    """A number in a range, with both ends."""
-    return Takes(lambda value: low <= value <= high, need or f"must lie in {low}..{high:,}")
+def in_range(low: float, high: float, requirement: str = "") -> ValueConstraint:
+    """Constraint: a number in a range that includes both ends."""
+    return ValueConstraint(lambda value: low <= value <= high, requirement or f"must lie in {low}..{high:,}")
 
 
-def filled(need: str) -> Takes:
-    """A text that is not blank."""
-    return Takes(lambda text: bool(text.strip()), need, repr)
+def not_blank(requirement: str) -> ValueConstraint:
+    """Constraint: a text that is not blank."""
+    return ValueConstraint(lambda text: bool(text.strip()), requirement, repr)
 
 
-def check_keys(group: str, config: Any) -> None:
-    """Raise ConfigError for the first key that has a value which it does not take; null passes."""
+def check_config_values(group: str, config: Any) -> None:
+    """Raise ConfigError for the first key whose value violates its constraint. None is accepted."""
     for item in fields(config):
         takes, value = item.metadata.get("takes"), getattr(config, item.name)
         if takes is not None and value is not None:
-            check(takes.fits(value), f"{group}.{item.name}", takes.shown(value), takes.need)
+            check_value(takes.fits(value), f"{group}.{item.name}", takes.shown(value), takes.need)

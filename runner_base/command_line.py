@@ -1,5 +1,6 @@
-"""The command lines of the smaller commands: a mistake is one line with the likely fix, and an
-option that takes one value cannot be given twice."""
+"""Argument parser of the small commands: errors fit one line, and repeated options are
+rejected.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from runner_base.errors import Code, ConfigError, nearest
+from runner_base.errors import Code, ConfigError, find_closest_names
 
 UNRECOGNIZED = "unrecognized arguments: "
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are ConfigErrors."""
+    """ArgumentParser that raises ConfigError, with a suggested fix, instead of exiting."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -21,7 +22,6 @@ class CommandParser(argparse.ArgumentParser):
         self.register("action", "store", StoreOnce)
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError with one line."""
         code: Code = "unknown_choice" if message.startswith(UNRECOGNIZED) else "bad_value"
         if code == "unknown_choice":
             message = self._describe_unrecognized(message.removeprefix(UNRECOGNIZED).split(" "))
@@ -33,12 +33,12 @@ class CommandParser(argparse.ArgumentParser):
         option = next((argument for argument in arguments if argument.startswith("-")), "")
         if not option:
             return f"{' '.join(arguments)}: unexpected argument"
-        close = nearest(option.partition("=")[0], known)
+        close = find_closest_names(option.partition("=")[0], known)
         return f"{option}: unknown option" + (f". Did you mean {' or '.join(close)}?" if close else "")
 
 
 class StoreOnce(argparse._StoreAction):
-    """Stores a value, and refuses a second one, which would silently replace the first."""
+    """Argparse action that rejects a second value for the same option."""
 
     def __call__(
         self,
@@ -50,7 +50,8 @@ class StoreOnce(argparse._StoreAction):
         given = vars(namespace).setdefault("_given_options", set())
         if option_string and self.dest in given:
             raise ConfigError(
-                f"{option_string} {_text(getattr(namespace, self.dest))} {option_string} {_text(values)}: "
+                f"{option_string} {_join_values(getattr(namespace, self.dest))} "
+                f"{option_string} {_join_values(values)}: "
                 "given twice. Give it once",
                 code="conflict",
             )
@@ -58,5 +59,5 @@ class StoreOnce(argparse._StoreAction):
         setattr(namespace, self.dest, values)
 
 
-def _text(value: Any) -> str:
+def _join_values(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,8 +1,8 @@
-"""Printing: data is shown as data, and a lost reader does not end the work.
+"""Console output: control characters are escaped, and a closed pipe does not end the job.
 
-Text of users and models is never markup, and its control characters, which control a terminal, are
-shown as \\x1b. A reader that leaves (`| head -1`), a full device and a closed stream end the
-printing; the job continues.
+Text of users and models is never markup, and control characters are shown as escape
+sequences. If the reader leaves (`head -1`), the device is full or a stream is closed,
+printing stops and the job continues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base.uris import without_secrets
+from runner_base.uris import redact_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,33 +27,33 @@ CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160
 READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
 
-def plain(text: object) -> str:
-    """Return a text with its control characters escaped, except for line ends and tabs."""
+def escape_control_characters(text: object) -> str:
+    """Escape control characters in a text, except line ends and tabs."""
     return str(text).translate(CONTROLS)
 
 
-def say(text: str) -> None:
+def print_message(message: str) -> None:
     """Print a message on stderr."""
-    print(plain(text), file=sys.stderr, flush=True)
+    print(escape_control_characters(message), file=sys.stderr, flush=True)
 
 
-def console(stream: Any = None, width_elsewhere: int = 160) -> Console:
-    """Return a rich console for data; it does not fold tables when its output goes to a file."""
+def create_console(stream: Any = None, non_terminal_width: int = 160) -> Console:
+    """Create a rich console for data. Tables keep their full width when output goes to a file."""
     from rich.console import Console
 
     class DataConsole(Console):
-        """Takes each string as it is: a cell, a heading or a line."""
+        """Console that prints strings literally, without markup."""
 
-        def render_str(self, text: str, **how: Any) -> Any:
-            return super().render_str(plain(text), **how)
+        def render_str(self, text: str, **render_options: Any) -> Any:
+            return super().render_str(escape_control_characters(text), **render_options)
 
     stream = stream or sys.stdout
-    width = None if stream.isatty() else width_elsewhere
+    width = None if stream.isatty() else non_terminal_width
     return DataConsole(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
-def rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
-    """Return a rich table with one of rich's frames."""
+def create_rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
+    """Create a rich table with one of rich's box styles."""
     from rich import box
     from rich.table import Table
 
@@ -61,12 +61,10 @@ def rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats log lines, which may quote names, texts and tracebacks, without control characters
-    and secrets."""
+    """Log formatter that escapes control characters and removes secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        return plain(without_secrets(super().format(record)))
+        return escape_control_characters(redact_secrets(super().format(record)))
 
 
 # log.info(..., extra=IN_TABLE): the table of a single job has it too
@@ -75,14 +73,12 @@ IN_TABLE: dict[str, object] = {"in_table": True}
 LOG_ONLY: dict[str, object] = {"log_only": True}
 
 
-class ForPeople(logging.Filter):
-    """Keeps lines off stderr that are for the log alone, or that the table on stdout is about to
-    repeat."""
+class StderrFilter(logging.Filter):
+    """Hides log lines from stderr that belong only in the log, or that the result table repeats."""
 
     table_follows: ClassVar[bool] = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to show the line."""
         repeats = self.table_follows and getattr(record, "in_table", False)
         return not repeats and not getattr(record, "log_only", False)
 
@@ -91,15 +87,14 @@ class ForPeople(logging.Filter):
 # streams
 
 
-class Outlet(io.FileIO):
-    """A standard stream that accepts everything, whether or not somebody reads it."""
+class ResilientStream(io.FileIO):
+    """Standard stream that discards data instead of raising once writing fails."""
 
     lost: OSError | None = None  # why nothing is written any more
     written_at: ClassVar[float] = 0.0  # when either stream was written last, by the monotonic clock
 
     def write(self, data: Any, /) -> int:
-        """Write the data, or drop them if nothing can be written any more."""
-        Outlet.written_at = time.monotonic()
+        ResilientStream.written_at = time.monotonic()
         if self.lost is None:
             try:
                 return super().write(data)
@@ -108,9 +103,11 @@ class Outlet(io.FileIO):
         return memoryview(data).nbytes
 
 
-def keep_streams() -> None:
-    """Give this process stdout and stderr that outlive their readers; closed streams are replaced
-    by /dev/null."""
+def install_resilient_streams() -> None:
+    """Replace stdout and stderr by streams that survive a closed reader.
+
+    Closed streams become /dev/null.
+    """
     # else the next opened file would become a standard stream
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
@@ -119,11 +116,13 @@ def keep_streams() -> None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     for number, name in ((1, "stdout"), (2, "stderr")):
         before = getattr(sys, name)
-        if before is not None and (_outlet(before) or not _writes_to(before, number)):
+        if before is not None and (
+            _find_resilient_stream(before) or not _writes_to_descriptor(before, number)
+        ):
             continue
         through = before is not None and before.write_through
         encoding = before.encoding if before is not None else "utf-8"
-        raw = Outlet(number, "wb", closefd=False)
+        raw = ResilientStream(number, "wb", closefd=False)
         by_line = raw.isatty() or number == 2
         buffer = io.BufferedWriter(raw)
         after = io.TextIOWrapper(
@@ -132,28 +131,27 @@ def keep_streams() -> None:
         setattr(sys, name, after)
 
 
-def unwritten() -> OSError | None:
-    """Return why a result did not reach stdout if the device failed; a reader that left is no
-    error."""
+def find_stdout_error() -> OSError | None:
+    """Return the error that kept output from stdout, or None. A closed pipe is no error."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-    outlet = _outlet(sys.stdout)
+    outlet = _find_resilient_stream(sys.stdout)
     lost = outlet.lost if outlet else None
     return None if lost is None or lost.errno in READER_LEFT else lost
 
 
-def _outlet(stream: Any) -> Outlet | None:
+def _find_resilient_stream(stream: Any) -> ResilientStream | None:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw if isinstance(raw, Outlet) else None
+    return raw if isinstance(raw, ResilientStream) else None
 
 
-def _writes_to(stream: Any, number: int) -> bool:
-    """Whether a stream is the process's own; its buffer is flushed first."""
+def _writes_to_descriptor(stream: Any, descriptor: int) -> bool:
+    """Whether a stream writes to this file descriptor. Its buffer is flushed first."""
     try:
         stream.flush()
     except (OSError, ValueError):  # nobody reads it
         return True
     try:
-        return bool(stream.fileno() == number)
+        return bool(stream.fileno() == descriptor)
     except (OSError, ValueError):
         return False  # a test has replaced it

@@ -1,5 +1,6 @@
-"""How pictures with axes look, on pages and in MLflow. Drawing imports matplotlib, which takes a
-second."""
+"""Style and output of plots with axes, for pages and MLflow. Imports matplotlib, which takes 1
+s.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner_base import child
+from runner_base import child_process
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,22 +56,21 @@ STYLE: Any = {
 
 @dataclass
 class Picture:
-    """One drawing, drawn separately for each format."""
+    """A plot that is drawn once for each output format."""
 
     name: str
     title: str
     make: Callable[[], Figure]
 
-    def png(self) -> bytes:
-        return self._write(format="png", dpi=150, metadata={"Software": None})
+    def to_png(self) -> bytes:
+        return self._render(format="png", dpi=150, metadata={"Software": None})
 
-    def svg(self) -> str:
-        """Return it as an SVG file."""
-        return self._write(format="svg", metadata={"Date": None, "Creator": None}).decode("utf-8")
+    def to_svg(self) -> str:
+        return self._render(format="svg", metadata={"Date": None, "Creator": None}).decode("utf-8")
 
-    def inline(self) -> str:
-        """Return it as an SVG element of a page, in the page's colours."""
-        text = self.svg()
+    def to_inline_svg(self) -> str:
+        """Return the plot as an SVG element that uses the page's CSS colours."""
+        text = self.to_svg()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         # two drawings on a page must not have the same ids
@@ -82,35 +82,37 @@ class Picture:
             text = text.replace(colour, f"var(--{name})")
         return text
 
-    def _write(self, **how: Any) -> bytes:
+    def _render(self, **save_options: Any) -> bytes:
         import matplotlib
 
         out = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            self.make().savefig(out, **how)
+            self.make().savefig(out, **save_options)
         return out.getvalue()
 
 
-def draw_in_process(module: str, folder: Path) -> None:
-    """Have a module draw a folder's pictures in its own process: what a plotting library takes must
-    not stay here."""
-    process = child.start("-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def draw_in_child_process(module: str, folder: Path) -> None:
+    """Draw a folder's plots in a child process, so that matplotlib's memory is freed afterwards."""
+    process = child_process.start_python(
+        "-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     _, errors = process.communicate()
     if process.returncode:
         last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
         log.warning(
-            "no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last_line
+            "no pictures were drawn: the drawing %s. %s",
+            child_process.describe_exit_code(process.returncode),
+            last_line,
         )
 
 
-def draw_missing(module: str, folder: Path, points: str) -> None:
-    """Draw the pictures of a recorded job that has what they are drawn from, and none of them
-    yet."""
-    if (folder / points).exists() and not list(folder.glob("*.png")):
-        draw_in_process(module, folder)
+def draw_missing_plots(module: str, folder: Path, points_file: str) -> None:
+    """Draw the plots of a recorded job if it has the data file and no plot yet."""
+    if (folder / points_file).exists() and not list(folder.glob("*.png")):
+        draw_in_child_process(module, folder)
 
 
-def save_pictures(points: Path, draw: Callable[[dict[str, Any]], list[Picture]]) -> None:
-    """Draw the pictures of a file of points, as PNG files beside it."""
-    for picture in draw(json.loads(points.read_text(encoding="utf-8"))):
-        points.with_name(f"{picture.name}.png").write_bytes(picture.png())
+def save_plots(points_file: Path, draw: Callable[[dict[str, Any]], list[Picture]]) -> None:
+    """Draw plots from a file of points and save them as PNG files next to it."""
+    for picture in draw(json.loads(points_file.read_text(encoding="utf-8"))):
+        points_file.with_name(f"{picture.name}.png").write_bytes(picture.to_png())

@@ -1,4 +1,4 @@
-"""Number formats: the user's choices, and the bytes of one number."""
+"""Number formats of weights and activations, and their size in bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Dtype(StrEnum):
-    """Number format of the weights and activations; auto = as the checkpoint says."""
+    """Number format of weights and activations; auto uses the checkpoint's format."""
 
     auto = "auto"
     float32 = "float32"
@@ -19,19 +19,17 @@ class Dtype(StrEnum):
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def stored_dtype(settings: Mapping[str, Any]) -> str:
-    """Return the number format that a checkpoint's config.json names, perhaps only in the part for
-    the text model."""
-    parts = (settings, settings.get("text_config") or {})
+def find_stored_dtype(model_config: Mapping[str, Any]) -> str:
+    """Return the number format in a checkpoint's config.json, possibly in its text_config."""
+    parts = (model_config, model_config.get("text_config") or {})
     return str(
         next((name for part in parts if (name := part.get("dtype") or part.get("torch_dtype"))), "float32")
     )
 
 
-def dtype_for(wanted: Dtype, settings: Mapping[str, Any], device_class: str) -> str:
-    """Return the number format that model.dtype means on cpu or cuda: on a CPU, bfloat16 replaces
-    float16."""
-    if wanted is not Dtype.auto:
-        return wanted.value
-    name = stored_dtype(settings)
+def dtype_for(requested: Dtype, model_config: Mapping[str, Any], device_class: str) -> str:
+    """Resolve model.dtype for cpu or cuda. On a CPU, auto replaces float16 by bfloat16."""
+    if requested is not Dtype.auto:
+        return requested.value
+    name = find_stored_dtype(model_config)
     return "bfloat16" if (name, device_class) == ("float16", "cpu") else name

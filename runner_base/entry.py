@@ -1,4 +1,4 @@
-"""How every command starts and ends: read `.env`, do the work, and exit with its code."""
+"""Common start and exit of all commands: read `.env`, run the command, set the exit code."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from runner_base import environment, heartbeat, signals
-from runner_base.console import keep_streams, say, unwritten
-from runner_base.errors import INTERRUPTED, exit_code_of, message_of
-from runner_base.uris import without_secrets
+from runner_base.console import find_stdout_error, install_resilient_streams, print_message
+from runner_base.errors import INTERRUPTED, run_with_exit_code, user_message
+from runner_base.uris import redact_secrets
 
 
-def run_entry(
-    name: str,
+def run_command(
+    program: str,
     work: Callable[[], int | None],
-    message_of: Callable[[Exception], str | None] = message_of,
-    when_interrupted: str | None = None,
+    format_message: Callable[[Exception], str | None] = user_message,
+    interrupt_message: str | None = None,
 ) -> NoReturn:
-    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130
-    Ctrl-C."""
+    """Run a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
 
-    def with_environment() -> int | None:
-        environment.read()
+    def load_environment_and_work() -> int | None:
+        environment.load_dotenv()
         return work()
 
-    keep_streams()
+    install_resilient_streams()
     sys.excepthook = print_traceback
     code: Any
     try:
-        with heartbeat.started():
-            code = exit_code_of(name, with_environment, message_of)
+        with heartbeat.run_heartbeat():
+            code = run_with_exit_code(program, load_environment_and_work, format_message)
     except KeyboardInterrupt as stop:
-        signals.answer()
-        signals.restore_defaults()
-        if when_interrupted:
-            say(f"interrupted: {str(stop) or 'what was done is kept'}, {when_interrupted}")
+        signals.mark_interrupt_handled()
+        signals.restore_default_handlers()
+        if interrupt_message:
+            print_message(f"interrupted: {str(stop) or 'what was done is kept'}, {interrupt_message}")
         code = INTERRUPTED
     except SystemExit as exit:  # raised by argparse
         code = exit.code
-    if lost := unwritten():
+    if lost := find_stdout_error():
         fix = "the results are kept, and the same command prints them again"
-        say(f"{name}: stdout cannot be written ({lost.strerror}): {fix}")
+        print_message(f"{program}: stdout cannot be written ({lost.strerror}): {fix}")
         code = code or 1
     gc.freeze()  # all of it ends with the process: looking through torch's modules for garbage takes half a second
     sys.exit(code)
 
 
-def print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    """Print the traceback of a bug as Python does; the errors of libraries in it may quote a URI
-    with its token."""
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, where))))
+def print_traceback(
+    error_class: type[BaseException], error: BaseException, traceback_object: TracebackType | None
+) -> None:
+    """Print a bug's traceback without secrets, since library errors may quote a URI with its
+    token.
+    """
+    sys.stderr.write(
+        redact_secrets("".join(traceback.format_exception(error_class, error, traceback_object)))
+    )

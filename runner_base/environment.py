@@ -1,5 +1,7 @@
-"""Environment variables: one that is empty or blank counts as not set, and `.env` sets those that
-are not set."""
+"""Environment variables and the `.env` file. Blank variables count as not set.
+
+`.env` sets only variables that are not set.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from runner_base.console import say
-from runner_base.errors import ConfigError, few
+from runner_base.console import print_message
+from runner_base.errors import ConfigError, join_first_names
 from runner_base.uris import sqlite_path
 
 FILE = ".env"
@@ -33,17 +35,16 @@ KEYS_END = "_KEY"  # API_KEY, RUNNER_API_KEY, and what model.key_variable names
 RUNS_NOTHING = {"-h", "--help", "--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion"}
 
 
-def variable(name: str, otherwise: str | None = None) -> str | None:
-    """Return the value of a variable, or the other value if it is not set."""
-    return os.environ.get(name, "").strip() or otherwise
+def get_variable(name: str, default: str | None = None) -> str | None:
+    """Return an environment variable, or the default if it is blank or not set."""
+    return os.environ.get(name, "").strip() or default
 
 
-def read() -> None:
-    """Read `.env` into the environment; its values are never printed, since they may be secret
-    keys.
+def load_dotenv() -> None:
+    """Load `.env` into the environment, without overwriting variables or printing values.
 
-    The folder may be somebody else's: only the names in NAMES are read, and keys. Others might
-    start programs (CC) or send results away. A line names them.
+    The folder may belong to somebody else. So only names in NAMES and names of keys are loaded:
+    others could start programs (CC) or send results to a server. A message lists ignored names.
     """
     path = Path(FILE)
     if not path.is_file():  # some virtual environments are folders of this name
@@ -63,16 +64,18 @@ def read() -> None:
     for name, value in values.items():
         if name in os.environ or value is None:
             continue
-        if _may_set(name, value):
+        if _is_allowed_variable(name, value):
             os.environ[name] = value
         elif value.strip():
             ignored.append(f"{name} (of a server)" if name in NAMES else name)
     if ignored and not RUNS_NOTHING & set(sys.argv):
         fix = "set it in the environment" if len(ignored) == 1 else "set them in the environment"
-        say(f"{FILE}: {few(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}")
+        print_message(
+            f"{FILE}: {join_first_names(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}"
+        )
 
 
-def _may_set(name: str, value: str) -> bool:
+def _is_allowed_variable(name: str, value: str) -> bool:
     if name == "MLFLOW_TRACKING_URI":  # a server that somebody else names would get the results
         return sqlite_path(value) is not None
     return name in NAMES or name.endswith(KEYS_END)

@@ -26,10 +26,10 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from runner_base import signals
-from runner_base.console import say
-from runner_base.render.errors import error_message
+from runner_base.console import print_message
+from runner_base.render.errors import format_error
 from runner_base.signals import INTERRUPTED as INTERRUPTED
-from runner_base.uris import without_secrets
+from runner_base.uris import redact_secrets
 
 NOT_GIVEN = ...  # in place of a value: None is one, and a pickled error keeps only a constant
 Code = Literal[
@@ -57,10 +57,10 @@ Code = Literal[
 
 
 class RunnerError(Exception):
-    """Base of every error that is shown as one message and an exit code.
+    """Base of all errors that the user sees as one message and an exit code.
 
-    key: the config key, the option or the file that is wrong, and value: what it is. code: the kind of mistake, for
-    whoever must tell errors apart: no code reads the message.
+    key: the config key, option or file that is wrong; value: its value. code: the kind of
+    mistake, so that no program has to parse the message.
     """
 
     exit_code = 2
@@ -74,23 +74,22 @@ class RunnerError(Exception):
 
     def __str__(self) -> str:
         value = None if self.value is NOT_GIVEN else str(self.value)
-        return error_message(self.key, value, self.reason)
+        return format_error(self.key, value, self.reason)
 
     def __repr__(self) -> str:  # libraries such as Hydra quote it
         return f"{type(self).__name__}({str(self)!r})"
 
 
 class ConfigError(RunnerError):
-    """The user's input is wrong: the message names the full key, the value and the choices or the
-    fix."""
+    """The user's input is wrong. The message names the key, its value and the fix."""
 
 
 class DataError(ConfigError):
-    """A data file that the config points to is missing or malformed."""
+    """A data file named in the config is missing or malformed."""
 
 
-class EvidenceError(RunnerError):
-    """The files of an earlier run cannot be read; nothing was changed."""
+class RunRecordError(RunnerError):
+    """An earlier run's files cannot be read. Nothing was changed."""
 
 
 class OutputError(RunnerError):
@@ -98,17 +97,17 @@ class OutputError(RunnerError):
 
 
 class TrackingError(RunnerError):
-    """MLflow cannot be opened or written; the results on disk are kept."""
+    """MLflow cannot be opened or written. Results on disk are unaffected."""
 
 
-class JobHeld(RunnerError):
-    """Another process is running the same job right now."""
+class JobAlreadyRunning(RunnerError):
+    """Another process is running the same job."""
 
     exit_code = 1
 
 
 class JobFailed(RunnerError):
-    """The work failed although the input was right."""
+    """The job failed although its configuration was valid."""
 
     exit_code = 1
 
@@ -116,15 +115,15 @@ class JobFailed(RunnerError):
 E = TypeVar("E", bound=RunnerError)
 
 
-def convert_error(error: RunnerError, kind: type[E]) -> E:
-    """Return an error of another kind with the same key, value, reason and code."""
-    return kind(error.reason, key=error.key, value=error.value, code=error.code)
+def convert_error(error: RunnerError, error_class: type[E]) -> E:
+    """Return the same error as another class, with equal key, value, reason and code."""
+    return error_class(error.reason, key=error.key, value=error.value, code=error.code)
 
 
-def rename_keys(error: E, names: Mapping[str, str]) -> E:
-    """Return the error with the keys that the user gave, in place of those that the code which failed knows."""
+def rename_error_keys(error: E, new_names: Mapping[str, str]) -> E:
+    """Return the error with internal key names replaced by the names that the user typed."""
     reason, key = error.reason, error.key
-    for old, new in names.items():
+    for old, new in new_names.items():
         reason = reason.replace(f"{old}=", f"{new}=")
         key = new if key == old else key.replace(f"{old}=", f"{new}=")
     return type(error)(reason, key=key, value=error.value, code=error.code)
@@ -148,11 +147,11 @@ OUT_OF_MEMORY = (
 )
 
 
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an error, or one of its causes, says that memory ran out.
+def is_out_of_memory_error(error: BaseException) -> bool:
+    """Whether an error, or one of its causes, reports that memory ran out.
 
-    A model's own code, and libraries between it and torch, may replace torch's error by one of
-    their own.
+    All causes are checked, since model code and libraries may replace torch's error by their
+    own.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -164,18 +163,17 @@ def is_memory_error(error: BaseException) -> bool:
     return False
 
 
-def lost_gpu(error: BaseException) -> str:
-    """Return the error, or the cause of it, after which a process can use its GPU no more; empty if
-    it is another one.
+def gpu_failure_message(error: BaseException) -> str:
+    """Return the message of an error after which this process cannot use its GPU; else "".
 
-    A failed assertion on the GPU is such an error: torch reports it again at each later use.
-    Nothing is known of torch here, so the error is known by its name.
+    An example is a failed assertion on the GPU: torch reports it again at each later use. The
+    error is recognized by its class name, since torch is not imported here.
     """
     cause: BaseException | None = error
     while cause is not None:
         names = {kind.__name__ for kind in type(cause).__mro__}
         if "AcceleratorError" in names and not any(sign in str(cause) for sign in OUT_OF_MEMORY):
-            return f"{type(cause).__name__}: {one_line(cause)}"
+            return f"{type(cause).__name__}: {to_one_line(cause)}"
         cause = cause.__cause__ or cause.__context__
     return ""
 
@@ -186,10 +184,10 @@ def memory_errors_as_job_failed() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, RunnerError) or not is_memory_error(error):
+        if isinstance(error, RunnerError) or not is_out_of_memory_error(error):
             raise
         raise JobFailed(
-            f"memory ran out: {one_line(error)}. Free some and run the same command again, or use less: a smaller "
+            f"memory ran out: {to_one_line(error)}. Free some and run the same command again, or use less: a smaller "
             "generation.batch_size or generation.max_new_tokens, another quantization",
             code="too_large",
         ) from error
@@ -197,7 +195,7 @@ def memory_errors_as_job_failed() -> Iterator[None]:
 
 @contextmanager
 def exits_as_job_failed() -> Iterator[None]:
-    """Raise JobFailed if code of a plug-in or a library calls sys.exit in this block."""
+    """Raise JobFailed if plug-in or library code calls sys.exit in this block."""
     try:
         yield
     except SystemExit as error:
@@ -209,32 +207,32 @@ def exits_as_job_failed() -> Iterator[None]:
         ) from error
 
 
-def one_line(error: object, limit: int = 300) -> str:
-    """Return the beginning of a library's error text on one line."""
+def to_one_line(error: object, limit: int = 300) -> str:
+    """Collapse an error's text to one line and truncate it."""
     return " ".join(str(error).split())[:limit]
 
 
-def few(names: list[str], limit: int = 3) -> str:
-    """List the first few names, and how many more there are."""
+def join_first_names(names: list[str], limit: int = 3) -> str:
+    """List the first names, followed by `and N more`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
-def check(ok: bool, key: str, value: object, need: str, code: Code = "bad_value") -> None:
-    """Raise ConfigError `key=value: need` unless ok."""
-    if not ok:
-        raise ConfigError(need, key=key, value=value, code=code)
+def check_value(is_valid: bool, key: str, value: object, requirement: str, code: Code = "bad_value") -> None:
+    """Raise ConfigError `key=value: requirement` if the value is not valid."""
+    if not is_valid:
+        raise ConfigError(requirement, key=key, value=value, code=code)
 
 
-def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:
-    """Raise ConfigError unless the value is `least` or more; null passes, for keys that may be
-    null."""
-    check(value is None or value >= least, key, value, f"must be {least} or more{otherwise}")
+def check_min_value(min_value: int, key: str, value: float | None, hint: str = "") -> None:
+    """Raise ConfigError if the value is below `min_value`. None is accepted."""
+    check_value(value is None or value >= min_value, key, value, f"must be {min_value} or more{hint}")
 
 
-def refuse_password(key: str, uri: str) -> None:
-    """Raise ConfigError if a store's uri contains a password: the uri is stored with every job and
-    shown in errors."""
+def reject_password_in_uri(key: str, uri: str) -> None:
+    """Raise ConfigError if a URI contains a password, since URIs are stored with every job and
+    shown.
+    """
     try:
         parts = urlsplit(uri)
     except ValueError:  # its text may quote the password, as the uri itself does
@@ -246,37 +244,40 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(
             f"a password would end up in configs and logs: {fix}",
             key=key,
-            value=without_secrets(uri),
+            value=redact_secrets(uri),
             code="refused",
         )
 
 
-def nearest(word: str, options: list[str]) -> list[str]:
-    """Return the option with the most similar spelling, if any; for keys of one group, only the
-    last part counts."""
-    head = word.rpartition(".")[0] + "."
+def find_closest_names(name: str, options: list[str]) -> list[str]:
+    """Return the most similarly spelled option, if any.
+
+    If all options share the name's group prefix, only their last part is compared.
+    """
+    head = name.rpartition(".")[0] + "."
     if head == "." or not all(option.startswith(head) for option in options):
-        return get_close_matches(word, options, n=1)
+        return get_close_matches(name, options, n=1)
     return [
         head + end
-        for end in get_close_matches(word[len(head) :], [option[len(head) :] for option in options], n=1)
+        for end in get_close_matches(name[len(head) :], [option[len(head) :] for option in options], n=1)
     ]
 
 
-def unknown(
-    what: str, word: str, choices: Iterable[str], meant: Iterable[str] = (), lists_all: bool = True
+def unknown_choice_message(
+    kind: str, name: str, choices: Iterable[str], suggestions: Iterable[str] = (), show_choices: bool = True
 ) -> str:
-    """Return "no WHAT 'word'", followed by what may be meant, else by the nearest choice, and by
-    all choices unless `lists_all` is false."""
+    """Return "no KIND 'name'", followed by suggestions and the list of choices.
+
+    Without suggestions, the choice with the most similar spelling is suggested.
+    """
     options = sorted(choices)
-    close = list(meant) or nearest(word, options)
+    close = list(suggestions) or find_closest_names(name, options)
     question = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"no {what} {word!r}.{question}" + f" Choices: {', '.join(options)}" * lists_all
+    return f"no {kind} {name!r}.{question}" + f" Choices: {', '.join(options)}" * show_choices
 
 
-def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
-    """Turn a failed write into one message: a full disk ends the job, a bad folder is for the user
-    to fix."""
+def write_error(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
+    """Return JobFailed if the disk is full, else OutputError for an unwritable folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
             f"the disk is full: {path} could not be written. Everything before it is kept; "
@@ -288,14 +289,13 @@ def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputE
     )
 
 
-def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
-    """Raise OutputError if there can be no such folder, or if it is to be written and is not
-    writable."""
-    folder = Path(named).expanduser().absolute()
+def check_output_folder(key: str, folder_name: str, needs_write: bool = True) -> None:
+    """Raise OutputError if the folder cannot exist or, with `needs_write`, is not writable."""
+    folder = Path(folder_name).expanduser().absolute()
 
-    def rejected(reason: str) -> OutputError:
+    def output_error(reason: str) -> OutputError:
         return OutputError(
-            f"{reason}. Give a folder you may write: {key}=...", key=key, value=named, code="refused"
+            f"{reason}. Give a folder you may write: {key}=...", key=key, value=folder_name, code="refused"
         )
 
     for path in (folder, *folder.parents):
@@ -303,33 +303,35 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_symlink():
-                raise rejected(f"{path} is a link to {path.readlink()}, which is not there") from None
+                raise output_error(f"{path} is a link to {path.readlink()}, which is not there") from None
             continue  # it will be made in the one above it
         except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
-            raise rejected(f"{path}: {error.strerror}") from error
+            raise output_error(f"{path}: {error.strerror}") from error
         if not is_folder:
-            raise rejected(f"{path} is a file")
-        if is_written and not os.access(
+            raise output_error(f"{path} is a file")
+        if needs_write and not os.access(
             path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
         ):
             is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
             reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
-            raise rejected(f"nothing may be written in {path} ({reason})")
+            raise output_error(f"nothing may be written in {path} ({reason})")
         return
 
 
-def check_free_space(key: str, folder: Path, needed: int) -> None:
-    """Raise OutputError unless the disk of a folder, which need not exist yet, has so many bytes
-    free."""
+def check_free_space(key: str, folder: Path, needed_bytes: int) -> None:
+    """Raise OutputError if the disk has fewer free bytes than needed.
+
+    The folder need not exist. Nothing is raised if it cannot be examined.
+    """
     try:
         parent = next(path for path in (folder, *folder.parents) if path.exists())
         disk = shutil.disk_usage(parent)
     except OSError:  # what is wrong with the folder is said by who opens it
         return
-    if disk.total and disk.free < needed:  # a file system that is no disk has 0 of both
+    if disk.total and disk.free < needed_bytes:  # a file system that is no disk has 0 of both
         raise OutputError(
             f"the disk is full: {disk.free // 1024:,} KiB are free in {parent}, and at least "
-            f"{needed // 1024:,} KiB are needed to begin",
+            f"{needed_bytes // 1024:,} KiB are needed to begin",
             key=key,
             value=folder,
             code="too_large",
@@ -337,42 +339,44 @@ def check_free_space(key: str, folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raise DataError where a file cannot be read."""
+def os_errors_as_data_error(path: Path) -> Iterator[None]:
+    """Raise DataError if a file operation in this block fails."""
     try:
         yield
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})", code="unreadable") from error
 
 
-def message_of(error: Exception) -> str | None:
-    """Return the message to show for an error, or None for a bug, which is shown with its
-    traceback."""
+def user_message(error: Exception) -> str | None:
+    """Return the error's message for the user, or None for a bug, which needs a traceback."""
     return str(error) if isinstance(error, RunnerError) else None
 
 
-def exit_code_of(
-    name: str, work: Callable[[], int | None], message_of: Callable[[Exception], str | None] = message_of
+def run_with_exit_code(
+    program: str,
+    work: Callable[[], int | None],
+    format_message: Callable[[Exception], str | None] = user_message,
 ) -> int:
-    """Do the work and return its exit code; where it fails, print `name: message` and return the
-    error's code."""
+    """Run `work` and return its exit code. On failure, print `program: message`."""
     try:
         return work() or 0
     except Exception as error:
-        if signals.is_unanswered():
+        if signals.has_unhandled_interrupt():
             raise signals.Interrupted from None
-        if (stop := _interrupt_behind(error)) is not None and not isinstance(error, RunnerError):
+        if (stop := _find_interrupt_cause(error)) is not None and not isinstance(error, RunnerError):
             raise stop from None
-        message = message_of(error)
+        message = format_message(error)
         if message is None:
             raise
-        say(f"{name}: {without_secrets(message)}")
+        print_message(f"{program}: {redact_secrets(message)}")
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
 
 
-def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the interrupt during which an error came: a library that is interrupted may fail while
-    it cleans up."""
+def _find_interrupt_cause(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the KeyboardInterrupt that caused an error, or None.
+
+    An interrupted library may fail while it cleans up.
+    """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error

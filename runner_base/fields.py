@@ -1,5 +1,4 @@
-"""Helpers for the fields of the schema: the marker of a missing value, free texts, what counts in a
-job's identity."""
+"""Field helpers for config classes: required values, prompts, constraints and job identity."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from dataclasses import MISSING as NO_FACTORY
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any
 
-from runner_base.bounds import Takes
+from runner_base.bounds import ValueConstraint
 
 NOTES = "notes"  # the group of the user's own keys
 MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
@@ -20,71 +19,82 @@ DEFAULT: Any = object()  # in `Unless`: the key's default
 
 
 @dataclass(frozen=True)
-class Inert:
-    """A key that is not in the job's identity, and why: it cannot change an answer, or a hash
-    counts instead."""
+class NotInIdentity:
+    """A config key that is not part of the job id, with the reason.
+
+    It cannot change an answer, or a hash counts instead.
+    """
 
     why: str
     measured: bool = False  # it affects measured times or costs
     only: tuple[Any, ...] = ()  # the values for which that holds; empty: all
 
-    def covers(self, value: Any) -> bool:
-        """Whether the key is not in the identity with such a value."""
+    def excludes(self, value: Any) -> bool:
+        """Whether the key is excluded from the job id for this value."""
         return not self.only or value in self.only
 
 
 @dataclass(frozen=True)
-class DefaultAs:
-    """A key whose default is in the job's identity as another value: older jobs with that keep
-    their ids."""
+class DefaultCountsAs:
+    """A config key whose default enters the job id as another value, so that older jobs keep their
+    ids.
+    """
 
     value: Any
 
 
 @dataclass(frozen=True)
-class Unless:
-    """A key that is in the job's identity unless it has one value: its default, or the value by which
-    jobs ran before the key existed. Older jobs without it keep their ids."""
+class InIdentityUnless:
+    """A config key that is part of the job id unless it has one given value.
+
+    That value is the default, or the value that was used before the key existed. Older jobs
+    without the key keep their ids.
+    """
 
     value: Any = DEFAULT
     changes_answers: bool = True
 
 
-HASHED = Inert("a location; the SHA-256 of the content counts instead")
-UNLESS_DEFAULT = Unless()
+HASHED = NotInIdentity("a location; the SHA-256 of the content counts instead")
+UNLESS_DEFAULT = InIdentityUnless()
 
 
-def setting(
-    default: Any, counts: Inert | Unless | DefaultAs | None = None, takes: Takes | None = None
+def config_field(
+    default: Any,
+    identity_rule: NotInIdentity | InIdentityUnless | DefaultCountsAs | None = None,
+    constraint: ValueConstraint | None = None,
 ) -> Any:
-    """Return a field of the schema, how it counts in the job's identity (None: with its value), and
-    what it takes."""
-    return field(default=default, metadata={"counts": counts, "takes": takes})
+    """Declare a config field, its effect on the job id and its allowed values.
+
+    Without an identity rule, its value is part of the job id.
+    """
+    return field(default=default, metadata={"counts": identity_rule, "takes": constraint})
 
 
-def counts_of(item: Field[Any]) -> Inert | Unless | DefaultAs | None:
-    """Return how a field counts in the job's identity; None: with its value."""
-    return item.metadata.get("counts")
+def get_identity_rule(field_def: Field[Any]) -> NotInIdentity | InIdentityUnless | DefaultCountsAs | None:
+    """Return a field's rule for the job id; None: its value is part of the id."""
+    return field_def.metadata.get("counts")
 
 
-def default_of(item: Field[Any]) -> Any:
-    return item.default if item.default_factory is NO_FACTORY else item.default_factory()
+def get_default(field_def: Field[Any]) -> Any:
+    return field_def.default if field_def.default_factory is NO_FACTORY else field_def.default_factory()
 
 
-def omitted_value(item: Field[Any]) -> Any:
-    """Return the value with which a field is not in the job's identity, if it counts as `Unless`;
-    otherwise its default."""
-    counts = counts_of(item)
-    if isinstance(counts, Unless) and counts.value is not DEFAULT:
+def get_omitted_value(field_def: Field[Any]) -> Any:
+    """Return the value at which a field is left out of the job id, or the field's default."""
+    counts = get_identity_rule(field_def)
+    if isinstance(counts, InIdentityUnless) and counts.value is not DEFAULT:
         return counts.value
-    return default_of(item)
+    return get_default(field_def)
 
 
-def choice_of(config: object) -> str | None:
-    """Return the name of the choice that a group's class defines; None if it has none, or if the
-    name is a key."""
-    if not is_dataclass(config) or any(item.name == "name" for item in fields(config)):
+def get_choice_name(group_config: object) -> str | None:
+    """Return the choice name that a config class defines.
+
+    Returns None if the class has no choice name, or if `name` is a config key.
+    """
+    if not is_dataclass(group_config) or any(item.name == "name" for item in fields(group_config)):
         return None
-    kind = config if isinstance(config, type) else type(config)
+    kind = group_config if isinstance(group_config, type) else type(group_config)
     name: str | None = getattr(kind, "name", None)
     return name

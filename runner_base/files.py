@@ -1,5 +1,4 @@
-"""Files that several processes share: locks, and files that are replaced, so that no reader sees a
-part of one."""
+"""File locks, and atomic file replacement, so that readers never see a partial file."""
 
 from __future__ import annotations
 
@@ -13,15 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from runner_base.errors import ConfigError, cannot_write
+from runner_base.errors import ConfigError, write_error
 
 # a folder that only takes files, or some network disks
 CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 
 
-def hold(file: Path, wait: bool = True) -> TextIO:
-    """Lock a file until it is closed or this process dies; unlike a process id, a lock cannot be
-    mistaken later."""
+def lock_file(file: Path, wait: bool = True) -> TextIO:
+    """Lock a file until it is closed or this process dies.
+
+    Unlike a stored process id, a lock cannot belong to an unrelated later process.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and stat.S_ISFIFO(file.stat().st_mode):
         raise OSError(errno.EINVAL, "it is a pipe")  # opening it would block forever
@@ -34,21 +35,20 @@ def hold(file: Path, wait: bool = True) -> TextIO:
     return lock
 
 
-def is_held(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Whether a living process has locked a file."""
     if not file.exists():
         return False
     try:
-        hold(file, wait=False).close()
+        lock_file(file, wait=False).close()
     except BlockingIOError:
         return True
     return False
 
 
 @contextmanager
-def hold_folder(folder: Path, key: str) -> Iterator[None]:
-    """Lock a folder against other processes that would write into it; the lock ends with this
-    process."""
+def lock_folder(folder: Path, key: str) -> Iterator[None]:
+    """Lock a folder against other processes that write to it. Raises ConfigError if it is locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -66,8 +66,8 @@ def hold_folder(folder: Path, key: str) -> Iterator[None]:
 
 
 @contextmanager
-def hold_briefly(folder: Path) -> Iterator[None]:
-    """Wait for the lock of a folder, and hold it during a block of a few system calls."""
+def wait_for_folder_lock(folder: Path) -> Iterator[None]:
+    """Wait for a folder's lock and hold it within this block of a few system calls."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -76,8 +76,8 @@ def hold_briefly(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def user_cache() -> Path | None:
-    """Return the runner's folder in the user's cache; None where nothing can be written there."""
+def user_cache_folder() -> Path | None:
+    """Return the runner's folder in the user's cache, or None if it is not writable."""
     # without a home (an unnamed user in a container), "~" is not expanded
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "runner"
     if not folder.is_absolute():
@@ -87,53 +87,51 @@ def user_cache() -> Path | None:
     return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
 
-def replace_with(
-    path: Path, make: Callable[[Path], object], with_folders: bool = True, durable: bool = False
+def replace_atomically(
+    path: Path, create: Callable[[Path], object], make_parents: bool = True, durable: bool = False
 ) -> None:
-    """Make a file or a link under a name that nobody else has, and move it into place atomically.
+    """Create a file or link under a unique temporary name, and move it into place atomically.
 
-    `make` must fail where the name exists. `durable` waits until the disk has the file and its
-    name: without it, a power cut may bring back the old file, or leave an empty one.
+    `create` must fail if the name exists. `durable` waits until the disk has stored the file
+    and its name; otherwise a power cut may restore the old file or leave an empty one.
     """
-    if with_folders:
+    if make_parents:
         path.parent.mkdir(parents=True, exist_ok=True)
     # not the process's id: two containers, or two threads, may have the same one
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        make(fresh)
+        create(fresh)
         if durable:
-            sync(fresh)
+            sync_to_disk(fresh)
         fresh.replace(path)
         if durable:
-            sync(path.parent)
+            sync_to_disk(path.parent)
     except BaseException as error:
         if not isinstance(error, FileExistsError):  # then it is somebody else's
             fresh.unlink(missing_ok=True)
         raise
 
 
-def replace_text(path: Path, text: str, with_folders: bool = True, durable: bool = False) -> None:
-    """Replace a file atomically by one with this text, so that a reader sees the old one or the new
-    one."""
+def replace_text(path: Path, text: str, make_parents: bool = True, durable: bool = False) -> None:
+    """Replace a text file atomically: readers see either the old or the new content."""
 
     def write(fresh: Path) -> None:
         with fresh.open("x", encoding="utf-8") as file:
             file.write(text)
 
-    replace_with(path, write, with_folders, durable)
+    replace_atomically(path, write, make_parents, durable)
 
 
-def write_atomically(path: Path, text: str, key: str = "output_dir", durable: bool = False) -> None:
-    """Replace a file in an existing folder by a text; an OutputError names the key of the
-    folder."""
+def write_text_atomically(path: Path, text: str, key: str = "output_dir", durable: bool = False) -> None:
+    """Replace a text file in an existing folder atomically. Raises OutputError with `key`."""
     try:
-        replace_text(path, text, with_folders=False, durable=durable)
+        replace_text(path, text, make_parents=False, durable=durable)
     except OSError as error:
-        raise cannot_write(path, error, key) from error
+        raise write_error(path, error, key) from error
 
 
-def sync(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's names."""
+def sync_to_disk(path: Path) -> None:
+    """Wait until the disk has stored a file's content, or a folder's entries."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -145,20 +143,19 @@ def sync(path: Path) -> None:
             raise
 
 
-def names_gguf_file(name: str) -> bool:
-    """Whether a name is that of a .gguf file, in whichever letters its suffix is written."""
+def is_gguf_file_name(name: str) -> bool:
+    """Whether a file name ends in .gguf, in upper or lower case."""
     return name.lower().endswith(".gguf")
 
 
-def shared_folder(names: Iterable[str]) -> str:
-    """Return the folder, with its last slash, below which several paths are; empty if there is
-    none.
+def common_folder(names: Iterable[str]) -> str:
+    """Return the common parent folder of several paths, with a trailing slash, or "".
 
-    Names that may be hub ids, such as OWNER/NAME, are not shortened.
+    Names that may be hub ids, such as OWNER/NAME, have none.
     """
     distinct = {Path(name) for name in names}
     are_paths = all(path.is_absolute() for path in distinct) or all(
-        names_gguf_file(path.name) for path in distinct
+        is_gguf_file_name(path.name) for path in distinct
     )
     if len(distinct) < 2 or not are_paths or len({path.is_absolute() for path in distinct}) > 1:
         return ""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from runner_base.errors import DataError, one_line, reading
+from runner_base.errors import DataError, os_errors_as_data_error, to_one_line
 
 GZIP_SUFFIX = ".gz"
 MIB = 2**20
@@ -21,17 +21,15 @@ MAX_PACKED_BYTES = 1024 * MIB
 
 
 class LimitedReader(io.RawIOBase):
-    """Reads a stream up to a limit; DataError beyond it."""
+    """Stream that raises DataError after `limit` bytes."""
 
-    def __init__(self, stream: BinaryIO, limit: int, where: object) -> None:
-        self.stream, self.limit, self.where, self.count = stream, limit, where, 0
+    def __init__(self, stream: BinaryIO, limit: int, source: object) -> None:
+        self.stream, self.limit, self.where, self.count = stream, limit, source, 0
 
     def readable(self) -> bool:
-        """Return True: the stream can be read."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
         content = self.stream.read(self.limit - self.count + 1 if size < 0 else size)
         self.count += len(content)
         if self.count > self.limit:
@@ -44,8 +42,8 @@ class LimitedReader(io.RawIOBase):
 
 
 def read_gzip(path: Path) -> bytes:
-    """Return the unpacked content of a gzip file; DataError for a damaged or a huge one."""
-    with reading(path):
+    """Unpack a gzip file into memory. Raises DataError if it is damaged or too large."""
+    with os_errors_as_data_error(path):
         if not path.is_file():
             raise DataError("this is not a file", key=path, code="unreadable")
         if path.stat().st_size > MAX_PACKED_BYTES:
@@ -54,20 +52,23 @@ def read_gzip(path: Path) -> bytes:
     return unpack_gzip(packed, str(path))
 
 
-def unpack_gzip(packed: bytes, where: str) -> bytes:
-    """Return the unpacked content of gzip bytes; DataError for damaged or huge ones."""
-    with unpacked(io.BytesIO(packed), len(packed), where) as stream:
+def unpack_gzip(packed: bytes, source: str) -> bytes:
+    """Unpack gzip bytes. Raises DataError if they are damaged or too large."""
+    with open_unpacked(io.BytesIO(packed), len(packed), source) as stream:
         return stream.read()
 
 
 @contextmanager
-def unpacked(raw: BinaryIO, size: int, where: object, is_gzip: bool = True) -> Iterator[LimitedReader]:
-    """Yield the unpacked stream of a gzip file, or a plain one; DataError where it is damaged."""
+def open_unpacked(raw: BinaryIO, size: int, source: object, is_gzip: bool = True) -> Iterator[LimitedReader]:
+    """Open a gzip file or plain stream with a size limit: 100 times its size, at least 64 MiB.
+
+    Raises DataError if a gzip file or tar archive is damaged.
+    """
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if is_gzip else raw
     try:
-        yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), where)
+        yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), source)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         kind = "gzip file" if is_gzip else "tar archive"
         raise DataError(
-            f"damaged, cut off, or not a {kind} ({one_line(error, 120)})", key=where, code="damaged"
+            f"damaged, cut off, or not a {kind} ({to_one_line(error, 120)})", key=source, code="damaged"
         ) from error

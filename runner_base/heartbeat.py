@@ -1,8 +1,9 @@
-"""Prints what a command is doing whenever nothing was printed for 10 seconds: no wait is silent.
+"""Print the current step on stderr whenever a command was silent for 10 seconds.
 
-`with doing("reading weights"):` names a step; the innermost step is printed, on stderr. One thread for each command
-prints (`started`, in `entry.py`). A command that ends within 10 seconds prints none of these lines. Nothing is printed
-`with silent():` around what waits for the user, or draws by itself, and nothing at all with RUNNER_PROGRESS=off.
+`with report_step("reading weights"):` names a step; the innermost step is printed. One thread per
+command prints (`run_heartbeat`, in `entry.py`). A command that ends within 10 seconds prints none
+of these lines. `with suppress_heartbeat():` suppresses them while the command waits for the user or
+draws by itself. RUNNER_PROGRESS=off suppresses them always.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner_base.console import Outlet, say
-from runner_base.texts import clock
+from runner_base.console import ResilientStream, print_message
+from runner_base.texts import format_duration
 
 FIRST_AFTER_S = 9.5  # of the process: what ends within 10 s prints no line
 SILENT_FOR_S = 8.5  # below 10 s, since a library that is being imported may delay the thread
@@ -29,18 +30,19 @@ Text = str | Callable[[], str]
 
 @dataclass(eq=False)
 class _Step:
-    """A step under way. Its text may be computed when it is printed; None prints nothing."""
+    """A running step. Its text may be computed when it is printed; None prints nothing."""
 
     text: Text | None
     began: float = field(default_factory=time.monotonic)
 
-    def line(self) -> str:
-        """Return the line to print."""
+    def format_line(self) -> str:
         if callable(self.text):
             return self.text()
         now = time.monotonic()
-        whole = f", {clock(now - _steps[0].began)} in all" if self.began - _steps[0].began > 1 else ""
-        return f"{self.text} … {clock(now - self.began)}{whole}"
+        whole = (
+            f", {format_duration(now - _steps[0].began)} in all" if self.began - _steps[0].began > 1 else ""
+        )
+        return f"{self.text} … {format_duration(now - self.began)}{whole}"
 
 
 _steps: list[_Step] = []  # the innermost is the last
@@ -48,9 +50,9 @@ _running: _Heartbeat | None = None
 
 
 @contextmanager
-def doing(text: Text | None) -> Iterator[None]:
-    """Name the step that this block is, for the lines that long steps print."""
-    step = _Step(text)
+def report_step(description: Text | None) -> Iterator[None]:
+    """Name the step that this block performs, for the lines printed during long steps."""
+    step = _Step(description)
     _steps.append(step)
     try:
         yield
@@ -58,18 +60,18 @@ def doing(text: Text | None) -> Iterator[None]:
         _steps.remove(step)
 
 
-def silent() -> AbstractContextManager[None]:
-    """Print no such lines within this block."""
-    return doing(None)
+def suppress_heartbeat() -> AbstractContextManager[None]:
+    """Print no heartbeat lines within this block, e.g. while waiting for the user."""
+    return report_step(None)
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """Print a line whenever this block has printed nothing for 10 seconds."""
+def run_heartbeat() -> Iterator[None]:
+    """Print the current step whenever this block was silent for 10 seconds."""
     global _running
     before, _running = _running, _Heartbeat()
     try:
-        with doing(STARTING):
+        with report_step(STARTING):
             _running.start()
             yield
     finally:
@@ -78,8 +80,10 @@ def started() -> Iterator[None]:
 
 
 @contextmanager
-def paused() -> Iterator[None]:
-    """End the thread for this block: a process that has threads cannot be copied safely."""
+def pause_heartbeat() -> Iterator[None]:
+    """Stop the heartbeat thread within this block, since a process with threads cannot fork
+    safely.
+    """
     running = _running
     if running is not None:
         running.stop()
@@ -91,7 +95,7 @@ def paused() -> Iterator[None]:
 
 
 class _Heartbeat:
-    """The thread that prints."""
+    """Thread that prints the current step."""
 
     def __init__(self) -> None:
         self._first_at = time.monotonic() + FIRST_AFTER_S - _process_age_s()
@@ -119,24 +123,24 @@ class _Heartbeat:
         self._thread = None
 
     def _run(self) -> None:
-        while not self._ends.wait(max(self._due() - time.monotonic(), 0.05)):
-            if time.monotonic() >= self._due():
-                self._print()
+        while not self._ends.wait(max(self._next_print_time() - time.monotonic(), 0.05)):
+            if time.monotonic() >= self._next_print_time():
+                self._print_step()
 
-    def _due(self) -> float:
-        return max(self._first_at, max(Outlet.written_at, self._printed_at) + SILENT_FOR_S)
+    def _next_print_time(self) -> float:
+        return max(self._first_at, max(ResilientStream.written_at, self._printed_at) + SILENT_FOR_S)
 
-    def _print(self) -> None:
+    def _print_step(self) -> None:
         self._printed_at = time.monotonic()
         # the last step has just ended, or a dictionary changed while it was listed
         with suppress(IndexError, RuntimeError):
             step = _steps[-1]
             if step.text is not None:
-                say(step.line())
+                print_message(step.format_line())
 
 
 def _process_age_s() -> float:
-    """Return for how long this process has been starting; 0 where the system does not say."""
+    """Return the age of this process in seconds; 0 if the system does not report it."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,6 @@
-"""The secrets in the environment: a message, a log or a record never has them, and some children
-never get them.
+"""Remove secrets of environment variables from messages, logs, records and child processes.
 
-A server may send back what it was sent, in an error page or a header that a library quotes.
+A server may send a secret back, in an error page or a header that a library quotes.
 """
 
 from __future__ import annotations
@@ -33,34 +32,37 @@ FOR_CHILDREN = (
 )
 
 
-def environment_for_children() -> dict[str, str]:
-    """Return the environment of a child that reads what a model or a checkpoint has written: no
-    secret is in it."""
+def untrusted_child_environment() -> dict[str, str]:
+    """Return the environment for a child that reads untrusted model output or checkpoints.
+
+    It has only variables from an allow-list, so it contains no secret.
+    """
     return {name: os.environ[name] for name in FOR_CHILDREN if name in os.environ}
 
 
-def without_known_secrets(text: str) -> str:
-    """Return a text without the values of the environment's secrets, in any spelling that is
-    sent."""
-    for spelling in sorted({*_spellings()}, key=len, reverse=True):
+def redact_environment_secrets(text: str) -> str:
+    """Replace the values of secret environment variables in a text, also URL-encoded ones, by
+    `***`.
+    """
+    for spelling in sorted({*_iter_secret_encodings()}, key=len, reverse=True):
         text = text.replace(spelling, HIDDEN)
     return text
 
 
-def variable_of_secret(text: str) -> str | None:
-    """Return the environment variable whose secret is in a text; None if there is none."""
-    return next((name for name, secret in _secrets() if secret in text), None)
+def find_leaked_variable(text: str) -> str | None:
+    """Return the environment variable whose secret value occurs in a text, or None."""
+    return next((name for name, secret in _iter_secrets() if secret in text), None)
 
 
-def _secrets() -> Iterator[tuple[str, str]]:
+def _iter_secrets() -> Iterator[tuple[str, str]]:
     for name, value in os.environ.items():
         secret = value.strip()
         if name.upper().endswith(ENDS) and len(secret) >= SHORTEST:
             yield name, secret
 
 
-def _spellings() -> Iterator[str]:
-    for _, secret in _secrets():
+def _iter_secret_encodings() -> Iterator[str]:
+    for _, secret in _iter_secrets():
         yield from (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1])
     for user, password in LOG_INS:
         if os.environ.get(password):

@@ -1,8 +1,9 @@
-"""A process that prepares once and answers each message in a fork of itself, within limits of CPU
-time and memory. The kernel ends a fork that exceeds a limit, and the next message gets a new one.
+"""A server process that prepares once and answers each message in a fork with CPU and memory
+limits.
 
-The two sides talk over sockets: one passes the descriptor of a new connection for each message, so
-several messages are answered at once and no answer waits for another.
+The kernel ends a fork that exceeds a limit, and the next message gets a new one. Each
+message has its own socket connection, so several are answered at once and none waits for
+another.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from runner_base import MIB, child
+from runner_base import MIB, child_process
 
 LENGTH = struct.Struct("<Q")  # precedes the preparation, each message and each answer
 CODE = struct.Struct("<q")  # of a fork that ended without an answer
@@ -34,7 +35,7 @@ REAP_S = 0.02  # how often the process checks which forks have ended
 NICENESS = 5  # forks give way to the process that asks
 
 
-class Outcome(StrEnum):
+class ForkOutcome(StrEnum):
     """How a message ended."""
 
     answered = "answered"
@@ -47,7 +48,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class ForkLimits:
-    """Limits of one fork, of the forks at once, and of the idle process."""
+    """Limits of one fork, of concurrent forks, and of the idle process."""
 
     cpu_s: float
     memory_mib: int  # in addition to the memory of the prepared process
@@ -57,8 +58,8 @@ class ForkLimits:
 
 
 @dataclass
-class _Shared:
-    """The running process; the object that ends it must not keep its owner alive."""
+class _ServerProcess:
+    """The running server process, kept apart so that its cleanup does not keep the owner alive."""
 
     process: subprocess.Popen[bytes] | None = None
     control: socket.socket | None = None
@@ -67,7 +68,7 @@ class _Shared:
     timer: threading.Timer | None = None
 
     def end(self) -> None:
-        """End the process and its forks."""
+        """End the server process and its forks."""
         process, control, timer = self.process, self.control, self.timer
         self.control = self.timer = None
         if timer is not None:
@@ -81,35 +82,40 @@ class _Shared:
 
 
 class LimitedForks:
-    """Asks such a process; any thread may ask."""
+    """Client that starts a fork server and sends it messages. Thread-safe."""
 
-    def __init__(self, file: str, limits: ForkLimits, preparation: bytes) -> None:
-        """file: a Python file that calls `serve`; preparation: what its `prepare` gets."""
-        self._file, self._limits, self._preparation = file, limits, preparation
+    def __init__(self, server_file: str, limits: ForkLimits, preparation: bytes) -> None:
+        """server_file: a Python file that calls `run_fork_server`; preparation: the input of its `prepare`."""
+        self._file, self._limits, self._preparation = server_file, limits, preparation
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(limits.at_once)
-        self._shared = _Shared()
+        self._shared = _ServerProcess()
         self._finalizer = weakref.finalize(self, self._shared.end)
 
     @property
     def pid(self) -> int | None:
-        """The process's id; None if none is running."""
+        """The server's process id; None if it is not running."""
         process = self._shared.process
         return None if process is None else process.pid
 
     def end(self) -> None:
-        """End the process; the next message starts another one."""
+        """End the server. The next message starts another one."""
         with self._lock:
             self._shared.end()
 
-    def ask(self, message: bytes, is_wanted: Callable[[], bool] = lambda: True) -> tuple[Outcome, bytes]:
-        """Return the outcome and the answer; a caller that no longer wants it returns early."""
+    def request(
+        self, message: bytes, is_wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[ForkOutcome, bytes]:
+        """Send a message and return the outcome and the answer.
+
+        Returns early once `is_wanted` returns False.
+        """
         deadline = time.monotonic() + self._limits.wall_s
         while not self._room.acquire(timeout=LOOK_S):
             if not is_wanted():
-                return Outcome.cancelled, b""
+                return ForkOutcome.cancelled, b""
             if time.monotonic() > deadline:
-                return Outcome.too_busy, b""
+                return ForkOutcome.too_busy, b""
         with self._lock:
             self._shared.under_way += 1
         try:
@@ -117,25 +123,25 @@ class LimitedForks:
                 parent_end, child_end = socket.socketpair()
                 with parent_end:
                     with child_end:
-                        self._pass(child_end)
-                    found = _exchange(parent_end, message, deadline, is_wanted)
+                        self._send_connection(child_end)
+                    found = _send_and_receive(parent_end, message, deadline, is_wanted)
                 if found is not None:
                     return found
-            return Outcome.died, b""
+            return ForkOutcome.died, b""
         finally:
             with self._lock:
                 self._shared.under_way -= 1
                 self._shared.used_at = time.monotonic()
                 if self._shared.timer is None and self._shared.process is not None:
-                    self._end_later()
+                    self._schedule_idle_end()
             self._room.release()
 
-    def _pass(self, connection: socket.socket) -> None:
-        """Pass a connection to the process, which is started where none runs."""
+    def _send_connection(self, connection: socket.socket) -> None:
+        """Send a connection to the server, which is started if necessary."""
         with self._lock:
             for _ in range(2):  # it may have ended since the last message
                 if self._shared.process is None or self._shared.process.poll() is not None:
-                    self._start()
+                    self._start_server()
                 control = self._shared.control
                 assert control is not None
                 try:
@@ -144,12 +150,12 @@ class LimitedForks:
                 except OSError:
                     self._shared.end()
 
-    def _start(self) -> None:
+    def _start_server(self) -> None:
         self._shared.end()
         parent_end, child_end = socket.socketpair()
         limits = (self._limits.cpu_s, self._limits.memory_mib)
         with child_end:
-            self._shared.process = child.start(
+            self._shared.process = child_process.start_python(
                 "-S",
                 "-B",
                 "-X",
@@ -160,21 +166,21 @@ class LimitedForks:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                is_trusted=False,
+                inherit_secrets=False,
             )
         self._shared.control = parent_end
         with suppress(OSError):  # it has ended: the caller sees that on its own connection
             parent_end.sendall(LENGTH.pack(len(self._preparation)) + self._preparation)
 
-    def _end_later(self) -> None:
-        """End the process once it has been idle; the lock is held."""
+    def _schedule_idle_end(self) -> None:
+        """End the server after its idle time. The caller holds the lock."""
         timer = threading.Timer(self._limits.idle_s, _end_if_idle, (weakref.ref(self),))
         timer.daemon, self._shared.timer = True, timer
         timer.start()
 
 
-def _end_if_idle(reference: weakref.ref[LimitedForks]) -> None:
-    asking = reference()
+def _end_if_idle(owner_ref: weakref.ref[LimitedForks]) -> None:
+    asking = owner_ref()
     if asking is None:
         return
     with asking._lock:
@@ -186,22 +192,24 @@ def _end_if_idle(reference: weakref.ref[LimitedForks]) -> None:
         if is_idle and not shared.under_way:
             shared.end()
         else:
-            asking._end_later()
+            asking._schedule_idle_end()
 
 
-def _exchange(
+def _send_and_receive(
     connection: socket.socket, message: bytes, deadline: float, is_wanted: Callable[[], bool]
-) -> tuple[Outcome, bytes] | None:
-    """Send a message and return what comes back, or None if the process has ended; closing the
-    connection ends the fork."""
+) -> tuple[ForkOutcome, bytes] | None:
+    """Send a message and return the reply, or None if the server ended.
+
+    Closing the connection ends the fork.
+    """
     to_send, received = memoryview(LENGTH.pack(len(message)) + message), bytearray()
     connection.setblocking(False)
     poll = select.poll()
     while True:
         if not is_wanted():
-            return Outcome.cancelled, b""
+            return ForkOutcome.cancelled, b""
         if time.monotonic() > deadline:
-            return Outcome.too_busy, b""
+            return ForkOutcome.too_busy, b""
         poll.register(connection, select.POLLIN | (select.POLLOUT if to_send else 0))
         if not poll.poll(1000 * LOOK_S):
             continue
@@ -216,43 +224,43 @@ def _exchange(
         except ConnectionError:
             piece = b""
         received += piece
-        if (found := _read(received)) is not None:
+        if (found := _parse_reply(received)) is not None:
             return found
         if not piece:
             return None
 
 
-def _read(received: bytearray) -> tuple[Outcome, bytes] | None:
-    """Return what has been received, once it is complete."""
+def _parse_reply(received: bytearray) -> tuple[ForkOutcome, bytes] | None:
+    """Parse the received bytes, or return None while they are incomplete."""
     if len(received) < LENGTH.size:
         return None
     (length,) = LENGTH.unpack_from(received)
     body = bytes(received[LENGTH.size :])
     if length != NO_CODE:
-        return (Outcome.answered, body) if len(body) == length else None
+        return (ForkOutcome.answered, body) if len(body) == length else None
     if len(body) < CODE.size:
         return None
     (code,) = CODE.unpack(body)
     if code == -signal.SIGPROF:
-        return Outcome.too_long, b""
+        return ForkOutcome.too_long, b""
     # a library that gets no memory, or whose stack overflows, aborts
     is_memory = code in (NO_MEMORY, -signal.SIGABRT, -signal.SIGSEGV)
-    return (Outcome.out_of_memory if is_memory else Outcome.died), b""
+    return (ForkOutcome.out_of_memory if is_memory else ForkOutcome.died), b""
 
 
 # ---------------------------------------------------------------------------- in the process
 
 
-def serve(prepare: Callable[[bytes], Callable[[bytes], bytes]]) -> None:
-    """Prepare, and answer each message in a fork until the other side ends."""
+def run_fork_server(prepare: Callable[[bytes], Callable[[bytes], bytes]]) -> None:
+    """Run the fork server: prepare, then answer each message in a fork until the client ends."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # they are for the process that asks
     control, forks = socket.socket(fileno=0), dict[int, socket.socket]()
     with control.makefile("rb", buffering=0) as stream:
         answer = prepare(_read_message(stream.read))
     while True:
-        _end_unwanted(forks)
-        _reap(forks)
+        _kill_disconnected_forks(forks)
+        _reap_forks(forks)
         readable, _, _ = select.select([control], [], [], REAP_S if forks else None)
         if not readable:
             continue
@@ -270,11 +278,11 @@ def serve(prepare: Callable[[bytes], Callable[[bytes], bytes]]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _read_message(read: Callable[[int], bytes | None]) -> bytes:
+def _read_message(read_bytes: Callable[[int], bytes | None]) -> bytes:
     def read_all(count: int) -> bytes:
         data = bytearray()
         while len(data) < count:
-            piece = read(min(count - len(data), 1 << 20))
+            piece = read_bytes(min(count - len(data), 1 << 20))
             if not piece:
                 os._exit(0)
             data += piece
@@ -284,10 +292,10 @@ def _read_message(read: Callable[[int], bytes | None]) -> bytes:
 
 
 def _answer_in_fork(connection: socket.socket, answer: Callable[[bytes], bytes]) -> None:
-    """Answer one message within the limits, and end."""
+    """Answer one message within the limits, and exit."""
     code = 1
     try:
-        _take_limits()
+        _apply_limits()
         reply = answer(_read_message(connection.recv))
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.sendall(LENGTH.pack(len(reply)) + reply)
@@ -298,7 +306,7 @@ def _answer_in_fork(connection: socket.socket, answer: Callable[[bytes], bytes])
         os._exit(code)
 
 
-def _take_limits() -> None:
+def _apply_limits() -> None:
     cpu_s, memory_mib = float(sys.argv[1]), int(sys.argv[2])
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -310,8 +318,8 @@ def _take_limits() -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_s)  # its signal ends the fork, also in a call into C
 
 
-def _end_unwanted(forks: dict[int, socket.socket]) -> None:
-    """Kill the forks whose connection the other side has closed."""
+def _kill_disconnected_forks(forks: dict[int, socket.socket]) -> None:
+    """Kill the forks whose client has closed the connection."""
     poll, of_descriptor = select.poll(), {}
     for pid, connection in forks.items():
         poll.register(connection, 0)  # only hang-ups
@@ -321,9 +329,8 @@ def _end_unwanted(forks: dict[int, socket.socket]) -> None:
             os.kill(of_descriptor[descriptor], signal.SIGKILL)
 
 
-def _reap(forks: dict[int, socket.socket]) -> None:
-    """Collect the forks that have ended, and send their exit codes: callers with an answer ignore
-    them."""
+def _reap_forks(forks: dict[int, socket.socket]) -> None:
+    """Collect ended forks and send their exit codes to clients that still wait."""
     for pid in list(forks):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

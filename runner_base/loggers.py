@@ -1,4 +1,4 @@
-"""The loggers of the four packages, whose level is set together."""
+"""Set the log level of the four runner packages together."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from contextlib import contextmanager
 PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 
 
-def own_loggers() -> list[logging.Logger]:
-    """Return the logger above those of each package."""
+def package_loggers() -> list[logging.Logger]:
+    """Return the top logger of each runner package."""
     return [logging.getLogger(name) for name in PACKAGES]
 
 
-def log_progress() -> None:
-    """Let the packages log what a job's log.txt has, which is more than warnings."""
-    for logger in own_loggers():
+def enable_info_logging() -> None:
+    """Log the runner packages at INFO level, as in a job's log.txt."""
+    for logger in package_loggers():
         logger.setLevel(logging.INFO)
 
 
 @contextmanager
-def logging_progress(even_if_set: bool = True) -> Iterator[None]:
-    """Do so for a while; even_if_set false: a level that was set before stays."""
-    before = [(logger, logger.level) for logger in own_loggers()]
+def info_logging(override_level: bool = True) -> Iterator[None]:
+    """Log the runner packages at INFO level within this block.
+
+    `override_level=False` keeps a level that was set before.
+    """
+    before = [(logger, logger.level) for logger in package_loggers()]
     for logger, level in before:
-        logger.setLevel(logging.INFO if even_if_set else level or logging.INFO)
+        logger.setLevel(logging.INFO if override_level else level or logging.INFO)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
-"""What numbers are measured on: memory of this process, the machine, library versions. Imports no
-torch."""
+"""Facts about the machine and this process: memory, cores, GPUs, library versions. No torch
+import.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +19,29 @@ from importlib import metadata
 from pathlib import Path
 
 from runner_base import processor, visible_gpus
-from runner_base.texts import counted
+from runner_base.texts import format_count
 
 MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
 def _status_mib(key: str) -> float:
-    """Return one kB figure of this process as MiB; 0 where the platform has no such file."""
-    return int((processor.value_of("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
+    """Return a kB value of /proc/self/status in MiB, or 0 if the platform has no such file."""
+    return int((processor.read_proc_value("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
 
 
 def rss_mib() -> float:
-    """Resident memory of this process now; 0 if the system does not say, which is then not
-    recorded."""
+    """Resident memory of this process; 0 if the system does not report it."""
     return _status_mib("VmRSS")
 
 
-def anonymous_mib() -> float:
-    """Resident memory of this process without pages of files, such as a mapped checkpoint."""
+def anonymous_rss_mib() -> float:
+    """Resident memory of this process without file pages, such as a memory-mapped checkpoint."""
     return _status_mib("RssAnon")
 
 
 def peak_rss_mib() -> float:
-    """Highest resident memory of this process since the start or the last `reset_peak`."""
+    """Highest resident memory of this process since its start or the last `reset_peak_rss`."""
     if peak := _status_mib("VmHWM"):
         return peak
     import resource  # without /proc: since the start of the process, never reset
@@ -49,15 +49,14 @@ def peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
 
 
-def reset_peak() -> bool:
-    """Give freed memory back and reset the high-water mark; False if the kernel does not allow
-    it."""
+def reset_peak_rss() -> bool:
+    """Free unused memory and reset the peak memory. Returns False if the kernel forbids it."""
     gc.collect()
-    return trim() and restart_peak()
+    return release_free_memory() and reset_peak_rss_counter()
 
 
-def trim() -> bool:
-    """Give freed memory back to the system; False without glibc."""
+def release_free_memory() -> bool:
+    """Return freed memory to the system. Returns False without glibc."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -65,8 +64,8 @@ def trim() -> bool:
     return True
 
 
-def restart_peak() -> bool:
-    """Reset the high-water mark to the present memory; False if the kernel does not allow it."""
+def reset_peak_rss_counter() -> bool:
+    """Reset the peak memory to the current memory. Returns False if the kernel forbids it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -74,19 +73,18 @@ def restart_peak() -> bool:
     return True
 
 
-def describe() -> dict[str, str]:
-    """Return what a measurement depends on: CPU, cores, memory, GPUs."""
+def describe_machine() -> dict[str, str]:
     return {
         "cpu": _cpu_model(),
-        "cores": str(cores()),
+        "cores": str(available_cores()),
         "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
-        "gpus": ", ".join(gpu_models()) or "none",
+        "gpus": ", ".join(visible_gpu_models()) or "none",
     }
 
 
-def name() -> str:
-    """Describe the kind of machine on one line; numbers from two kinds are not compared."""
-    described = describe()
+def machine_name() -> str:
+    """Describe the machine type on one line. Measurements of different types are not compared."""
+    described = describe_machine()
     return f"{described['cpu']}, {described['cores']} cores, {described['memory_gib']} GiB, GPUs: {described['gpus']}"
 
 
@@ -97,52 +95,50 @@ _measurements = itertools.count()  # of this process
 
 
 class Contention:
-    """What else has used this process and this machine since a measurement began."""
+    """Measures other load on this process and machine since a measurement began."""
 
-    def __init__(self, of_a_job: bool = True) -> None:
+    def __init__(self, is_job: bool = True) -> None:
         # earlier jobs leave memory behind, which raises peaks
-        self.earlier = next(_measurements) if of_a_job else 0
-        self.started, self.others_s = time.monotonic(), _others_s()
+        self.earlier = next(_measurements) if is_job else 0
+        self.started, self.others_s = time.monotonic(), _other_cpu_seconds()
 
-    def describe(self) -> str:
-        """Describe the other load so far, or say that there was none."""
-        earlier = f"in a process that had done {counted(self.earlier, 'job')} before"
-        return self.beside() or (earlier if self.earlier else EXCLUSIVE)
+    def describe_load(self) -> str:
+        """Describe the other load so far, or report that there was none."""
+        earlier = f"in a process that had done {format_count(self.earlier, 'job')} before"
+        return self.describe_other_programs() or (earlier if self.earlier else EXCLUSIVE)
 
-    def beside(self) -> str:
-        """Describe the load by other programs so far; empty if it was too little to matter."""
-        passed, others_s = time.monotonic() - self.started, _others_s() - self.others_s
+    def describe_other_programs(self) -> str:
+        """Describe the load by other programs so far; "" if it is negligible."""
+        passed, others_s = time.monotonic() - self.started, _other_cpu_seconds() - self.others_s
         if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
             return ""
         return f"{BESIDE} that used {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
 
 
-def _others_s() -> float:
-    """CPU seconds of all processes on this machine but this one and its descendants; 0 if
-    unknown."""
+def _other_cpu_seconds() -> float:
+    """CPU seconds of all processes except this one and its descendants; 0 if unknown."""
     try:
         ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     except (OSError, ValueError):
         return 0.0
     user, nice, system, _, _, irq, softirq, *_ = ticks
-    return (user + nice + system + irq + softirq - _family_ticks()) / os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq - _own_cpu_ticks()) / os.sysconf("SC_CLK_TCK")
 
 
-def _family_ticks() -> int:
-    """CPU time of this process and of all its descendants."""
-    of = _processes()
-    own = _family(of)
+def _own_cpu_ticks() -> int:
+    """CPU time of this process and its descendants, in clock ticks."""
+    of = _read_process_table()
+    own = _find_descendants(of)
     return sum(ticks for process, (_, ticks) in of.items() if process in own)
 
 
-def family() -> set[int]:
-    """Return the ids of this process and of all its descendants."""
-    return _family(_processes())
+def descendant_pids() -> set[int]:
+    """Return the ids of this process and its descendants."""
+    return _find_descendants(_read_process_table())
 
 
-def _processes() -> dict[int, tuple[int, int]]:
-    """Return the processes of this machine: each with its parent, and its time with that of its
-    ended children."""
+def _read_process_table() -> dict[int, tuple[int, int]]:
+    """Map each process id to its parent and its CPU ticks, including ended children."""
     of: dict[int, tuple[int, int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -153,35 +149,33 @@ def _processes() -> dict[int, tuple[int, int]]:
     return of
 
 
-def _family(of: Mapping[int, tuple[int, int]]) -> set[int]:
+def _find_descendants(process_table: Mapping[int, tuple[int, int]]) -> set[int]:
     family, grown = {os.getpid()}, True
     while grown:
-        more = {process for process, (parent, _) in of.items() if parent in family} - family
+        more = {process for process, (parent, _) in process_table.items() if parent in family} - family
         family, grown = family | more, bool(more)
     return family
 
 
 @cache
-def git_state() -> dict[str, str]:
-    """Return the commit of the working directory and whether it has changes; nothing outside a
-    repository."""
+def read_git_state() -> dict[str, str]:
+    """Return the commit of the working directory and whether it has changes; {} outside git."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return {"git.commit": commit, "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
+        commit = _run_git("rev-parse", "HEAD")
+        return {"git.commit": commit, "git.dirty": str(bool(_run_git("status", "--porcelain"))).lower()}
     except (OSError, subprocess.SubprocessError):
         return {}
 
 
-def _git(*arguments: str) -> str:
+def _run_git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 
-def cores() -> int:
-    """CPU cores that this process may use: those that it may run on, or its container's CPU limit
-    if lower."""
+def available_cores() -> int:
+    """CPU cores available to this process: its affinity mask, or its container's lower limit."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([available, *map(math.ceil, cgroup_cpu_shares())]))
+    return max(1, min([available, *map(math.ceil, cgroup_cpu_limits())]))
 
 
 # Below this, handing work to a second thread costs more than it saves; while other processes are
@@ -189,21 +183,25 @@ def cores() -> int:
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 
 
-def threads_for(parameters: int) -> int:
-    """Return how many CPU threads suit a model of this size; a fixed rule, not a trial, so that
-    answers repeat."""
-    return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else cores()
+def num_threads_for_model(num_parameters: int) -> int:
+    """Return the number of CPU threads for a model's size.
+
+    A fixed rule, rather than a trial run, keeps answers reproducible.
+    """
+    return 1 if num_parameters < ONE_THREAD_BELOW_PARAMETERS else available_cores()
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries that speed and memory depend on, read without importing them."""
-    return {"python": platform.python_version(), **{name: _version_of(name) for name in MEASURED_LIBRARIES}}
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that affect speed and memory, read without importing them."""
+    return {
+        "python": platform.python_version(),
+        **{name: _library_version(name) for name in MEASURED_LIBRARIES},
+    }
 
 
 @cache
-def _version_of(name: str) -> str:
-    """Return a library's version; it takes milliseconds to read, and advice asks for it for each
-    pair of candidates."""
+def _library_version(name: str) -> str:
+    """Return the installed version of a library, cached: reading it takes milliseconds."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -211,10 +209,9 @@ def _version_of(name: str) -> str:
 
 
 def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
-    """Name the processor, with family and model: in a cloud the name alone may hide which
-    generation it is."""
-    name = processor.value_of(file, "model name") or platform.processor() or platform.machine()
-    family, model = processor.value_of(file, "cpu family"), processor.value_of(file, "model\t")
+    """Return the CPU name with family and model, since cloud names may hide the generation."""
+    name = processor.read_proc_value(file, "model name") or platform.processor() or platform.machine()
+    family, model = processor.read_proc_value(file, "cpu family"), processor.read_proc_value(file, "model\t")
     return f"{name} (family {family} model {model})" if family and model else name
 
 
@@ -222,18 +219,16 @@ def _total_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def total_mib() -> float:
-    """The machine's main memory."""
+def total_memory_mib() -> float:
     return _total_memory_bytes() / MIB
 
 
-def available_mib() -> float:
-    """Memory that new processes can use without displacing others: the machine's, or this
-    container's if less."""
-    free = processor.value_of("/proc/meminfo", "MemAvailable:")
+def available_memory_mib() -> float:
+    """Memory available to new processes: the machine's, or the container's if it is less."""
+    free = processor.read_proc_value("/proc/meminfo", "MemAvailable:")
     if free is None:
         return _total_memory_bytes() / MIB / 2
-    return min([int(free.split()[0]) / 1024, *cgroup_rooms_mib()])
+    return min([int(free.split()[0]) / 1024, *cgroup_free_mib()])
 
 
 FIRST_CACHED = ("total_active_file", "total_inactive_file")
@@ -242,43 +237,42 @@ SECOND_CACHED = ("active_file", "inactive_file", "slab_reclaimable")
 CGROUP = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 
 
-def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return what each control group around this process has left below its memory limit.
+def cgroup_free_mib(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
+    """Return the free memory of each surrounding control group that has a limit.
 
-    Cached files count as free, but not those that are mapped: a checkpoint would be read from the
-    disk at each pass. Above memory.max the kernel kills processes, above memory.high it slows them
-    down.
+    Cached files count as free, unless they are mapped: a checkpoint would be read from disk
+    again at each pass. Above memory.max the kernel kills processes; above memory.high it slows
+    them down.
     """
     rooms = []
-    for folder, is_first in _cgroups("memory", own, root):
+    for folder, is_first in _iter_cgroups("memory", cgroup_file, root):
         limit_files, used_file, cached_names, mapped_name = (
             (("memory.limit_in_bytes",), "memory.usage_in_bytes", FIRST_CACHED, "total_mapped_file")
             if is_first
             else (("memory.max", "memory.high"), "memory.current", SECOND_CACHED, "file_mapped")
         )
-        limits = [int(limit) for name in limit_files if (limit := _text(folder / name)).isdigit()]
-        used = _text(folder / used_file)
+        limits = [int(limit) for name in limit_files if (limit := _read_small_file(folder / name)).isdigit()]
+        used = _read_small_file(folder / used_file)
         if not limits or not used:
             continue  # no limit here, or the container does not show it
-        stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+        stat = dict(line.split() for line in _read_small_file(folder / "memory.stat").splitlines())
         cached = sum(int(stat.get(name, 0)) for name in cached_names)
         unmapped = max(0, cached - int(stat.get(mapped_name, 0)))
         rooms.append(max(0.0, (min(limits) - int(used) + unmapped) / MIB))
     return rooms
 
 
-def _text(file: Path) -> str:
-    """Return the content of a small file; empty if it cannot be read."""
+def _read_small_file(file: Path) -> str:
     try:
         return file.read_text().strip()
     except OSError:
         return ""
 
 
-def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """Return the CPU limit, in cores, of each control group around this process that has one."""
+def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
+    """Return the CPU limit, in cores, of each surrounding control group that has one."""
     shares = []
-    for folder, is_first in _cgroups("cpu", own, root):
+    for folder, is_first in _iter_cgroups("cpu", cgroup_file, root):
         files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_first else ("cpu.max",)
         try:
             quota, period = " ".join((folder / name).read_text().strip() for name in files).split()
@@ -289,11 +283,10 @@ def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[flo
     return shares
 
 
-def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the control groups around this process, and whether they are of cgroup
-    version 1."""
+def _iter_cgroups(controller: str, cgroup_file: Path, root: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of the surrounding control groups, and whether each is version 1."""
     try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in cgroup_file.read_text().splitlines()]
     except OSError:
         return
     for _, controllers, path in lines:
@@ -306,22 +299,19 @@ def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, boo
             yield folder, bool(controllers)
 
 
-def keep_kernels(count: int) -> None:
-    """Limit how many kernels oneDNN and torch's layer above it cache; each reads the limit at its
-    first product."""
+def limit_kernel_caches(count: int) -> None:
+    """Limit how many kernels oneDNN and torch cache. Both read the limit at their first matmul."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(count))
 
 
-def device_class(device: str) -> str:
-    """Return cpu or cuda: what model.device means on this machine, as far as that is known without
-    torch."""
+def resolve_device_class(device: str) -> str:
+    """Resolve model.device to cpu or cuda without importing torch."""
     if device != "auto":
         return device.partition(":")[0]
-    has_cuda = "+cpu" not in versions()["torch"] and bool(gpu_models())
+    has_cuda = "+cpu" not in library_versions()["torch"] and bool(visible_gpu_models())
     return "cuda" if has_cuda else "cpu"
 
 
-def gpu_models() -> list[str]:
-    """Names of the GPUs that this process may use."""
-    return [gpu.model for gpu in visible_gpus.visible()]
+def visible_gpu_models() -> list[str]:
+    return [gpu.model for gpu in visible_gpus.find_visible_gpus()]

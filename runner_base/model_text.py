@@ -1,4 +1,4 @@
-"""What a model wrote, as one value: its thinking, its answer, and what was found in it."""
+"""A model's output: its answer, thinking, finish reason and verdict."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from runner_base.thinking import TAGS, Parts, Places, Tags, split
+from runner_base.thinking import TAGS, Places, SplitText, Tags, split_thinking
 
 # keys of samples, as earlier versions wrote them
 RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: by itself or at a stop string, at the token limit, where the model's
-    context was full, in an error, or cancelled."""
+    """Why a completion ended: stop token or string, token limit, full context, error, or
+    cancelled.
+    """
 
     stop = "stop"
     length = "length"  # generation.max_new_tokens
@@ -25,12 +26,12 @@ class FinishReason(StrEnum):
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the model would have gone on."""
+        """Whether a limit ended the completion."""
         return self in (FinishReason.length, FinishReason.context)
 
 
 class Verdict(StrEnum):
-    """The judgement of an answer; only `correct` scores."""
+    """Verdict on an answer. Only `correct` scores."""
 
     correct = "correct"
     wrong = "wrong"
@@ -50,8 +51,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """A text that a model wrote, and what was found in it: made where a completion ends, and handed
-    on whole."""
+    """A text that a model generated, with its tokens, thinking, finish reason and verdict."""
 
     text: str  # without the thinking; earlier versions wrote the whole text, and then `ending` is not set
     token_ids: list[int]  # of thinking and answer
@@ -69,7 +69,7 @@ class Answer:
     ending: Ending | None = None  # None: no thinking, or a text of an earlier version
 
     @classmethod
-    def read(
+    def from_text(
         cls,
         text: str,
         token_ids: list[int],
@@ -84,16 +84,16 @@ class Answer:
         answer_tokens: int | None = None,
         new_tokens: int | None = None,
     ) -> Self:
-        """Return the answer in a text as it was written, tags included; `thinking`: what a server
-        has sent apart.
+        """Parse generated text, including thinking tags, into an answer.
 
-        is_spent: the thinking was ended because its budget was spent; closed: by the tags at these
-        places. An empty `thinking` with tokens is one that a server does not show.
+        `thinking`: the thinking that a server sent separately; an empty one with tokens is one that
+        the server hides. is_budget_spent: the thinking budget ended the thinking. forced_tags:
+        positions of the tags that closed it.
         """
-        parts = split(text, in_thinking and thinking is None, tags, closed)
+        parts = split_thinking(text, in_thinking and thinking is None, tags, closed)
         if thinking is not None:  # a server that sends it apart has found where it ends
             is_cut_off = not text.strip() and finish_reason is not FinishReason.stop
-            parts = Parts(thinking + parts.thinking, parts.answer, parts.is_open or is_cut_off)
+            parts = SplitText(thinking + parts.thinking, parts.answer, parts.is_open or is_cut_off)
         ending: Ending | None = None
         if parts.is_open:
             ending = Ending.cut_off_thinking
@@ -101,7 +101,7 @@ class Answer:
             is_cut_off = finish_reason.is_cut_off
             spent = Ending.budget_spent if is_spent else Ending.closed
             ending = Ending.cut_off_answer if is_cut_off else spent
-        elif split(parts.answer, in_thinking).answer != parts.answer:
+        elif split_thinking(parts.answer, in_thinking).answer != parts.answer:
             # what the text alone would be read as
             ending = Ending.no_thinking
         is_thought = ending not in (None, Ending.no_thinking)
@@ -119,8 +119,7 @@ class Answer:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read an answer as it was written; raises ValueError, KeyError or TypeError if it is
-        none."""
+        """Parse a stored answer. Raises ValueError, KeyError or TypeError if it is malformed."""
         now = {RENAMED.get(key, key): value for key, value in values.items()}
         for key, kind in (("verdict", Verdict), ("ending", Ending)):
             if now.get(key) is not None:
@@ -128,18 +127,18 @@ class Answer:
         return cls(**now | {"finish_reason": FinishReason(now["finish_reason"])})
 
     def without_tokens(self) -> Self:
-        """Return the answer for a sample that lists several answers, each with its tokens."""
+        """Return the answer without token ids, for a sample whose several answers each have their own."""
         return replace(self, token_ids=[], new_tokens=None)
 
     @property
-    def tokens(self) -> int:
-        """The number of tokens, of thinking and answer."""
+    def num_tokens(self) -> int:
+        """Number of tokens of thinking and answer."""
         return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> SplitText:
         if self.ending is not None:
-            return Parts(self.thinking or "", self.text, self.ending is Ending.cut_off_thinking)
+            return SplitText(self.thinking or "", self.text, self.ending is Ending.cut_off_thinking)
         if self.thinking is None:
-            return split(self.text, self.in_thinking)
-        return self.read(self.text, [], self.finish_reason, thinking=self.thinking).parts
+            return split_thinking(self.text, self.in_thinking)
+        return self.from_text(self.text, [], self.finish_reason, thinking=self.thinking).parts

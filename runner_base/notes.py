@@ -1,4 +1,4 @@
-"""What a user should know of a job, as values. The `render` package of each part has the sentences."""
+"""Structured notes about a job. The `render` packages turn them into messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Level = Literal["info", "warning"]
 
 @dataclass(frozen=True)
 class Note:
-    """A fact or a reason. A value may be another note, or a tuple of notes."""
+    """A message with code, values and level. A value may be another note, or a tuple of notes."""
 
     code: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -28,6 +28,6 @@ def note(code: str, level: Level = "info", /, **values: object) -> Note:
     return Note(code, values, level)
 
 
-def given(text: str) -> Note:
-    """Return a note in the words of somebody else: another program, an error, an older file."""
+def text_note(text: str) -> Note:
+    """Return a note with literal text from another program, an error or an older file."""
     return Note(GIVEN, {"text": text})

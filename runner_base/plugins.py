@@ -1,11 +1,10 @@
-"""Plug-ins: what packages add by entry points. Names are known at once; code is imported at its
-first use.
+"""Plug-ins: entry points that other packages add. Names are listed without importing code.
 
 The entry point names a class or an object. The YAML of a choice or a data set is
-`conf/GROUP/NAME.yaml` in the package of that class, written as in the runner's own `conf/`. The
-runner's own options (runner/options/) come by the same door: nothing imports them, and a folder of
-theirs can be taken away with its entry points. They are no plug-ins in what is shown and recorded:
-a job with one has the id that it would have if the option stood in the list.
+`conf/GROUP/NAME.yaml` in that package, with the syntax of the runner's own `conf/`. The
+runner's own options (runner/options/) use entry points too, so an option's folder can be
+removed together with its entry points. Options do not count as plug-ins in output, records
+and job ids.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner_base.doors import packages_for_us
-from runner_base.errors import ConfigError, unknown
-from runner_base.fields import choice_of
+from runner_base.entry_points import find_plugin_packages
+from runner_base.errors import ConfigError, unknown_choice_message
+from runner_base.fields import get_choice_name
 
 T = TypeVar("T")
 
@@ -47,8 +46,6 @@ OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 @dataclass(frozen=True)
 class PlugIn:
-    """One entry point of an installed package."""
-
     kind: str
     name: str
     target: str  # MODULE:ATTRIBUTE
@@ -57,18 +54,21 @@ class PlugIn:
     rival: str = field(default="", compare=False)
 
     @property
-    def conf(self) -> Path | None:
-        """The folder conf/ of its package, which is not imported; None if there is no such package.
+    def conf_folder(self) -> Path | None:
+        """The conf/ folder of the plug-in's package, or None if the package is missing.
 
-        An option of the runner has its own beside its modules: runner/options/NAME/conf/.
+        The package is not imported. An option of the runner has its own folder:
+        runner/options/NAME/conf/.
         """
         package, *inner = self.target.partition(":")[0].split(".")
-        folder = _folder_of(package)
-        return None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
+        folder = _find_package_folder(package)
+        return (
+            None if folder is None else Path(folder, *(inner[:-1] if self.is_builtin_option else ()), "conf")
+        )
 
     @property
-    def is_own(self) -> bool:
-        """Whether it is an option of the runner, and of no other package."""
+    def is_builtin_option(self) -> bool:
+        """Whether this is an option of the runner itself."""
         return self.package.partition(" ")[0] == OWN_PACKAGE
 
     def __str__(self) -> str:
@@ -76,81 +76,81 @@ class PlugIn:
 
 
 @cache
-def _folder_of(package: str) -> str | None:
-    """Return the folder of a package, which is not imported."""
+def _find_package_folder(package: str) -> str | None:
+    """Find a package's folder without importing the package."""
     found = PathFinder.find_spec(package)
     places = [*(found.submodule_search_locations or ())] if found else []
     return places[0] if places else None
 
 
 @cache
-def plug_ins(kind: str) -> Mapping[str, PlugIn]:
-    """Return the plug-ins of a kind by name: those of other packages."""
-    return {plug_in.name: plug_in for plug_in in _found() if plug_in.kind == kind}
+def find_plug_ins(kind: str) -> Mapping[str, PlugIn]:
+    """Return other packages' plug-ins of a kind, by name."""
+    return {plug_in.name: plug_in for plug_in in _load_plug_ins() if plug_in.kind == kind}
 
 
 @cache
-def own_options(kind: str) -> Mapping[str, PlugIn]:
-    """Return the runner's own options of a kind by name."""
-    return {option.name: option for option in _own() if option.kind == kind}
+def find_builtin_options(kind: str) -> Mapping[str, PlugIn]:
+    """Return the runner's own options of a kind, by name."""
+    return {option.name: option for option in _load_builtin_options() if option.kind == kind}
 
 
 @cache
-def own_conf_folders() -> tuple[Path, ...]:
-    """Return the folders conf/ of the runner's own options."""
-    folders = dict.fromkeys(option.conf for option in _own())
+def builtin_conf_folders() -> tuple[Path, ...]:
+    """Return the conf/ folders of the runner's own options."""
+    folders = dict.fromkeys(option.conf_folder for option in _load_builtin_options())
     return tuple(folder for folder in folders if folder is not None and folder.is_dir())
 
 
 @cache
-def own_conf_files() -> Mapping[str, Path]:
-    """Return which of these folders has a file, by the file's path below it: task/serve.yaml."""
+def builtin_conf_files() -> Mapping[str, Path]:
+    """Map each config file of the runner's options, e.g. task/serve.yaml, to its conf/ folder."""
     return {
         file.relative_to(folder).as_posix(): folder
-        for folder in own_conf_folders()
+        for folder in builtin_conf_folders()
         for file in sorted(folder.rglob("*.yaml"))
     }
 
 
-def packages() -> dict[str, list[PlugIn]]:
-    """Return the plug-ins by their package with its version."""
+def plug_ins_by_package() -> dict[str, list[PlugIn]]:
+    """Group the plug-ins by package and version."""
     by_package: dict[str, list[PlugIn]] = {}
-    for plug_in in _found():
+    for plug_in in _load_plug_ins():
         by_package.setdefault(plug_in.package, []).append(plug_in)
     return by_package
 
 
 @cache
-def misnamed_groups() -> tuple[str, ...]:
-    """Return a message for each group of entry points that looks like ours and is not."""
+def misnamed_group_messages() -> tuple[str, ...]:
+    """Return a message for each entry point group that resembles a runner group but is unknown."""
     known = [*OF_OPTIONS.values(), *OF_COMPARISON]
     return tuple(
         f"{package}: entry points of {group} are ignored: "
-        f"{unknown('group of entry points', group, known, _same_ending(group, known))}"
-        for package in packages_for_us()
+        f"{unknown_choice_message('group of entry points', group, known, _groups_with_same_ending(group, known))}"
+        for package in find_plugin_packages()
         for group in package.groups
         if group.startswith(PREFIXES) and group not in known
     )
 
 
-def _same_ending(group: str, known: Sequence[str]) -> list[str]:
+def _groups_with_same_ending(group: str, known: Sequence[str]) -> list[str]:
     ending = group.rpartition(".")[2]
     return [name for name in known if name.rpartition(".")[2] == ending]
 
 
 @cache
-def conf_folders() -> dict[str, Path]:
-    """Return the folders conf/ of the packages with plug-ins, by package."""
-    found = {plug_in.package: plug_in.conf for plug_in in reversed(_found())}
+def plug_in_conf_folders() -> dict[str, Path]:
+    """Return the conf/ folders of packages with plug-ins, by package."""
+    found = {plug_in.package: plug_in.conf_folder for plug_in in reversed(_load_plug_ins())}
     return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
 
 
 @cache
-def _own() -> tuple[PlugIn, ...]:
-    """Read the entry points of the runner's own package, and of no other."""
+def _load_builtin_options() -> tuple[PlugIn, ...]:
+    """Read the entry points of the runner's own package."""
     found = [
         PlugIn(kind, name, target, str(package))
-        for package in packages_for_us()  # without it if only a part is installed, such as the comparison
+        for package in find_plugin_packages()  # without it if only a part is installed, such as the comparison
         if package.name == OWN_PACKAGE
         for kind, group in OF_OPTIONS.items()
         for name, target in package.groups.get(group, {}).items()
@@ -159,10 +159,10 @@ def _own() -> tuple[PlugIn, ...]:
 
 
 @cache
-def _found() -> tuple[PlugIn, ...]:
-    """Return the entry points of all other installed packages that are of a kind here."""
+def _load_plug_ins() -> tuple[PlugIn, ...]:
+    """Read all other packages' entry points of known groups."""
     found: dict[tuple[str, str], PlugIn] = {}
-    for package in packages_for_us():
+    for package in find_plugin_packages():
         if package.name == OWN_PACKAGE:
             continue
         for kind, group in KINDS.items():
@@ -174,14 +174,16 @@ def _found() -> tuple[PlugIn, ...]:
     return tuple(sorted(found.values(), key=lambda plug_in: (plug_in.kind, plug_in.name)))
 
 
-def load_object(kind: str, name: str, base: type[T]) -> T:
-    """Import the object of a plug-in, which is of this class; ConfigError names the package if that
-    fails."""
-    plug_in = own_options(kind).get(name) or plug_ins(kind)[name]
-    loaded = _imported(plug_in)
-    if not isinstance(loaded, base):
+def load_plug_in_object(kind: str, name: str, expected_class: type[T]) -> T:
+    """Import a plug-in's object. Raises ConfigError with the package if it has another class."""
+    plug_in = find_builtin_options(kind).get(name) or find_plug_ins(kind)[name]
+    loaded = _import_target(plug_in)
+    if not isinstance(loaded, expected_class):
         raise ConfigError(
-            f"{plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}",
+            (
+                f"{plug_in.target} is no {expected_class.__name__} "
+                f"({expected_class.__module__}), but {_describe_object(loaded)}"
+            ),
             key=plug_in,
             code="bad_value",
         )
@@ -192,19 +194,21 @@ def load_object(kind: str, name: str, base: type[T]) -> T:
     return loaded
 
 
-def load_class(kind: str, name: str, base: type[T]) -> type[T]:
-    """Import the class of a plug-in, a subclass of this one; ConfigError names the package if that
-    fails."""
-    plug_in = own_options(kind).get(name) or plug_ins(kind)[name]
-    loaded = _imported(plug_in)
-    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+def load_plug_in_class(kind: str, name: str, base_class: type[T]) -> type[T]:
+    """Import a plug-in's class. Raises ConfigError with the package if it is no subclass."""
+    plug_in = find_builtin_options(kind).get(name) or find_plug_ins(kind)[name]
+    loaded = _import_target(plug_in)
+    if not (isinstance(loaded, type) and issubclass(loaded, base_class)):
         raise ConfigError(
-            f"{plug_in.target} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}",
+            (
+                f"{plug_in.target} is no subclass of {base_class.__name__} "
+                f"({base_class.__module__}), but {_describe_object(loaded)}"
+            ),
             key=plug_in,
             code="bad_value",
         )
     # records would name another choice than what ran
-    if (named := choice_of(loaded)) not in (None, plug_in.name):
+    if (named := get_choice_name(loaded)) not in (None, plug_in.name):
         raise ConfigError(
             f"{plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}",
             key=plug_in,
@@ -213,16 +217,18 @@ def load_class(kind: str, name: str, base: type[T]) -> type[T]:
     return loaded
 
 
-def check_plug_in(key: str, kind: str, name: str) -> None:
+def check_plug_in_exists(key: str, kind: str, name: str) -> None:
     """Raise ConfigError if no installed package adds this name."""
-    if name not in (known := plug_ins(kind)):
+    if name not in (known := find_plug_ins(kind)):
         problem = (
-            unknown(kind, name, known) if known else f"no installed package adds a {kind} (docs/plugins.md)"
+            unknown_choice_message(kind, name, known)
+            if known
+            else f"no installed package adds a {kind} (docs/plugins.md)"
         )
         raise ConfigError(problem, key=key, value=name, code="unknown_choice" if known else "needs_package")
 
 
-def _imported(plug_in: PlugIn) -> Any:
+def _import_target(plug_in: PlugIn) -> Any:
     if plug_in.rival:
         raise ConfigError(
             f"{plug_in.rival} has the same name for a {plug_in.kind}: uninstall one of the two packages",
@@ -241,7 +247,7 @@ def _imported(plug_in: PlugIn) -> Any:
     return loaded
 
 
-def _what(loaded: object) -> str:
+def _describe_object(loaded: object) -> str:
     return (
         f"the class {loaded.__name__}"
         if isinstance(loaded, type)

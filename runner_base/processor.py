@@ -1,8 +1,4 @@
-"""The processor: its instructions, those that the engine shall not use (RUNNER_WITHOUT), and the C
-compiler for it.
-
-Imports no torch.
-"""
+"""CPU features, the features disabled by RUNNER_WITHOUT, and the C compiler. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,8 +22,8 @@ FEATURES = {
 }
 
 
-def left_out() -> tuple[str, ...]:
-    """Return the features that RUNNER_WITHOUT names, separated by commas."""
+def disabled_features() -> tuple[str, ...]:
+    """Return the CPU features that RUNNER_WITHOUT disables (a comma-separated list)."""
     text = os.environ.get(LEFT_OUT, "")
     names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
     if unknown := [name for name in names if name not in FEATURES]:
@@ -37,44 +33,42 @@ def left_out() -> tuple[str, ...]:
     return names
 
 
-def without_left_out(flags: set[str]) -> set[str]:
-    """Return the flags of a processor without those of features that are left out."""
-    names = left_out()
+def remove_disabled_features(flags: set[str]) -> set[str]:
+    """Remove disabled features from the processor's flags."""
+    names = disabled_features()
     if "avx2" in names:
         names = (*names, "avx512")
     return {flag for flag in flags if not flag.startswith(names)} if names else flags
 
 
-def compiler_flags() -> list[str]:
-    """Return what keeps the compiler from using features that are left out."""
+def disabled_feature_flags() -> list[str]:
+    """Return the compiler flags that disable the features in RUNNER_WITHOUT."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return []
-    return [FEATURES[name] for name in left_out() if FEATURES[name]]
+    return [FEATURES[name] for name in disabled_features() if FEATURES[name]]
 
 
-def c_compiler() -> str | None:
-    """Return the C compiler for the engine's kernels; None if there is none, or with
-    RUNNER_NATIVE=0."""
+def find_c_compiler() -> str | None:
+    """Return the C compiler's path, or None if there is none or RUNNER_NATIVE=0."""
     return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
 
 
-def has_bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 by AVX512; elsewhere bitsandbytes leaves 4-bit
-    weights unpacked."""
-    return "avx512_bf16" in flags()
+def has_bfloat16_matmul() -> bool:
+    """Whether the processor has AVX512-BF16; without it bitsandbytes keeps 4-bit weights unpacked."""
+    return "avx512_bf16" in cpu_features()
 
 
-def flags() -> set[str]:
-    """Return the features that the processor names, without those that are left out."""
+def cpu_features() -> set[str]:
+    """Return the processor's feature flags without disabled ones."""
     # of x86, of ARM
-    named = value_of("/proc/cpuinfo", "flags") or value_of("/proc/cpuinfo", "Features") or ""
-    return without_left_out(set(named.split()))
+    named = read_proc_value("/proc/cpuinfo", "flags") or read_proc_value("/proc/cpuinfo", "Features") or ""
+    return remove_disabled_features(set(named.split()))
 
 
-def value_of(file: str | Path, key: str) -> str | None:
-    """Return the value of a key in a file of /proc; None if there is no such file or key."""
+def read_proc_value(path: str | Path, key: str) -> str | None:
+    """Return the value of a key in a /proc file, or None if the file or key is missing."""
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return None
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)

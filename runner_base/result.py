@@ -1,6 +1,4 @@
-"""What a task returns and what is stored on disk: Response, Sample, Call, Result, Record. Imports no
-torch.
-"""
+"""Result types stored on disk: Response, Sample, Call, Result, Record. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from runner_base.model_text import RENAMED
 from runner_base.model_text import Answer as Answer
 from runner_base.model_text import FinishReason as FinishReason
 from runner_base.model_text import Verdict as Verdict
-from runner_base.sealed_lines import sealed, unsealed, without_unset_keys
-from runner_base.texts import checked, counted, parse_json, signed
+from runner_base.signed_jsonl import dump_signed_line, parse_signed_line, remove_unset_keys
+from runner_base.texts import format_count, parse_json, to_signed_json, verify_checksum
 
 GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
@@ -25,7 +23,7 @@ NOTED_BELOW = 0.9
 
 
 class Status(StrEnum):
-    """How a job ended, in MLflow's words."""
+    """Final state of a job, with MLflow's names."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -34,8 +32,10 @@ class Status(StrEnum):
 
 @dataclass
 class Response:
-    """What a request came to: its answer, and what that took. In files the keys of both are side by
-    side."""
+    """A model's answer to one request, with its prompt tokens, time and cost.
+
+    In files, the keys of the response and of its answer are in one object.
+    """
 
     # the first keys in files; the others follow as they are defined, the answer's last
     ORDER: ClassVar[str]
@@ -58,17 +58,17 @@ class Response:
     guessed: tuple[list[int], list[int]] | None = None
 
     @classmethod
-    def of(cls, other: Response, **own: Any) -> Self:
-        """Return what another one says as one of this kind, with fields of its own."""
+    def from_response(cls, other: Response, **own: Any) -> Self:
+        """Convert a response to this class, and set its additional fields."""
         return cls(**{item.name: getattr(other, item.name) for item in fields(Response)} | own)
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in an error."""
+        """Whether the request ended in an error."""
         return self.answer.finish_reason is FinishReason.error
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as files have it, with unset keys."""
+        """Return the response with the keys of its file format, including unset ones."""
         values = asdict(replace(self, calls=None))  # which have an order of their own
         values |= values.pop("answer")
         if self.calls is not None:
@@ -77,7 +77,7 @@ class Response:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read one as it was written; raises ValueError, KeyError or TypeError if it is none."""
+        """Parse a stored response. Raises ValueError, KeyError or TypeError if it is malformed."""
         own = {RENAMED.get(key, key): value for key, value in values.items()}
         answer = {key: own.pop(key) for key in ANSWER_KEYS & own.keys()}
         readers = {"branches": Answer.from_dict, "choices": Answer.from_dict, "calls": Call.from_dict}
@@ -91,8 +91,7 @@ ANSWER_KEYS = frozenset(item.name for item in fields(Answer))
 
 @dataclass
 class Call(Response):
-    """One of several completions that a sample needed: which model or agent was asked, and what it
-    answered."""
+    """One of several completions for a sample: the model or agent, and its answer."""
 
     ORDER = (
         "who prompt_sha256 prompt_tokens text token_ids finish_reason seconds what new_tokens error by calls thinking "
@@ -105,7 +104,7 @@ class Call(Response):
 
 @dataclass
 class Likelihood:
-    """How likely a given text is to a model: sums over its tokens, in nats (natural logarithms)."""
+    """A model's likelihood of a given text: sums over its tokens, in nats (natural logarithms)."""
 
     unit: int  # the sample that it belongs to: a text with all its windows, or a question with its choices
     nats: float  # the log-likelihood
@@ -128,7 +127,7 @@ class Likelihood:
 
 
 class ClusterUnit(StrEnum):
-    """What the questions of a cluster have in common in task=recall."""
+    """The shared property of a cluster's questions in task=recall."""
 
     text = "text"  # the haystack
     question = "question"  # what is asked, at several lengths or depths
@@ -136,13 +135,13 @@ class ClusterUnit(StrEnum):
 
 @dataclass
 class Sample(Response):
-    """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
+    """One line of samples.jsonl: a completion and, in scored tasks, its verdict.
 
-    If one question took several calls, they are in `calls`, and the sample itself has the final
-    answer: its text, and the tokens and seconds of all calls. If it was answered several times,
-    each answer is in `choices`, and the sample itself has the elected one. A line that ended in an
-    error is no answer: the next start asks again, unless the error is permanent, and then the later
-    line counts.
+    If a question took several calls, `calls` has them, and the sample has the final answer with
+    the tokens and seconds of all calls. If it was answered several times, `choices` has each
+    answer, and the sample has the elected one. A line that ended in an error is no answer: the
+    next start asks the question again, unless the error is permanent, and the later line
+    counts.
     """
 
     ORDER = (
@@ -179,47 +178,46 @@ class Sample(Response):
 
     @property
     def answers(self) -> Sequence[Answer]:
-        """Return every answer in it: one per branch or choice, or its only one."""
+        """All answers of the sample: one per branch or choice, or the only one."""
         return self.branches or self.choices or [self.answer]
 
     @property
     def solved(self) -> bool:
-        """Whether its answer is right; of several answers, the elected one."""
+        """Whether the answer, or the elected one of several answers, is correct."""
         return self.answer.verdict is Verdict.correct
 
-    def right_share(self, cut_off_is_right: bool = False) -> float:
-        """Return the share of its answers that are right, or would be if those that were cut off
-        were right."""
-        right, answers = self.right_answers
+    def accuracy(self, cut_off_counts: bool = False) -> float:
+        """Return the fraction of correct answers.
+
+        `cut_off_counts` counts answers that were cut off as correct.
+        """
+        right, answers = self.count_correct_answers
         if not answers:
-            return float(self.solved or (cut_off_is_right and self.cut_off_answers > 0))
-        return (right + self.cut_off_answers * cut_off_is_right) / answers
+            return float(self.solved or (cut_off_counts and self.num_cut_off_answers > 0))
+        return (right + self.num_cut_off_answers * cut_off_counts) / answers
 
     @property
-    def cut_off_answers(self) -> int:
-        """How many answers were cut off before they said anything that counts; errors are none."""
+    def num_cut_off_answers(self) -> int:
+        """Number of answers that were cut off before a final answer. Errors do not count."""
         return sum(
             choice.verdict is Verdict.cut_off and choice.finish_reason is not FinishReason.error
             for choice in self.choices or [self.answer]
         )
 
     @property
-    def right_answers(self) -> tuple[int, int]:
-        """Return how many of several answers are right, and how many there are; zeros without
-        several verdicts."""
+    def count_correct_answers(self) -> tuple[int, int]:
+        """The numbers of correct and of all answers; (0, 0) without several verdicts."""
         verdicts = [choice.verdict for choice in self.choices or []]
         return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
     def to_json(self) -> str:
-        """Return the sample as one line of JSON without unset keys, and with a checksum over the
-        rest."""
-        return sealed(without_unset_keys(self.as_dict()))
+        """Return the sample as one JSON line with a checksum and without unset keys."""
+        return dump_signed_line(remove_unset_keys(self.as_dict()))
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Read one line; raises ValueError, KeyError or TypeError if it is not a sample, or was
-        changed."""
-        values = unsealed(line)
+        """Parse one line. Raises ValueError, KeyError or TypeError if it is malformed or was changed."""
+        values = parse_signed_line(line)
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
         if values.get("likelihood") is not None:
@@ -231,11 +229,11 @@ class Sample(Response):
 
 @dataclass
 class Result:
-    """What a task returns; `metrics` feeds both the printed table and MLflow.
+    """Result of a task. `metrics` is shown in the printed table and logged to MLflow.
 
     `rows` is a second table, for results of more than one number (a sweep's grid, a memory
-    benchmark's stages, a split's parts). `artifacts` are files of the result outside the job folder
-    (path -> size, digest, state): if one is gone or changed, the job counts as not done.
+    benchmark's stages, a split's parts). `artifacts` are result files outside the job folder
+    (path -> size, digest, state): if one is missing or changed, the job counts as not done.
     """
 
     metrics: dict[str, float]
@@ -255,16 +253,16 @@ class Result:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
-    def complaint(self) -> str | None:
-        """The problems as one message."""
+    def problem_message(self) -> str | None:
+        """All problems as one message, or None."""
         count = len(self.problems)
         lines = "".join(f"\n  {problem}" for problem in self.problems)
-        return f"{counted(count, 'problem')} found:{lines}" if count else None
+        return f"{format_count(count, 'problem')} found:{lines}" if count else None
 
 
 @dataclass
 class Record:
-    """result.json: a result with its job, status and locations."""
+    """Content of result.json: a result with its job, status and locations."""
 
     job_id: str
     status: Status
@@ -289,13 +287,12 @@ class Record:
 
     def to_json(self) -> str:
         """Return the content of result.json."""
-        return signed(asdict(self))
+        return to_signed_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Read the content of result.json; raises ValueError, KeyError or TypeError if it is not a
-        record."""
-        values = checked(parse_json(text))
+        """Parse result.json. Raises ValueError, KeyError or TypeError if it is malformed."""
+        values = verify_checksum(parse_json(text))
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("a JSON object with a result was expected")
         kinds = {"metrics": dict, "rows": list, "facts": dict, "notes": list, "artifacts": dict, "problems": list,

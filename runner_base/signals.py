@@ -1,17 +1,17 @@
-"""Ending signals in one place: each becomes a KeyboardInterrupt, and the first one leaves no record
-half written.
+"""Turn ending signals into KeyboardInterrupt, without leaving a half-written record.
 
-with deferred():           # signals wait: what begins here also ends here
+with deferred_signals():           # signals wait: what begins here also ends here
     ...
-    with interruptible():  # the work: the first signal interrupts it
-        with finishing():  # one step of it: the first signal waits until it is whole
+    with interruptible_block():  # the work: the first signal interrupts it
+        with defer_until_step_ends():  # one step of it: the first signal waits until the step ends
             ...
     ...
 
-A second signal interrupts at once, wherever the process is: all files survive a kill, too.
+A second signal interrupts at once, at any point: all files survive even a kill.
 
-A library may turn the interrupt into an error of its own, or drop it. So each interrupt is
-unanswered until a block of this module has seen it: an error meanwhile counts as the interrupt.
+A library may turn the interrupt into an error of its own, or drop it. So each interrupt
+counts as unhandled until a block of this module has seen it: an error meanwhile counts as
+the interrupt.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ AGAIN_S = 0.01  # after which a signal that was lost is sent again
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal's KeyboardInterrupt, of a class of our own.
+    """KeyboardInterrupt raised for a signal.
 
-    `python -m` ends its process by SIGINT, and not with the exit code, if a plain one has passed
-    through an `exec` of text, even if it was caught: dataclasses and named tuples are made by such
-    texts while libraries are imported.
+    A plain KeyboardInterrupt that passes through `exec` makes `python -m` end its process by
+    SIGINT instead of an exit code, even if it was caught. Dataclasses and named tuples use
+    `exec` while libraries are imported.
     """
 
 
 @dataclass
-class _State:
-    """What a signal does at this moment; signals reach the main thread only."""
+class _SignalState:
+    """How the next signal is handled. Only the main thread receives signals."""
 
     in_deferred: bool = False
     is_deferring: bool = False  # whether a signal is only noted
@@ -60,65 +60,63 @@ class _State:
     tell: Callable[[], object] | None = None  # tells the user that a signal waits for a step
 
 
-_state = _State()
+_state = _SignalState()
 
 
 class BetweenSteps(Interrupted):
-    """A signal came during a step, which was finished: what is under way is whole, and can be
-    kept."""
+    """A signal arrived during a step, which was completed, so its results can be kept."""
 
 
-def interruption_text(stop: KeyboardInterrupt) -> str:
-    """Say that a job was interrupted, and what it has said about what is kept."""
-    return ": ".join(filter(None, ("interrupted", str(stop))))
+def interruption_message(interrupt: KeyboardInterrupt) -> str:
+    """Return a message that the job was interrupted, with the interrupt's own text."""
+    return ": ".join(filter(None, ("interrupted", str(interrupt))))
 
 
-def exit_at_signals() -> None:
-    """Let ending signals end this process with a message: while it starts, nothing can be lost."""
+def exit_on_signals() -> None:
+    """Let ending signals end this process with a message, before any work has begun."""
     for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _exit_at_once)
+            signal.signal(number, _exit_immediately)
 
 
-def _exit_at_once(*_: object) -> NoReturn:
+def _exit_immediately(*_: object) -> NoReturn:
     os.write(2, b"interrupted: nothing was begun\n")
     os._exit(INTERRUPTED)
 
 
-def install_handlers(even_ignored: bool = False, tell: Callable[[], object] | None = None) -> None:
-    """Turn all ending signals into KeyboardInterrupts; those that nohup or a shell's `&` ignores
-    stay ignored.
+def install_signal_handlers(
+    override_ignored: bool = False, on_waiting: Callable[[], object] | None = None
+) -> None:
+    """Turn all ending signals into KeyboardInterrupt.
 
-    tell: called in a thread of its own when a signal has to wait for a step.
+    Signals that nohup or a shell's `&` ignores stay ignored, unless `override_ignored`.
+    `on_waiting` is called in its own thread when a signal has to wait for a step.
     """
-    _state.tell, _state.unanswered = tell, False
-    defaults = (signal.SIG_DFL, signal.default_int_handler, _exit_at_once)
+    _state.tell, _state.unanswered = on_waiting, False
+    defaults = (signal.SIG_DFL, signal.default_int_handler, _exit_immediately)
     for number in ENDING:
-        if even_ignored or signal.getsignal(number) in defaults:
-            signal.signal(number, interrupt)
-    if not isinstance(sys.unraisablehook, _NotLost):
-        sys.unraisablehook = _NotLost(sys.unraisablehook)
+        if override_ignored or signal.getsignal(number) in defaults:
+            signal.signal(number, handle_signal)
+    if not isinstance(sys.unraisablehook, _ResendLostSignal):
+        sys.unraisablehook = _ResendLostSignal(sys.unraisablehook)
 
 
 @dataclass
-class _NotLost:
-    """Sends a signal again whose exception was raised where Python ignores all: in a `__del__` or
-    in a callback."""
+class _ResendLostSignal:
+    """Sends a signal again if Python ignored its exception, as in `__del__` or a callback."""
 
     others: Callable[[Any], Any]  # what handles the other exceptions
 
     def __call__(self, ignored: Any) -> None:
-        """Handle an exception that Python has ignored."""
         if not isinstance(ignored.exc_value, Interrupted):
             self.others(ignored)
             return
         _state.is_deferring, _state.first_at, _state.acted = False, None, False
-        threading.Thread(target=_send_until_it_acts, daemon=True).start()
+        threading.Thread(target=_resend_until_handled, daemon=True).start()
 
 
-def _send_until_it_acts() -> None:
-    """Send the last signal again, and once more each time that it comes where it would be lost
-    again."""
+def _resend_until_handled() -> None:
+    """Send the last signal again until its exception is not ignored."""
     time.sleep(AGAIN_S)
     while not _state.acted:
         _state.acted = None
@@ -127,43 +125,40 @@ def _send_until_it_acts() -> None:
             time.sleep(AGAIN_S)
 
 
-def _would_be_lost(frame: FrameType | None) -> bool:
-    """Whether a signal has come while a lost one is handled: on a busy machine that takes longer
-    than AGAIN_S."""
-    while frame is not None and frame.f_code is not _NotLost.__call__.__code__:
+def _is_handling_lost_signal(frame: FrameType | None) -> bool:
+    """Whether a signal arrived while a lost one is being handled, and would be lost too."""
+    while frame is not None and frame.f_code is not _ResendLostSignal.__call__.__code__:
         frame = frame.f_back
     return frame is not None
 
 
 @contextmanager
-def handlers_installed() -> Iterator[None]:
-    """Handle signals within this block of another program; nothing is done outside its main
-    thread."""
+def installed_handlers() -> Iterator[None]:
+    """Install the signal handlers within this block. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with handlers_kept():
-        install_handlers()
+    with restored_handlers():
+        install_signal_handlers()
         yield
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Put the handlers back after this block, in which a library installs its own."""
+def restored_handlers() -> Iterator[None]:
+    """Restore the signal handlers after this block, in which a library installs its own."""
     before, hook = {number: signal.getsignal(number) for number in ENDING}, sys.unraisablehook
     try:
         yield
     finally:
-        answer()  # whoever called this block has seen the interrupt, or nobody will
+        mark_interrupt_handled()  # whoever called this block has seen the interrupt, or nobody will
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-    """Handle a signal: call the function of `redirected_to`, note the signal, or raise
-    KeyboardInterrupt."""
-    _state.last, _state.acted = number, not _would_be_lost(frame)
+def handle_signal(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
+    """Handle a signal: call the redirect function, note the signal, or raise KeyboardInterrupt."""
+    _state.last, _state.acted = number, not _is_handling_lost_signal(frame)
     if not _state.acted:
         return
     if _state.instead is not None:
@@ -173,36 +168,38 @@ def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> No
     first_at = now if _state.first_at is None else _state.first_at
     if _state.is_deferring and now - first_at <= SAME_S:
         if not _state.noted and _state.tell is not None:
-            timer = threading.Timer(WAITING_S, _tell_if_waiting, [_state.tell])
+            timer = threading.Timer(WAITING_S, _notify_if_waiting, [_state.tell])
             timer.daemon = True
             timer.start()
         _state.noted, _state.first_at = True, first_at
         return
-    _raise(Interrupted, first_at)
+    _raise_interrupt(Interrupted, first_at)
 
 
-def _tell_if_waiting(tell: Callable[[], object]) -> None:
+def _notify_if_waiting(on_waiting: Callable[[], object]) -> None:
     if _state.noted:
-        tell()
+        on_waiting()
 
 
-def _raise(kind: type[Interrupted], first_at: float | None) -> NoReturn:
+def _raise_interrupt(error_class: type[Interrupted], first_at: float | None) -> NoReturn:
     _state.noted, _state.first_at = False, first_at if _state.in_deferred else None
     # the cleanup that follows is not interrupted by the same signal
     _state.is_deferring = _state.in_deferred
     _state.unanswered = True
-    raise kind
+    raise error_class
 
 
-def _act_on_noted(kind: type[Interrupted] = Interrupted) -> None:
+def _raise_noted_signal(error_class: type[Interrupted] = Interrupted) -> None:
     if _state.noted and not _state.is_deferring:
-        _raise(kind, _state.first_at)
+        _raise_interrupt(error_class, _state.first_at)
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Defer signals within this block, except in `interruptible()`; a deferred one interrupts at
-    the block's end."""
+def deferred_signals() -> Iterator[None]:
+    """Defer signals within this block, except in `interruptible_block()`.
+
+    A deferred signal interrupts at the end of the block.
+    """
     before = _state.in_deferred, _state.is_deferring
     _state.in_deferred = _state.is_deferring = True
     try:
@@ -211,26 +208,26 @@ def deferred() -> Iterator[None]:
         _state.in_deferred, _state.is_deferring = before
         if not _state.in_deferred and not _state.noted:
             _state.first_at = None
-        _act_on_noted()
+        _raise_noted_signal()
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Let a signal interrupt this block, which is inside of `deferred()`.
+def interruptible_block() -> Iterator[None]:
+    """Let a signal interrupt this block, inside `deferred_signals()`.
 
-    An error that an interrupt became in a library is raised as Interrupted.
+    A library's error that was caused by an interrupt is raised as Interrupted.
     """
     try:
         _state.is_deferring = False
-        _act_on_noted()
-        interrupt_if_dropped()
+        _raise_noted_signal()
+        raise_if_interrupt_dropped()
         yield
     except KeyboardInterrupt:
-        answer()
+        mark_interrupt_handled()
         raise
     except Exception as error:
-        if is_unanswered():
-            answer()
+        if has_unhandled_interrupt():
+            mark_interrupt_handled()
             raise Interrupted from error
         raise
     finally:
@@ -238,8 +235,8 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def finishing() -> Iterator[None]:
-    """Let the first signal wait for the end of this block, which then raises BetweenSteps."""
+def defer_until_step_ends() -> Iterator[None]:
+    """Delay the first signal until this block ends, and then raise BetweenSteps."""
     before, _state.is_deferring = _state.is_deferring, True
     try:
         yield
@@ -249,49 +246,50 @@ def finishing() -> Iterator[None]:
         _state.is_deferring = before
         raise
     _state.is_deferring = before
-    _act_on_noted(BetweenSteps)
+    _raise_noted_signal(BetweenSteps)
 
 
-def interrupt_if_noted() -> None:
-    """Raise KeyboardInterrupt if a signal waits for a step that may take minutes and is not worth
-    waiting for."""
+def raise_if_signal_waits() -> None:
+    """Raise KeyboardInterrupt if a signal waits for a step that may take minutes."""
     if _state.noted:
-        _raise(Interrupted, _state.first_at)
+        _raise_interrupt(Interrupted, _state.first_at)
 
 
-def interrupt_if_dropped() -> None:
-    """Raise KeyboardInterrupt if an earlier one was caught by a library, which went on."""
+def raise_if_interrupt_dropped() -> None:
+    """Raise KeyboardInterrupt if a library caught an earlier one and continued."""
     if _state.unanswered:
         raise Interrupted
 
 
-def is_unanswered() -> bool:
-    """Whether an interrupt was raised that nothing of ours has caught: an error is then its
-    consequence."""
+def has_unhandled_interrupt() -> bool:
+    """Whether an interrupt was raised that this module has not seen caught.
+
+    An error is then its consequence.
+    """
     return _state.unanswered
 
 
-def answer() -> None:
-    """Note that an interrupt was caught by who handles it."""
+def mark_interrupt_handled() -> None:
+    """Mark the last interrupt as handled."""
     _state.unanswered = False
 
 
-def forget_noted() -> None:
-    """Forget a signal that waits, where an error already tells why it was sent."""
+def discard_waiting_signal() -> None:
+    """Discard a waiting signal whose cause an error already reports."""
     _state.noted = _state.unanswered = False
 
 
-def pause(seconds: float) -> None:
-    """Sleep within a step; a signal ends it."""
+def interruptible_sleep(seconds: float) -> None:
+    """Sleep within a step. A signal ends the sleep."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, SAME_S))
-        interrupt_if_noted()
+        raise_if_signal_waits()
 
 
 @contextmanager
-def redirected_to(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function for each signal within this block, instead of interrupting it."""
+def redirected_signals(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function for each signal within this block, instead of interrupting."""
     before, _state.instead = _state.instead, function
     try:
         yield
@@ -299,8 +297,8 @@ def redirected_to(function: Callable[[], None]) -> Iterator[None]:
         _state.instead = before
 
 
-def restore_defaults() -> None:
-    """Let further signals end this process silently, while it exits."""
+def restore_default_handlers() -> None:
+    """Let further signals end this process silently while it exits."""
     for number in ENDING:
-        if signal.getsignal(number) is interrupt:
+        if signal.getsignal(number) is handle_signal:
             signal.signal(number, signal.SIG_DFL)

@@ -1,5 +1,6 @@
-"""How far measurements are apart: percentiles, the distance of quartiles, and the interval of a
-median."""
+"""Spread of measurements: percentiles, interquartile range, and confidence interval of a
+median.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +13,29 @@ RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Return p50, p95 and p99: the lowest value that this share of the values does not exceed;
-    empty without values."""
+    """Return p50, p95 and p99; {} without values.
+
+    A percentile is the lowest value that this share of the values does not exceed.
+    """
     ordered = sorted(values)
     return {name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered}
 
 
 def relative_spread(values: Sequence[float]) -> float:
-    """Return the distance of the quartiles as a share of the median; infinity for fewer than three
-    values."""
+    """Return the interquartile range divided by the median; infinity for fewer than three values."""
     if len(values) < 3:
         return math.inf
     low, middle, high = quantiles(values, n=4, method="inclusive")
     return (high - low) / middle if middle else math.inf
 
 
-def median_interval(values: Sequence[float], alpha: float = ERROR) -> tuple[float, float] | None:
-    """Return the exact interval of the median of independent measurements, whatever their noise is;
-    None for too few of them.
+def median_confidence_interval(values: Sequence[float], alpha: float = ERROR) -> tuple[float, float] | None:
+    """Return the exact confidence interval of a median, without assumptions about the noise.
 
-    Its ends are measurements: of six, the lowest and the highest. Student's t would not do for
-    processes of a single job: where one run in ten is much slower, six often have none such
-    (bench/compare/gates_null.py). Of a ratio of two jobs that cancels.
+    Returns None for too few values. Its ends are measurements: of six, the lowest and the
+    highest. Student's t does not hold for processes of a single job: where one run in ten is
+    much slower, six often have none such (bench/compare/gates_null.py). In a ratio of two jobs
+    that cancels.
     """
     from scipy.special import bdtr
 
@@ -43,7 +45,6 @@ def median_interval(values: Sequence[float], alpha: float = ERROR) -> tuple[floa
     return (ordered[beyond], ordered[-1 - beyond]) if beyond >= 0 else None
 
 
-def fewest_with_interval(alpha: float = ERROR) -> int:
-    """Return how many measurements have an interval of their median: of fewer, all may lie on one
-    side of it."""
+def min_values_for_interval(alpha: float = ERROR) -> int:
+    """Return how many measurements a confidence interval of their median needs."""
     return math.ceil(1 - math.log2(alpha))

@@ -1,9 +1,8 @@
-"""Reads lines and JSON from files that somebody else has written; any damage is rejected with a
-reason.
+"""Read lines and JSON from untrusted files, and format values as text.
 
-Python's own parsers raise different errors for different damage: UnicodeDecodeError,
-RecursionError, and much later a UnicodeEncodeError when half a character is written. Here all of it
-is found when the file is read.
+Python's parsers raise different errors for different damage: UnicodeDecodeError,
+RecursionError, and much later a UnicodeEncodeError for a lone surrogate. These functions
+detect all damage while the file is read, and give the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner_base.errors import DataError, reading
+from runner_base.errors import DataError, os_errors_as_data_error
 
 # of nested lists and objects; the parser's own limit depends on the depth of the call
 MAX_DEPTH = 100
@@ -32,8 +31,8 @@ OTHER_FILES = {
 }
 
 
-def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
-    """Yield number and text of every line that is not blank; DataError for one that is not text."""
+def iter_text_lines(stream: BinaryIO, source: str) -> Iterator[tuple[int, str]]:
+    """Yield the number and text of each line that is not blank. Raises DataError for binary data."""
     for number in itertools.count(1):
         raw = stream.readline(MAX_LINE_BYTES + 1)
         if not raw:
@@ -42,26 +41,25 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
             for begin, what in OTHER_FILES.items():
                 if raw.startswith(begin):
                     raise DataError(
-                        f"this is {what}, and lines of UTF-8 text are expected", key=where, code="damaged"
+                        f"this is {what}, and lines of UTF-8 text are expected", key=source, code="damaged"
                     )
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if len(raw) > MAX_LINE_BYTES:
             raise DataError(
-                f"longer than {MAX_LINE_BYTES // 2**20} MiB", key=f"{where}, line {number}", code="too_large"
+                f"longer than {MAX_LINE_BYTES // 2**20} MiB", key=f"{source}, line {number}", code="too_large"
             )
         try:
             line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"not UTF-8 text ({error.reason})", key=f"{where}, line {number}", code="damaged"
+                f"not UTF-8 text ({error.reason})", key=f"{source}, line {number}", code="damaged"
             ) from error
         if line.strip():
             yield number, line
 
 
 def read_text(path: Path, key: str) -> str:
-    """Return the text of a small file; DataError, with the key that names it, if it cannot be
-    read."""
+    """Read a small UTF-8 file. Raises DataError with `key` if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -70,9 +68,11 @@ def read_text(path: Path, key: str) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror})", key=key, code="unreadable") from error
 
 
-def is_text(text: str) -> bool:
-    """Whether a text can be encoded: Python gets bytes from the system that are not UTF-8 as halves
-    of characters."""
+def is_encodable(text: str) -> bool:
+    """Whether a string can be encoded as UTF-8.
+
+    Python represents invalid bytes from the system as lone surrogates, which cannot.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -81,15 +81,14 @@ def is_text(text: str) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; ValueError with the reason if it is invalid, nested too deeply or contains half a
-    character."""
+    """Parse JSON. Raises ValueError if it is invalid, nested too deeply or has a lone surrogate."""
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
-    _check_depth(text, value)
+    _check_json_depth(text, value)
     if "\\u" in text:  # only so can half a character get into JSON that is UTF-8
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -99,9 +98,8 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def _check_depth(text: str, value: Any) -> None:
-    """Raise ValueError for a value that is nested too deeply: what reads it further may call itself
-    for each level."""
+def _check_json_depth(text: str, value: Any) -> None:
+    """Raise ValueError if JSON is nested too deeply for recursive readers."""
     level, depth = [value], 0
     # a quick test: fewer brackets cannot be nested deeper
     deep = text.count("[") + text.count("{") > MAX_DEPTH
@@ -116,27 +114,25 @@ def _check_depth(text: str, value: Any) -> None:
 
 
 def read_json(path: Path, key: str) -> Any:
-    """Return what a small JSON file holds; DataError with the reason, and the key that names it,
-    where it is none."""
+    """Read a small JSON file. Raises DataError with `key` and the reason if it is damaged."""
     try:
         return parse_json(read_text(path, key))
     except ValueError as error:
         raise DataError(str(error), key=path, code="damaged") from error
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of every line that is not blank; DataError where one is no JSON."""
-    with reading(path), path.open("rb") as stream:
-        for number, line in read_lines(stream, str(path)):
+def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the line number and value of each JSON line. Raises DataError for invalid JSON."""
+    with os_errors_as_data_error(path), path.open("rb") as stream:
+        for number, line in iter_text_lines(stream, str(path)):
             try:
                 yield number, parse_json(line)
             except ValueError as error:
                 raise DataError(str(error), key=f"{path}, line {number}", code="damaged") from error
 
 
-def read_cache(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds, or an empty one if it is missing or damaged: a
-    cache is made anew."""
+def read_json_cache(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a cache file. Returns {} if the file is missing or damaged."""
     if not path.is_file():  # a read of a pipe would wait without end
         return {}
     try:
@@ -146,78 +142,75 @@ def read_cache(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise DataError where a key occurs twice."""
-    with reading(path):
-        return parse_object(path.read_bytes(), str(path))
+def load_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file. Raises DataError for a duplicate key."""
+    with os_errors_as_data_error(path):
+        return parse_json_object(path.read_bytes(), str(path))
 
 
-def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; raise DataError, which names `where`, where a key occurs twice."""
+def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
+    """Parse a JSON object. Raises DataError, which names `source`, for a duplicate key."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             if key in values:
                 raise DataError(
-                    f"the key {key!r} is duplicated in one JSON object", key=where, code="damaged"
+                    f"the key {key!r} is duplicated in one JSON object", key=source, code="damaged"
                 )
             values[key] = value
         return values
 
     try:
         decoded = text.decode()
-        value = json.loads(decoded, object_pairs_hook=once)
-        _check_depth(decoded, value)
+        value = json.loads(decoded, object_pairs_hook=reject_duplicate_keys)
+        _check_json_depth(decoded, value)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not readable as JSON ({error})", key=where, code="damaged") from error
+        raise DataError(f"not readable as JSON ({error})", key=source, code="damaged") from error
     if not isinstance(value, dict):
-        raise DataError(f"a JSON object expected, found {short(value)}", key=where, code="damaged")
+        raise DataError(f"a JSON object expected, found {truncated_repr(value)}", key=source, code="damaged")
     return value
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return a number with its noun and what agrees with it: `1 job`, `2,000 jobs`, `1 answer
-    was`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def format_count(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, e.g. `1 job`, `2,000 jobs`, `1 answer was`."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
-def percent(share: float) -> str:
-    """Write a share with two digits, or three from 99.5 on, so that 100 % are all of them."""
-    value = 100 * share
+def format_percent(fraction: float) -> str:
+    """Format a fraction as a percentage. Only exactly 1 is shown as `100 %`."""
+    value = 100 * fraction
     if 99.5 <= value < 100:
         return f"{min(value, 99.9):.1f} %"
     return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
 
 
-def short(value: object) -> str:
-    """Show a value from a file in an error, the beginning of a long one."""
+def truncated_repr(value: object) -> str:
+    """Return a value's repr, truncated to 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def short_hash(value: object, digits: int = 12) -> str:
-    """Return a short name for a value of JSON: equal values have the same, whatever the order of
-    their keys."""
+def short_hash(value: object, num_digits: int = 12) -> str:
+    """Return a short hash of a JSON value. It does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+    return hashlib.sha256(text.encode()).hexdigest()[:num_digits]
 
 
-def signed(values: dict[str, Any]) -> str:
-    """Return an object as JSON for people to read, with a checksum over the rest."""
+def to_signed_json(values: dict[str, Any]) -> str:
+    """Return an object as indented JSON with a checksum over the other keys."""
     return json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False) + "\n"
 
 
-def is_torn(data: bytes) -> bool:
-    """Whether an unreadable file is the beginning of such JSON, or empty: not an edit, but what a
-    power cut leaves."""
+def is_partially_written(data: bytes) -> bool:
+    """Whether damaged JSON was cut off by a power failure, rather than edited by a user."""
     return not data.strip(b"\0") or (data.startswith(b"{\n") and not data.endswith(b"\n}\n"))
 
 
-def checked(values: Any) -> Any:
-    """Return the content of such JSON; ValueError if it was changed since it was written.
+def verify_checksum(values: Any) -> Any:
+    """Return a JSON value without its checksum. Raises ValueError if the content was changed.
 
-    Files of earlier versions have no checksum, and are accepted as they are.
+    Files of earlier versions have no checksum, and are accepted.
     """
     if not isinstance(values, dict) or "checksum" not in values:
         return values
@@ -226,8 +219,8 @@ def checked(values: Any) -> Any:
     return values
 
 
-def clock(seconds: float) -> str:
-    """Write seconds as people read them: 0.4 s, 7 s, 3:20, 1:02:03."""
+def format_duration(seconds: float) -> str:
+    """Format seconds for people: 0.4 s, 7 s, 3:20, 1:02:03."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -238,12 +231,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def quantized_in_words(of_blocks: float, of_all: float | None = None, of_bytes: float | None = None) -> str:
-    """Return shares in words: `97 % of the parameters in blocks, 79 % of all, 48 % of the weights'
-    bytes`."""
-    shown = f"{percent(of_blocks)} of the parameters in blocks"
-    if of_all is not None and percent(of_all) != percent(of_blocks):
-        shown += f", {percent(of_all)} of all"
-    if of_bytes is not None:
-        shown += f", {percent(of_bytes)} of the weights' bytes"
+def describe_quantized_fraction(
+    block_fraction: float, total_fraction: float | None = None, byte_fraction: float | None = None
+) -> str:
+    """Describe how much is quantized, e.g. `97 % of the parameters in blocks, 79 % of all`."""
+    shown = f"{format_percent(block_fraction)} of the parameters in blocks"
+    if total_fraction is not None and format_percent(total_fraction) != format_percent(block_fraction):
+        shown += f", {format_percent(total_fraction)} of all"
+    if byte_fraction is not None:
+        shown += f", {format_percent(byte_fraction)} of the weights' bytes"
     return shown

@@ -1,12 +1,11 @@
-"""Tells the thinking in a text from the answer: the one place that does.
+"""Separate a model's thinking from its answer in generated text.
 
-Only what follows the last closing tag is an answer, also where the chat template has written the
-opening tag, so that the text has only a closing one. A text that ends in its thinking has no
-answer. Tags that the text speaks of do not count: between quotes or backticks, a pair side by side
-within a thought, an answer's between two words, and a pair in a block of code. A closing tag alone
-counts in a block of code, since a model may stop thinking in the middle of it, but not in an
-answer's. What is read depends on no more than the next character, so that a text can be read while
-it is written.
+Only text after the last closing tag is the answer, also where the chat template wrote the
+opening tag. A text that ends within its thinking has no answer. Tags that are only
+mentioned do not count: within quotes or backticks, an adjacent pair within a thought, a tag
+between two words of an answer, and a pair in a code block. A lone closing tag in a code
+block counts, since a model may stop thinking there, but not in an answer's code block. The
+parser looks at most one character ahead, so a text can be parsed while it is generated.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from typing import NamedTuple
 
 
 class Tag(NamedTuple):
-    """A pair of tags around thinking."""
+    """An opening and a closing tag around thinking."""
 
     opening: str
     closing: str
     forced: str | None = None  # what ends the thinking where it is cut; None: the closing tag
 
     @property
-    def end(self) -> str:
-        """What ends the thinking where it is cut."""
+    def cut_text(self) -> str:
+        """Text that ends the thinking when it is cut off."""
         return self.forced or self.closing
 
 
@@ -64,8 +63,8 @@ _FENCE = "```"
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The two parts of a text."""
+class SplitText:
+    """The thinking and the answer of a text."""
 
     thinking: str
     answer: str
@@ -73,12 +72,12 @@ class Parts:
 
     @property
     def has_thinking(self) -> bool:
-        """Whether the model thought: an empty pair of tags is no thinking."""
+        """Whether the model thought. An empty pair of tags does not count."""
         return self.is_open or bool(self.thinking.strip())
 
 
 class Span(NamedTuple):
-    """A part of a text between two tags."""
+    """Part of a text between two tags."""
 
     start: int
     end: int
@@ -86,9 +85,8 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The spans of a text in their order, without the tags between them; the last one is the answer
-    or is open."""
+class TaggedSpans:
+    """The spans of a text in order, without tags. The last span is the answer, or open thinking."""
 
     spans: list[Span]
     tag: Tag | None = None  # that opened or closed the last span
@@ -101,27 +99,32 @@ class Reading:
         return self.spans[-1].is_thinking
 
 
-def read(
-    text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool = True, closed: Places = ()
-) -> Reading:
-    """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole:
-    nothing follows.
+def parse_spans(
+    text: str,
+    tags: Tags = TAGS,
+    in_thinking: bool = False,
+    is_complete: bool = True,
+    forced_tags: Places = (),
+) -> TaggedSpans:
+    """Split a text into spans of thinking and answer.
 
-    closed: the places of closing tags that were forced, and count whatever stands around them.
+    in_thinking: the prompt ended in an opening tag. is_complete: no more text follows.
+    forced_tags: positions of closing tags that were inserted, and count whatever surrounds
+    them.
     """
     spans: list[Span] = []
     at, is_open, tag, is_undecided = 0, in_thinking, None, False
     in_code = has_pair = False  # in a block of code, and behind an opening tag in it
     opening: re.Match[str] | None = None  # the last opening tag, if the text may only speak of it
-    for mark in _marks(tags).finditer(text):
+    for mark in _tag_pattern(tags).finditer(text):
         if mark[0].endswith(_FENCE):
             in_code, has_pair = not in_code, False
             continue
-        closes, is_answer = _by_closing(tags).get(_key(mark[0])), bool(spans) and not is_open
-        followers = _spoken_of_before(mark, closes is not None, opening, is_open, is_answer)
-        if mark.span() in closed:
+        closes, is_answer = _tags_by_closing(tags).get(_normalize_tag(mark[0])), bool(spans) and not is_open
+        followers = _mention_followers(mark, closes is not None, opening, is_open, is_answer)
+        if mark.span() in forced_tags:
             followers, in_code = "", False
-        is_last = mark.end() == len(text) and not is_whole
+        is_last = mark.end() == len(text) and not is_complete
         if followers is None or (
             followers and (is_last or text[mark.end() : mark.end() + 1] in [*followers])
         ):
@@ -133,19 +136,18 @@ def read(
         opening = mark if closes is None and is_open and text[at : mark.start()].strip() else None
         spans.append(Span(at, mark.start(), is_open))
         at, is_open, in_code = mark.end(), closes is None, False
-        tag = closes._replace(closing=mark[0]) if closes else _by_opening(tags)[_key(mark[0])]
-    return Reading([*spans, Span(at, len(text), is_open)], tag, is_undecided)
+        tag = closes._replace(closing=mark[0]) if closes else _tags_by_opening(tags)[_normalize_tag(mark[0])]
+    return TaggedSpans([*spans, Span(at, len(text), is_open)], tag, is_undecided)
 
 
-def _spoken_of_before(
-    mark: re.Match[str], closes: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
+def _mention_followers(
+    tag_match: re.Match[str], is_closing: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
-    """Return the characters one of which follows a tag that the text only speaks of; None: whatever
-    follows."""
-    text, start = mark.string, mark.start()
+    """Return the characters after which a tag is a mere mention; None: always a mention."""
+    text, start = tag_match.string, tag_match.start()
     quote = text[start - 1] if start else ""
     is_behind_word = quote == " " and text[start - 2 : start - 1].isalnum()
-    if not closes:
+    if not is_closing:
         return None if quote in _QUOTED else " " if is_behind_word and not is_open else ""
     between = text[opening.end() : start] if opening else "\n"
     quoted = _QUOTED.get(text[opening.start() - 1]) if opening and opening.start() else None
@@ -158,99 +160,101 @@ def _spoken_of_before(
     return " " if is_behind_word and is_answer else ""
 
 
-def split(text: str, in_thinking: bool = False, tags: Tags = TAGS, closed: Places = ()) -> Parts:
-    """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening
-    tag."""
-    spans = read(text, tags, in_thinking, closed=closed).spans
+def split_thinking(
+    text: str, in_thinking: bool = False, tags: Tags = TAGS, forced_tags: Places = ()
+) -> SplitText:
+    """Split a text into thinking and answer. in_thinking: its prompt ended in an opening tag."""
+    spans = parse_spans(text, tags, in_thinking, forced_tags=forced_tags).spans
     last = spans[-1]
     if len(spans) == 1:
-        return Parts(text, "", is_open=True) if last.is_thinking else Parts("", text)
+        return SplitText(text, "", is_open=True) if last.is_thinking else SplitText("", text)
     begin = next((span.start for span in spans if text[span.start : span.end].strip()), last.start)
     if last.is_thinking:
-        return Parts(text[begin:], "", is_open=True)
-    return Parts(text[begin : spans[-2].end], text[last.start :])
+        return SplitText(text[begin:], "", is_open=True)
+    return SplitText(text[begin : spans[-2].end], text[last.start :])
 
 
-class Piece(NamedTuple):
-    """A part of a text without tags."""
+class TextPiece(NamedTuple):
+    """Part of a text without tags."""
 
     text: str
     is_thinking: bool
 
 
-def new_pieces(
+def next_stream_pieces(
     text: str,
-    sent: int,
+    sent_chars: int,
     tags: Tags = TAGS,
     in_thinking: bool = False,
-    is_whole: bool = False,
+    is_complete: bool = False,
     stop: Sequence[str] = (),
-    closed: Places = (),
-) -> tuple[list[Piece], int]:
-    """Return what can be said of a text while it is written, behind `sent` characters, and up to
-    where it is said.
+    forced_tags: Places = (),
+) -> tuple[list[TextPiece], int]:
+    """Return the text that can be streamed after `sent_chars` characters, and the new position.
 
-    Held back are characters that may begin a tag or, in the answer, a stop text, and the bytes of
-    an unfinished character. is_whole: nothing follows.
+    Characters that may begin a tag or a stop string, and bytes of an unfinished character, are
+    withheld until more text follows. is_complete: nothing follows.
     """
-    end = len(text) if is_whole else len(text.rstrip("\ufffd"))
-    found = read(text, tags, in_thinking, is_whole, closed)
-    if not is_whole:
+    end = len(text) if is_complete else len(text.rstrip("\ufffd"))
+    found = parse_spans(text, tags, in_thinking, is_complete, forced_tags)
+    if not is_complete:
         held = 1 + max(len(mark) for tag in tags for mark in tag[:2]) if found.is_undecided else 0
-        held = max(held, may_begin_tag(text[:end], tags))
+        held = max(held, count_possible_tag_chars(text[:end], tags))
         for stop_text in () if found.is_open else stop:
             sizes = range(min(len(stop_text) - 1, end), held, -1)
             held = next((size for size in sizes if text[:end].endswith(stop_text[:size])), held)
         end -= held
-    spans = [(text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans]
-    return [Piece(new, is_thinking) for new, is_thinking in spans if new], max(sent, end)
+    spans = [
+        (text[max(span.start, sent_chars) : min(span.end, end)], span.is_thinking) for span in found.spans
+    ]
+    return [TextPiece(new, is_thinking) for new, is_thinking in spans if new], max(sent_chars, end)
 
 
 def ends_in_thinking(prompt: object, tags: Tags = TAGS) -> bool:
-    """Whether a prompt ends in an opening tag, as chat templates of models that always think write
-    it."""
-    return opened_by(prompt, tags) is not None
+    """Whether a prompt ends in an opening thinking tag.
+
+    Chat templates of models that always think write it.
+    """
+    return find_open_tag(prompt, tags) is not None
 
 
-def opened_by(prompt: object, tags: Tags = TAGS) -> Tag | None:
-    """Return the tag in whose opening a prompt ends; None if it ends in none."""
+def find_open_tag(prompt: object, tags: Tags = TAGS) -> Tag | None:
+    """Return the tag that a prompt opens at its end, or None."""
     end = prompt.rstrip() if isinstance(prompt, str) else ""
     return next((tag for tag in tags if end.endswith(tag.opening.rstrip())), None)
 
 
 def is_part_of_tag(token: str, tags: Tags = TAGS) -> bool:
-    """Whether a special token of a tokenizer is a tag or stands in one: without it a text would not
-    tell its parts."""
+    """Whether a special token belongs to a thinking tag, and must therefore stay in the text."""
     return bool(token) and any(token in part for tag in tags for part in tag if part)
 
 
-def may_begin_tag(text: str, tags: Tags = TAGS) -> int:
-    """Return how many characters at the end of a text may be the beginning of a tag."""
+def count_possible_tag_chars(text: str, tags: Tags = TAGS) -> int:
+    """Return how many characters at the end of a text may begin a tag."""
     marks = [mark for tag in tags for mark in tag[:2]]
     longest = min(max(map(len, marks), default=1) - 1, len(text))
     ends = ((size, text[-size:].lower()) for size in range(longest, 0, -1))
     return next((size for size, end in ends if any(mark.lower().startswith(end) for mark in marks)), 0)
 
 
-def _key(mark: str) -> str:
-    """Return a tag as it is looked up: a name in angle brackets may have capital letters."""
-    return mark.lower() if _NAME.fullmatch(mark) else mark
+def _normalize_tag(tag_text: str) -> str:
+    """Lower-case a tag with a name in angle brackets, as models also write <Thought>."""
+    return tag_text.lower() if _NAME.fullmatch(tag_text) else tag_text
 
 
 @lru_cache(maxsize=64)
-def _marks(tags: Tags) -> re.Pattern[str]:
-    """Return the pattern of all tags and of fences around code; of two tags that begin alike, the
-    longer one."""
+def _tag_pattern(tags: Tags) -> re.Pattern[str]:
+    """Return a pattern for all tags and code fences. Longer tags match first."""
     marks = sorted({mark for tag in tags for mark in tag[:2]}, key=len, reverse=True)
     patterns = [f"(?i:{mark})" if _NAME.fullmatch(mark) else re.escape(mark) for mark in marks]
     return re.compile("|".join([*patterns, rf"^[ \t]*{_FENCE}"]), re.MULTILINE)
 
 
 @lru_cache(maxsize=64)
-def _by_closing(tags: Tags) -> dict[str, Tag]:
-    return {_key(tag.closing): tag for tag in reversed(tags)}
+def _tags_by_closing(tags: Tags) -> dict[str, Tag]:
+    return {_normalize_tag(tag.closing): tag for tag in reversed(tags)}
 
 
 @lru_cache(maxsize=64)
-def _by_opening(tags: Tags) -> dict[str, Tag]:
-    return {_key(tag.opening): tag for tag in reversed(tags)}
+def _tags_by_opening(tags: Tags) -> dict[str, Tag]:
+    return {_normalize_tag(tag.opening): tag for tag in reversed(tags)}

@@ -1,5 +1,4 @@
-"""How much a model thinks: the tokens of thinking and answer, and how the answers of a job
-ended."""
+"""Token counts of thinking and answers, and how the answers of a job ended."""
 
 from __future__ import annotations
 
@@ -11,37 +10,36 @@ from runner_base.model_text import Answer, Ending
 from runner_base.result import Sample
 
 
-def thinking_tokens(answer: Answer) -> int | None:
-    """Return how many tokens a model thought: 0 without thinking; None if nobody counted them."""
+def count_thinking_tokens(answer: Answer) -> int | None:
+    """Return the number of thinking tokens: 0 without thinking, None if they were not counted."""
     if answer.thinking_tokens is None and answer.parts.has_thinking:
         return None
     return answer.thinking_tokens or 0
 
 
-def answer_tokens(answer: Answer) -> int | None:
-    """Return how many tokens follow the thinking: all of them without thinking; None if nobody
-    counted them."""
+def count_answer_tokens(answer: Answer) -> int | None:
+    """Return the number of tokens after the thinking; None if they were not counted."""
     if answer.answer_tokens is not None:
         return answer.answer_tokens
-    return None if answer.parts.has_thinking else answer.tokens
+    return None if answer.parts.has_thinking else answer.num_tokens
 
 
-def mean_tokens(count: Callable[[Answer], int | None], answers: Sequence[Answer]) -> float | None:
-    """Return the mean over answers; None if the tokens of one are not known."""
-    counts = [count(answer) for answer in answers]
+def mean_tokens(count_tokens: Callable[[Answer], int | None], answers: Sequence[Answer]) -> float | None:
+    """Return the mean token count of answers, or None if one is unknown."""
+    counts = [count_tokens(answer) for answer in answers]
     known = [count for count in counts if count is not None]
     return fmean(known) if known and len(known) == len(counts) else None
 
 
-def thinking_totals(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return how much a job's model thought, and how its answers ended; empty if it never did."""
+def thinking_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    """Return mean thinking tokens and counts of endings; {} if the model never thought."""
     answers = [answer for sample in samples if not sample.failed for answer in sample.answers]
     if all(answer.ending in (None, Ending.no_thinking) for answer in answers):
         return {}
     endings = Counter(answer.ending or Ending.no_thinking for answer in answers)
     means = {
-        "thinking_tokens_per_answer": mean_tokens(thinking_tokens, answers),
-        "answer_tokens_per_answer": mean_tokens(answer_tokens, answers),
+        "thinking_tokens_per_answer": mean_tokens(count_thinking_tokens, answers),
+        "answer_tokens_per_answer": mean_tokens(count_answer_tokens, answers),
     }
     return {
         **{key: mean for key, mean in means.items() if mean is not None},

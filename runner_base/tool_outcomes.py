@@ -1,5 +1,4 @@
-"""What came of a question that offers functions: what its answer called, and at which step it
-failed."""
+"""Outcomes of questions that offer tools, and the step at which an answer's tool calls failed."""
 
 from __future__ import annotations
 
@@ -7,8 +6,10 @@ from enum import StrEnum
 
 
 class ToolOutcome(StrEnum):
-    """How the calls of an answer compare with those that were wanted; only `right` and
-    `nothing_called` are right."""
+    """How an answer's tool calls compare with the expected ones.
+
+    Only `right` and `nothing_called` are correct.
+    """
 
     right = "right"
     nothing_called = "nothing_called"  # where nothing should be

@@ -1,8 +1,8 @@
-"""Which GPUs this process may use, and their free memory, without importing torch.
+"""List the GPUs that this process may use, and their free memory, without importing torch.
 
-NVML tells it (the package nvidia-ml-py), else nvidia-smi, else a child process that asks torch: for
-AMD's GPUs, Jetson and systems that have neither. What torch has said is kept until the machine
-restarts.
+The source is NVML (package nvidia-ml-py), else nvidia-smi, else torch in a child process:
+for AMD GPUs, Jetson and systems that have neither. Torch's reply is cached until the
+machine restarts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runner_base import child, kept
+from runner_base import child_process, user_cache
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ ASK_TORCH = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or a part of one (MIG)."""
+    """A GPU, or a MIG instance of one."""
 
     name: str  # by which the variable of visible GPUs selects it
     model: str
@@ -68,87 +68,89 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A GPU of the machine; its parts are what can be used of it if it has any."""
+class PhysicalGpu:
+    """A GPU of the machine. If it is split, only its MIG instances are usable."""
 
     model: str
     uuid: str
     parts: tuple[tuple[str, str], ...] = ()  # model and UUID
     is_split: bool = False
 
-    def usable(self, name: str) -> list[Gpu]:
-        """Return the GPU under a name, or its parts, whose names are their UUIDs."""
+    def list_usable_gpus(self, name: str) -> list[Gpu]:
+        """Return the GPU with this name, or its MIG instances, named by their UUIDs."""
         if self.is_split:
             return [Gpu(uuid, model, uuid, is_part=True) for model, uuid in self.parts]
         return [Gpu(name, self.model, self.uuid)]
 
 
-def visible() -> list[Gpu]:
-    """Return the GPUs that this process may use, in the order of their numbers."""
+def find_visible_gpus() -> list[Gpu]:
+    """Return the GPUs that this process may use, in order of their numbers."""
     wanted = os.environ.get(CUDA_VARIABLE)
-    if "+rocm" not in _torch_version() and (cards := _cards()):
-        return select(cards, wanted)
-    found = _torch_gpus()
-    names = [name.strip() for name in (os.environ.get(variable()) or wanted or "").split(",")]
+    if "+rocm" not in _torch_version() and (cards := _find_physical_gpus()):
+        return select_gpus(cards, wanted)
+    found = _find_torch_gpus()
+    names = [name.strip() for name in (os.environ.get(visible_devices_variable()) or wanted or "").split(",")]
     names = names if len(names) == len(found) else [str(number) for number in range(len(found))]
     return [
         Gpu(name, model, total_mib=nbytes / MIB) for name, (model, nbytes) in zip(names, found, strict=True)
     ]
 
 
-def variable() -> str:
-    """Return the variable that selects GPUs for a child process."""
+def visible_devices_variable() -> str:
+    """Return the environment variable that selects GPUs for a child process."""
     return HIP_VARIABLE if "+rocm" in _torch_version() else CUDA_VARIABLE
 
 
-def select(cards: Sequence[Card], wanted: str | None) -> list[Gpu]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, read as CUDA does: numbers, UUIDs or their
-    beginnings.
+def select_gpus(gpus: Sequence[PhysicalGpu], visible_devices: str | None) -> list[Gpu]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES selects: numbers, UUIDs or UUID prefixes.
 
-    What follows an entry that is none of these does not count, so -1 and an empty value mean none;
-    an entry that is there twice means none, too.
+    Entries after an invalid one are ignored, so -1 and an empty value select none. A duplicate
+    entry also selects none. This is CUDA's behaviour.
     """
-    if wanted is None:
-        every = [gpu for number, card in enumerate(cards) for gpu in card.usable(str(number))]
+    if visible_devices is None:
+        every = [gpu for number, card in enumerate(gpus) for gpu in card.list_usable_gpus(str(number))]
         # CUDA shows no whole GPU beside a part
         return [gpu for gpu in every if gpu.is_part] or every
     selected: list[Gpu] = []
-    for entry in map(str.strip, wanted.split(",")):
-        if not (found := _entry(cards, entry)):
+    for entry in map(str.strip, visible_devices.split(",")):
+        if not (found := _resolve_entry(gpus, entry)):
             break
         selected += found
     return selected if max(Counter(selected).values(), default=1) == 1 else []
 
 
-def _entry(cards: Sequence[Card], entry: str) -> list[Gpu]:
-    """Return what one entry stands for; nothing if it is wrong."""
+def _resolve_entry(gpus: Sequence[PhysicalGpu], entry: str) -> list[Gpu]:
+    """Return the GPUs that one entry of the variable selects; none if it is invalid."""
     if entry.startswith("MIG-"):
         parts = [
-            gpu for card in cards for gpu in card.usable("") if gpu.is_part and gpu.uuid.startswith(entry)
+            gpu
+            for card in gpus
+            for gpu in card.list_usable_gpus("")
+            if gpu.is_part and gpu.uuid.startswith(entry)
         ]
         return parts if len(parts) == 1 else []
     if entry.startswith("GPU-"):
-        meant = [card for card in cards if card.uuid.startswith(entry)]
-        return meant[0].usable(entry) if len(meant) == 1 else []
+        meant = [card for card in gpus if card.uuid.startswith(entry)]
+        return meant[0].list_usable_gpus(entry) if len(meant) == 1 else []
     number = re.match(r"\+?\d+", entry)
-    is_there = number is not None and int(number[0]) < len(cards)
-    return cards[int(number[0])].usable(number[0]) if number is not None and is_there else []
+    is_there = number is not None and int(number[0]) < len(gpus)
+    return gpus[int(number[0])].list_usable_gpus(number[0]) if number is not None and is_there else []
 
 
-def free_mib() -> list[float]:
-    """Return the free memory of each GPU that this process may use; nothing if it is not known.
+def free_gpu_memory_mib() -> list[float]:
+    """Return the free memory of each visible GPU; [] if it is unknown.
 
-    Where only torch knows it, it is all that they have. A plan asks for each of its jobs, so an
-    answer stands a while.
+    If only torch knows the GPUs, their total memory is returned. The result is cached for two
+    seconds.
     """
-    gpus = visible()
-    return list(_free(tuple(gpus), int(time.monotonic() / STANDS_S))) if gpus else []
+    gpus = find_visible_gpus()
+    return list(_read_free_mib(tuple(gpus), int(time.monotonic() / STANDS_S))) if gpus else []
 
 
 @lru_cache(maxsize=1)
-def _free(gpus: tuple[Gpu, ...], _when: int) -> list[float]:
-    free = [] if gpus[0].total_mib else _nvml_free(gpus) or _smi_free(gpus)
-    return free or [nbytes / MIB for _, nbytes in _torch_gpus()]
+def _read_free_mib(gpus: tuple[Gpu, ...], _time_slot: int) -> list[float]:
+    free = [] if gpus[0].total_mib else _read_nvml_free_mib(gpus) or _read_smi_free_mib(gpus)
+    return free or [nbytes / MIB for _, nbytes in _find_torch_gpus()]
 
 
 @cache
@@ -159,14 +161,14 @@ def _torch_version() -> str:
 
 
 @cache
-def _cards() -> list[Card]:
-    """Return all GPUs of the machine that NVML or nvidia-smi names."""
-    return _nvml_cards() or listed(_smi("-L") or "")
+def _find_physical_gpus() -> list[PhysicalGpu]:
+    """Return all GPUs of the machine that NVML or nvidia-smi lists."""
+    return _list_nvml_gpus() or parse_gpu_list(_run_nvidia_smi("-L") or "")
 
 
 @contextmanager
-def nvml() -> Iterator[Any]:
-    """Give the library NVML; None where it is not installed or finds no driver."""
+def open_nvml() -> Iterator[Any]:
+    """Open the NVML library, or yield None if it is not installed or finds no driver."""
     library: Any = None
     with suppress(ImportError):
         library = importlib.import_module("pynvml")
@@ -183,37 +185,42 @@ def nvml() -> Iterator[Any]:
             library.nvmlShutdown()
 
 
-def _nvml_cards() -> list[Card]:
-    with nvml() as library:
+def _list_nvml_gpus() -> list[PhysicalGpu]:
+    with open_nvml() as library:
         if library is None:
             return []
         try:
             by_number = library.nvmlDeviceGetHandleByIndex
-            return [_nvml_card(library, by_number(number)) for number in range(library.nvmlDeviceGetCount())]
+            return [
+                _describe_nvml_gpu(library, by_number(number))
+                for number in range(library.nvmlDeviceGetCount())
+            ]
         except library.NVMLError as error:
             log.info("NVML does not describe the GPUs: %s", error)
             return []
 
 
-def _nvml_card(library: Any, gpu: Any) -> Card:
+def _describe_nvml_gpu(library: Any, gpu: Any) -> PhysicalGpu:
     is_split, parts = False, []
     with suppress(library.NVMLError):  # most GPUs cannot be split
         is_split = library.nvmlDeviceGetMigMode(gpu)[0] == 1
     for number in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu) if is_split else 0):
         with suppress(library.NVMLError):  # no part has this number
-            parts.append(_identity(library, library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)))
-    return Card(*_identity(library, gpu), tuple(parts), is_split)
+            parts.append(
+                _read_model_and_uuid(library, library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number))
+            )
+    return PhysicalGpu(*_read_model_and_uuid(library, gpu), tuple(parts), is_split)
 
 
-def _identity(library: Any, gpu: Any) -> tuple[str, str]:
+def _read_model_and_uuid(library: Any, gpu: Any) -> tuple[str, str]:
     texts = library.nvmlDeviceGetName(gpu), library.nvmlDeviceGetUUID(gpu)
     # bytes: of old versions
     model, uuid = (text.decode() if isinstance(text, bytes) else text for text in texts)
     return model, uuid
 
 
-def _nvml_free(gpus: Sequence[Gpu]) -> list[float]:
-    with nvml() as library:
+def _read_nvml_free_mib(gpus: Sequence[Gpu]) -> list[float]:
+    with open_nvml() as library:
         if library is None:
             return []
         try:
@@ -224,21 +231,20 @@ def _nvml_free(gpus: Sequence[Gpu]) -> list[float]:
             return []
 
 
-def _smi_free(gpus: Sequence[Gpu]) -> list[float]:
-    sizes = from_driver("memory.free")
+def _read_smi_free_mib(gpus: Sequence[Gpu]) -> list[float]:
+    sizes = query_nvidia_smi("memory.free")
     return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []
 
 
-def from_driver(what: str) -> dict[str, float]:
-    """Return a number that nvidia-smi tells of each GPU of this machine, by its UUID; empty where
-    it tells nothing."""
-    lines = (_smi(f"--query-gpu=uuid,{what}", "--format=csv,noheader,nounits") or "").splitlines()
+def query_nvidia_smi(field: str) -> dict[str, float]:
+    """Return a numeric nvidia-smi field of each GPU by UUID; {} if it is not available."""
+    lines = (_run_nvidia_smi(f"--query-gpu=uuid,{field}", "--format=csv,noheader,nounits") or "").splitlines()
     cells = [line.partition(",")[::2] for line in lines]
     return {uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())}
 
 
-def _smi(*arguments: str) -> str | None:
-    """Return what nvidia-smi prints; None if there is none, or if it fails."""
+def _run_nvidia_smi(*arguments: str) -> str | None:
+    """Return the output of nvidia-smi, or None if it is missing or fails."""
     program = shutil.which("nvidia-smi") or shutil.which(WSL_SMI)
     if program is None:
         return None
@@ -252,44 +258,48 @@ def _smi(*arguments: str) -> str | None:
     return done.stdout
 
 
-def listed(text: str) -> list[Card]:
-    """Return the GPUs and their parts that `nvidia-smi -L` lists."""
-    cards: list[Card] = []
+def parse_gpu_list(text: str) -> list[PhysicalGpu]:
+    """Parse the GPUs and MIG instances from the output of `nvidia-smi -L`."""
+    cards: list[PhysicalGpu] = []
     for line in filter(None, map(LISTED.fullmatch, text.splitlines())):
         if line["part"] is None:
-            cards.append(Card(line["model"], line["uuid"]))
+            cards.append(PhysicalGpu(line["model"], line["uuid"]))
         elif cards:
             *before, card = cards
             parts = (*card.parts, (f"{card.model} MIG {line['model']}", line["uuid"]))
-            cards = [*before, Card(card.model, card.uuid, parts, is_split=True)]
+            cards = [*before, PhysicalGpu(card.model, card.uuid, parts, is_split=True)]
     return cards
 
 
-def _torch_gpus() -> list[tuple[str, int]]:
-    """Return name and memory of each GPU that torch finds; it is only asked where there may be
-    one."""
+def _find_torch_gpus() -> list[tuple[str, int]]:
+    """Return the name and memory of each GPU that torch finds.
+
+    Torch is only started if a GPU device file exists.
+    """
     version = _torch_version()
     if not version or "+cpu" in version or not any(os.path.exists(file) for file in DEVICE_FILES):
         return []
-    return _as_torch_says(version, tuple(os.environ.get(name) for name in VARIABLES))
+    return _load_torch_gpus(version, tuple(os.environ.get(name) for name in VARIABLES))
 
 
 @cache
-def _as_torch_says(version: str, variables: tuple[str | None, ...]) -> list[tuple[str, int]]:
-    """Return what torch says in a child process, once until the machine restarts."""
+def _load_torch_gpus(version: str, visible_devices: tuple[str | None, ...]) -> list[tuple[str, int]]:
+    """Return torch's list of GPUs, cached in the user cache until the machine restarts."""
     boot = BOOT_ID.read_text() if BOOT_ID.exists() else ""
-    file = kept.file_of("gpus", [version, variables, boot])
-    found = kept.read(file).get("gpus") if file is not None else None
+    file = user_cache.cache_file("gpus", [version, visible_devices, boot])
+    found = user_cache.read_cache_file(file).get("gpus") if file is not None else None
     if found is None:
-        found = _ask_torch()
+        found = _query_torch_gpus()
         if found is not None and file is not None:
-            kept.keep(file, {"gpus": found})
+            user_cache.write_cache_file(file, {"gpus": found})
     return [(str(name), int(nbytes)) for name, nbytes in found or []]
 
 
-def _ask_torch() -> list[Any] | None:
+def _query_torch_gpus() -> list[Any] | None:
     pipe = subprocess.PIPE
-    with child.start("-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+    with child_process.start_python(
+        "-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+    ) as process:
         try:
             printed, errors = process.communicate(timeout=TORCH_S)
             found: list[Any] = json.loads(printed)

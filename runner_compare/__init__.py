@@ -1,11 +1,11 @@
-"""`runner-compare`: compares runs side by side, and says which differences are real.
+"""`runner-compare`: compare runs side by side and report which differences are real.
 
-The steps (command.py): load the runs (readers) → choose some (model/selection.py) → pool them, find each one's
-baseline and compare, by the answers to the same questions or by repeats (model/table.py, ways, statistics) →
-compute the features → show the findings (render). It never imports torch, and writes only what --save and --log
-ask for.
+The steps (command.py): load the runs (readers) → select some (model/selection.py) → pool
+them, find each one's baseline and compare, by the answers to the same questions or by
+repeated measurements (model/table.py, ways, statistics) → compute the features → show the
+findings (render). It never imports torch, and writes only what --save and --log request.
 
-The names below are the door of the comparison; each is imported at its first use.
+The public names below are imported at their first use.
 """
 
 from __future__ import annotations
@@ -14,30 +14,28 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from runner_base.first_use import at_first_use
+from runner_base.lazy_imports import lazy_getattr
 
 if TYPE_CHECKING:
     from runner_compare.command import entry as entry
     from runner_compare.command import main as main
-    from runner_compare.features.contexts.render import of_texts as of_texts
+    from runner_compare.features.contexts.render import text_records as text_records
     from runner_compare.features.recall.card import RecallCard as RecallCard
-    from runner_compare.features.savings.compute import graph_kind as graph_kind
-    from runner_compare.features.tool_calls.render import tool_card as tool_card
+    from runner_compare.features.savings.compute import graph_origin as graph_origin
+    from runner_compare.features.tool_calls.render import add_tool_results as add_tool_results
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
     from runner_compare.metrics import LOG_LIKELIHOOD as LOG_LIKELIHOOD
     from runner_compare.metrics import OF_CALLS as OF_CALLS
     from runner_compare.metrics import OF_GUESSES as OF_GUESSES
     from runner_compare.metrics import OF_PREFILL as OF_PREFILL
-    from runner_compare.metrics import Better as Better
+    from runner_compare.metrics import BetterDirection as BetterDirection
     from runner_compare.metrics import Metric as Metric
-    from runner_compare.metrics import described as described
+    from runner_compare.metrics import correct_and_total as correct_and_total
+    from runner_compare.metrics import find_metric as find_metric
+    from runner_compare.metrics import full_vote_metric_keys as full_vote_metric_keys
     from runner_compare.metrics import known_metrics as known_metrics
-    from runner_compare.metrics import of_all_answers as of_all_answers
-    from runner_compare.metrics import of_plug_ins as of_plug_ins
-    from runner_compare.metrics import score as score
-    from runner_compare.model.answer_votes import Chance as Chance
-    from runner_compare.model.answer_votes import Votes as Votes
+    from runner_compare.metrics import plug_in_metric_keys as plug_in_metric_keys
     from runner_compare.model.data import ABSENT as ABSENT
     from runner_compare.model.data import ENGINE as ENGINE
     from runner_compare.model.data import JOB_ID as JOB_ID
@@ -47,9 +45,10 @@ if TYPE_CHECKING:
     from runner_compare.model.data import Run as Run
     from runner_compare.model.data import Table as Table
     from runner_compare.model.data import TableRow as TableRow
-    from runner_compare.model.data import label as label
-    from runner_compare.model.data import question_of as question_of
-    from runner_compare.model.data import side_of as side_of
+    from runner_compare.model.data import format_flip_side as format_flip_side
+    from runner_compare.model.data import key_label as key_label
+    from runner_compare.model.data import question_identity as question_identity
+    from runner_compare.model.interim_comparison import InterimComparison as InterimComparison
     from runner_compare.model.key_rules import KeyRules as KeyRules
     from runner_compare.model.outcomes import Answers as Answers
     from runner_compare.model.outcomes import Costs as Costs
@@ -58,34 +57,35 @@ if TYPE_CHECKING:
     from runner_compare.model.outcomes import QuestionOutcome as QuestionOutcome
     from runner_compare.model.outcomes import Texts as Texts
     from runner_compare.model.outcomes import TextScore as TextScore
-    from runner_compare.model.running_bets import RunningBets as RunningBets
+    from runner_compare.model.repeated_answers import AnswerVotes as AnswerVotes
+    from runner_compare.model.repeated_answers import RepeatedAnswerMetric as RepeatedAnswerMetric
     from runner_compare.model.table import ComparisonOptions as ComparisonOptions
-    from runner_compare.model.table import tabulate as tabulate
+    from runner_compare.model.table import build_table as build_table
     from runner_compare.python_api import Compare as Compare
     from runner_compare.python_api import compare as compare
     from runner_compare.reader import SAMPLES as SAMPLES
     from runner_compare.reader import Reader as Reader
-    from runner_compare.reader import no_samples as no_samples
-    from runner_compare.readers.records import Opener as Opener
+    from runner_compare.reader import missing_samples_error as missing_samples_error
     from runner_compare.readers.records import Records as Records
-    from runner_compare.render.answers import cut_off_words as cut_off_words
-    from runner_compare.render.answers import unread_note as unread_note
-    from runner_compare.render.effects import p_value as p_value
-    from runner_compare.render.escaping import in_markdown as in_markdown
-    from runner_compare.render.labels import name_of as name_of
-    from runner_compare.render.labels import number as number
-    from runner_compare.render.labels import short_names as short_names
-    from runner_compare.render.margins import level_words as level_words
-    from runner_compare.render.margins import points_of_margin as points_of_margin
-    from runner_compare.render.parts import table_lines as table_lines
+    from runner_compare.readers.records import RecordsOpener as RecordsOpener
+    from runner_compare.render.answers import cut_off_message as cut_off_message
+    from runner_compare.render.answers import unread_answers_message as unread_answers_message
+    from runner_compare.render.effects import format_p_value as format_p_value
+    from runner_compare.render.escaping import escape_markdown as escape_markdown
+    from runner_compare.render.interim_verdicts import interim_summary as interim_summary
+    from runner_compare.render.interim_verdicts import interim_verdict as interim_verdict
+    from runner_compare.render.labels import format_number as format_number
+    from runner_compare.render.labels import row_name as row_name
+    from runner_compare.render.labels import short_row_names as short_row_names
+    from runner_compare.render.margins import format_level as format_level
+    from runner_compare.render.margins import format_margin_points as format_margin_points
+    from runner_compare.render.parts import conclusion_and_findings as conclusion_and_findings
     from runner_compare.render.pictures import JobPicture as JobPicture
-    from runner_compare.render.quantities import points as points
-    from runner_compare.render.running_bets import bets_verdict as bets_verdict
-    from runner_compare.render.running_bets import bets_words as bets_words
-    from runner_compare.render.token_figures import divergence_tables as divergence_tables
-    from runner_compare.render.token_figures import figure_in_words as figure_in_words
+    from runner_compare.render.quantities import format_points as format_points
+    from runner_compare.render.token_metrics import divergence_tables as divergence_tables
+    from runner_compare.render.token_metrics import format_metric as format_metric
     from runner_compare.section import Section as Section
-    from runner_compare.statistics.answer_times import answer_times as answer_times
+    from runner_compare.statistics.answer_times import estimate_answer_times as estimate_answer_times
 
 PLACES = {
     # the command, and the same from Python
@@ -93,12 +93,12 @@ PLACES = {
     "main": "command",  # the command with its arguments; returns the exit code
     "compare": "python_api",  # the same as calling this package
     "Compare": "python_api",  # what this package is: a function, `compare(...)`, that has `main`
-    "tabulate": "model.table",  # compares the runs of one task
+    "build_table": "model.table",  # compares the runs of one task
     "ComparisonOptions": "model.table",  # which runs are compared with which baseline, and how
-    "RunningBets": "model.running_bets",  # what a run that is compared while it runs has decided so far
+    "InterimComparison": "model.interim_comparison",  # what a run that is compared while it runs has decided so far
     # what a reader of records hands over
     "Records": "readers.records",  # all runs of a store with their reader, and what --log and --publish do there
-    "Opener": "readers.records",  # opens the records that options name
+    "RecordsOpener": "readers.records",  # opens the records that options name
     "Reader": "reader",  # what a comparison asks for beyond a run's metrics: answers, texts, costs
     "KeyRules": "model.key_rules",  # which keys of a config tell runs apart
     "Run": "model.data",  # one finished run: its ids, config, metrics and facts
@@ -110,64 +110,63 @@ PLACES = {
     "Texts": "model.outcomes",  # the scores of a run's texts
     "QuestionCost": "model.outcomes",  # what one question cost in tokens
     "Costs": "model.outcomes",  # the costs of a run by their questions
-    "Votes": "model.answer_votes",  # how several answers to a question vote
-    "Chance": "model.answer_votes",  # pass@k, maj@k or pass^k of a question
-    "question_of": "model.data",  # the question of a sample
-    "side_of": "model.data",  # one side of a flip as it is shown
-    "no_samples": "reader",  # the error for a run whose samples are gone
+    "AnswerVotes": "model.repeated_answers",  # how several answers to a question vote
+    "RepeatedAnswerMetric": "model.repeated_answers",  # pass@k, maj@k or pass^k of a question
+    "question_identity": "model.data",  # the question of a sample
+    "format_flip_side": "model.data",  # one side of a flip as it is shown
+    "missing_samples_error": "reader",  # the error for a run whose samples are gone
     "SAMPLES": "reader",  # the name of their file
     "TEXT_END": "model.data",  # characters of a text that are shown
     "JOB_ID": "model.data",  # the key by which a run is named
     "ENGINE": "model.data",  # the fact that names the engine of another program
-    "tool_card": "features.tool_calls.render",  # of a job that offers functions: the shares of each step
+    "add_tool_results": "features.tool_calls.render",  # of a job that offers functions: the shares of each step
     "RecallCard": "features.recall.card",  # of a job that asks about long texts: its figures and pictures
     # what a section adds, and what it is added to
     "Section": "section",  # a feature of the comparison: its tables, sentences, JSON and pictures
     "Table": "model.data",  # all runs of one task, with what sections have computed
     "TableRow": "model.data",  # one run of a table, and how it compares
     "JobPicture": "render.pictures",  # a picture that jobs have drawn
-    "name_of": "render.labels",  # the shortest name that tells a row from the others
-    "short_names": "render.labels",  # names by what differs among rows
-    "number": "render.labels",  # a measurement to three digits
-    "table_lines": "render.parts",  # what may be concluded over all rows of a table, and the finding about each row
-    "bets_verdict": "render.running_bets",  # what such a run has decided, in words
-    "bets_words": "render.running_bets",  # the same with the difference and its interval
-    "points": "render.quantities",  # a difference of accuracies in points
-    "cut_off_words": "render.answers",  # how many answers the limit has cut off
-    "unread_note": "render.answers",  # which jobs had few of their answers read
-    "divergence_tables": "render.token_figures",  # the same as a report shows it
-    "figure_in_words": "render.token_figures",  # one figure of it, with its interval
-    "points_of_margin": "render.margins",  # a margin in words
-    "level_words": "render.margins",  # the level of one of several comparisons in words
-    "p_value": "render.effects",  # a p as it is shown
-    "label": "model.data",  # a key as it is shown
-    "in_markdown": "render.escaping",  # a text of others, harmless in Markdown
+    "row_name": "render.labels",  # the shortest name that tells a row from the others
+    "short_row_names": "render.labels",  # names by what differs among rows
+    "format_number": "render.labels",  # a measurement to three digits
+    "conclusion_and_findings": "render.parts",  # what may be concluded over all rows of a table, and the finding about each row
+    "interim_verdict": "render.interim_verdicts",  # what such a run has decided, in words
+    "interim_summary": "render.interim_verdicts",  # the same with the difference and its interval
+    "format_points": "render.quantities",  # a difference of accuracies in points
+    "cut_off_message": "render.answers",  # how many answers the limit has cut off
+    "unread_answers_message": "render.answers",  # which jobs had few of their answers read
+    "divergence_tables": "render.token_metrics",  # the same as a report shows it
+    "format_metric": "render.token_metrics",  # one figure of it, with its interval
+    "format_margin_points": "render.margins",  # a margin in words
+    "format_level": "render.margins",  # the level of one of several comparisons in words
+    "format_p_value": "render.effects",  # a p as it is shown
+    "key_label": "model.data",  # a key as it is shown
+    "escape_markdown": "render.escaping",  # a text of others, harmless in Markdown
     "ABSENT": "model.data",  # what stands where there is no value
     "TEAM": "model.data",  # the parameter that names a team of agents in words
-    "graph_kind": "features.savings.compute",  # where the graph of a team comes from
+    "graph_origin": "features.savings.compute",  # where the graph of a team comes from
     # metrics, which jobs record
     "Metric": "metrics",  # a metric with its unit, direction and how it is written
-    "Better": "metrics",  # whether more of it is better
-    "described": "metrics",  # the metric of a key
+    "BetterDirection": "metrics",  # whether more of it is better
+    "find_metric": "metrics",  # the metric of a key
     "known_metrics": "metrics",  # all metrics by their keys
-    "of_all_answers": "metrics",  # the keys of pass@k and maj@k that jobs have
-    "of_plug_ins": "metrics",  # the metrics of plug-ins that jobs have
-    "score": "metrics",  # how many questions are solved, and how many there are
+    "full_vote_metric_keys": "metrics",  # the keys of pass@k and maj@k that jobs have
+    "plug_in_metric_keys": "metrics",  # the metrics of plug-ins that jobs have
+    "correct_and_total": "metrics",  # how many questions are solved, and how many there are
     "ACCURACY": "metrics",  # the keys of an accuracy and its interval
     "ENDS": "metrics",  # the endings of the keys of a value and its interval
-    "of_texts": "features.contexts.render",  # what a job records of the likelihoods of its texts
+    "text_records": "features.contexts.render",  # what a job records of the likelihoods of its texts
     "LOG_LIKELIHOOD": "metrics",  # the keys of a log-likelihood, by unit
     "OF_CALLS": "metrics",  # the keys of the tokens of all calls
     "OF_GUESSES": "metrics",  # the keys of guessed tokens
     "OF_PREFILL": "metrics",  # the keys of the reading of prompts
-    "answer_times": "statistics.answer_times",  # how long answers take at measured speeds
+    "estimate_answer_times": "statistics.answer_times",  # how long answers take at measured speeds
 }
 __all__ = [*PLACES]
 
 
-class _Compare(ModuleType):
-    """Makes this package callable: `runner.compare` is a package and a function, whichever is
-    imported first."""
+class _CallableModule(ModuleType):
+    """Makes this package callable, since `runner.compare` is both a package and a function."""
 
     def __call__(self, *runs: Any, **options: Any) -> Any:
         from runner_compare.python_api import compare
@@ -175,7 +174,7 @@ class _Compare(ModuleType):
         return compare(*runs, **options)
 
 
-__getattr__ = at_first_use(__name__, PLACES)
+__getattr__ = lazy_getattr(__name__, PLACES)
 
 
-sys.modules[__name__].__class__ = _Compare
+sys.modules[__name__].__class__ = _CallableModule

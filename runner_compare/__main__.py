@@ -1,4 +1,4 @@
-"""`python -m runner_compare`."""
+"""Entry point of `python -m runner_compare`."""
 
 from runner_compare.command import entry
 

@@ -1,5 +1,4 @@
-"""The command line of `runner-compare`, and its steps: load → choose → tabulate → show, save,
-log."""
+"""Command line of `runner-compare`: load, select, tabulate, then show, save and log."""
 
 from __future__ import annotations
 
@@ -14,45 +13,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from runner_base import ConfigError, JobFailed, exit_code_of, few, run_entry, say, unknown
-from runner_compare.features.across_tools.compute import across_tools
-from runner_compare.features.files.compute import file_table
-from runner_compare.features.files.section import ComparedFiles
-from runner_compare.features.flips.compute import FlipsOfTable, find_flips
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    join_first_names,
+    print_message,
+    run_command,
+    run_with_exit_code,
+    unknown_choice_message,
+)
+from runner_compare.features.across_tools.compute import pair_across_tools
+from runner_compare.features.files.compute import build_file_table
+from runner_compare.features.files.section import ComparisonFiles
+from runner_compare.features.flips.compute import TableFlips, find_flips
 from runner_compare.features.gates.section import (
     Requirements,
-    Term,
-    check,
-    checked,
-    failure_lines,
-    margins_with,
+    RequirementTerm,
+    all_requirements,
+    check_requirements,
+    format_unmet_requirements,
+    merge_margins,
     parse_requirements,
 )
-from runner_compare.features.missing_jobs.section import Missing
-from runner_compare.features.planning.compute import parse_aim, plan_questions
-from runner_compare.features.pooled.compute import PooledTable, pooled_tables
-from runner_compare.features.pooled.section import PooledVerdicts
-from runner_compare.features.recall.compute import with_margin
-from runner_compare.features.registry import every_section
-from runner_compare.features.seeds.compute import check_seeds
-from runner_compare.features.tokens.render.tables import write_llama
-from runner_compare.model.answer_votes import Chance
-from runner_compare.model.comparable import newest_comparable
+from runner_compare.features.missing_jobs.section import ComparisonMissingJobs
+from runner_compare.features.planning.compute import parse_plan_target, plan_questions
+from runner_compare.features.pooled.compute import PooledTable, build_pooled_tables
+from runner_compare.features.pooled.section import ComparisonPooledTables
+from runner_compare.features.recall.compute import apply_margin
+from runner_compare.features.registry import load_sections
+from runner_compare.features.seeds.compute import require_pooled_seeds
+from runner_compare.features.tokens.render.tables import write_llama_blocks
 from runner_compare.model.comparison import Comparison
-from runner_compare.model.data import CLUSTER, JOB_ID, TEAM, NotPaired, Run, Table, label
-from runner_compare.model.question_numbers import with_number
-from runner_compare.model.scores import metrics_of_scores
-from runner_compare.model.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
-from runner_compare.model.table import ComparisonOptions, tabulate
-from runner_compare.model.unfinished import MissingJob, naming_missing, select_missing, with_errors
-from runner_compare.options import LLAMA, check_together, first_given, parser, refuse_beside
+from runner_compare.model.data import CLUSTER, JOB_ID, TEAM, NotPaired, Run, Table, key_label
+from runner_compare.model.default_selection import select_newest_comparable
+from runner_compare.model.missing_jobs import (
+    MissingJob,
+    jobs_with_errors,
+    mention_missing_jobs,
+    select_missing_jobs,
+)
+from runner_compare.model.question_metrics import select_runs_with_metric
+from runner_compare.model.repeated_answers import RepeatedAnswerMetric
+from runner_compare.model.scores import count_metrics_per_score
+from runner_compare.model.selection import (
+    filter_by_values,
+    filter_runs,
+    find_runs_by_id,
+    newest_run_per_job,
+    parse_keys,
+    parse_margins,
+    parse_pairs,
+)
+from runner_compare.model.table import ComparisonOptions, build_table
+from runner_compare.options import (
+    LLAMA,
+    check_option_combinations,
+    create_parser,
+    find_first_set_option,
+    reject_conflicting_options,
+)
 from runner_compare.reader import Reader
 from runner_compare.readers import load as other_tools
 from runner_compare.readers.lm_eval import evaluations
 from runner_compare.readers.records import Records, open_records
-from runner_compare.render.output import FORMATS, save
+from runner_compare.render.output import FORMATS, save_comparison
 from runner_compare.section import NamesRuns
-from runner_compare.statistics.pooling import Weights
+from runner_compare.statistics.pooling import PoolingWeights
 
 FOLDER = "comparison"  # of the files that --log adds
 NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "ignore", "pool", "margin", "require",
@@ -60,30 +86,30 @@ NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline"
 
 
 def entry() -> NoReturn:
-    """Console script: print the comparison and exit: 0 done, 1 a requirement failed, 2 the user's
-    input is wrong."""
+    """Console script. Exit code: 0 done, 1 a requirement failed, 2 the input is wrong."""
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
     atexit.register(gc.freeze)  # and no such search when Python ends
-    run_entry("runner-compare", lambda: main(sys.argv[1:]))
+    run_command("runner-compare", lambda: main(sys.argv[1:]))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    return exit_code_of("runner-compare", lambda: _compare(parser().parse_args(arguments)))
+    """Run the command and return its exit code."""
+    return run_with_exit_code(
+        "runner-compare", lambda: _run_parsed_options(create_parser().parse_args(arguments))
+    )
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _run_parsed_options(options: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            return compare(options, Path(scratch))
+            return run_comparison(options, Path(scratch))
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
 
 
 @dataclass
-class Compared:
-    """A comparison, what reads its samples, the records that it is of, and what --log adds it
-    to."""
+class ComparisonRun:
+    """A comparison with its reader, its records and the target of --log."""
 
     comparison: Comparison
     reader: Reader
@@ -91,51 +117,57 @@ class Compared:
     target: str | None
 
 
-def comparison_of(
-    options: argparse.Namespace, scratch: Path, known_missing: Sequence[MissingJob] = ()
-) -> Compared:
-    """Load, choose and tabulate, and add what else was asked for. `known_missing`: jobs that the
-    caller knows to have no result."""
-    aim = parse_aim(options.plan_questions) if options.plan_questions else None
-    check_together(options)
-    records = None if of_other_tools(options) else open_records(options, scratch)
-    every_run, reader = load_files(options) if records is None else (records.runs, records.reader)
-    chosen = choose(options, every_run)
-    runs, every_run = without_errors(options, chosen, every_run)
+def build_comparison(
+    options: argparse.Namespace, scratch: Path, known_missing_jobs: Sequence[MissingJob] = ()
+) -> ComparisonRun:
+    """Load, select and tabulate runs, and compute all requested parts.
+
+    `known_missing_jobs`: jobs that the caller knows to have no result.
+    """
+    aim = parse_plan_target(options.plan_questions) if options.plan_questions else None
+    check_option_combinations(options)
+    records = None if reads_other_tools(options) else open_records(options, scratch)
+    every_run, reader = load_other_tools(options) if records is None else (records.runs, records.reader)
+    chosen = select_runs(options, every_run)
+    runs, every_run = exclude_failed_runs(options, chosen, every_run)
     check_clusters(options, runs)
-    runs, reader = as_asked(options, runs, reader)
+    runs, reader = apply_run_options(options, runs, reader)
     grid_jobs = None if records is None else records.grid_jobs
-    missing = [*known_missing, *select_missing(options, grid_jobs, runs)]
-    target = records.target_of(runs) if records is not None and options.log else None
+    missing = [*known_missing_jobs, *select_missing_jobs(options, grid_jobs, runs)]
+    target = records.find_log_target(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
-    margins = margins_with(terms, parse_margins(options.margin))
+    margins = merge_margins(terms, parse_margins(options.margin))
     if options.flips:
-        tables = [tabulate_flips(options, runs, every_run, reader)]
+        tables = [build_flips_table(options, runs, every_run, reader)]
     else:
-        with naming_missing(missing):
-            tables = tabulate_tasks(options, runs, reader, terms, margins)
+        with mention_missing_jobs(missing):
+            tables = build_task_tables(options, runs, reader, terms, margins)
     if options.lm_eval and isinstance(reader, evaluations.FilesReader) and not options.unpaired:
-        evaluations.refuse_other_documents(tables, reader)
+        evaluations.check_same_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
     if options.recall_margin:
-        with_margin(tables, options.recall_margin)
+        apply_margin(tables, options.recall_margin)
     comparison = Comparison(tables, options.explain)
-    comparison.of(Missing).jobs = missing
-    unanswered = [] if options.count_errors else with_errors(chosen)
-    comparison.of(Requirements).of_rows = check(tables, terms, reader, [*missing, *unanswered])
+    comparison.get_section_data(ComparisonMissingJobs).jobs = missing
+    unanswered = [] if options.count_errors else jobs_with_errors(chosen)
+    comparison.get_section_data(Requirements).of_rows = check_requirements(
+        tables, terms, reader, [*missing, *unanswered]
+    )
     if options.files:
-        comparison.of(ComparedFiles).table = file_table(
-            runs, reader, options.baseline, margins, _tolerance(options)
+        comparison.get_section_data(ComparisonFiles).table = build_file_table(
+            runs, reader, options.baseline, margins, _parse_tolerance(options)
         )
     if options.pool:
-        comparison.of(PooledVerdicts).tables = pool_tasks(options, tables, runs, reader, margins)
-    return Compared(comparison, reader, records, target)
+        comparison.get_section_data(ComparisonPooledTables).tables = pool_tasks(
+            options, tables, runs, reader, margins
+        )
+    return ComparisonRun(comparison, reader, records, target)
 
 
-def compare(options: argparse.Namespace, scratch: Path) -> int:
-    """Compare; print, save and log. Return 1 if a requirement failed, else 0."""
-    compared = comparison_of(options, scratch)
+def run_comparison(options: argparse.Namespace, scratch: Path) -> int:
+    """Compare, print, save and log. Returns 1 if a requirement failed, else 0."""
+    compared = build_comparison(options, scratch)
     comparison, reader, records, target = (
         compared.comparison,
         compared.reader,
@@ -144,74 +176,79 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     )
     tables = comparison.tables
     if options.format == LLAMA:
-        write_llama(tables, reader, sys.stdout)
+        write_llama_blocks(tables, reader, sys.stdout)
     else:
         FORMATS[options.format](comparison, sys.stdout)
     sys.stdout.flush()
     if options.format not in ("table", "markdown", "json"):  # which name them
-        for job in comparison.of(Missing).jobs:
-            say(job.line)
+        for job in comparison.get_section_data(ComparisonMissingJobs).jobs:
+            print_message(job.message)
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(comparison, folder, reader, options_as_given(options))
+        names = save_comparison(comparison, folder, reader, options_as_given(options))
         if options.save:
-            say(f"saved in {options.save}: {', '.join(names)}")
+            print_message(f"saved in {options.save}: {', '.join(names)}")
         if target and records is not None:
-            records.log(target, folder, names, FOLDER)
-            say(f"logged to MLflow run {target}: {FOLDER}/")
+            records.log_comparison(target, folder, names, FOLDER)
+            print_message(f"logged to MLflow run {target}: {FOLDER}/")
     if options.publish and records is not None:
-        paths = records.publish(tables, Path(options.publish).expanduser(), options.benchmark)
-        say(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
-    failed = failure_lines(checked(comparison))
+        paths = records.publish_comparison(tables, Path(options.publish).expanduser(), options.benchmark)
+        print_message(f"to publish, nothing was uploaded: {', '.join(map(str, paths))}")
+    failed = format_unmet_requirements(all_requirements(comparison))
     for line in failed:
-        say(line)
+        print_message(line)
     return 1 if failed else 0
 
 
-def of_other_tools(options: argparse.Namespace) -> bool:
-    """Whether files of other tools are compared, and not jobs of the runner."""
+def reads_other_tools(options: argparse.Namespace) -> bool:
+    """Whether the input is other tools' files instead of runner jobs."""
     return bool(options.lm_eval or options.results)
 
 
-def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
-    """Return what other tools have written; options that need an MLflow store are rejected."""
+def load_other_tools(options: argparse.Namespace) -> tuple[list[Run], Reader]:
+    """Load other tools' results. Raises ConfigError for options that need an MLflow store."""
     if options.lm_eval and options.results:
         raise ConfigError(
             "--lm-eval and --results: give all folders to --results, which reads lm-eval's, too",
             code="conflict",
         )
     source = "--lm-eval" if options.lm_eval else "--results"
-    if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
+    if option := find_first_set_option(options, "tracking_uri", "experiment", "grid", "log"):
         raise ConfigError(
             f"{source} reads folders and no MLflow store: leave out one of the two",
             key=option,
             code="conflict",
         )
     # which is computed, and no metric in the files
-    metric = "" if Chance.named(options.metric) else options.metric
+    metric = "" if RepeatedAnswerMetric.from_name(options.metric) else options.metric
     if options.lm_eval:
-        return evaluations.load(options.lm_eval, options.cluster or None, metric)
-    return other_tools.load(options.results, options.cluster or None, metric)
+        return evaluations.load_evaluations(options.lm_eval, options.cluster or None, metric)
+    return other_tools.load_results(options.results, options.cluster or None, metric)
 
 
-def as_asked(options: argparse.Namespace, runs: list[Run], reader: Reader) -> tuple[list[Run], Reader]:
-    """Return the chosen runs with what the options make of them before they are tabulated: another
-    number than the verdicts, questions paired across tools, names of teams, one run of each job."""
+def apply_run_options(
+    options: argparse.Namespace, runs: list[Run], reader: Reader
+) -> tuple[list[Run], Reader]:
+    """Apply options that change runs before they are tabulated.
+
+    These are another metric than verdicts, pairing across tools, team names, and one run per
+    job.
+    """
     # a metric of other tools' files was read with them
-    if options.metric and (Chance.named(options.metric) or not of_other_tools(options)):
-        runs = with_number(runs, options.metric, reader)
+    if options.metric and (RepeatedAnswerMetric.from_name(options.metric) or not reads_other_tools(options)):
+        runs = select_runs_with_metric(runs, options.metric, reader)
     if options.across_tools:
-        runs, reader = across_tools(runs, options.results, reader)
+        runs, reader = pair_across_tools(runs, options.results, reader)
     if options.teams:
         runs = name_teams(runs, reader)
-    return newest_comparable(options, runs), reader
+    return select_newest_comparable(options, runs), reader
 
 
 def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
-    """Give the runs of teams the parameter `team`; ConfigError if there are none."""
-    for section in every_section():
+    """Set the parameter `team` of team runs. Raises ConfigError if there are none."""
+    for section in load_sections():
         if isinstance(section, NamesRuns):
-            runs = [*section.named(runs, reader)]
+            runs = [*section.name_runs(runs, reader)]
     if not any(TEAM in run.params for run in runs):
         raise ConfigError(
             "--teams names teams of task=agents, and there is no such job among these", code="no_effect"
@@ -220,38 +257,40 @@ def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
 
 
 def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
-    """Raise ConfigError if a job has not recorded the field that --cluster names."""
-    without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
+    """Raise ConfigError if a job did not record the field that --cluster names."""
+    without = sorted(run.job_id for run in runs if run.get_value(CLUSTER) != options.cluster)
     if options.cluster and without:
         fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
         raise ConfigError(
-            f"not recorded by {few(without)}: {fix}", key="--cluster", value=options.cluster, code="missing"
+            f"not recorded by {join_first_names(without)}: {fix}",
+            key="--cluster",
+            value=options.cluster,
+            code="missing",
         )
 
 
-def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
-    """Return the runs that --runs, --task and --where leave."""
-    runs = pick(options.runs, runs, "--runs") if options.runs else newest(runs)
+def select_runs(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
+    """Return the runs that --runs, --task and --where select."""
+    runs = find_runs_by_id(options.runs, runs, "--runs") if options.runs else newest_run_per_job(runs)
     tasks = sorted({run.task for run in runs})
     if options.task:
         if options.task not in tasks:
             raise ConfigError(
-                unknown("task with finished runs", options.task, tasks),
+                unknown_choice_message("task with finished runs", options.task, tasks),
                 key="--task",
                 value=options.task,
                 code="unknown_choice",
             )
         runs = [run for run in runs if run.task == options.task]
     for text in options.where:
-        runs = where(runs, text)
+        runs = filter_runs(runs, text)
     return runs
 
 
-def without_errors(
-    options: argparse.Namespace, runs: list[Run], every_run: list[Run]
+def exclude_failed_runs(
+    options: argparse.Namespace, runs: list[Run], all_runs: list[Run]
 ) -> tuple[list[Run], list[Run]]:
-    """Leave out and name the jobs with questions that ended in errors, or keep them with
-    --count-errors."""
+    """Exclude and name the jobs with questions that ended in errors, unless --count-errors is set."""
     for run in runs:
         if run.errors:
             what = "counted as not solved" if options.count_errors else "left out"
@@ -262,21 +301,25 @@ def without_errors(
                 file=sys.stderr,
             )
     if options.count_errors:
-        return runs, every_run
+        return runs, all_runs
     if all(run.errors for run in runs):
         raise ConfigError(
             "nothing is left to compare: every job has questions that ended in an error", code="empty"
         )
-    return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
+    return [run for run in runs if not run.errors], [run for run in all_runs if not run.errors]
 
 
-def tabulate_tasks(
-    options: argparse.Namespace, runs: list[Run], reader: Reader, terms: list[Term], margins: dict[str, float]
+def build_task_tables(
+    options: argparse.Namespace,
+    runs: list[Run],
+    reader: Reader,
+    terms: list[RequirementTerm],
+    margins: dict[str, float],
 ) -> list[Table]:
-    tolerance = _tolerance(options)
+    tolerance = _parse_tolerance(options)
     check_has_baseline(options, terms)
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
-    candidates = select(runs, baseline, "--baseline", options.baseline) if baseline else []
+    candidates = filter_by_values(runs, baseline, "--baseline", options.baseline) if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
     ignore = parse_keys(options.ignore, runs, "--ignore") if options.ignore else []
     if ignore and not baseline:
@@ -290,25 +333,25 @@ def tabulate_tasks(
             raise ConfigError(fix, key="--baseline", value=options.baseline, code="conflict")
         base, baseline = candidates[0], {}
     tables = []
-    several = metrics_of_scores(runs)
+    several = count_metrics_per_score(runs)
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
-        keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
+        keys = (baseline, by) if baseline or base or by else default_baseline_and_rows(options, of_task)
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
         choice = ComparisonOptions(
             *keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task], ignore
         )
-        tables.append(tabulate(of_task, choice, reader))
+        tables.append(build_table(of_task, choice, reader))
     if options.seeds:
-        check_seeds(tables)
+        require_pooled_seeds(tables)
     return tables
 
 
-def check_has_baseline(options: argparse.Namespace, terms: list[Term]) -> None:
-    """Reject what says something about differences where nothing is compared with a baseline."""
-    names_one = bool(options.baseline) or of_other_tools(options)  # by default the first path
+def check_has_baseline(options: argparse.Namespace, terms: list[RequirementTerm]) -> None:
+    """Raise ConfigError for options about differences if there is no baseline."""
+    names_one = bool(options.baseline) or reads_other_tools(options)  # by default the first path
     has_one = names_one or bool(options.by)
     compares = any(term.is_comparison for term in terms)
     need = "needs a baseline: add --baseline KEY=VALUE"
@@ -324,8 +367,8 @@ def check_has_baseline(options: argparse.Namespace, terms: list[Term]) -> None:
         )
 
 
-def _tolerance(options: argparse.Namespace) -> float | None:
-    """Return by how much speeds may differ by noise alone, as a share, if the user says so."""
+def _parse_tolerance(options: argparse.Namespace) -> float | None:
+    """Return the difference of speeds that is noise, as a fraction, if the user gave it."""
     tolerance = None if options.tolerance is None else float(options.tolerance) / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(
@@ -337,12 +380,13 @@ def _tolerance(options: argparse.Namespace) -> float | None:
     return tolerance
 
 
-def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the baseline and the rows of a table if the user names none: none, or the first path
-    of other tools."""
+def default_baseline_and_rows(
+    options: argparse.Namespace, runs: list[Run]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the default baseline and row keys: none, or the first path of other tools."""
     if options.lm_eval:
-        return evaluations.default_comparison(options.lm_eval, runs)
-    return other_tools.default_comparison(options.results, runs) if options.results else ({}, [])
+        return evaluations.default_baseline_and_rows(options.lm_eval, runs)
+    return other_tools.default_baseline_and_rows(options.results, runs) if options.results else ({}, [])
 
 
 def pool_tasks(
@@ -355,18 +399,19 @@ def pool_tasks(
     """Return the verdicts over several tasks."""
     by = parse_keys(options.by, runs, "--by") if options.by else []
     if not options.baseline and not by:
-        by = default_comparison(options, runs)[1]
-    return pooled_tables(tables, Weights(options.pool), by, margins, reader)
+        by = default_baseline_and_rows(options, runs)[1]
+    return build_pooled_tables(tables, PoolingWeights(options.pool), by, margins, reader)
 
 
-def tabulate_flips(
-    options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: Reader
+def build_flips_table(
+    options: argparse.Namespace, runs: list[Run], all_runs: list[Run], reader: Reader
 ) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them
-    solved."""
-    refuse_beside(options, "flips")
-    with_verdicts = [run for run in runs if run.score] or runs
-    first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
+    solved.
+    """
+    reject_conflicting_options(options, "flips")
+    with_verdicts = [run for run in runs if run.correct_and_total] or runs
+    first, second = (find_single_run(text, with_verdicts, all_runs, reader) for text in options.flips)
     named = " ".join(options.flips)
     if first.run_id == second.run_id:
         raise ConfigError(f"both are {first.job_id}", key="--flips", value=named, code="bad_value")
@@ -377,26 +422,30 @@ def tabulate_flips(
             value=named,
             code="mismatch",
         )
-    table = tabulate([first, second], ComparisonOptions(base=first), reader)
+    table = build_table([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
-    if note is not None or not table.scored:
+    if note is not None or not table.has_accuracies:
         raise ConfigError(
             f"{note or f'task {first.task} has no verdicts'}", key="--flips", value=named, code="mismatch"
         )
-    table.of(FlipsOfTable).pairs = [find_flips(second, first, reader)]
+    table.get_section_data(TableFlips).pairs = [find_flips(second, first, reader)]
     return table
 
 
-def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) -> Run:
-    """Return the run with this id (also an older run of a job), or the only run that passes this
-    filter."""
+def find_single_run(text: str, runs: list[Run], all_runs: list[Run], reader: Reader) -> Run:
+    """Return the run with this id, or the only run that passes this filter.
+
+    The id may be of an older run of a job.
+    """
     matching = (
-        where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every_run, "--flips")
+        filter_runs(runs, text, "--flips")
+        if re.search("[=<>]", text)
+        else find_runs_by_id([text], all_runs, "--flips")
     )
     if len(matching) > 1:
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
         keys = reader.key_rules.differing_keys([run.params for run in matching])
-        differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
+        differ = f"; they differ in {', '.join(map(key_label, keys[:4]))}" if keys else ""
         raise ConfigError(
             f"{len(matching)} runs match ({several}){differ}: name one",
             key="--flips",
@@ -407,7 +456,7 @@ def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) ->
 
 
 def options_as_given(options: argparse.Namespace) -> dict[str, str]:
-    """Return the given options as they were on the command line."""
+    """Return the options that were set, as on the command line."""
     given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
     given |= {"unpaired": "yes" if options.unpaired else ""}
     return {

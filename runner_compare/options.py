@@ -1,4 +1,4 @@
-"""The options of `runner-compare`, with their help."""
+"""Command-line options of `runner-compare`, with their help."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 
 from runner_base import ConfigError
 from runner_base.command_line import CommandParser
-from runner_compare.readers.tools import writers
+from runner_compare.readers.tools import supported_tools
 from runner_compare.render.output import FORMATS
-from runner_compare.statistics.pooling import Weights
+from runner_compare.statistics.pooling import PoolingWeights
 
 LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
 # an option: what it does, and which others therefore do not go with it; the first that is given is
@@ -37,8 +37,7 @@ APART = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+def create_parser() -> argparse.ArgumentParser:
     about = "Compare the runs in MLflow side by side, and say which differences are real."
     epilog = """examples:
   runner-compare --baseline quantization=none
@@ -79,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help=f"instead of MLflow: files or folders of {writers()}; all are compared with the "
+        help=f"instead of MLflow: files or folders of {supported_tools()}; all are compared with the "
         "first, unless --baseline or --by says otherwise",
     )
     add(
@@ -136,8 +135,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--pool",
         nargs="?",
-        const=Weights.questions.value,
-        choices=[weight.value for weight in Weights],
+        const=PoolingWeights.questions.value,
+        choices=[weight.value for weight in PoolingWeights],
         help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
         "which all questions count the same (default) or all tasks",
     )
@@ -253,9 +252,9 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def check_together(options: argparse.Namespace) -> None:
-    """Reject options that do not go together, or that need another one."""
-    refuse_beside(options, "files")
+def check_option_combinations(options: argparse.Namespace) -> None:
+    """Raise ConfigError for options that conflict, or that need another one."""
+    reject_conflicting_options(options, "files")
     if options.benchmark and not options.publish:
         raise ConfigError(
             "it names what --publish writes: add --publish FOLDER",
@@ -264,21 +263,20 @@ def check_together(options: argparse.Namespace) -> None:
             code="missing",
         )
     for name in ("publish", "seeds", "across_tools"):
-        refuse_beside(options, name)
+        reject_conflicting_options(options, name)
     if options.across_tools and not options.results:
         raise ConfigError(
             "--across-tools pairs the files of several tools: give them to --results", code="missing"
         )
 
 
-def refuse_beside(options: argparse.Namespace, name: str) -> None:
-    """Reject what does not go with an option, if that is given."""
+def reject_conflicting_options(options: argparse.Namespace, name: str) -> None:
+    """Raise ConfigError if an option is set together with one that conflicts with it."""
     what, others = APART[name]
-    if getattr(options, name) and (option := first_given(options, *others)):
+    if getattr(options, name) and (option := find_first_set_option(options, *others)):
         raise ConfigError(f"leave out {option}", key=what, code="conflict")
 
 
-def first_given(options: argparse.Namespace, *names: str) -> str:
-    """Return the first of these options that was given, as on the command line; empty if none
-    was."""
+def find_first_set_option(options: argparse.Namespace, *names: str) -> str:
+    """Return the first of these options that is set, as on the command line; "" if none is."""
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")

@@ -1,5 +1,4 @@
-"""`runner.compare(...)`: what runner-compare says, from Python, as a value that a notebook
-shows."""
+"""`runner.compare(...)`: the comparison of runner-compare in Python, displayed by notebooks."""
 
 from __future__ import annotations
 
@@ -11,19 +10,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from runner_base import ConfigError, JobFailed, Record, counted, environment, plain, unknown
-from runner_compare.command import comparison_of
-from runner_compare.features.gates.section import Requirement, checked
-from runner_compare.features.missing_jobs.section import Missing
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    Record,
+    environment,
+    escape_control_characters,
+    format_count,
+    unknown_choice_message,
+)
+from runner_compare.command import build_comparison
+from runner_compare.features.gates.section import Requirement, all_requirements
+from runner_compare.features.missing_jobs.section import ComparisonMissingJobs
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import NotPaired, Table
-from runner_compare.model.unfinished import JobState, MissingJob
-from runner_compare.options import parser
-from runner_compare.render.conclusion import conclude
-from runner_compare.render.html import escape, write_table
-from runner_compare.render.output import FORMATS, flat_lines
-from runner_compare.render.parts import shown
-from runner_compare.render.pictures import draw
+from runner_compare.model.missing_jobs import JobState, MissingJob
+from runner_compare.options import create_parser
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.render.html import escape_html, write_table
+from runner_compare.render.output import FORMATS, flatten_rows
+from runner_compare.render.parts import report_parts
+from runner_compare.render.pictures import table_pictures
 
 # where the command writes
 OF_THE_COMMAND = ("help", "format", "save", "log", "publish", "benchmark", "explain")
@@ -42,35 +49,34 @@ STATES = {
 
 @dataclass(repr=False)
 class ComparedRuns:
-    """A comparison: its tables and sentences; in a notebook, its last expression is shown with a
-    picture."""
+    """A comparison with its tables and sentences. A notebook displays it with pictures."""
 
     comparison: Comparison
 
     @property
     def tables(self) -> list[Table]:
-        """The tables, one for each task."""
+        """One table per task."""
         return self.comparison.tables
 
     @property
     def conclusions(self) -> list[str]:
-        """What may be concluded over all rows, for each task that has a baseline."""
-        return [text for table in self.tables if (text := conclude(table.settings))]
+        """The conclusion over all rows, for each task that has a baseline."""
+        return [text for table in self.tables if (text := conclusion_text(table.candidate_rows))]
 
     @property
     def sentences(self) -> list[str]:
-        """All that is said about the rows."""
-        return [sentence for part in shown(self.comparison) for sentence, _ in part.sentences]
+        """All sentences about the rows."""
+        return [sentence for part in report_parts(self.comparison) for sentence, _ in part.sentences]
 
     @property
     def missing_jobs(self) -> list[MissingJob]:
-        """The jobs of the compared grid that have no result, each with its state."""
-        return self.comparison.of(Missing).jobs
+        """The jobs of the compared grid that have no result, with their state."""
+        return self.comparison.get_section_data(ComparisonMissingJobs).jobs
 
     @property
     def requirements(self) -> list[Requirement]:
-        """What `require=` has found for each row and term, and for each job without a result."""
-        return checked(self.comparison)
+        """Results of `require=` for each row and term, and for each job without a result."""
+        return all_requirements(self.comparison)
 
     @property
     def passed(self) -> bool | None:
@@ -79,73 +85,76 @@ class ComparedRuns:
         return all(requirement.met for requirement in found) if found else None
 
     def to_df(self) -> Any:
-        """Return a pandas.DataFrame with a line for each row and the columns of --format csv."""
+        """Return a pandas.DataFrame with a line per row and the columns of --format csv."""
         import pandas as pd  # type: ignore[import-untyped]
 
-        return pd.DataFrame(flat_lines(self.comparison))
+        return pd.DataFrame(flatten_rows(self.comparison))
 
     def to_text(self, form: str = "table") -> str:
-        """Return it as runner-compare prints it: as a table, or as `markdown`, `json` or `csv`."""
+        """Return the output of runner-compare: `table`, `markdown`, `json` or `csv`."""
         if form not in FORMATS:
             raise ConfigError(
-                unknown("form", form, [*FORMATS]), key=f"to_text({form!r})", code="unknown_choice"
+                unknown_choice_message("form", form, [*FORMATS]),
+                key=f"to_text({form!r})",
+                code="unknown_choice",
             )
         out = io.StringIO()
         FORMATS[form](self.comparison, out)
         return out.getvalue()
 
     def __repr__(self) -> str:
-        tasks = ", ".join(f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables)
-        text = plain(" ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split()))
+        tasks = ", ".join(f"{format_count(len(table.rows), 'run')} of {table.task}" for table in self.tables)
+        text = escape_control_characters(
+            " ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split())
+        )
         return f"{text if len(text) <= LONGEST_REPR else text[: LONGEST_REPR - 1] + '…'}>"
 
     def _repr_html_(self) -> str:
         out = io.StringIO()
-        for part in shown(self.comparison):
-            out.write(f"<h4>{escape(part.title)}</h4>\n")
+        for part in report_parts(self.comparison):
+            out.write(f"<h4>{escape_html(part.title)}</h4>\n")
             if part.conclusion:
-                out.write(f"<p><b>{escape(part.conclusion)}</b></p>\n")
-            for image in _images(part.table) if part.table else ():
+                out.write(f"<p><b>{escape_html(part.conclusion)}</b></p>\n")
+            for image in _iter_images(part.table) if part.table else ():
                 out.write(image)
             for grid in part.grids:
                 rows = max((len(column.cells) for column in grid.columns), default=0)
-                out.write(f"<p>{escape(grid.title)}</p>\n" if grid.title else "")
+                out.write(f"<p>{escape_html(grid.title)}</p>\n" if grid.title else "")
                 write_table(grid.columns, grid.classes or [""] * rows, out)
             out.write(
-                "<ul>\n" + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences) + "</ul>\n"
+                "<ul>\n"
+                + "".join(f"<li>{escape_html(text)}</li>\n" for text, _ in part.sentences)
+                + "</ul>\n"
             )
         return out.getvalue()
 
 
-def _images(table: Table) -> Iterable[str]:
-    """Yield the first pictures of a table as images within the page."""
-    for picture in draw(table)[:PICTURES]:
-        image = base64.b64encode(picture.png()).decode()
-        title = escape(picture.title)
+def _iter_images(table: Table) -> Iterable[str]:
+    """Yield a table's first pictures as HTML images."""
+    for picture in table_pictures(table)[:PICTURES]:
+        image = base64.b64encode(picture.to_png()).decode()
+        title = escape_html(picture.title)
         yield f'<p><img alt="{title}" style="max-width:{WIDTH}" src="data:image/png;base64,{image}"><br>{title}</p>\n'
 
 
 class Compare(Protocol):
-    """`runner.compare`: the function and the package of the command."""
+    """`runner.compare`: both the function and the package of the command."""
 
-    def __call__(self, *runs: object, **options: Any) -> ComparedRuns:
-        """Compare recorded runs."""
-        ...
+    def __call__(self, *runs: object, **options: Any) -> ComparedRuns: ...
 
     def main(self, arguments: list[str]) -> int:
-        """Run the command; returns the exit code."""
+        """Run the command and return its exit code."""
         ...
 
 
 def compare(*runs: object, **options: Any) -> ComparedRuns:
-    """Compare recorded runs as `runner-compare` does; its options are arguments:
-    baseline="quantization=none".
+    """Compare recorded runs like `runner-compare`, with its options as keyword arguments.
 
-    `runs` are job ids, records, or the rows of a grid; without any, the newest comparable ones are
-    compared.
+    Example: baseline="quantization=none". `runs` are job ids, records, or the rows of a grid;
+    without any, the newest comparable ones are compared.
     """
-    environment.read()
-    given_runs = GivenRuns()
+    environment.load_dotenv()
+    given_runs = RunArguments()
     given_runs.add(runs)
     chosen, folder = list(dict.fromkeys(given_runs.ids)), given_runs.output_dir()
     given: dict[str, Any] = {"output_dir": folder} if folder else {}
@@ -153,28 +162,26 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
     if (chosen or given_runs.missing) and "runs" in options:
         raise ConfigError("name them once, as arguments or by runs=", key="runs=", code="conflict")
     if given_runs.missing and not chosen:
-        states = "; ".join(job.line for job in given_runs.missing)
+        states = "; ".join(job.message for job in given_runs.missing)
         raise ConfigError(f"none of these jobs has a result: {states}", key="compare", code="empty")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            compared = comparison_of(_parsed(given), Path(scratch), given_runs.missing)
+            compared = build_comparison(_parse_options(given), Path(scratch), given_runs.missing)
     except NotPaired as reason:
         raise JobFailed(str(reason), code="changed") from reason
     return ComparedRuns(compared.comparison)
 
 
 @dataclass
-class GivenRuns:
-    """The runs that `compare(...)` is called with: the ids of jobs that have a result, and the
-    other rows of a grid."""
+class RunArguments:
+    """Runs passed to `compare(...)`: ids of jobs with a result, and other rows of a grid."""
 
     ids: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     missing: list[MissingJob] = field(default_factory=list)
 
     def add(self, runs: Iterable[object], keys: Sequence[str] = ()) -> None:
-        """Add ids, records and rows; lists of them are taken apart. `keys`: those in which the rows
-        of a grid differ."""
+        """Add ids, records and rows, also in lists. `keys`: those in which the rows of a grid differ."""
         for run in runs:
             if isinstance(run, str):
                 self.ids.append(run)
@@ -204,19 +211,21 @@ class GivenRuns:
         self.missing.append(MissingJob(name, job_id, state, str(row.get("error") or "")))
 
     def output_dir(self) -> str:
-        """Return the folder of all records; ConfigError if there are several."""
+        """Return the folder of all records. Raises ConfigError if there are several."""
         folders = sorted({*self.folders})
         if len(folders) > 1:
             raise ConfigError(f"these records are in several folders: {', '.join(folders)}", code="ambiguous")
         return next(iter(folders), "")
 
 
-def _parsed(given: Mapping[str, Any]) -> Any:
-    """Return the options of the command line; a wrong name or value is a ConfigError."""
-    command = parser()
+def _parse_options(options: Mapping[str, Any]) -> Any:
+    """Convert keyword arguments to command-line options. Raises ConfigError for a wrong name or
+    value.
+    """
+    command = create_parser()
     known = {action.dest for action in command._actions} - {*OF_THE_COMMAND}
     arguments: list[str] = []
-    for key, value in given.items():
+    for key, value in options.items():
         if key not in known:
             argument = f"compare({key}=...)"
             if key in OF_THE_COMMAND:
@@ -225,7 +234,9 @@ def _parsed(given: Mapping[str, Any]) -> Any:
                     key=argument,
                     code="unsupported",
                 )
-            raise ConfigError(unknown("option", key, sorted(known)), key=argument, code="unknown_choice")
+            raise ConfigError(
+                unknown_choice_message("option", key, sorted(known)), key=argument, code="unknown_choice"
+            )
         option = f"--{key.replace('_', '-')}"
         if value is True:
             arguments.append(option)
@@ -238,8 +249,8 @@ def _parsed(given: Mapping[str, Any]) -> Any:
         else:
             arguments += [option, *map(str, value)]
 
-    def refuse(message: str) -> NoReturn:
+    def raise_config_error(message: str) -> NoReturn:
         raise ConfigError(message, key="compare", code="bad_value")
 
-    command.error = refuse  # type: ignore[method-assign]
+    command.error = raise_config_error  # type: ignore[method-assign]
     return command.parse_args(arguments)

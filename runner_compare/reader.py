@@ -1,5 +1,4 @@
-"""What a comparison asks of those who have runs: their answers, what these cost, and which of their
-settings count."""
+"""Base reader of runs: their answers, token costs and relevant settings."""
 
 from __future__ import annotations
 
@@ -8,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner_base.notes import Note
-from runner_compare.features.seeds.seed_answers import mean_answers
-from runner_compare.metrics import Better
+from runner_compare.features.seeds.seed_answers import combine_seed_answers
+from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import TEXT_END, NotPaired, Run
 from runner_compare.model.key_rules import KeyRules
 from runner_compare.model.outcomes import Answers, Costs, Question, Texts
@@ -20,94 +19,94 @@ NOT_THERE = "is neither in its folder nor in MLflow"
 
 
 class Reader:
-    """Reads what runs have answered; keeps the answers of baselines, because many runs are compared
-    with them.
+    """Reads the answers of runs, and caches those of baselines, which many runs share.
 
-    A subclass says where the answers of one run are. What it cannot say stays as here: it is not
-    known.
+    A subclass provides the answers of one run. The defaults here mean "unknown".
     """
 
     key_rules: KeyRules = KeyRules()
     # those that --metric may name, and which direction is better
-    numbers_of_questions: Mapping[str, Better] = {}
+    numbers_of_questions: Mapping[str, BetterDirection] = {}
 
     def __init__(self) -> None:
         self._baselines: dict[str, Answers] = {}
 
     def of_baseline(self, run: Run) -> Answers:
-        """Return the baseline's answers, read once."""
+        """Return a baseline's answers, read once."""
         if run.run_id not in self._baselines:
-            self._baselines[run.run_id] = self.of(run)
+            self._baselines[run.run_id] = self.load_answers(run)
         return self._baselines[run.run_id]
 
-    def of(self, run: Run) -> Answers:
-        """Return which questions a run, or the pooled runs, solved."""
-        parts = [self.of_one(part) for part in run.parts or [run]]
+    def load_answers(self, run: Run) -> Answers:
+        """Return the outcome of each question of a run or of the pooled runs."""
+        parts = [self.load_run_answers(part) for part in run.parts or [run]]
         if run.over_seeds:
-            return mean_answers(parts)
+            return combine_seed_answers(parts)
         return {question: outcome for part in parts for question, outcome in part.items()}
 
-    def of_one(self, run: Run) -> Answers:
-        """Return which questions one run solved."""
-        raise no_samples(run)
+    def load_run_answers(self, run: Run) -> Answers:
+        """Return the outcome of each question of one run."""
+        raise missing_samples_error(run)
 
-    def texts(self, run: Run) -> Texts:
-        """Return the log-likelihood of each text."""
-        raise no_samples(run)
+    def load_text_scores(self, run: Run) -> Texts:
+        """Return the log-likelihood of each document."""
+        raise missing_samples_error(run)
 
     def numbers(self, run: Run) -> Answers:
-        """Return the number of each question that is compared instead of its verdict."""
-        raise no_samples(run)
+        """Return the per-question metric that is compared instead of the verdict."""
+        raise missing_samples_error(run)
 
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
+    def load_answer_texts(
+        self, run: Run, questions: set[Question], max_chars: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions: verdict, extracted answer, and the end of the
-        text."""
+        text.
+        """
         return {}
 
-    def costs(self, run: Run) -> Costs:
-        """Return what each scored question of one run cost in tokens."""
-        raise no_samples(run)
+    def load_costs(self, run: Run) -> Costs:
+        """Return the token cost of each scored question of one run."""
+        raise missing_samples_error(run)
 
-    def left_out(self, run: Run) -> set[Question]:
+    def find_excluded_questions(self, run: Run) -> set[Question]:
         """Return the questions that a run has answered and does not count."""
         return set()
 
-    def repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeats of each measure, from each place that has them, the surest first."""
+    def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+        """Yield the repeats of each measure, from each source that has them, the most reliable first."""
         return iter(())
 
-    def text_tokens(self, run: Run) -> list[TextTokens] | None:
-        """Return how far each token of a run's texts is from the reference; None if it did not keep
-        that."""
+    def load_text_tokens(self, run: Run) -> list[TextTokens] | None:
+        """Return each token's divergence from the reference; None if the run did not store it."""
         return None
 
-    def worst_tokens(self, run: Run) -> list[dict[str, Any]]:
+    def load_worst_tokens(self, run: Run) -> list[dict[str, Any]]:
         """Return the tokens with the largest divergence, each with its context."""
         return []
 
-    def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield the files of a name that a run has kept, from each place that has one, the surest
-        first."""
+    def find_files(self, run: Run, name: str) -> Iterator[Path]:
+        """Yield a run's stored files of a name, from each source that has one, the most reliable
+        first.
+        """
         return iter(())
 
-    def remark(self, run: Run, base: Run) -> Note | None:
-        """Return what else a reader of a comparison of two runs has to know."""
+    def comparison_note(self, run: Run, base: Run) -> Note | None:
+        """Return an additional note for the reader of a comparison of two runs."""
         return None
 
-    def rules_between(self, task: str, versions: tuple[str, str]) -> str:
-        """Say what changed between two versions of a task's rules; empty if that is not known."""
+    def describe_rule_changes(self, task: str, versions: tuple[str, str]) -> str:
+        """Describe what changed between two versions of a task's rules; "" if unknown."""
         return ""
 
-    def fetch(self, runs: Iterable[Run]) -> None:
-        """Fetch what lies elsewhere, several at a time, before it is read."""
+    def fetch_files(self, runs: Iterable[Run]) -> None:
+        """Fetch remote files of several runs in parallel before they are read."""
 
 
-def no_samples(run: Run, why: str = "") -> NotPaired:
-    """Return the error about a run whose answers are not there, or are not to be used; the latter
-    says why."""
-    return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why or NOT_THERE}")
+def missing_samples_error(run: Run, reason: str = "") -> NotPaired:
+    """Return the error for a run whose answers are missing or unusable."""
+    return NotPaired(f"no samples: {SAMPLES} of {run.job_id} {reason or NOT_THERE}")
 
 
-def no_repeats(run: Run) -> NotPaired:
-    """Return the error about a run whose repeats are not there."""
+def missing_repeats_error(run: Run) -> NotPaired:
+    """Return the error for a run whose repeats are missing."""
     return NotPaired(f"no repeats: {REPEATS} of {run.job_id} {NOT_THERE}, or not whole")

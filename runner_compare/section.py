@@ -1,5 +1,6 @@
-"""A feature of the comparison: what it computes, and what it adds to tables, sentences, JSON, CSV,
-pictures, pages."""
+"""Base class of comparison sections, which add columns, sentences, JSON, CSV, pictures and
+pages.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from enum import Enum, auto
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 from runner_base import Column, Picture
-from runner_compare.model.comparison import Comparison, Shown
+from runner_compare.model.comparison import Comparison, ReportPart
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.render.pictures import JobPicture
 
 
-class Slot(Enum):
-    """Where the columns of a section stand in a task's table of accuracies."""
+class ColumnSlot(Enum):
+    """Position of a section's columns in a task's accuracy table."""
 
     accuracy = auto()  # beside the accuracy
     comparison = auto()  # after the comparison with the baseline
@@ -23,55 +24,54 @@ class Slot(Enum):
 
 
 class Section:
-    """What one feature adds; what a subclass leaves out adds nothing."""
+    """One feature's contribution to a comparison. A method that is not overridden adds nothing."""
 
-    def add(self, table: Table, reader: Reader) -> None:
-        """Compute what the section shows, and keep it in the table (`table.kept`)."""
+    def compute(self, table: Table, reader: Reader) -> None:
+        """Compute the section's data and store it in the table."""
 
     # ---- tables and sentences
 
-    def columns(self, table: Table) -> dict[Slot, list[Column]]:
-        """Return further columns of a task's table of accuracies."""
+    def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
+        """Return additional columns of a task's accuracy table."""
         return {}
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the columns of further tables below a task's, by their titles."""
+        """Return the columns of additional tables below a task's, by title."""
         return {}
 
-    def parts(self, comparison: Comparison) -> list[Shown]:
-        """Return what is shown over several tasks."""
+    def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
+        """Return report parts that cover several tasks."""
         return []
 
     def sentences(self, table: Table) -> list[str]:
-        """Return what is said about a table, after the findings about its rows."""
+        """Return sentences about a table, which follow the findings about its rows."""
         return []
 
     def legend(self, table: Table, explain: bool) -> str:
-        """Return what explains the columns of the section; in full, if it should `explain`."""
+        """Return the explanation of the section's columns; in full with `explain`."""
         return ""
 
     # ---- JSON and CSV
 
-    def record(self, table: Table) -> dict[str, Any]:
-        """Return further keys of a table in JSON."""
+    def table_record(self, table: Table) -> dict[str, Any]:
+        """Return additional JSON keys of a table."""
         return {}
 
-    def record_across(self, comparison: Comparison) -> dict[str, Any]:
-        """Return further keys of the whole comparison in JSON."""
+    def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
+        """Return additional JSON keys of the whole comparison."""
         return {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return further keys of a row in JSON; their order is that of `row_records.ORDER`."""
+        """Return additional JSON keys of a row; `row_records.ORDER` defines their order."""
         return {}
 
-    def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return further columns of a row in CSV: the parts of its record, each under a name of its
-        own."""
+    def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
+        """Return additional CSV columns of a row: the parts of its record, each under its own name."""
         records = self.row_record(table, row).items()
         return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
-    def figures(self, table: Table) -> list[Picture]:
-        """Return pictures of a table that are drawn here."""
+    def pictures(self, table: Table) -> list[Picture]:
+        """Return pictures of a table that this process draws."""
         return []
 
 
@@ -80,69 +80,66 @@ class Section:
 
 @runtime_checkable
 class NamesRuns(Protocol):
-    """It names teams in words (--teams)."""
+    """A section that names teams (--teams)."""
 
-    def named(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
-        """Return the runs with these names."""
+    def name_runs(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
+        """Return the runs with their team names."""
 
-    def stands_for(self, key: str) -> bool:
-        """Whether a name takes the place of this key."""
+    def replaces_key(self, key: str) -> bool:
+        """Whether a team's name replaces this config key."""
 
 
 @runtime_checkable
-class TablesAcross(Protocol):
-    """It has tables over several tasks."""
+class CrossTaskTables(Protocol):
+    """A section with tables over several tasks."""
 
-    def across(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        """Return their columns, by their titles."""
+    def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
+        """Return the columns of tables over several tasks, by title."""
 
 
 @runtime_checkable
 class RowSentences(Protocol):
-    """It says something of single rows."""
+    """A section with sentences about single rows."""
 
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
-        """Return what is said after the finding about a row."""
+        """Return the sentences that follow the finding about a row."""
 
 
 @runtime_checkable
-class Requires(Protocol):
-    """It requires something of a table."""
+class HasRequirements(Protocol):
+    """A section with requirements on a table."""
 
-    def failed(self, table: Table) -> list[str]:
+    def unmet_requirements(self, table: Table) -> list[str]:
         """Return a line for each requirement that a table does not meet."""
 
 
 @runtime_checkable
-class FurtherLines(Protocol):
-    """It has lines of its own in CSV."""
+class HasCsvLines(Protocol):
+    """A section with its own CSV lines."""
 
-    def lines(self, comparison: Comparison) -> list[dict[str, Any]]:
-        """Return the lines below those of the tables."""
-
-
-@runtime_checkable
-class PicturesOfJobs(Protocol):
-    """It shows pictures that jobs have drawn."""
-
-    def pictures_of_jobs(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return them, for the page."""
+    def csv_lines(self, comparison: Comparison) -> list[dict[str, Any]]:
+        """Return the CSV lines below those of the tables."""
 
 
 @runtime_checkable
-class BelowTables(Protocol):
-    """It writes below a table, on a terminal and in Markdown."""
+class HasJobPictures(Protocol):
+    """A section that shows pictures drawn by jobs."""
 
-    def terminal(self, table: Table, out: TextIO) -> None:
-        """Print what a terminal shows."""
-
-    def markdown(self, table: Table) -> str:
-        """Return what Markdown shows."""
+    def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
+        """Return the jobs' pictures for the page."""
 
 
 @runtime_checkable
-class OnPages(Protocol):
-    """It has a part of a page below a table's pictures."""
+class HasTableText(Protocol):
+    """A section with text below a table, on a terminal and in Markdown."""
 
-    def page(self, table: Table, reader: Reader) -> str:
-        """Return it as HTML."""
+    def print_terminal(self, table: Table, out: TextIO) -> None: ...
+
+    def render_markdown(self, table: Table) -> str: ...
+
+
+@runtime_checkable
+class HasPagePart(Protocol):
+    """A section with an HTML part below a table's pictures."""
+
+    def render_html(self, table: Table, reader: Reader) -> str: ...

@@ -1,4 +1,4 @@
-"""What the engine is asked to run: one frozen value, from which all its modules read."""
+"""The engine's input: one frozen specification that all its modules read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.quantization.capabilities import HoldsBlocks
-from runner_engine.quantization.mixed import Mix
+from runner_engine.quantization.capabilities import BlockFormat
+from runner_engine.quantization.quantization_mix import QuantizationMix
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -19,7 +19,7 @@ Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and ne
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model, what is made of it while it is loaded, and the defaults for what is asked of it."""
+    """A model, how it is quantized and adapted, and the defaults of its requests."""
 
     model: LocalModelConfig
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
@@ -28,30 +28,33 @@ class ModelSpec:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     seed: int = 0
     workload: Workload = (1, 1, 1)  # for which memory is checked before the weights are read
-    layers: Mix | None = None  # what the quantization means for each layer, if a schema has read it already
+    layers: QuantizationMix | None = (
+        None  # what the quantization means for each layer, if a schema has read it already
+    )
     cpu_note: str = ""  # is reported if the model runs on a CPU
     # only so many of its layers, as of a draft; OWN_HEAD; None: all
     first_layers: int | None = None
 
     @property
-    def is_own_head(self) -> bool:
-        """Whether the model's own head is asked for, and not the model."""
+    def is_mtp_head(self) -> bool:
+        """Whether the spec describes the model's MTP head instead of the model."""
         return self.first_layers == OWN_HEAD
 
     @cached_property
-    def mix(self) -> Mix:
-        """What the quantization means for each layer."""
-        return self.layers or Mix.of(self.quantization)
+    def layer_mix(self) -> QuantizationMix:
+        """How the quantization applies to each layer."""
+        return self.layers or QuantizationMix.from_config(self.quantization)
 
     @property
     def base_key(self) -> str:
-        """A key of the base that is loaded, without adapters: specs with the same key can share one
-        loaded base."""
+        """A key of the loaded base model without adapters. Specs with equal keys can share one."""
         parts: list[object] = [self.model, self.quantization, *self.quantization.mix_keys, self.rope]
-        if self.lora.merges:
+        if self.lora.merges_adapter:
             parts.append(self.lora)  # merging changes the base permanently
         elif (
-            isinstance(self.quantization, HoldsBlocks) and self.quantization.in_blocks() and self.lora.adapts
+            isinstance(self.quantization, BlockFormat)
+            and self.quantization.get_block_config()
+            and self.lora.adapts
         ):
             parts.append("unpacked")
         if self.first_layers is not None:

@@ -21,7 +21,7 @@ from drawn_tests import mark_thorough
 from hypothesis import HealthCheck, settings
 
 from runner_base import processor, signals
-from runner_base.files import hold
+from runner_base.files import lock_file
 from runner_base.signals import ENDING
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ os.environ.setdefault("RUNNER_PROGRESS", "off")
 # On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only
 # RUNNER_WITHOUT and ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN,
 # whose sums then saturate.
-if "avx512" in processor.left_out():
+if "avx512" in processor.disabled_features():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 # A database waits for the disk at every commit, longer than most tests compute: test folders lie in
@@ -124,7 +124,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
     """Report a variable that a test or a library leaves behind: all processes of later tests would
     start cold."""
     yield
-    signals.forget_noted()  # an interrupt that a test has caught is not for the next one
+    signals.discard_waiting_signal()  # an interrupt that a test has caught is not for the next one
     assert not (left := warm_process.WarmPopen.early(os.environ)), f"warm_process.LATE lacks {left}"
 
 
@@ -274,7 +274,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
     def folder_of(name: str, make: Callable[[Path], None]) -> Path:
         folder, mark = shared / name, shared / f"{name}.made"
-        with hold(shared / f"{name}.lock"):  # a second worker waits here
+        with lock_file(shared / f"{name}.lock"):  # a second worker waits here
             if not mark.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()

@@ -11,7 +11,7 @@ import pytest
 from thoughtful import thinking_model
 
 from runner import load
-from runner.tasks.gsm8k.trust import changed_answers
+from runner.tasks.gsm8k.reliability import count_changed_answers
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason, Sample
 from runner_engine.embedded import MODEL_DIR
@@ -23,11 +23,11 @@ BUDGET: Any = {"thinking_tokens": 9, "max_new_tokens": 40}
 
 def test_another_thought_before_the_same_answer_is_another_text() -> None:
     old, same, other = (
-        Sample(Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0)
+        Sample(Answer.from_text(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0)
         for text in ("so", "so", "well")
     )
-    assert changed_answers([old], [same], "alone").metrics["texts_changed"] == 0
-    counted = changed_answers([old], [other], "alone").metrics
+    assert count_changed_answers([old], [same], "alone").metrics["texts_changed"] == 0
+    counted = count_changed_answers([old], [other], "alone").metrics
     assert (counted["texts_changed"], counted["answers_changed"]) == (1, 0)
 
 

@@ -20,7 +20,7 @@ from grids import wait_for
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from runner.config.groups import key_types
-from runner.config.plain_text import quote_texts
+from runner.config.override_quoting import quote_texts
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from thoughtful import thinking_model
 
-from runner_base.sealed_lines import sealed, unsealed
+from runner_base.signed_jsonl import dump_signed_line, parse_signed_line
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.slow
@@ -78,8 +78,8 @@ def test_thoughts_that_are_not_the_models_are_found_by_the_direct_questions(
     path = Path(whole.json()["output_dir"]) / "samples.jsonl"
     changed = []
     for line in path.read_text().splitlines():
-        sample = unsealed(line)
-        changed.append(sealed(sample | {"token_ids": [7, *sample["token_ids"][1:]]}))
+        sample = parse_signed_line(line)
+        changed.append(dump_signed_line(sample | {"token_ids": [7, *sample["token_ids"][1:]]}))
     path.write_text("".join(line + "\n" for line in changed))
     done = runner(*common, "generation.thinking_tokens=5")
     assert notes(done) == []

@@ -20,7 +20,7 @@ import runner_compare.statistics
 import runner_engine
 import runner_engine.checkpoints
 from runner.config.tasks import TASKS
-from runner_base.plugins import own_options
+from runner_base.plugins import find_builtin_options
 from runner_compare.features import registry
 from runner_engine.quantization import CHOICES
 from tools.borders import crossing
@@ -358,7 +358,7 @@ def test_the_folder_of_tasks_is_the_list_of_tasks() -> None:
     }
     in_options = {name for name, config in TASKS.items() if config.module.startswith("runner.options.")}
     assert names - SHARED_BY_TASKS == set(TASKS) - in_options
-    assert in_options <= set(own_options("task"))
+    assert in_options <= set(find_builtin_options("task"))
     for name, config in TASKS.items():
         if name not in in_options:
             is_file = (ROOT / "runner/tasks" / f"{name}.py").is_file()

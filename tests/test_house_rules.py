@@ -7,7 +7,9 @@ import pytest
 from copied_tree import CopiedTree, copy_tree
 
 pytestmark = [pytest.mark.thorough, pytest.mark.slow]
-MANY_NAMES = "".join(f"    from runner_engine.models.load import name_{number}\n" for number in range(200))
+MANY_NAMES = "".join(
+    f"    from runner_engine.models.base_loading import name_{number}\n" for number in range(200)
+)
 OF_COMPARISON = "".join(f"    from runner_compare.model.data import name_{number}\n" for number in range(200))
 
 

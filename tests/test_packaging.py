@@ -119,7 +119,7 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.thorough
 @processors.needs("avx2")
-@pytest.mark.skipif(processor.c_compiler() is None, reason="there is no C compiler here")
+@pytest.mark.skipif(processor.find_c_compiler() is None, reason="there is no C compiler here")
 def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_path: Path) -> None:
     assert wheel_with_kernels.name.endswith("-py3-none-linux_x86_64.whl")
     bill = json.loads(next(wheel_with_kernels.parent.glob("runner_llm-*.cdx.json")).read_text())

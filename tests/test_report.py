@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
-from runner.config.root import Print
-from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
+from runner.config.root import PrintMode
+from runner.report import (
+    MAX_KEY_COLUMNS,
+    GridLine,
+    format_main_metrics,
+    headline_metrics,
+    job_name_columns,
+    print_grid,
+    print_record,
+)
 from runner_base.result import Record, Result, Status
-from runner_engine.models.loaded_lines import lines
+from runner_engine.models.load_summary import summarize_load
 
 METRICS = {
     "accuracy": 0.925,
@@ -45,7 +53,11 @@ def record(**changes: object) -> Record:
 
 
 def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
-    show(record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"), {"model": "embedded"}, Print.table)
+    print_record(
+        record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"),
+        {"model": "embedded"},
+        PrintMode.table,
+    )
     out = capsys.readouterr().out
     for part in (
         "model=embedded",
@@ -64,19 +76,19 @@ def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_table_of_a_job_that_failed_begins_with_why(capsys: pytest.CaptureFixture[str]) -> None:
-    show(
+    print_record(
         record(status=Status.FAILED, error="1 problem found:\n  3 of 6 prompts ended in an error"),
         {},
-        Print.table,
+        PrintMode.table,
     )
     first = capsys.readouterr().out.split()
     assert first[:4] == ["status", "FAILED:", "1", "problem"]
-    show(record(), {}, Print.table)
+    print_record(record(), {}, PrintMode.table)
     assert "status" not in capsys.readouterr().out
 
 
 def test_json_is_one_line_and_none_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    show(record(), {}, Print.json)
+    print_record(record(), {}, PrintMode.json)
     line = capsys.readouterr().out
     assert line.count("\n") == 1
     assert json.loads(line) == {
@@ -86,12 +98,12 @@ def test_json_is_one_line_and_none_is_nothing(capsys: pytest.CaptureFixture[str]
         "metrics": METRICS,
         "mlflow_run_id": None,
     }
-    show(record(), {}, Print.none)
+    print_record(record(), {}, PrintMode.none)
     assert capsys.readouterr().out == ""
 
 
 def test_brief_is_one_line() -> None:
-    line = brief(record())
+    line = format_main_metrics(record())
     assert line.startswith("accuracy 92.5%")
     assert "\n" not in line
 
@@ -101,19 +113,19 @@ def test_grid_as_table_and_as_lines_of_json(capsys: pytest.CaptureFixture[str]) 
         GridLine({"quantization": "nf4"}, "finished", "gsm8k-abc", record()),
         GridLine({"quantization": "[x]"}, "impossible"),
     ]
-    show_grid(lines, Print.table)
+    print_grid(lines, PrintMode.table)
     table = capsys.readouterr().out
     for part in ("quantization", "nf4", "[x]", "impossible", "92.5 [89.8, 94.5]", "1,234", "6.07"):
         assert part in table
-    show_grid(lines, Print.json)
+    print_grid(lines, PrintMode.json)
     (only,) = capsys.readouterr().out.splitlines()
     assert json.loads(only)["job_id"] == "gsm8k-abc"
-    show_grid(lines, Print.none)
+    print_grid(lines, PrintMode.none)
     assert capsys.readouterr().out == ""
 
 
 def test_a_task_with_other_metrics_shows_them_all() -> None:
-    assert headline({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {
+    assert headline_metrics({"num_parts": 2.0, "stored_mib": 12.345, "x/y": 1.0}) == {
         "num_parts": "2",
         "stored_mib": "12.35",
     }
@@ -146,7 +158,7 @@ LOADED_FACTS = {
 
 def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = METRICS | LOADED_METRICS | {"lora_rank": 8, "lora_delta_norm": 9.11}
-    show(record(result=Result(metrics, facts=LOADED_FACTS)), {}, Print.full)
+    print_record(record(result=Result(metrics, facts=LOADED_FACTS)), {}, PrintMode.full)
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for row in (
         "loaded LlamaForCausalLM · 3,180,800 parameters · 2.49 MiB: bfloat16 0.44 MiB, uint8 2.05 MiB",
@@ -172,36 +184,36 @@ def test_facts_for_experts_come_with_print_full(capsys: pytest.CaptureFixture[st
     choices = {"quantization": "none", "lora": "none", "rope": "native", "generation": "greedy"}
     metrics = METRICS | LOADED_METRICS | {"quantized_modules": 0}
 
-    def rows(how: Print, **changes: str) -> dict[str, str]:
-        show(record(result=Result(metrics, facts=facts | changes)), choices, how)
+    def rows(how: PrintMode, **changes: str) -> dict[str, str]:
+        print_record(record(result=Result(metrics, facts=facts | changes)), choices, how)
         lines = capsys.readouterr().out.splitlines()
         return dict(line.strip().partition("  ")[::2] for line in lines if line.startswith("  "))
 
-    brief, full = rows(Print.table), rows(Print.full)
+    brief, full = rows(PrintMode.table), rows(PrintMode.full)
     assert brief["prompt"].strip() == "chat · 0 worked examples"
     assert full["prompt"].strip() == facts["prompt"]
     assert full.keys() - brief.keys() == {"quantized", "lora", "rope", "sampling"}
     assert "32 pairs, none patched" in full["rope"]
     assert (
-        rows(Print.table, prompt="chat · begins with two BOS")["prompt"].strip()
+        rows(PrintMode.table, prompt="chat · begins with two BOS")["prompt"].strip()
         == "chat · begins with two BOS"
     )
     beyond = "default, theta 10000.0, beyond its trained 1,024"
-    assert rows(Print.table, rope=beyond)["rope"].strip() == beyond
+    assert rows(PrintMode.table, rope=beyond)["rope"].strip() == beyond
     choices["rope"] = "rope_2d"
-    assert rows(Print.table)["rope"].strip() == "default, theta 10000.0"
+    assert rows(PrintMode.table)["rope"].strip() == "default, theta 10000.0"
 
 
 def test_a_gpu_has_its_own_memory() -> None:
-    on_gpu = lines(LOADED_METRICS | {"gpu_mib": 1000, "load_peak_gpu_mib": 1234}, LOADED_FACTS)
+    on_gpu = summarize_load(LOADED_METRICS | {"gpu_mib": 1000, "load_peak_gpu_mib": 1234}, LOADED_FACTS)
     assert on_gpu["load"].endswith("then 465 MiB resident · GPU peak 1,234 MiB, then 1,000 MiB")
 
 
 def test_many_keys_share_a_column_in_the_table_of_a_grid() -> None:
     few = [{"a": "1", "b": "2"}, {"a": "3"}]
-    assert naming_columns(few) == (["a", "b"], [["1", "2"], ["3", ""]])
+    assert job_name_columns(few) == (["a", "b"], [["1", "2"], ["3", ""]])
     many = [{f"key{number}": "v" for number in range(MAX_KEY_COLUMNS + 1)}, {"key0": "w"}]
-    heads, cells = naming_columns(many)
+    heads, cells = job_name_columns(many)
     assert (heads, cells[1]) == (["overrides"], ["key0=w"])
     assert cells[0] == [" ".join(f"key{number}=v" for number in range(MAX_KEY_COLUMNS + 1))]
 

@@ -24,13 +24,13 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from runner.config.choices import own_files
+from runner.config.choices import included_choice_files
 from runner.config.compose import Composer
-from runner.config.explained import EXTRAS, explain
+from runner.config.error_messages import EXTRAS, explain_error
 from runner.config.groups import GROUPS
-from runner.config.hydra import to_config, without_hydra
-from runner.config.plain_text import as_sweeper_keys, quote_texts
-from runner.config.runner_hydra import hydra_of
+from runner.config.hydra import split_off_hydra, to_config
+from runner.config.override_quoting import expand_sweeper_shortcuts, quote_texts
+from runner.config.runner_hydra import create_hydra
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +124,7 @@ def wrong_fragment(fragment: str) -> str | None:
     key, _, value = fragment.partition("=")
     group, _, name = key.partition(".")
     if not name:
-        known = {file.stem for file in own_files(group)}
+        known = {file.stem for file in included_choice_files(group)}
         return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
     known = {item.name for schema in GROUPS[group].values() for item in fields(schema)}
     return None if name in known else f"{fragment}: no such key"
@@ -140,7 +140,7 @@ def wrong_command(line: str, shown: str = "") -> str | None:
     except SystemExit:
         error = "error: its own parser rejects it"
     except Exception as exception:  # noqa: BLE001  # any error is a problem of the page
-        error = f"error: {explain(exception) or repr(exception)}"
+        error = f"error: {explain_error(exception) or repr(exception)}"
     right = error.startswith(shown.removesuffix(" …")) if shown else not error
     return None if right else f"{line}: {error or 'no error'}"
 
@@ -175,7 +175,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
 
 
 def _check_runner(arguments: list[str]) -> None:
-    options = get_args_parser().parse_args(quote_texts(as_sweeper_keys(arguments)))
+    options = get_args_parser().parse_args(quote_texts(expand_sweeper_shortcuts(arguments)))
     if options.shell_completion:
         return
     if options.config_dir and not (ROOT / options.config_dir).is_dir():
@@ -192,7 +192,7 @@ def _check_runner(arguments: list[str]) -> None:
         else:
             composed = composer.compose(overrides)
         known |= {line.partition("=")[0] for line in overrides if line not in left}
-        to_config(*without_hydra(composed))
+        to_config(*split_off_hydra(composed))
     for of_choices in composer.missing_keys.values():
         for error in (
             error for key, error in of_choices.items() if key not in known
@@ -202,7 +202,7 @@ def _check_runner(arguments: list[str]) -> None:
 
 @cache
 def _hydra(config_dir: str) -> Hydra:
-    return hydra_of(str(ROOT / config_dir))
+    return create_hydra(str(ROOT / config_dir))
 
 
 def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:

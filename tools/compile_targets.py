@@ -62,7 +62,7 @@ def commands(compiler: str, flags: list[str]) -> dict[str, list[str]]:
 
 def main() -> int:
     """Compile everything, print what fails, and return the exit code."""
-    compiler = processor.c_compiler()
+    compiler = processor.find_c_compiler()
     if compiler is None or target_flags(compiler, "x86-64-v3") is None:
         print("not run: there is no C compiler for x86 here", file=sys.stderr)
         return 0

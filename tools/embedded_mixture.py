@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.data import base_example
 from tools.embedded_model.evaluate import score
@@ -50,7 +50,7 @@ def main() -> None:
     log(f"loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} at last, {fitted.seconds:.0f} s")
     save(model, args.output)
     saved = AutoModelForCausalLM.from_pretrained(str(args.output), dtype=torch.bfloat16).eval()
-    print(f"{args.output}: {score(saved, tokenizer, problems(Split.TEST, args.problems))}")
+    print(f"{args.output}: {score(saved, tokenizer, generate_problems(Split.TEST, args.problems))}")
 
 
 def mixture(dense: Any, noise: float) -> Any:

@@ -200,7 +200,7 @@ def look(family: str, folder: Path) -> Outcome:
     """Build a family in an empty folder and decode with it."""
     from transformers import AutoModelForCausalLM
 
-    from runner_base import ConfigError, one_line
+    from runner_base import ConfigError, to_one_line
 
     name = families()[family]
     if family in NOT_TINY:
@@ -209,11 +209,11 @@ def look(family: str, folder: Path) -> Outcome:
         build(family, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     except Exception as error:  # noqa: BLE001  # any error: the family could not be built
-        return Outcome(family, name, "", f"{type(error).__name__}: {one_line(error, limit=120)}")
+        return Outcome(family, name, "", f"{type(error).__name__}: {to_one_line(error, limit=120)}")
     try:
         tokens, way, notes = decode(folder)
     except ConfigError as error:
-        return Outcome(family, name, "refused", one_line(error).split(": ", 2)[-1])
+        return Outcome(family, name, "refused", to_one_line(error).split(": ", 2)[-1])
     why = "; ".join(reasons_of(note) for note in notes if note.code == "slow_decoding")
     expected = by_generate(model)
     if tokens != expected:
@@ -227,23 +227,23 @@ def look(family: str, folder: Path) -> Outcome:
 
 def reasons_of(note: Note) -> str:
     """Return why rows were decoded in static batches."""
-    from runner_engine.render.notes import render
+    from runner_engine.render.notes import render_engine_note
 
     reasons = (note.values[name] for name in ("reason", "also"))
-    return "; and ".join(render(reason) for reason in reasons if isinstance(reason, Note))
+    return "; and ".join(render_engine_note(reason) for reason in reasons if isinstance(reason, Note))
 
 
 def decode(folder: Path) -> tuple[list[list[int]], str, list[Note]]:
     """Return the local engine's tokens for all prompts at once, its way of decoding, and its
     notes."""
-    from runner.config.resolved import resolve
+    from runner.config.resolved import resolve_job
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.engines import open_engine
     from runner.tasks.gsm8k.keys import Gsm8kConfig
     from runner_base import Dtype
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions.base import Request
-    from runner_engine.sessions.contract import complete
+    from runner_engine.sessions.contract import complete_requests
     from runner_engine.settings.generation import GenerationConfig
     from runner_engine.settings.lora import LoraConfig
     from runner_engine.settings.model import LocalModelConfig
@@ -254,14 +254,14 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[Note]]:
         quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
         generation=GenerationConfig(), tracking=NoTrackingConfig(),
     )  # fmt: skip
-    engine = open_engine(resolve(config))
+    engine = open_engine(resolve_job(config))
     try:
         decoding = engine.load().facts["decoding"]
         requests = [
             Request(number, prompt, ignore_eos=True, max_new_tokens=count)
             for number, (prompt, count) in enumerate(zip(PROMPTS, NEW_TOKENS, strict=True))
         ]
-        done = {completion.id: completion for completion in complete(engine, requests)}
+        done = {completion.id: completion for completion in complete_requests(engine, requests)}
         tokens = [done[number].answer.token_ids for number in range(len(requests))]
         return tokens, short_way(decoding), list(engine.stats.notes)
     finally:

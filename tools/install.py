@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runner_base import clock, doing, heartbeat
+from runner_base import format_duration, heartbeat, report_step
 
 SAFE_PYTHON = (3, 11, 14)  # the lowest with the fixes of zipfile and tarfile
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -139,7 +139,7 @@ class Written:
         self.most = max(self.most, now)  # another program may have begun
         total = f" of about {INSTALLED_GB}" if self.most < INSTALLED_GB * 1e9 else ""
         done = f"{self.most / 1e9:.1f}{total} GB written, " if self.most else ""
-        return f"installing packages … {done}{clock(time.monotonic() - self.began)}"
+        return f"installing packages … {done}{format_duration(time.monotonic() - self.began)}"
 
 
 def _children() -> list[str]:
@@ -164,7 +164,7 @@ def _written_bytes(process: str) -> int:
 def create(folder: str) -> None:
     """Create an environment, and continue in its Python."""
     print(f"creating {folder} with {sys.executable}", file=sys.stderr, flush=True)
-    with heartbeat.started(), doing(f"creating {folder}"):
+    with heartbeat.run_heartbeat(), report_step(f"creating {folder}"):
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = str(Path(folder, "bin", "python").absolute())
     os.execv(python, [python, "-m", "tools.install"])
@@ -177,14 +177,14 @@ def set_up() -> int:
         file=sys.stderr,
         flush=True,
     )
-    with heartbeat.started(), subprocess.Popen(KERNELS) as kernels:
-        with doing(Written()):
+    with heartbeat.run_heartbeat(), subprocess.Popen(KERNELS) as kernels:
+        with report_step(Written()):
             code = main()
         if not code:
-            with doing("compiling the packages' Python files"):
+            with report_step("compiling the packages' Python files"):
                 packages = Path(sysconfig.get_path("purelib"))
                 subprocess.run([*COMPILE, *(str(packages / name) for name in COMPILED)], check=False)
-        with doing("building the kernels"):
+        with report_step("building the kernels"):
             kernels.wait()
     return code
 

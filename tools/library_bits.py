@@ -23,7 +23,7 @@ def made_by_library(base: Any, choice: Any, layer: Any) -> Any:
         single.bias.data.copy_(layer.bias)
     single.requires_grad_(False)
     if choice.own_layers is OwnLayers.made_groups:
-        return made_groups.layer_of(choice, single, "")
+        return made_groups.quantize_linear(choice, single, "")
     return choice.quantize_layer(base.model, single)
 
 

@@ -28,7 +28,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = folder / "bin" / "python"
         pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([str(python), *pip, *maker.pins], check=True)
+        subprocess.run([str(python), *pip, *maker.pinned_requirements], check=True)
         purelib = subprocess.run(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
             capture_output=True, text=True, check=True,
@@ -36,7 +36,7 @@ def main() -> None:
         for program in Path(purelib, "bin").glob("*"):
             program.chmod(0o755)  # pip leaves them without
         Path(purelib, "rest.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-        print(f"{folder}: {', '.join(maker.pins)}")
+        print(f"{folder}: {', '.join(maker.pinned_requirements)}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def library_paths(compiler: str) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Build, run the tests and return pytest's exit code."""
-    compiler = processor.c_compiler()
+    compiler = processor.find_c_compiler()
     libraries = library_paths(compiler) if compiler else []
     if len(libraries) < len(LIBRARIES):
         print(

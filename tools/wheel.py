@@ -22,7 +22,7 @@ from pathlib import Path
 
 from runner_base import machine, processor
 from runner_engine.kernels import building
-from runner_engine.kernels.prebuilt import VARIANTS, Variant
+from runner_engine.kernels.prebuilt import VARIANTS, PrebuiltVariant
 from tools import sbom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc"}
 
 def compilers() -> dict[str, str]:
     """Return the compiler for each kind of processor that one is installed for."""
-    here = processor.c_compiler()
+    here = processor.find_c_compiler()
     others = {
         name: shutil.which(compiler)
         for name, compiler in CROSS_COMPILERS.items()
@@ -41,15 +41,15 @@ def compilers() -> dict[str, str]:
     return {name: compiler for name, compiler in found.items() if compiler}
 
 
-def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> None:
+def compile_variants(compiler: str, variants: list[PrebuiltVariant], folder: Path) -> None:
     """Compile the kernels of all units for each variant, and link them."""
-    digest = hashlib.sha256(building.source().encode()).hexdigest()[:16]
+    digest = hashlib.sha256(building.read_source().encode()).hexdigest()[:16]
 
-    def compiled(variant: Variant, unit: str) -> None:
+    def compiled(variant: PrebuiltVariant, unit: str) -> None:
         output = folder / f"{variant.name}.{unit}.o"
-        subprocess.run(building.unit_command(compiler, unit, output, variant.flags), check=True)
+        subprocess.run(building.build_compile_command(compiler, unit, output, variant.flags), check=True)
 
-    with ThreadPoolExecutor(machine.cores()) as several:
+    with ThreadPoolExecutor(machine.available_cores()) as several:
         for done in [
             several.submit(compiled, variant, unit) for variant in variants for unit in building.UNITS
         ]:

@@ -22,12 +22,12 @@ import numpy as np
 from advise_null import Draws
 from simulation import Rate, Table, answers, begin
 
-from runner.estimates.amounts import amounts_of
-from runner.estimates.fit import PROCESS_MIB, Fit
+from runner.estimates.amounts import estimate_amounts
+from runner.estimates.fit import PROCESS_MIB, MemoryFit
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.options.advise.accuracies import Answer, RecordedAccuracy
+from runner.options.advise.accuracies import RecordedAccuracy, RecordedAnswer
 from runner.options.advise.candidates import Candidate
-from runner.options.advise.ranking import rank
+from runner.options.advise.ranking import rank_candidates
 from runner_base import MIB
 from runner_engine.plan.footprint import Footprint
 
@@ -76,7 +76,7 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
     for place, true in enumerate(truths):
         config = draws.config(place, draws.folder)
         it = Candidate([], config, "mine", True, allowed_mib=ROOM_MIB)
-        count = sum(amount.completions for amount in amounts_of(config))
+        count = sum(amount.completions for amount in estimate_amounts(config))
         if generator.random() < recorded:
             it.time = Estimate(true.seconds * count * generator.normal(1, 0.1), 0.2, EstimateBasis.recorded)
             it.measured_mib = float(true.mib * generator.normal(1, 0.03))
@@ -85,11 +85,11 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
                 true.seconds * count * np.exp(generator.normal(0, 0.4)), 0.6, EstimateBasis.guessed
             )
         mib = true.mib * np.exp(generator.normal(0, 0.15)) * (0.8 if place == 1 else 1.0)
-        it.fit = Fit(
+        it.fit = MemoryFit(
             Footprint({"linear": int((mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0), 1, 0, {"main memory": ROOM_MIB}
         )
         if generator.random() < recorded:
-            given = {(n, "?", "1"): Answer(bool(right), "") for n, right in enumerate(solved[place])}
+            given = {(n, "?", "1"): RecordedAnswer(bool(right), "") for n, right in enumerate(solved[place])}
             it.accuracy = RecordedAccuracy("job", int(sum(solved[place])), QUESTIONS, QUESTIONS, given)
         found.append(it)
     return found, truths
@@ -99,7 +99,10 @@ def dominated_in_records(first: Candidate, others: Sequence[Candidate]) -> bool:
     """Whether another candidate has recorded figures of which none is worse, and answers not known
     to be worse."""
     for other in others:
-        pairs = [(other.measured_each_s, first.measured_each_s), (other.measured_mib, first.measured_mib)]
+        pairs = [
+            (other.recorded_s_per_question, first.recorded_s_per_question),
+            (other.measured_mib, first.measured_mib),
+        ]
         known = [(ours, its) for ours, its in pairs if ours is not None and its is not None]
         if other is first or not known or any(ours > its for ours, its in known):
             continue
@@ -126,7 +129,7 @@ def main() -> int:
             for _ in range(count):
                 candidates, truths = draw(generator, draws, recorded, predicted_times)
                 true = {id(it): truth for it, truth in zip(candidates, truths, strict=True)}
-                first = rank(candidates)[0]
+                first = rank_candidates(candidates)[0]
                 in_records += dominated_in_records(first, candidates)
                 in_truth += any(true[id(it)].dominates(true[id(first)]) for it in candidates)
             failed += in_records > MOST * count

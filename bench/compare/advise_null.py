@@ -26,18 +26,18 @@ import numpy as np
 from simulation import Limits, Rate, Table, answers, begin
 
 from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
+from runner.datasets.questions import describe_dataset, hash_items, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.options.advise.accuracies import recorded_accuracies
+from runner.options.advise.accuracies import find_recorded_accuracies
 from runner.options.advise.candidates import Candidate
-from runner.options.advise.ranking import rank
-from runner.records.flat_config import flatten
+from runner.options.advise.ranking import rank_candidates
+from runner.records.flat_config import flatten_config
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict
 from runner_base.notes import Note
-from runner_compare.metrics import score
+from runner_compare.metrics import correct_and_total
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
@@ -77,7 +77,7 @@ class Draws:
         self.lines = {
             (number, right): self.line(number, right) for number in range(MOST) for right in (False, True)
         }
-        self.digests = {n: items_sha256(self.items[:n]) for n in (100, ASKED, MOST)}
+        self.digests = {n: hash_items(self.items[:n]) for n in (100, ASKED, MOST)}
 
     def line(self, number: int, right: bool) -> str:
         item, verdict = self.items[number], Verdict.correct if right else Verdict.wrong
@@ -102,9 +102,9 @@ class Draws:
         task = config.task
         assert isinstance(task, Gsm8kConfig)
         metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
-        source = describe_questions(task.data, task.split, digest)
+        source = describe_dataset(task.data, task.split, digest)
         record = Record(name, Status.FINISHED, str(folder), Result(metrics), task.name, VERSION,
-                        params=dict(flatten(config)), data=source)  # fmt: skip
+                        params=dict(flatten_config(config)), data=source)  # fmt: skip
         (folder / "result.json").write_text(record.to_json())
         if has_answers:
             lines = [self.lines[number, bool(right)] for number, right in enumerate(solved)]
@@ -135,11 +135,11 @@ class Draws:
             it.time = Estimate(float(generator.uniform(100, 1000)), 0.2, EstimateBasis.recorded)
             candidates.append(it)
         finished = FinishedJobs(output_dir)
-        for it, accuracy in zip(candidates, recorded_accuracies([it.config for it in candidates], finished),
+        for it, accuracy in zip(candidates, find_recorded_accuracies([it.config for it in candidates], finished),
                                 strict=True):  # fmt: skip
             it.accuracy = accuracy
         true = {id(it): value for it, value in zip(candidates, truth, strict=True)}
-        order = rank(candidates)
+        order = rank_candidates(candidates)
         claims = [
             it.before_next is not None
             and isinstance(reason := it.before_next.values["reason"], Note)
@@ -162,7 +162,11 @@ def claim_before(candidates: Sequence[Candidate], finished: FinishedJobs, truth:
     scored questions."""
     quoted = []
     for it in candidates:
-        scored = [counts for record in finished.like(it.config) if (counts := score(record.result.metrics))]
+        scored = [
+            counts
+            for record in finished.same_base_records(it.config)
+            if (counts := correct_and_total(record.result.metrics))
+        ]
         correct, n = max(scored, key=lambda counts: counts[1], default=(0, 0))
         quoted.append(correct / n if n else None)
     pairs = [(one, other) for other in range(len(quoted)) for one in range(other)]

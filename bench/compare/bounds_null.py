@@ -21,11 +21,11 @@ import numpy as np
 from scipy.stats import binom
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.core.finishing import WANTED, Finishing, Length
+from runner.core.finishing import WANTED, AnswerLength, FinishingCurve
 from runner_compare.model.data import Run
-from runner_compare.statistics import Decision, Finding, judge
-from runner_compare.statistics.clustered_share import bounds_of_accuracy
-from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
+from runner_compare.statistics import Decision, Finding, decide_all
+from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics
+from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, exact_interval_over_seeds
 from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
 from runner_compare.ways.verdicts import compare_pair
 
@@ -112,7 +112,7 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
                 found = []
                 for _ in range(pairs):
                     solved, true = of_seeds(generator, kind, n, seeds)
-                    new, old = guaranteed_over_seeds(solved), share_over_seeds(solved)
+                    new, old = exact_interval_over_seeds(solved), accuracy_interval_over_seeds(solved)
                     found.append((new[0] > true, new[1] < true, old[0] > true, old[1] < true))
                 rates = [rate(of) for of in zip(*found, strict=True)]
                 if kind != kinds[-1]:
@@ -157,7 +157,7 @@ def holds(
     is_cut = lengths > limit_for(share)
     seen = solved & ~is_cut
     low, high = wilson_interval(int(seen.sum()), n)
-    found = bounds_of_accuracy(seen.tolist(), (seen | is_cut).tolist(), [None] * n)
+    found = accuracy_bound_metrics(seen.tolist(), (seen | is_cut).tolist(), [None] * n)
     ends = (found["accuracy_uncut_low"], found["accuracy_uncut_high"]) if found else (low, high)
     return ends[0] <= accuracy <= ends[1], low <= accuracy <= high
 
@@ -189,7 +189,7 @@ def compared(
     """Return the judged difference of two runs with such shares of answers cut off."""
     solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
     base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
-    (decision,) = judge([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    (decision,) = decide_all([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision
 
 
@@ -246,14 +246,16 @@ def rate(happened: Iterable[bool]) -> Rate:
     return Rate(sum(every), len(every))
 
 
-def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[Finishing, float]:
+def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[FinishingCurve, float]:
     """Return the curve of answers of which a share is cut off, and the quantile of the finished
     ones."""
     lengths = np.exp(5 + SPREAD * generator.standard_normal(n))
     limits = np.exp(5 + limit_for(share) * math.sqrt(2) + SPREAD * generator.standard_normal(n))
-    seen = [Length(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)]
+    seen = [
+        AnswerLength(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)
+    ]
     finished = sorted(it.tokens for it in seen if it.finished)
-    return Finishing.of(seen), finished[math.ceil(WANTED * len(finished)) - 1]
+    return FinishingCurve.from_lengths(seen), finished[math.ceil(WANTED * len(finished)) - 1]
 
 
 def finishing(tokens: float) -> float:

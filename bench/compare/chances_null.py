@@ -14,10 +14,10 @@ import sys
 import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.model.answer_votes import Chance, Votes
 from runner_compare.model.data import QuestionOutcome, Run
-from runner_compare.statistics import Finding, judge
-from runner_compare.ways.numbers import compare_numbers
+from runner_compare.model.repeated_answers import AnswerVotes, RepeatedAnswerMetric
+from runner_compare.statistics import Finding, decide_all
+from runner_compare.ways.numbers import compare_metric
 
 NAMES = ("pass@1", "pass@4", "maj@4", "pass^4")
 SIZES = [(100, 4), (300, 8)]  # questions and answers to each
@@ -31,13 +31,13 @@ def outcomes(
 ) -> list[QuestionOutcome]:
     """Draw the answers to questions with these chances, with the figure of each question; family: 0
     for questions of their own."""
-    chance, drawn = Chance.named(name), []
+    chance, drawn = RepeatedAnswerMetric.from_name(name), []
     assert chance is not None
     for question, right in enumerate(generator.binomial(answers, chances).tolist()):
         wrong = generator.multinomial(answers - right, [1 / WRONG] * WRONG).tolist()
-        votes = Votes(right, tuple(sorted(count for count in wrong if count)))
+        votes = AnswerVotes(right, tuple(sorted(count for count in wrong if count)))
         cluster = str(question // family) if family else None
-        value = chance.of(right, answers, votes)
+        value = chance.estimate(right, answers, votes)
         drawn.append(QuestionOutcome(2 * right > answers, "p", cluster, (right, answers), value))
     return drawn
 
@@ -50,7 +50,7 @@ def finding(sides: list[list[QuestionOutcome]], name: str) -> Finding:
         reader.answers[str(number)] = {
             (index, f"question {index}", ""): outcome for index, outcome in enumerate(side)
         }
-    (decision,) = judge([compare_numbers(runs[0], runs[1], reader)])
+    (decision,) = decide_all([compare_metric(runs[0], runs[1], reader)])
     return decision.finding
 
 

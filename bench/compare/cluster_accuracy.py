@@ -12,7 +12,7 @@ import sys
 from cluster_null import SETTINGS, answers
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics.clustered_share import clustered_share_interval
+from runner_compare.statistics.accuracy_intervals import clustered_accuracy_interval
 from runner_compare.statistics.stats import wilson_interval
 
 FURTHER = [(6, 30, False, 0.8), (18, 11, False, 0.27), (30, 10, True, 0.99), (40, 25, True, 0.3)]
@@ -35,7 +35,7 @@ def main() -> int:
         inside, widths = [0, 0], [0.0, 0.0]
         for _ in range(jobs):
             (solved,), family = answers(generator, families, mean, unequal, [accuracy])
-            by_families = clustered_share_interval(solved.tolist(), family.tolist())
+            by_families = clustered_accuracy_interval(solved.tolist(), family.tolist())
             for way, (low, high) in enumerate((by_families, wilson_interval(int(solved.sum()), len(solved)))):
                 inside[way] += low <= accuracy <= high
                 widths[way] += 100 * (high - low) / jobs

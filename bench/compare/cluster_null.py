@@ -22,7 +22,15 @@ import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
 from runner_compare.model.data import NotPaired
-from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, MeanFlips, judge, ratios
+from runner_compare.statistics import (
+    ALPHA,
+    Decision,
+    Finding,
+    MarginVerdict,
+    MeanFlipTest,
+    decide_all,
+    ratios,
+)
 from runner_compare.ways.verdicts import compare_pair
 
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
@@ -81,7 +89,7 @@ def verdict(
         compared = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
         return None
-    (decision,) = judge([compared], {} if margin is None else {compared.effect.measure: margin})
+    (decision,) = decide_all([compared], {} if margin is None else {compared.effect.measure: margin})
     return decision
 
 
@@ -91,12 +99,14 @@ def wrong(
     """Whether a true difference of 0 is called one, whether the interval misses it, and what flips
     alone would call."""
     sums = differences if clusters is None else np.bincount(clusters, weights=differences)
-    test = MeanFlips(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
-    (it,) = judge([test])
+    test = MeanFlipTest(
+        differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples
+    )
+    (it,) = decide_all([test])
     return (
         it.finding is not Finding.open,
         not it.low <= 0 <= it.high,
-        ratios.sign_flip_p(sums.tolist()) < ALPHA,
+        ratios.sign_flip_p_value(sums.tolist()) < ALPHA,
     )
 
 
@@ -173,7 +183,7 @@ def planned(
     assert first is not None
     if not first.can_plan:
         return None
-    needed = first.test.needs(margin, ALPHA)
+    needed = first.test.sample_size_for_margin(margin, ALPHA)
     assert needed is not None
     times = needed / len(family)
     it = verdict(

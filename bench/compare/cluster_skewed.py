@@ -21,9 +21,9 @@ import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.paired_means import MeanDifference, mean_ps
-from runner_compare.statistics.ratios import sign_flip_p
-from runner_compare.statistics.unseen_kind import likelihood_ps, steps
+from runner_compare.statistics.empirical_likelihood import likelihood_p_values, smallest_sum_steps
+from runner_compare.statistics.paired_means import MeanDifference, mean_p_values
+from runner_compare.statistics.ratios import sign_flip_p_value
 
 CLUSTERS = (8, 12, 18, 30, 59, 100)
 SIZES = ("equal", "unequal", "one large")
@@ -89,7 +89,7 @@ def draw_sums(generator: np.random.Generator, effects: Numbers, sizes: Numbers, 
 
 def p_values(sums: Numbers, sizes: Numbers, difference: float) -> Numbers:
     """Return the p of each pair against a true difference, as the product has it."""
-    ps: Numbers = mean_ps(sums, sizes, difference)
+    ps: Numbers = mean_p_values(sums, sizes, difference)
     if difference == 0:
         ps = with_flips(ps, sums)
     for own_sums, own_sizes, p in list(zip(sums, sizes, ps, strict=True))[:CHECKED]:
@@ -103,7 +103,8 @@ def with_flips(ps: Numbers, sums: Numbers) -> Numbers:
     rows = np.flatnonzero(ps < ALPHA)
     ps = ps.copy()
     ps[rows] = [
-        max(p, sign_flip_p(own, DRAWN_FLIPS)) for p, own in zip(ps[rows], sums[rows].tolist(), strict=True)
+        max(p, sign_flip_p_value(own, DRAWN_FLIPS))
+        for p, own in zip(ps[rows], sums[rows].tolist(), strict=True)
     ]
     return ps
 
@@ -114,7 +115,7 @@ def product_p(sums: Numbers, sizes: Numbers, difference: float) -> float:
     for total, size in zip(sums, sizes, strict=True):
         differences += [float(np.sign(total))] * int(abs(total)) + [0.0] * int(size - abs(total))
     clusters = np.repeat(np.arange(len(sizes)), sizes.astype(int)).tolist()
-    return MeanDifference.of(differences, clusters).p_at(difference)
+    return MeanDifference.from_differences(differences, clusters).p_value_at(difference)
 
 
 def controls(sums: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
@@ -127,7 +128,7 @@ def controls(sums: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
     error = np.sqrt(count / (count - 1) * squares) / total
     t = np.abs(mean) / np.where(error > 0, error, 1.0)
     by_student = np.where(error > 0, 2 * stdtr(count - 1, -t), np.where(mean == 0, 1.0, 0.0))
-    before = np.maximum(by_student, likelihood_ps(sums, sizes, 0.0, steps(sums)))
+    before = np.maximum(by_student, likelihood_p_values(sums, sizes, 0.0, smallest_sum_steps(sums)))
     return by_student, with_flips(before, sums)
 
 

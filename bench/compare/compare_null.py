@@ -16,9 +16,9 @@ import numpy as np
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin, disagreement, drawn_run
 
 from runner_compare.model.data import TableRow
-from runner_compare.statistics import ALPHA, Finding, judge
-from runner_compare.statistics.planning import smallest_detectable
-from runner_compare.statistics.stats import unpaired_detectable_difference
+from runner_compare.statistics import ALPHA, Finding, decide_all
+from runner_compare.statistics.planning import smallest_detectable_difference
+from runner_compare.statistics.stats import detectable_unpaired_difference
 from runner_compare.ways.verdicts import compare_pair, compare_unpaired
 
 FAMILY = 5  # comparisons of one table with one baseline
@@ -44,14 +44,14 @@ def lost_on_top(generator: np.random.Generator, solved: Solved, gap: float) -> S
 def verdicts(solved: Solved, reader: Drawn) -> list[TableRow]:
     """Compare each run but the first with the first, as one table does."""
     runs = [reader.add(f"run-{number}", line) for number, line in enumerate(solved)]
-    decisions = judge([compare_pair(run, runs[0], reader) for run in runs[1:]])
+    decisions = decide_all([compare_pair(run, runs[0], reader) for run in runs[1:]])
     return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], decisions, strict=True)]
 
 
 def unpaired_verdict(first: Solved, second: Solved) -> TableRow:
     """Compare two runs on other questions."""
     base, run = drawn_run("base", first), drawn_run("run", second)
-    return TableRow(run, {}, effects=judge([compare_unpaired(run, base, "drawn")]))
+    return TableRow(run, {}, effects=decide_all([compare_unpaired(run, base, "drawn")]))
 
 
 def found(rows: Sequence[TableRow]) -> bool:
@@ -86,7 +86,7 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         null, said = promised(
             verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs)
         )
-        gap = smallest_detectable(n, rate) or accuracy
+        gap = smallest_detectable_difference(n, rate) or accuracy
         apart = (
             verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs)
         )
@@ -108,7 +108,7 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
         level = [accuracy] * (FAMILY + 1)
         null, said = promised(verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs))
-        gap = smallest_detectable(n, rate, alpha=ALPHA / FAMILY) or accuracy
+        gap = smallest_detectable_difference(n, rate, alpha=ALPHA / FAMILY) or accuracy
         level[1] -= gap  # one of the runs differs, the others do not
         apart = (verdicts(answers(generator, n, level, rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
@@ -130,7 +130,7 @@ def unpaired(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             return solved
 
         null, said = promised([unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs))
-        gap = unpaired_detectable_difference(n, n, accuracy) or accuracy
+        gap = detectable_unpaired_difference(n, n, accuracy) or accuracy
         power = Rate(
             sum(worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)), pairs
         )

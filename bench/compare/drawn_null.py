@@ -14,9 +14,9 @@ import sys
 import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner.scorers.divergence import Divergence, diverge_with_drawn
+from runner.scorers.divergence import Divergence, divergence_from_draws
 from runner_base import Likelihood
-from runner_compare.statistics.likelihoods import figures
+from runner_compare.statistics.likelihoods import likelihood_metrics
 
 DRAWN = 16
 REST = 0.2  # probability of all tokens that were not kept
@@ -41,7 +41,7 @@ def drawn_text(generator: np.random.Generator, tokens: int, share: float) -> tup
     ours = np.full((tokens, 1), math.log(1 - our_rest))
     each = np.full((tokens, DRAWN), math.log(REST / 1000))  # a thousand equal tokens
     these = np.concatenate([ours, each + log_r], axis=1)
-    estimate = diverge_with_drawn(
+    estimate = divergence_from_draws(
         1, reference.ravel().tolist(), DRAWN, each.ravel().tolist(), these.tolist(),
         [math.log(SMALLEST)] * tokens, [True] * tokens,
     )  # fmt: skip
@@ -66,7 +66,7 @@ def misses(generator: np.random.Generator, draws: int, tokens: int, share: float
                     top_1_agreed=1, kl_variance=found.kl_variance,
                 )
             )  # fmt: skip
-        known = figures(job)
+        known = likelihood_metrics(job)
         off = abs(known["kl_nats_per_token"] - truth / tokens)
         error = known.get("kl_drawing_error_nats_per_token")
         if error is not None:

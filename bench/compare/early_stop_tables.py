@@ -26,7 +26,7 @@ from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagr
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
 from runner_base import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics import Bets, Finding, McNemar, Test, judge
+from runner_compare.statistics import Finding, McNemarTest, SequentialTest, Test, decide_all
 from runner_compare.statistics.sequential import Side
 
 QUESTIONS = 500
@@ -55,20 +55,20 @@ def job_of(ours: Solved, theirs: Solved, comparisons: int, margin: float | None 
         comparisons=comparisons,
         margin=margin,
     )
-    job.begin({number: MARKS[solves] for number, solves in enumerate(ours.tolist())})
+    job.start({number: MARKS[solves] for number, solves in enumerate(ours.tolist())})
     return job
 
 
-def effect_of(asked: int, ours: Solved, theirs: Solved, comparisons: int | None) -> Bets:
+def effect_of(asked: int, ours: Solved, theirs: Solved, comparisons: int | None) -> SequentialTest:
     """Return the bets on the questions that a job has asked, as the table makes them."""
     pairs = list(zip(ours[:asked].tolist(), theirs[:asked].tolist(), strict=True))
-    return Bets(pairs, comparisons)
+    return SequentialTest(pairs, comparisons)
 
 
-_one_look = lru_cache(maxsize=1 << 16)(McNemar)
+_one_look = lru_cache(maxsize=1 << 16)(McNemarTest)
 
 
-def effect_of_all(ours: Solved, theirs: Solved) -> McNemar:
+def effect_of_all(ours: Solved, theirs: Solved) -> McNemarTest:
     """Return McNemar's and Tango's tests of all questions."""
     return _one_look(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours))
 
@@ -85,7 +85,7 @@ class Tables:
     def add(self, decisions: list[Side], tests: Sequence[Test]) -> None:
         """Judge a table as runner-compare does, with what its jobs have decided."""
         said = [FOUND[decision] for decision in decisions]
-        findings = [decision.finding for decision in judge(tests)]
+        findings = [decision.finding for decision in decide_all(tests)]
         self.wrong.append(any(it is not Finding.open for it in (*said, *findings)))
         self.decided += sum(it is not Finding.open for it in said)
         self.kept += sum(
@@ -164,8 +164,8 @@ def about_margin(
     for _ in range(count):
         ours, theirs = answers(generator, questions, accuracies, rho)
         job = job_of(ours, theirs, 1, margin)
-        (effect,) = judge([effect_of(job.asked, ours, theirs, 1)], {"accuracy": margin})
-        (tango,) = judge([effect_of_all(ours, theirs)], {"accuracy": margin})
+        (effect,) = decide_all([effect_of(job.asked, ours, theirs, 1)], {"accuracy": margin})
+        (tango,) = decide_all([effect_of_all(ours, theirs)], {"accuracy": margin})
         as_good += effect.verdict in GOOD
         by_tango += tango.verdict in GOOD
         asked.append(job.asked)

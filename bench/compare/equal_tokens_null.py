@@ -16,7 +16,12 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics import Finding
-from runner_compare.statistics.equal_tokens import Curve, EqualTokens, at_equal_tokens, judge_equal_tokens
+from runner_compare.statistics.equal_tokens import (
+    BudgetCurve,
+    EqualTokensComparison,
+    compare_curves,
+    decide_equal_tokens,
+)
 
 BUDGETS = (0, 16, 32, 64, 128, None)
 QUESTIONS = (50, 200, 1000)
@@ -43,7 +48,9 @@ CASES = {
 }
 
 
-def drawn(generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]) -> tuple[Curve, Curve]:
+def drawn(
+    generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]
+) -> tuple[BudgetCurve, BudgetCurve]:
     """Ask both settings the same questions at each budget."""
     hard = generator.standard_normal(n)  # questions that take long are rarer right
     lucky = generator.random(n)
@@ -58,21 +65,21 @@ def drawn(generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]
             chance = it.least + (it.most - it.least) * (thought / need) ** 2
             right.append((own < chance).astype(float).tolist())
             tokens.append((thought.round() + it.answer).tolist())
-        curves.append(Curve(right, tokens))
+        curves.append(BudgetCurve(right, tokens))
     return curves[0], curves[1]
 
 
-def compared(curves: tuple[Curve, Curve]) -> EqualTokens | None:
+def compared(curves: tuple[BudgetCurve, BudgetCurve]) -> EqualTokensComparison | None:
     """Return the verdict on two settings, as a table of these two has it."""
-    it = at_equal_tokens(*curves)
+    it = compare_curves(*curves)
     if it is not None:
-        judge_equal_tokens([it])
+        decide_equal_tokens([it])
     return it
 
 
 def truth_of(sides: tuple[Thinker, Thinker]) -> tuple[float, dict[int, float]]:
     """Return the true differences: over the shared tokens, and at the tokens of each budget."""
-    it = at_equal_tokens(*drawn(np.random.default_rng(1), MANY, sides), resamples=20)
+    it = compare_curves(*drawn(np.random.default_rng(1), MANY, sides), resamples=20)
     assert it is not None
     return it.difference.value, {point.budget: point.difference.value for point in it.points}
 

@@ -31,7 +31,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner.records.jobs import read_samples
 from runner_base import Likelihood
-from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, rank_files, tied_groups
+from runner_compare.features.files.ranks import KL, FileRow, FileTable, JobKind, find_tied_groups, rank_files
 from runner_compare.model.data import Run, TableRow, TextScore
 from tools.commands import jobs, printed
 
@@ -181,7 +181,7 @@ def table_of(
             {} if is_reference else {KL: float(nats.sum() / sum(counts))}
         )
         run = Run(name, name, "likelihood", "1", "", {}, metrics)
-        rows.append(FileRow(name, {Kind.likelihood: TableRow(run, {})}, is_reference))
+        rows.append(FileRow(name, {JobKind.likelihood: TableRow(run, {})}, is_reference))
         reader.of_texts[name] = {
             at: TextScore(
                 ("question", "gold"), "prompt", (), likelihood_of(at, count, kl, is_reference), family
@@ -224,7 +224,7 @@ def outcome_of(
     }
     tied = {
         tuple(sorted(int(it.removeprefix("file-")) for it in pair))
-        for group in tied_groups(table)
+        for group in find_tied_groups(table)
         for pair in combinations(group, 2)
     }
     separate = {

@@ -14,8 +14,8 @@ import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
 from runner_compare.model.data import Run
-from runner_compare.model.table import with_floor
-from runner_compare.statistics import Compared, McNemar, judge
+from runner_compare.model.table import add_accuracies
+from runner_compare.statistics import McNemarTest, RunComparison, decide_all
 
 QUESTIONS = [100, 300, 1000, 3000]
 MARGINS = [0.02, 0.05]
@@ -30,12 +30,14 @@ Counts = tuple[int, int, int, int]  # wins, losses, right answers of the baselin
 def passes(counts: Counts, margin: float) -> tuple[bool, bool, bool]:
     """Return whether a pair passes without a rule, unless both solve nothing, and as it is."""
     wins, losses, base, n = counts
-    compared = Compared(McNemar(wins, losses, n, base))
+    compared = RunComparison(McNemarTest(wins, losses, n, base))
     sides = (
         Run("", "", "", "", "", {}, {"n": float(n), "correct": float(right)})
         for right in (base + wins - losses, base)
     )
-    decisions = [judge([one], {"accuracy": margin})[0] for one in (compared, with_floor(compared, *sides))]
+    decisions = [
+        decide_all([one], {"accuracy": margin})[0] for one in (compared, add_accuracies(compared, *sides))
+    ]
     before, now = (decision.verdict in GOOD for decision in decisions)
     return before, before and base + wins > 0, now
 

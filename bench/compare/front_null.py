@@ -17,7 +17,7 @@ import cluster_null
 import numpy as np
 from simulation import Drawn, Limits, Rate, Table, answers, begin
 
-from runner_compare.features.front.compute import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
+from runner_compare.features.front.compute import ACCURACY_MARGIN, SPEED_MARGIN, mark_pareto_front
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as ComparedTable
 
@@ -75,7 +75,7 @@ def table_of(
         run.metrics |= measured[0]
         run.earlier = [Run(run.run_id, run.job_id, "gsm8k", "1", "", {}, metrics) for metrics in measured[1:]]
         rows.append(TableRow(run, {}, is_baseline=not rows))
-    mark_front(ComparedTable("gsm8k", [], rows), reader)
+    mark_pareto_front(ComparedTable("gsm8k", [], rows), reader)
     return rows
 
 

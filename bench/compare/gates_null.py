@@ -20,12 +20,12 @@ from runs_null import SHAPES, errors
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
-from runner_compare.features.gates.section import Requirements, check, parse_requirements
+from runner_compare.features.gates.section import Requirements, check_requirements, parse_requirements
 from runner_compare.metrics import KL_SHARES
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as Compared
-from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.ratios import ratio, ratio_error
+from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.ratios import ratio_of_sums, ratio_standard_error
 from runner_compare.statistics.stats import ALPHA, student_quantile
 from runner_compare.statistics.token_percentiles import TokenValues
 
@@ -122,7 +122,7 @@ def text_job(key: str, texts: Texts) -> Draw:
             nats, agreed = parts, generator.binomial(counts, chances)
         else:
             nats, agreed = parts * (math.log(truth) if key == "perplexity" else truth), counts
-        job = figures(
+        job = likelihood_metrics(
             [
                 Likelihood(
                     unit, -nats[unit], size, size, size, int(agreed[unit]),
@@ -141,8 +141,8 @@ def text_job(key: str, texts: Texts) -> Draw:
 
 def student_ends(sums: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
     """Return Student's interval of a ratio over texts: a control."""
-    half = student_quantile(ALPHA, len(sums) - 1) * ratio_error(sums, sizes)
-    return ratio(sums, sizes) - half, ratio(sums, sizes) + half
+    half = student_quantile(ALPHA, len(sums) - 1) * ratio_standard_error(sums, sizes)
+    return ratio_of_sums(sums, sizes) - half, ratio_of_sums(sums, sizes) + half
 
 
 def text_cases(real: Numbers | None) -> Iterator[Case]:
@@ -180,8 +180,8 @@ def cases() -> Iterator[Case]:
 
 def passes(gate: str, run: Run) -> bool:
     table = Compared("any", [], [TableRow(run, {})])
-    check([table], parse_requirements([gate], [run]))
-    return all(it.met for it in table.of(Requirements).of_rows)
+    check_requirements([table], parse_requirements([gate], [run]))
+    return all(it.met for it in table.get_section_data(Requirements).of_rows)
 
 
 def value_passes(gate: str, run: Run) -> bool:

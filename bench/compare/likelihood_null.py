@@ -24,11 +24,11 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import NotPaired, Run, TableRow, TextScore
-from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlips, judge
-from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.ratios import caution, ratio, ratio_error
+from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_all
+from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.ratios import p_value_factor, ratio_of_sums, ratio_standard_error
 from runner_compare.statistics.stats import student_quantile
-from runner_compare.ways import Asked, compare
+from runner_compare.ways import PairingOptions, compare_runs
 from tools.commands import samples_of
 
 FEW = (10, 20, 50, 100)
@@ -108,10 +108,10 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
             for unit, (value, count) in enumerate(parts)
         }
     try:
-        compared = [it for run in runs[1:] for it in compare(run, runs[0], reader, Asked())]
+        compared = [it for run in runs[1:] for it in compare_runs(run, runs[0], reader, PairingOptions())]
     except NotPaired:
         return []
-    return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], judge(compared), strict=True)]
+    return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], decide_all(compared), strict=True)]
 
 
 def claims(rows: Sequence[TableRow]) -> bool:
@@ -220,11 +220,11 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
         Likelihood(unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0)
         for unit, (kl, count) in enumerate(zip(divergences.tolist(), counts, strict=True))
     ]
-    job_figures = figures(texts)
+    job_figures = likelihood_metrics(texts)
     low, high = (job_figures[f"kl_nats_per_token_{end}"] for end in ("low", "high"))
     sums, sizes = divergences.tolist(), tokens.tolist()
-    half = student_quantile(ALPHA, len(sums) - 1) * ratio_error(sums, sizes)
-    return not low <= truth <= high, abs(ratio(sums, sizes) - truth) > half
+    half = student_quantile(ALPHA, len(sums) - 1) * ratio_standard_error(sums, sizes)
+    return not low <= truth <= high, abs(ratio_of_sums(sums, sizes) - truth) > half
 
 
 def kl_intervals(
@@ -255,8 +255,8 @@ def kl_intervals(
 def called_different(differences: Numbers, tokens: Numbers) -> tuple[bool, bool]:
     """Whether equal runs are called different, and whether they were with twice the larger p for
     any number."""
-    it = SignFlips(differences.tolist(), tokens.tolist(), "token")
-    return it.effect.p < ALPHA, it.effect.p < ALPHA * caution(len(tokens)) / CAUTION
+    it = SignFlipTest(differences.tolist(), tokens.tolist(), "token")
+    return it.effect.p < ALPHA, it.effect.p < ALPHA * p_value_factor(len(tokens)) / CAUTION
 
 
 def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Rate]:

@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 from simulation import GOOD, Limits, Rate, Solved, Table, begin
 
-from runner_compare.statistics import POWER, McNemar, judge
-from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics import POWER, McNemarTest, decide_all
+from runner_compare.statistics.margins import paired_questions_needed
 from tools.commands import samples_of
 
 QUESTIONS = [50, 100, 200, 500, 1319]
@@ -28,7 +28,7 @@ REAL_QUESTIONS = 600
 @cache
 def is_as_good(wins: int, losses: int, n: int, margin: float) -> bool:
     """Return the verdict on one table of pairs; the same tables are drawn again and again."""
-    (decision,) = judge([McNemar(wins, losses, n)], {"accuracy": margin})
+    (decision,) = decide_all([McNemarTest(wins, losses, n)], {"accuracy": margin})
     return decision.verdict in GOOD
 
 
@@ -54,7 +54,7 @@ def drawn(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     table = Table(f"equal runs, planned for {POWER:.0%}: {pairs:,} pairs a line", *heads)
     for margin in MARGINS:
         for rate in DISCORDANT:
-            needed = questions_needed(margin, rate)
+            needed = paired_questions_needed(margin, rate)
             assert needed is not None
             tables = generator.multinomial(needed, [rate / 2, rate / 2, 1 - rate], size=pairs)
             limits.planned.append(rate_of(tables, needed, margin))
@@ -73,7 +73,7 @@ def resampled(generator: np.random.Generator, pairs: int, limits: Limits) -> Non
     )
     for margin in MARGINS:
         for lost, rates in ((margin, limits.false), (0.0, limits.planned)):
-            n = len(base) if lost else questions_needed(margin, rate)
+            n = len(base) if lost else paired_questions_needed(margin, rate)
             assert n is not None
             tables = np.array([table_of(generator, base, run, n, lost) for _ in range(pairs)])
             rates.append(rate_of(tables, n, margin))

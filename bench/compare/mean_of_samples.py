@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import POWER, Finding, McNemar, MeanFlips, Test, judge
+from runner_compare.statistics import POWER, Finding, McNemarTest, MeanFlipTest, Test, decide_all
 from tools.commands import samples_of
 
 QUESTIONS, ANSWERS = (50, 200), 8
@@ -44,18 +44,18 @@ def drawn(
 def of_one_answer(generator: np.random.Generator, ours: Counts, theirs: Counts) -> Test:
     """Compare the first answer to each question."""
     one, other = (generator.random(len(it)) < it / ANSWERS for it in (ours, theirs))
-    return McNemar(int((one & ~other).sum()), int((other & ~one).sum()), len(one))
+    return McNemarTest(int((one & ~other).sum()), int((other & ~one).sum()), len(one))
 
 
 def of_votes(generator: np.random.Generator, ours: Counts, theirs: Counts) -> Test:
     """Compare majority votes; a tie of right and wrong answers goes either way."""
     one, other = (it + generator.integers(0, 2, len(it)) > ANSWERS // 2 for it in (ours, theirs))
-    return McNemar(int((one & ~other).sum()), int((other & ~one).sum()), len(one))
+    return McNemarTest(int((one & ~other).sum()), int((other & ~one).sum()), len(one))
 
 
 def of_means(_: np.random.Generator, ours: Counts, theirs: Counts) -> Test:
     """Compare the shares of right answers."""
-    return MeanFlips(((ours - theirs) / ANSWERS).tolist(), samples=ANSWERS)
+    return MeanFlipTest(((ours - theirs) / ANSWERS).tolist(), samples=ANSWERS)
 
 
 WAYS = {"one answer": of_one_answer, "vote": of_votes, "mean": of_means}
@@ -70,7 +70,7 @@ def rates(
     for _ in range(pairs):
         ours, theirs = draw(n)
         for name, way in WAYS.items():
-            (it,) = judge([way(generator, ours, theirs)])
+            (it,) = decide_all([way(generator, ours, theirs)])
             claims[name] += it.finding is Finding.better if truth else it.finding is not Finding.open
             missed[name] += not it.low <= truth <= it.high
     return {name: (Rate(claims[name], pairs), Rate(missed[name], pairs)) for name in WAYS}

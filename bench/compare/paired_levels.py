@@ -18,8 +18,8 @@ import numpy as np
 from scipy.special import bdtr, gammaln, ndtr
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, Finding, MarginVerdict, McNemar, judge
-from runner_compare.statistics.stats import half_step
+from runner_compare.statistics import ALPHA, Finding, MarginVerdict, McNemarTest, decide_all
+from runner_compare.statistics.stats import continuity_correction
 
 QUESTIONS = [10, 20, 40, 60, 100, 200]
 MARGINS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
@@ -75,7 +75,7 @@ def both_tests(wins: Any, losses: Any, n: int, margin: float) -> tuple[Tests, Te
     estimate = (wins - losses) / n
     few = 2 * bdtr(losses * 1.0, n, margin)
     many = np.where(losses > 0, 2 * (1 - bdtr(np.maximum(losses - 1.0, 0), n, margin)), 1)
-    now = tango(wins, losses, n, margin, half_step(wins, losses, n))
+    now = tango(wins, losses, n, margin, continuity_correction(wins, losses, n))
     now = np.where(estimate > -margin, np.minimum(now, few), np.maximum(now, many))
     return (
         Tests(p, tango(wins, losses, n, margin, 0), estimate, margin, False),
@@ -117,7 +117,7 @@ def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]
     wrong = good = found = 0
     for at in range(count):
         tables = np.concatenate([equal[at], worse[at]])[:, :2].tolist()
-        rows = judge([McNemar(wins, losses, N) for wins, losses in tables], {"accuracy": MARGIN})
+        rows = decide_all([McNemarTest(wins, losses, N) for wins, losses in tables], {"accuracy": MARGIN})
         alike, lost = rows[:ROWS], rows[ROWS:]
         wrong += (
             any(it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more for it in alike)

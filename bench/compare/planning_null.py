@@ -21,13 +21,25 @@ import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import GOOD, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, POWER, Finding, MarginVerdict, McNemar, SignFlips, judge
-from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
-from runner_compare.statistics.ratios import ratio_error
-from runner_compare.statistics.sequential import log_capitals
-from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
-from runner_compare.statistics.stats import detectable_difference, mcnemar_exact
+from runner_compare.statistics import (
+    ALPHA,
+    POWER,
+    Finding,
+    MarginVerdict,
+    McNemarTest,
+    SignFlipTest,
+    decide_all,
+)
+from runner_compare.statistics.early_stop_plans import early_stop_detectable_loss, early_stop_questions_needed
+from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.planning import (
+    expected_disagreement,
+    questions_needed_to_detect,
+    samples_needed_to_detect,
+)
+from runner_compare.statistics.ratios import ratio_standard_error
+from runner_compare.statistics.sequential import log_betting_capitals
+from runner_compare.statistics.stats import detectable_paired_difference, mcnemar_exact_p_value
 
 # disagreement, difference
 KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]
@@ -46,8 +58,10 @@ ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of the
 @cache
 def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
     """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
-    others = [McNemar(1, 1, n) for _ in range(comparisons - 1)]
-    effect, *_ = judge([McNemar(wins, losses, n), *others], {} if margin is None else {"accuracy": margin})
+    others = [McNemarTest(1, 1, n) for _ in range(comparisons - 1)]
+    effect, *_ = decide_all(
+        [McNemarTest(wins, losses, n), *others], {} if margin is None else {"accuracy": margin}
+    )
     if margin is None:
         return effect.finding is Finding.worse
     return effect.verdict in GOOD
@@ -67,7 +81,7 @@ def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
     table, rates = (Table(title, "comparisons", "disagree", "difference", "questions", "detected %"), [])
     for comparisons in (1, FAMILY):
         for noise, difference in KNOWN:
-            n = questions_to_detect(noise, difference, ALPHA / comparisons)
+            n = questions_needed_to_detect(noise, difference, ALPHA / comparisons)
             assert n is not None
             counts = (drawn(generator, n, noise + difference, difference) for _ in range(pairs))
             rates.append(Rate(sum(shows(*one, n, comparisons, None) for one in counts), pairs))
@@ -78,13 +92,13 @@ def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
 @cache
 def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
     """Return the planned questions after a first sample."""
-    test = McNemar(wins, losses, n)
+    test = McNemarTest(wins, losses, n)
     if not is_control:
-        needed = (test.needs if margin else test.needs_to_detect)(SIZE, ALPHA)
+        needed = (test.sample_size_for_margin if margin else test.sample_size_to_detect)(SIZE, ALPHA)
     elif margin:
-        needed = questions_needed(SIZE, expected_disagreement(wins + losses, n))
+        needed = paired_questions_needed(SIZE, expected_disagreement(wins + losses, n))
     else:
-        needed = questions_to_detect((wins + losses) / n, SIZE)
+        needed = questions_needed_to_detect((wins + losses) / n, SIZE)
     assert needed is not None
     return int(needed)
 
@@ -103,7 +117,7 @@ def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[li
                 hits = plans = 0
                 for wins, losses in (drawn(generator, first, rate) for _ in range(pairs)):
                     if margin and (
-                        shows(wins, losses, first, 1, SIZE) or mcnemar_exact(wins, losses) < ALPHA
+                        shows(wins, losses, first, 1, SIZE) or mcnemar_exact_p_value(wins, losses) < ALPHA
                     ):
                         continue  # nothing has to be planned
                     plans += 1
@@ -146,13 +160,16 @@ def needs_and_range(
     wins: int, losses: int, first: int, rate: float, margin: bool
 ) -> tuple[int, tuple[int | None, int | None], int]:
     """Return the questions that the true disagreement needs, the printed range, and the plan."""
-    test = McNemar(wins, losses, first)
+    test = McNemarTest(wins, losses, first)
     if margin:
-        truth = questions_needed(SIZE, rate, seen=(wins, losses, first))
-        between, planned = test.needs_between(SIZE, ALPHA), test.needs(SIZE, ALPHA)
+        truth = paired_questions_needed(SIZE, rate, seen=(wins, losses, first))
+        between, planned = test.sample_size_interval(SIZE, ALPHA), test.sample_size_for_margin(SIZE, ALPHA)
     else:
-        truth = questions_to_detect(rate, SIZE)
-        between, planned = (test.needs_to_detect_between(SIZE, ALPHA), test.needs_to_detect(SIZE, ALPHA))
+        truth = questions_needed_to_detect(rate, SIZE)
+        between, planned = (
+            test.detection_size_interval(SIZE, ALPHA),
+            test.sample_size_to_detect(SIZE, ALPHA),
+        )
     assert truth is not None
     assert planned is not None
     return truth, between, planned
@@ -173,16 +190,16 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
     )
     table, rates = Table(title, *heads), []
     for n, noise, level in EARLY:
-        losses = early_stop_detectable(n, noise, level), detectable_difference(n, noise, level)
+        losses = early_stop_detectable_loss(n, noise, level), detectable_paired_difference(n, noise, level)
         assert None not in losses
         found = [
             Rate(sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)), courses)
             for loss in losses
         ]
         table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
-        fixed = questions_needed(EARLY_MARGIN, noise, level)
+        fixed = paired_questions_needed(EARLY_MARGIN, noise, level)
         assert fixed is not None
-        needed = early_stop_questions(EARLY_MARGIN, noise, level, fixed, True)
+        needed = early_stop_questions_needed(EARLY_MARGIN, noise, level, fixed, True)
         assert needed is not None
         shown = [
             Rate(sum(course(generator, of, noise, 0.0, level)[1] for _ in range(courses)), courses)
@@ -202,8 +219,8 @@ def course(
     steps = generator.choice(3, size=n, p=[(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
     counts = np.eye(3)[steps].cumsum(axis=0)
     enough = np.log(2 / level)
-    is_worse = bool((log_capitals(counts[:, [1, 0, 2]], 0.0) >= enough).any())
-    return is_worse, bool((log_capitals(counts, -EARLY_MARGIN) >= enough).any())
+    is_worse = bool((log_betting_capitals(counts[:, [1, 0, 2]], 0.0) >= enough).any())
+    return is_worse, bool((log_betting_capitals(counts, -EARLY_MARGIN) >= enough).any())
 
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
@@ -220,11 +237,11 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     for margin in (True, False):
         hits, planned = 0, []
         for _ in range(TEXTS):
-            n = samples_to_detect(ratio_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
+            n = samples_needed_to_detect(ratio_standard_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
             assert n is not None
             planned.append(n)
-            test = SignFlips(*pair(n, 0.0 if margin else SHIFT), "token")
-            (effect,) = judge([test], {"log_likelihood": SHIFT} if margin else {})
+            test = SignFlipTest(*pair(n, 0.0 if margin else SHIFT), "token")
+            (effect,) = decide_all([test], {"log_likelihood": SHIFT} if margin else {})
             as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
             hits += as_good if margin else effect.finding is Finding.worse
         rates.append(Rate(hits, TEXTS))
@@ -243,25 +260,27 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
     harder: list[Rate] = []
     easier: list[Rate] = []
     for name, (differences, tokens) in real_texts().items():
-        shift = ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
+        shift = (
+            ERRORS * ratio_standard_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
+        )
 
         def pair(
             n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)
-        ) -> SignFlips:
+        ) -> SignFlipTest:
             chosen = generator.integers(REAL_TEXTS, size=n)
             sizes = all_texts[1][chosen]
-            return SignFlips((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
+            return SignFlipTest((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
 
         for first in FIRST_SKEWED:
             for what, moved in (("as good", 0.0), ("worse", -shift), ("better", shift)):
                 hits, planned = 0, []
                 for _ in range(pairs):
                     seen = pair(first, 0.0)
-                    needs = seen.needs if what == "as good" else seen.needs_to_detect
+                    needs = seen.sample_size_for_margin if what == "as good" else seen.sample_size_to_detect
                     n = needs(shift, ALPHA)
                     assert n is not None
                     planned.append(n)
-                    (effect,) = judge(
+                    (effect,) = decide_all(
                         [pair(n, moved)], {"log_likelihood": shift} if what == "as good" else {}
                     )
                     as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, POWER, Finding, MeanFlips, judge, pooled_accuracies
-from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.methods.pooled_means import pooled_means
-from runner_compare.statistics.pooling import PairedVerdicts, Weights, mean_difference_interval
-from runner_compare.statistics.stats import holm, mcnemar_exact
+from runner_compare.statistics import ALPHA, POWER, Finding, MeanFlipTest, create_pooled_test, decide_all
+from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.methods.pooled_means import pool_mean_tests
+from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights, mean_difference_interval
+from runner_compare.statistics.stats import holm_adjust, mcnemar_exact_p_value
 
 MARGIN, FAMILY = 0.02, 4
 KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known
@@ -69,9 +69,9 @@ class Seen:
     wald: int = 0  # control: Wald's interval holds the truth
 
 
-def shares(tasks: Sequence[Task], weights: Weights) -> list[float]:
+def shares(tasks: Sequence[Task], weights: PoolingWeights) -> list[float]:
     total = sum(task.n for task in tasks)
-    return [task.n / total if weights is Weights.questions else 1 / len(tasks) for task in tasks]
+    return [task.n / total if weights is PoolingWeights.questions else 1 / len(tasks) for task in tasks]
 
 
 def chances(task: Task, difference: float) -> list[float]:
@@ -106,26 +106,28 @@ def draw(
         ]
 
 
-mcnemar = lru_cache(maxsize=None)(mcnemar_exact)
+mcnemar = lru_cache(maxsize=None)(mcnemar_exact_p_value)
 
 
-def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, margin: bool = False) -> Seen:
+def look(
+    drawn: Iterator[list[PairedVerdicts]], weights: PoolingWeights, truth: float, margin: bool = False
+) -> Seen:
     """Count the verdicts on drawn pairs of runs."""
     seen = Seen()
     for tasks in drawn:
-        (effect,) = judge(
-            [pooled_accuracies(tasks, weights, FINEST)], {"accuracy": MARGIN} if margin else None
+        (effect,) = decide_all(
+            [create_pooled_test(tasks, weights, FINEST)], {"accuracy": MARGIN} if margin else None
         )
         low, high = effect.low, effect.high
         seen.better += effect.finding is Finding.better
         seen.worse += effect.finding is Finding.worse
         seen.as_good += effect.verdict in GOOD
         seen.covered += low - 1e-12 <= truth <= high + 1e-12
-        ps = holm([mcnemar(one.wins, one.losses) for one in tasks])
+        ps = holm_adjust([mcnemar(one.wins, one.losses) for one in tasks])
         seen.any_single += any(p < ALPHA and one.wins < one.losses for p, one in zip(ps, tasks, strict=True))
         seen.summed += mcnemar(sum(one.wins for one in tasks), sum(one.losses for one in tasks)) < ALPHA
         own = [(one.wins - one.losses) / one.n for one in tasks]
-        share = [one.n / effect.n if weights is Weights.questions else 1 / len(tasks) for one in tasks]
+        share = [one.n / effect.n if weights is PoolingWeights.questions else 1 / len(tasks) for one in tasks]
         spread = sum(
             weight**2 * ((one.wins + one.losses) / one.n - value**2) / one.n
             for weight, one, value in zip(share, tasks, own, strict=True)
@@ -134,7 +136,7 @@ def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, 
     return seen
 
 
-def opposite(tasks: Sequence[Task], weights: Weights) -> Differences:
+def opposite(tasks: Sequence[Task], weights: PoolingWeights) -> Differences:
     """Return differences of opposite sign whose weighted mean is 0: as large as the disagreement of
     two tasks lets."""
     share = shares(tasks, weights)
@@ -143,7 +145,7 @@ def opposite(tasks: Sequence[Task], weights: Weights) -> Differences:
     return [size, *[0.0] * (last - 1), -size * share[first] / share[last]]
 
 
-def in_one(tasks: Sequence[Task], weights: Weights, mean: float) -> Differences:
+def in_one(tasks: Sequence[Task], weights: PoolingWeights, mean: float) -> Differences:
     """Return differences that are all in the task where the weighted mean asks for the smallest
     one."""
     share = shares(tasks, weights)
@@ -156,7 +158,7 @@ def level(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     title = f"false verdicts and intervals: {pairs:,} pairs of runs a line. Control: summed wins and losses, and Wald's"
     heads = "truth   ", "false verdicts %", "interval holds %", "control: false", "holds"
     table = Table(title, *HEADS, *heads)
-    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+    for (name, tasks), weights in product(SETTINGS.items(), PoolingWeights):
         for truth, differences in (("equal", [0.0] * len(tasks)), ("opposite", opposite(tasks, weights))):
             drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
             seen = look(drawn, weights, 0.0)
@@ -172,7 +174,7 @@ def at_the_margin(generator: np.random.Generator, pairs: int, limits: Limits) ->
     """Print how often a mean at minus the margin is called as good."""
     title = f"true mean = -{100 * MARGIN:g} points, the margin: {pairs:,} pairs of runs a line"
     table = Table(title, *HEADS, "where     ", "called as good %", "interval holds %")
-    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+    for (name, tasks), weights in product(SETTINGS.items(), PoolingWeights):
         everywhere, in_single = [-MARGIN] * len(tasks), in_one(tasks, weights, -MARGIN)
         for where, differences in (("everywhere", everywhere), ("in one", in_single)):
             drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
@@ -186,10 +188,10 @@ def family(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     """Print how often any of several equal settings is called different, Holm over the settings."""
     title = f"{FAMILY} equal settings against one baseline, Holm over the settings: {pairs:,} tables a line"
     table = Table(title, *HEADS, "any false verdict %")
-    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+    for (name, tasks), weights in product(SETTINGS.items(), PoolingWeights):
         wrong, equal = 0, [chances(task, 0.0) for task in tasks]
         for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
-            effects = judge([pooled_accuracies(one, weights, FINEST) for one in settings])
+            effects = decide_all([create_pooled_test(one, weights, FINEST) for one in settings])
             wrong += any(it.finding is not Finding.open for it in effects)
         limits.false.append(Rate(wrong, pairs))
         table.row(name, weights, limits.false[-1])
@@ -200,9 +202,9 @@ def power(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     title = f"true loss = the minimum detectable difference, everywhere or in one task: {pairs:,} pairs of runs a line"
     single = "any single task"
     table = Table(title, *HEADS, "points", "everywhere: pooled %", single, "in one: pooled", single)
-    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+    for (name, tasks), weights in product(SETTINGS.items(), PoolingWeights):
         typical = [PairedVerdicts(0, round(task.n * task.disagree), task.n) for task in tasks]
-        gap = pooled_accuracies(typical, weights, FINEST).detects(ALPHA)
+        gap = create_pooled_test(typical, weights, FINEST).detectable_difference(ALPHA)
         if gap is None or any(task.base < gap for task in tasks):
             table.row(name, weights, "more than the smallest base rate")
             continue
@@ -235,7 +237,7 @@ def decides(generator: np.random.Generator, tasks: Sequence[Task], margin: float
 def planned(discordant: tuple[int, ...], ns: tuple[int, ...], margin: float) -> int:
     """Return the planned number of questions over all tasks."""
     tasks = [PairedVerdicts(0, count, n) for count, n in zip(discordant, ns, strict=True)]
-    count = pooled_accuracies(tasks, Weights.tasks, FINEST).needs(margin, ALPHA)
+    count = create_pooled_test(tasks, PoolingWeights.tasks, FINEST).sample_size_for_margin(margin, ALPHA)
     assert count is not None
     return int(count)
 
@@ -261,7 +263,7 @@ def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
             tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)
         ]
         hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
-        by_sum = questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
+        by_sum = paired_questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
         assert by_sum is not None
         control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
         limits.planned.append(known)
@@ -271,7 +273,7 @@ def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
 
 def of_templates(
     generator: np.random.Generator, templates: int, mean: float
-) -> tuple[list[MeanFlips], list[MeanFlips]]:
+) -> tuple[list[MeanFlipTest], list[MeanFlipTest]]:
     """Draw the tests of tasks that have the same templates, and the same with clusters of their own."""
     effects = (mean + TEMPLATE_SPREAD * generator.standard_normal(templates)).repeat(A_TEMPLATE)
     names = np.arange(templates).repeat(A_TEMPLATE)
@@ -280,8 +282,8 @@ def of_templates(
         chance = generator.random(len(effects))
         lost, won = CHANCE + np.maximum(0, -effects), CHANCE + np.maximum(0, effects)
         drawn = np.where(chance < lost, -1.0, np.where(chance > 1 - won, 1.0, 0.0)).tolist()
-        shared.append(MeanFlips(drawn, names.tolist(), "template"))
-        own.append(MeanFlips(drawn, (names + task * templates).tolist(), "template"))
+        shared.append(MeanFlipTest(drawn, names.tolist(), "template"))
+        own.append(MeanFlipTest(drawn, (names + task * templates).tolist(), "template"))
     return shared, own
 
 
@@ -297,11 +299,11 @@ def clusters(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             shared, own = of_templates(generator, templates, 0.0)
             values = [value for test in shared for value in test.differences]
             independent = mcnemar(values.count(1.0), values.count(-1.0))
-            ps = pooled_means(shared).mean.p, pooled_means(own).mean.p, independent
+            ps = pool_mean_tests(shared).mean.p, pool_mean_tests(own).mean.p, independent
             wrong = [count + (p < ALPHA) for count, p in zip(wrong, ps, strict=True)]
-            pooled = pooled_means(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
+            pooled = pool_mean_tests(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
             is_above = pooled.mean.difference > -TEMPLATE_MARGIN
-            good += is_above and pooled.p_at(-TEMPLATE_MARGIN) < ALPHA
+            good += is_above and pooled.p_value_at(-TEMPLATE_MARGIN) < ALPHA
         rates = [Rate(count, pairs) for count in wrong]
         limits.false.append(rates[0])
         limits.gates.append(Rate(good, pairs))

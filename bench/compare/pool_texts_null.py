@@ -25,12 +25,12 @@ from runner_compare.statistics import (
     Decision,
     Finding,
     MarginVerdict,
-    PooledTexts,
-    SignFlips,
-    judge,
+    PooledLikelihoodTest,
+    SignFlipTest,
+    decide_all,
     ratios,
 )
-from runner_compare.statistics.pooling import PairedTexts, Weights
+from runner_compare.statistics.pooling import PairedTexts, PoolingWeights
 from runner_compare.statistics.stats import student_quantile
 
 NF4, FP4 = "nf4 − none", "fp4 − none"  # real texts
@@ -65,10 +65,10 @@ def draw(generator: np.random.Generator, tasks: Sequence[Task], real: Real) -> T
     return texts
 
 
-def shares(texts: Texts, weights: Weights) -> list[float]:
+def shares(texts: Texts, weights: PoolingWeights) -> list[float]:
     """Return the weight of each task."""
     tokens = [float(it.sum()) for _, it in texts]
-    return [it / sum(tokens) if weights is Weights.questions else 1 / len(tokens) for it in tokens]
+    return [it / sum(tokens) if weights is PoolingWeights.questions else 1 / len(tokens) for it in tokens]
 
 
 def moved(texts: Texts, shifts: Sequence[float]) -> Texts:
@@ -76,44 +76,44 @@ def moved(texts: Texts, shifts: Sequence[float]) -> Texts:
     return [(it + shift * tokens, tokens) for (it, tokens), shift in zip(texts, shifts, strict=True)]
 
 
-def opposite(texts: Texts, weights: Weights) -> list[float]:
+def opposite(texts: Texts, weights: PoolingWeights) -> list[float]:
     """Return shifts of the first and the last task whose weighted mean is 0."""
     share = shares(texts, weights)
     size = float(texts[0][0].std() / texts[0][1].mean())
     return [size, *[0.0] * (len(texts) - 2), -size * share[0] / share[-1]]
 
 
-def verdict(texts: Texts, weights: Weights, margin: float | None = None) -> Decision:
+def verdict(texts: Texts, weights: PoolingWeights, margin: float | None = None) -> Decision:
     """Return what runner-compare --pool says, with --margin if there is one."""
     tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
-    (decision,) = judge(
-        [PooledTexts(tasks, "token", weights)], {} if margin is None else {"log_likelihood": margin}
+    (decision,) = decide_all(
+        [PooledLikelihoodTest(tasks, "token", weights)], {} if margin is None else {"log_likelihood": margin}
     )
     return decision
 
 
 def singles(texts: Texts, finding: Finding) -> bool:
     """Whether any single task shows this finding, Holm over the tasks."""
-    effects = judge(
-        [SignFlips(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
+    effects = decide_all(
+        [SignFlipTest(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
     )
     return any(it.finding is finding for it in effects)
 
 
-def by_student(texts: Texts, weights: Weights, truth: float) -> bool:
+def by_student(texts: Texts, weights: PoolingWeights, truth: float) -> bool:
     """Whether Student's interval with Welch and Satterthwaite's degrees of freedom misses the
     truth."""
     lists = [(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
     share = shares(texts, weights)
-    value = sum(part * ratios.ratio(*pair) for part, pair in zip(share, lists, strict=True))
-    errors = [part * ratios.ratio_error(*pair) for part, pair in zip(share, lists, strict=True)]
+    value = sum(part * ratios.ratio_of_sums(*pair) for part, pair in zip(share, lists, strict=True))
+    errors = [part * ratios.ratio_standard_error(*pair) for part, pair in zip(share, lists, strict=True)]
     fourth = sum(error**4 / (len(pair[0]) - 1) for error, pair in zip(errors, lists, strict=True))
     error = math.hypot(*errors)
     return abs(value - truth) > student_quantile(ALPHA, max(1, int(error**4 / fourth))) * error
 
 
 def level(
-    generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int
+    generator: np.random.Generator, tasks: Sequence[Task], weights: PoolingWeights, real: Real, pairs: int
 ) -> tuple[list[Rate], list[Rate], Rate, Rate, float]:
     """Return false rates and missed intervals, Student's misses, odd intervals, and the median
     detectable difference.
@@ -142,7 +142,7 @@ def level(
 def power(
     generator: np.random.Generator,
     tasks: Sequence[Task],
-    weights: Weights,
+    weights: PoolingWeights,
     real: Real,
     pairs: int,
     shift: float,
@@ -161,7 +161,7 @@ def power(
 def planned(
     generator: np.random.Generator,
     tasks: Sequence[Task],
-    weights: Weights,
+    weights: PoolingWeights,
     real: Real,
     pairs: int,
     margin: float,
@@ -177,7 +177,7 @@ def planned(
         first = verdict(draw(generator, tasks, real), weights)
         if not first.can_plan:
             continue
-        needed = first.test.needs(margin, ALPHA)
+        needed = first.test.sample_size_for_margin(margin, ALPHA)
         assert needed is not None
         growth.append(needed / had)
         larger = [task._replace(n=max(2, math.ceil(task.n * needed / had))) for task in tasks]
@@ -203,7 +203,7 @@ def main() -> int:
     more_heads = "nats/token", "found %", "any single", "times as many", "as good %"
     table = Table(f"{pairs:,} pairs of runs a line", f"{'tasks':15}", "weights", *heads, *more_heads)
     for name, tasks in SETTINGS.items():
-        for weights in Weights:
+        for weights in PoolingWeights:
             false, misses, student, unlike, least = level(generator, tasks, weights, real, pairs)
             found, single = power(generator, tasks, weights, real, pairs, least)
             growth, shown = planned(generator, tasks, weights, real, pairs, MARGIN * least)

@@ -17,9 +17,9 @@ import sys
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner.datasets.rotations import shifts_of
+from runner.datasets.rotations import rotation_shifts
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.choice_positions import AskedInOrders, position_bias
+from runner_compare.statistics.position_bias import QuestionInOrders, position_bias
 
 SETTINGS = [  # questions, choices, orders, accuracy, how alike the answers to a question are, all right ones under A
     (10, 4, 4, 0.4, 0.5, False),
@@ -36,7 +36,7 @@ BIASES = (0.1, 0.3)  # the probability that B is chosen, whatever stands there
 MISSING = 0.02  # of the answers
 DRAWS = 199  # a test by so many permutations is as exact as by more, and finds a little less
 
-Asked = list[AskedInOrders]
+Asked = list[QuestionInOrders]
 
 
 def asked(
@@ -45,7 +45,7 @@ def asked(
     """Draw the answers of a model; return the true share of each position, and how far it is above
     its expectation."""
     questions, choices, orders, accuracy, alike, first = setting
-    shifts, answers = tuple(shifts_of(choices, orders)), list[AskedInOrders]()
+    shifts, answers = tuple(rotation_shifts(choices, orders)), list[QuestionInOrders]()
     shares, expected, is_b = np.zeros(choices), np.zeros(choices), np.arange(choices) == 1
     for _ in range(questions):
         gold = 0 if first else int(generator.integers(choices))
@@ -56,7 +56,7 @@ def asked(
         for text, shift in zip(texts, shifts, strict=True):
             pick = 1 if generator.random() < bias else (int(text) + shift) % choices
             picks.append(None if generator.random() < MISSING else pick)
-        answers.append(AskedInOrders(choices, shifts, tuple(picks)))
+        answers.append(QuestionInOrders(choices, shifts, tuple(picks)))
         chosen = [(1 - MISSING) * (bias * is_b + (1 - bias) * np.roll(chances, shift)) for shift in shifts]
         shares += sum(chosen)
         texts_chosen = sum(np.roll(one, -shift) for one, shift in zip(chosen, shifts, strict=True)) / orders

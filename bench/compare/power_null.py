@@ -25,9 +25,9 @@ from cluster_null import answers as family_answers
 from numbers_null import KINDS, LOWER, MANY, lost, verdict
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, Finding, MeanFlips, OverSeeds, Test, judge
-from runner_compare.statistics.paired_means import MeanDifference, mean_ps
-from runner_compare.statistics.stats import student_p
+from runner_compare.statistics import ALPHA, Finding, MeanFlipTest, SeedTest, Test, decide_all
+from runner_compare.statistics.paired_means import MeanDifference, mean_p_values
+from runner_compare.statistics.stats import student_p_value
 
 FIRST = 40  # first pairs a line: each says another loss
 FAMILIES = (10, 25, 40, 59, 60, 100)
@@ -38,10 +38,10 @@ NUMBERS_OF = (50, 200)
 TRUTHS, TRUTH_SIZES, TRUTH_DRAWS = 60, (6, 10, 20, 40, 59, 60, 100), 2_000
 
 
-def compared(differences: Numbers, families: Families | None, samples: int = 1) -> MeanFlips:
+def compared(differences: Numbers, families: Families | None, samples: int = 1) -> MeanFlipTest:
     """Compare by means, as runner-compare does."""
     names = None if families is None else families.tolist()
-    return MeanFlips(differences.tolist(), names, "family" * (families is not None), samples)
+    return MeanFlipTest(differences.tolist(), names, "family" * (families is not None), samples)
 
 
 def noise(generator: np.random.Generator, questions: int, samples: int, rate: float) -> Numbers:
@@ -74,12 +74,12 @@ def with_loss(
 
 def promise(it: Test, whole: bool) -> float | None:
     """Return what a comparison could detect by its own words."""
-    return it.detects_at_worst(ALPHA) if whole else it.detects(ALPHA)
+    return it.worst_case_detectable(ALPHA) if whole else it.detectable_difference(ALPHA)
 
 
 def is_found(it: Test) -> bool:
     """Whether a loss is found."""
-    (decision,) = judge([it])
+    (decision,) = decide_all([it])
     return decision.finding is Finding.worse
 
 
@@ -118,14 +118,14 @@ def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
     return rates
 
 
-def over_five_seeds(generator: np.random.Generator, loss: float) -> OverSeeds:
+def over_five_seeds(generator: np.random.Generator, loss: float) -> SeedTest:
     """Compare the means over seeds of two runs, of which one loses so much."""
     sides = []
     for lower in (loss, 0.0):
         accuracies = (0.7 - lower + SEED_SPREAD * generator.standard_normal(SEEDS)).clip(0, 1)
         sides.append((generator.random((SEEDS, SEED_QUESTIONS)) < accuracies[:, None]).astype(float))
     by_question = compared(sides[0].mean(axis=0) - sides[1].mean(axis=0), None, SEEDS)
-    return OverSeeds(by_question, *(side.mean(axis=1).tolist() for side in sides))
+    return SeedTest(by_question, *(side.mean(axis=1).tolist() for side in sides))
 
 
 def of_seeds(generator: np.random.Generator, pairs: int) -> list[Rate]:
@@ -191,18 +191,18 @@ def twenty_points(generator: np.random.Generator, pairs: int) -> None:
         for _ in range(pairs):
             solved, family = family_answers(generator, families, OF_TEN, False, [0.8, 0.6])
             differences = solved[1].astype(float) - solved[0]
-            it = MeanDifference.of(differences.tolist(), family.tolist())
+            it = MeanDifference.from_differences(differences.tolist(), family.tolist())
             found += it.difference < 0 and it.p < ALPHA
             means = differences.reshape(families, OF_TEN).mean(axis=1)
             t = means.mean() / (means.std(ddof=1) / families**0.5)
-            by_student += t < 0 and student_p(float(t), families - 1) < ALPHA
+            by_student += t < 0 and student_p_value(float(t), families - 1) < ALPHA
         table.row(families, Rate(found, pairs), Rate(by_student, pairs))
     table = Table("the width of the interval, 80 % and 60 %: median", "families", "points")
     for families in (57, 58, 59, 60, 61, 62):
         widths = []
         for _ in range(min(pairs, 60)):
             solved, family = family_answers(generator, families, OF_TEN, False, [0.8, 0.6])
-            low, high = MeanDifference.of(
+            low, high = MeanDifference.from_differences(
                 (solved[1].astype(float) - solved[0]).tolist(), family.tolist()
             ).interval()
             widths.append(high - low)
@@ -238,7 +238,7 @@ def of_random_truths(generator: np.random.Generator) -> list[Rate]:
         for _ in range(TRUTHS):
             values, chances = random_truth(generator, families)
             sums = generator.choice(values, p=chances, size=(TRUTH_DRAWS, families))
-            wrong.append(int((mean_ps(sums, np.ones_like(sums), 0.0) < ALPHA).sum()))
+            wrong.append(int((mean_p_values(sums, np.ones_like(sums), 0.0) < ALPHA).sum()))
             if chances[0] * families >= ENOUGH:
                 often.append(wrong[-1])
         cells = [Rate(sum(wrong), TRUTHS * TRUTH_DRAWS), Rate(max(wrong), TRUTH_DRAWS)]

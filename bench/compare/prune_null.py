@@ -13,7 +13,7 @@ import time
 import numpy as np
 from simulation import Rate, Table, options_of
 
-from runner_compare.statistics.sequential import Pairs, Side, level_of
+from runner_compare.statistics.sequential import SequentialPairs, Side, comparison_level
 
 
 def main() -> int:
@@ -60,9 +60,9 @@ def prunes(
     found = []
     for _ in range(trials - 1):
         verdicts = drawn.random(questions) < accuracy - worse
-        pairs = Pairs(level_of((wanted or trials) - 1), None)
+        pairs = SequentialPairs(comparison_level((wanted or trials) - 1), None)
         for mine, theirs in zip(verdicts.tolist(), best.tolist(), strict=True):
-            pairs.add(mine, theirs)
+            pairs.add_pair(mine, theirs)
             if pairs.decision is not Side.open:
                 break
         found.append(pairs.decision is Side.worse)

@@ -27,12 +27,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.features.recall.compute import RecallFindings, share_error
-from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.statistics import ALPHA, Finding, judge
-from runner_compare.statistics.effective_length import length_tests
-from runner_compare.statistics.lost_depths import lost_depths
-from runner_compare.ways.verdicts import by_verdicts
+from runner_compare.features.recall.compute import RecallFindings, divide_error
+from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
+from runner_compare.statistics import ALPHA, Finding, decide_all
+from runner_compare.statistics.effective_length import one_sided_length_tests
+from runner_compare.statistics.lost_depths import find_lost_depths
+from runner_compare.ways.verdicts import mcnemar_test
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -109,13 +109,13 @@ def drawn(
     alike: float = ALIKE_SETTINGS,
 ) -> list[list[QuestionOutcome]]:
     """Draw the answers of one or several settings of a model to the same questions."""
-    places: list[tuple[RecallPlace, str]] = []
+    places: list[tuple[RecallPosition, str]] = []
     for depth_number, depth in enumerate(DEPTHS):
         for number in range(a_cell):
             question = number if is_same_at_depths else number + depth_number * a_cell
             is_rare = model.has_rare_kind and generator.random() < RARE
             kind = "rare" if is_rare and not is_same_at_depths else "usual"
-            places += [(RecallPlace(kind, length, depth), f"question {question}") for length in LENGTHS]
+            places += [(RecallPosition(kind, length, depth), f"question {question}") for length in LENGTHS]
     if model.has_rare_kind and is_same_at_depths:
         rare = {f"question {number}" for number in range(a_cell) if generator.random() < RARE}
         places = [(place._replace(kind="rare" if name in rare else "usual"), name) for place, name in places]
@@ -164,14 +164,14 @@ class Counts:
 
 def misses(findings: RecallFindings, true: int) -> bool:
     """Whether the interval does not hold the true effective length."""
-    found = findings.effective
+    found = findings.effective_length
     return found is not None and not found.at_least <= true <= found.at_most
 
 
 def count(counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same_at_depths: bool) -> None:
     """Add what is said of one model."""
     findings = RecallFindings(tuple(outcomes), MARGIN)
-    found = findings.effective
+    found = findings.effective_length
     counts.nothing_said += found is None
     if found is not None:
         counts.missed += misses(findings, model.true)
@@ -181,7 +181,11 @@ def count(counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same
     if is_same_at_depths:
         alone = tuple(as_other_question(outcome) for outcome in outcomes)
         counts.independent += misses(RecallFindings(alone, MARGIN), model.true)
-    shown = [lost for lost in lost_depths(findings.depth_answers, draws=DRAWS) if lost.is_shown]
+    shown = [
+        lost
+        for lost in find_lost_depths(findings.depth_answers, num_permutations=DRAWS)
+        if lost.is_significant
+    ]
     if model.lost is None:
         counts.depths_false += bool(shown)
         return
@@ -200,17 +204,17 @@ def as_other_question(outcome: QuestionOutcome) -> QuestionOutcome:
 
 def longest_as_counted(findings: RecallFindings) -> int:
     """Return the longest length within the margin as it was counted: a control."""
-    shortest = findings.lengths[0].share
-    return max(length.length for length in findings.lengths if length.share >= shortest - MARGIN)
+    shortest = findings.length_recalls[0].share
+    return max(length.length for length in findings.length_recalls if length.share >= shortest - MARGIN)
 
 
 def longest_shown(findings: RecallFindings) -> int:
     """Return the longest length that is shown to be within the margin, whatever shorter ones show:
     a control."""
     found = LENGTHS[0]
-    for length in findings.lengths[1:]:
+    for length in findings.length_recalls[1:]:
         if length.against_shortest is not None:
-            tests = length_tests(length.against_shortest.test, MARGIN, None)
+            tests = one_sided_length_tests(length.against_shortest.test, MARGIN, None)
             found = length.length if tests.p_kept < ALPHA / 2 else found
     return found
 
@@ -283,13 +287,13 @@ def needed_and_asked(
     for _ in range(draws):
         (outcomes,) = drawn(generator, model, a_cell, False)
         findings = RecallFindings(tuple(outcomes), MARGIN)
-        found = findings.effective
-        if found is None or not found.undecided or found.undecided[0] > model.true:
+        found = findings.effective_length
+        if found is None or not found.undecided_lengths or found.undecided_lengths[0] > model.true:
             continue
-        said.append(findings.needed)
-        (again,) = drawn(generator, model, math.ceil(findings.needed / len(DEPTHS)), False)
-        asked = RecallFindings(tuple(again), MARGIN).effective
-        decided += asked is not None and asked.at_least >= found.undecided[0]
+        said.append(findings.needed_questions)
+        (again,) = drawn(generator, model, math.ceil(findings.needed_questions / len(DEPTHS)), False)
+        asked = RecallFindings(tuple(again), MARGIN).effective_length
+        decided += asked is not None and asked.at_least >= found.undecided_lengths[0]
     return decided, said
 
 
@@ -312,8 +316,10 @@ def called_different(
     different = unadjusted = lengths_differ = 0
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS)
-        tests = [by_verdicts(at_length(own, answers[0], length)) for own in answers[1:] for length in LENGTHS]
-        different += any(decision.finding is not Finding.open for decision in judge(tests))
+        tests = [
+            mcnemar_test(at_length(own, answers[0], length)) for own in answers[1:] for length in LENGTHS
+        ]
+        different += any(decision.finding is not Finding.open for decision in decide_all(tests))
         unadjusted += any(test.effect.p < ALPHA for test in tests)
         every = [longest_as_counted(RecallFindings(tuple(own), MARGIN)) for own in answers]
         lengths_differ += len(set(every)) > 1
@@ -344,8 +350,8 @@ def reached_too_far(
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS, alike)
         alone = {str(at): RecallFindings(tuple(own), MARGIN) for at, own in enumerate(answers)}
-        for way, findings in enumerate((share_error(alone), alone)):
-            known = [it.effective for it in findings.values() if it.effective is not None]
+        for way, findings in enumerate((divide_error(alone), alone)):
+            known = [it.effective_length for it in findings.values() if it.effective_length is not None]
             too_far[way] += any(it.at_least > model.true for it in known)
             found[way] += sum(it.at_least == it.at_most == model.true for it in known)
     return (too_far[0], found[0]), (too_far[1], found[1])
@@ -372,7 +378,7 @@ def missed_texts(
         shifts = dict(zip(LENGTHS, spread * generator.standard_normal(len(LENGTHS)), strict=True))
         of_texts = in_texts(model, shifts)
         (outcomes,) = drawn(generator, of_texts, A_CELL[-1], False)
-        found = RecallFindings(tuple(outcomes), MARGIN).effective
+        found = RecallFindings(tuple(outcomes), MARGIN).effective_length
         if found is not None:
             missed += not found.at_least <= of_texts.true <= found.at_most
             too_long += found.at_least > model.true

@@ -21,16 +21,16 @@ from simulation import Limits, Rate, Solved, Table, begin
 
 from runner_base import ClusterUnit
 from runner_compare.model.mean_pairs import compare_means
-from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.statistics import ALPHA, Finding, McNemar, judge
+from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
+from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_all
 from runner_compare.statistics.effective_length import (
     EffectiveLength,
     LengthTests,
-    effective_length,
-    length_tests,
+    find_effective_length,
+    one_sided_length_tests,
 )
-from runner_compare.statistics.paired_means import MIN_CLUSTERS, mean_ps
-from runner_compare.ways.verdicts import at_both_ends, by_verdicts
+from runner_compare.statistics.paired_means import MIN_CLUSTERS, mean_p_values
+from runner_compare.ways.verdicts import compare_with_cut_off_bounds, mcnemar_test
 
 SETTINGS, CASES, SPREAD = 10, 30, 0.3
 TEXTS = (1, 5, 30)
@@ -89,7 +89,7 @@ def outcomes_of(right: Solved, texts: int, by_text: bool) -> tuple[QuestionOutco
             bool(right[at, place, case]),
             "prompt",
             f"text {case % texts}" if by_text else f"{depth}/{case}",
-            recall=RecallPlace("single", length, depth, case % texts if texts > 1 else None, unit),
+            recall=RecallPosition("single", length, depth, case % texts if texts > 1 else None, unit),
         )
         for at, length in enumerate(LENGTHS)
         for place, depth in enumerate(DEPTHS)
@@ -100,7 +100,7 @@ def outcomes_of(right: Solved, texts: int, by_text: bool) -> tuple[QuestionOutco
 @lru_cache(maxsize=100_000)
 def tests_of_questions(wins: int, losses: int, n: int) -> LengthTests:
     """Return the tests of a length where questions are the units."""
-    return length_tests(McNemar(wins, losses, n), MARGIN)
+    return one_sided_length_tests(McNemarTest(wins, losses, n), MARGIN)
 
 
 def all_tests(right: Solved, texts: int, by_text: bool) -> list[list[list[LengthTests]]]:
@@ -122,7 +122,7 @@ def all_tests(right: Solved, texts: int, by_text: bool) -> list[list[list[Length
     size = shape[3] * shape[4] / texts
     rows = sums.reshape(-1, texts)
     ps = np.concatenate(
-        [mean_ps(part, np.full_like(part, size), -MARGIN) for part in np.array_split(rows, 50)]
+        [mean_p_values(part, np.full_like(part, size), -MARGIN) for part in np.array_split(rows, 50)]
     )
     mean = rows.mean(axis=1) / size
     tests = [
@@ -140,7 +140,7 @@ def share_level(tests: Sequence[Sequence[LengthTests]]) -> list[EffectiveLength]
     """Return the effective length of each setting of a table, by the rule of `share_error`."""
     sharing = count = len(tests)
     while True:
-        found = [effective_length(LENGTHS, own, ALPHA / count, ALPHA / sharing) for own in tests]
+        found = [find_effective_length(LENGTHS, own, ALPHA / count, ALPHA / sharing) for own in tests]
         left = max(1, count - sum(own.reached == len(LENGTHS) - 1 for own in found))
         if left == sharing:
             return found
@@ -207,10 +207,12 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
             pair for pair in zip(*both, strict=True) if pair[0].recall and pair[0].recall.length == length
         ]
         if texts == 1:
-            tests.append(at_both_ends(by_verdicts, pairs))
+            tests.append(compare_with_cut_off_bounds(mcnemar_test, pairs))
         else:
-            tests.append(at_both_ends(lambda of_length: compare_means(of_length, "text"), pairs))
-    return any(decision.finding is not Finding.open for decision in judge(tests))
+            tests.append(
+                compare_with_cut_off_bounds(lambda of_length: compare_means(of_length, "text"), pairs)
+            )
+    return any(decision.finding is not Finding.open for decision in decide_all(tests))
 
 
 def main() -> int:

@@ -14,8 +14,8 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 from team_tokens import LINKS, SPREAD, TOKENS, answers
 
-from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.token_costs import Estimate, TokenCells, right_answer_cost
+from runner_compare.statistics.accuracy_intervals import accuracy_interval
+from runner_compare.statistics.token_costs import Estimate, TokenCells, cost_per_correct_answer
 
 SETTINGS = [  # questions, accuracy, what hard ones take, the part of prompts
     (10, 0.70, "more", 0.2),
@@ -52,10 +52,10 @@ def covered(
         shares = [float(right) for right in solved[0]]
         if not any(shares):
             continue  # no right answer has no cost
-        share = Estimate(float(np.mean(shares)), *share_interval(shares, [None] * questions))
+        share = Estimate(float(np.mean(shares)), *accuracy_interval(shares, [None] * questions))
         cells = TokenCells(prompt.tolist(), new.tolist(), [shares])
         prompts = part * prompt.mean() / PROMPT / job
-        cost = right_answer_cost(cells, share, job / share.value, float(prompts))
+        cost = cost_per_correct_answer(cells, share, job / share.value, float(prompts))
         assert cost is not None
         missed += not cost.low <= truth <= cost.high
         missed_by_control += not job / share.high <= truth <= job / max(share.low, 1e-9)

@@ -23,11 +23,11 @@ from runner_compare.statistics import (
     RATIOS,
     Decision,
     Finding,
-    Measured,
-    StudentT,
-    judge,
+    Measurements,
+    StudentTTest,
+    decide_all,
 )
-from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, runs_needed
+from runner_compare.statistics.run_ratios import CLEAR_DIFFERENCE, runs_needed_per_side
 
 # noise of a run's and of a repeat's logarithm; repeats of a run
 BETWEEN, WITHIN, REPEATS = (0.03, 0.02, 5)
@@ -56,36 +56,36 @@ def errors(generator: np.random.Generator, shape: str, size: tuple[int, ...], si
     return drawn
 
 
-def measured(logs: Logs, repeats: Logs) -> Measured:
+def measured(logs: Logs, repeats: Logs) -> Measurements:
     """Return what a job measured: the medians of its runs, and the repeats of the newest one."""
     figures = np.exp(logs + np.median(repeats, axis=-1))
-    return Measured(np.exp(logs[0] + repeats[0]).tolist(), figures.tolist())
+    return Measurements(np.exp(logs[0] + repeats[0]).tolist(), figures.tolist())
 
 
 def jobs(
     generator: np.random.Generator, shape: str, runs: int, count: int, side: int = 0, ratio: float = 1.0
-) -> list[Measured]:
+) -> list[Measurements]:
     """Draw jobs whose true speed is this ratio."""
     logs = math.log(ratio) + errors(generator, shape, (count, runs), side)
     repeats = WITHIN * generator.standard_normal((count, runs, REPEATS))
     return [measured(*one) for one in zip(logs, repeats, strict=True)]
 
 
-def compared(ours: Sequence[Measured], theirs: Sequence[Measured]) -> list[Decision]:
+def compared(ours: Sequence[Measurements], theirs: Sequence[Measurements]) -> list[Decision]:
     """Compare jobs one by one, each pair as a table of its own."""
-    tests = [StudentT(MEASURE, one, other) for one, other in zip(ours, theirs, strict=True)]
-    return [decision for test in tests for decision in judge([test])]
+    tests = [StudentTTest(MEASURE, one, other) for one, other in zip(ours, theirs, strict=True)]
+    return [decision for test in tests for decision in decide_all([test])]
 
 
-def named(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
+def named(ours: Sequence[Measurements], theirs: Sequence[Measurements]) -> Rate:
     """Return how often a difference is named."""
     return Rate(sum(it.finding is not Finding.open for it in compared(ours, theirs)), len(ours))
 
 
-def covered(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
+def covered(ours: Sequence[Measurements], theirs: Sequence[Measurements]) -> Rate:
     """Return how often an interval holds the true ratio, if our side is faster by it."""
     faster = [
-        Measured([TRUE_RATIO * value for value in it.repeats], [TRUE_RATIO * value for value in it.runs])
+        Measurements([TRUE_RATIO * value for value in it.repeats], [TRUE_RATIO * value for value in it.runs])
         for it in ours
     ]
     return Rate(sum(it.low <= TRUE_RATIO <= it.high for it in compared(faster, theirs)), len(ours))
@@ -102,7 +102,7 @@ def single(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
             ours = jobs(generator, shape, runs, pairs)
             theirs = jobs(generator, shape, their_runs, pairs, side=1)
             tested = min(runs, their_runs) >= MIN_RUNS
-            as_runs = [[Measured(it.repeats, it.repeats) for it in side] for side in (ours, theirs)]
+            as_runs = [[Measurements(it.repeats, it.repeats) for it in side] for side in (ours, theirs)]
             null, holds, *control = (
                 count(*sides) for sides in ((ours, theirs), as_runs) for count in (named, covered)
             )
@@ -121,7 +121,7 @@ def families(generator: np.random.Generator, tables: int, limits: Limits) -> Non
                 sides = [jobs(generator, shape, runs, tables) for _ in range(rows + 1)]
                 wrong = 0
                 for base, *others in zip(*sides, strict=True):
-                    effects = judge([StudentT(MEASURE, one, base) for one in others])
+                    effects = decide_all([StudentTTest(MEASURE, one, base) for one in others])
                     wrong += any(it.finding is not Finding.open for it in effects)
                 limits.false.append(Rate(wrong, tables))
                 table.row(shape, rows, runs, limits.false[-1])
@@ -135,8 +135,8 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
 
     def as_good(shape: str, runs: int, ratio: float) -> Rate:
         sides = (jobs(generator, shape, runs, pairs, 0, ratio), jobs(generator, shape, runs, pairs, 1))
-        tests = [StudentT(MEASURE, *pair) for pair in zip(*sides, strict=True)]
-        effects = [decision for test in tests for decision in judge([test], {RATIOS: MARGIN})]
+        tests = [StudentTTest(MEASURE, *pair) for pair in zip(*sides, strict=True)]
+        effects = [decision for test in tests for decision in decide_all([test], {RATIOS: MARGIN})]
         rate = Rate(sum(it.verdict in GOOD for it in effects), pairs)
         table.row(shape, f"{ratio:.3f}", runs, rate)
         return rate
@@ -145,7 +145,7 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         limits.false += [as_good(shape, runs, 1 / (1 + MARGIN)) for runs in (3, 5, 10)]
     # 0.957: a median of five
     spread = math.hypot(BETWEEN, WITHIN * math.sqrt(math.pi / 2 / REPEATS) * 0.957)
-    needed = runs_needed(math.log1p(MARGIN) / spread)
+    needed = runs_needed_per_side(math.log1p(MARGIN) / spread)
     assert needed is not None
     print(f"planned for {POWER:.0%}: {needed} runs each")
     limits.powers.append(as_good("normal", needed, 1.0))
@@ -156,14 +156,14 @@ def advice(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     title = f"a difference of {CLEAR_DIFFERENCE:g} spreads, with as many runs as advised: {tables:,} tables a line"
     table = Table(title, "comparisons", "runs", "difference named %")
     for comparisons in (1, 5, 12):
-        runs = runs_needed(CLEAR_DIFFERENCE, ALPHA / comparisons)
+        runs = runs_needed_per_side(CLEAR_DIFFERENCE, ALPHA / comparisons)
         assert runs is not None
         found = 0
         for _ in range(tables):
             logs = BETWEEN * generator.standard_normal((comparisons + 1, runs))
             logs[1] -= CLEAR_DIFFERENCE * BETWEEN
-            base, *others = (Measured([1.0], np.exp(line).tolist()) for line in logs)
-            effects = judge([StudentT(MEASURE, one, base) for one in others])
+            base, *others = (Measurements([1.0], np.exp(line).tolist()) for line in logs)
+            effects = decide_all([StudentTTest(MEASURE, one, base) for one in others])
             found += effects[0].finding is Finding.smaller
         limits.powers.append(Rate(found, tables))
         table.row(comparisons, runs, limits.powers[-1])

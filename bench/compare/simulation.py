@@ -172,13 +172,13 @@ class Drawn(Reader):
         self.answers[name] = dict(zip(self.questions, marks, strict=True))
         return drawn_run(name, solved)
 
-    def of(self, run: Run) -> Answers:
+    def load_answers(self, run: Run) -> Answers:
         """Return what was drawn for the run."""
         return self.answers[run.run_id]
 
-    of_baseline = numbers = of
+    of_baseline = numbers = load_answers
 
-    def texts(self, run: Run) -> Texts:
+    def load_text_scores(self, run: Run) -> Texts:
         """Return the texts that were drawn for the run."""
         return self.of_texts[run.run_id]
 

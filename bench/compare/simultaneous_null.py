@@ -13,7 +13,7 @@ from functools import cache
 
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemar, judge
+from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemarTest, decide_all
 
 N, MARGIN, NOISE = 500, 0.02, 0.05  # questions, and the share that each side alone solves by chance
 PATTERNS = {
@@ -28,7 +28,7 @@ NOT_WORSE = {MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_bu
 
 def contradicts(it: Decision) -> bool:
     """Whether the interval says something else than the finding or the verdict."""
-    low, high = it.simultaneous
+    low, high = it.simultaneous_interval
     says_differ, says_within, says_more = low > 0 or high < 0, low > -MARGIN, high < -MARGIN
     return (
         says_differ != (it.finding is not Finding.open)
@@ -38,9 +38,9 @@ def contradicts(it: Decision) -> bool:
 
 
 @cache
-def test_of(wins: int, losses: int) -> McNemar:
+def test_of(wins: int, losses: int) -> McNemarTest:
     """Return the test of these pairs, once: the same ones are drawn again and again."""
-    return McNemar(wins, losses, N)
+    return McNemarTest(wins, losses, N)
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def main() -> int:
                 counts = [
                     generator.multinomial(N, [NOISE, NOISE + loss, 1 - 2 * NOISE - loss]) for loss in truths
                 ]
-                decisions = judge(
+                decisions = decide_all(
                     [test_of(int(won), int(lost)) for won, lost, _ in counts], {"accuracy": MARGIN}
                 )
                 pairs = list(zip(decisions, truths, strict=True))

@@ -21,9 +21,9 @@ import sys
 import numpy as np
 from simulation import GOOD, Drawn, Limits, Rate, Solved, Table, begin
 
-from runner_compare.features.changed_answers.compute import ChangedAnswers, count_changed
+from runner_compare.features.changed_answers.compute import ChangedAnswers, count_changed_answers
 from runner_compare.model.data import TEXT_END, Question, Run
-from runner_compare.statistics import Decision, Finding, exact_interval, judge, wilson_interval
+from runner_compare.statistics import Decision, Finding, decide_all, exact_interval, wilson_interval
 from runner_compare.ways.verdicts import compare_pair
 
 SIZES = (200, 1319)
@@ -55,7 +55,7 @@ def drawn(
     reader = Drawn(n)
     base = reader.add("off", off, families)
     run = reader.add("draft", np.where(differs, again, off), families)
-    (decision,) = judge([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    (decision,) = decide_all([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision, (1 - kept) * float((differs * chances).mean())
 
 
@@ -66,10 +66,12 @@ class ChangedTexts(Drawn):
         super().__init__(len(differs))
         self.differs = differs
 
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
+    def load_answer_texts(
+        self, run: Run, questions: set[Question], max_chars: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
         return {
             question: {"text": str(run.run_id == "draft" and self.differs[question[0]])}
-            for question in wanted
+            for question in questions
         }
 
 
@@ -78,7 +80,7 @@ def count_texts(n: int, units_changed: int, unit: int) -> ChangedAnswers:
     reader = ChangedTexts(np.arange(n) < units_changed * unit)
     families = [f"family {number // unit}" for number in range(n)] if unit > 1 else None
     runs = [reader.add(name, np.ones(n, dtype=bool), families) for name in ("draft", "off")]
-    return count_changed(runs[0], runs[1], reader)
+    return count_changed_answers(runs[0], runs[1], reader)
 
 
 def rates_of_ends(

@@ -15,10 +15,10 @@ import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, SignFlips
+from runner_compare.statistics import ALPHA, SignFlipTest
 from runner_compare.statistics.effects import Test
-from runner_compare.statistics.methods.mean_flips import MeanFlips
-from runner_compare.statistics.planning import spread_factors
+from runner_compare.statistics.methods.mean_flips import MeanFlipTest
+from runner_compare.statistics.planning import standard_error_factors
 
 MARGIN = 0.05
 LARGE = 4_000  # clusters or texts of the sample that gives the truth
@@ -35,7 +35,7 @@ TEXTS = (80, 200)
 
 def draw_clusters(
     generator: np.random.Generator, clusters: int, size: int, rate: float, spread: float, answers: int
-) -> MeanFlips:
+) -> MeanFlipTest:
     """Draw the differences of two equal runs; a cluster may prefer one of them."""
     differences: list[float] = []
     names: list[int] = []
@@ -46,7 +46,7 @@ def draw_clusters(
         signs = np.where(generator.random((answers, count)) < prefers, 1.0, -1.0)
         differences += (differ * signs).mean(axis=0).tolist()
         names += [cluster] * count
-    return MeanFlips(differences, names, "template", answers)
+    return MeanFlipTest(differences, names, "template", answers)
 
 
 def count_misses(
@@ -54,21 +54,21 @@ def count_misses(
 ) -> tuple[Rate, Rate, Rate, str]:
     """Return how often the range misses the truth, how often it does by the control, how often it
     has no upper end, and its median width."""
-    truth = draw(LARGE).needs(margin, ALPHA)
+    truth = draw(LARGE).sample_size_for_margin(margin, ALPHA)
     assert truth is not None
     misses = control = without_end = 0
     widths = []
     for _ in range(samples):
         test = draw(n)
-        low, high = test.needs_between(margin, ALPHA) or (None, None)
-        planned = test.needs(margin, ALPHA)
+        low, high = test.sample_size_interval(margin, ALPHA) or (None, None)
+        planned = test.sample_size_for_margin(margin, ALPHA)
         assert low is not None
         assert planned is not None
         misses += low > truth or (high is not None and high < truth)
         without_end += high is None
         if high is not None:
             widths.append(high / low)
-        least, most = spread_factors(3.0, n, 3.0)
+        least, most = standard_error_factors(3.0, n, 3.0)
         assert most is not None
         control += not planned * least**2 <= truth <= planned * most**2
     width = f"x {median(widths):.1f}" if widths else ""
@@ -99,7 +99,7 @@ def of_texts(generator: np.random.Generator, samples: int) -> list[Rate]:
     def flat(
         draw: Callable[[int], np.ndarray[tuple[int, ...], np.dtype[np.float64]]],
     ) -> Callable[[int], Test]:
-        return lambda n: SignFlips(draw(n).tolist(), [1.0] * n, "token")
+        return lambda n: SignFlipTest(draw(n).tolist(), [1.0] * n, "token")
 
     worlds: dict[str, Callable[[int], Test]] = {
         "normal": flat(lambda n: generator.normal(size=n)),
@@ -110,15 +110,17 @@ def of_texts(generator: np.random.Generator, samples: int) -> list[Rate]:
 
         def draw(n: int, values: object = differences, sizes: object = tokens) -> Test:
             chosen = generator.integers(REAL_TEXTS, size=n)
-            return SignFlips(np.asarray(values)[chosen].tolist(), np.asarray(sizes)[chosen].tolist(), "token")
+            return SignFlipTest(
+                np.asarray(values)[chosen].tolist(), np.asarray(sizes)[chosen].tolist(), "token"
+            )
 
         worlds[name] = draw
     heads = f"{'texts':14}", "first n", "misses %", "control %", "no end", "width"
     table, missed = Table(f"texts: {samples} first samples a line", *heads), []
     for name, world in worlds.items():
         large = world(LARGE)
-        assert isinstance(large, SignFlips)
-        margin = 3.2 * large.error * (LARGE / 200) ** 0.5
+        assert isinstance(large, SignFlipTest)
+        margin = 3.2 * large.standard_error * (LARGE / 200) ** 0.5
         for n in TEXTS:
             misses, control, without_end, width = count_misses(world, n, margin, samples)
             missed.append(misses)

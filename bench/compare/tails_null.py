@@ -25,11 +25,11 @@ from simulation import Limits, Rate, Table, options_of
 
 from runner.records.divergences import DIVERGENCES, read_divergences
 from runner.records.jobs import read_samples
-from runner.tasks.likelihood.tokens import texts_of
+from runner.tasks.likelihood.token_divergences import collect_text_tokens
 from runner_base import Likelihood, machine
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
-from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.token_divergence import TextTokens, token_figures
+from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.token_divergence import TextTokens, token_divergence_metrics
 from runner_compare.statistics.token_percentiles import TokenValues
 from runner_engine.embedded import MODEL_DIR
 from tools.commands import jobs
@@ -48,7 +48,7 @@ FARTHER, RARE_TEXTS = 150, (*TEXTS, 600)
 def real_population(folder: Path) -> list[TextTokens]:
     """Return the tokens of each text of a job."""
     samples = [it for _, it in sorted(read_samples(folder / "samples.jsonl").items())]
-    found = texts_of(samples, read_divergences(folder / DIVERGENCES))
+    found = collect_text_tokens(samples, read_divergences(folder / DIVERGENCES))
     assert found is not None
     return found
 
@@ -76,7 +76,9 @@ def figures_of(texts: Sequence[TextTokens]) -> dict[str, float]:
                    top_1_agreed=it.agreed)
         for unit, it in enumerate(texts)
     ]  # fmt: skip
-    return figures(likelihoods) | token_figures([replace(it, category=None) for it in texts])
+    return likelihood_metrics(likelihoods) | token_divergence_metrics(
+        [replace(it, category=None) for it in texts]
+    )
 
 
 def bootstrap(generator: np.random.Generator, texts: Sequence[TextTokens]) -> dict[str, tuple[float, float]]:
@@ -182,7 +184,7 @@ def main() -> int:
     only = " --rare" if options.rare else ""
     arguments = f"--draws {options.draws} --seed {options.seed}{only} {len(options.jobs)} jobs"
     print(f"python bench/compare/tails_null.py {arguments}")
-    print(machine.name())
+    print(machine.machine_name())
     if options.rare:
         limits.missed += rare_kinds(generator, options.draws)
         return limits.conclude(started)

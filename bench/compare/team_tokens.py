@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, MeanFlips, OverSeeds
-from runner_compare.statistics.clustered_share import share_interval
-from runner_compare.statistics.over_seeds import of_questions, share_over_seeds
+from runner_compare.statistics import ALPHA, MeanFlipTest, SeedTest
+from runner_compare.statistics.accuracy_intervals import accuracy_interval
+from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, question_error
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
@@ -71,19 +71,19 @@ def main() -> int:
         inside = [0, 0, 0, 0]
         for _ in range(jobs):
             solved, taken = answers(generator, seeds, generator.normal(size=questions), accuracy, apart, link)
-            ends = share_over_seeds(solved.tolist()) if seeds > 1 else share_interval(
+            ends = accuracy_interval_over_seeds(solved.tolist()) if seeds > 1 else accuracy_interval(
                 solved[0].tolist(), [None] * questions
             )  # fmt: skip
             share = Estimate(float(solved.mean()), *ends)
-            cost = TokenCost.of(
+            cost = TokenCost.from_cells(
                 TokenCells(taken.tolist(), np.zeros_like(taken).tolist(), solved.tolist()), share
             )
             assert cost is not None
             found = share, cost.tokens_a_question, cost.correct_per_1000
             for place, (it, truth) in enumerate(zip(found, truths, strict=True)):
                 inside[place] += it.low <= truth <= it.high
-            alone = of_questions(solved.mean(axis=0).tolist())
-            inside[3] += abs(share.value - accuracy) <= alone.bound(ALPHA, True)
+            alone = question_error(solved.mean(axis=0).tolist())
+            inside[3] += abs(share.value - accuracy) <= alone.error_bound(ALPHA, True)
         rates = [Rate(count, jobs) for count in inside]
         table.row(seeds, questions, accuracy, apart, hard_take, *(it.plain for it in rates))
         limits.missed += [Rate(jobs - it.times, jobs) for it in rates[:3]]
@@ -100,10 +100,10 @@ def main() -> int:
                 TokenCells(taken.tolist(), np.zeros_like(taken).tolist(), it.tolist()) for it, taken in sides
             ]
             gaps = (sides[0][0].mean(axis=0) - sides[1][0].mean(axis=0)).tolist()
-            by_questions = MeanFlips(gaps, samples=seeds)
-            effect = OverSeeds(by_questions, *(it.mean(axis=1).tolist() for it, _ in sides)).effect
+            by_questions = MeanFlipTest(gaps, samples=seeds)
+            effect = SeedTest(by_questions, *(it.mean(axis=1).tolist() for it, _ in sides)).effect
             for place, p in enumerate(
-                (TokenSaving.of(cells[0], cells[1]).p, effect.p, by_questions.effect.p)
+                (TokenSaving.from_cells(cells[0], cells[1]).p, effect.p, by_questions.effect.p)
             ):
                 claims[place] += p < ALPHA
         rates = [Rate(count, jobs) for count in claims]

@@ -19,9 +19,9 @@ from tools_null import ALIKE, CATEGORIES, LOSSES_OF_ALL, SHARES, PartTest, Quest
 
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.pairs import answers_by_step, compare_lengths
-from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace
-from runner_compare.statistics import ALPHA, Decision, Finding, judge
-from runner_compare.statistics.stats import holm
+from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
+from runner_compare.statistics import ALPHA, Decision, Finding, decide_all
+from runner_compare.statistics.stats import holm_adjust
 from runner_compare.ways.verdicts import compare_answers
 
 # of the answers that took the step before, so many take this one
@@ -40,7 +40,7 @@ def findings_of(
     """Return the sign of each finding in each table (0: none is said) and its p by Holm: all
     comparisons of a table share one error."""
     ps = np.array([test.alone if alone else test.by_functions for test in tests.values()])
-    adjusted = np.array([holm(column) for column in ps.T.tolist()]).T
+    adjusted = np.array([holm_adjust(column) for column in ps.T.tolist()]).T
     return {
         place: (np.where(own < ALPHA, np.sign(test.difference), 0.0), own)
         for (place, test), own in zip(tests.items(), adjusted, strict=True)
@@ -90,9 +90,9 @@ def step_decisions(
                 if case.wanted
                 else (ToolOutcome.nothing_called if steps[0] else ToolOutcome.called_without_need)
             )
-            place = ToolPlace(case.category, 0, outcome)
+            place = ToolCase(case.category, 0, outcome)
             own[index, case.question, case.gold] = QuestionOutcome(
-                outcome in RIGHT, "prompt", case.function, tools=place
+                outcome in RIGHT, "prompt", case.main_function, tools=place
             )
         answers.append(own)
     runs = [run_of(f"setting {number}", own) for number, own in enumerate(answers)]
@@ -101,7 +101,7 @@ def step_decisions(
         for number in range(1, STEP_SETTINGS)
         for step, sides in answers_by_step(answers[number], answers[0]).items()
     }
-    return dict(zip(compared, judge(list(compared.values())), strict=True))
+    return dict(zip(compared, decide_all(list(compared.values())), strict=True))
 
 
 def simulate_steps(
@@ -153,11 +153,11 @@ def length_decisions(
             answers[len(answers), case.question, case.gold] = QuestionOutcome(
                 is_right,
                 f"prompt of {length}",
-                case.function,
-                tools=ToolPlace(case.category, length, outcome_of(is_right)),
+                case.main_function,
+                tools=ToolCase(case.category, length, outcome_of(is_right)),
             )
     compared = compare_lengths(run_of("none", answers), answers)
-    decisions = judge(list(compared.values()))
+    decisions = decide_all(list(compared.values()))
     return {
         (COMPARED_LENGTHS.index(length), length): decision
         for length, decision in zip(compared, decisions, strict=True)

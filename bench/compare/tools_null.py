@@ -24,16 +24,16 @@ import numpy as np
 from cluster_skewed import p_values
 from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.tasks.tools.cases import Case, made_cases
+from runner.tasks.tools.cases import Case, read_included_cases
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell
-from runner_compare.features.tool_calls.pairs import CallsOfTable, add_calls
+from runner_compare.features.tool_calls.pairs import TableToolCalls, compute_tool_calls
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as ComparedTable
-from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace
+from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.statistics import ALPHA, Decision, Finding
-from runner_compare.statistics.stats import mcnemar_exact
-from runner_compare.ways.verdicts import by_verdicts, compare_answers
+from runner_compare.statistics.stats import mcnemar_exact_p_value
+from runner_compare.ways.verdicts import compare_answers, mcnemar_test
 
 NAMES = ("none", "int8", "nf4", "kv8")
 CATEGORIES = {"simple": 0.9, "multiple": 0.8, "parallel": 0.6, "irrelevant": 0.95}  # share right
@@ -79,7 +79,7 @@ def compared(
                 own = f"{category} {number}"
                 key = len(answers[name]), own, ""
                 answers[name][key] = QuestionOutcome(
-                    is_right, f"prompt of {length}", own, tools=ToolPlace(category, length, outcome)
+                    is_right, f"prompt of {length}", own, tools=ToolCase(category, length, outcome)
                 )
     return in_cells(answers)
 
@@ -92,10 +92,10 @@ def in_cells(answers: dict[str, Answers]) -> dict[tuple[str, Cell], Decision]:
         run = run_of(name, of_run)
         rows.append(TableRow(run, {}, is_baseline=not rows, baseline=rows[0] if rows else None))
     table = ComparedTable("tools", [], rows)
-    add_calls(table, reader)
+    compute_tool_calls(table, reader)
     return {
         (name, cell): decision
-        for name, cells in table.of(CallsOfTable).compared.items()
+        for name, cells in table.get_section_data(TableToolCalls).compared.items()
         for cell, decision in cells.items()
     }
 
@@ -126,7 +126,7 @@ class Questions:
     @classmethod
     def shipped(cls) -> Questions:
         """Read them; the parts of a question's functions have the same variance together as one function."""
-        cases = made_cases()
+        cases = read_included_cases()
         names = sorted({function["name"] for case in cases for function in case.functions})
         parts = np.zeros((len(cases), len(names)))
         for line, case in zip(parts, cases, strict=True):
@@ -150,8 +150,8 @@ class Questions:
                 (index, case.question, case.gold): QuestionOutcome(
                     bool(is_right),
                     "prompt",
-                    case.function,
-                    tools=ToolPlace(case.category, 0, outcome_of(bool(is_right))),
+                    case.main_function,
+                    tools=ToolCase(case.category, 0, outcome_of(bool(is_right))),
                 )
                 for index, (case, is_right) in enumerate(zip(self.cases, solved, strict=True))
             }
@@ -175,14 +175,14 @@ class Questions:
 
     def test(self, own: Solved, base: Solved, of_part: Solved) -> PartTest:
         """Compare two settings in some of the questions, in all tables [tables, questions]."""
-        names = [case.function for case in self.cases]
+        names = [case.main_function for case in self.cases]
         own, base = own[:, of_part], base[:, of_part]
         families = sorted({name for name, is_part in zip(names, of_part, strict=True) if is_part})
         members = np.array([[name == family for family in families] for name in names])[of_part]
         sums = (own.astype(float) - base) @ members
         sizes = np.broadcast_to(members.sum(axis=0).astype(float), sums.shape)
         won, lost = ((one & ~other).sum(axis=1) for one, other in ((own, base), (base, own)))
-        alone = [mcnemar_exact(*pair) for pair in zip(won.tolist(), lost.tolist(), strict=True)]
+        alone = [mcnemar_exact_p_value(*pair) for pair in zip(won.tolist(), lost.tolist(), strict=True)]
         return PartTest(won - lost, p_values(sums, sizes, 0.0), np.array(alone))
 
 
@@ -197,7 +197,7 @@ def p_of_rows(answers: dict[str, Answers]) -> tuple[float, float]:
     own_run, base_run = (run_of(name, answers[name]) for name in (own, base))
     compared = compare_answers(own_run, base_run, (answers[own], answers[base]), Drawn())
     pairs = [(answers[own][key], answers[base][key]) for key in answers[own]]
-    return compared.effect.p, by_verdicts(pairs).effect.p
+    return compared.effect.p, mcnemar_test(pairs).effect.p
 
 
 def reactions(generator: np.random.Generator, tables: int, limits: Limits) -> None:

@@ -23,8 +23,16 @@ from typing import Any
 import torch
 
 from runner_base import Dtype, processor
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, ResolvedModel, complete, resolve
-from runner_engine.checkpoints.mixture import mixture_in
+from runner_engine import (
+    CHOICES,
+    LocalModelConfig,
+    ModelSpec,
+    Request,
+    ResolvedModel,
+    complete_requests,
+    resolve,
+)
+from runner_engine.checkpoints.mixture import measure_model_mixture
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.stats import EngineStats
 
@@ -83,7 +91,7 @@ class Measured:
         self.decode(2, 4)
         self.why = reasons.last
         if self.engine.fused is not None:
-            self.why = MLPS_APART if self.engine.fused.has_mlps_apart else SINGLE_CALL
+            self.why = MLPS_APART if self.engine.fused.has_separate_mlps else SINGLE_CALL
 
     def decode(self, rows: int, new: int) -> EngineStats:
         """Decode prompts that share nothing, and return what was counted."""
@@ -93,7 +101,7 @@ class Measured:
         asked = [
             Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new) for at, ids in enumerate(prompts)
         ]
-        complete(self.engine, asked)
+        complete_requests(self.engine, asked)
         return self.engine.stats - before
 
     def measure(self, new: int, by_processor: bool) -> None:
@@ -113,8 +121,12 @@ class Measured:
 def active_parameters(resolved: ResolvedModel) -> int:
     """Return how many parameters a token goes through: of a mixture, those of the chosen experts
     alone."""
-    mixture = mixture_in(resolved.files)
-    return sum(tensor.params for tensor in resolved.files.tensors) if mixture is None else mixture.active
+    mixture = measure_model_mixture(resolved.files)
+    return (
+        sum(tensor.num_elements for tensor in resolved.files.tensors)
+        if mixture is None
+        else mixture.active_parameters
+    )
 
 
 def measured(family: str, folder: Path, reasons: Reasons, threads: int) -> Measured:
@@ -171,7 +183,7 @@ def main() -> None:
     logger.propagate = False
     torch.set_grad_enabled(False)
     print(head_line(["bench/engine/families.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.left_out():
+    if left_out := processor.disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     if options.processor_time:
         print("by the processor's time")

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from runner_base import MIB, Dtype, processor
-from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete, resolve
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, complete_requests, resolve
 from runner_engine.local.engine import LocalEngine
 from runner_engine.settings.model import Attention
 
@@ -79,7 +79,7 @@ def of_runner(folder: Path, attention: Attention, threads: int, open_sides: Exit
             for at, (ids, most) in enumerate(zip(prompts, new, strict=True))
         ]
         started, spent = time.perf_counter(), time.process_time()
-        if failed := [done.error for done in complete(engine, asked, rows) if done.error]:
+        if failed := [done.error for done in complete_requests(engine, asked, rows) if done.error]:
             raise SystemExit(f"{len(failed)} requests failed, e.g. {failed[0]}")
         return time.perf_counter() - started, time.process_time() - spent
 
@@ -276,7 +276,7 @@ def main() -> None:
             lines += lines_of(name, options, Path(folder))
     print("### Hybrids\n")
     print(head_line(["bench/engine/hybrids.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.left_out():
+    if left_out := processor.disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
     print(

@@ -23,11 +23,11 @@ import torch
 from engines import head_line, markdown
 from heading import parse_arguments
 
-from runner_engine.attention.own_attention import OwnPlaces, attend_own
-from runner_engine.attention.parts import Scaling
-from runner_engine.attention.shared_attention import SharedPlaces, attend_shared
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.partial_attention import Scaling
+from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
 from runner_engine.kernels import native
-from runner_engine.kv_cache import Heads, own_kv
+from runner_engine.kv_cache import KvCacheSpec, create_kv_store
 from runner_engine.settings.kv_cache import KvCache
 
 FORMATS = ("as_model", "int8", "k8v4", "int4")
@@ -84,7 +84,7 @@ def of_checkout(folder: Path) -> Times:
 
 def one_round(options: argparse.Namespace) -> Times:
     """Return the seconds of a call, the fastest of several, by what it does."""
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     if kernels is None:
         raise SystemExit("there is no C compiler here")
     torch.set_num_threads(1)
@@ -93,8 +93,8 @@ def one_round(options: argparse.Namespace) -> Times:
     for dtype in options.dtypes:
         for keys in map(int, options.keys.split(",")):
             for name in options.formats:
-                heads = Heads(
-                    1, kv_heads, group, dim, DTYPES[dtype], torch.device("cpu"), kv_cache=KvCache.of(name)
+                heads = KvCacheSpec(
+                    1, kv_heads, group, dim, DTYPES[dtype], torch.device("cpu"), kv_cache=KvCache.parse(name)
                 )
                 step, prompt = calls_of(heads, kernels, keys)
                 took[f"{dtype}, {keys:,} keys, a step, {name}"] = seconds(step)
@@ -103,11 +103,11 @@ def one_round(options: argparse.Namespace) -> Times:
 
 
 def calls_of(
-    heads: Heads, kernels: native.Kernels, keys: int
+    heads: KvCacheSpec, kernels: native.Kernels, keys: int
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """Return a step over so many keys, and a prompt over them."""
     random = torch.Generator().manual_seed(0)
-    own, scaling = own_kv(heads, kernels, [keys]), Scaling(heads.dim**-0.5, 0.0)
+    own, scaling = create_kv_store(heads, kernels, [keys]), Scaling(heads.dim**-0.5, 0.0)
     stored = [
         torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype) for _ in range(2)
     ]
@@ -117,10 +117,10 @@ def calls_of(
     seen = torch.tensor([keys], dtype=torch.int32)
     queries = torch.randn(heads.kv_heads * heads.group, PROMPT, heads.dim, generator=random).to(heads.dtype)
     query = queries[:, :1].transpose(0, 1).contiguous()
-    places, shared = OwnPlaces(own, torch.zeros_like(seen), seen), SharedPlaces(own, 0, keys)
+    places, shared = OwnKeyRanges(own, torch.zeros_like(seen), seen), SharedKeyRange(own, 0, keys)
     return (
-        lambda: attend_own(kernels, heads, scaling, 0, query, places),
-        lambda: attend_shared(kernels, heads, scaling, 0, queries, None, PROMPT, shared, None),
+        lambda: attend_own_keys(kernels, heads, scaling, 0, query, places),
+        lambda: attend_shared_keys(kernels, heads, scaling, 0, queries, None, PROMPT, shared, None),
     )
 
 

@@ -32,7 +32,7 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.models import gguf_tokenizer
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools.real_model import gguf_file
@@ -80,7 +80,7 @@ def opened(options: argparse.Namespace, name: str, new: int = 1) -> LocalEngine:
     model = LocalModelConfig(
         name=str(gguf_file()), device="cpu", dtype=Dtype(options.dtype), threads=options.threads
     )
-    engine = greedy_engine(model, CHOICES["gguf"](), new, KvCache.of(name))
+    engine = greedy_engine(model, CHOICES["gguf"](), new, KvCache.parse(name))
     engine.load()
     return engine
 
@@ -88,7 +88,7 @@ def opened(options: argparse.Namespace, name: str, new: int = 1) -> LocalEngine:
 def texts_of(lengths: list[int], count: int) -> dict[int, list[list[int]]]:
     """Return texts of so many tokens, by their length."""
     source = "\n".join(path.read_text() for path in sorted(ROOT.glob("docs/*.md")))
-    ids = gguf_tokenizer.make(gguf_file(), "left")(source)["input_ids"]
+    ids = gguf_tokenizer.build_tokenizer(gguf_file(), "left")(source)["input_ids"]
     return {
         length: [ids[first : first + length] for first in range(0, length * count, length)]
         for length in lengths
@@ -100,7 +100,7 @@ def scores(engine: LocalEngine, text: list[int]) -> torch.Tensor:
     pieces: list[torch.Tensor] = []
     request = Request(0, tuple(text[:-POSITIONS]), continuation=tuple(text[-POSITIONS:]))
     asked = replace(request, on_logprobs=lambda _, found: pieces.append(found.clone()))
-    failed = [done.error for done in complete(engine, [asked]) if done.error]
+    failed = [done.error for done in complete_requests(engine, [asked]) if done.error]
     if failed:
         raise SystemExit(failed[0])
     return torch.cat(pieces).double()
@@ -154,7 +154,7 @@ def llama_lines(
         "threads": options.threads,
         "texts": [texts[length] for length in lengths],
     }
-    asked["vocabulary"] = len(gguf_tokenizer.make(gguf_file(), "left"))
+    asked["vocabulary"] = len(gguf_tokenizer.build_tokenizer(gguf_file(), "left"))
     found: dict[str, list[list[torch.Tensor]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("f16", *OF_LLAMA):

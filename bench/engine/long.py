@@ -36,7 +36,7 @@ from heading import parse_arguments  # noqa: E402
 from peers import xllamacpp_python  # noqa: E402
 
 from runner_base import Dtype, processor  # noqa: E402
-from runner_engine import LocalModelConfig, Request, complete  # noqa: E402
+from runner_engine import LocalModelConfig, Request, complete_requests  # noqa: E402
 from runner_engine.embedded import MODEL_DIR  # noqa: E402
 from runner_engine.kv_cache import prompt_cache  # noqa: E402
 
@@ -102,7 +102,7 @@ def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
                     gap, last = max(gap, now - last), now
             ended = time.perf_counter()
             session.cancel_all()
-            while not session.idle:
+            while not session.is_idle:
                 session.step()
         return {"late": ended - began, "gap": max(gap, ended - last)}
 
@@ -116,7 +116,7 @@ def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
             for at, ids in enumerate(prompts)
         ]
         before, started, spent = replace(engine.stats), time.perf_counter(), time.process_time()
-        if failed := [done.error for done in complete(engine, asked, len(asked)) if done.error]:
+        if failed := [done.error for done in complete_requests(engine, asked, len(asked)) if done.error]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         seconds = {"all": time.perf_counter() - started, "processor": time.process_time() - spent}
         if ((engine.stats - before).prefill_tokens < sum(map(len, prompts)) // 2) != cached:
@@ -217,7 +217,7 @@ def main() -> None:
     table = gap_table(options) if options.gap else speed_table(options)
     print("### Long contexts\n")
     print(head_line(["bench/engine/long.py", *sys.argv[1:]], options.threads))
-    if left_out := processor.left_out():
+    if left_out := processor.disabled_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
     print(

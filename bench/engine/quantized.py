@@ -24,11 +24,11 @@ import torch
 from heading import parse_arguments
 from torch import nn
 
-from runner_base import ConfigError, Dtype, one_line
+from runner_base import ConfigError, Dtype, to_one_line
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
-from runner_engine.checkpoints.linear_layers import walk_files
-from runner_engine.experts import separate_all
-from runner_engine.models.load import load_base
+from runner_engine.checkpoints.linear_layers import plan_model_quantization
+from runner_engine.experts import separate_all_experts
+from runner_engine.models.base_loading import load_base
 from tools import families
 from tools.library_bits import are_equal, made_by_library
 
@@ -85,7 +85,7 @@ def cell(family: str, name: str, folder: Path, limit: float, wrong: list[str]) -
     try:
         base = load_base(resolved)
     except ConfigError as error:
-        return f"refused: {one_line(error, limit=90)}"
+        return f"refused: {to_one_line(error, limit=90)}"
     predicted = predict(resolved, (1, 16, 8))
     assert predicted is not None
     off = sum(predicted.weights.values()) / sum(base.bytes_by_dtype.values()) - 1
@@ -102,9 +102,9 @@ def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
     from transformers import AutoModelForCausalLM
 
     original = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    separate_all(original)
+    separate_all_experts(original)
     plain, loaded = dict(original.named_modules()), dict(base.model.named_modules())
-    found = walk_files(resolved.files, resolved.mix, "cpu").choices
+    found = plan_model_quantization(resolved.files, resolved.mix, "cpu").choices
     paths = [
         path
         for path in (name.removesuffix(".weight") for name in found)

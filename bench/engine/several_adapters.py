@@ -38,12 +38,20 @@ from engines import head_line, markdown, spread  # noqa: E402
 from heading import parse_arguments  # noqa: E402
 
 from runner_base import Dtype, machine  # noqa: E402
-from runner_engine import GenerationConfig, LocalModelConfig, ModelSpec, Request, complete, predict, resolve  # noqa: E402
+from runner_engine import (  # noqa: E402
+    GenerationConfig,
+    LocalModelConfig,
+    ModelSpec,
+    Request,
+    complete_requests,
+    predict,
+    resolve,
+)
 from runner_engine.decode import compat_probe  # noqa: E402
 from runner_engine.decode.layouts import NotFusable  # noqa: E402
 from runner_engine.local.engine import LocalEngine  # noqa: E402
 from runner_engine.settings.lora import LoraConfig, PeftConfig  # noqa: E402
-from runner_engine.settings.several import SeveralConfig  # noqa: E402
+from runner_engine.settings.named_adapters import MultiAdapterConfig  # noqa: E402
 
 MODEL = Path("~/.cache/runner/real-model/bfloat16").expanduser()
 VLLM_PYTHON = ROOT / ".vllm" / "bin" / "python"
@@ -103,15 +111,15 @@ def engine_of(options: argparse.Namespace, lora: LoraConfig) -> LocalEngine:
     return engine
 
 
-def several(places: list[Path]) -> SeveralConfig:
+def several(places: list[Path]) -> MultiAdapterConfig:
     """Return the keys of adapters that are called by their numbers."""
-    return SeveralConfig({f"a{number}": str(place) for number, place in enumerate(places)})
+    return MultiAdapterConfig({f"a{number}": str(place) for number, place in enumerate(places)})
 
 
 def ours(options: argparse.Namespace, lora: LoraConfig, open_sides: ExitStack) -> Side:
     """Load the model with our engine; return what completes prompts with it, in seconds."""
     engine = engine_of(options, lora)
-    names: list[Any] = lora.names or [None]
+    names: list[Any] = lora.adapter_names or [None]
     open_sides.callback(engine.close)
 
     def side(prompts: list[list[int]], new: int) -> float:
@@ -121,7 +129,7 @@ def ours(options: argparse.Namespace, lora: LoraConfig, open_sides: ExitStack) -
         ]
         clock = time.perf_counter if options.wall else time.process_time
         started = clock()
-        if failed := [done.error for done in complete(engine, asked, len(asked)) if done.error]:
+        if failed := [done.error for done in complete_requests(engine, asked, len(asked)) if done.error]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         return clock() - started
 
@@ -228,11 +236,11 @@ def speed_table(options: argparse.Namespace, places: list[Path]) -> str:
 
 def comparison(options: argparse.Namespace, places: list[Path]) -> str:
     """Count the answers that are those of each adapter alone."""
-    wanted = [(name, text) for name in several(places).names for text in QUESTIONS]
+    wanted = [(name, text) for name in several(places).adapter_names for text in QUESTIONS]
 
     def answers(lora: LoraConfig, requests: list[Request]) -> dict[Any, list[int]]:
         engine = engine_of(options, lora)
-        found = {done.id: done.answer.token_ids for done in complete(engine, requests)}
+        found = {done.id: done.answer.token_ids for done in complete_requests(engine, requests)}
         engine.close()
         return found
 
@@ -240,7 +248,7 @@ def comparison(options: argparse.Namespace, places: list[Path]) -> str:
         several(places), [Request(f"{name} {text}", text, adapter=name) for name, text in wanted]
     )
     alone: dict[Any, list[int]] = {}
-    for name, place in zip(several(places).names, places, strict=True):
+    for name, place in zip(several(places).adapter_names, places, strict=True):
         of_adapter = [Request(f"{name} {text}", text) for text in QUESTIONS]
         alone |= answers(PeftConfig(path=str(place)), of_adapter)
     same = sum(together[key] == alone[key] for key in alone)

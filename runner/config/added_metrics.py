@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from runner_base import check, load_object
-from runner_base.plugins import check_plug_in
+from runner_base import check_value, load_plug_in_object
+from runner_base.plugins import check_plug_in_exists
 from runner_compare import Metric, known_metrics
 
 
-def check_added(names: Iterable[str]) -> None:
+def check_plugin_metrics(names: Iterable[str]) -> None:
     """Reject a metric that no plug-in adds, or that is not computed from samples."""
     for name in names:
-        check_plug_in("metrics", "metric", name)
+        check_plug_in_exists("metrics", "metric", name)
         is_new = name not in known_metrics()
-        check(
+        check_value(
             is_new,
             "metrics",
             name,
@@ -22,8 +22,8 @@ def check_added(names: Iterable[str]) -> None:
             code="conflict",
         )
         need = "it is computed by the tasks that have it, and not from samples: leave it out"
-        check(
-            load_object("metric", name, Metric).of_samples is not None,
+        check_value(
+            load_plug_in_object("metric", name, Metric).of_samples is not None,
             "metrics",
             name,
             need,

@@ -1,5 +1,4 @@
-"""Tab completion beyond Hydra's: the values of a key that takes one of a few, also after a
-comma."""
+"""Tab completion for values: keys with few valid values are completed, also after a comma."""
 
 from __future__ import annotations
 
@@ -15,27 +14,26 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
 from runner.config.groups import schema_keys
-from runner.config.help import allowed
+from runner.config.help import allowed_values
 from runner.config.questions import QuestionsConfig
-from runner_base import plug_ins
+from runner_base import find_plug_ins
 
 
 class CompletesValues(CompletionPlugin):
-    """Put before the class of a shell's completion, it offers the values of keys, too."""
+    """Mixin for Hydra's shell completion that also offers the values of keys."""
 
     def _query(self, config_name: str | None, line: str) -> list[str]:
-        """Return the completions of the last word of a line."""
         *before, word = line.split(" ") or [""]
         key, equals, value = word.partition("=")
         if not equals or set("[]{}()'\"") & set(value):
             found = [
                 offer for offer in super()._query(config_name, line) if not offer.startswith(data_sets.GROUP)
             ]
-            return _with_equals(self, config_name, before, found)
+            return _complete_with_equals(self, config_name, before, found)
         earlier, comma, prefix = value.rpartition(",")
         offered = super()._query(config_name, " ".join([*before, f"{key}={prefix}"]))
         values = [offer.partition("=")[2] for offer in offered]
-        values += _values(self, config_name, before, key)
+        values += _key_values(self, config_name, before, key)
         chosen = earlier.split(",")
         return sorted(
             f"{key}={earlier}{comma}{choice}"
@@ -44,24 +42,23 @@ class CompletesValues(CompletionPlugin):
         )
 
 
-def completing_values(plugin: CompletionPlugin) -> CompletionPlugin:
-    """Return the completion of the same shell that offers the values of keys, too."""
+def add_value_completion(plugin: CompletionPlugin) -> CompletionPlugin:
+    """Return the completion of the same shell that also offers the values of keys."""
     kind = type(plugin)
     made: CompletionPlugin = type(kind.__name__, (CompletesValues, kind), {})(plugin.config_loader)
     return made
 
 
-def _with_equals(
-    plugin: CompletionPlugin, config_name: str | None, before: list[str], found: list[str]
+def _complete_with_equals(
+    plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str], completions: list[str]
 ) -> list[str]:
-    """Let a key that takes a list or a mapping end in =, as other keys do; Hydra lets it end in a
-    dot."""
-    if not any(offer.endswith(".") for offer in found):
-        return found
-    node = _composed(plugin, config_name, before)
+    """End keys of lists and mappings in =, as other keys. Hydra ends them in a dot."""
+    if not any(offer.endswith(".") for offer in completions):
+        return completions
+    node = _compose_or_none(plugin, config_name, earlier_words)
     held = {
         offer: OmegaConf.select(node, offer.strip("+~."))
-        for offer in found
+        for offer in completions
         if node is not None and offer.endswith(".")
     }
     is_value = {
@@ -69,25 +66,29 @@ def _with_equals(
         for offer, value in held.items()
         if value is not None and OmegaConf.get_type(value) in (list, dict)
     }
-    return [f"{offer[:-1]}=" if offer in is_value else offer for offer in found]
+    return [f"{offer[:-1]}=" if offer in is_value else offer for offer in completions]
 
 
-def _composed(plugin: CompletionPlugin, config_name: str | None, before: list[str]) -> DictConfig | None:
-    overrides = get_args([word for word in before if word]).overrides
+def _compose_or_none(
+    plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str]
+) -> DictConfig | None:
+    overrides = get_args([word for word in earlier_words if word]).overrides
     with suppress(HydraException, OmegaConfBaseException):
         return plugin.config_loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)
     return None
 
 
-def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str) -> list[str]:
-    """Return the values that a key takes, or none if it takes more than a few."""
+def _key_values(
+    plugin: CompletionPlugin, config_name: str | None, earlier_words: list[str], key: str
+) -> list[str]:
+    """Return the valid values of a key. Empty if there are more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
-    composed = _composed(plugin, config_name, before)
+    composed = _compose_or_none(plugin, config_name, earlier_words)
     with suppress(OmegaConfBaseException):  # no such key
         node = OmegaConf.select(composed, owner) if dot and composed is not None else composed
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
         if name == "data" and isinstance(schema, type) and issubclass(schema, QuestionsConfig):
-            return data_sets.names(composed)
+            return data_sets.list_data_sets(composed)
         if name in schema_keys(schema):
-            return [*plug_ins("scorer"), "null"] if name == "scorer" else allowed(schema, name)
+            return [*find_plug_ins("scorer"), "null"] if name == "scorer" else allowed_values(schema, name)
     return []

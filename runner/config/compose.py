@@ -1,11 +1,11 @@
-"""A job's config from its overrides, the same from the command line, in a grid and from Python:
-Hydra composes it.
+"""Composes a job's config from its overrides with Hydra, equally for command line, grid and
+Python.
 
-Hydra takes some 60 ms a job to build the defaults list and to merge the files, but this depends on
-the group choices and on hydra.* alone. So the result is kept for each combination of these. A job
-is a copy of it in which the values are set, by Hydra's own function and in Hydra's order. Where
-this might differ from Hydra's composition, and after every error, the job is composed in full.
-1,000 jobs of 50 seeds x 5 task.limit x 4 quantizations: 1.4 ms a job.
+Hydra takes some 60 ms a job to build the defaults list and to merge the files, but this depends
+on the group choices and on hydra.* alone. So the result is cached for each combination of
+these. A job is a copy of it in which the values are set, by Hydra's own function and in Hydra's
+order. Where this might differ from Hydra's composition, and after every error, the job is
+composed in full. 1,000 jobs of 50 seeds x 5 task.limit x 4 quantizations: 1.4 ms a job.
 """
 
 from __future__ import annotations
@@ -27,42 +27,47 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.choices import choices_for
-from runner.config.deleted import refuse_deleted
-from runner.config.explained import config_errors
-from runner.config.gguf_files import with_quantization
-from runner.config.hydra import without_hydra
-from runner.config.messages import unknown_choice
-from runner.config.missing_keys import overrides_of_missing_keys
+from runner.config.choices import list_choices
+from runner.config.deleted_groups import reject_deleted_groups
+from runner.config.error_messages import config_errors
+from runner.config.gguf_files import add_gguf_quantization
+from runner.config.hydra import split_off_hydra
+from runner.config.messages import unknown_choice_error
+from runner.config.missing_keys import find_missing_key_overrides
 from runner.config.root import RunnerConfig
-from runner.config.runner_hydra import hydra_of
+from runner.config.runner_hydra import create_hydra
 
 MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
 
 
-def compose(
+def compose_job(
     overrides: Sequence[str], name: str = "config", folder: str | None = None
 ) -> tuple[DictConfig, dict[str, str]]:
-    """Return the config of a job and the choice of each group; `name` and `folder` are those of a
-    study's file."""
-    refuse_deleted(overrides)
-    return without_hydra(composer_of(name, folder).compose([*overrides]))
+    """Return the config of a job and the choice of each group. `name` and `folder` are those of a
+    study's file.
+    """
+    reject_deleted_groups(overrides)
+    return split_off_hydra(create_composer(name, folder).compose([*overrides]))
 
 
-def choose(
-    groups: Iterable[str], choices: Mapping[str, str], values: Mapping[str, Any], before: Sequence[str] = ()
+def build_groups(
+    groups: Iterable[str],
+    choices: Mapping[str, str],
+    key_values: Mapping[str, Any],
+    base_overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the checked dataclasses of groups, with these choices and with Python values for full
-    keys.
+    """Return the checked dataclasses of groups with these choices and values.
 
-    `before` are overrides with lower precedence than both.
+    `base_overrides` have lower precedence than both.
     """
     for group, choice in choices.items():
-        if choice not in (options := choices_for(group)):
-            raise unknown_choice(group, choice, options)
+        if choice not in (options := list_choices(group)):
+            raise unknown_choice_error(group, choice, options)
     with config_errors():
-        composed, _ = compose([*before, *(f"{group}={choice}" for group, choice in choices.items())])
-        for key, value in values.items():
+        composed, _ = compose_job(
+            [*base_overrides, *(f"{group}={choice}" for group, choice in choices.items())]
+        )
+        for key, value in key_values.items():
             try:
                 OmegaConf.update(composed, key, value)
             except OmegaConfBaseException as error:
@@ -70,13 +75,14 @@ def choose(
         return {group: OmegaConf.to_object(composed[group]) for group in groups}
 
 
-def changed(config: RunnerConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the groups of which keys change: full keys with Python values, checked as on the
-    command line."""
+def update_groups(config: RunnerConfig, key_values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changed groups after setting full keys to Python values, checked as on the command
+    line.
+    """
     with config_errors():
-        names = {where.partition(".")[0] for where in values}
+        names = {where.partition(".")[0] for where in key_values}
         groups = {group: OmegaConf.structured(getattr(config, group)) for group in names}
-        for where, value in values.items():
+        for where, value in key_values.items():
             group, _, name = where.partition(".")
             try:
                 OmegaConf.update(groups[group], name, value)
@@ -85,25 +91,33 @@ def changed(config: RunnerConfig, values: Mapping[str, Any]) -> dict[str, Any]:
         return {group: OmegaConf.to_object(node) for group, node in groups.items()}
 
 
-def composer_of(name: str = "config", folder: str | None = None) -> Composer:
-    """Return a composer of jobs. That of the menu is kept; a study's file may have changed by the
-    next call."""
-    return Composer(hydra_of(folder).config_loader, name) if folder or name != "config" else _menu_composer()
+def create_composer(name: str = "config", folder: str | None = None) -> Composer:
+    """Return a composer of jobs. The default one is cached; a study's file may change between calls."""
+    return (
+        Composer(create_hydra(folder).config_loader, name)
+        if folder or name != "config"
+        else _default_composer()
+    )
 
 
 @cache
-def _menu_composer() -> Composer:
-    return Composer(hydra_of().config_loader, "config")
+def _default_composer() -> Composer:
+    return Composer(create_hydra().config_loader, "config")
 
 
 class Composer:
-    """Composes the jobs of one file, those of a grid with its master config. The result equals
-    Hydra's composition."""
+    """Composes the jobs of one file, those of a grid with its primary config. The result equals
+    Hydra's composition.
+    """
 
-    def __init__(self, config_loader: ConfigLoader, name: str, master: DictConfig | None = None) -> None:
-        self._loader, self._name, self._master = config_loader, name, master
+    def __init__(
+        self, config_loader: ConfigLoader, name: str, primary_config: DictConfig | None = None
+    ) -> None:
+        self._loader, self._name, self._master = config_loader, name, primary_config
         # with their ${...}, which iterating over the list would resolve
-        hydra_overrides = [] if master is None else OmegaConf.to_container(master.hydra.overrides.hydra)
+        hydra_overrides = (
+            [] if primary_config is None else OmegaConf.to_container(primary_config.hydra.overrides.hydra)
+        )
         self._for_hydra = [str(line) for line in hydra_overrides or ()]
         parser = OverridesParser.create()
         self._parse = cache(lambda line: parser.parse_overrides([line])[0])
@@ -117,48 +131,48 @@ class Composer:
         self._is_group = cache(repository.group_exists)
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        """Return the job's config, or raise what Hydra's full composition raises."""
-        overrides = with_quantization(overrides)
+        """Return the job's config, or raise the error of Hydra's full composition."""
+        overrides = add_gguf_quantization(overrides)
         with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
-            if (config := self._compose_fast(overrides)) is not None:
-                return self._with_masters_cache(config)
-        return self._with_masters_cache(self._compose_in_full([*self._for_hydra, *overrides]))
+            if (config := self._compose_from_cache(overrides)) is not None:
+                return self._copy_resolver_cache(config)
+        return self._copy_resolver_cache(self._compose_fully([*self._for_hydra, *overrides]))
 
     def compose_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-        """Return the job's config without the keys that its choices do not have, and the overrides
-        that set them."""
-        all_of_them = with_quantization(overrides)
-        choices = tuple(line for line in all_of_them if self._is_of_combination(self._parse(line)))
+        """Return the job's config without overrides of keys that its choices lack, and these overrides."""
+        all_of_them = add_gguf_quantization(overrides)
+        choices = tuple(line for line in all_of_them if self._is_combination_override(self._parse(line)))
         omitted = [line for line in overrides if line.partition("=")[0] in self.missing_keys.get(choices, {})]
         while True:
             used = [line for line in overrides if line not in omitted]
             try:
                 return self.compose(used), omitted
             except HydraException as error:
-                if not (failing := overrides_of_missing_keys(error, used)):
+                if not (failing := find_missing_key_overrides(error, used)):
                     raise
                 self.missing_keys.setdefault(choices, {}).update(
                     {line.partition("=")[0]: error for line in failing}
                 )
                 omitted += failing
 
-    def _compose_in_full(self, overrides: list[str]) -> DictConfig:
+    def _compose_fully(self, overrides: list[str]) -> DictConfig:
         return self._loader.load_configuration(self._name, overrides, RunMode.RUN)
 
-    def _with_masters_cache(self, config: DictConfig) -> DictConfig:
-        """Give the job what a resolver has looked up for the whole grid, such as the time."""
+    def _copy_resolver_cache(self, config: DictConfig) -> DictConfig:
+        """Copy resolver results of the whole grid to the job, such as the time."""
         if self._master is not None:
             OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
 
-    def _compose_fast(self, overrides: list[str]) -> DictConfig | None:
-        """Return the job's config from a kept combination, or None where only the full composition
-        is safe."""
+    def _compose_from_cache(self, overrides: list[str]) -> DictConfig | None:
+        """Return the job's config from a cached combination. None where only the full composition is safe."""
         parsed = [self._parse(line) for line in (*self._for_hydra, *overrides)]
-        values = [override for override in parsed if not self._is_of_combination(override)]
-        if not self._may_set_values_last(parsed, len(self._for_hydra)):
+        values = [override for override in parsed if not self._is_combination_override(override)]
+        if not self._can_append_overrides(parsed, len(self._for_hydra)):
             return None
-        kept = self._combination([override for override in parsed if self._is_of_combination(override)])
+        kept = self._cached_combination(
+            [override for override in parsed if self._is_combination_override(override)]
+        )
         if kept is None:
             return None
         config: DictConfig = pickle.loads(kept)
@@ -177,44 +191,43 @@ class Composer:
             )
         return config
 
-    def _is_of_combination(self, override: Override) -> bool:
-        """Whether an override belongs to the combination: a group choice, or anything of
-        hydra.*."""
-        return override.is_hydra_override() or self._chooses(override)
+    def _is_combination_override(self, override: Override) -> bool:
+        """Return whether an override is a group choice or sets hydra.*."""
+        return override.is_hydra_override() or self._is_group_choice(override)
 
-    def _chooses(self, override: Override) -> bool:
-        """Whether Hydra takes an override for a group choice: its key is a group and its value is
-        not a dict."""
+    def _is_group_choice(self, override: Override) -> bool:
+        """Return whether Hydra treats an override as a group choice: its key is a group, and its value is
+        no dict.
+        """
         return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
-    def _may_set_values_last(self, parsed: list[Override], of_master: int) -> bool:
-        """Whether setting the values last gives the same: no sweep, and hydra.* values before the
-        others."""
-        values = [override for override in parsed if not self._chooses(override)]
+    def _can_append_overrides(self, parsed: list[Override], num_primary: int) -> bool:
+        """Return whether values can be set last: no sweep, and hydra.* values before the others."""
+        values = [override for override in parsed if not self._is_group_choice(override)]
         of_hydra = [override.is_hydra_override() for override in values]
         return (
             of_hydra == sorted(of_hydra, reverse=True)
             and not any(
                 override.is_sweep_override() or override.key_or_group == "hydra" for override in parsed
             )
-            and not any(override.key_or_group == "hydra.searchpath" for override in parsed[of_master:])
+            and not any(override.key_or_group == "hydra.searchpath" for override in parsed[num_primary:])
         )
 
-    def _combination(self, shaping: list[Override]) -> bytes | None:
-        """Return Hydra's composition of these overrides alone, or None if they do not compose
-        without the others.
+    def _cached_combination(self, combination_overrides: list[Override]) -> bytes | None:
+        """Return Hydra's composition of these overrides, or None if they do not compose without the
+        others.
 
-        It is kept pickled: unpickling a copy takes a third of the time of `deepcopy`, and a tenth
-        of the memory.
+        It is cached pickled: unpickling a copy takes a third of the time of `deepcopy`, and a tenth of
+        the memory.
         """
-        lines = [override.input_line or "" for override in shaping]
+        lines = [override.input_line or "" for override in combination_overrides]
         key = (os.getcwd(), *lines)  # the working directory ends up in hydra.runtime.cwd
         if key not in self._kept:
             if len(self._kept) >= MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = None
-            config = self._compose_in_full(lines)
-            for override in shaping:
+            config = self._compose_fully(lines)
+            for override in combination_overrides:
                 if not override.is_hydra_override():
                     config.hydra.overrides.task.pop()  # every job lists its own
             self._kept[key] = pickle.dumps(config, pickle.HIGHEST_PROTOCOL)

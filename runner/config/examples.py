@@ -1,4 +1,4 @@
-"""The keys of worked examples, which go before each question."""
+"""Config keys of worked examples, which precede each question."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from runner.config.questions import SELECTS, QuestionsConfig
 from runner.config.wording import WordingConfig
-from runner_base import HASHED, filled, least, setting
+from runner_base import HASHED, at_least, config_field, not_blank
 
 
 @dataclass
 class ExamplesConfig(WordingConfig, QuestionsConfig):
-    """The keys of a task that asks questions after worked examples."""
+    """Config keys of a task that asks questions after worked examples."""
 
-    shots: int = setting(0, takes=least(0))
-    shots_data: str | None = setting(None, HASHED)
-    shots_split: str = setting("train", SELECTS, filled("name a split of the data"))
+    shots: int = config_field(0, constraint=at_least(0))
+    shots_data: str | None = config_field(None, HASHED)
+    shots_split: str = config_field("train", SELECTS, not_blank("name a split of the data"))

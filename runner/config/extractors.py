@@ -1,4 +1,4 @@
-"""How an answer is read from a text, and what a gold answer is."""
+"""Extractors of answers from a text, and kinds of gold answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from enum import StrEnum
 
 
 class Extractor(StrEnum):
-    """Which number is the answer: after ####, the last of the text, in \\boxed{}, after `The answer
-    is`; or math."""
+    """The rule that selects the answer: after ####, last number, in a LaTeX box, after `The answer is`,
+    or math.
+    """
 
     strict = "strict"
     flexible = "flexible"
@@ -19,9 +20,8 @@ class Extractor(StrEnum):
 OF_NUMBERS = tuple(each for each in Extractor if each is not Extractor.math)
 
 
-class Gold(StrEnum):
-    """What a row's gold answer is: a number, the letter of a choice, or a mathematical
-    expression."""
+class GoldKind(StrEnum):
+    """The kind of a row's gold answer: a number, the letter of a choice, or a mathematical expression."""
 
     number = "number"
     letter = "letter"

@@ -1,5 +1,4 @@
-"""Every group of the menu, the schema of each of its choices, the type of each key, and what
-plug-ins a job uses."""
+"""All config groups: the schema of each choice, the type of each key, and the plug-ins of a job."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from runner.config.models import MODELS
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.tasks import TASKS
-from runner_base import Text, plug_ins
+from runner_base import Text, find_plug_ins
 from runner_base.choices import Choices
 from runner_base.fields import Names
 from runner_base.plugins import PlugIn
@@ -29,7 +28,7 @@ GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
 
 @dataclass(frozen=True)
 class KeyType:
-    """What a key holds."""
+    """The type of a config key: string, free text or list."""
 
     is_string: bool = False
     is_free_text: bool = False  # a text for a model, in which a comma is just a comma
@@ -37,64 +36,64 @@ class KeyType:
     may_be_list: bool = False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
 
     @property
-    def takes_brackets(self) -> bool:
+    def accepts_list(self) -> bool:
         return self.is_list or self.may_be_list
 
 
-def names_of(group: str) -> list[str]:
-    """Return the names of all schemas of a group, also those of plug-ins."""
+def schema_names(group: str) -> list[str]:
+    """Return the names of all schemas of a group, including those of plug-ins."""
     schemas = GROUPS[group]
-    return schemas.names() if isinstance(schemas, Choices) else sorted(schemas)
+    return schemas.list_names() if isinstance(schemas, Choices) else sorted(schemas)
 
 
 def schema_keys(schema: object) -> set[str]:
     return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 
-def packages_of(config: RunnerConfig) -> dict[str, str]:
-    """Return the packages, with versions, of all plug-ins in a job: they count in its id, and its
-    record has them."""
-    of_metrics = [f"{name} of {plug_ins('metric')[name].package}" for name in config.metrics]
-    found = {f"{key}.package": plug_in.package for key, plug_in in _plug_ins_of(config)}
+def plugin_packages(config: RunnerConfig) -> dict[str, str]:
+    """Return the packages, with versions, of all plug-ins in a job. They are part of the job id and
+    the record.
+    """
+    of_metrics = [f"{name} of {find_plug_ins('metric')[name].package}" for name in config.metrics]
+    found = {f"{key}.package": plug_in.package for key, plug_in in _used_plugins(config)}
     return found | ({"metrics.package": ", ".join(of_metrics)} if of_metrics else {})
 
 
-def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
+def _used_plugins(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
     for group in ("model", "quantization", "task"):
         schemas = GROUPS[group]
         assert isinstance(schemas, Choices)
-        if (plug_in := schemas.of(type(getattr(config, group)))) is not None:
+        if (plug_in := schemas.find_plug_in_of_class(type(getattr(config, group)))) is not None:
             yield group, plug_in
     for pattern, choice in config.mix.overrides.items():
-        if (plug_in := CHOICES.of(type(choice))) is not None:
+        if (plug_in := CHOICES.find_plug_in_of_class(type(choice))) is not None:
             yield f"quantization.overrides.{pattern}", plug_in
-    task = config.task.of_questions
-    if task is not None and task.gold_scorer is not None and task.gold_scorer in plug_ins("scorer"):
-        yield "task.scorer", plug_ins("scorer")[task.gold_scorer]
+    task = config.task.questions_config
+    if task is not None and task.gold_scorer is not None and task.gold_scorer in find_plug_ins("scorer"):
+        yield "task.scorer", find_plug_ins("scorer")[task.gold_scorer]
 
 
 def key_types() -> dict[str, KeyType]:
-    """Return the type of each key of the schemas; of plug-ins', only those that were asked for."""
+    """Return the type of each key of the schemas; of plug-ins', only those that were imported."""
     types: dict[str, KeyType] = {}
     for group in (*GROUPS, ""):
-        types |= _key_types_of(group)
+        types |= _group_key_types(group)
     return types
 
 
 def key_type(key: str) -> KeyType | None:
-    """Return the type of a key; None if no schema has it. Schemas of other groups than the key's
-    are not imported."""
+    """Return the type of a key, or None for an unknown key. Schemas of other groups are not imported."""
     group, dot, _ = key.partition(".")
-    return _key_types_of(group if dot and group in GROUPS else "").get(key)
+    return _group_key_types(group if dot and group in GROUPS else "").get(key)
 
 
-def _key_types_of(group: str) -> dict[str, KeyType]:
-    """Return the type of each key of a group, or of the keys above the groups."""
-    return _key_types(group, len(GROUPS.get(group, ())))
+def _group_key_types(group: str) -> dict[str, KeyType]:
+    """Return the type of each key of a group. An empty group means the top-level keys."""
+    return _collect_key_types(group, len(GROUPS.get(group, ())))
 
 
 @cache
-def _key_types(group: str, _loaded: int) -> dict[str, KeyType]:
+def _collect_key_types(group: str, _loaded: int) -> dict[str, KeyType]:
     types: dict[str, KeyType] = {}
     schemas: list[tuple[str, type[Any]]] = [("", RunnerConfig)]
     if group:

@@ -1,4 +1,4 @@
-"""What `--help` says of each key: its value, its choices, and the comment beside it in conf/."""
+"""Builds the --help text of each key: value, choices, and the comment next to it in conf/."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
-from runner.config.choices import CONF, file_of, own_files, schema_of
+from runner.config.choices import CONF, choice_file, choice_schema, included_choice_files
 from runner.config.groups import GROUPS
 from runner.config.questions import QuestionsConfig
-from runner_base.plugins import packages
+from runner_base.plugins import plug_ins_by_package
 
 WIDTH, COLUMN = 120, 40
 LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.*))?""")
@@ -29,39 +29,44 @@ LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.
 
 @dataclass
 class Comments:
-    """The comments of one YAML file: the one at its top, and the one beside each key."""
+    """The comments of one YAML file: the one at its top, and the one next to each key."""
 
     top: str = ""
     beside: dict[str, str] = field(default_factory=dict)
 
 
-def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
-    """Describe every key of a composed job, group by group, and those above the groups."""
+def describe_job_keys(composed: DictConfig, choices: Mapping[str, str]) -> str:
+    """Describe every key of a composed job, group by group, and the top-level keys."""
     lines = []
     for group in GROUPS:
         choice = choices[group]
-        lines += ["", *textwrap.wrap(f"{group}={choice}: {comments(file_of(group, choice)).top}", WIDTH)]
-        for key, value, schema in _keys(composed[group]):
-            comment = _comment(group, choice, key, schema)
+        lines += [
+            "",
+            *textwrap.wrap(f"{group}={choice}: {read_comments(choice_file(group, choice)).top}", WIDTH),
+        ]
+        for key, value, schema in _iterate_keys(composed[group]):
+            comment = _find_comment(group, choice, key, schema)
             if key == "data" and issubclass(schema, QuestionsConfig):
-                comment = f"{comment}. Data sets: {', '.join(data_sets.names(composed))}"
-            lines += _line(f"{group}.{key}", value, schema, comment)
-    lines += ["", f"profile={choices['profile']}: {comments(file_of('profile', choices['profile'])).top}"]
+                comment = f"{comment}. Data sets: {', '.join(data_sets.list_data_sets(composed))}"
+            lines += _format_key(f"{group}.{key}", value, schema, comment)
+    lines += [
+        "",
+        f"profile={choices['profile']}: {read_comments(choice_file('profile', choices['profile'])).top}",
+    ]
     lines += ["", "Above the groups:"]
-    menu = comments(CONF / "config.yaml").beside
-    for key, value, schema in _keys(composed):
+    menu = read_comments(CONF / "config.yaml").beside
+    for key, value, schema in _iterate_keys(composed):
         if key not in (*GROUPS, "profile") and "." not in key:
-            lines += _line(key, value, schema, menu.get(key, ""))
-    if found := packages():
+            lines += _format_key(key, value, schema, menu.get(key, ""))
+    if found := plug_ins_by_package():
         lines += ["", "From plug-ins (docs/plugins.md):"]
     for package, added in found.items():
         lines += textwrap.wrap(f"  {package}: {', '.join(f'{it.kind} {it.name}' for it in added)}", WIDTH)
     return "\n".join(lines[1:]) + "\n"
 
 
-def allowed(schema: type[Any], key: str) -> list[str]:
-    """Return the values of a key that takes one of a few: the members of an enum, or true and
-    false."""
+def allowed_values(schema: type[Any], key: str) -> list[str]:
+    """Return the members of an enum key, or true and false for a bool. Empty for other keys."""
     hint = get_type_hints(schema)[key]
     for kind in get_args(hint) or (hint,):
         if isinstance(kind, type) and issubclass(kind, Enum):
@@ -70,9 +75,10 @@ def allowed(schema: type[Any], key: str) -> list[str]:
 
 
 @cache
-def comments(file: Path) -> Comments:
-    """Read the comments of a YAML file of conf/; a choice of the user's own, whose file is
-    elsewhere, has none."""
+def read_comments(file: Path) -> Comments:
+    """Read the comments of a YAML file of conf/. A user's own choice, whose file is elsewhere, has
+    none.
+    """
     read, top, path = Comments(), [], [""]
     last = ""
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
@@ -90,18 +96,18 @@ def comments(file: Path) -> Comments:
     return read
 
 
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
+def _iterate_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
     """Yield each key of a group, its value and the class that it is a field of."""
     schema: Any = OmegaConf.get_type(node)
     for item in fields(schema):
         inner = node._get_node(item.name)
         if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
-            yield from _keys(inner, f"{prefix}{item.name}.")
+            yield from _iterate_keys(inner, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", _value(node, item.name), schema
+            yield f"{prefix}{item.name}", _get_value(node, item.name), schema
 
 
-def _value(node: DictConfig, key: str) -> Any:
+def _get_value(node: DictConfig, key: str) -> Any:
     if OmegaConf.is_missing(node, key):
         return "???"
     try:
@@ -111,19 +117,19 @@ def _value(node: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(value, enum_to_str=True) if OmegaConf.is_config(value) else value
 
 
-def _line(key: str, value: Any, schema: type[Any], comment: str) -> list[str]:
-    choices = allowed(schema, key.rpartition(".")[2])
+def _format_key(key: str, value: Any, schema: type[Any], comment: str) -> list[str]:
+    choices = allowed_values(schema, key.rpartition(".")[2])
     if choices[:1] != ["true"] and not all(re.search(rf"\b{choice}\b", comment) for choice in choices):
         comment = f"{' | '.join(choices)}: {comment}".rstrip(": ")
-    setting = f"  {key}={_written(value)}"
+    setting = f"  {key}={_format_value(value)}"
     beside = [f"{'':{COLUMN}}# {line}" for line in textwrap.wrap(comment, WIDTH - COLUMN - 2)]
     if not beside or len(setting) >= COLUMN:
         return [setting, *beside]
     return [setting + beside[0][len(setting) :], *beside[1:]]
 
 
-def _written(value: Any) -> str:
-    """Write a value as the command line takes it."""
+def _format_value(value: Any) -> str:
+    """Return a value in command line form."""
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, str) and value:
@@ -135,15 +141,18 @@ def _written(value: Any) -> str:
     )
 
 
-def _comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
-    """Return the comment beside a key, from its choice's file or that of another choice with the
-    same key."""
-    if comment := comments(file_of(group, choice)).beside.get(key):
+def _find_comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
+    """Return the comment next to a key, from its choice's file or another choice with the same key."""
+    if comment := read_comments(choice_file(group, choice)).beside.get(key):
         return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
-    files = sorted(own_files(group), key=lambda file: (schema_of(group, file.stem) is not owner, file))
+    files = sorted(
+        included_choice_files(group), key=lambda file: (choice_schema(group, file.stem) is not owner, file)
+    )
     for file in files:
-        if issubclass(schema_of(group, file.stem), owner) and (comment := comments(file).beside.get(last)):
+        if issubclass(choice_schema(group, file.stem), owner) and (
+            comment := read_comments(file).beside.get(last)
+        ):
             return comment
     return ""

@@ -1,4 +1,4 @@
-"""From what Hydra composes to a checked config."""
+"""Converts Hydra's composed config to a checked RunnerConfig."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from runner.config import data_sets, profiles
-from runner.config.choices import file_of, own_files
+from runner.config.choices import choice_file, included_choice_files
 from runner.config.groups import GROUPS, schema_keys
 from runner.config.hydra_versions import register_resolver
 from runner.config.root import RunnerConfig
-from runner_base import ConfigError, plug_ins, say
-from runner_base.environment import variable
-from runner_base.fields import choice_of
+from runner_base import ConfigError, find_plug_ins, print_message
+from runner_base.environment import get_variable
+from runner_base.fields import get_choice_name
 
 # OmegaConf has one table of resolvers for a whole program: these two names are all that the runner
 # adds to it. conf/tracking uses the first. The processes of other launchers compose, too, and
 # import this module.
-register_resolver("variable", variable, replace=True)
-register_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
+register_resolver("variable", get_variable, replace=True)
+register_resolver("data_set", data_sets.resolve_data_set_key, replace=True)  # conf/task uses it
 
 
 class NoRunFolder(Callback):
-    """Keeps Hydra from making the folder that hydra.run.dir names, which would stay empty."""
+    """Prevents Hydra from creating the folder hydra.run.dir, which would stay empty."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Use the working directory instead, unless the job is to run in that folder."""
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
-        say(
+        print_message(
             f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir"
         )
         with read_write(config):
             config.hydra.run.dir = "."
 
 
-def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's config without Hydra's half, and the choice of each group, which only that
-    half contains."""
+def split_off_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    """Return a job's config without hydra.*, and the choice of each group, which only hydra.*
+    contains.
+    """
     choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
     data_sets.apply_data_set(composed)  # needs the folders that Hydra's half lists
     with read_write(composed), open_dict(composed):
@@ -51,8 +52,7 @@ def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 
 def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> RunnerConfig:
-    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is rejected
-    here.
+    """Convert the composed YAML to checked dataclasses. A key forced in with + is rejected here.
 
     `choices` are those of the defaults list; the class of each group must belong to its choice.
     """
@@ -61,71 +61,76 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
             "this config does not extend the runner's: it needs `defaults: [config, _self_]` on top",
             code="missing",
         )
-    _refuse_extra("", composed)
+    _reject_unknown_keys("", composed)
     data_sets.apply_data_set(composed)
     if choices is not None:
-        _refuse_other_choices(composed, choices)
+        _reject_mismatched_choices(composed, choices)
         for group in GROUPS:
-            _warn_if_hidden(group, choices.get(group, ""))
+            _warn_if_shadowed(group, choices.get(group, ""))
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunnerConfig)
     return config
 
 
 @cache
-def _warn_if_hidden(group: str, choice: str) -> None:
-    """Say once that a plug-in has the name of one of the runner's own choices, which is used."""
-    if (plug_in := plug_ins(group).get(choice)) is not None and file_of(group, choice) in own_files(group):
-        say(f"warning: {plug_in} is not used: the runner itself has {group}={choice}")
+def _warn_if_shadowed(group: str, choice: str) -> None:
+    """Warn once that a plug-in has the name of one of the runner's own choices, which takes
+    precedence.
+    """
+    if (plug_in := find_plug_ins(group).get(choice)) is not None and choice_file(
+        group, choice
+    ) in included_choice_files(group):
+        print_message(f"warning: {plug_in} is not used: the runner itself has {group}={choice}")
 
 
-def as_yaml(composed: DictConfig) -> str:
-    """Return a job's config as it is stored: with the name of each group's choice, taken from its
-    class."""
+def config_to_yaml(composed: DictConfig) -> str:
+    """Return a job's config in stored form: with the name of each group's choice, taken from its
+    class.
+    """
     kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
     for group in GROUPS:
-        if (choice := choice_of(OmegaConf.get_type(composed, group))) is not None:
+        if (choice := get_choice_name(OmegaConf.get_type(composed, group))) is not None:
             kept[group] = {"name": choice, **kept[group]}
     return OmegaConf.to_yaml(OmegaConf.create(kept))
 
 
-def _refuse_extra(prefix: str, composed: DictConfig) -> None:
+def _reject_unknown_keys(prefix: str, composed: DictConfig) -> None:
     schema = OmegaConf.get_type(composed)
     known = schema_keys(schema)
     for key in map(str, composed):
         if key not in known:
-            from runner.config.messages import unknown_key  # most configs need no message
+            from runner.config.messages import unknown_key_error  # most configs need no message
 
-            raise unknown_key(f"{prefix}{key}", schema, composed._get_node(key))
+            raise unknown_key_error(f"{prefix}{key}", schema, composed._get_node(key))
         node = composed._get_node(key)
-        _refuse_value_for_container(f"{prefix}{key}", composed, key, node)
+        _reject_scalar_for_container(f"{prefix}{key}", composed, key, node)
         if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
-            _refuse_extra(f"{prefix}{key}.", node)
+            _reject_unknown_keys(f"{prefix}{key}.", node)
 
 
-def _refuse_value_for_container(full_key: str, composed: DictConfig, key: str, node: Any) -> None:
-    """Reject an interpolation that gives a single value where a list or a mapping belongs: OmegaConf
-    does not."""
+def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str, node: Any) -> None:
+    """Reject an interpolation that gives a single value for a list or mapping: OmegaConf does not."""
     if not isinstance(node, DictConfig | ListConfig) or not node._is_interpolation():
         return
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
         needed = "a list" if isinstance(node, ListConfig) else "names with values"
         raise ConfigError(
-            f"needs {needed}, and not a single value", key=full_key, value=value, code="bad_value"
+            f"needs {needed}, and not a single value", key=full_name, value=value, code="bad_value"
         )
 
 
-def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
-    """Reject a group whose class is not that of its choice: what is shown and recorded would not be
-    what runs."""
+def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
+    """Reject a group whose class is not that of its choice: the shown and recorded config would not be
+    what runs.
+    """
     for group, schemas in GROUPS.items():
         choice, actual = choices.get(group, ""), OmegaConf.get_type(composed, group)
         if choice in schemas and schemas[choice] is not actual:
             kind = getattr(actual, "__name__", actual)
-            if choice in plug_ins(group):
+            if choice in find_plug_ins(group):
                 raise ConfigError(
                     "its YAML does not begin with its schema (docs/plugins.md)",
-                    key=plug_ins(group)[choice],
+                    key=find_plug_ins(group)[choice],
                     code="damaged",
                 )
             raise ConfigError(

@@ -1,5 +1,4 @@
-"""Hydra's keys for folders, on a command line: they are refused where nothing would be written
-there."""
+"""Rejects Hydra's folder keys on a command line where nothing would be written to the folder."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ RUN, SWEEP, SUBFOLDER = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"
 OWN = {"hydra/launcher": "workers", "hydra/sweeper": "grid"}  # which write below output_dir alone
 
 
-def refuse_folders(overrides: Sequence[str], composed: DictConfig) -> None:
-    """Reject a folder that a user gives and that is not used: results lie below output_dir.
+def reject_unused_folders(overrides: Sequence[str], composed: DictConfig) -> None:
+    """Reject a folder that a user sets and that is not used: results are below output_dir.
 
     A job may run in hydra.run.dir (hydra.job.chdir), Hydra may write its own files there
     (hydra.output_subdir), and launchers and searches of other packages use the folders of a sweep.
-    What a study's file says is left to it.
+    Folders in a study's file are not checked.
     """
     given = {line.lstrip("+").partition("=")[0]: line for line in overrides}
     if not given.keys() & {RUN, SWEEP, SUBFOLDER}:

@@ -1,4 +1,4 @@
-"""What differs between Hydra 1.3 with OmegaConf 2.3 and Hydra 1.4 with OmegaConf 2.4."""
+"""Differences between Hydra 1.3 with OmegaConf 2.3 and Hydra 1.4 with OmegaConf 2.4."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 
-def _is_at_least(package: Any, *wanted: int) -> bool:
-    return [int(part) for part in package.__version__.split(".")[:2]] >= [*wanted]
+def _is_version_at_least(package: Any, *min_version: int) -> bool:
+    return [int(part) for part in package.__version__.split(".")[:2]] >= [*min_version]
 
 
-IS_HYDRA_1_4 = _is_at_least(hydra, 1, 4)
+IS_HYDRA_1_4 = _is_version_at_least(hydra, 1, 4)
 # those that a config may name; 1.4 warns without a list
 NAMED_CLASSES = ["runner.*", "hydra_plugins.*", "logging.*"]
 # whose defaults count
 VERSION_BASE: dict[str, Any] = {} if IS_HYDRA_1_4 else {"version_base": "1.3"}
 # in 2.3 the first name is that of an older method
 register_resolver: Any = (
-    OmegaConf.register_resolver if _is_at_least(omegaconf, 2, 4) else OmegaConf.register_new_resolver
+    OmegaConf.register_resolver if _is_version_at_least(omegaconf, 2, 4) else OmegaConf.register_new_resolver
 )
 
 
-def named_classes() -> AbstractContextManager[Any]:
-    """Let configs name classes of NAMED_CLASSES, as `hydra.main` lets them."""
+def allow_named_classes() -> AbstractContextManager[Any]:
+    """Allow configs to name the classes of NAMED_CLASSES, as `hydra.main` does."""
     if not IS_HYDRA_1_4:
         return nullcontext()
     allow: Any = import_module("hydra.utils").execution_whitelist
     return cast(AbstractContextManager[Any], allow(NAMED_CLASSES))
 
 
-def as_in_main() -> AbstractContextManager[Any]:
-    """Set what `hydra.main` sets before it reads the command line."""
+def main_environment() -> AbstractContextManager[Any]:
+    """Apply the settings that `hydra.main` makes before it reads the command line."""
     if not IS_HYDRA_1_4:
         version.setbase(VERSION_BASE["version_base"])
-    return named_classes()
+    return allow_named_classes()
 
 
-def rerun(arguments: Any) -> list[str]:
-    """Add the overrides of the job that --experimental-rerun names in Hydra 1.4 to the arguments,
-    and return them."""
+def add_rerun_overrides(arguments: Any) -> list[str]:
+    """Add the overrides of the job that --experimental-rerun names in Hydra 1.4, and return them."""
     if arguments.experimental_rerun is None:
         return []
     if arguments.multirun or arguments.config_name is not None:
@@ -56,12 +55,15 @@ def rerun(arguments: Any) -> list[str]:
     return list(saved)
 
 
-def parsed_overrides(
-    hydra: Hydra, config_name: str, overrides: list[str], saved: list[str]
+def parsed_overrides_argument(
+    hydra: Hydra, config_name: str, overrides: list[str], rerun_overrides: list[str]
 ) -> dict[str, Any]:
-    """Return the argument in which Hydra 1.4 takes what it has parsed; `saved` are the overrides of
-    an earlier job."""
+    """Return Hydra 1.4's keyword argument with parsed overrides. `rerun_overrides` are those of an
+    earlier job.
+    """
     if not IS_HYDRA_1_4:
         return {}
     loader: Any = hydra.config_loader
-    return {"parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(saved))}
+    return {
+        "parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(rerun_overrides))
+    }

@@ -1,4 +1,4 @@
-"""The keys of task=sweep, and what the tasks that measure have in common."""
+"""Config keys of task=sweep, and shared definitions of the tasks that measure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from itertools import product
 from typing import Any, ClassVar
 
 from runner.config.prompts import Framing
-from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
-from runner_base import HASHED, ConfigError, Inert, Takes, check, filled, least, setting, within
-from runner_base.errors import check_least
+from runner.config.task import QUESTION_TOKENS, TaskConfig, WorkAmount
+from runner_base import (
+    HASHED,
+    ConfigError,
+    NotInIdentity,
+    ValueConstraint,
+    at_least,
+    check_value,
+    config_field,
+    in_range,
+    not_blank,
+)
+from runner_base.errors import check_min_value
 from runner_engine import GenerationConfig, Workload
 
 PROMPT_TOKENS = (64, 256)
@@ -24,8 +34,9 @@ MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated befor
 
 @dataclass
 class SweepConfig(TaskConfig):
-    """Speed over batch sizes × prompt lengths × new tokens × shared prefixes; latency under
-    arriving requests."""
+    """Config for speed over batch sizes × prompt lengths × new tokens × shared prefixes; latency under
+    request load.
+    """
 
     module: ClassVar[str] = "runner.tasks.sweep.task"
     name: ClassVar[str] = "sweep"
@@ -34,23 +45,25 @@ class SweepConfig(TaskConfig):
     prompt_tokens: list[int] = field(default_factory=lambda: [*PROMPT_TOKENS])
     new_tokens: Any = 32  # or a list: OmegaConf has no type for a number or a list
     shared_prefix: list[float] = field(default_factory=lambda: [0.0])
-    repeats: int = setting(5, takes=within(1, MAX_REPEATS))
-    warmup: int = setting(1, takes=within(0, MAX_REPEATS))
-    prompts: str | None = setting(
-        None, HASHED, filled("give embedded, a file, a data set, or null for random tokens")
+    repeats: int = config_field(5, constraint=in_range(1, MAX_REPEATS))
+    warmup: int = config_field(1, constraint=in_range(0, MAX_REPEATS))
+    prompts: str | None = config_field(
+        None, HASHED, not_blank("give embedded, a file, a data set, or null for random tokens")
     )
-    split: str = setting(
-        "test", Inert("says which questions are the prompts; the SHA-256 of those counts instead")
+    split: str = config_field(
+        "test", NotInIdentity("says which questions are the prompts; the SHA-256 of those counts instead")
     )
-    format: Framing = setting(
-        Framing.chat, Inert("how real prompts are formatted; it is a part of their SHA-256")
+    format: Framing = config_field(
+        Framing.chat, NotInIdentity("how real prompts are formatted; it is a part of their SHA-256")
     )
     arrival_rates: list[float] = field(default_factory=list)
-    arrival_s: float = setting(30.0, takes=Takes(lambda value: 0 < value < math.inf, "must be above 0"))
-    arrival_requests: int | None = setting(
-        None, takes=least(2, ", or null for those of task.arrival_s seconds")
+    arrival_s: float = config_field(
+        30.0, constraint=ValueConstraint(lambda value: 0 < value < math.inf, "must be above 0")
     )
-    pictures: bool = setting(True, Inert("only draws what was measured"))
+    arrival_requests: int | None = config_field(
+        None, constraint=at_least(2, ", or null for those of task.arrival_s seconds")
+    )
+    pictures: bool = config_field(True, NotInIdentity("only draws what was measured"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,15 +77,15 @@ class SweepConfig(TaskConfig):
         for key in axes:
             values = getattr(self, key)
             whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-            check(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
+            check_value(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
             _check_axis(key, values, "[1,4,16]")
-            check(
+            check_value(
                 all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more"
             )
-        check_least(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
+        check_min_value(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
         _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
         shares = all(0 <= share <= 1 for share in self.shared_prefix)
-        check(
+        check_value(
             shares,
             "task.shared_prefix",
             self.shared_prefix,
@@ -80,8 +93,8 @@ class SweepConfig(TaskConfig):
         )
         rates = self.arrival_rates
         need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
-        check(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
-        check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
+        check_value(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
+        check_value(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
         most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
         need = f"{most:,.0f} requests would arrive at one rate, the limit is {MAX_REQUESTS:,}"
         rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
@@ -89,15 +102,17 @@ class SweepConfig(TaskConfig):
         key, value = (
             ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
         )
-        check(most <= MAX_REQUESTS, f"task.{key}", value, need, code="too_large")
+        check_value(most <= MAX_REQUESTS, f"task.{key}", value, need, code="too_large")
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
-        check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
+        check_batch_size(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
 
     def _has_real_prompts(self) -> bool:
-        """Whether task.prompts names real prompts, whose lengths and beginnings are given."""
+        """Return whether task.prompts names real prompts, which have their own lengths and shared
+        prefixes.
+        """
         if self.prompts is None:
             return False
-        check(
+        check_value(
             self.prompts != "-",
             "task.prompts",
             "-",
@@ -105,7 +120,7 @@ class SweepConfig(TaskConfig):
             code="unsupported",
         )
         need = f"the prompts of task.prompts={self.prompts} have their own lengths: leave it out"
-        check(
+        check_value(
             self.prompt_tokens in ([], [*PROMPT_TOKENS]),
             "task.prompt_tokens",
             self.prompt_tokens,
@@ -113,42 +128,48 @@ class SweepConfig(TaskConfig):
             code="conflict",
         )
         need = f"the prompts of task.prompts={self.prompts} have their own beginnings: leave it out"
-        check(self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need, code="conflict")
+        check_value(
+            self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need, code="conflict"
+        )
         self.prompt_tokens = []
         return True
 
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the smallest cell; if others fail, the result has a note."""
+    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
+        """Return the smallest cell. If larger cells fail, the result has a note."""
         return (min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens))
 
     @property
-    def limit_measurements(self) -> int:
-        """Return one measurement per round."""
+    def num_limit_measurements(self) -> int:
+        """One measurement per round."""
         return self.warmup + self.repeats
 
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return all cells with all their repeats; nothing where requests arrive at given rates."""
+    def requested_work(
+        self, generation: GenerationConfig, num_questions: int | None = None
+    ) -> list[WorkAmount]:
+        """Return all cells with all their repeats. Empty if requests arrive at given rates."""
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
-        turns = (True, False) if generation.speculation.is_steady else (True,)
+        turns = (True, False) if generation.speculation.drafts_every_step else (True,)
         cells = product(self.batch_sizes, self.prompt_tokens or [QUESTION_TOKENS], self.new_tokens)
         return [
-            Amount(rows, prompt, new, rows * times, self.prompts is None, is_guessed=is_guessed)
+            WorkAmount(rows, prompt, new, rows * times, self.prompts is None, is_guessed=is_guessed)
             for (rows, prompt, new), is_guessed in product(cells, turns)
         ]
 
 
 def _check_axis(key: str, values: Sequence[float], example: str) -> None:
-    check(bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}", code="empty")
-    check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
+    check_value(
+        bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}", code="empty"
+    )
+    check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
 
-def check_batch(keys: str, tokens: int) -> None:
-    """Reject a batch whose prompts would take long to make."""
-    if tokens > MAX_TOKENS:
+def check_batch_size(key_names: str, num_tokens: int) -> None:
+    """Reject a batch whose prompts would take long to generate."""
+    if num_tokens > MAX_TOKENS:
         raise ConfigError(
-            f"the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}",
-            key=keys,
+            f"the largest batch has {num_tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}",
+            key=key_names,
             code="too_large",
         )

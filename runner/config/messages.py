@@ -1,5 +1,6 @@
-"""Messages about a key, a value or a choice that is wrong: each names it in full, the nearest one
-and all choices."""
+"""Errors about a wrong key, value or choice: each names it in full, the nearest one and all
+choices.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from difflib import get_close_matches
 
 from omegaconf.errors import ValidationError
 
-from runner.config.choices import CONF, choices_for
+from runner.config.choice_suggestions import suggest_choice
+from runner.config.choices import CONF, list_choices
 from runner.config.groups import GROUPS, key_types, schema_keys
-from runner.config.meant import meant
 from runner.config.root import RunnerConfig
-from runner_base import ConfigError, plug_ins, unknown
-from runner_base.errors import NOT_GIVEN, nearest
+from runner_base import ConfigError, find_plug_ins, unknown_choice_message
+from runner_base.errors import NOT_GIVEN, find_closest_names
 
 # old names of choices and keys, and what to use instead
 RENAMED = {
@@ -30,30 +31,29 @@ REPEAT = "task.repeat"
 NOTES = "notes"  # the user's own keys
 
 
-def unknown_choice(group: str, choice: str, options: Iterable[str]) -> ConfigError:
-    """Name a group's choice and the nearest valid one, or what has replaced it."""
+def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> ConfigError:
+    """Return the error for an unknown choice, with the nearest valid one or its replacement."""
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
         return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
-    if meaning := meant(group, choice):
+    if meaning := suggest_choice(group, choice):
         return ConfigError(meaning, code="unknown_choice")
-    reason = f"{unknown(f'choice for {group}', choice, options)}{_from_plug_ins(group)}"
+    reason = f"{unknown_choice_message(f'choice for {group}', choice, options)}{_plugin_packages_text(group)}"
     return ConfigError(reason, key=group, value=choice, code="unknown_choice")
 
 
-def _from_plug_ins(kind: str) -> str:
-    """Name the packages of the choices that are none of the runner's own; empty without
-    plug-ins."""
-    return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in plug_ins(kind).values())
+def _plugin_packages_text(kind: str) -> str:
+    """Return the packages of choices from plug-ins. Empty without plug-ins."""
+    return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in find_plug_ins(kind).values())
 
 
-def wrong_value(cause: ValidationError, written: str) -> ConfigError:
-    """Say what value a key needs; `written` is the override as it was given, if known."""
-    before, _, value = written.partition("=")
+def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
+    """Return the error for a wrong value, with the values that the key needs."""
+    before, _, value = override.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
     if choices := re.search(r"expected one of \[([^\]]*)\]", reason):
         names = [name.strip(" '") for name in choices[1].split(",")]
-        reason = unknown(f"choice for {key}", value, names)
+        reason = unknown_choice_message(f"choice for {key}", value, names)
         return ConfigError(reason, key=key, value=value, code="unknown_choice")
     if expected := re.search(r"could not be converted to (\w+)", reason):
         types = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -64,67 +64,70 @@ def wrong_value(cause: ValidationError, written: str) -> ConfigError:
     return ConfigError(reason, key=key, value=value or NOT_GIVEN, code="bad_value")
 
 
-def unknown_key(key: str, owner: object = None, value: object = None) -> ConfigError:
-    """Name the key and the nearest valid one: a group, a root key, or a key of the group's
-    schema."""
+def unknown_key_error(key: str, owner: object = None, value: object = None) -> ConfigError:
+    """Return the error for an unknown key, with the nearest one: a group, a root key, or a key of the
+    schema.
+    """
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
-        return _no_such_key(key, f"a data set is named by its task: use task.data={value or 'NAME'}")
+        return _unknown_key_error(key, f"a data set is named by its task: use task.data={value or 'NAME'}")
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
         return ConfigError(f"{key} is now {now}", code="unknown_choice")
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
-        return _no_such_key(key, _instead_of_repeat(schema_keys(owner)))
+        return _unknown_key_error(key, _suggest_instead_of_repeat(schema_keys(owner)))
     if head == NOTES:
-        return _no_such_key(key, f"a note is added with a plus: +{NOTES}.{last}={_as_written(value)}")
+        return _unknown_key_error(
+            key, f"a note is added with a plus: +{NOTES}.{last}={_value_placeholder(value)}"
+        )
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if (
         head in {*GROUPS, "profile"}
         and last not in names
         and get_close_matches(last, {*names, "name"}, 1) == ["name"]
     ):
-        return _no_name(key, head, value)
+        return _group_name_error(key, head, value)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
-    tasks = _tasks_with(key)
-    likely = list(_of_other_groups(key, choices)) or nearest(key, sorted(choices))
+    tasks = _tasks_with_key(key)
+    likely = list(_similar_keys(key, choices)) or find_closest_names(key, sorted(choices))
     other = (
         f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
     )
     what = "key" if dot else "group or key"
-    problem = unknown(what, key, choices, likely, lists_all=not likely)
-    own = "" if dot else _own_key(key, choices, value)
+    problem = unknown_choice_message(what, key, choices, likely, show_choices=not likely)
+    own = "" if dot else _suggest_notes_key(key, choices, value)
     more = ". ".join(filter(None, (other if tasks else "", own)))
-    return _no_such_key(key, f"{problem}{' ' if likely else '. '}{more}" if more else problem)
+    return _unknown_key_error(key, f"{problem}{' ' if likely else '. '}{more}" if more else problem)
 
 
-def _no_such_key(key: str, reason: str, value: object = NOT_GIVEN) -> ConfigError:
-    return ConfigError(reason, key=key, value=value, code="unknown_choice")
+def _unknown_key_error(key: str, message: str, value: object = NOT_GIVEN) -> ConfigError:
+    return ConfigError(message, key=key, value=value, code="unknown_choice")
 
 
-def _own_key(key: str, choices: set[str], value: object) -> str:
-    """Say where a key of the user's own belongs, unless it is one of the runner's, misspelt."""
+def _suggest_notes_key(key: str, choices: set[str], value: object) -> str:
+    """Suggest +notes.NAME for a user's own key, unless it is a misspelt key of the runner."""
     name = key.lstrip("+~")
-    if nearest(name, sorted(choices)) not in ([], [NOTES]):
+    if find_closest_names(name, sorted(choices)) not in ([], [NOTES]):
         return ""
-    return f"A key of your own belongs below {NOTES}: +{NOTES}.{name}={_as_written(value)}"
+    return f"A key of your own belongs below {NOTES}: +{NOTES}.{name}={_value_placeholder(value)}"
 
 
-def _as_written(value: object) -> str:
-    """Return a value as it may be typed."""
+def _value_placeholder(value: object) -> str:
+    """Return a value in the form to type, or VALUE."""
     return "VALUE" if value is None else str(value)
 
 
-def _instead_of_repeat(keys: set[str]) -> str:
-    """Say how a task without this key is run once more."""
+def _suggest_instead_of_repeat(keys: set[str]) -> str:
+    """Suggest how to run a task without task.repeat once more."""
     if "repeats" in keys:
         return "this task has task.repeats, which repeats measurements within a job; rerun=all runs the whole job again"
-    *others, last = (f"task={task}" for task in _tasks_with(REPEAT))
+    *others, last = (f"task={task}" for task in _tasks_with_key(REPEAT))
     tasks = f"{', '.join(others)} and {last}"
     return f"only {tasks} have it: with another seed (seed=1) this task is a job of its own, with other random numbers"
 
 
-def _tasks_with(key: str) -> list[str]:
+def _tasks_with_key(key: str) -> list[str]:
     """Return the tasks that have a key, for a task that lacks it."""
     head, _, name = key.rpartition(".")
     return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (
@@ -132,28 +135,31 @@ def _tasks_with(key: str) -> list[str]:
     )
 
 
-def _no_name(key: str, group: str, value: object) -> ConfigError:
-    """Say how a choice is made to a user who set GROUP.name."""
-    choices = choices_for(group)
+def _group_name_error(key: str, group: str, value: object) -> ConfigError:
+    """Return the error for GROUP.name=..., with the override that selects a choice."""
+    choices = list_choices(group)
     name = str(value or "").strip("'\"")
     if group == "model":  # most choices have such a key: the model's location, or its name on the server
         use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
-        return _no_such_key(key, f"the chosen model has no key for a name: use {use}", name or NOT_GIVEN)
+        return _unknown_key_error(
+            key, f"the chosen model has no key for a name: use {use}", name or NOT_GIVEN
+        )
     use = f"{group}={name if name in choices else 'CHOICE'}"
     reason = f"the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
-    return _no_such_key(key, reason, name or NOT_GIVEN)
+    return _unknown_key_error(key, reason, name or NOT_GIVEN)
 
 
-def _of_other_groups(key: str, choices: set[str]) -> list[str]:
-    """Return the keys of all groups with this key's name, which was given with a wrong group or
-    with none."""
+def _similar_keys(key: str, choices: set[str]) -> list[str]:
+    """Return the keys of all groups with this key's name, which was given without or with a wrong
+    group.
+    """
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
     for known in (
         known for known in key_types() if known.count(".") < 2
     ):  # a student has the keys of a model, too
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
-    near = [] if nearest(key, sorted(choices)) else get_close_matches(last, by_name, n=1)
+    near = [] if find_closest_names(key, sorted(choices)) else get_close_matches(last, by_name, n=1)
     meant = by_name.get(last) or [known for name in near for known in by_name[name]]
     # another choice of the same group may have it
     return [known for known in meant if known != key]

@@ -1,5 +1,6 @@
-"""Keys that a choice does not have, while other choices of the same group in a grid may have
-them."""
+"""Handles keys that one choice lacks, while other choices of the same group in a grid may have
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from runner_base.signals import deferred
+from runner_base.signals import deferred_signals
 
 
-def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> list[str]:
+def find_missing_key_overrides(error: BaseException, overrides: list[str]) -> list[str]:
     """Return the overrides that did not compose because the chosen schemas have no such key."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -26,21 +27,22 @@ def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> lis
 def compose_without_missing_keys(
     compose: Callable[[list[str]], DictConfig], overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
-    """Compose as Hydra does; the config of a whole grid omits keys that its default choices do not
-    have.
+    """Compose as Hydra does, but omit keys of a grid that its default choices lack.
 
-    The sweeper gives each of these keys to the jobs whose choices have it, and rejects a key that
+    The sweeper passes each of these keys to the jobs whose choices have it, and rejects a key that
     no job has.
     """
     omitted: list[str] = []
     while True:
         used = [line for line in overrides if line not in omitted]
         try:
-            with deferred():  # an interrupt amid it may end as another error, of a config that is half made
+            with (
+                deferred_signals()
+            ):  # an interrupt amid it may end as another error, of a config that is half made
                 composed = compose(used)
             break
         except HydraException as error:
-            failing = overrides_of_missing_keys(error, used) if run_mode is RunMode.MULTIRUN else []
+            failing = find_missing_key_overrides(error, used) if run_mode is RunMode.MULTIRUN else []
             if not failing:
                 raise
             omitted += failing

@@ -1,31 +1,33 @@
-"""quantization.overrides: a choice with keys is read as the keys of the group itself are, with
-their types checked."""
+"""quantization.overrides: parses a choice with keys like the keys of the group itself, with type
+checks.
+"""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-from runner_base import ConfigError, one_line
+from runner_base import ConfigError, to_one_line
 from runner_engine import QuantizationConfig
-from runner_engine.quantization.mixed import Mix
+from runner_engine.quantization.quantization_mix import QuantizationMix
 
 
-def mix_of(quantization: QuantizationConfig) -> Mix:
-    """Return what a quantization means for each layer."""
-    return Mix.of(quantization, typed_choice)
+def build_mix(quantization: QuantizationConfig) -> QuantizationMix:
+    """Return the quantization of each layer."""
+    return QuantizationMix.from_config(quantization, parse_layer_choice)
 
 
-def typed_choice(pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]) -> QuantizationConfig:
-    """Return the choice that an override names; ConfigError for a value of another type than its
-    key's."""
+def parse_layer_choice(
+    pattern: str, config_class: type[QuantizationConfig], values: dict[str, Any]
+) -> QuantizationConfig:
+    """Return the choice that an override names. Raises ConfigError for a value of a wrong type."""
     from omegaconf import OmegaConf  # most jobs have no such override
     from omegaconf.errors import OmegaConfBaseException
 
-    keys = {key: value for key, value in given.items() if key != "name"}
+    keys = {key: value for key, value in values.items() if key != "name"}
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), keys))
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), keys))
     except OmegaConfBaseException as error:
         raise ConfigError(
-            one_line(error), key=f"quantization.overrides.{pattern}", value=given, code="bad_value"
+            to_one_line(error), key=f"quantization.overrides.{pattern}", value=values, code="bad_value"
         ) from error
     return cast(QuantizationConfig, made)

@@ -1,41 +1,45 @@
-"""model – the stub; models on this machine are the engine's (runner_engine/settings/model.py),
-others are options."""
+"""model – config of the stub. Local models are in runner_engine/settings/model.py, others are
+options.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from runner_base import UNLESS_DEFAULT, Inert, Text, least, setting, within
+from runner_base import UNLESS_DEFAULT, NotInIdentity, Text, at_least, config_field, in_range
 from runner_engine import GenerationConfig, LoraConfig, QuantizationConfig, RopeConfig
 from runner_engine import ModelConfig as ModelConfig  # plug-ins have it from here
-from runner_engine.settings.generation import require_no_scheduler
+from runner_engine.settings.generation import reject_scheduler_features
 
 
 @dataclass
 class StubConfig(ModelConfig):
-    """No weights: echoes the head of the prompt, to try out whole grids in seconds."""
+    """Config of a model without weights that echoes the prompt's beginning, to try out whole grids in
+    seconds.
+    """
 
     module: ClassVar[str] = "runner.engines.kinds.stub"
     name: ClassVar[str] = "stub"
-    delay_s: float = setting(
-        0.0, Inert("only slows the stub down"), within(0, 86400, "must be 0 or more seconds, a day at most")
+    delay_s: float = config_field(
+        0.0,
+        NotInIdentity("only slows the stub down"),
+        in_range(0, 86400, "must be 0 or more seconds, a day at most"),
     )
-    thinking_words: int = setting(0, UNLESS_DEFAULT, least(0))
-    answer: Text | None = setting(None, UNLESS_DEFAULT)
+    thinking_words: int = config_field(0, UNLESS_DEFAULT, at_least(0))
+    answer: Text | None = config_field(None, UNLESS_DEFAULT)
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject guesses at every step: there would be nothing to guess, and nothing to measure."""
-        refuse_guesses(generation, "model=stub has no model that could check a guess")
+        """Reject speculative decoding, because the stub has nothing to predict or measure."""
+        reject_speculation(generation, "model=stub has no model that could check a guess")
 
 
-def refuse_guesses(generation: GenerationConfig, why: str) -> None:
-    """Raise ConfigError for guesses at every step; a stub notes another format of keys and values,
-    and does not refuse it."""
-    require_no_scheduler(replace(generation, kv_cache="as_model"), why)
+def reject_speculation(generation: GenerationConfig, reason: str) -> None:
+    """Raise ConfigError for speculative decoding. A stub only notes another KV format."""
+    reject_scheduler_features(replace(generation, kv_cache="as_model"), reason)

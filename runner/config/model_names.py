@@ -1,15 +1,16 @@
-"""What a job's adapter is called where people read it."""
+"""Display name of a job's adapter."""
 
 from __future__ import annotations
 
-from runner_base import short_name
+from runner_base import short_model_name
 from runner_engine import LoraConfig
 
 
-def adapter_name(lora: LoraConfig) -> str:
-    """Return what to call a job's adapter: its id of the hub, its folder, or its file without the
-    ending; else none."""
-    adapter = lora.adapter
+def adapter_display_name(lora: LoraConfig) -> str:
+    """Return an adapter's name: its Hub id, folder, or file without extension. Without an adapter,
+    none.
+    """
+    adapter = lora.single_adapter
     if adapter is None:
         return lora.name
-    return short_name(adapter.path).removesuffix(".pth") + adapter.at_revision
+    return short_model_name(adapter.path).removesuffix(".pth") + adapter.revision_suffix

@@ -1,5 +1,4 @@
-"""Every kind of model: the name of its schema, and the class of its keys; those of options come by
-entry points."""
+"""Registry of model kinds: schema name → config class. Options are added by entry points."""
 
 from __future__ import annotations
 

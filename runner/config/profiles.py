@@ -1,8 +1,8 @@
-"""profile – four ways to run a model, from little memory to much. conf/profile/ lists the groups
-that each chooses.
+"""profile – four ways to run a model, from little memory to much. conf/profile/ lists the choices
+of each.
 
-A profile's settings for the weights are here, since they go to the model's own keys or to its
-student's.
+A profile's settings for the weights are here, because they apply to the model's own keys or to
+those of its student.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.models import MODELS
-from runner_base import Dtype, check
-from runner_engine import LocalModelConfig, ModelConfig, local_model
+from runner_base import Dtype, check_value
+from runner_engine import LocalModelConfig, ModelConfig, to_local_config
 
 NONE = "none"
 TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=api
@@ -21,7 +21,7 @@ TEACHER_ONLY = "teacher_only"  # its file comes with the option that has model=a
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile means besides the groups that it chooses."""
+    """The settings of a profile besides its group choices."""
 
     suits: str  # the machine that it is for
     weights: Mapping[str, str] = field(default_factory=dict)  # keys of a model on this machine
@@ -39,12 +39,13 @@ PROFILES = {
 }
 
 
-def node_of(name: str, models: Collection[str]) -> dict[str, Any] | None:
-    """Return what PROFILE_MODEL sets, where MODEL is one of these choices; None if it sets
-    nothing."""
+def profile_model_keys(name: str, model_choices: Collection[str]) -> dict[str, Any] | None:
+    """Return the keys that the config PROFILE_MODEL sets for one of these models. None if it sets
+    nothing.
+    """
     for profile_name, profile in PROFILES.items():
         choice = name.removeprefix(f"{profile_name}_")
-        if not profile.weights or choice == name or choice not in models:
+        if not profile.weights or choice == name or choice not in model_choices:
             continue
         schema = MODELS.get(choice, LocalModelConfig)
         if not schema.has_weights:
@@ -54,15 +55,14 @@ def node_of(name: str, models: Collection[str]) -> dict[str, Any] | None:
     return None
 
 
-def nodes(models: Collection[str]) -> list[str]:
-    """Return the names of all these; imports the schema of each kind of model."""
-    pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in models)
-    return [name for name in pairs if node_of(name, models) is not None]
+def profile_model_names(model_choices: Collection[str]) -> list[str]:
+    """Return the names of all PROFILE_MODEL configs. Imports the schema of each kind of model."""
+    pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in model_choices)
+    return [name for name in pairs if profile_model_keys(name, model_choices) is not None]
 
 
-def keys_set_by(profile: str) -> list[str]:
-    """Return the groups and keys that a profile sets, which environment variables then leave
-    alone."""
+def keys_set_by_profile(profile: str) -> list[str]:
+    """Return the groups and keys that a profile sets, which environment variables then do not change."""
     if profile == NONE:
         return []
     parts = dict.fromkeys(schema.local_part for schema in MODELS.values())
@@ -71,19 +71,18 @@ def keys_set_by(profile: str) -> list[str]:
 
 
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
-    """Reject a model that a profile excludes, whose keys it cannot set, or that has no weights for
-    it to apply to."""
+    """Reject a model that the profile excludes, whose keys it cannot set, or that has no weights."""
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
-    check(not is_idle, "profile", profile, f"{need}, or leave the profile out", code="no_effect")
+    check_value(not is_idle, "profile", profile, f"{need}, or leave the profile out", code="no_effect")
     need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
-    check(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need, code="conflict")
-    is_applied = profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
+    check_value(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need, code="conflict")
+    is_applied = profile != "low_memory" or not model.has_weights or to_local_config(model).device != "auto"
     need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
-    check(is_applied, "profile", profile, need, code="unsupported")
+    check_value(is_applied, "profile", profile, need, code="unsupported")
 
 
-def notes(profile: str, device: str) -> list[str]:
+def profile_notes(profile: str, device: str) -> list[str]:
     """Return a note if a profile expects a GPU and the job runs on the CPU."""
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).expects_gpu:
         return []

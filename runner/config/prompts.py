@@ -1,17 +1,26 @@
-"""task – the keys of tasks that complete the user's own prompts."""
+"""task – config keys of tasks that complete the user's own prompts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
-from runner_base import HASHED, ConfigError, Inert, Text, check, filled, least, setting
+from runner.config.task import QUESTION_TOKENS, TaskConfig, WorkAmount
+from runner_base import (
+    HASHED,
+    ConfigError,
+    NotInIdentity,
+    Text,
+    at_least,
+    check_value,
+    config_field,
+    not_blank,
+)
 from runner_engine import GenerationConfig
 
 
 class Framing(StrEnum):
-    """How a prompt reaches the model: as a user's turn in its chat template, or as raw text."""
+    """How a prompt is presented to the model: as a user's turn in its chat template, or as raw text."""
 
     chat = "chat"
     raw = "raw"
@@ -19,14 +28,16 @@ class Framing(StrEnum):
 
 @dataclass
 class PromptsConfig(TaskConfig):
-    """Shared keys of the tasks that complete the user's own prompts."""
+    """Shared config keys of the tasks that complete the user's own prompts."""
 
-    prompt: Text | None = setting(None, Inert("the SHA-256 of the prompts counts, however they were given"))
-    prompts: str | None = setting(None, HASHED, filled("give a file, or -"))
+    prompt: Text | None = config_field(
+        None, NotInIdentity("the SHA-256 of the prompts counts, however they were given")
+    )
+    prompts: str | None = config_field(None, HASHED, not_blank("give a file, or -"))
     format: Framing = Framing.chat
     system: Text | None = None
     stop: list[Text] = field(default_factory=list)
-    show: int = setting(20, Inert("how many completions are printed"), least(0))
+    show: int = config_field(20, NotInIdentity("how many completions are printed"), at_least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,8 +48,10 @@ class PromptsConfig(TaskConfig):
                 f"{given}",
                 code="missing" if self.prompt is None else "conflict",
             )
-        check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
+        check_value(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
+        check_value(
+            all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once"
+        )
         if self.format is Framing.raw and self.system:
             raise ConfigError(
                 "task.system needs task.format=chat: a raw prompt has no system message", code="conflict"
@@ -46,25 +59,24 @@ class PromptsConfig(TaskConfig):
 
     @property
     def common_branches(self) -> list[Text] | None:
-        """Return the texts that a branch of each prompt begins with; None: prompts have none, or
-        their own."""
+        """The texts that a branch of each prompt begins with. None if prompts have none, or their own."""
         return None
 
     @property
-    def asks_in_chat(self) -> bool:
-        """Whether prompts are turns of a chat."""
+    def uses_chat_template(self) -> bool:
         return self.format is Framing.chat
 
     @property
     def reads_stdin(self) -> bool:
-        """Whether the prompts come from stdin."""
         return "-" in (self.prompt, self.prompts)
 
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the one prompt, or those of a file once it has been read."""
-        count = 1 if self.prompt is not None else read
+    def requested_work(
+        self, generation: GenerationConfig, num_questions: int | None = None
+    ) -> list[WorkAmount]:
+        """Return the single prompt, or those of a file once it has been read."""
+        count = 1 if self.prompt is not None else num_questions
         return (
             []
             if count is None
-            else [Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, count)]
+            else [WorkAmount(generation.batch_size, QUESTION_TOKENS, generation.max_total_new_tokens, count)]
         )

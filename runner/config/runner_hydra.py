@@ -1,8 +1,7 @@
-"""Hydra's command line with the runner's help, completion and configs: an object of our own, of a
-derived class.
+"""Hydra's command line with the runner's help, completion and configs, through derived classes.
 
-No class of Hydra's is changed, so `hydra.main` cannot be used: it makes its own Hydra object. `run`
-does what it does.
+No class of Hydra's is changed, so `hydra.main` cannot be used: it creates its own Hydra object.
+`run_command_line` does the same.
 """
 
 from __future__ import annotations
@@ -38,24 +37,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config import data_sets
 from runner.config.choices import CONF
-from runner.config.deleted import refuse_deleted
-from runner.config.gguf_files import with_quantization
+from runner.config.deleted_groups import reject_deleted_groups
+from runner.config.gguf_files import add_gguf_quantization
 from runner.config.groups import GROUPS
-from runner.config.hydra_folders import refuse_folders
-from runner.config.hydra_versions import IS_HYDRA_1_4, VERSION_BASE, parsed_overrides, rerun
+from runner.config.hydra_folders import reject_unused_folders
+from runner.config.hydra_versions import (
+    IS_HYDRA_1_4,
+    VERSION_BASE,
+    add_rerun_overrides,
+    parsed_overrides_argument,
+)
 from runner.config.missing_keys import compose_without_missing_keys
 from runner.config.root import RunnerConfig
-from runner.config.sources import loader_of
-from runner_base.plugins import conf_folders
+from runner.config.sources import create_config_loader
+from runner_base.plugins import plug_in_conf_folders
 
 
 class RunnerHydra(Hydra):
-    """Composes the runner's configs. The parameters that only Hydra 1.4 has are passed on as they
-    are."""
+    """Composes the runner's configs. Parameters that only Hydra 1.4 has are passed on unchanged."""
 
     def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
-        """Return hydra.mode. Hydra 1.3 would compose the job once more, though only a study or an
-        override sets it."""
+        """Return hydra.mode without the additional composition of Hydra 1.3: only a study or an override
+        sets it.
+        """
         places = {source.provider: source.path for source in self.config_loader.get_search_path().get_path()}
         is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
         if is_ours and not any("hydra" in override for override in overrides):
@@ -65,25 +69,26 @@ class RunnerHydra(Hydra):
     def compose_config(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
     ) -> DictConfig:
-        """Compose as Hydra does, without the keys that only some jobs of a grid have, and with a
-        job's data set."""
+        """Compose as Hydra does, without keys that only some jobs of a grid have, and with a job's data
+        set.
+        """
 
-        refuse_deleted(overrides)
+        reject_deleted_groups(overrides)
         given = overrides
         if run_mode is RunMode.RUN:  # of a grid, each job has its own
-            overrides = with_quantization(overrides)
+            overrides = add_gguf_quantization(overrides)
 
-        def compose(used: list[str]) -> DictConfig:
+        def compose_overrides(used: list[str]) -> DictConfig:
             if used != given:
                 keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
             return super(RunnerHydra, self).compose_config(config_name, used, run_mode, *rest, **keys)
 
-        composed = compose_without_missing_keys(compose, overrides, run_mode)
+        composed = compose_without_missing_keys(compose_overrides, overrides, run_mode)
         if (
             run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig
         ):  # of a grid, each job has its own
             data_sets.apply_data_set(composed)
-        refuse_folders(overrides, composed)
+        reject_unused_folders(overrides, composed)
         return composed
 
     def get_help(
@@ -94,24 +99,23 @@ class RunnerHydra(Hydra):
         resolve: bool,
         **of_hydra_1_4: Any,
     ) -> str:
-        """Return the text of --help as Hydra makes it, with the runner's keys described."""
+        """Return the text of --help as Hydra builds it, with the runner's keys described."""
         if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
             return super().get_help(help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
         template, _, after = str(help_cfg.template).partition("$CONFIG")
         before = super().get_help(
             OmegaConf.create({"template": template}), DictConfig({}), args_parser, False
         )
-        from runner.config.help import described  # as the next one, of one command only
+        from runner.config.help import describe_job_keys  # as the next one, of one command only
 
         # listed beside task.data instead
         before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)
-        return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
+        return f"{before}{describe_job_keys(cfg, HydraConfig.get().runtime.choices)}{after}"
 
     def show_cfg(
         self, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any
     ) -> None:
-        """Print what --cfg asks for as Hydra does, below a comment that names the choice of each
-        group."""
+        """Print the output of --cfg as Hydra does, below a comment with the choice of each group."""
         with redirect_stdout(StringIO()) as shown:
             super().show_cfg(config_name, overrides, cfg_type, *rest, **keys)
         if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
@@ -121,55 +125,54 @@ class RunnerHydra(Hydra):
 
     @staticmethod
     def get_shell_to_plugin_map(config_loader: ConfigLoader) -> defaultdict[str, list[CompletionPlugin]]:
-        """Return the completion of each shell, which offers the values of keys, too."""
-        from runner.config.completion import completing_values
+        """Return the completion of each shell, which also offers the values of keys."""
+        from runner.config.completion import add_value_completion
 
         found = Hydra.get_shell_to_plugin_map(config_loader)
         for shell, plugins in found.items():
-            found[shell] = [completing_values(plugin) for plugin in plugins]
+            found[shell] = [add_value_completion(plugin) for plugin in plugins]
         return found
 
 
-def hydra_of(study_folder: str | None = None) -> RunnerHydra:
-    """Return a Hydra object of its own that composes the runner's configs, and those of a folder of
-    studies."""
-    search = search_path(str(CONF), None if study_folder is None else Path(study_folder).expanduser())
+def create_hydra(study_folder: str | None = None) -> RunnerHydra:
+    """Return a new Hydra object that composes the runner's configs, and those of a folder of studies."""
+    search = create_search_path(str(CONF), None if study_folder is None else Path(study_folder).expanduser())
     # Hydra sets it: that of the program that uses this library stays
     name = str(JobRuntime.instance().get("name"))
-    return RunnerHydra(name, loader_of(search))
+    return RunnerHydra(name, create_config_loader(search))
 
 
-def search_path(
-    main: str, study_folder: Path | None, caller: tuple[str | None, str | None] = (None, None)
+def create_search_path(
+    main_folder: str, study_folder: Path | None, caller: tuple[str | None, str | None] = (None, None)
 ) -> ConfigSearchPath:
-    """Return where configs are searched: in `main`, in plug-ins' packages and in a folder of
-    studies, as -cd does.
+    """Return the search path of configs: main folder, plug-in packages and a folder of studies, as -cd
+    does.
 
-    `caller` is the file or the module that a relative `main` begins at.
+    `caller` is the file or the module that a relative `main_folder` begins at.
     """
-    search = create_automatic_config_search_path(*caller, main)
+    search = create_automatic_config_search_path(*caller, main_folder)
     before_schemas = SearchPathQuery(provider="schema")
-    for package, folder in conf_folders().items():
+    for package, folder in plug_in_conf_folders().items():
         search.prepend(package, f"file://{folder}", before_schemas)
     if study_folder is not None:
         search.prepend("command-line", f"file://{study_folder.absolute()}", before_schemas)
     return search
 
 
-def run(task: TaskFunction) -> None:
-    """Do what this process's command line asks for, as `hydra.main` does; each error is raised."""
+def run_command_line(task_function: TaskFunction) -> None:
+    """Run this process's command line as `hydra.main` does. Each error is raised."""
     parser = get_args_parser()
     arguments = parser.parse_args()
     if (
         arguments.experimental_rerun is not None and not IS_HYDRA_1_4
     ):  # of a pickled config: nothing is composed
-        hydra.main(**VERSION_BASE)(task)()
+        hydra.main(**VERSION_BASE)(task_function)()
         return
-    saved = rerun(arguments)
+    saved = add_rerun_overrides(arguments)
     name = "config" if arguments.config_name is None else arguments.config_name
     main = str(CONF) if arguments.config_path is None else arguments.config_path
     validate_config_path(main)
-    caller = detect_calling_file_or_module_from_task_function(task)
+    caller = detect_calling_file_or_module_from_task_function(task_function)
     folder = None if arguments.config_dir is None else Path(os.path.abspath(arguments.config_dir))
     if folder is not None and not folder.is_dir():
         raise SearchPathException(
@@ -177,17 +180,19 @@ def run(task: TaskFunction) -> None:
             "repository, and pip install brings none: run the command in a clone"
         )
     if folder is not None and arguments.config_name is None:
-        _check_study_is_named(arguments, folder)
-    runner_hydra = RunnerHydra(detect_task_name(*caller), loader_of(search_path(main, folder, caller)))
+        _require_study_name(arguments, folder)
+    runner_hydra = RunnerHydra(
+        detect_task_name(*caller), create_config_loader(create_search_path(main, folder, caller))
+    )
     GlobalHydra.instance().initialize(runner_hydra)
     try:
-        _do(runner_hydra, arguments, parser, name, saved, task)
+        _show_or_run(runner_hydra, arguments, parser, name, saved, task_function)
     finally:
         GlobalHydra.instance().clear()
 
 
-def _check_study_is_named(arguments: Any, folder: Path) -> None:
-    """Raise SearchPathException for a folder of studies of which `-cn` names none.
+def _require_study_name(arguments: Any, folder: Path) -> None:
+    """Raise SearchPathException for a folder of studies without `-cn`.
 
     A folder of choices has a folder for each group, and needs no `-cn`.
     """
@@ -200,19 +205,20 @@ def _check_study_is_named(arguments: Any, folder: Path) -> None:
         )
 
 
-def _do(
+def _show_or_run(
     runner_hydra: RunnerHydra,
     arguments: Any,
     parser: ArgumentParser,
     name: str,
-    saved: list[str],
-    task: TaskFunction,
+    rerun_overrides: list[str],
+    task_function: TaskFunction,
 ) -> None:
-    """Show or run what the arguments ask for."""
     overrides = arguments.overrides
     commands = (arguments.run, arguments.multirun, arguments.shell_completion, arguments.cfg, arguments.info)
     asked = sum(command not in (None, False) for command in commands)
-    parsed = parsed_overrides(runner_hydra, name, overrides, saved) if saved else {}
+    parsed = (
+        parsed_overrides_argument(runner_hydra, name, overrides, rerun_overrides) if rerun_overrides else {}
+    )
     if arguments.help:
         runner_hydra.app_help(name, parser, arguments, **parsed)
     elif arguments.resolve and not arguments.cfg:
@@ -230,7 +236,7 @@ def _do(
     elif arguments.info:
         runner_hydra.show_info(arguments.info, name, overrides, **parsed)
     else:
-        parsed = parsed_overrides(runner_hydra, name, overrides, saved)
+        parsed = parsed_overrides_argument(runner_hydra, name, overrides, rerun_overrides)
         mode = runner_hydra.get_mode(name, overrides, **parsed)
         is_run = not arguments.multirun
-        _run_app(is_run, arguments.multirun, mode, runner_hydra, name, task, overrides, **parsed)
+        _run_app(is_run, arguments.multirun, mode, runner_hydra, name, task_function, overrides, **parsed)

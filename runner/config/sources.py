@@ -1,10 +1,10 @@
-"""Where configs come from: files, which are checked before they are read, and the runner's own
+"""Config sources for Hydra: files, which are checked before they are read, and the runner's own
 schemas.
 
-Hydra reads these through objects of its own classes and of classes derived from them. Nothing is
-added to its ConfigStore and no class of it is changed: a program of its own that imports the runner
-finds Hydra as it is. The price: `hydra.compose` alone cannot compose conf/, since only a loader of
-`loader_of` knows the schemas.
+Hydra reads these through objects of its own classes and of classes derived from them. Nothing
+is added to its ConfigStore and no class of it is changed: a program that imports the runner
+finds Hydra unmodified. The price: `hydra.compose` alone cannot compose conf/, because only a
+loader of `create_config_loader` knows the schemas.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import profiles
-from runner.config.choices import CONF, choices_for
-from runner.config.groups import GROUPS, names_of
+from runner.config.choices import CONF, list_choices
+from runner.config.groups import GROUPS, schema_names
 from runner.config.hydra_options import KINDS as HYDRA_KINDS
-from runner.config.hydra_options import HydraOption, installed_option, installed_options
+from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_options
 from runner.config.root import RunnerConfig
-from runner.config.yaml_files import checked, quick_loader
-from runner_base import plug_ins
-from runner_base.plugins import own_conf_files
+from runner.config.yaml_files import checked_yaml_file, fast_yaml_loader
+from runner_base import find_plug_ins
+from runner_base.plugins import builtin_conf_files
 
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder
 # of model files
@@ -49,94 +49,97 @@ OPTIONS = {f"hydra/{kind}": kind for kind in HYDRA_KINDS}
 WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 
 
-def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
+def create_config_loader(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
     """Return Hydra's loader with the runner's sources. Hydra 1.4 treats a loader of a derived class
-    differently."""
+    differently.
+    """
     loader = ConfigLoaderImpl(search_path)
     loader.repository = Repository(search_path)
     return loader
 
 
-def source_at(scheme: str, path: str) -> ConfigSource:
-    """Return the source of the configs in a folder or package, as hydra.runtime.config_sources
-    names it."""
+def create_source(scheme: str, path: str) -> ConfigSource:
+    """Return the source of the configs in a folder or package, by a scheme of
+    hydra.runtime.config_sources.
+    """
     # Hydra's registry is empty in a process that composes nothing, such as a worker
     kind = OURS.get(scheme) or SourcesRegistry.instance().resolve(scheme)
     return kind("", f"{scheme}://{path}")
 
 
 class Repository(ConfigRepository):
-    """Hydra's repository with the runner's sources in place of those of the same scheme."""
+    """Hydra's repository with the runner's sources in place of those with the same scheme."""
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        """Make a source for each entry of the search path."""
         super().initialize_sources(config_search_path)
-        self.sources = [_ours(source) for source in self.sources]
+        self.sources = [_replace_source(source) for source in self.sources]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Share the sources, which never change: Hydra copies them whenever it lists a group, 60
-        times for --help."""
+        """Share the sources, which never change: Hydra copies them whenever it lists a group, 60 times for
+        --help.
+        """
         return copy(self)
 
 
 class CheckedFiles(FileConfigSource):
-    """A folder; conf/ has the files of the runner's own options, too, which stand beside their
-    code."""
+    """A folder of configs. conf/ also includes the files of the runner's own options, which are next
+    to their code.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Load a file, if it may be loaded."""
+        """Check and load a file."""
         name = self._normalize_file_name(config_path)
-        folder = self._option(name) or self.path
+        folder = self._option_folder(name) or self.path
         file = Path(os.path.realpath(os.path.join(folder, name)))
-        with checked(file):
+        with checked_yaml_file(file):
             if self.path == str(CONF) and file.is_file():
-                return self._shipped(file)
+                return self._load_included_file(file)
             return super().load_config(config_path)
 
-    def _shipped(self, file: Path) -> ConfigResult:
-        """Load a file that ships as Hydra's source would."""
+    def _load_included_file(self, file: Path) -> ConfigResult:
+        """Load an included file as Hydra's source would."""
         text = file.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=quick_loader())
-        config: Any = _with_its_schema(content) or OmegaConf.create({} if content is None else content)
+        content = yaml.load(text, Loader=fast_yaml_loader())
+        config: Any = _merge_into_schema(content) or OmegaConf.create({} if content is None else content)
         return ConfigResult(
             self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512])
         )
 
     def is_config(self, config_path: str) -> bool:
         return (
-            super().is_config(config_path) or self._option(self._normalize_file_name(config_path)) is not None
+            super().is_config(config_path)
+            or self._option_folder(self._normalize_file_name(config_path)) is not None
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
-        """Return the names of the configs, groups or both in a group."""
         found = super().list(config_path, results_filter)
         if results_filter is ObjectType.GROUP or self.path != str(CONF):
             return found
-        split = (name.removesuffix(".yaml").rpartition("/") for name in own_conf_files())
+        split = (name.removesuffix(".yaml").rpartition("/") for name in builtin_conf_files())
         return sorted({*found, *(name for group, _, name in split if group == config_path.strip("/"))})
 
-    def _option(self, name: str) -> Path | None:
-        """Return the folder conf/ of the option that has a file of this name, if this is the
-        runner's conf/."""
-        return own_conf_files().get(name) if self.path == str(CONF) else None
+    def _option_folder(self, name: str) -> Path | None:
+        """Return the conf/ folder of the option that has a file of this name, if this is the runner's
+        conf/.
+        """
+        return builtin_conf_files().get(name) if self.path == str(CONF) else None
 
 
 class CheckedPackage(ImportlibResourcesConfigSource):
-    """A folder within a Python package."""
+    """A config folder within a Python package."""
 
     def _read_config(self, res: Any) -> ConfigResult:
-        with checked(res):
+        with checked_yaml_file(res):
             return super()._read_config(res)
 
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):
-    """The runner's own configs, then those in Hydra's ConfigStore. Hydra knows it by this name of
-    the class."""
+    """The runner's own configs, then those in Hydra's ConfigStore. Hydra requires this class name."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Make a config of our own, or load Hydra's."""
+        """Create a config of our own, or load Hydra's."""
         path = config_path.removesuffix(".yaml")
-        if (make := own_config(path)) is None:
+        if (make := find_own_config(path)) is None:
             return super().load_config(config_path)
         package = "_global_" if path.startswith(f"{PROFILES}/") else None
         return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
@@ -146,17 +149,18 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         path = config_path.rstrip("/").removesuffix(".yaml")
-        return own_config(path) is not None or super().is_config(config_path)
+        return find_own_config(path) is not None or super().is_config(config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
-        """Return the names of the configs, groups or both in a group."""
         found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
         configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
         groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
         found |= {name for group, _, name in split if group == config_path.strip("/")}
         return sorted(
-            found if results_filter is ObjectType.GROUP else found | {*_found_late(config_path.strip("/"))}
+            found
+            if results_filter is ObjectType.GROUP
+            else found | {*_lazy_config_names(config_path.strip("/"))}
         )
 
 
@@ -165,102 +169,110 @@ OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own c
 }
 
 
-def _ours(source: ConfigSource) -> ConfigSource:
-    """Return our source for one of Hydra's; one of another package stays as it is, and its files
-    are not checked."""
+def _replace_source(source: ConfigSource) -> ConfigSource:
+    """Return our source for one of Hydra's. One of another package is unchanged, and its files are not
+    checked.
+    """
     kind = OURS.get(source.scheme())
     return source if kind is None else kind(source.provider, source.full_path())
 
 
-def _with_its_schema(content: Any) -> DictConfig | None:
-    """Return a choice's content in its schema, if its defaults are that schema and itself; else
-    None.
+def _merge_into_schema(content: Any) -> DictConfig | None:
+    """Return a choice's content in its schema, if its defaults are that schema and itself. None
+    otherwise.
 
     Hydra would load the schema as a further config and, for each config, copy all choices that were
     made so far.
     """
     match content:
-        case {"defaults": [str(schema), "_self_"], **keys} if make := own_config(_schema_path(schema)):
+        case {"defaults": [str(schema), "_self_"], **keys} if make := find_own_config(
+            _parse_schema_path(schema)
+        ):
             config = make()
             config.merge_with(keys)
             return config
     return None
 
 
-def _schema_path(default: str) -> str:
-    """Return the path of the schema that an entry of a defaults list names:
-    /hydra/schema/GROUP/NAME@_here_."""
-    path, _, package = default.removeprefix("/").partition("@")
+def _parse_schema_path(defaults_entry: str) -> str:
+    """Return the schema path in a defaults entry of the form /hydra/schema/GROUP/NAME@_here_."""
+    path, _, package = defaults_entry.removeprefix("/").partition("@")
     return path if package == "_here_" and path.startswith("hydra/schema/") else ""
 
 
-def own_config(path: str) -> Callable[[], DictConfig] | None:
-    """Return what makes one of the runner's own configs; None if there is none of this path."""
+def find_own_config(path: str) -> Callable[[], DictConfig] | None:
+    """Return a function that creates the runner's own config of this path, or None."""
     if path in own_configs():
         return own_configs()[path]
     group, _, name = path.rpartition("/")
-    if group == PROFILES and (of_weights := profiles.node_of(name, _models())) is not None:
-        return partial(_with_own_keys, of_weights)
-    if group in OPTIONS and (option := installed_option(OPTIONS[group], name)) is not None:
-        return partial(_of_option, option)
+    if (
+        group == PROFILES
+        and (of_weights := profiles.profile_model_keys(name, _profile_model_choices())) is not None
+    ):
+        return partial(_create_open_config, of_weights)
+    if group in OPTIONS and (option := find_installed_option(OPTIONS[group], name)) is not None:
+        return partial(_create_option_config, option)
     return None
 
 
-def _found_late(group: str) -> list[str]:
-    """Return the names in a group of which `own_configs` has none, because who lists them imports
-    their modules."""
+def _lazy_config_names(group: str) -> list[str]:
+    """Return a group's config names that `own_configs` lacks, because listing them imports their
+    modules.
+    """
     if group == PROFILES:
-        return profiles.nodes(_models())
-    return installed_options(OPTIONS[group]) if group in OPTIONS else []
+        return profiles.profile_model_names(_profile_model_choices())
+    return list_installed_options(OPTIONS[group]) if group in OPTIONS else []
 
 
 @cache
-def _models() -> frozenset[str]:
-    """Return the choices of the group model whose keys a profile may set: those of plug-ins are
-    their own."""
-    return frozenset(choices_for("model")) - plug_ins("model").keys()
+def _profile_model_choices() -> frozenset[str]:
+    """Return the choices of the group model whose keys a profile may set. Those of plug-ins are
+    excluded.
+    """
+    return frozenset(list_choices("model")) - find_plug_ins("model").keys()
 
 
 @cache
 def own_configs() -> dict[str, Callable[[], DictConfig]]:
-    """Return the runner's own configs by path, but for those of `_found_late`; each is made when
-    Hydra reads it.
+    """Return path → creating function of the runner's own configs, except for lazily listed ones.
 
-    A job uses a few of the schemas: their classes are imported then, also those of plug-ins. They
-    are under hydra/, because `--help` and tab completion list only groups outside of it.
+    A job uses few of the schemas: their classes are imported on creation, also those of plug-ins.
+    They are under hydra/, because `--help` and tab completion list only groups outside of it.
     """
     configs: dict[str, Callable[[], DictConfig]] = {
-        "hydra/schema/runner": partial(_with_own_keys, RunnerConfig),
-        "hydra/sweeper/grid": partial(_with_own_keys, GRID, "params"),
-        "hydra/launcher/workers": partial(_with_own_keys, WORKERS),
+        "hydra/schema/runner": partial(_create_open_config, RunnerConfig),
+        "hydra/sweeper/grid": partial(_create_open_config, GRID, "params"),
+        "hydra/launcher/workers": partial(_create_open_config, WORKERS),
     }
     for group in GROUPS:
-        configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
+        configs |= {
+            f"hydra/schema/{group}/{name}": partial(_create_schema_config, group, name)
+            for name in schema_names(group)
+        }
     return configs
 
 
 @cache
 def own_groups() -> frozenset[str]:
-    """Return the groups of the runner's own configs, and the groups above these."""
+    """Return the groups of the runner's own configs, and their parent groups."""
     parents = {path.rpartition("/")[0] for path in (*own_configs(), f"{PROFILES}/")}
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
 
 
-def _of_option(option: HydraOption) -> DictConfig:
+def _create_option_config(option: HydraOption) -> DictConfig:
     content, open_keys = option.settings()
-    return _with_own_keys(content, *open_keys)
+    return _create_open_config(content, *open_keys)
 
 
-def _schema(group: str, name: str) -> DictConfig:
+def _create_schema_config(group: str, name: str) -> DictConfig:
     schema = GROUPS[group][name]
     free = [item.name for item in fields(schema) if item.default_factory is dict]
-    return _with_own_keys(schema, *free)
+    return _create_open_config(schema, *free)
 
 
-def _with_own_keys(content: Any, *keys: str) -> DictConfig:
-    """Return a config below some keys of which users may add keys of their own, without a + before
-    them."""
+def _create_open_config(content: Any, *open_keys: str) -> DictConfig:
+    """Return a config in which users may add their own keys below `open_keys` without a +."""
     node: DictConfig = OmegaConf.structured(content)
-    for key in keys:
+    for key in open_keys:
         OmegaConf.set_struct(node[key], False)
     return node

@@ -1,4 +1,4 @@
-"""task – what all tasks have, and the keys of most."""
+"""task – base config of all tasks, and amounts of work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_base import check_keys
+from runner_base import check_config_values
 from runner_engine import GenerationConfig
 
 if TYPE_CHECKING:
@@ -18,15 +18,14 @@ TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template
 
 
-def absolute(folder: str) -> str:
-    """Return the absolute path of an output folder, so that the stored path is valid in every
-    working directory."""
-    return str(Path(folder).expanduser().absolute())
+def absolute_path(path: str) -> str:
+    """Return the absolute path, so that the stored path is valid in every working directory."""
+    return str(Path(path).expanduser().absolute())
 
 
 @dataclass(frozen=True)
-class Amount:
-    """Completions that a job requests, as far as its config tells."""
+class WorkAmount:
+    """Completions that a job requests, with their token counts, from its config alone."""
 
     rows: int | None  # at once; None: the engine decides
     prompt_tokens: int
@@ -45,14 +44,13 @@ class Amount:
     is_guessed: bool = True  # if generation.speculate guesses at every step
 
     @property
-    def read_tokens(self) -> int:
-        """Return the tokens of prompts that are computed, over all completions."""
+    def computed_prompt_tokens(self) -> int:
+        """The prompt tokens that are computed, over all completions."""
         return self.shared_tokens + self.completions * self.prompt_tokens
 
     @property
-    def pairs(self) -> float:
-        """Return how often one of these tokens looks back at one before it, over all
-        completions."""
+    def attention_pairs(self) -> float:
+        """The number of (token, earlier token) pairs in attention, over all completions."""
         before, piece = (
             self.known_tokens + self.shared_tokens,
             min(self.prompt_tokens, self.piece_tokens or math.inf),
@@ -60,14 +58,14 @@ class Amount:
         return self.shared_tokens**2 / 2 + self.completions * self.prompt_tokens * (before + piece / 2)
 
     @property
-    def context_tokens(self) -> float:
-        """Return how many tokens stand before those of an answer, on average."""
+    def mean_context_tokens(self) -> float:
+        """The mean number of tokens before the tokens of an answer."""
         return self.known_tokens + self.shared_tokens + self.prompt_tokens + self.new_tokens / 2
 
 
 @dataclass
 class TaskConfig:
-    """The base of every task's config."""
+    """Base class of every task's config."""
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: ClassVar[str]
@@ -79,28 +77,28 @@ class TaskConfig:
     answers_on_stdout: ClassVar[bool] = False  # a pipe gets its answers alone, and stderr the table
 
     def __post_init__(self) -> None:
-        check_keys("task", self)
+        check_config_values("task", self)
 
     @property
     def subject(self) -> str:
-        """Return what the name of a run says about the task, for people."""
+        """The task's part of a run's name, for people."""
         return ""
 
     @property
-    def adapters_named(self) -> Sequence[str] | None:
-        """Return the adapters that its requests choose by name; None: it knows only when they
-        come."""
+    def named_adapters(self) -> Sequence[str] | None:
+        """The adapters that the task's requests select by name. None if known only at run time."""
         return ()
 
     @property
-    def of_questions(self) -> Any:
-        """Return itself if it asks questions with right answers (config/questions.py); else
-        None."""
+    def questions_config(self) -> Any:
+        """The config itself if the task has questions with gold answers (config/questions.py). None
+        otherwise.
+        """
         return None
 
     @property
-    def asks_in_chat(self) -> bool:
-        """Whether it surely needs the model's chat template."""
+    def uses_chat_template(self) -> bool:
+        """Whether the task certainly needs the model's chat template."""
         return False
 
     @property
@@ -109,61 +107,61 @@ class TaskConfig:
         return False
 
     @property
-    def questions(self) -> int:
-        """Roughly how many completions are requested: a grid starts long jobs first."""
+    def expected_completions(self) -> int:
+        """The approximate number of completions: a grid starts long jobs first."""
         return 100
 
     @property
-    def delivers_to(self) -> str | None:
-        """Return the file outside the job's folder that it writes, even when the job is done
-        already."""
+    def output_file(self) -> str | None:
+        """The file outside the job's folder that the task writes, even if the job is already done."""
         return None
 
-    def asked_with(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the task as these generation settings make it, and a note on what they have
-        changed."""
+    def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
+        """Return the task adapted to these generation settings, and a note on the changes."""
         return self, ""
 
-    def check_beside(self, generation: GenerationConfig) -> None:
-        """Raise ConfigError where the task cannot work with these generation settings."""
+    def check_generation(self, generation: GenerationConfig) -> None:
+        """Raise ConfigError if the task cannot work with these generation settings."""
 
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the least that the job must have in memory at once; `rows` if the batch size is
-        left to the engine."""
-        return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.most_new_tokens
+    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
+        """Return the smallest workload in memory: batch size, prompt and new tokens. `batch_size` if the
+        engine chooses it.
+        """
+        return generation.batch_size or batch_size, TYPICAL_PROMPT_TOKENS, generation.max_total_new_tokens
 
     @property
-    def loads(self) -> int:
-        """Return how many processes load the model, one after another."""
+    def num_loads(self) -> int:
+        """The number of processes that load the model, one after another."""
         return 1
 
     @property
-    def limit_measurements(self) -> int:
-        """Return how often it measures the machine's limits."""
+    def num_limit_measurements(self) -> int:
+        """How often the task measures the machine's limits."""
         return 0
 
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the requested completions, to estimate their time; unknown prompts count as
-        typical ones.
+    def requested_work(
+        self, generation: GenerationConfig, num_questions: int | None = None
+    ) -> list[WorkAmount]:
+        """Return the requested completions, to estimate their time. Unknown prompts count as typical ones.
 
-        `read` is the number of questions or prompts, once they have been read. The list is empty if
-        the number of completions is not known either.
+        `num_questions` is the number of questions or prompts, once they have been read. The list is
+        empty if the number of completions is not known either.
         """
         _, prompt_tokens, new_tokens = self.workload(generation)
         return (
             []
             if self.is_endless
-            else [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
+            else [WorkAmount(generation.batch_size, prompt_tokens, new_tokens, self.expected_completions)]
         )
 
 
-def with_possible_batch(
-    task: TaskConfig, generation: GenerationConfig, read: int | None = None
+def limit_batch_size(
+    task: TaskConfig, generation: GenerationConfig, num_questions: int | None = None
 ) -> GenerationConfig:
-    """Return the generation settings with a batch size that is no larger than the number of
-    completions."""
+    """Return the generation settings with a batch size no larger than the number of completions."""
     most = max(
-        (amount.completions for amount in task.amounts(generation, read)), default=generation.batch_size or 1
+        (amount.completions for amount in task.requested_work(generation, num_questions)),
+        default=generation.batch_size or 1,
     )
     is_larger = generation.batch_size is not None and generation.batch_size > most
     return replace(generation, batch_size=most) if is_larger else generation

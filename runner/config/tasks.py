@@ -1,5 +1,4 @@
-"""Tasks: the name of each, and the class of its keys. chat, generate and options come by entry
-points."""
+"""Registry of tasks: name → config class. chat, generate and options are added by entry points."""
 
 from __future__ import annotations
 

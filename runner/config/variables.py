@@ -1,20 +1,21 @@
-"""Environment variables as overrides: those that an option reads, above the YAML and below the
-command line."""
+"""Reads environment variables as overrides, with precedence above the YAML and below the command
+line.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from runner_base import load_object
-from runner_base.plugins import own_options
+from runner_base import load_plug_in_object
+from runner_base.plugins import find_builtin_options
 
 
-def variables_as_overrides(
-    overrides: list[str], config: str = "config", folder: str | None = None
+def read_variable_overrides(
+    overrides: list[str], config_name: str = "config", folder: str | None = None
 ) -> list[str]:
-    """Return overrides from the environment for keys that the given ones do not set."""
+    """Return overrides from the environment for keys that the given overrides do not set."""
     found: list[str] = []
-    for name in own_options("variables"):
-        read: Any = load_object("variables", name, object)
-        found += read(overrides, config, folder)
+    for name in find_builtin_options("variables"):
+        read: Any = load_plug_in_object("variables", name, object)
+        found += read(overrides, config_name, folder)
     return found

@@ -1,5 +1,4 @@
-"""How a question of a data set is worded for a model: the keys that tasks with questions share, and
-their checks."""
+"""Config keys for the wording of a question, shared by tasks with questions, and their checks."""
 
 from __future__ import annotations
 
@@ -8,11 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from runner_base import ConfigError, Text, check, unknown
+from runner_base import ConfigError, Text, check_value, unknown_choice_message
 
 
-def for_letters(instruction: str) -> str:
-    """Return the usual instruction for answers that are letters of choices."""
+def instruction_for_letters(instruction: str) -> str:
+    """Return the default instruction for answers that are letters of choices."""
     return instruction.replace("number", "letter")
 
 
@@ -20,8 +19,9 @@ FOR_EXPRESSIONS = "Solve it step by step, and put your final answer within \\box
 
 
 class PromptStyle(StrEnum):
-    """The form of a question: chat template, plain `Question: … Answer:` text, or what
-    lm-evaluation-harness sends."""
+    """The form of a question: chat template, plain `Question: … Answer:` text, or
+    lm-evaluation-harness's prompt.
+    """
 
     chat = "chat"
     text = "text"
@@ -30,8 +30,9 @@ class PromptStyle(StrEnum):
 
 @dataclass
 class WordingConfig:
-    """The keys. A task's config inherits from this class too, and calls `check_wording` with its
-    own checks."""
+    """Wording keys. A task's config inherits this class too, and calls `check_wording` in its own
+    checks.
+    """
 
     prompt: PromptStyle = PromptStyle.chat
     template: Text | None = None
@@ -39,7 +40,7 @@ class WordingConfig:
     instruction: Text = "Solve it step by step. End with '#### ' and the number."
 
     def check_wording(self) -> None:
-        """Raise ConfigError where these keys cannot work."""
+        """Raise ConfigError for keys that cannot work together."""
         if self.prompt is not PromptStyle.chat and self.system:
             raise ConfigError(
                 "task.system needs task.prompt=chat: plain text has no system message", code="conflict"
@@ -49,13 +50,18 @@ class WordingConfig:
 
 
 def _check_template(template: str) -> None:
-    """Reject a template without {question}; braces around anything else are text, as in
-    \\boxed{}."""
+    """Reject a template without {question}. Braces around other text are allowed, as in a LaTeX box."""
     names, shown = ("question", "instruction"), repr(template)
     for name in re.findall(r"\{ *(\w+) *\}", template):
         is_typo = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
-        check(not is_typo, "task.template", shown, unknown("name", name, names), code="unknown_choice")
-    check(
+        check_value(
+            not is_typo,
+            "task.template",
+            shown,
+            unknown_choice_message("name", name, names),
+            code="unknown_choice",
+        )
+    check_value(
         "{question}" in template,
         "task.template",
         shown,

@@ -1,8 +1,7 @@
-"""YAML files of users: checked before they are loaded, and loaded so that each error is one
-message.
+"""Checks users' YAML files before loading, so that each error becomes one message.
 
-A few hundred bytes of nested aliases can unpack to more than the memory, and deeply nested values
-overflow the stack of whatever walks through them.
+A few hundred bytes of nested aliases can unpack to more than the memory, and deeply nested
+values overflow the stack of recursive code.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ from functools import cache
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from runner_base import ConfigError, one_line
+from runner_base import ConfigError, to_one_line
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 
 @contextmanager
-def checked(file: Traversable) -> Iterator[None]:
-    """Check a file, if it exists, and then load it in this block; ConfigError names it and the
-    place of an error."""
+def checked_yaml_file(file: Traversable) -> Iterator[None]:
+    """Check a file, if it exists, before it is loaded in this block. ConfigError names file and
+    position.
+    """
     import yaml
 
     where = str(file)
@@ -33,18 +33,17 @@ def checked(file: Traversable) -> Iterator[None]:
             check_aliases(text, where)
         yield
     except yaml.MarkedYAMLError as error:
-        raise _located(error, where) from error
+        raise _yaml_error(error, where) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"it is not valid YAML: {one_line(error)}", key=where, code="damaged") from error
+        raise ConfigError(f"it is not valid YAML: {to_one_line(error)}", key=where, code="damaged") from error
 
 
 @cache
-def quick_loader() -> Any:
-    """Return OmegaConf's loader of YAML with libyaml's parser; OmegaConf's own if PyYAML comes
-    without libyaml.
+def fast_yaml_loader() -> Any:
+    """Return OmegaConf's YAML loader with libyaml's parser, or OmegaConf's own without libyaml.
 
-    It is for the files that ship, which a test reads in both ways: of users' files libyaml takes a
-    few that PyYAML's parser rejects, and its errors are worded otherwise. `--cfg job` reads 14
+    It is for the included files, which a test reads in both ways: of users' files libyaml accepts a
+    few that PyYAML's parser rejects, and its errors are worded differently. `--cfg job` reads 14
     files in 1 ms instead of 14, of 440 ms.
     """
     import yaml
@@ -55,14 +54,14 @@ def quick_loader() -> Any:
         return usual
 
     class QuickLoader(yaml.CSafeLoader, usual):  # type: ignore[misc]
-        """Parses as the first, and makes values as the second."""
+        """Parses with libyaml, and constructs values as OmegaConf's loader does."""
 
     return QuickLoader
 
 
-def _located(error: Any, where: str) -> ConfigError:
+def _yaml_error(error: Any, where: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
-    position = where if mark is None else f"{where}, {_position(mark)}"
+    position = where if mark is None else f"{where}, {_format_position(mark)}"
     if type(error).__name__ == "ConstructorError" and "tag" in str(error.problem):
         tag = str(error.problem).partition("'")[2].rstrip("'").replace("tag:yaml.org,2002:", "!!")
         return ConfigError(
@@ -70,17 +69,17 @@ def _located(error: Any, where: str) -> ConfigError:
             key=position,
             code="refused",
         )
-    why = one_line(", ".join(filter(None, (error.context, error.problem))))
+    why = to_one_line(", ".join(filter(None, (error.context, error.problem))))
     return ConfigError(f"it is not valid YAML: {why}", key=position, code="damaged")
 
 
-def _position(mark: Any) -> str:
+def _format_position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-def check_depth(text: str, where: str) -> None:
-    """Raise ConfigError where lists and mappings are nested too deeply."""
-    if _max_levels(text) <= MAX_DEPTH:
+def check_depth(text: str, location: str) -> None:
+    """Raise ConfigError for too deeply nested lists and mappings."""
+    if _max_depth_bound(text) <= MAX_DEPTH:
         return
     import yaml
 
@@ -90,47 +89,48 @@ def check_depth(text: str, where: str) -> None:
         if depth > MAX_DEPTH:
             raise ConfigError(
                 f"lists and mappings are nested more than {MAX_DEPTH} deep",
-                key=f"{where}, {_position(event.start_mark)}",
+                key=f"{location}, {_format_position(event.start_mark)}",
                 code="too_large",
             )
 
 
-def _max_levels(text: str) -> int:
-    """Return an upper bound of the depth, without a parser: a column opens two levels at most, a
-    bracket one."""
+def _max_depth_bound(text: str) -> int:
+    """Return an upper bound of the depth without a parser: a column opens two levels at most, a
+    bracket one.
+    """
     # a comment opens none
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     columns = max((len(line) - len(line.lstrip(" \t-?:")) for line in lines), default=0)
     return 2 * (columns + 1) + sum(line.count("[") + line.count("{") for line in lines)
 
 
-def check_aliases(text: str, where: str) -> None:
-    """Raise ConfigError where a file's aliases unpack to too much, or contain themselves."""
+def check_aliases(text: str, location: str) -> None:
+    """Raise ConfigError if a file's aliases unpack to too many values, or contain themselves."""
     if "&" not in text or "*" not in text:
         return
     import yaml
 
     try:
-        most = _values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        most = _count_unpacked_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
     except (yaml.YAMLError, RecursionError):
         return  # loading it reports what is wrong
     if most > MAX_VALUES:
         raise ConfigError(
             f"its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves",
-            key=where,
+            key=location,
             code="too_large",
         )
 
 
-def _values(node: Any, known: dict[int, int]) -> int:
-    """Return how many values a node unpacks to; one that contains itself counts as too many."""
-    if id(node) not in known:
-        known[id(node)] = MAX_VALUES + 1  # until it has been counted
+def _count_unpacked_values(node: Any, counts: dict[int, int]) -> int:
+    """Return how many values a node unpacks to. A node that contains itself counts as too many."""
+    if id(node) not in counts:
+        counts[id(node)] = MAX_VALUES + 1  # until it has been counted
         inner = getattr(node, "value", None)
         parts = (
             [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
             if isinstance(inner, list)
             else []
         )
-        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_count_unpacked_values(part, counts) for part in parts)
+    return counts[id(node)]

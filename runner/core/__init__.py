@@ -1,2 +1,3 @@
-"""What everything stands on and knows nothing of the rest: errors, results, statistics, progress,
-the machine."""
+"""Foundation of all other packages, without dependencies on them: errors, results, statistics,
+progress, machine.
+"""

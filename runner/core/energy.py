@@ -1,4 +1,4 @@
-"""The energy that processors have used, from hardware counters: RAPL of CPUs, NVML of NVIDIA GPUs.
+"""Energy used by processors, from hardware counters: RAPL of CPUs, NVML of NVIDIA GPUs.
 
 Both count the whole processor, whichever program uses it. A counter that cannot be read is not
 zero: `why_not` names it.
@@ -19,8 +19,8 @@ MICRO, MILLI = 1e-6, 1e-3
 
 
 @dataclass
-class Energy:
-    """The counters that can be read here."""
+class EnergyCounters:
+    """The readable energy counters of this machine."""
 
     root: Path = field(default_factory=lambda: POWERCAP)
     with_gpus: bool = False  # whether the model is on GPUs; otherwise they are not read
@@ -36,37 +36,39 @@ class Energy:
 
     @property
     def sources(self) -> str:
-        """The counters in words; empty if there are none."""
+        """The number and kind of the counters as text. Empty if there are none."""
         names = [f"{len(self._packages)} CPU packages (RAPL)"] if self._packages else []
         return " and ".join([*names, *([f"{len(self._gpus)} GPUs (NVML)"] if self._gpus else [])])
 
-    def read(self) -> Reading:
-        """Return the counters' present values."""
+    def read_counters(self) -> CounterReading:
         packages = {folder: int((folder / "energy_uj").read_text()) for folder in self._packages}
-        return Reading(
+        return CounterReading(
             packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus]
         )
 
-    def joules(self, earlier: Reading, now: Reading | None = None) -> float | None:
-        """Return the energy since an earlier reading, until another one or now; None where nothing
-        can be read."""
+    def joules_since(
+        self, earlier: CounterReading, later_reading: CounterReading | None = None
+    ) -> float | None:
+        """Return the joules since an earlier reading, until another one or now. None without readable
+        counters.
+        """
         if not self.sources:
             return None
-        now, total = now or self.read(), 0.0
-        for folder, microjoules in now.packages.items():
+        later_reading, total = later_reading or self.read_counters(), 0.0
+        for folder, microjoules in later_reading.packages.items():
             passed = microjoules - earlier.packages[folder]
             if passed < 0:  # the counter overflowed, which happens every few minutes
                 passed += int((folder / "max_energy_range_uj").read_text())
             total += passed * MICRO
         return total + MILLI * sum(
-            later - before for later, before in zip(now.gpus, earlier.gpus, strict=True)
+            later - before for later, before in zip(later_reading.gpus, earlier.gpus, strict=True)
         )
 
-    def others_on_gpus(self) -> int:
-        """Return how many other programs use the GPUs that are counted."""
+    def num_other_gpu_programs(self) -> int:
+        """Return how many other programs use the counted GPUs."""
         if not self._gpus:
             return 0
-        own = machine.family()
+        own = machine.descendant_pids()
         programs = {
             process.pid
             for gpu in self._gpus
@@ -75,8 +77,7 @@ class Energy:
         return len(programs - own)
 
     def _readable_packages(self) -> list[Path]:
-        """Return the folders of whole CPU packages; the folders below them are parts of the same
-        packages."""
+        """Return the folders of whole CPU packages. Folders below them are parts of the same packages."""
         packages = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
         if not packages:
             self.why_not.append(note("no_rapl"))
@@ -90,7 +91,7 @@ class Energy:
         return packages
 
     def _readable_gpus(self) -> tuple[Any, list[Any]]:
-        """Return NVML and those GPUs that this process may use."""
+        """Return NVML and the GPUs that this process may use."""
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
@@ -98,7 +99,7 @@ class Energy:
             return None, []
         try:
             library.nvmlInit()
-            gpus = [library.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in visible_gpus.visible()]
+            gpus = [library.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in visible_gpus.find_visible_gpus()]
             for gpu in gpus:
                 library.nvmlDeviceGetTotalEnergyConsumption(gpu)
         except library.NVMLError as error:
@@ -108,8 +109,8 @@ class Energy:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The counters' values at one time: microjoules of CPU packages, millijoules of GPUs."""
+class CounterReading:
+    """Counter values at one time: microjoules of CPU packages, millijoules of GPUs."""
 
     packages: dict[Path, int]
     gpus: list[int]

@@ -1,9 +1,10 @@
-"""Within how many tokens answers finish, where a limit has cut off some: Kaplan and Meier's curve.
+"""Estimates the token limit within which answers finish, if some were truncated: Kaplan-Meier
+curve.
 
-An answer that was cut off would have taken more tokens than it has: how many more is not known, but
-that it took so many counts. The finished answers alone are the short ones, so a quantile of theirs
-is too small. Beyond the longest finished answer the curve says nothing: where all answers have one
-limit, it ends at the share that finished.
+A truncated answer would have taken more tokens than it has: how many more is unknown, but that
+it took so many counts. The finished answers alone are the short ones, so a quantile of theirs
+is too small. Beyond the longest finished answer the curve is undefined: where all answers have
+one limit, it ends at the share that finished.
 """
 
 from __future__ import annotations
@@ -21,35 +22,33 @@ from runner_compare.statistics import exact_interval
 WANTED = 0.95  # the share of answers that are to finish
 
 
-class Length(NamedTuple):
-    """The tokens of an answer, and whether it ended by itself; otherwise it would have been
-    longer."""
+class AnswerLength(NamedTuple):
+    """The tokens of an answer, and whether it ended by itself; a truncated one would be longer."""
 
     tokens: int
     finished: bool
 
 
-class Price(NamedTuple):
-    """What a larger limit costs at most."""
+class LimitCost(NamedTuple):
+    """The additional tokens and seconds of a larger limit, at most."""
 
     tokens: int
     seconds: float | None  # None: no speed is known
 
 
 @dataclass(frozen=True)
-class Finishing:
-    """Within how many tokens a share of answers finishes."""
+class FinishingCurve:
+    """The number of tokens within which a share of answers finishes."""
 
-    lengths: Sequence[Length]
+    lengths: Sequence[AnswerLength]
     reached: float  # the largest share that the curve reaches
     tokens: int | None = None  # within so many, the share that is wanted finishes; None: it cannot be told
     low: int | None = None  # of the 95 % interval of these tokens; None: no length is enough to be its end
     high: int | None = None
 
     @classmethod
-    def of(cls, lengths: Iterable[Length], wanted: float = WANTED) -> Finishing:
-        """Compute the curve; its interval is exact for as many answers as those that go on are
-        worth (Peto)."""
+    def from_lengths(cls, lengths: Iterable[AnswerLength], wanted_share: float = WANTED) -> FinishingCurve:
+        """Compute the curve. Its interval is exact for Peto's effective number of answers."""
         ordered = sorted(lengths)
         every, open_share, worth = [length.tokens for length in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
@@ -60,46 +59,50 @@ class Finishing:
                 worth = round((at_risk - ended) / open_share)
             ends = exact_interval(round((1 - open_share) * worth), worth)
             for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
-                if share >= wanted - 1e-12:
+                if share >= wanted_share - 1e-12:
                     found.setdefault(name, tokens)
         return cls(ordered, 1 - open_share, **found)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The share that finished, and the limit that lets 95 % finish if that can be told."""
+        """The share that finished, and the limit with which 95 % finish, if it can be estimated."""
         known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
         return {"finished_share": self.reached} | known
 
-    def advice(self, limit: int, tok_per_s: float | None) -> Note:
-        """Return the limit of tokens that lets 95 % of the answers finish, and what it costs at a
-        speed of decoding."""
+    def advice_note(self, token_limit: int, tok_per_s: float | None) -> Note:
+        """Return a note with the token limit that lets 95 % of the answers finish, and its cost at a
+        decode speed.
+        """
         if self.tokens is None:
             return note(
                 "enough_tokens_unknown",
                 wanted=WANTED,
                 reached=self.reached,
-                limit=limit,
-                longer=2 * limit,
-                price=self._price(2 * limit, tok_per_s),
+                limit=token_limit,
+                longer=2 * token_limit,
+                price=self._limit_cost(2 * token_limit, tok_per_s),
             )
-        price = None if self.tokens <= limit else self._price(self.tokens, tok_per_s)
+        price = None if self.tokens <= token_limit else self._limit_cost(self.tokens, tok_per_s)
         found = {"tokens": self.tokens, "low": self.low, "high": self.high, "price": price}
         return note("enough_tokens", wanted=WANTED, **found)
 
-    def _price(self, limit: int, tok_per_s: float | None) -> Price:
-        """Return what another limit costs at most: as if all that was cut off went on to it."""
-        more = sum(max(0, limit - length.tokens) for length in self.lengths if not length.finished)
-        return Price(more, more / tok_per_s if tok_per_s else None)
+    def _limit_cost(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
+        """Return the cost of another limit at most: as if all truncated answers continued up to it."""
+        more = sum(max(0, token_limit - length.tokens) for length in self.lengths if not length.finished)
+        return LimitCost(more, more / tok_per_s if tok_per_s else None)
 
 
-def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[Length]:
+def answer_lengths(answers: Iterable[Answer], without_thinking: bool = False) -> list[AnswerLength]:
     """Return the lengths of answers that did not end in an error.
 
-    of_answer_only: thinking has a budget of its own, so that the limit counts what follows it.
+    without_thinking: thinking has a budget of its own, so that the limit counts the tokens after
+    it.
     """
     return [
-        Length(
-            answer.answer_tokens if of_answer_only and answer.answer_tokens is not None else answer.tokens,
+        AnswerLength(
+            answer.answer_tokens
+            if without_thinking and answer.answer_tokens is not None
+            else answer.num_tokens,
             answer.finish_reason is FinishReason.stop,
         )
         for answer in answers

@@ -1,6 +1,7 @@
-"""The energy of a job: while prompts are read and while answers are decoded, and what the machine draws without it.
+"""The energy of a job during prefill and decode, and the idle power of the machine.
 
-The counters count whole processors, whoever uses them. So where other programs work, too, nothing is counted.
+The counters count whole processors, whoever uses them. So nothing is counted while other
+programs run.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.core.energy import Energy
+from runner.core.energy import EnergyCounters
 from runner_base import Sample
 from runner_base.notes import Note, note
 from runner_engine import EngineStats
@@ -20,9 +21,8 @@ JOULES_PER_WH = 3600
 
 
 @dataclass(frozen=True)
-class JoulesOfJob:
-    """What a job's processors have used: sums can be added, as those of an interrupted job's
-    starts."""
+class JobJoules:
+    """Joules used by a job's processors. Values of several starts of a job can be added."""
 
     gross_j: float = 0.0  # all that the counters have counted
     idle_j: float = 0.0  # of which the machine would have drawn so much without the job
@@ -30,14 +30,14 @@ class JoulesOfJob:
     decode_j: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: JoulesOfJob) -> JoulesOfJob:
-        return JoulesOfJob(
+    def __add__(self, other: JobJoules) -> JobJoules:
+        return JobJoules(
             *(joules + other_joules for joules, other_joules in zip(self._parts, other._parts, strict=True))
         )
 
     @property
     def net_j(self) -> float:
-        """What the job has caused."""
+        """The energy above idle power."""
         return max(self.gross_j - self.idle_j, 0.0)
 
     @property
@@ -46,38 +46,37 @@ class JoulesOfJob:
 
 
 @dataclass
-class JobEnergy:
-    """Reads the counters while a job's questions are answered; `beside` says what other work there
-    is."""
+class JobEnergyMeter:
+    """Reads the counters while a job's questions are answered; `beside` describes other load."""
 
-    energy: Energy
+    energy: EnergyCounters
     beside: Callable[[], str]
     clock: Callable[[], float] = time.monotonic
-    so_far: JoulesOfJob = field(default_factory=JoulesOfJob)
+    so_far: JobJoules = field(default_factory=JobJoules)
     idle_w: float = 0.0
 
     def __post_init__(self) -> None:
         self._read_at = 0.0
         self._phases = (0.0, 0.0)  # seconds of prefill and decode, when the counters were read last
-        self._reading = self.energy.read()
+        self._reading = self.energy.read_counters()
 
-    def begin(self, stats: EngineStats, wait: Callable[[float], None] = time.sleep) -> None:
-        """Look at what the machine draws before the job works."""
+    def measure_idle_power(self, stats: EngineStats, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Measure the machine's power before the job works."""
         if not self.energy.sources:
             return
-        started, before = self.clock(), self.energy.read()
-        wait(IDLE_S)
-        self.idle_w = (self.energy.joules(before) or 0.0) / max(self.clock() - started, 1e-9)
-        self._reading, self._read_at = self.energy.read(), self.clock()
+        started, before = self.clock(), self.energy.read_counters()
+        sleep(IDLE_S)
+        self.idle_w = (self.energy.joules_since(before) or 0.0) / max(self.clock() - started, 1e-9)
+        self._reading, self._read_at = self.energy.read_counters(), self.clock()
         self._phases = stats.prefill_s, stats.decode_s
 
-    def step(self, stats: EngineStats, at_once: bool = False) -> None:
-        """Count what was used since the last step, for the phase in which the time was spent."""
+    def count_step(self, stats: EngineStats, force: bool = False) -> None:
+        """Add the energy since the last step to the phases in which the time was spent."""
         passed = self.clock() - self._read_at
-        if not self.energy.sources or (passed < READ_EVERY_S and not at_once):
+        if not self.energy.sources or (passed < READ_EVERY_S and not force):
             return
-        now = self.energy.read()  # once, so that no energy falls between two readings
-        joules = self.energy.joules(self._reading, now) or 0.0
+        now = self.energy.read_counters()  # once, so that no energy falls between two readings
+        joules = self.energy.joules_since(self._reading, now) or 0.0
         self._reading, self._read_at = now, self._read_at + passed
         prefill_s, decode_s = stats.prefill_s - self._phases[0], stats.decode_s - self._phases[1]
         self._phases = stats.prefill_s, stats.decode_s
@@ -85,23 +84,22 @@ class JobEnergy:
         net, worked_s = max(joules - idle_j, 0.0), prefill_s + decode_s
         of_prefill = net * prefill_s / worked_s if worked_s else 0.0
         of_decode = net * decode_s / worked_s if worked_s else 0.0
-        self.so_far += JoulesOfJob(joules, idle_j, of_prefill, of_decode, passed)
+        self.so_far += JobJoules(joules, idle_j, of_prefill, of_decode, passed)
 
-    def why_not(self) -> Note | None:
-        """Return why nothing is counted; None if it is."""
+    def why_unavailable(self) -> Note | None:
+        """Return why no energy is counted, or None if it is."""
         if not self.energy.sources:
             return note("no_counters", reasons=tuple(self.energy.why_not))
         if beside := self.beside():
             return note("shared_counters", other=note("other_work", what=beside))
-        others = self.energy.others_on_gpus()
+        others = self.energy.num_other_gpu_programs()
         return note("shared_counters", other=note("others_on_gpus", count=others)) if others else None
 
 
-def metrics_of(
-    joules: JoulesOfJob, samples: Sequence[Sample], price_kwh: float | None
+def energy_metrics(
+    joules: JobJoules, samples: Sequence[Sample], price_kwh: float | None
 ) -> Mapping[str, float]:
-    """Return what a job's energy comes to: in parts, for a question and a right answer, and in
-    money."""
+    """Return a job's energy metrics: per phase, per question, per right answer, and in money."""
     if not joules.seconds:
         return {}
     wh = joules.gross_j / JOULES_PER_WH
@@ -117,19 +115,19 @@ def metrics_of(
     found |= {} if cost is None else {"energy_cost": cost}
     if questions := sum(sample.reused_from is None for sample in samples):
         found["joules_per_question"] = joules.net_j / questions
-    if right := right_answers(samples):
+    if right := count_right_answers(samples):
         found["joules_per_right_answer"] = joules.net_j / right
         found |= {} if cost is None else {"energy_cost_per_right_answer": cost / right}
     return found
 
 
-def right_answers(samples: Sequence[Sample]) -> float:
-    """Return how many answers are right of those that were given here."""
+def count_right_answers(samples: Sequence[Sample]) -> float:
+    """Return how many of the answers generated in this job are right."""
     answered_here = [sample for sample in samples if sample.reused_from is None]
-    return sum(sample.right_share() * len(sample.answers) for sample in answered_here)
+    return sum(sample.accuracy() * len(sample.answers) for sample in answered_here)
 
 
-def notes_on_price(no_energy: str, price_kwh: float | None) -> list[Note]:
-    """Return why there is no price of the energy, where one was asked for."""
+def energy_price_notes(no_energy: str, price_kwh: float | None) -> list[Note]:
+    """Return a note on why the energy has no price, if one was requested."""
     is_unpriced = price_kwh and no_energy
     return [note("energy_not_priced", price_kwh=price_kwh, reason=no_energy)] if is_unpriced else []

@@ -1,4 +1,6 @@
-"""What is recorded of the form of a job's prompts: `chat · 5 worked examples · form 0123abcd · without BOS`."""
+"""The recorded fact about a job's prompts: `chat · 5 worked examples · form 0123abcd · without
+BOS`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Reads lines from a terminal or a pipe; Ctrl-C stops the answer that is being generated, not the
-program."""
+"""Reads lines from a terminal or a pipe. Ctrl-C stops the answer in progress, not the program."""
 
 from __future__ import annotations
 
@@ -10,60 +9,60 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base import plain, read_lines, say, signals, silent
+from runner_base import escape_control_characters, iter_text_lines, print_message, signals, suppress_heartbeat
 
 HISTORY_LINES = 1000
 SIGNAL_CHECK_S = 0.5
 
 
-class CtrlC(Exception):
-    """Ctrl-C while the program waits for a line."""
+class CtrlCWhileReading(Exception):
+    """Raised at Ctrl-C while the program waits for a line."""
 
 
-class Thoughts:
-    """Prints what a model thinks on stderr, dimmed in a terminal and marked elsewhere: stdout has
-    the answers."""
+class ThinkingPrinter:
+    """Prints a model's thinking on stderr, dimmed in a terminal and marked elsewhere: stdout has the
+    answers.
+    """
 
     DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
     def __init__(self) -> None:
         self._is_open = False
 
-    def show(self, text: str) -> None:
-        """Print a piece of a thought."""
+    def print_piece(self, text: str) -> None:
+        """Print a piece of the thinking."""
         begin = ""
         if not self._is_open:
             text = text.lstrip()
             begin = self.DIM if sys.stderr.isatty() else "[thinking] "
         if text:
             self._is_open = True
-            print(f"{begin}{plain(text)}", end="", file=sys.stderr, flush=True)
+            print(f"{begin}{escape_control_characters(text)}", end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         if self._is_open:
             print(self.PLAIN if sys.stderr.isatty() else "", file=sys.stderr, flush=True)
         self._is_open = False
 
 
-def lines_of(read: Callable[[str], str], how_to_end: str) -> Iterator[str]:
-    r"""Yield what the user types; a line that ends with \ continues on the next one, and Ctrl-C
-    twice ends."""
+def read_user_lines(read_line: Callable[[str], str], how_to_end: str) -> Iterator[str]:
+    """Yield the user's lines. A final backslash continues a line on the next one, and Ctrl-C twice ends."""
     again = False
     while True:
         try:
-            line = read("you> ")
+            line = read_line("you> ")
             while line.endswith("\\"):
-                line = f"{line[:-1]}\n{read('...> ')}"
+                line = f"{line[:-1]}\n{read_line('...> ')}"
         except EOFError:
             if sys.stdin.isatty():  # behind the prompt
                 print(flush=True)
             return
-        except CtrlC:
+        except CtrlCWhileReading:
             print(flush=True)
             if again:
                 return
             again = True
-            say(how_to_end)
+            print_message(how_to_end)
             continue
         again = False
         if line.strip():
@@ -71,30 +70,30 @@ def lines_of(read: Callable[[str], str], how_to_end: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def reading(history: Path) -> Iterator[Callable[[str], str]]:
-    """Yield a function that reads a line: in a terminal with line editing and a history file, else
-    from the pipe."""
+def line_reader(history_file: Path) -> Iterator[Callable[[str], str]]:
+    """Yield a function that reads a line: in a terminal with line editing and history, else from the
+    pipe.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        lines = read_lines(sys.stdin.buffer, "stdin")
+        lines = iter_text_lines(sys.stdin.buffer, "stdin")
 
-        def take(_: str) -> str:
-            with silent():
+        def read_from_pipe(_: str) -> str:
+            with suppress_heartbeat():
                 for _number, line in lines:
                     return line
             raise EOFError
 
-        yield take
+        yield read_from_pipe
         return
     try:
         import readline
     except ImportError:  # some builds of Python lack it: then lines cannot be edited
-        with silent():
+        with suppress_heartbeat():
             yield input
         return
 
-    def ask(prompt: str) -> str:
-        """Read a line; the timer lets Python handle a signal that came just before it began to read
-        the terminal."""
+    def read_from_terminal(prompt: str) -> str:
+        """Read a line. A timer lets Python handle a signal that came just before the read started."""
         signal.setitimer(signal.ITIMER_REAL, SIGNAL_CHECK_S, SIGNAL_CHECK_S)
         try:
             return input(prompt)
@@ -103,35 +102,36 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
 
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     with contextlib.suppress(OSError):
-        readline.read_history_file(history)
+        readline.read_history_file(history_file)
     readline.set_history_length(HISTORY_LINES)
     try:
-        with silent():  # a line would come into the middle of an answer
-            yield ask
+        with suppress_heartbeat():  # a line would come into the middle of an answer
+            yield read_from_terminal
     finally:
         signal.signal(signal.SIGALRM, before)
         with contextlib.suppress(OSError):
-            readline.write_history_file(history)
+            readline.write_history_file(history_file)
 
 
 @contextlib.contextmanager
-def ctrl_c() -> Iterator[list[bool]]:
-    """Set the yielded list's flag at Ctrl-C during an answer; without an answer, or at the second
-    time, interrupt."""
+def ctrl_c_flag() -> Iterator[list[bool]]:
+    """Yield a list whose flag is set at Ctrl-C during an answer. Otherwise, or the second time,
+    interrupt.
+    """
     pressed: list[bool] = []
 
-    def note(*_: Any) -> None:
+    def on_sigint(*_: Any) -> None:
         if not pressed:
-            raise CtrlC
+            raise CtrlCWhileReading
         if pressed[0]:
-            signals.interrupt()
+            signals.handle_signal()
         pressed[0] = True
 
     before = signal.getsignal(signal.SIGINT)
-    if before is not signals.interrupt:  # if nohup or a shell's & ignores it, it stays ignored
+    if before is not signals.handle_signal:  # if nohup or a shell's & ignores it, it stays ignored
         yield pressed
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, on_sigint)
     try:
         yield pressed
     finally:

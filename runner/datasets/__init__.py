@@ -1,1 +1,1 @@
-"""Questions and prompts, wherever they come from."""
+"""Questions and prompts from all sources."""

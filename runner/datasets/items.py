@@ -1,8 +1,7 @@
-"""A question with its answer, and how the rows of files, of the hub and of the embedded generator
-become questions.
+"""Reads questions with answers from files, the Hub and the embedded generator.
 
-Each line or row holds a question and its answer (runner/datasets/shapes.py knows the keys). A
-folder holds `<split>.jsonl`, or tables in the layout of the hub or `datasets`
+Each line or row holds a question and its answer (runner/datasets/row_layouts.py knows the keys). A
+folder holds `<split>.jsonl`, or tables in the layout of the Hub or `datasets`
 (runner/datasets/tables.py).
 """
 
@@ -18,10 +17,10 @@ from typing import Any
 
 from runner.datasets import long_texts, tables
 from runner.datasets.question_selection import QuestionSelection, Row
-from runner.datasets.shapes import Keys, read_row
-from runner.datasets.word_problems import DISTINCT, Split, problem, template_name
-from runner.scorers import plain_number
-from runner_base import ConfigError, DataError, parse_json, read_lines, unknown
+from runner.datasets.row_layouts import RowKeys, parse_row
+from runner.datasets.word_problems import DISTINCT, Split, generate_problem, template_name
+from runner.scorers import parse_number
+from runner_base import ConfigError, DataError, iter_text_lines, parse_json, unknown_choice_message
 from runner_base.texts import read_json
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
@@ -58,17 +57,17 @@ class Item:
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """Where questions come from, and the keys of a row."""
+    """The location of questions, and the keys of a row."""
 
     data: str
     split: str
     key: str  # the config key that names the data
-    keys: Keys
+    keys: RowKeys
     subset: str | None = None
 
 
-def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
-    """Read the chosen questions of a split, wherever the data are."""
+def read_items(source: QuestionSource, selection: QuestionSelection) -> list[Item]:
+    """Read the selected questions of a split from any source."""
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(
@@ -81,109 +80,110 @@ def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
         if keys.cluster not in (None, TEMPLATE):
             need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
             raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
-        return _read_embedded(source.split, choice, keys.cluster is not None)
+        return _read_embedded(source.split, selection, keys.cluster is not None)
     if path.is_dir():
-        return _read_folder(path, source, choice)
+        return _read_folder(path, source, selection)
     if path.is_file():
         is_table = path.suffix in (".parquet", ".arrow")
-        return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
-    long_texts.check_asked(source.key, data)
+        return _read_tables([path], selection, keys) if is_table else _read_json(path, selection, keys)
+    long_texts.reject_as_questions(source.key, data)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
         raise DataError(
             f"data path does not exist: {path.absolute()}", key=source.key, value=data, code="not_found"
         )
-    return list(_read_hub(source, choice))
+    return list(_read_hub(source, selection))
 
 
-def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection) -> list[Item]:
-    """Read a split from its .jsonl file, or from tables in the layout of the hub or `datasets`."""
+def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelection) -> list[Item]:
+    """Read a split from its .jsonl file, or from tables in the layout of the Hub or `datasets`."""
     split, keys = source.split, source.keys
     if source.subset is not None:
         folders = sorted(path.name for path in folder.glob("*/"))
         if source.subset not in folders:
-            what = unknown("folder of that name", source.subset, folders)
+            what = unknown_choice_message("folder of that name", source.subset, folders)
             raise ConfigError(
                 f"{what} in {folder}", key="task.subset", value=source.subset, code="unknown_choice"
             )
         folder = folder / source.subset
     file = folder / f"{split}.jsonl"
     if file.is_file():
-        return _read_json(file, choice, keys)
-    if files := tables.files_of(folder, split):
-        return _read_tables(files, choice, keys)
-    splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
-    inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
+        return _read_json(file, selection, keys)
+    if files := tables.find_split_files(folder, split):
+        return _read_tables(files, selection, keys)
+    splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.list_splits(folder))
+    inside = sorted(path.name for path in folder.glob("*/") if tables.list_splits(path))
     other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
     raise ConfigError(
-        f"{unknown('file for split', split, splits)} in {folder}{other}",
+        f"{unknown_choice_message('file for split', split, splits)} in {folder}{other}",
         key="task.split",
         value=split,
         code="unknown_choice",
     )
 
 
-def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> list[Item]:
-    """Make only the selected questions; a shuffle mixes all questions before the first
-    repetition."""
+def _read_embedded(split: str, selection: QuestionSelection, has_clusters: bool) -> list[Item]:
+    """Generate only the selected questions. A shuffle mixes all questions before the first repetition."""
     names = [name.value for name in Split]
     if split not in names:
         raise ConfigError(
-            unknown("split of the embedded data", split, names),
+            unknown_choice_message("split of the embedded data", split, names),
             key="task.split",
             value=split,
             code="unknown_choice",
         )
-    if choice.limit is None:
+    if selection.limit is None:
         raise ConfigError(
             "the embedded generator is endless; give a number, e.g. task.limit=1000",
             key="task.limit",
             value="null",
             code="missing",
         )
-    end = choice.offset + choice.limit
-    if choice.shuffle_seed is not None and end > DISTINCT:
+    end = selection.offset + selection.limit
+    if selection.shuffle_seed is not None and end > DISTINCT:
         raise ConfigError(
             f"{DISTINCT:,} questions of the embedded data are shuffled, and "
             f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out",
             key="task.shuffle_seed",
-            value=choice.shuffle_seed,
+            value=selection.shuffle_seed,
             code="too_large",
         )
-    items = _embedded_items(split, choice)
-    if not in_families:
+    items = _generate_items(split, selection)
+    if not has_clusters:
         return list(items)
     return [replace(item, cluster=template_name(Split(split), item.position)) for item in items]
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again
-def _embedded_items(split: str, choice: QuestionSelection) -> tuple[Item, ...]:
-    assert choice.limit is not None
-    places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
-    problems = ((position, problem(Split(split), position)) for position in places)
+def _generate_items(split: str, selection: QuestionSelection) -> tuple[Item, ...]:
+    assert selection.limit is not None
+    places = selection.select_positions(
+        selection.offset + selection.limit if selection.shuffle_seed is None else DISTINCT
+    )
+    problems = ((position, generate_problem(Split(split), position)) for position in places)
     return tuple(
-        Item(made.question, made.answer, plain_number(made.gold), position, number=number)
+        Item(made.question, made.answer, parse_number(made.gold), position, number=number)
         for number, (position, made) in enumerate(problems)
     )
 
 
-def _read_tables(files: Iterable[Path], choice: QuestionSelection, keys: Keys) -> list[Item]:
-    return _items(tables.read_rows(files, keys.columns), choice, keys)
+def _read_tables(files: Iterable[Path], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
+    return _parse_selected_rows(tables.read_rows(files, keys.columns_to_read), selection, keys)
 
 
-def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
-    """Read one row from each line, or all rows from one list."""
+def _read_json(file: Path, selection: QuestionSelection, keys: RowKeys) -> list[Item]:
+    """Read one row from each line, or all rows from one JSON list."""
     try:
         with file.open("rb") as stream:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
-                return _items(_listed(file), choice, keys)
+                return _parse_selected_rows(_read_json_list(file), selection, keys)
             stream.seek(0)
-            lines = ((f"{file}, line {number}", line) for number, line in read_lines(stream, str(file)))
-            return _items(lines, choice, keys)
+            lines = ((f"{file}, line {number}", line) for number, line in iter_text_lines(stream, str(file)))
+            return _parse_selected_rows(lines, selection, keys)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})", code="unreadable") from error
 
 
-def _listed(file: Path) -> Iterator[Row]:
+def _read_json_list(file: Path) -> Iterator[Row]:
     if (size := file.stat().st_size) > MAX_LIST_BYTES:
         most = MAX_LIST_BYTES // 2**20
         raise DataError(
@@ -195,12 +195,12 @@ def _listed(file: Path) -> Iterator[Row]:
     yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[Item]:
-    """Read the selected rows, or lines of JSON, each with its place in the file."""
+def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys: RowKeys) -> list[Item]:
+    """Parse the selected rows, or lines of JSON, each with its location in the file."""
     items: list[Item] = []
-    for number, (position, (where, row)) in enumerate(choice.among(rows)):
+    for number, (position, (where, row)) in enumerate(selection.select_rows(rows)):
         try:
-            read = read_row(_mapping(row), keys)
+            read = parse_row(_require_mapping(row), keys)
             items.append(
                 Item(
                     read.question,
@@ -217,7 +217,7 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
             )
         except ValueError as error:
             raise DataError(
-                f"{error} (a row needs a question, and {keys.needed}; "
+                f"{error} (a row needs a question, and {keys.required_answer}; "
                 "task.question_key and task.answer_key name them if they have other names)",
                 key=where,
                 code="damaged",
@@ -226,13 +226,12 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
 
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
-def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, ...]:
-    """Read a data set of the hub; if the hub is out of reach, from the caches of earlier
-    downloads."""
+def _read_hub(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
+    """Read a data set of the Hub. If the Hub is unreachable, read the caches of earlier downloads."""
     name, split, key, keys = source.data, source.split, source.key, source.keys
     config = source.subset or ("main" if name.endswith("gsm8k") else None)
-    if reason := _unreachable(name, key):
-        files = tables.cached_on_disk(name, config, split)
+    if reason := _why_unreachable(name, key):
+        files = tables.find_cached_files(name, config, split)
         if not files:
             raise DataError(
                 f"no folder {Path(name).absolute()}, not in the cache, and {reason}. "
@@ -243,21 +242,21 @@ def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, 
             )
         if not os.environ.get("HF_HUB_OFFLINE"):  # offline mode was requested: no warning
             log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
-        return tuple(_read_tables(files, choice, keys))
+        return tuple(_read_tables(files, selection, keys))
     import datasets
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
         numbered = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
-        return tuple(_items(numbered, choice, keys))
+        return tuple(_parse_selected_rows(numbered, selection, keys))
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         value = f"{name}, task.split={split}"
         raise DataError(first_line, key=key, value=value, code="unreadable") from error
 
 
-def _unreachable(name: str, key: str) -> str:
-    """Say briefly why the hub cannot be asked for a data set; empty if it answers."""
+def _why_unreachable(name: str, key: str) -> str:
+    """Return briefly why the Hub cannot be queried for a data set. Empty if it answers."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
     from runner_engine.checkpoints import hub
@@ -272,11 +271,11 @@ def _unreachable(name: str, key: str) -> str:
             f"{here}, and not a hub id: {error}", key=key, value=name, code="not_found"
         ) from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
-        return hub.why_not(error)
+        return hub.describe_hub_failure(error)
     return ""
 
 
-def _mapping(row: Any) -> dict[str, Any]:
+def _require_mapping(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
     if not isinstance(row, dict):
         raise ValueError("not an object with keys")

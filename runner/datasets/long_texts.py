@@ -1,12 +1,13 @@
-"""Writes long texts by rules: a chronicle, code and tables in which what is said later follows from
-what was said.
+"""Generates long synthetic texts: chronicles, code and tables in which later parts follow from
+earlier ones.
 
-They are synthetic. Each text has some hundred figures of its own, made up by a seed, and names each
-of them again and again with all that belongs to it: a trade, a town and a seal; arguments and
-results; an account and its balance. The last mention is a few or very many mentions back, each
-order of magnitude as often: so a model that looks back further predicts more of the text at every
-length. They show whether a model uses a context, and up to which length. They do not show how well
-it understands real texts, in which most of what helps is near, nor whether it reasons about them.
+Each text has some hundred figures of its own, made up by a seed, and names each of them again
+and again with all that belongs to it: a trade, a town and a seal; arguments and results; an
+account and its balance. The last mention is a few or very many mentions back, each order of
+magnitude as often: so a model that looks back further predicts more of the text at every
+length. The texts show whether a model uses a context, and up to which length. They do not show
+how well it understands real texts, in which most of what helps is near, nor whether it reasons
+about them.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ SENTENCES = (
 
 
 @dataclass
-class Figure:
-    """Who or what a text names again and again, with all that belongs to it."""
+class StoryFigure:
+    """A person that a text mentions repeatedly, with fixed attributes."""
 
     name: str
     trade: str
@@ -77,38 +78,38 @@ class Figure:
     balance: int
 
     @property
-    def in_full(self) -> str:
+    def full_name(self) -> str:
         """The figure as the chronicle names it each time."""
         return f"{self.name}, the {self.trade} of {self.town} under the seal of {self.seal},"
 
     @property
-    def result(self) -> int:
-        """What its function returns."""
+    def function_result(self) -> int:
+        """The return value of the figure's function."""
         return 3 * self.argument + self.limit
 
 
-class Cast:
-    """The figures of a text; the one that is named next was named last a few or very many mentions
-    ago."""
+class FigureSelector:
+    """The figures of a text. The next figure was last named a few or very many mentions ago."""
 
-    def __init__(self, random: Random, make: Callable[[Random], Figure]) -> None:
-        self.random, self.make = random, make
-        self.latest_first: list[Figure] = []
+    def __init__(self, random: Random, create_figure: Callable[[Random], StoryFigure]) -> None:
+        self.random, self.make = random, create_figure
+        self.latest_first: list[StoryFigure] = []
         self.names: set[str] = set()
 
-    def next(self) -> Figure:
-        """Return the figure to name, a new one or one from any distance: each order of magnitude as
-        often."""
+    def next_figure(self) -> StoryFigure:
+        """Return the figure to name next, a new one or one from any distance: each order of magnitude
+        equally often.
+        """
         known = len(self.latest_first)
         if known < AT_FIRST or self.random.random() < NEW_SHARE:
-            figure = self._new()
+            figure = self._new_figure()
         else:
             rank = int(math.exp(self.random.random() * math.log(known)))
             figure = self.latest_first.pop(rank)
         self.latest_first.insert(0, figure)
         return figure
 
-    def _new(self) -> Figure:
+    def _new_figure(self) -> StoryFigure:
         while True:
             figure = self.make(self.random)
             if figure.name not in self.names:
@@ -116,27 +117,28 @@ class Cast:
                 return figure
 
 
-def figure(random: Random) -> Figure:
-    """Make up a figure."""
+def create_random_figure(random: Random) -> StoryFigure:
     town = f"{random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}"
     seal = f"{random.choice(ANIMALS)} above {random.choice(NUMBERS)} {random.choice(OBJECTS)}"
     surname = f"{random.choice(NAME_STARTS)}{random.choice(NAME_ENDS)}"
     name = f"{random.choice(FIRST)} {surname}"
     trade = random.choice(TRADES)
     account = f"{random.choice(VERBS)}_{surname.lower()}_{random.choice(UNITS)}"
-    return Figure(name, trade, town, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0)
+    return StoryFigure(
+        name, trade, town, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0
+    )
 
 
-def chronicle(random: Random) -> Iterator[str]:
+def write_chronicle(random: Random) -> Iterator[str]:
     """Yield the paragraphs of a chronicle."""
-    cast = Cast(random, figure)
+    cast = FigureSelector(random, create_random_figure)
     yield f"The chronicle of {random.choice(TOWN_STARTS)} {random.choice(TOWN_ENDS)}, as its clerks have kept it.\n\n"
     while True:
         sentences = []
         for _ in range(random.randint(3, 5)):
             sentence = random.choice(SENTENCES).format(
-                a=cast.next().in_full,
-                b=cast.next().in_full.removesuffix(","),
+                a=cast.next_figure().full_name,
+                b=cast.next_figure().full_name.removesuffix(","),
                 n=random.choice(NUMBERS),
                 goods=random.choice(GOODS),
                 day=f"{random.randint(4, 20)}th",
@@ -146,13 +148,13 @@ def chronicle(random: Random) -> Iterator[str]:
         yield " ".join(sentences) + "\n\n"
 
 
-def code(random: Random) -> Iterator[str]:
+def write_code(random: Random) -> Iterator[str]:
     """Yield the functions of a module, and the checks that call them as they were defined."""
-    cast = Cast(random, figure)
+    cast = FigureSelector(random, create_random_figure)
     yield '"""Measures and limits, each with its owner, and checks of them."""\n\n\n'
     defined: set[str] = set()
     for number in count(1):
-        person = cast.next()
+        person = cast.next_figure()
         owner = f"{person.name}, {person.trade} of {person.town}"
         if person.name not in defined:
             defined.add(person.name)
@@ -164,16 +166,17 @@ def code(random: Random) -> Iterator[str]:
             continue
         yield (
             f"def test_{number}():  # of {owner}: {person.seal}\n"
-            f"    assert {person.account}(part={person.argument}, limit={person.limit}) == {person.result}\n\n\n"
+            f"    assert {person.account}(part={person.argument}, "
+            f"limit={person.limit}) == {person.function_result}\n\n\n"
         )
 
 
-def table(random: Random) -> Iterator[str]:
+def write_table(random: Random) -> Iterator[str]:
     """Yield the rows of a ledger, whose balances add up."""
-    cast = Cast(random, figure)
+    cast = FigureSelector(random, create_random_figure)
     yield "| entry | account | holder | town | seal | change | balance |\n|---|---|---|---|---|---|---|\n"
     for number in count(1):
-        person = cast.next()
+        person = cast.next_figure()
         change = random.randint(1, 40)
         person.balance += change
         holder = f"{person.name}, {person.trade}"
@@ -186,14 +189,14 @@ def table(random: Random) -> Iterator[str]:
 # so many characters have more than 16,384 + 256 tokens, also where a tokenizer takes three digits
 # as one
 KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
-    "prose": (chronicle, 76_000),
-    "code": (code, 56_000),
-    "table": (table, 56_000),
+    "prose": (write_chronicle, 76_000),
+    "code": (write_code, 56_000),
+    "table": (write_table, 56_000),
 }
 
 
-def check_asked(key: str, data: str) -> None:
-    """Raise DataError if a task asks for the questions of these texts."""
+def reject_as_questions(key: str, data: str) -> None:
+    """Raise DataError if a task uses these texts as questions."""
     if data == DATA:
         raise DataError(
             "it has texts without questions: they are for task=likelihood",
@@ -203,16 +206,19 @@ def check_asked(key: str, data: str) -> None:
         )
 
 
-def long_rows() -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield all texts as rows of a file of texts, each with its place."""
+def iterate_rows() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield all texts as rows of a data set, each with its location."""
     for index in range(DOCUMENTS):
-        yield (f"task.data={DATA}, text {index}", {"text": long_text(index), "category": kind_of_text(index)})
+        yield (
+            f"task.data={DATA}, text {index}",
+            {"text": generate_text(index), "category": text_category(index)},
+        )
 
 
 @cache
-def long_text(index: int) -> str:
-    """Return a text: always the same for the same number."""
-    kind = kind_of_text(index)
+def generate_text(index: int) -> str:
+    """Return a text. The same index always gives the same text."""
+    kind = text_category(index)
     write, least = KINDS[kind]
     parts: list[str] = []
     size = 0
@@ -224,6 +230,6 @@ def long_text(index: int) -> str:
     return "".join(parts)
 
 
-def kind_of_text(index: int) -> str:
-    """Return the kind of a text: any three in a row hold all kinds."""
+def text_category(index: int) -> str:
+    """Return the category of a text. Any three consecutive texts have all categories."""
     return list(KINDS)[index % len(KINDS)]

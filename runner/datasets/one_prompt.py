@@ -1,5 +1,6 @@
-"""task.prompt: a text as it stands, @FILE for a file's, or - for all of stdin; @@ begins a text
-with an @."""
+"""task.prompt: a literal text, @FILE for a file's text, or - for all of stdin. @@ begins a text
+with an @.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +12,18 @@ from runner_base import ConfigError, DataError, read_text
 AT = "@"
 
 
-def file_of(prompt: str | None) -> Path | None:
-    """Return the file that a task.prompt names; None if it is a text, or stdin."""
+def prompt_file(prompt: str | None) -> Path | None:
+    """Return the file that a task.prompt names. None if it is a text, or stdin."""
     if prompt is None or not prompt.startswith(AT) or prompt.startswith(2 * AT):
         return None
     return Path(prompt.removeprefix(AT)).expanduser()
 
 
-def text_of_prompt(prompt: str) -> str:
-    """Return the text that a task.prompt stands for, without the end of a file's last line."""
+def read_prompt_text(prompt: str) -> str:
+    """Return the text of a task.prompt, without the end of a file's last line."""
     if prompt == STDIN:
-        return _whole(_decoded(read_stdin()), "stdin")
-    path = file_of(prompt)
+        return _strip_file_marks(_decode_utf8(read_stdin()), "stdin")
+    path = prompt_file(prompt)
     if path is None:
         return prompt.removeprefix(AT) if prompt.startswith(2 * AT) else prompt
     where = f"task.prompt={prompt}"
@@ -33,10 +34,10 @@ def text_of_prompt(prompt: str) -> str:
             key=where,
             code="not_found",
         )
-    return _whole(read_text(path, where), str(path))
+    return _strip_file_marks(read_text(path, where), str(path))
 
 
-def _decoded(data: bytes) -> str:
+def _decode_utf8(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -45,9 +46,9 @@ def _decoded(data: bytes) -> str:
         ) from error
 
 
-def _whole(text: str, where: str) -> str:
-    """Return a text without what marks the beginning of a file and the end of its last line."""
+def _strip_file_marks(text: str, source: str) -> str:
+    """Return a text without byte order mark and final line break. Raises DataError if it is blank."""
     whole = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
     if not whole.strip():
-        raise DataError(f"{where} holds no text", key="task.prompt", code="empty")
+        raise DataError(f"{source} holds no text", key="task.prompt", code="empty")
     return whole

@@ -1,5 +1,4 @@
-"""The user's own prompts: one text, a file of texts or of JSON lines, or stdin; errors name the
-line.
+"""The user's own prompts: one text, a file of texts or JSON lines, or stdin. Errors name the line.
 
 Used by the tasks `generate` and `sweep`.
 """
@@ -18,10 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.prompts import Framing, PromptsConfig
-from runner.datasets.one_prompt import file_of, text_of_prompt
+from runner.datasets.one_prompt import prompt_file, read_prompt_text
 from runner.datasets.stdin import STDIN as STDIN
 from runner.datasets.stdin import read_stdin
-from runner_base import Answer, ConfigError, DataError, Sample, parse_json, read_lines, reading, unknown
+from runner_base import (
+    Answer,
+    ConfigError,
+    DataError,
+    Sample,
+    iter_text_lines,
+    os_errors_as_data_error,
+    parse_json,
+    unknown_choice_message,
+)
 from runner_engine import Message, Prompt
 
 log = logging.getLogger(__name__)
@@ -34,63 +42,64 @@ Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a 
 
 
 @dataclass(frozen=True)
-class Branched:
+class BranchedPrompt:
     """A prompt with the beginnings of its branches."""
 
     main: Plain
     branches: tuple[str, ...]
 
 
-GivenPrompt = Plain | Branched
+GivenPrompt = Plain | BranchedPrompt
 
 
 def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
     """Return the prompts of the job, in order."""
     if task.prompt is not None:
         try:
-            text = text_of(text_of_prompt(task.prompt))
+            text = validate_text(read_prompt_text(task.prompt))
         except ValueError as error:
             raise ConfigError(str(error), key="task.prompt", code="bad_value") from error
-        return [_with_branches(text, task)]
+        return [_add_branches(text, task)]
     assert task.prompts is not None
-    data, where, as_json = _source(task.prompts)
+    data, where, as_json = _read_source(task.prompts)
     prompts: list[GivenPrompt] = []
-    for number, line in read_lines(io.BytesIO(data), where):
+    for number, line in iter_text_lines(io.BytesIO(data), where):
         try:
-            prompt = _from_json(line, task.format) if as_json else text_of(line)
+            prompt = _parse_json_prompt(line, task.format) if as_json else validate_text(line)
         except ValueError as error:
             raise DataError(str(error), key=f"{where}, line {number}", code="damaged") from error
-        prompts.append(_with_branches(prompt, task))
+        prompts.append(_add_branches(prompt, task))
     if not prompts:
         raise DataError(f"{where} holds no prompts", key="task.prompts", value=task.prompts, code="empty")
     return prompts
 
 
-def read_conversation(text: str) -> tuple[Message, ...]:
-    """Read a conversation from JSON: a list of messages, or an object with `messages`; else
-    ValueError."""
+def parse_conversation(text: str) -> tuple[Message, ...]:
+    """Parse a conversation from JSON: a list of messages, or an object with `messages`. Raises
+    ValueError otherwise.
+    """
     values = parse_json(text)
-    return _messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
+    return _validate_messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
 
 
-def as_data(prompt: GivenPrompt) -> dict[str, Any]:
+def prompt_to_json(prompt: GivenPrompt) -> dict[str, Any]:
     """Return a prompt in the form of a JSON line."""
-    if isinstance(prompt, Branched):
-        return as_data(prompt.main) | {"branches": list(prompt.branches)}
+    if isinstance(prompt, BranchedPrompt):
+        return prompt_to_json(prompt.main) | {"branches": list(prompt.branches)}
     if isinstance(prompt, str):
         return {"prompt": prompt}
-    return {"messages": [message.as_dict() for message in prompt]}
+    return {"messages": [message.to_dict() for message in prompt]}
 
 
-def prompts_sha256(prompts: list[GivenPrompt]) -> str:
-    """Fingerprint of all prompts in order, whatever their source."""
-    text = json.dumps([as_data(prompt) for prompt in prompts], ensure_ascii=False)
+def hash_prompts(prompts: list[GivenPrompt]) -> str:
+    """Return the SHA-256 of all prompts in order, regardless of their source."""
+    text = json.dumps([prompt_to_json(prompt) for prompt in prompts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
-    """Describe the prompts as a data set of MLflow; a text on the command line is not one."""
-    file = file_of(task.prompt)
+    """Describe the prompts as a data set for MLflow. Empty for a text on the command line."""
+    file = prompt_file(task.prompt)
     if task.prompts is None and task.prompt != STDIN and file is None:
         return {}
     source: dict[str, Any]
@@ -102,58 +111,61 @@ def describe_prompts(task: PromptsConfig, sha256: str) -> dict[str, str]:
     return {"name": name, "digest": sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
-def build_prompt(task: PromptsConfig, given: GivenPrompt) -> Prompt:
-    """Return a prompt as a chat, or unchanged; a conversation keeps its own system message."""
-    if isinstance(given, Branched):  # its branches follow the prompt, as beginnings of answers
-        return build_prompt(task, given.main)
+def build_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
+    """Return a prompt as a chat, or unchanged. A conversation keeps its own system message."""
+    if isinstance(prompt, BranchedPrompt):  # its branches follow the prompt, as beginnings of answers
+        return build_prompt(task, prompt.main)
     if task.format.value == "raw":
-        return given
-    turns = (Message("user", given),) if isinstance(given, str) else given
+        return prompt
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if task.system and turns[0].role != "system":
         return (Message("system", task.system), *turns)
     return turns
 
 
-def completion_lines(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
-    """Return the text of completions.jsonl: one line for each prompt, in order, with a list for
-    branches."""
+def format_completions(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
+    """Return the text of completions.jsonl: one line per prompt, in order, with a list for branches."""
     lines = (
-        {"index": index, **as_data(given), **answer(given, samples[index])}
+        {"index": index, **prompt_to_json(given), **completion_to_json(given, samples[index])}
         for index, given in enumerate(prompts)
     )
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def answer(given: GivenPrompt, sample: Sample) -> dict[str, object]:
+def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]:
     """Return the completion of a prompt in the form of completions.jsonl."""
     error = {} if sample.error is None else {"error": sample.error}
-    if not isinstance(given, Branched):
+    if not isinstance(prompt, BranchedPrompt):
         return {
-            **_parts(sample.answer),
+            **_text_and_thinking(sample.answer),
             "finish_reason": sample.answer.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
-            "new_tokens": sample.answers[0].tokens,
+            "new_tokens": sample.answers[0].num_tokens,
             **({} if sample.by is None else {"by": sample.by}),
             **error,
         }
     answers = [
-        {**_parts(branch), "finish_reason": branch.finish_reason.value, "new_tokens": branch.tokens}
+        {
+            **_text_and_thinking(branch),
+            "finish_reason": branch.finish_reason.value,
+            "new_tokens": branch.num_tokens,
+        }
         for branch in sample.branches or []
     ]
     return {"prompt_tokens": sample.prompt_tokens, "completions": answers, **error}
 
 
-def _parts(answer: Answer) -> dict[str, str]:
+def _text_and_thinking(answer: Answer) -> dict[str, str]:
     """Return an answer, with its thinking if it has any."""
     parts = answer.parts
     return {"text": parts.answer} | ({"thinking": parts.thinking} if parts.has_thinking else {})
 
 
-def _source(prompts: str) -> tuple[bytes, str, bool]:
-    """Return the content of task.prompts, its name in messages, and whether its lines are JSON."""
+def _read_source(prompts: str) -> tuple[bytes, str, bool]:
+    """Return the content of task.prompts, its name for messages, and whether its lines are JSON."""
     if prompts == STDIN:
         data = read_stdin()
-        return data, "stdin", _begins_with_json(data)
+        return data, "stdin", _starts_with_json_prompt(data)
     path = Path(prompts).expanduser()
     if path.suffix not in (".txt", ".jsonl"):
         raise ConfigError(
@@ -177,14 +189,14 @@ def _source(prompts: str) -> tuple[bytes, str, bool]:
         ) from error
 
 
-def holds_prompts(path: Path) -> bool:
-    """Whether a file of JSON lines holds prompts, and not the questions of a data set."""
-    with reading(path), path.open("rb") as stream:
-        return _begins_with_json(next((line for line in stream if line.strip()), b""))
+def is_prompt_file(path: Path) -> bool:
+    """Return whether a file of JSON lines holds prompts, and not the questions of a data set."""
+    with os_errors_as_data_error(path), path.open("rb") as stream:
+        return _starts_with_json_prompt(next((line for line in stream if line.strip()), b""))
 
 
-def _begins_with_json(data: bytes) -> bool:
-    """Whether the first line that is not blank is an object with prompt or messages."""
+def _starts_with_json_prompt(data: bytes) -> bool:
+    """Return whether the first non-blank line is an object with prompt or messages."""
     first = next((line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b"")
     try:
         values = parse_json(first.decode())
@@ -193,18 +205,18 @@ def _begins_with_json(data: bytes) -> bool:
     return isinstance(values, dict) and ("prompt" in values or "messages" in values)
 
 
-def _with_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
+def _add_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
     """Give a prompt the branches of the job, unless it has its own."""
-    if isinstance(prompt, Branched) or task.common_branches is None:
+    if isinstance(prompt, BranchedPrompt) or task.common_branches is None:
         return prompt
     try:
-        return Branched(prompt, _beginnings(task.common_branches))
+        return BranchedPrompt(prompt, _validate_branches(task.common_branches))
     except ValueError as error:
         raise ConfigError(str(error), key="task.branches", code="bad_value") from error
 
 
-def _from_json(line: str, framing: Framing) -> GivenPrompt:
-    """Read one line of JSON; raises ValueError with the reason when it is not a prompt."""
+def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
+    """Parse one line of JSON. Raises ValueError with the reason if it is not a prompt."""
     values = parse_json(line)
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         both = isinstance(values, dict) and "prompt" in values
@@ -212,52 +224,56 @@ def _from_json(line: str, framing: Framing) -> GivenPrompt:
     others = sorted(values.keys() - set(KEYS))
     for key in others:
         if get_close_matches(key, KEYS, cutoff=0.75):  # a misspelt key would change the request unnoticed
-            raise ValueError(unknown("key", key, KEYS))
+            raise ValueError(unknown_choice_message("key", key, KEYS))
     if others:
-        _say_unread(", ".join(others))
-    prompt = text_of(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
-    return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
+        _warn_unread_keys(", ".join(others))
+    prompt = (
+        validate_text(values["prompt"])
+        if "prompt" in values
+        else _validate_messages(values["messages"], framing)
+    )
+    return BranchedPrompt(prompt, _validate_branches(values["branches"])) if "branches" in values else prompt
 
 
 @cache  # a grid reads the same lines for each of its jobs
-def _say_unread(keys: str) -> None:
+def _warn_unread_keys(keys: str) -> None:
     log.warning("note: prompt lines hold keys that are not read: %s (read are %s)", keys, ", ".join(KEYS))
 
 
-def _beginnings(branches: Any) -> tuple[str, ...]:
-    """Check the beginnings of branches; an empty one continues the prompt directly."""
+def _validate_branches(branches: Any) -> tuple[str, ...]:
+    """Check the beginnings of branches. An empty one continues the prompt directly."""
     if not isinstance(branches, list) or not branches:
         raise ValueError(f"branches is a list of one text or more, not {json.dumps(branches)[:80]}")
-    return tuple("" if text == "" else text_of(text) for text in branches)
+    return tuple("" if text == "" else validate_text(text) for text in branches)
 
 
-def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
+def _validate_messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
     if framing is Framing.raw:
         raise ValueError("messages need task.format=chat: a raw prompt is one text")
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"messages is not a list of messages, or empty: {NEEDED}")
-    return tuple(message_of(message) for message in messages)
+    return tuple(validate_message(message) for message in messages)
 
 
-def message_of(message: Any) -> Message:
-    """Check one turn of a conversation; ValueError says what is wrong with it."""
+def validate_message(message: Any) -> Message:
+    """Check one turn of a conversation. Raises ValueError with the problem."""
     if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
-        raise ValueError(f"a message holds role and content and nothing else, not {_shown(message)}")
+        raise ValueError(f"a message holds role and content and nothing else, not {_truncate_json(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
     if (thinking := message.get("reasoning_content")) is None:
-        return Message(message["role"], text_of(message["content"]))
+        return Message(message["role"], validate_text(message["content"]))
     if message["role"] != "assistant":
         raise ValueError(f"reasoning_content is the assistant's, and this message is the {message['role']}'s")
     # of an answer that was cut off before it
-    content = "" if message["content"] == "" else text_of(message["content"])
-    return Message("assistant", content, text_of(thinking))
+    content = "" if message["content"] == "" else validate_text(message["content"])
+    return Message("assistant", content, validate_text(thinking))
 
 
-def text_of(value: Any) -> str:
-    """Check that a value is a text for a model; ValueError says why it is not."""
+def validate_text(value: Any) -> str:
+    """Check that a value is a text for a model. Raises ValueError with the reason."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _shown(value)}")
+        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _truncate_json(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -265,5 +281,5 @@ def text_of(value: Any) -> str:
     return value
 
 
-def _shown(value: Any) -> str:
+def _truncate_json(value: Any) -> str:
     return json.dumps(value, default=repr)[:80]

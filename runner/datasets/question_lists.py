@@ -1,8 +1,8 @@
-"""Files that name some questions of a data set: `task.only` and `task.without`.
+"""Files that list questions of a data set, for `task.only` and `task.without`.
 
-One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry is
-the number of a question in its split, from 0 on; an id of the data set; or the SHA-256 of the
-question's text, in full or its first 16 digits.
+One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry
+is the number of a question in its split, from 0 on; an id of the data set; or the SHA-256 of
+the question's text, in full or its first 16 digits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from runner_base import ConfigError, DataError, few, parse_json, read_text
+from runner_base import ConfigError, DataError, join_first_names, parse_json, read_text
 
 ID = "id:"  # before an id that is a whole number, because a whole number alone is the number of a question
 DIGITS = 16  # of a hash, at least
@@ -25,80 +25,82 @@ FORMS = (
 )
 
 
-class Named(Protocol):
-    """A question as its data set has it."""
+class ListableQuestion(Protocol):
+    """A question with its position, id and text in the data set."""
 
     @property
-    def position(self) -> int:
-        """Its number in the split."""
+    def position(self) -> int: ...
 
     @property
     def id(self) -> str:
-        """Its id in the data set; empty if it has none."""
+        """The question's id in the data set. Empty if it has none."""
 
     @property
     def text(self) -> str:
-        """Its text, without choices."""
+        """The question's text without choices."""
 
 
-def question_sha256(text: str) -> str:
-    """Return the hash of a question's text."""
+def hash_question(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_entries(file: str, key: str) -> list[str]:
-    """Return the entries of a file, each once; `key` names the file in messages."""
-    text = read_text(Path(file).expanduser(), f"{key}={file}").removeprefix("\ufeff")
+def read_entries(file: str, config_key: str) -> list[str]:
+    """Return the entries of a file without duplicates. `config_key` names the file in messages."""
+    text = read_text(Path(file).expanduser(), f"{config_key}={file}").removeprefix("\ufeff")
     if text.lstrip().startswith("["):
-        entries = _listed(text, f"{key}={file}")
+        entries = _parse_json_list(text, f"{config_key}={file}")
     else:
         entries = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     entries = list(dict.fromkeys(filter(None, entries)))
     if not entries:
-        raise ConfigError(f"it names no question. A line is {FORMS}", key=key, value=file, code="empty")
+        raise ConfigError(
+            f"it names no question. A line is {FORMS}", key=config_key, value=file, code="empty"
+        )
     return entries
 
 
-def _listed(text: str, where: str) -> list[str]:
+def _parse_json_list(text: str, source: str) -> list[str]:
     try:
         values = parse_json(text)
     except ValueError as error:
         raise DataError(
-            f"it begins with [ and is not a JSON list ({error})", key=where, code="damaged"
+            f"it begins with [ and is not a JSON list ({error})", key=source, code="damaged"
         ) from error
     for value in values:
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise DataError(f"{json.dumps(value)[:80]}: an entry is {FORMS}", key=where, code="damaged")
+            raise DataError(f"{json.dumps(value)[:80]}: an entry is {FORMS}", key=source, code="damaged")
     return [str(value).strip() for value in values]
 
 
-def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> frozenset[int]:
-    """Return the places in their split of the questions that a file names; ConfigError if it names
-    others, too."""
-    entries = read_entries(file, key)
+def find_listed_positions(
+    file: str, config_key: str, split: str, questions: Sequence[ListableQuestion]
+) -> frozenset[int]:
+    """Return the positions in the split of the listed questions. Raises ConfigError for unknown
+    entries.
+    """
+    entries = read_entries(file, config_key)
     by_name: dict[str, list[int]] = {}
-    for item in every:
-        digest = question_sha256(item.text)
+    for item in questions:
+        digest = hash_question(item.text)
         names = {str(item.position), digest, digest[:DIGITS]}
         if item.id:
             names |= {f"{ID}{item.id}"} if item.id.isdecimal() else {item.id, f"{ID}{item.id}"}
         for name in names:
             by_name.setdefault(name, []).append(item.position)
-    places = {entry: by_name.get(_normal(entry), []) for entry in entries}
+    places = {entry: by_name.get(_normalize_entry(entry), []) for entry in entries}
     if missing := [entry for entry, found in places.items() if not found]:
         raise ConfigError(
             f"{len(missing)} of its {len(entries)} entries name no question of split {split}, which has "
-            f"{len(every):,}: {few(missing)}. An entry is {FORMS}",
-            key=key,
+            f"{len(questions):,}: {join_first_names(missing)}. An entry is {FORMS}",
+            key=config_key,
             value=file,
             code="not_found",
         )
     return frozenset(position for found in places.values() for position in found)
 
 
-def _normal(entry: str) -> str:
-    """Return an entry as questions are known: without leading zeros, and a hash in small
-    letters."""
+def _normalize_entry(entry: str) -> str:
+    """Return an entry in canonical form: without leading zeros, and a hash in lower case."""
     if entry.isdecimal():
         return str(int(entry))
     return entry.lower() if HASH.fullmatch(entry.lower()) else entry

@@ -1,9 +1,9 @@
-"""task.rotate: each multiple-choice question in several orders of its choices, which are one
+"""task.rotate: each multiple-choice question in several orders of its choices, which form one
 cluster.
 
 In the k-th order every choice is moved on by the same number of positions, so that with as many
-orders as choices each choice is once at each position: a model that always prefers one letter then
-has 1 in 4 right of four choices.
+orders as choices each choice is once at each position: a model that always prefers one letter
+then has 1 in 4 right of four choices.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 
 from runner.datasets.items import Item
-from runner.datasets.shapes import with_choices
+from runner.datasets.row_layouts import append_choices
 from runner.scorers import LETTERS
 from runner_base import ConfigError
 from runner_base.notes import Note, note
@@ -20,10 +20,9 @@ from runner_base.notes import Note, note
 FEW = 8  # questions: fewer can have the same right letter by chance
 
 
-def rotated(items: list[Item], orders: int) -> list[Item]:
-    """Return each question in so many orders, or in as many as it has choices if those are
-    fewer."""
-    if orders == 1:
+def rotate_choices(items: list[Item], num_orders: int) -> list[Item]:
+    """Return each question in `num_orders` orders, or in as many as it has choices if those are fewer."""
+    if num_orders == 1:
         return items
     without = next((item for item in items if not item.choices), None)
     if without is not None:
@@ -31,39 +30,38 @@ def rotated(items: list[Item], orders: int) -> list[Item]:
         raise ConfigError(
             f"question {without.number} has no list of choices that could be asked in another order: {fix}",
             key="task.rotate",
-            value=orders,
+            value=num_orders,
             code="unsupported",
         )
     return [
-        _moved_on(item, shift, item.number * orders + number)
+        _rotate_item(item, shift, item.number * num_orders + number)
         for item in items
-        for number, shift in enumerate(shifts_of(len(item.choices), orders))
+        for number, shift in enumerate(rotation_shifts(len(item.choices), num_orders))
     ]
 
 
-def shifts_of(choices: int, orders: int) -> list[int]:
+def rotation_shifts(num_choices: int, num_orders: int) -> list[int]:
     """Return by how many positions the choices are moved on in each order, evenly spread."""
-    orders = min(orders, choices)
-    return [number * choices // orders for number in range(orders)]
+    num_orders = min(num_orders, num_choices)
+    return [number * num_choices // num_orders for number in range(num_orders)]
 
 
-def same_letter_notes(items: list[Item], orders: int) -> list[Note]:
-    """Warn where one letter is the right one throughout, so that a preference for it would pass for
-    knowledge."""
+def same_letter_notes(items: list[Item], num_orders: int) -> list[Note]:
+    """Warn if the same letter is always right, so that a preference for it would look like knowledge."""
     letters = Counter(item.gold for item in items if item.choices)
-    if orders > 1 or len(letters) != 1 or letters.total() < FEW:
+    if num_orders > 1 or len(letters) != 1 or letters.total() < FEW:
         return []
     (letter,) = letters
     return [note("same_letter", "warning", letter=letter, questions=letters.total())]
 
 
-def _moved_on(item: Item, shift: int, number: int) -> Item:
+def _rotate_item(item: Item, shift: int, number: int) -> Item:
     """Return a question with its choices moved on: the last ones come first."""
     start = len(item.choices) - shift
     choices = item.choices[start:] + item.choices[:start]
     gold = LETTERS[(LETTERS.index(item.gold) + shift) % len(choices)]
     cluster = item.cluster if item.cluster is not None else f"question {item.position}"
-    question = with_choices(item.stem, choices)
+    question = append_choices(item.stem, choices)
     return replace(
         item,
         question=question,

@@ -1,4 +1,4 @@
-"""Stdin, which can be read only once."""
+"""Reads stdin once and caches it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 from functools import cache
 
-from runner_base import doing, silent
+from runner_base import report_step, suppress_heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +15,8 @@ STDIN = "-"
 
 @cache  # a job is identified several times in a process
 def read_stdin() -> bytes:
-    """Return all of stdin, however often it is called."""
+    """Return all of stdin. Later calls return the same bytes."""
     if sys.stdin.isatty():
         log.info("reading from the terminal; Ctrl-D ends")
-    with silent() if sys.stdin.isatty() else doing("reading stdin"):
+    with suppress_heartbeat() if sys.stdin.isatty() else report_step("reading stdin"):
         return sys.stdin.buffer.read()

@@ -1,5 +1,5 @@
-"""Rows of data sets on disk: parquet in the hub's layout, what save_to_disk wrote, and the caches
-of the hub.
+"""Reads data set tables on disk: parquet in the Hub's layout, save_to_disk folders, and the Hub's
+caches.
 
 Read with pyarrow alone, row by row: `datasets` takes seconds to import, and retries for long
 without a connection.
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, few, load_json, one_line, short
-from runner_engine.checkpoints import is_bare_name
+from runner_base import DataError, join_first_names, load_json_object, to_one_line, truncated_repr
+from runner_engine.checkpoints import is_plain_file_name
 
 MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million
 ROWS_AT_ONCE = 256
@@ -30,53 +30,56 @@ Row = tuple[str, dict[str, Any]]  # its place in the file, and its values
 Columns = Callable[[list[str]], list[str]]
 
 
-def files_of(folder: Path, split: str) -> list[Path]:
-    """Return the files of a split; empty if the folder holds no table of that name."""
+def find_split_files(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split. Empty if the folder holds no table of that name."""
     if (folder / SPLITS).is_file():
         return (
-            files_of(folder / split, split)
-            if is_bare_name(split) and (folder / split / STATE).is_file()
+            find_split_files(folder / split, split)
+            if is_plain_file_name(split) and (folder / split / STATE).is_file()
             else []
         )
     if (folder / STATE).is_file():
-        state = load_json(folder / STATE)
+        state = load_json_object(folder / STATE)
         if state.get("_split") not in (None, split):
             return []
         entries = state.get("_data_files")
         listed = entries if isinstance(entries, list) else []
         names = [entry.get("filename") for entry in listed if isinstance(entry, dict)]
-        if not names or not all(map(is_bare_name, names)):
+        if not names or not all(map(is_plain_file_name, names)):
             raise DataError(
-                f"_data_files: the names of Arrow files expected, found {short(entries)}",
+                f"_data_files: the names of Arrow files expected, found {truncated_repr(entries)}",
                 key=folder / STATE,
                 code="damaged",
             )
         return [folder / str(name) for name in names]
     for subfolder in SUBFOLDERS:
-        if files := [path for path in _tables(folder / subfolder) if _split_of(path) == split]:
-            return _complete(files)
+        if files := [path for path in _list_tables(folder / subfolder) if _split_name(path) == split]:
+            return _require_all_shards(files)
     return []
 
 
-def splits_of(folder: Path) -> list[str]:
+def list_splits(folder: Path) -> list[str]:
     """Return the splits that a folder holds as tables."""
     if (folder / SPLITS).is_file():
         return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
     if (folder / STATE).is_file():
-        return [str(load_json(folder / STATE).get("_split"))]
-    return sorted({_split_of(path) for subfolder in SUBFOLDERS for path in _tables(folder / subfolder)})
-
-
-def read_rows(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
-    """Yield the rows of parquet and Arrow files, one after the other, with their places."""
-    return (
-        (f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path, columns), 1)
+        return [str(load_json_object(folder / STATE).get("_split"))]
+    return sorted(
+        {_split_name(path) for subfolder in SUBFOLDERS for path in _list_tables(folder / subfolder)}
     )
 
 
-def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
-    """Return the files of a data set of the hub from the caches of `datasets` and the hub; empty if
-    they lack it."""
+def read_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[Row]:
+    """Yield the rows of parquet and Arrow files in order, with their locations."""
+    return (
+        (f"{path}, row {number}", row)
+        for path in files
+        for number, row in enumerate(_read_table(path, select_columns), 1)
+    )
+
+
+def find_cached_files(name: str, config: str | None, split: str) -> list[Path]:
+    """Return the files of a Hub data set from the caches of `datasets` and the Hub. Empty if missing."""
     from huggingface_hub import constants
 
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
@@ -89,7 +92,7 @@ def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
     ]
     builds = [build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()]
     for build in sorted(builds, key=lambda path: path.stat().st_mtime, reverse=True):
-        if files := files_of(build, split):
+        if files := find_split_files(build, split):
             return files
     repo = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}").expanduser()
     try:
@@ -100,26 +103,27 @@ def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         return []
     if config is not None and (folder / config).is_dir():
-        return files_of(folder / config, split)
-    return files_of(folder, split) if config in (None, "main") else []
+        return find_split_files(folder / config, split)
+    return find_split_files(folder, split) if config in (None, "main") else []
 
 
-def _tables(folder: Path) -> list[Path]:
+def _list_tables(folder: Path) -> list[Path]:
     return sorted((*folder.glob("*.parquet"), *folder.glob("*-*.arrow")))
 
 
-def _split_of(path: Path) -> str:
+def _split_name(path: Path) -> str:
     """Return `test` for test-00000-of-00001.parquet, for test.parquet and for gsm8k-test.arrow in a
-    cache."""
+    cache.
+    """
     stem = match[1] if (match := SHARD.fullmatch(path.stem)) else path.stem
     return stem.rpartition("-")[2] if path.suffix == ".arrow" else stem
 
 
-def _complete(files: list[Path]) -> list[Path]:
+def _require_all_shards(files: list[Path]) -> list[Path]:
     """Reject a split that lacks a shard: fewer questions would look like all of them."""
     shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
     if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
-        names = few([path.name for path in files])
+        names = join_first_names([path.name for path in files])
         raise DataError(
             f"{int(shards[0][3])} files of this split expected, found {names}",
             key=files[0].parent,
@@ -128,31 +132,33 @@ def _complete(files: list[Path]) -> list[Path]:
     return files
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[dict[str, Any]]:
+def _read_table(path: Path, select_columns: Columns) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     kind = "a parquet file" if path.suffix == ".parquet" else "an Arrow file"
     try:
-        for batch in (_parquet if path.suffix == ".parquet" else _arrow)(path, columns):
+        for batch in (_read_parquet_batches if path.suffix == ".parquet" else _read_arrow_batches)(
+            path, select_columns
+        ):
             yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
-            f"not readable as {kind} ({one_line(error, 160)})", key=path, code="damaged"
+            f"not readable as {kind} ({to_one_line(error, 160)})", key=path, code="damaged"
         ) from error
 
 
-def _wanted(path: Path, names: list[str], columns: Columns) -> list[str]:
+def _columns_to_read(path: Path, names: list[str], select_columns: Columns) -> list[str]:
     try:
-        return columns(names)
+        return select_columns(names)
     except ValueError as error:
         raise DataError(str(error), key=path, code="damaged") from error
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
+def _read_parquet_batches(path: Path, select_columns: Columns) -> Iterator[Any]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        about, wanted = file.metadata, _wanted(path, file.schema_arrow.names, columns)
+        about, wanted = file.metadata, _columns_to_read(path, file.schema_arrow.names, select_columns)
         groups = map(about.row_group, range(about.num_row_groups))
         parts = [group.column(at) for group in groups for at in range(group.num_columns)]
         # a list's column has the path of its items: lSolutions.list.element
@@ -167,11 +173,11 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
         yield from file.iter_batches(ROWS_AT_ONCE, columns=wanted)
 
 
-def _arrow(path: Path, columns: Columns) -> Iterator[Any]:
+def _read_arrow_batches(path: Path, select_columns: Columns) -> Iterator[Any]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
-        wanted = _wanted(path, batches.schema.names, columns)
+        wanted = _columns_to_read(path, batches.schema.names, select_columns)
         for piece in batches:
             yield from (
                 piece.slice(at, ROWS_AT_ONCE).select(wanted) for at in range(0, piece.num_rows, ROWS_AT_ONCE)

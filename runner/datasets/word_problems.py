@@ -1,9 +1,8 @@
-"""Generates word problems from templates: any number of them, deterministic, with the steps to the
-answer.
+"""Generates word problems from templates: any number of them, deterministic, with worked answers.
 
-A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5 apples.")
-as its split needs. A hash of the base's template and numbers decides its split, so no test story,
-whatever its names, items or tails, has been seen in training.
+A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5
+apples.") as its split needs. A hash of the base's template and numbers decides its split, so
+no test story, whatever its names, items or tails, has been seen in training.
 """
 
 import re
@@ -50,8 +49,7 @@ HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its worked answer (last line `#### 12`), the bare number, and the number of
-    steps."""
+    """A question, its worked answer (last line `#### 12`), the bare number, and the number of steps."""
 
     question: str
     answer: str
@@ -60,8 +58,9 @@ class Problem:
 
 
 class _Template(NamedTuple):
-    """A base story in words; {a}, {b} … are numbers, some drawn at random and the others derived
-    from them."""
+    """A base story in words; {a}, {b} … are numbers, some drawn at random and the others derived from
+    them.
+    """
 
     name: str  # part of the hash: another name would move its problems between splits
     ranges: tuple[tuple[int, int], ...]  # inclusive; all numbers in them make a valid story
@@ -73,18 +72,20 @@ class _Template(NamedTuple):
     ask: str = "How many {item} does {who} have?"
 
 
-def problem(split: Split, index: int, seed: int = 0) -> Problem:
+def generate_problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return problem number `index` of a split: a pure function of (seed, split, index)."""
-    return _compose(*_plan(split, index, seed))
+    return _compose_problem(*_problem_parts(split, index, seed))
 
 
-def twin(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return the same story as `problem`, with other numbers and their right answer."""
-    original = problem(split, index, seed)
-    rng, slot, buckets, steps = _plan(split, index, seed)
-    friend = _friend(rng, slot)
+def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Problem:
+    """Return the same story as `generate_problem`, with other numbers and their right answer."""
+    original = generate_problem(split, index, seed)
+    rng, slot, buckets, steps = _problem_parts(split, index, seed)
+    friend = _draw_friend(rng, slot)
     for attempt in count():
-        other = _compose(Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend)
+        other = _compose_problem(
+            Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend
+        )
         is_same_story = _NUMBER.sub("#", other.question) == _NUMBER.sub("#", original.question)
         if is_same_story and other.gold != original.gold:
             return other
@@ -92,16 +93,16 @@ def twin(split: Split, index: int, seed: int = 0) -> Problem:
 
 
 def template_name(split: Split, index: int, seed: int = 0) -> str:
-    """Return the name of the template that tells the base story of a problem: problems of one
-    template are a family."""
-    return _TEMPLATES[_slot(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
+    """Return the name of the template of a problem's base story. Problems of one template form a
+    cluster.
+    """
+    return _TEMPLATES[_story_slot(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
 
 
-def _plan(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
-    """Return the parts of a problem: random generator, story slot, allowed buckets of numbers,
-    steps."""
+def _problem_parts(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
+    """Return the parts of a problem: random generator, story slot, allowed buckets of numbers, steps."""
     rng = Random(f"{seed}/{split}/{index}")
-    slot = _slot(index, f"{seed}/{split}")
+    slot = _story_slot(index, f"{seed}/{split}")
     if split in HARD_STEPS:
         return rng, slot, TEST_BUCKETS, HARD_STEPS[split]
     steps = base_steps = len(_TEMPLATES[slot // _PAIRS].lines)
@@ -112,19 +113,18 @@ def _plan(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[i
     return rng, slot, TEST_BUCKETS if split is Split.TEST else VALID_BUCKETS, steps
 
 
-def problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
+def generate_problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
     """Return the first `limit` problems of a split."""
-    return [problem(split, index, seed) for index in range(limit)]
+    return [generate_problem(split, index, seed) for index in range(limit)]
 
 
-def practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
-    """Return a problem of exactly `steps` (3 or more) from the numbers of train, for an adapter to
-    learn."""
+def generate_practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
+    """Return a training problem with exactly `steps` steps (3 or more), from the numbers of train."""
     key = f"{seed}/practice{steps}"
-    return _compose(Random(f"{key}/{index}"), _slot(index, key), TRAIN_BUCKETS, steps)
+    return _compose_problem(Random(f"{key}/{index}"), _story_slot(index, key), TRAIN_BUCKETS, steps)
 
 
-def _slot(index: int, key: str) -> int:
+def _story_slot(index: int, key: str) -> int:
     """Map an index to (template, name, item), each combination once before any repeats.
 
     So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a
@@ -133,17 +133,17 @@ def _slot(index: int, key: str) -> int:
     return (index * _STRIDE + zlib.crc32(key.encode())) % DISTINCT
 
 
-def _friend(rng: Random, slot: int) -> str:
+def _draw_friend(rng: Random, slot: int) -> str:
     """Draw a story's second person, who always differs from the first."""
     return NAMES[(slot % _PAIRS // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
 
 
-def _compose(
+def _compose_problem(
     rng: Random, slot: int, buckets: frozenset[int], steps: int, friend: str | None = None
 ) -> Problem:
     template_index, pair = divmod(slot, _PAIRS)
     who, item = NAMES[pair // len(ITEMS)], ITEMS[pair % len(ITEMS)]
-    other = friend or _friend(rng, slot)
+    other = friend or _draw_friend(rng, slot)
     template = _TEMPLATES[template_index]
     random = rng.random  # three times cheaper than randint, and rejection makes many calls
     while True:
@@ -156,32 +156,31 @@ def _compose(
     all_lines = [line.format_map(filled_in) for line in template.lines]
     value = numbers[template.value]
     for _ in range(steps - len(template.lines)):
-        tail, line, value = _tail(rng, who, unit, value)
+        tail, line, value = _draw_tail(rng, who, unit, value)
         story, ask = f"{story} {tail}", f"How many {unit} does {who} have now?"
         all_lines.append(line)
     return Problem(f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines))
 
 
-def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
-    """Return one more step that fits the value: its sentence, its line of the answer, the new
-    value."""
-    kinds = ["get"] if value < 4 else ["get", "give"]
-    if value % 2 == 0:
+def _draw_tail(rng: Random, who: str, unit: str, current_value: int) -> tuple[str, str, int]:
+    """Return one more step that fits the value: its sentence, its line of the answer, the new value."""
+    kinds = ["get"] if current_value < 4 else ["get", "give"]
+    if current_value % 2 == 0:
         kinds.append("half")
-    if value <= 100:
+    if current_value <= 100:
         kinds.append("double")
     kind = rng.choice(kinds)
-    if kind == "get" and value + 2 <= MAX_VALUE:
-        n = rng.randint(2, min(40, MAX_VALUE - value))
-        does, change, new_value = f"gets {n} more {unit}", f"+{n}", value + n
+    if kind == "get" and current_value + 2 <= MAX_VALUE:
+        n = rng.randint(2, min(40, MAX_VALUE - current_value))
+        does, change, new_value = f"gets {n} more {unit}", f"+{n}", current_value + n
     elif kind == "half":
-        does, change, new_value = f"gives away half of the {unit}", "/2", value // 2
+        does, change, new_value = f"gives away half of the {unit}", "/2", current_value // 2
     elif kind == "double":
-        does, change, new_value = f"doubles the number of {unit}", "*2", value * 2
+        does, change, new_value = f"doubles the number of {unit}", "*2", current_value * 2
     else:
-        n = rng.randint(2, min(40, value - 2))
-        does, change, new_value = f"gives away {n} {unit}", f"-{n}", value - n
-    return f"Then {who} {does}.", f"Then {who} has {value}{change}={new_value} {unit}.", new_value
+        n = rng.randint(2, min(40, current_value - 2))
+        does, change, new_value = f"gives away {n} {unit}", f"-{n}", current_value - n
+    return f"Then {who} {does}.", f"Then {who} has {current_value}{change}={new_value} {unit}.", new_value
 
 
 _TEMPLATES = (

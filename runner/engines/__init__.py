@@ -1,4 +1,4 @@
-"""Engines turn requests into completions. `open_engine` chooses one by the config."""
+"""Engines convert requests to completions. `open_engine` chooses one by the config."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
-from runner.engines.kinds import kind_of
+from runner.engines.kinds import model_kind
 from runner_base import signals
 from runner_engine import (
-    Arithmetic,
-    BaseCache,
+    BaseModelCache,
     Capability,
     Engine,
     EngineReport,
     EngineStats,
+    ModelArithmetic,
     Request,
     Session,
 )
@@ -31,61 +31,58 @@ class LazyEngine:
         self._build, self.capabilities = build, capabilities
 
     @cached_property
-    def _real(self) -> Engine:
+    def _built_engine(self) -> Engine:
         return self._build()
 
     @property
     def stats(self) -> EngineStats:
-        """Totals so far; zeros before the first use."""
-        return self._real.stats if "_real" in vars(self) else EngineStats()
+        """Totals so far. Zeros before the first use."""
+        return self._built_engine.stats if "_real" in vars(self) else EngineStats()
 
     def load(self) -> EngineReport:
-        """Build and load."""
-        return self._real.load()
+        """Build the engine and load the model."""
+        return self._built_engine.load()
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Call the real engine."""
-        return self._real.encode(request)
+        return self._built_engine.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Call the real engine."""
-        return self._real.decode(ids)
+        return self._built_engine.decode(ids)
 
     def open(self, batch_size: int | None = None) -> Session:
-        return self._real.open(batch_size)
+        return self._built_engine.open(batch_size)
 
-    def arithmetic(self) -> Arithmetic | None:
-        """Call the real engine."""
-        return self._real.arithmetic()
+    def arithmetic(self) -> ModelArithmetic | None:
+        return self._built_engine.arithmetic()
 
     def close(self) -> None:
         """Free the weights, if the engine was built."""
         if "_real" in vars(self):
-            self._real.close()
-            del self._real
+            self._built_engine.close()
+            del self._built_engine
 
 
 def open_engine(
     resolved: ResolvedJob,
-    bases: BaseCache | None = None,
+    bases: BaseModelCache | None = None,
     folder: Path | None = None,
     before_loading: Callable[[], None] | None = None,
 ) -> Engine:
     """Return the engine for a config, not built yet.
 
-    `bases` keeps the loaded base for the next job; an engine that starts processes writes their
-    logs to `folder`; `before_loading` is called when the libraries are imported: it may raise what
-    is wrong elsewhere before a long load.
+    `bases` keeps the loaded model for the next job; an engine that starts processes writes
+    their logs to `folder`; `before_loading` is called after the libraries are imported: it may
+    raise errors of other components before a long load.
     """
-    kind = kind_of(resolved.config.model)
+    kind = model_kind(resolved.config.model)
 
-    def build() -> Engine:
+    def build_engine() -> Engine:
         with (
-            signals.finishing()
+            signals.defer_until_step_ends()
         ):  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(resolved)
         if before_loading is not None:
             before_loading()
         return kind.open_engine(resolved, bases, folder)
 
-    return LazyEngine(build, kind.capabilities(resolved.config))
+    return LazyEngine(build_engine, kind.capabilities(resolved.config))

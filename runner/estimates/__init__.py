@@ -1,2 +1,1 @@
-"""Estimates of a job before it runs: memory, whether it fits, time; recorded, calibrated or
-guessed, without torch."""
+"""Estimates of a job before it runs, without torch: memory, whether it fits, and time."""

@@ -1,36 +1,37 @@
-"""What a job requests, as far as its config tells whether its engine asks questions again."""
+"""Amounts of work that a job requests: numbers of completions and tokens."""
 
 from __future__ import annotations
 
 from runner.config.root import RunnerConfig
-from runner.config.task import Amount
+from runner.config.task import WorkAmount
 from runner_base import machine
-from runner_engine import Attention, local_model
+from runner_engine import Attention, to_local_config
 
 
-def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:
-    """Return a job's completions; those of task.check_invariance=auto only where its rows may be
-    independent."""
-    task = config.task.of_questions
-    if task is None or may_have_independent_rows(config):
-        return config.task.amounts(config.generation, read)
-    amounts: list[Amount] = task.without_asking_again.amounts(config.generation, read)
+def estimate_amounts(config: RunnerConfig, num_questions: int | None = None) -> list[WorkAmount]:
+    """Return a job's completions. Those of task.check_invariance=auto count only if its sequences may
+    be independent.
+    """
+    task = config.task.questions_config
+    if task is None or may_decode_independently(config):
+        return config.task.requested_work(config.generation, num_questions)
+    amounts: list[WorkAmount] = task.without_auto_repeats.amounts(config.generation, num_questions)
     return amounts
 
 
-def may_have_independent_rows(config: RunnerConfig) -> bool:
-    """Whether several rows decode together without changing each other's answers, as far as the
-    config tells.
+def may_decode_independently(config: RunnerConfig) -> bool:
+    """Return whether sequences may decode in a batch without changing each other's answers, from the
+    config alone.
 
-    Of a local model on a CPU, by our own kernels, they do not; elsewhere task.check_invariance=auto
-    asks nothing again.
+    They do not for a local model on a CPU with our own kernels; elsewhere
+    task.check_invariance=auto repeats no question.
     """
-    model = local_model(config.model)
+    model = to_local_config(config.model)
     return (
         model is config.model
-        and machine.device_class(model.device) == "cpu"
+        and machine.resolve_device_class(model.device) == "cpu"
         and model.device_map is None
         and model.attention is Attention.auto
-        and not any(choice.mixes_rows for choice in config.mix.choices)
+        and not any(choice.depends_on_batch for choice in config.mix.quantizing_configs)
         and config.generation.batch_size != 1
     )

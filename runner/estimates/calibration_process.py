@@ -1,8 +1,8 @@
-"""The child process of a calibration: times some layers with random weights in the real engine, and
+"""Child process of a calibration: times a few layers with random weights in the real engine, and
 scales to all.
 
-Runs as `python -m runner.estimates.calibration_process`. It reads the models pickled from stdin,
-and writes one JSON line for each to stdout.
+Runs as `python -m runner.estimates.calibration_process`. It reads the models pickled from
+stdin, and writes one JSON line for each to stdout.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.local import KIND
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
-from runner.speed.synthetic import synthetic_requests
-from runner_base import child
-from runner_engine import Engine, LocalModelConfig, LoraConfig, complete
+from runner.speed.synthetic import create_random_requests
+from runner_base import child_process
+from runner_engine import Engine, LocalModelConfig, LoraConfig, complete_requests
 from runner_engine.checkpoints import random_weights, read_tensors
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
 
 def main() -> None:
-    """Time each model, and write its line at once."""
+    """Time each model, and write its JSON line immediately."""
     started = time.perf_counter()
-    child.end_with_parent()
+    child_process.die_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
         os.dup2(2, 1)  # what libraries print must not mix with the results
         models: list[CalibrationModel] = pickle.load(sys.stdin.buffer)
         import torch
 
         import_s = time.perf_counter() - started
-        bandwidth = memory_bandwidth(torch)
+        bandwidth = measure_read_bandwidth(torch)
         with tempfile.TemporaryDirectory(prefix="runner-calibration-") as scratch:
             for model in models:
                 try:
-                    measured = calibrate(model, Path(scratch), bandwidth)
+                    measured = calibrate_model(model, Path(scratch), bandwidth)
                     measured["import_s"] += import_s
                 except Exception as error:  # noqa: BLE001  # the plan continues without this calibration
                     measured = {"error": f"{type(error).__name__}: {error}"}
@@ -53,7 +53,7 @@ def main() -> None:
                 channel.flush()
 
 
-def memory_bandwidth(torch: Any) -> float:
+def measure_read_bandwidth(torch: Any) -> float:
     """Return the memory bandwidth for reading, in bytes per second."""
     numbers, times = torch.ones(BANDWIDTH_NUMBERS), []
     for _ in range(REPEATS):
@@ -63,14 +63,14 @@ def memory_bandwidth(torch: Any) -> float:
     return float(numbers.nbytes / min(times))
 
 
-def calibrate(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[str, Any]:
-    """Time the model, or two depths of a large one: each further layer adds the same time."""
+def calibrate_model(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[str, Any]:
+    """Time the whole model, or two depths of a large one: each further layer adds the same time."""
     depths = model.depths
-    import_s = time_imports(model, scratch)
-    many = run_depth(model, depths.many, scratch)
+    import_s = warm_up_imports(model, scratch)
+    many = time_depth(model, depths.many, scratch)
     whole = dict(many)
     if missing := depths.layers - depths.many:
-        few = run_depth(model, depths.few, scratch)
+        few = time_depth(model, depths.few, scratch)
         for name, seconds in many.items():
             whole[name] += missing * max(seconds - few[name], 0.0) / (depths.many - depths.few)
     more_head = (depths.vocabulary - depths.kept_vocabulary) / depths.kept_vocabulary
@@ -95,11 +95,11 @@ def calibrate(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[
     }
 
 
-def time_imports(model: CalibrationModel, scratch: Path) -> float:
-    """Load a small sample once, so that timed loads include no imports; return the seconds."""
-    config = sample_config(model.config, write_sample(model, model.depths.few, scratch), model.threads)
+def warm_up_imports(model: CalibrationModel, scratch: Path) -> float:
+    """Load a small sample once, so that timed loads include no imports. Returns the seconds."""
+    config = sample_config(model.config, write_sample_model(model, model.depths.few, scratch), model.threads)
     started = time.perf_counter()
-    resolved = resolve(config)
+    resolved = resolve_job(config)
     KIND.import_libraries(resolved)
     from runner_engine import LocalEngine
 
@@ -109,31 +109,33 @@ def time_imports(model: CalibrationModel, scratch: Path) -> float:
     return time.perf_counter() - started
 
 
-def write_sample(model: CalibrationModel, layers: int, scratch: Path) -> Path:
-    """Write a model with so many layers and random weights; return its folder."""
-    shape = model.shape | random_weights.special_tokens()
+def write_sample_model(model: CalibrationModel, layers: int, scratch: Path) -> Path:
+    """Write a model with random weights and few layers, and return its folder."""
+    shape = model.shape | random_weights.read_special_token_ids()
     shape |= {"num_hidden_layers": layers, "vocab_size": model.depths.kept_vocabulary}
     shape.pop("layer_types", None)  # one for each layer
     folder = scratch / f"{model.name}-{layers}"
     if not folder.exists():
-        random_weights.write(shape, folder)
+        random_weights.write_checkpoint(shape, folder)
     return folder
 
 
-def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
-    """Load so many layers and time passes in turn: medians, since other work slows a job, too."""
+def time_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
+    """Load a model with `layers` layers and time its passes: medians, because other work slows a job
+    too.
+    """
     from runner_engine import LocalEngine
 
-    folder = write_sample(model, layers, scratch)
+    folder = write_sample_model(model, layers, scratch)
     config = sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
     packing = {} if model.is_packed else {"packed_share": 0.0}
-    engine = LocalEngine(resolve(config).model, None, **packing)
+    engine = LocalEngine(resolve_job(config).model, None, **packing)
     try:
         engine.load()
         started = time.perf_counter()
         # tries kernels and packs weights, like every job
-        list(time_batch(engine, config, 1, SHORT_PROMPT, 2, draw=0))
+        list(time_batch(engine, config, 1, SHORT_PROMPT, 2, seed=0))
         times_by_name: dict[str, list[float]] = {
             "load_s": [engine.stats.load_s + time.perf_counter() - started]
         }
@@ -141,7 +143,7 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
             for rows in ROWS:
                 for name, seconds in time_batch(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
                     times_by_name.setdefault(f"{name}_{rows}", []).append(seconds)
-                times_by_name.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
+                times_by_name.setdefault(f"head_{rows}", []).append(time_lm_head(engine, rows))
             name, seconds = next(time_batch(engine, config, 1, LONG_PROMPT, 2, repeat))
             times_by_name.setdefault(f"{name}_long", []).append(seconds)
         started = time.perf_counter()
@@ -154,36 +156,39 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
 
 
 def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
-    """Return the job's config with the sample as its model, without the adapter, which fits only
-    the whole model."""
+    """Return the job's config with the sample as its model, without the adapter, which fits only the
+    whole model.
+    """
     model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
     paths = [tensor.name.removesuffix(".weight") for tensor in read_tensors(folder)]
     # patterns may name layers that the sample does not have
-    quantization = config.mix.only_matching(paths)
+    quantization = config.mix.with_matching_patterns(paths)
     return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 
 def time_batch(
-    engine: Engine, config: RunnerConfig, rows: int, prompt: int, new: int, draw: int
+    engine: Engine, config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int, seed: int
 ) -> Iterator[tuple[str, float]]:
-    """Run a batch; yield the seconds of prefill and of one decode step."""
+    """Run a batch, and yield the seconds of prefill and of one decode step."""
     vocabulary = int(engine.load().metrics["vocab_size"])
-    requests = synthetic_requests(rows, prompt, new, vocabulary, config.seed, draw)
+    requests = create_random_requests(batch_size, prompt_tokens, new_tokens, vocabulary, config.seed, seed)
     before = replace(engine.stats)
-    complete(engine, requests, batch_size=rows)
+    complete_requests(engine, requests, batch_size=batch_size)
     spent = engine.stats - before
     yield "prefill", spent.prefill_s
-    yield "decode", spent.decode_s / max(new - 1, 1)
+    yield "decode", spent.decode_s / max(new_tokens - 1, 1)
 
 
-def time_head(engine: Any, rows: int) -> float:
-    """Time the product that computes logits, of which the sample has fewer than the model."""
+def time_lm_head(engine: Any, batch_size: int) -> float:
+    """Time the lm_head matmul. The sample has a smaller vocabulary than the model."""
     import torch
 
     head = engine.loaded.model.get_output_embeddings()
-    states = torch.randn(rows, head.weight.shape[-1], dtype=head.weight.dtype, device=head.weight.device)
+    states = torch.randn(
+        batch_size, head.weight.shape[-1], dtype=head.weight.dtype, device=head.weight.device
+    )
     with torch.inference_mode():
         started = time.perf_counter()
         head(states)

@@ -1,5 +1,4 @@
-"""The estimates of each job of a plan: memory, whether it fits, and time, on the best available
-basis."""
+"""Estimates each job of a plan on the best available basis: memory, whether it fits, and time."""
 
 from __future__ import annotations
 
@@ -8,22 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.config.resolved import ResolvedJob, spec_of
+from runner.config.resolved import ResolvedJob, model_spec
 from runner.config.root import RunnerConfig
 from runner.estimates import calibration
-from runner.estimates.amounts import amounts_of
-from runner.estimates.calibration import Calibration, calibration_s
-from runner.estimates.fit import Fit, fit, free_mib_by_device, possible
-from runner.estimates.guess import Rates, rates_here
-from runner.estimates.guesses import GuessedPasses, guessed_passes, without_guesses
-from runner.estimates.lengths import NOTHING, LengthCosts, length_costs
+from runner.estimates.amounts import estimate_amounts
+from runner.estimates.calibration import CalibrationRequest, estimate_calibration_s
+from runner.estimates.context_costs import NOTHING, LengthCosts, compute_length_costs
+from runner.estimates.fit import MemoryFit, free_mib_by_device, limit_to_possible, predict_fit
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.sample import CalibrationModel, calibration_model_of
+from runner.estimates.rough_speed import MachineRates, measure_machine_rates
+from runner.estimates.sample import CalibrationModel, build_calibration_model
+from runner.estimates.speculation_time import SpeculativePasses, speculative_passes, without_speculation
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner.render.notes import note_text
-from runner_base import RunnerError, clock, machine, say
+from runner_base import RunnerError, format_duration, machine, print_message
 from runner_base.notes import note
-from runner_engine import ModelFiles, ResolvedModel, ToDownload, local_model, no_downloads
+from runner_engine import DownloadRequired, ModelFiles, ResolvedModel, no_downloads, to_local_config
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 NOTED_SHARE = 0.1  # of a job's time from which on merging its adapter is named
@@ -32,191 +31,212 @@ SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical len
 
 @dataclass
 class JobEstimate:
-    """The memory and time of one job."""
+    """The estimated memory and time of one job."""
 
-    fit: Fit | None = None
+    fit: MemoryFit | None = None
     time: Estimate | None = None
 
 
-def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
-    """Return a job that gives the model's size: its files or, if they are absent, its preset's
-    shape; else None."""
+def resolve_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
+    """Return a job that gives the model's size, from local files or its preset's shape. None
+    otherwise.
+    """
     model = resolved.model.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
-        spec = spec_of(noise)
+        spec = model_spec(noise)
         return ResolvedJob(
             noise, ResolvedModel(spec, ModelFiles(spec), resolved.model.second), resolved.second
         )
     try:
         _ = resolved.model.files.tensors
-    except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere
+    except (DownloadRequired, RunnerError, OSError):  # errors in its files are reported elsewhere
         return None
     return resolved
 
 
-def estimate(
+def estimate_jobs(
     jobs: Mapping[int, ResolvedJob],
     output_dir: Path,
     calibrate: bool,
-    on_line: Callable[[str], None] = say,
-    read: Mapping[int, int] | None = None,
-    finished: FinishedJobs | None = None,
-    share: float = SHARE,
+    on_line: Callable[[str], None] = print_message,
+    num_questions: Mapping[int, int] | None = None,
+    finished_jobs: FinishedJobs | None = None,
+    max_time_fraction: float = SHARE,
 ) -> dict[int, JobEstimate]:
-    """Estimate jobs by their numbers: from recorded speeds, else from calibrated or guessed ones.
+    """Estimate jobs by number, from recorded speeds, else from calibrated or rough ones.
 
-    If `calibrate` is set, speeds that are not known are calibrated, in at most this share of the
-    time that all of the jobs take. Only jobs with local weights that fit are calibrated. Nothing is
-    downloaded. `read` is how many questions or prompts a job has, if they have been read.
+    If `calibrate` is set, unknown speeds are calibrated, within this fraction of the total time of
+    the jobs. Only jobs with local weights that fit are calibrated. Nothing is downloaded.
     """
-    contention = machine.Contention(of_a_job=False)
-    records, read = finished or FinishedJobs(output_dir), read or {}
+    contention = machine.Contention(is_job=False)
+    records, num_questions = finished_jobs or FinishedJobs(output_dir), num_questions or {}
     estimates: dict[int, JobEstimate] = {}
     models: dict[int, CalibrationModel] = {}
     guesses: dict[int, Speed] = {}
-    passes: dict[int, GuessedPasses | None] = {}
+    passes: dict[int, SpeculativePasses | None] = {}
     costs: dict[int, LengthCosts] = {}
 
-    def timed(number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
-        config, job_fit = possible(resolved, read.get(number)).config, estimates[number].fit
+    def time_at_speed(number: int, resolved: ResolvedJob, speed: Speed) -> Estimate | None:
+        config, job_fit = limit_to_possible(resolved, num_questions.get(number)).config, estimates[number].fit
         assert job_fit is not None
-        return time_with_guesses(config, passes.get(number), speed, job_fit.rows, read.get(number))
+        return estimate_speculative_time(
+            config, passes.get(number), speed, job_fit.rows, num_questions.get(number)
+        )
 
     with no_downloads(True):
         for number, resolved in jobs.items():
             config = resolved.config
             entry = estimates[number] = JobEstimate()
-            known = without_download(resolved) if config.model.has_weights else None
-            entry.fit = _fit(known, read.get(number)) if known is not None else None
-            costs[number] = _length_costs(known, entry.fit)
-            entry.time = records.estimate(config, read.get(number), costs[number])
+            known = resolve_without_download(resolved) if config.model.has_weights else None
+            entry.fit = _predict_fit_or_none(known, num_questions.get(number)) if known is not None else None
+            costs[number] = _length_costs_or_none(known, entry.fit)
+            entry.time = records.estimate_from_records(config, num_questions.get(number), costs[number])
             if known is None:
                 continue
             can_time = (
-                bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
+                bool(estimate_amounts(config, num_questions.get(number)))
+                and to_local_config(config.model) is config.model
             )
-            if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
+            if not can_time or entry.time is not None or entry.fit is None or not entry.fit.is_possible:
                 continue  # a hybrid's time also depends on its teacher
-            alone = without_guesses(known)
-            alone_fit = entry.fit if alone is known else _fit(alone, read.get(number))
+            alone = without_speculation(known)
+            alone_fit = (
+                entry.fit if alone is known else _predict_fit_or_none(alone, num_questions.get(number))
+            )
             if alone_fit is None:
                 continue
-            rates = rates_here(config, known.model.files.device, known.model.files.dtype_bytes)
+            rates = measure_machine_rates(config, known.model.files.device, known.model.files.dtype_bytes)
             if rates is not None:
-                guesses[number] = speed = guessed_speed(alone, alone_fit, rates)
-                alike = records.like(config)
-                passes[number] = guessed_passes(config.generation, entry.fit.predicted, speed, rates, alike)
-                entry.time = timed(number, known, speed)
+                guesses[number] = speed = estimate_rough_speed(alone, alone_fit, rates)
+                alike = records.same_base_records(config)
+                passes[number] = speculative_passes(
+                    config.generation, entry.fit.predicted, speed, rates, alike
+                )
+                entry.time = time_at_speed(number, known, speed)
             elif alone is not known:
                 continue  # nothing tells what the guesses take
-            if model := _calibration_model(alone, alone_fit):
+            if model := _calibration_model_or_none(alone, alone_fit):
                 models[number] = model
 
-    def use(speeds: Mapping[str, Speed]) -> None:
+    def apply_speeds(speeds: Mapping[str, Speed]) -> None:
         for number, model in models.items():
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
                 merge_s = guesses[number].merge_s if number in guesses else 0.0
-                speed = looking_back(replace(speed, merge_s=merge_s), costs[number])
-                estimates[number].time = timed(number, jobs[number], speed)
+                speed = with_attention_cost(replace(speed, merge_s=merge_s), costs[number])
+                estimates[number].time = time_at_speed(number, jobs[number], speed)
 
-    use(speeds := calibration.known_speeds([*models.values()], output_dir))
+    apply_speeds(speeds := calibration.load_cached_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
     if calibrate and missing:
         work_s = sum(estimate.time.seconds for estimate in estimates.values() if estimate.time is not None)
-        calibrations: dict[str, Calibration] = {}
+        calibrations: dict[str, CalibrationRequest] = {}
         for number, model in missing.items():
-            cost_s = calibration_s(model, guesses[number]) if number in guesses else 0.0
-            pending = calibrations.setdefault(model.key, Calibration(model, cost_s))
+            cost_s = estimate_calibration_s(model, guesses[number]) if number in guesses else 0.0
+            pending = calibrations.setdefault(model.key, CalibrationRequest(model, cost_s))
             taken = estimates[number].time
             pending.work_s += taken.seconds if taken is not None else 0.0
-        limit_s = share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
-        use(calibration.measure([*calibrations.values()], output_dir, limit_s, on_line))
+        limit_s = (
+            max_time_fraction * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
+        )
+        apply_speeds(calibration.calibrate_models([*calibrations.values()], output_dir, limit_s, on_line))
     is_timed = any(entry.time is not None for entry in estimates.values())
-    if is_timed and (beside := contention.beside()):
+    if is_timed and (beside := contention.describe_other_programs()):
         on_line(f"note: {note_text(note('busy', beside=beside))}")
     return estimates
 
 
-def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
-    """Guess the speed of a job's model on a machine with these rates."""
+def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_rates: MachineRates) -> Speed:
+    """Estimate the speed of a job's model on a machine with these rates."""
     config, files = resolved.config, resolved.model.files
-    parameters = float(sum(tensor.params for tensor in files.tensors))
-    token_bytes = files.place_bytes(config.generation.stored_kv)
-    speed = rates.speed(config.quantization, job_fit.predicted, parameters, token_bytes)
-    return looking_back(speed, _length_costs(resolved, job_fit))
+    parameters = float(sum(tensor.num_elements for tensor in files.tensors))
+    token_bytes = files.compute_kv_bytes_per_token(config.generation.kv_cache_config)
+    speed = machine_rates.estimate_speed(config.quantization, memory_fit.predicted, parameters, token_bytes)
+    return with_attention_cost(speed, _length_costs_or_none(resolved, memory_fit))
 
 
-def looking_back(speed: Speed, costs: LengthCosts) -> Speed:
-    """Return a speed that knows what the tokens before a token cost; measured passes have few of
-    them."""
+def with_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
+    """Return a speed that includes the attention cost of earlier tokens; measured passes have few of
+    them.
+    """
     return replace(speed, pair_s=costs.pair_share * speed.token_s)
 
 
-def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
-    """Return a job's time at a speed; answers that may end early count with their maximum
-    length."""
-    amounts = amounts_of(config, read)
+def estimate_time(
+    config: RunnerConfig, speed: Speed, batch_size: int, num_questions: int | None = None
+) -> Estimate:
+    """Return a job's time at a speed. Answers that may end early count with their maximum length."""
+    amounts = estimate_amounts(config, num_questions)
     is_exact = all(amount.is_exact for amount in amounts)
-    seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
-    seconds += config.task.limit_measurements * speed.limits_s
+    seconds = sum(speed.seconds(amount, amount.rows or batch_size) for amount in amounts)
+    seconds += config.task.num_limit_measurements * speed.limits_s
     each_s = speed.load_s + speed.merge_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)
-    seconds += config.task.loads * each_s
-    merging_s = config.task.loads * speed.merge_s
+    seconds += config.task.num_loads * each_s
+    merging_s = config.task.num_loads * speed.merge_s
     is_worth_saying = 0 < NOTED_SHARE * seconds <= merging_s
     notes = [note("merging", seconds=merging_s)] * is_worth_saying
     return Estimate(seconds, spread, speed.source, is_upper_bound=not is_exact, notes=notes)
 
 
-def time_with_guesses(
-    config: RunnerConfig, passes: GuessedPasses | None, speed: Speed, rows: int, read: int | None = None
+def estimate_speculative_time(
+    config: RunnerConfig,
+    passes: SpeculativePasses | None,
+    speed: Speed,
+    batch_size: int,
+    num_questions: int | None = None,
 ) -> Estimate | None:
-    """Return a job's time at a speed of its model alone; None if it guesses, and it is not known
-    what that takes."""
+    """Return a job's time, given the speed without speculation. None if the effect of speculation is
+    unknown.
+    """
     if passes is not None:
-        return passes.time(speed, lambda guessed: time_of(config, guessed, rows, read))
-    is_guessed = config.generation.speculation.is_steady
-    return None if is_guessed else time_of(config, speed, rows, read)
+        return passes.estimate_time(
+            speed, lambda guessed: estimate_time(config, guessed, batch_size, num_questions)
+        )
+    is_guessed = config.generation.speculation.drafts_every_step
+    return None if is_guessed else estimate_time(config, speed, batch_size, num_questions)
 
 
-def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
+def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> MemoryFit | None:
     try:
         free_mib = free_mib_by_device(
             resolved.model.files.model.device, resolved.model.files.model.max_memory
         )
-        return fit(resolved, free_mib, fixes=bool(free_mib), read=read)
-    except (ToDownload, RunnerError):  # a draft that is not here; errors are reported elsewhere
+        return predict_fit(resolved, free_mib, find_fix=bool(free_mib), num_questions=num_questions)
+    except (DownloadRequired, RunnerError):  # a draft that is not here; errors are reported elsewhere
         return None
 
 
-def _length_costs(resolved: ResolvedJob | None, job_fit: Fit | None) -> LengthCosts:
-    """Return what positions cost a model; nothing if its shape is not known."""
-    if resolved is None or job_fit is None:
+def _length_costs_or_none(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
+    """Return the cost of context length for a model. Zero costs if its shape is unknown."""
+    if resolved is None or memory_fit is None:
         return NOTHING
     try:
-        return length_costs(resolved, job_fit.predicted)
+        return compute_length_costs(resolved, memory_fit.predicted)
     except (RunnerError, KeyError, TypeError, ValueError):
         return NOTHING
 
 
-def _calibration_model(resolved: ResolvedJob, job_fit: Fit) -> CalibrationModel | None:
+def _calibration_model_or_none(resolved: ResolvedJob, memory_fit: MemoryFit) -> CalibrationModel | None:
     try:
-        return calibration_model_of(resolved, job_fit.predicted.weight_mib)
+        return build_calibration_model(resolved, memory_fit.predicted.weight_mib)
     except (RunnerError, KeyError, TypeError, ValueError):
         return None
 
 
-def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
-    """Return an estimate in words: the time with its uncertainty, and its basis."""
+def format_estimate(estimate: Estimate | None) -> tuple[str, str]:
+    """Return the time with its uncertainty, and its basis, as text."""
     if estimate is None:
         return "", ""
     if estimate.source is EstimateBasis.answered:
-        return clock(0), estimate.source.value
+        return format_duration(0), estimate.source.value
     if estimate.ends is not None:
         (least, most), error = estimate.ends, f"± {estimate.ends[1].spread:.0%}"
-        if clock(least.seconds) != clock(most.seconds):
-            return f"{clock(least.seconds)} – {clock(most.seconds)} {error}", estimate.source.value
+        if format_duration(least.seconds) != format_duration(most.seconds):
+            return (
+                f"{format_duration(least.seconds)} – {format_duration(most.seconds)} {error}",
+                estimate.source.value,
+            )
     at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
-    return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value
+    return f"{at_most}{format_duration(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

@@ -1,5 +1,4 @@
-"""The newest finished jobs of output_dir that ran on this machine, and the times of similar
-ones."""
+"""Estimates times from the newest finished jobs of output_dir on this machine."""
 
 from __future__ import annotations
 
@@ -15,13 +14,19 @@ from typing import Any
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.config.task import Amount
-from runner.estimates.amounts import amounts_of
-from runner.estimates.lengths import NOTHING, LengthCosts, prompt_shares, step_share, task_of_record
+from runner.config.task import WorkAmount
+from runner.estimates.amounts import estimate_amounts
+from runner.estimates.context_costs import (
+    NOTHING,
+    LengthCosts,
+    prompt_time_ratios,
+    step_time_ratio,
+    task_with_record_sizes,
+)
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.records.flat_config import flatten, text_of
+from runner.records.flat_config import flatten_config, value_to_text
 from runner_base import Record, Status, machine
-from runner_compare import answer_times
+from runner_compare import estimate_answer_times
 from runner_engine import RopeConfig
 from runner_engine.checkpoints import MAX_ROWS
 
@@ -48,63 +53,70 @@ MOST_ROWS = MAX_ROWS["cpu"]  # at once, where the engine decides
 
 
 class FinishedJobs:
-    """The newest finished jobs of an output folder that ran on this machine; more would only make a
-    plan slow."""
+    """The newest finished jobs of an output folder on this machine. Reading more would slow a plan
+    down.
+    """
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
-        newest = nlargest(NEWEST, _folders(self._jobs), key=lambda folder: folder.stat().st_mtime_ns)
-        self.records = [record for folder in newest if (record := _read(Path(folder.path, "result.json")))]
+        newest = nlargest(NEWEST, _list_folders(self._jobs), key=lambda folder: folder.stat().st_mtime_ns)
+        self.records = [
+            record for folder in newest if (record := _read_local_record(Path(folder.path, "result.json")))
+        ]
         self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
-    def folder(self, record: Record) -> Path:
+    def job_folder(self, record: Record) -> Path:
         """Return a job's folder, also if the output folder was moved."""
         return self._jobs / record.job_id
 
-    def like(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with the same base, the newest first."""
-        return self._with_same(_base, config)
+    def same_base_records(self, config: RunnerConfig) -> list[Record]:
+        """Return the records with the same base model, newest first."""
+        return self._records_with_same(_base_params, config)
 
-    def _with_same(
-        self, base_of: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
+    def _records_with_same(
+        self, extract_base: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
     ) -> list[Record]:
-        if base_of not in self._bases:  # few differ
-            self._bases[base_of] = [frozenset(base_of(record.params).items()) for record in self.records]
+        if extract_base not in self._bases:  # few differ
+            self._bases[extract_base] = [
+                frozenset(extract_base(record.params).items()) for record in self.records
+            ]
         wanted, defaults, bases = (
-            base_of(dict(flatten(config))),
-            base_of(dict(_defaults(config))),
-            self._bases[base_of],
+            extract_base(dict(flatten_config(config))),
+            extract_base(dict(_iterate_defaults(config))),
+            self._bases[extract_base],
         )
         alike = {base for base in {*bases} if defaults | dict(base) == wanted}
         return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
-    def similar(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with a base of the same speed that did the same work in batches of the
-        same size."""
-        params, defaults = dict(flatten(config)), dict(_defaults(config))
-        wanted = _alike(params)
+    def similar_records(self, config: RunnerConfig) -> list[Record]:
+        """Return the records with a base of the same speed, the same work and the same batch size."""
+        params, defaults = dict(flatten_config(config)), dict(_iterate_defaults(config))
+        wanted = _similarity_key(params)
         return [
             record
-            for record in self._with_same(_timed_base, config)
-            if _alike(defaults | record.params) == wanted
+            for record in self._records_with_same(_speed_base_params, config)
+            if _similarity_key(defaults | record.params) == wanted
         ]
 
-    def peak_mib(self, config: RunnerConfig) -> float | None:
-        """Return the largest peak of the process in similar jobs; None if there is none."""
-        found = [record.result.metrics for record in self.similar(config)]
+    def max_peak_mib(self, config: RunnerConfig) -> float | None:
+        """Return the largest process peak in MiB of similar jobs, or None without such jobs."""
+        found = [record.result.metrics for record in self.similar_records(config)]
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
-    def estimate(
-        self, config: RunnerConfig, read: int | None = None, costs: LengthCosts = NOTHING
+    def estimate_from_records(
+        self, config: RunnerConfig, num_questions: int | None = None, length_costs: LengthCosts = NOTHING
     ) -> Estimate | None:
-        """Return a job's time from the newest similar jobs; None if there is none.
+        """Return a job's time from the newest similar jobs, or None without such jobs.
 
-        `costs` are those of the model, by which times of shorter and longer prompts are told from
-        each other.
+        `length_costs` are those of the model; they scale times between shorter and longer prompts.
         """
-        amounts = amounts_of(config, read)
-        similar = self.similar(config)
-        found = ((record, times) for record in similar if (times := _seconds(record, config, amounts, costs)))
+        amounts = estimate_amounts(config, num_questions)
+        similar = self.similar_records(config)
+        found = (
+            (record, times)
+            for record in similar
+            if (times := _time_range_s(record, config, amounts, length_costs))
+        )
         if not (newest := [*islice(found, MOST_TIMES)]):
             return None
         ranges = [times for _, times in newest]
@@ -115,20 +127,20 @@ class FinishedJobs:
         return Estimate(seconds, max(spread, apart / (2 * seconds)), EstimateBasis.recorded)
 
 
-def _folders(jobs: Path) -> list[os.DirEntry[str]]:
-    if not jobs.is_dir():
+def _list_folders(jobs_folder: Path) -> list[os.DirEntry[str]]:
+    if not jobs_folder.is_dir():
         return []
-    with os.scandir(jobs) as entries:
+    with os.scandir(jobs_folder) as entries:
         return [entry for entry in entries if entry.is_dir()]
 
 
-def _read(file: Path) -> Record | None:
-    """Return a finished record of this machine; None for any other or unreadable one."""
+def _read_local_record(file: Path) -> Record | None:
+    """Return a finished record of this machine. None for any other or unreadable one."""
     try:
         record = Record.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    here = machine.name()
+    here = machine.machine_name()
     return (
         record
         if record.status is Status.FINISHED and record.result.facts.get("machine", here) == here
@@ -136,41 +148,40 @@ def _read(file: Path) -> Record | None:
     )
 
 
-def with_defaults(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
-    """Return a record's keys and values with the default of each key that its version did not have
-    yet."""
-    return {**dict(_defaults(config)), **params}
+def fill_defaults(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
+    """Return a record's params with the default of each key that its version did not have."""
+    return {**dict(_iterate_defaults(config)), **params}
 
 
-def _defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key that has a default of its own in the classes of a config, with this
-    default."""
+def _iterate_defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key of the config classes that has a default, with this default as text."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
         if is_dataclass(value):
-            yield from _defaults(value, f"{prefix}{item.name}.")
+            yield from _iterate_defaults(value, f"{prefix}{item.name}.")
         elif item.default is not MISSING:
-            yield f"{prefix}{item.name}", text_of(item.default)
+            yield f"{prefix}{item.name}", value_to_text(item.default)
         elif item.default_factory is not MISSING:
-            yield f"{prefix}{item.name}", text_of(item.default_factory())
+            yield f"{prefix}{item.name}", value_to_text(item.default_factory())
 
 
-def _base(params: Mapping[str, Any]) -> dict[str, Any]:
+def _base_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
-def _timed_base(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys on which a model's speed depends: a scaling of RoPE changes no time."""
-    base = {key: value for key, value in _base(params).items() if not key.startswith(ROPE)}
+def _speed_base_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys on which a model's speed depends. A RoPE scaling changes no time."""
+    base = {key: value for key, value in _base_params(params).items() if not key.startswith(ROPE)}
     rope = params.get(f"{ROPE}name")
     is_scaled = getattr(GROUPS["rope"].get(rope or ""), "is_scaling", False)
     return base | {f"{ROPE}name": RopeConfig.name if is_scaled else rope}
 
 
-def _alike(params: Mapping[str, Any]) -> list[Any]:
-    """Return what similar jobs have in common; a job that does not say so loads one model, as its
-    record then says."""
+def _similarity_key(params: Mapping[str, Any]) -> list[Any]:
+    """Return the values in which similar jobs agree. Jobs without a second model lack its key in their
+    record.
+    """
     values = {key: params.get(key) for key in ALIKE}
     values |= {LOADS_TWO: values[LOADS_TWO] == "true", GUESSES: params.get(GUESSES)}
     if values[GUESSES] in NO_GUESSES:
@@ -178,11 +189,12 @@ def _alike(params: Mapping[str, Any]) -> list[Any]:
     return [*values.values()]
 
 
-def _seconds(
-    record: Record, config: RunnerConfig, amounts: list[Amount], costs: LengthCosts
+def _time_range_s(
+    record: Record, config: RunnerConfig, amounts: list[WorkAmount], length_costs: LengthCosts
 ) -> tuple[float, float] | None:
-    """Return the least and the most that a job takes at a record's speed; None if they are not
-    similar enough."""
+    """Return the least and the most seconds that a job takes at a record's speed. None if they are not
+    similar.
+    """
     metrics = record.result.metrics
     if not amounts:
         return None
@@ -192,20 +204,20 @@ def _seconds(
             return None
         round_counts: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
         task = replace(config.task, **round_counts)
-        recorded = with_defaults(record.params, config)
-        if any(recorded.get(key) != value for key, value in flatten(task, "task.")):
+        recorded = fill_defaults(record.params, config)
+        if any(recorded.get(key) != value for key, value in flatten_config(task, "task.")):
             return None
         load_s = metrics.get("load_s", 0.0)
-        share = _completions(amounts) / _completions(task.amounts(config.generation))
+        share = _count_completions(amounts) / _count_completions(task.requested_work(config.generation))
         seconds = load_s + share * max(record.seconds - load_s, 0.0)
         return seconds, seconds
-    if (times := answer_times(metrics)) is None:
+    if (times := estimate_answer_times(metrics)) is None:
         return None
     # once, however many are asked
-    beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))
+    beside_s = max(record.seconds - times.total_seconds, float(metrics.get("load_s", 0.0)))
     if (then := _recorded_amounts(record, config, amounts, round(times.n))) is None:
         return None
-    completions, of_record = _completions(amounts), _completions(then) or round(times.n)
+    completions, of_record = _count_completions(amounts), _count_completions(then) or round(times.n)
     more = completions / of_record
     rows_then, rows = (
         min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (of_record, completions)
@@ -217,31 +229,31 @@ def _seconds(
     prompts = [times.beginnings_s + more * times.prompts_s]
     if then:
         prompts = [
-            share * (times.beginnings_s + times.prompts_s) for share in prompt_shares(amounts, then, costs)
+            share * (times.beginnings_s + times.prompts_s)
+            for share in prompt_time_ratios(amounts, then, length_costs)
         ]
         # less where rows share the keys that they read
-        longer = step_share(amounts, then, rows, costs)
+        longer = step_time_ratio(amounts, then, rows, length_costs)
         ends += [longer * end for end in ends]
     return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
 
 
 def _recorded_amounts(
-    record: Record, config: RunnerConfig, amounts: list[Amount], read: int
-) -> list[Amount] | None:
-    """Return what a record's job requested, if the tokens of its prompts are known as those of the
-    job's are.
+    record: Record, config: RunnerConfig, amounts: list[WorkAmount], num_questions: int
+) -> list[WorkAmount] | None:
+    """Return the amounts of a record's job, if its prompt tokens are known like the job's.
 
-    Nothing if they are not known of either, as of word problems; None if they are of one only.
+    Empty if neither job's are known, as with word problems. None if only one job's are known.
     """
-    task = task_of_record(config.task, record)
+    task = task_with_record_sizes(config.task, record)
     if task is None:
         return None
-    then = task.amounts(config.generation, read)
+    then = task.requested_work(config.generation, num_questions)
     known = [all(amount.counts_tokens for amount in some) for some in (amounts, then)]
     if known[0] is not known[1]:
         return None
     return then if known[0] else []
 
 
-def _completions(amounts: list[Amount]) -> int:
+def _count_completions(amounts: list[WorkAmount]) -> int:
     return sum(amount.completions for amount in amounts)

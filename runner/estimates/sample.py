@@ -1,5 +1,6 @@
-"""The part of a model that a calibration times: enough layers to exceed the cache, and a small
-vocabulary."""
+"""Sample of a model for calibration: enough layers to exceed the CPU cache, and a small
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from typing import Any
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import MIB, machine
-from runner_engine import KvCache, RopeConfig, local_model
+from runner_engine import KvCache, RopeConfig, to_local_config
 from runner_engine.checkpoints import random_weights
-from runner_engine.plan.load_plan import may_pack
+from runner_engine.plan.load_plan import can_pack_weights
 from runner_engine.quantization.base import CheckpointSource
 
 LAYER_MIB = (
@@ -33,7 +34,7 @@ VERSION = 2  # raise it when a calibration measures something else
 
 @dataclass(frozen=True)
 class Depths:
-    """The depths and vocabulary of a model and its sample."""
+    """Numbers of layers and vocabulary sizes of a model and its samples."""
 
     layers: int  # of the whole model
     few: int
@@ -56,12 +57,11 @@ class CalibrationModel:
     place_bytes: int  # keys and values of one token
 
 
-def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
-    """Return the model to time for a job; None if its family is unknown, or the sample would not
-    fit."""
+def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
+    """Return the model to time for a job. None if its family is unknown, or the sample would not fit."""
     config, files = with_native_rope(resolved.config), resolved.model.files
     settings = files.settings
-    if settings.get("model_type") not in random_weights.FAMILIES or files.stored is not None:
+    if settings.get("model_type") not in random_weights.FAMILIES or files.stored_format is not None:
         return None
     if config.quantization.source is not CheckpointSource.plain:  # a sample is a folder of plain weights
         return None
@@ -76,16 +76,16 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
     depths = Depths(layers, 1, many, vocabulary, kept)
     tables = 1 if settings.get("tie_word_embeddings") else 2
     sample_mib = depths.many * block_mib + tables * kept * row_bytes / MIB
-    if COPIES * sample_mib > SHARE_OF_MEMORY * machine.available_mib():
+    if COPIES * sample_mib > SHARE_OF_MEMORY * machine.available_memory_mib():
         return None
-    parameters = sum(tensor.params for tensor in tensors)
-    threads = files.model.threads or machine.threads_for(parameters)
+    parameters = sum(tensor.num_elements for tensor in tensors)
+    threads = files.model.threads or machine.num_threads_for_model(parameters)
     is_quantized = config.mix.quantizes  # such layers stay as they are
     plain_mib = kept * row_bytes / MIB if is_quantized else weight_mib
-    is_packed = may_pack(plain_mib * MIB, machine.available_mib())
+    is_packed = can_pack_weights(plain_mib * MIB, machine.available_memory_mib())
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
-    name = digest([shape])
-    kv_cache = config.generation.stored_kv
+    name = short_digest([shape])
+    kv_cache = config.generation.kv_cache_config
     timed: list[Any] = [
         VERSION,
         shape,
@@ -94,32 +94,35 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
         repr(config.rope),
         files.model.device,
     ]
-    timed += [files.model.attention, threads, is_packed, machine.name(), machine.versions()]
+    timed += [files.model.attention, threads, is_packed, machine.machine_name(), machine.library_versions()]
     timed += config.quantization.mix_keys
     timed += [str(kv_cache)] * (kv_cache != KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
-        digest(timed),
+        short_digest(timed),
         name,
         with_local_model(config),
         shape,
         depths,
         threads,
         is_packed,
-        files.place_bytes(kv_cache),
+        files.compute_kv_bytes_per_token(kv_cache),
     )
 
 
 def with_native_rope(config: RunnerConfig) -> RunnerConfig:
-    """Return the config without a scaling of RoPE, which changes no time: one calibration is for
-    all of them."""
+    """Return the config without a RoPE scaling, which changes no time, so that one calibration serves
+    all.
+    """
     return replace(config, rope=RopeConfig()) if config.rope.is_scaling else config
 
 
 def with_local_model(config: RunnerConfig) -> RunnerConfig:
-    """Return the config with its local model as its model, also if that is a student."""
-    return replace(config, model=local_model(config.model), profile="none")
+    """Return the config with its local model as its model, also if that is the draft model of a
+    hybrid.
+    """
+    return replace(config, model=to_local_config(config.model), profile="none")
 
 
-def digest(content: Any) -> str:
-    """Return a hash of what is timed."""
+def short_digest(content: Any) -> str:
+    """Return a hash that identifies the calibrated content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

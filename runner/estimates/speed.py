@@ -1,4 +1,4 @@
-"""The times of a model's passes on a machine, and of a job's completions."""
+"""Times of a model's passes on a machine, and of a job's completions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil
 
-from runner.config.task import Amount
+from runner.config.task import WorkAmount
 from runner_base.notes import Note
 
 Points = list[tuple[float, float]]  # a pass's tokens or rows, and its seconds; sorted by size
@@ -23,7 +23,7 @@ class EstimateBasis(StrEnum):
 
 @dataclass
 class Speed:
-    """The speed of one model on one machine."""
+    """The speed of one model on one machine: seconds of prefill, decode and loading."""
 
     prefill: Points  # by tokens of a pass
     decode: Points  # by rows of a step, with little context
@@ -40,33 +40,35 @@ class Speed:
 
     @property
     def token_s(self) -> float:
-        """Return the seconds of a token in the largest pass that was measured."""
+        """The seconds per token in the largest measured pass."""
         tokens, seconds = self.prefill[-1]
         return seconds / tokens
 
-    def seconds(self, amount: Amount, rows: int) -> float:
-        """Return the seconds of some completions, with so many concurrent rows."""
+    def seconds(self, amount: WorkAmount, batch_size: int) -> float:
+        """Return the seconds of an amount of completions with `batch_size` concurrent sequences."""
         if self.without_guesses is not None and not amount.is_guessed:
-            return self.without_guesses.seconds(amount, rows)
-        rows = max(1, min(rows, amount.completions))
-        waves, rest = divmod(amount.completions, rows)
-        waves_s = waves * self._wave(amount, rows) + (self._wave(amount, rest) if rest else 0.0)
-        return self._prefill(amount.shared_tokens) + waves_s + amount.pairs * self.pair_s
+            return self.without_guesses.seconds(amount, batch_size)
+        batch_size = max(1, min(batch_size, amount.completions))
+        waves, rest = divmod(amount.completions, batch_size)
+        waves_s = waves * self._wave_s(amount, batch_size) + (self._wave_s(amount, rest) if rest else 0.0)
+        return self._prefill_s(amount.shared_tokens) + waves_s + amount.attention_pairs * self.pair_s
 
-    def _wave(self, amount: Amount, rows: int) -> float:
-        """Return the seconds of rows that start and end together."""
-        step_s = interpolate(self.decode, rows) + rows * amount.context_tokens * self.place_s
-        return self._prefill(rows * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
+    def _wave_s(self, amount: WorkAmount, batch_size: int) -> float:
+        """Return the seconds of sequences that start and end together."""
+        step_s = (
+            interpolate_time(self.decode, batch_size) + batch_size * amount.mean_context_tokens * self.place_s
+        )
+        return self._prefill_s(batch_size * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
 
-    def _prefill(self, tokens: int) -> float:
-        """Return the seconds of reading so many tokens, in as few passes as possible."""
+    def _prefill_s(self, tokens: int) -> float:
+        """Return the seconds of prefilling `tokens` tokens in as few passes as possible."""
         passes = ceil(tokens / self.pass_tokens)
-        return passes * interpolate(self.prefill, tokens / passes) if passes else 0.0
+        return passes * interpolate_time(self.prefill, tokens / passes) if passes else 0.0
 
 
 @dataclass
 class Estimate:
-    """A job's time, including loading, and the basis of the estimate."""
+    """A job's time in seconds, including loading, and the basis of the estimate."""
 
     seconds: float
     spread: float
@@ -77,9 +79,10 @@ class Estimate:
     ends: tuple[Estimate, Estimate] | None = None
 
 
-def interpolate(points: Points, size: float) -> float:
-    """Return the time for a size: on the line through the two points around it, or through the last
-    two."""
+def interpolate_time(points: Points, size: float) -> float:
+    """Return the time for a size by linear interpolation between measured points, extrapolated from
+    the last two.
+    """
     if len(points) == 1 or size <= points[0][0]:
         return points[0][1]
     at = next((number for number, (known, _) in enumerate(points) if known >= size), len(points) - 1)

@@ -1,5 +1,6 @@
-"""Grids: expand the overrides into jobs, compose each job once, run them. `runner.grid(...)` runs
-one from Python."""
+"""Grids: expand overrides into jobs, compose each job once, run them. `runner.grid(...)` runs a
+grid from Python.
+"""
 
 import sys
 from types import ModuleType
@@ -7,13 +8,12 @@ from typing import Any
 
 
 class _Grid(ModuleType):
-    """Makes this package callable: `runner.grid` is a package and a function, whichever is imported
-    first."""
+    """Makes the package `runner.grid` callable, so that it is a package and a function."""
 
     def __call__(self, *overrides: Any, **more: Any) -> Any:
-        from runner.grid.rows import rows
+        from runner.grid.grid_api import run_grid
 
-        return rows(*overrides, **more)
+        return run_grid(*overrides, **more)
 
 
 sys.modules[__name__].__class__ = _Grid

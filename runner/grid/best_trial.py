@@ -1,9 +1,8 @@
-"""What the best trial of a search is worth: whose intervals overlap with its own, and the check on
-other questions.
+"""Checks whether the best trial of a search is really better than the other trials.
 
-The best of several scores is also the luckiest of them. As long as its interval overlaps with
-another trial's, the scores do not show which of the two is better, and only questions that the
-search has not asked can tell how good it is.
+The best of several scores is also the luckiest one. While its interval overlaps with another
+trial's, the scores do not show which trial is better. Only questions that the search has not
+used can show it.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from runner.grid.plan import PlannedJob
-from runner.grid.question_plan import questions_there
+from runner.grid.question_plan import count_available_questions
 from runner.tracking import stores
 from runner_base.notes import Note, note
-from runner_compare import Metric, described
+from runner_compare import Metric, find_metric
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind
 SELECTIONS = frozenset(
@@ -25,9 +24,8 @@ SELECTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A trial that has asked everything, with its objective and, where there is one, the 95 %
-    interval of that."""
+class ScoredTrial:
+    """A finished trial with its objective and, where available, the 95 % confidence interval."""
 
     planned: PlannedJob
     metrics: dict[str, float]
@@ -36,16 +34,16 @@ class Scored:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None if the objective has none, such as a speed."""
+        """The 95 % confidence interval of the objective. None if the objective has none, such as a speed."""
         low, high = (self.metrics.get(f"{self.name}_{end}") for end in ("low", "high"))
         return None if low is None or high is None else (low, high)
 
-    def result(self) -> str:
+    def format_objective(self) -> str:
         """Return the objective with its interval and the number of questions."""
-        metric = described(self.name)
-        text = f"{metric.label} {metric.write(self.value)}"
+        metric = find_metric(self.name)
+        text = f"{metric.label} {metric.format_value(self.value)}"
         if self.interval is not None:
-            low, high = (_bare(metric, end) for end in self.interval)
+            low, high = (_format_without_percent(metric, end) for end in self.interval)
             text += f" [{low}, {high}]"
         text = f"{text} {metric.unit}".rstrip()
         if self.interval is not None and "n" in self.metrics:
@@ -53,24 +51,28 @@ class Scored:
         return text
 
 
-def doubts(best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool) -> list[Note]:
-    """Return what the best of the trials does not show; nothing where its interval is apart from
-    all others."""
-    rivals = _overlapping(best, scored)
+def best_trial_notes(
+    best: ScoredTrial, trials: Sequence[ScoredTrial], keys: Collection[str], maximize: bool
+) -> list[Note]:
+    """Return a warning and a check command if other trials' intervals overlap with the best one's."""
+    rivals = _overlapping_trials(best, trials)
     if not rivals:
         return []
     sign = 1 if maximize else -1
     next_best = max(rivals, key=lambda rival: sign * rival.value)
-    return [note("overlaps", rivals=len(rivals)), *_check(best.planned, next_best.planned, keys)]
+    return [
+        note("overlaps", rivals=len(rivals)),
+        *_fresh_questions_notes(best.planned, next_best.planned, keys),
+    ]
 
 
-def _overlapping(best: Scored, scored: Sequence[Scored]) -> list[Scored]:
-    """Return the trials, each job once, whose intervals overlap with that of the best one."""
+def _overlapping_trials(best: ScoredTrial, trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
+    """Return the trials whose intervals overlap with the best trial's interval, one per job."""
     if best.interval is None:
         return []
     low, high = best.interval
-    rivals: dict[str, Scored] = {}
-    for trial in scored:
+    rivals: dict[str, ScoredTrial] = {}
+    for trial in trials:
         if trial.interval is not None and trial.planned.job_id != best.planned.job_id:
             other_low, other_high = trial.interval
             if other_low <= high and low <= other_high:
@@ -78,34 +80,38 @@ def _overlapping(best: Scored, scored: Sequence[Scored]) -> list[Scored]:
     return [*rivals.values()]
 
 
-def _check(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[Note]:
-    """Return the command that runs two trials on questions that the search has not asked, as far as
-    there are any."""
+def _fresh_questions_notes(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[Note]:
+    """Return the command that runs the two best trials on questions that the search has not used."""
     if best.config is None or SELECTIONS & {*keys}:
         return []
-    task = best.config.task.of_questions
+    task = best.config.task.questions_config
     if task is None or task.only is not None:
         return []
-    there = questions_there(task)  # from the search's first one on; None: without an end
+    there = count_available_questions(task)  # from the search's first one on; None: without an end
     asked = task.limit if there is None else min(task.limit or there, there)
     if asked is None or there == asked:
         return [note("all_asked")]
     limit = asked if there is None else min(asked, there - asked)
-    others = [text for text in best.overrides if _key(text) not in {*keys, *best.unnamed, *SELECTIONS}]
+    others = [
+        text for text in best.overrides if _override_key(text) not in {*keys, *best.unnamed, *SELECTIONS}
+    ]
     kept = [
-        text for text in best.overrides if _key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
+        text
+        for text in best.overrides
+        if _override_key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
     ]
     overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
-    command = shlex.join(["runner", "-m", *overrides, *_both(best, next_best, keys)])
-    store = stores.store_of(best.config)
-    verdict = [] if store is None else [_comparison(store, best, next_best, keys)]
+    command = shlex.join(["runner", "-m", *overrides, *_two_trials_overrides(best, next_best, keys)])
+    store = stores.store_from_config(best.config)
+    verdict = [] if store is None else [_comparison_command(store, best, next_best, keys)]
     return [note("check_of_best", questions=limit, commands=[command, *verdict])]
 
 
-def _both(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
-    """Return the override under which a grid has the searched values of two trials, and no other
-    combination."""
-    of_trials = [_values(trial, keys) for trial in (best, next_best)]
+def _two_trials_overrides(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
+    """Return overrides for a grid that contains the searched values of two trials and no other
+    combination.
+    """
+    of_trials = [_searched_values(trial, keys) for trial in (best, next_best)]
     if len(of_trials[0]) == 1:
         [key] = of_trials[0]
         return [f"{key}={','.join(values[key] for values in of_trials)}"]
@@ -115,23 +121,27 @@ def _both(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> lis
     return [f"hydra.sweeper.cases=[{', '.join(cases)}]"]
 
 
-def _comparison(store: stores.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> str:
-    """Return the command that compares the two jobs of the check, the next best being the
-    baseline."""
-    values = _values(best, keys)
-    differing = [f"{key}={value}" for key, value in _values(next_best, keys).items() if values[key] != value]
+def _comparison_command(
+    store: stores.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
+) -> str:
+    """Return the command that compares the two jobs, with the second-best trial as baseline."""
+    values = _searched_values(best, keys)
+    differing = [
+        f"{key}={value}" for key, value in _searched_values(next_best, keys).items() if values[key] != value
+    ]
     baseline = shlex.join(["--baseline", ",".join(differing)])
     return f"{stores.compare_command(store)} --grid last {baseline}"
 
 
-def _values(trial: PlannedJob, keys: Collection[str]) -> dict[str, str]:
-    """Return the searched values of a trial."""
-    return {_key(text): text.partition("=")[2] for text in trial.overrides if _key(text) in keys}
+def _searched_values(trial: PlannedJob, keys: Collection[str]) -> dict[str, str]:
+    return {
+        _override_key(text): text.partition("=")[2] for text in trial.overrides if _override_key(text) in keys
+    }
 
 
-def _key(text: str) -> str:
-    return text.partition("=")[0]
+def _override_key(override: str) -> str:
+    return override.partition("=")[0]
 
 
-def _bare(metric: Metric, value: float) -> str:
-    return metric.write(value).removesuffix("%")
+def _format_without_percent(metric: Metric, value: float) -> str:
+    return metric.format_value(value).removesuffix("%")

@@ -1,7 +1,7 @@
-"""Running the jobs of a plan, wherever: which may start, how each ended, how long each may take,
-what Ctrl-C means.
+"""Base class for running planned jobs: start order, outcomes, timeouts and Ctrl-C.
 
-workers.py runs them in processes of this machine, and ray_grid.py on the nodes of a cluster.
+workers.py runs the jobs in processes of this machine, and ray_grid.py on the nodes of a
+cluster.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner.grid.live_view import GridView
-from runner.grid.outcomes import Outcome
+from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob
 from runner_base import signals
 
@@ -21,24 +21,23 @@ GRACE_S = 30.0  # how long jobs may take to end after Ctrl-C, before they are ki
 
 @dataclass(kw_only=True)
 class Executor(ABC):
-    """Runs jobs of a plan, and shows them as they run."""
+    """Runs the jobs of a plan and shows their progress."""
 
     plan: list[PlannedJob]
     numbers: list[int]  # the jobs of the plan that have to run
     view: GridView
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, JobOutcome] = field(default_factory=dict)
     job_timeout_s: float | None = None
     stop_requests: int = 0  # how often the user has asked to stop
     _stopped_at: float = 0.0
 
     def run(self) -> bool:
-        """Run all jobs, until the user stops them; return whether the user did. `outcomes` says how
-        each ended.
+        """Run all jobs, and return whether the user stopped them. `outcomes` has the result of each job.
 
-        The first signal lets the jobs record what they have, the second one kills them.
+        The first signal lets the jobs record their progress, the second one kills them.
         """
         is_cancelled = False
-        with signals.redirected_to(self._count_signal):
+        with signals.redirected_signals(self._count_signal):
             try:
                 is_going_on = True
                 while is_going_on:
@@ -52,7 +51,7 @@ class Executor(ABC):
                     ):
                         self.kill()
                     is_going_on = self.poll()
-                    self.view.tick()
+                    self.view.refresh()
             finally:
                 self.close()
         return self.stop_requests > 0
@@ -63,41 +62,42 @@ class Executor(ABC):
 
     @abstractmethod
     def poll(self) -> bool:
-        """Take the news of the jobs, for a moment; return whether there is anything left to wait
-        for."""
+        """Process messages from the jobs for a moment. Returns whether jobs are still pending."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """End all jobs as Ctrl-C does."""
+        """Stop all jobs as Ctrl-C does: they record their progress."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End all jobs at once, and record their deaths."""
+        """Kill all jobs at once and record each as killed."""
 
     def close(self) -> None:  # noqa: B027
-        """Free what is left when the run ends in any way."""
+        """Release resources when the run ends, also after an error."""
 
-    def waits(self, number: int) -> bool:
-        """Whether a job needs another one that has not ended."""
-        return any(other not in self.outcomes for other in self._numbers_of.get(self.plan[number].after, ()))
+    def is_waiting_for_job(self, number: int) -> bool:
+        """Return whether a job depends on another job that has not ended."""
+        return any(
+            other not in self.outcomes for other in self._numbers_by_job_id.get(self.plan[number].after, ())
+        )
 
-    def record(self, number: int, outcome: Outcome) -> None:
-        """Record how a job ended, and show it."""
+    def record_outcome(self, number: int, outcome: JobOutcome) -> None:
+        """Record and display how a job ended."""
         self.outcomes[number] = outcome
-        self.view.ended(number, outcome)
+        self.view.report_ended(number, outcome)
 
-    def is_late(self, since: float) -> bool:
-        """Whether a job that started then has taken longer than it may."""
-        return self.job_timeout_s is not None and time.monotonic() - since > self.job_timeout_s
+    def has_timed_out(self, started_at: float) -> bool:
+        """Return whether a job has run longer than job_timeout_s. `started_at` is a time.monotonic()
+        value.
+        """
+        return self.job_timeout_s is not None and time.monotonic() - started_at > self.job_timeout_s
 
     @property
-    def why_late(self) -> str:
-        """Why a late job was ended."""
+    def timeout_message(self) -> str:
         return f"still running after job_timeout_s={self.job_timeout_s:g}"
 
     @cached_property
-    def _numbers_of(self) -> dict[str, list[int]]:
-        """Return the jobs to do by their ids."""
+    def _numbers_by_job_id(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for number in self.numbers:
             found.setdefault(self.plan[number].job_id, []).append(number)

@@ -1,9 +1,8 @@
-"""Expands a grid into jobs, each as the list of Hydra overrides that composes it, and says which
-jobs are excluded.
+"""Expands a grid into jobs, each a list of Hydra overrides, and applies the exclude rules.
 
-`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance
-together; each of the cases is a small grid of its own. Hydra's own parser reads the overrides, so a
-value means the same here as everywhere else.
+`params` and the command line multiply, as in Hydra's basic sweeper. The keys of one zip advance
+together. Each case is a small grid of its own. Hydra's own parser reads the overrides, so
+values have the same meaning as everywhere in Hydra.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
-from runner.config.plain_text import flat, parsed, sweep_of
-from runner_base import ConfigError, unknown
+from runner.config.override_quoting import flatten_sweep_params, format_sweep, parse_value
+from runner_base import ConfigError, unknown_choice_message
 
 MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
 PARAMS = "hydra.sweeper.params"
@@ -33,62 +32,73 @@ EXCLUDE = "hydra.sweeper.exclude"
 Values = Callable[[str], str | None]
 
 
-def expand(
+def expand_grid(
     arguments: Sequence[str],
     params: Mapping[str, Any] | None,
     zips: Sequence[Mapping[str, Any]] | None,
     config_loader: ConfigLoader | None,
     cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return every job's overrides: params, zips, cases, then the command line; the last one varies
-    fastest."""
+    """Return every job's overrides. Params, zips, cases and the command line multiply; the command
+    line varies fastest.
+    """
     parser = OverridesParser.create(config_loader=config_loader)
     given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
     from_params: dict[str, Override] = {}
-    for key, value in flat(params or {}):
-        override = _parse(parser, PARAMS, key, value)
+    for key, value in flatten_sweep_params(params or {}):
+        override = _parse_override(parser, PARAMS, key, value)
         from_params[override.get_key_element()] = override
     zipped: dict[str, list[Override]] = {}
     for number, together in enumerate(zips or ()):
         where = f"{ZIP}[{number}]"
-        zipped[where] = [_parse(parser, where, key, value) for key, value in flat(together)]
+        zipped[where] = [
+            _parse_override(parser, where, key, value) for key, value in flatten_sweep_params(together)
+        ]
     of_cases = [
-        [_parse(parser, f"{CASES}[{number}]", key, value) for key, value in flat(case)]
+        [
+            _parse_override(parser, f"{CASES}[{number}]", key, value)
+            for key, value in flatten_sweep_params(case)
+        ]
         for number, case in enumerate(cases or ())
     ]
-    by_name = {_name(override): override for case in of_cases for override in case}
+    by_name = {_key_without_prefix(override): override for case in of_cases for override in case}
     _reject_duplicate_keys(given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {}))
 
     # the command line replaces an entry of params in its place; keys that only the command line has
     # come last
-    axes = [_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
-    axes += [_axis(where, overrides) for where, overrides in zipped.items() if overrides]
+    axes = [_grid_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
+    axes += [_grid_axis(where, overrides) for where, overrides in zipped.items() if overrides]
     axes += [_cases_axis(of_cases)] if of_cases else []
-    axes += [_axis("", [override]) for override in given.values()]
+    axes += [_grid_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
-        sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
+        sizes = " x ".join(f"{len(axis)} ({_axis_keys(axis)})" for axis in axes if len(axis) > 1)
         raise ConfigError(
             f"this grid has more than {MAX_JOBS:,} jobs: {sizes}; give fewer values", code="too_large"
         )
     return [list(chain.from_iterable(job)) for job in product(*axes)]
 
 
-def excluded(exclude: Sequence[Mapping[str, str]], values: Values) -> bool:
-    """Return whether a job matches every key of at least one of the dicts; a sweep string means any
-    of its values."""
-    return any(rule and all(_matches(key, rule[key], values(key)) for key in rule) for rule in exclude)
+def is_excluded(exclude: Sequence[Mapping[str, str]], get_value: Values) -> bool:
+    """Return whether a job matches every key of at least one exclude rule. A sweep string matches any
+    of its values.
+    """
+    return any(
+        rule and all(_matches_rule(key, rule[key], get_value(key)) for key in rule) for rule in exclude
+    )
 
 
-def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], known: Iterable[str]) -> None:
-    """Raise ConfigError for an exclude key that no job knows, naming the nearest known one."""
-    lookups = list(jobs)
+def check_exclude_keys(
+    exclude: Sequence[Mapping[str, str]], value_getters: Iterable[Values], known_keys: Iterable[str]
+) -> None:
+    """Raise ConfigError for an exclude key that no job has, and suggest the nearest known key."""
+    lookups = list(value_getters)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():
             # reports a value that cannot be read before the first job starts
-            _wanted_values(key, wanted)
+            _parse_rule_values(key, wanted)
             if lookups and all(values(key) is None for values in lookups):
                 raise ConfigError(
-                    unknown("group or key", key, known),
+                    unknown_choice_message("group or key", key, known_keys),
                     key=f"{EXCLUDE}[{number}].{key}",
                     code="unknown_choice",
                 )
@@ -97,31 +107,34 @@ def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], 
 # ---------------------------------------------------------------------------------------- expanding
 
 
-def _parse(parser: OverridesParser, where: str, key: str, value: Any) -> Override:
+def _parse_override(parser: OverridesParser, config_key: str, key: str, value: Any) -> Override:
     try:
-        return parser.parse_overrides([sweep_of(key, value)])[0]
+        return parser.parse_overrides([format_sweep(key, value)])[0]
     except HydraException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(
             f"{key}={value} cannot be read ({why}); text with special characters needs quotes of its own",
-            key=where,
+            key=config_key,
             code="bad_value",
         ) from error
 
 
-def _name(override: Override) -> str:
+def _key_without_prefix(override: Override) -> str:
     """Return the key of an override without + or ~."""
     return override.get_key_element().lstrip("+~")
 
 
 def _reject_duplicate_keys(
-    given: Mapping[str, Override], from_params: Mapping[str, Override], zipped: Mapping[str, list[Override]]
+    command_line: Mapping[str, Override],
+    param_overrides: Mapping[str, Override],
+    zipped: Mapping[str, list[Override]],
 ) -> None:
-    """Reject a key of a zip that is given elsewhere, too: its values could not be matched with the
-    zip's other keys."""
+    """Reject a zip key that is also set elsewhere: its values could not be paired with the other keys
+    of the zip.
+    """
     seen: dict[str, str] = {}
     for where_given, overrides in zipped.items():
-        for name in map(_name, overrides):
+        for name in map(_key_without_prefix, overrides):
             if name in seen:
                 where = (
                     f"twice in {where_given}"
@@ -130,34 +143,34 @@ def _reject_duplicate_keys(
                 )
                 raise ConfigError(f"{name} is given {where}: keep it in one place", code="conflict")
             seen[name] = where_given
-    for override in given.values():
-        name = _name(override)
+    for override in command_line.values():
+        name = _key_without_prefix(override)
         if (place_of_zip := seen.get(name)) is not None:
-            others = [other for other in map(_name, zipped[place_of_zip]) if other != name]
+            others = [other for other in map(_key_without_prefix, zipped[place_of_zip]) if other != name]
             together = f", where it advances together with {', '.join(others)}" if others else ""
             raise ConfigError(
                 f"{override.input_line} on the command line collides with {name} in {place_of_zip}{together}: "
                 f"leave it off the command line, or take it out of {place_of_zip}",
                 code="conflict",
             )
-    for name in map(_name, from_params.values()):
+    for name in map(_key_without_prefix, param_overrides.values()):
         if name in seen:
             raise ConfigError(
                 f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place", code="conflict"
             )
 
 
-def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
-    """Return the values of one key, or of the keys of a zip in step with each other."""
-    columns = [_values_of(override) for override in overrides]
+def _grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+    """Return the values of one key, or the tuples of values of the keys of one zip."""
+    columns = [_expand_override(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(
-            f"{_name(override)} has {len(column)}"
+            f"{_key_without_prefix(override)} has {len(column)}"
             for override, column in zip(overrides, columns, strict=True)
         )
         raise ConfigError(
             f"its keys advance together, so each needs the same number of values: {lengths}",
-            key=where,
+            key=config_key,
             code="mismatch",
         )
     return list(zip(*columns, strict=True))
@@ -165,25 +178,25 @@ def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
 
 def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
     """Return the jobs of all cases, one case after the other."""
-    grids = [[_values_of(override) for override in case] for case in cases]
+    grids = [[_expand_override(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
         raise ConfigError(f"more than {MAX_JOBS:,} jobs; give fewer values", key=CASES, code="too_large")
     return [job for grid in grids for job in product(*grid)]
 
 
-def _values_of(override: Override) -> list[str]:
+def _expand_override(override: Override) -> list[str]:
     """Return `key=value` for each value of an override, as Hydra's basic sweeper does."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
-    _reject_endless(override)
+    _reject_unbounded_sweep(override)
     lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not lines:
-        raise _no_values(override)
+        raise _no_values_error(override)
     return lines
 
 
-def _reject_endless(override: Override) -> None:
+def _reject_unbounded_sweep(override: Override) -> None:
     value: Any = override.value()
     if override.is_interval_sweep():
         raise ConfigError(
@@ -209,7 +222,7 @@ def _reject_endless(override: Override) -> None:
             )
 
 
-def _no_values(override: Override) -> ConfigError:
+def _no_values_error(override: Override) -> ConfigError:
     line, group = override.input_line, override.key_or_group
     if not isinstance(override.value(), Glob):
         return ConfigError(
@@ -228,37 +241,38 @@ def _no_values(override: Override) -> ConfigError:
     )
 
 
-def _keys(axis: list[tuple[str, ...]]) -> str:
+def _axis_keys(axis: list[tuple[str, ...]]) -> str:
     return ", ".join(line.partition("=")[0] for line in axis[0])
 
 
 # ---------------------------------------------------------------------------------------- excluding
 
 
-def _matches(key: str, wanted: str, value: str | None) -> bool:
+def _matches_rule(key: str, pattern: str, value: str | None) -> bool:
     if value is None:
         return False
-    wanted_values = _wanted_values(key, wanted)
+    wanted_values = _parse_rule_values(key, pattern)
     if isinstance(wanted_values, Glob):
         return bool(wanted_values.filter([value]))
-    return _comparable(value) in wanted_values or ("str", value) in wanted_values
+    return _comparable_value(value) in wanted_values or ("str", value) in wanted_values
 
 
 @lru_cache(maxsize=4096)
-def _wanted_values(key: str, wanted: str) -> Glob | frozenset[tuple[str, str]]:
-    """Return the values that a sweep string lists, or its pattern."""
-    override = _parse(OverridesParser.create(), EXCLUDE, key, wanted)
+def _parse_rule_values(key: str, pattern: str) -> Glob | frozenset[tuple[str, str]]:
+    """Return the values that an exclude rule lists, or its glob pattern."""
+    override = _parse_override(OverridesParser.create(), EXCLUDE, key, pattern)
     value: Any = override.value()
     if isinstance(value, Glob):
         return value
-    return frozenset(_comparable(line.partition("=")[2]) for line in _values_of(override))
+    return frozenset(_comparable_value(line.partition("=")[2]) for line in _expand_override(override))
 
 
 @lru_cache(maxsize=4096)
-def _comparable(text: str) -> tuple[str, str]:
+def _comparable_value(text: str) -> tuple[str, str]:
     """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from
-    true."""
-    override = parsed(text)
+    true.
+    """
+    override = parse_value(text)
     if override is None or override.is_sweep_override():  # None: free text that is not a valid override
         return "str", text
     value: Any = override.value()

@@ -1,9 +1,8 @@
-"""Runs a job in a copy of this process, which has imported the libraries but loaded and computed
-nothing.
+"""Runs a job in a fork of a process that has imported the libraries but loaded no model.
 
-The memory of each job is its own, as in a new process, and the seconds that the imports take are
-spent once. CUDA does not work in a copy, and other systems than Linux copy processes less reliably:
-there each job starts a new process.
+Each fork has its own memory, like a new process, but the imports cost time only once. CUDA does
+not work in a fork, and other systems than Linux fork less reliably: there each job starts a new
+process.
 """
 
 from __future__ import annotations
@@ -15,25 +14,26 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
-from runner.tasks.base import Uses, task_of
+from runner.engines.kinds import model_kind
+from runner.tasks.base import Uses, import_task
 from runner.tracking import connection, stores
-from runner_base import child, signals
+from runner_base import child_process, signals
 
 FORKS = "forks"  # the argument of a worker whose jobs run in copies of it
 
 
-def is_possible(gpus: int) -> bool:
-    """Return whether jobs can run in copies of a process on this machine."""
-    return sys.platform == "linux" and not gpus
+def can_fork(num_gpus: int) -> bool:
+    """Return whether jobs can run in forks of a process: Linux without GPUs."""
+    return sys.platform == "linux" and not num_gpus
 
 
-def run_in_copy(config: RunnerConfig, job: Callable[[], None]) -> bool:
-    """Run a job in a copy of this process, and wait for it; return True in the copy.
+def run_in_fork(config: RunnerConfig, run_job: Callable[[], None]) -> bool:
+    """Run a job in a forked process and wait for it. Returns True in the child.
 
-    If the copy dies, this process ends in the same way: the parent of both sees how the job ended.
+    If the child dies, this process ends with the same signal or exit code, so that the parent of
+    both sees how the job ended.
     """
     import_libraries(config)
     gc.collect()
@@ -44,39 +44,39 @@ def run_in_copy(config: RunnerConfig, job: Callable[[], None]) -> bool:
     copy = os.fork()
     if not copy:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-        child.end_with_parent(this)
-        job()
+        child_process.die_with_parent(this)
+        run_job()
         return True
-    with signals.redirected_to(lambda: _stop(copy)):
+    with signals.redirected_signals(lambda: _terminate_process(copy)):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         _, status = os.waitpid(copy, 0)
-    end_as(status)
+    exit_with_status(status)
     return False
 
 
 def import_libraries(config: RunnerConfig) -> None:
-    """Import what the job needs; the job itself reports a library that is missing or does not
-    work."""
+    """Import the libraries that the job needs. Import errors are ignored here, because the job reports
+    them.
+    """
     with suppress(Exception):
-        if (store := stores.store_of(config)) is not None:
+        if (store := stores.store_from_config(config)) is not None:
             connection.import_mlflow(store)
-        if Uses.engine in task_of(config).USES:
-            kind_of(config.model).import_libraries(resolve(config))
+        if Uses.engine in import_task(config).USES:
+            model_kind(config.model).import_libraries(resolve_job(config))
 
 
-def end_as(status: int) -> None:
-    """End this process as another one ended, by its status from `waitpid`; nothing happens if all
-    went well."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
+def exit_with_status(wait_status: int) -> None:
+    """End this process with the signal or exit code of a `waitpid` status. Status 0 does nothing."""
+    if os.WIFSIGNALED(wait_status):
+        number = os.WTERMSIG(wait_status)
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    elif code := os.WEXITSTATUS(status):
+    elif code := os.WEXITSTATUS(wait_status):
         sys.stdout.flush()
         os._exit(code)
 
 
-def _stop(process: int) -> None:
+def _terminate_process(pid: int) -> None:
     with suppress(ProcessLookupError):  # it has just ended
-        os.kill(process, signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)

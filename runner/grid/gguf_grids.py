@@ -1,26 +1,26 @@
-"""Refuses a grid over quantizations that a .gguf file cannot have, by one line instead of one for each job."""
+"""Rejects a grid that would quantize .gguf files, with one error instead of one per job."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from runner.grid.plan import PlannedJob
-from runner_base import ConfigError, names_gguf_file
-from runner_engine import local_model
+from runner_base import ConfigError, is_gguf_file_name
+from runner_engine import to_local_config
 from runner_engine.quantization.base import CheckpointSource
 
 
-def refuse_other_quantizations(plan: Sequence[PlannedJob]) -> None:
-    """Refuse a grid in which every job would quantize a .gguf file."""
+def reject_gguf_quantizations(plan: Sequence[PlannedJob]) -> None:
+    """Raise ConfigError if every job of a grid would quantize a .gguf file."""
     quantizations: dict[str, None] = {}
     files: dict[str, None] = {}
     for planned in plan:
         if planned.config is None:
             return
         model, quantization = planned.config.model, planned.config.quantization
-        if local_model(model) is not model:
+        if to_local_config(model) is not model:
             return  # another program reads it
-        is_file = names_gguf_file(model.name)
+        is_file = is_gguf_file_name(model.name)
         if not is_file or quantization.source is CheckpointSource.gguf:
             return
         quantizations[quantization.name] = files[model.name] = None

@@ -1,5 +1,4 @@
-"""Which GPUs each worker of a grid gets: as many as its jobs need, or those that they name by
-model.device=cuda:N."""
+"""Assigns GPUs to grid workers: as many as a job needs, or those named by model.device=cuda:N."""
 
 from __future__ import annotations
 
@@ -7,14 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.engines.kinds import Need
+from runner.engines.kinds import ResourceNeed
 from runner_base import visible_gpus
 from runner_base.visible_gpus import Gpu
 
 
 @dataclass(frozen=True)
 class GpuSet:
-    """The GPUs of a worker."""
+    """The GPUs assigned to a worker."""
 
     numbers: frozenset[int] = frozenset()  # among those that the grid's process sees
     # empty: the worker sees all that this process sees
@@ -25,54 +24,55 @@ class GpuSet:
 
 
 @dataclass
-class GpuSets:
-    """The GPUs of this machine, and how workers may use them."""
+class GpuAllocator:
+    """Assigns this machine's GPUs to workers."""
 
     gpus: Sequence[Gpu] = ()
     are_shared: bool = False  # whether several workers may have the same GPU
     are_all_seen: bool = False  # whether each worker sees all of them, as a job alone does
 
-    def pick(self, need: Need, used: Counter[int], avoided: Collection[int] = ()) -> GpuSet | None:
-        """Return the GPUs for a new worker, beside those that others use; None until enough of them
-        are free."""
+    def allocate(
+        self, need: ResourceNeed, use_counts: Counter[int], avoided_gpus: Collection[int] = ()
+    ) -> GpuSet | None:
+        """Return GPUs for a new worker. Returns None until enough GPUs are free."""
         named = {number for number in need.named_gpus if number < len(self.gpus)}
-        free = [number for number in range(len(self.gpus)) if self.are_shared or not used[number]]
-        free.sort(key=lambda number: (number in avoided, used[number]))
-        numbers = frozenset(named or free[: self._count(need)])
-        if len(numbers) < self._count(need) or not numbers <= set(free):
+        free = [number for number in range(len(self.gpus)) if self.are_shared or not use_counts[number]]
+        free.sort(key=lambda number: (number in avoided_gpus, use_counts[number]))
+        numbers = frozenset(named or free[: self._num_gpus_needed(need)])
+        if len(numbers) < self._num_gpus_needed(need) or not numbers <= set(free):
             return None
         if named or not numbers or self.are_all_seen:
             return GpuSet(numbers)
         names = ",".join(self.gpus[number].name for number in sorted(numbers))
-        return GpuSet(numbers, {visible_gpus.variable(): names})
+        return GpuSet(numbers, {visible_gpus.visible_devices_variable(): names})
 
-    def is_right(self, gpus: GpuSet, need: Need, avoided: Collection[int] = ()) -> bool:
-        """Whether a worker that has these GPUs can do jobs with this need, and none of its GPUs is
-        idle meanwhile."""
+    def can_serve(self, gpu_set: GpuSet, need: ResourceNeed, avoided_gpus: Collection[int] = ()) -> bool:
+        """Return whether a worker with these GPUs can run a job without leaving a GPU idle."""
         named = {number for number in need.named_gpus if number < len(self.gpus)}
         if named:
-            return gpus.numbers == named and not gpus.environment
-        if gpus.numbers and not (
-            gpus.environment or self.are_all_seen
+            return gpu_set.numbers == named and not gpu_set.environment
+        if gpu_set.numbers and not (
+            gpu_set.environment or self.are_all_seen
         ):  # it has been started for jobs that name one
             return False
-        can_avoid = bool(set(range(len(self.gpus))) - set(avoided))
-        is_avoided = can_avoid and bool(gpus.numbers & set(avoided))
-        return len(gpus.numbers) == self._count(need) and not is_avoided
+        can_avoid = bool(set(range(len(self.gpus))) - set(avoided_gpus))
+        is_avoided = can_avoid and bool(gpu_set.numbers & set(avoided_gpus))
+        return len(gpu_set.numbers) == self._num_gpus_needed(need) and not is_avoided
 
-    def _count(self, need: Need) -> int:
-        """Return how many GPUs a job gets at once: CUDA shows a process only one part of a split
-        GPU."""
+    def _num_gpus_needed(self, need: ResourceNeed) -> int:
+        """Return how many GPUs a job gets. CUDA shows a process only one instance of a MIG-partitioned
+        GPU.
+        """
         named = sum(number < len(self.gpus) for number in need.named_gpus)
         most = 1 if any(gpu.is_part for gpu in self.gpus) else len(self.gpus)
         return named or min(need.gpus, most)
 
 
-def largest(needs: Iterable[Need]) -> Need:
-    """Return what jobs need that are done one after another."""
+def combine_needs(needs: Iterable[ResourceNeed]) -> ResourceNeed:
+    """Return the largest memory, threads and GPUs needed by jobs that run one after another."""
     every = list(needs)
     named = frozenset().union(*(need.named_gpus for need in every))
-    return Need(
+    return ResourceNeed(
         max((need.mib for need in every), default=0.0),
         max((need.threads for need in every), default=1),
         max((need.gpus for need in every), default=0),

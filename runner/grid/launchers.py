@@ -1,8 +1,8 @@
-"""The launchers that get the plan itself, and report on each job while it runs: worker processes
-here, and Ray's nodes.
+"""Launchers that receive the plan itself and report each job's progress: local worker processes
+and Ray.
 
-hydra/launcher=joblib, submitit_… and others get lists of overrides, and other_launchers.py looks
-after these.
+hydra/launcher=joblib, submitit_… and others receive lists of overrides; other_launchers.py
+handles them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from runner.config.root import RunnerConfig
+from runner.grid.grid_output import job_labels
 from runner.grid.live_view import GridView
-from runner.grid.outcomes import Outcome, objective
-from runner.grid.plan import PlannedJob, State, plan_all
-from runner.grid.show import labels
+from runner.grid.outcomes import JobOutcome, extract_objective
+from runner.grid.plan import PlannedJob, PlanState, plan_jobs
 from runner.grid.trials import Trials
-from runner.grid.worker_limits import worker_limits
+from runner.grid.worker_limits import compute_worker_limits
 from runner.grid.workers import WorkerPool
 from runner_base import ConfigError, JobFailed, Status, visible_gpus
 
@@ -34,10 +34,9 @@ NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 
 
 class LaunchingSweeper(Sweeper):
-    """A sweeper with its launcher, whichever that is."""
+    """A sweeper together with any Hydra launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -45,40 +44,42 @@ class LaunchingSweeper(Sweeper):
 
 
 class PlanLauncher(Launcher):
-    """Runs the jobs of a plan; for a search, it plans the trials first."""
+    """Runs the jobs of a plan. For a search by another sweeper, plans the trials first."""
 
     def __init__(self) -> None:
         self.trials = Trials()  # for another sweeper
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
 
     @abstractmethod
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
-        """Run these jobs of a plan and return whether the user stopped them; `shared`: what every
-        executor takes."""
+        """Run these jobs of a plan, and return whether the user stopped them."""
 
     def run_plan(
         self,
         plan: list[PlannedJob],
-        numbers: list[int],
-        outcomes: dict[int, Outcome],
+        job_numbers: list[int],
+        outcomes: dict[int, JobOutcome],
         trials: Trials | None = None,
     ) -> bool:
-        """Run these jobs, shown as they run; return whether the user stopped them."""
-        known = frozenset(number for number in numbers if plan[number].state is State.done)
-        settings = plan[numbers[0]].config
+        """Run these jobs with a progress display, and return whether the user stopped them."""
+        known = frozenset(number for number in job_numbers if plan[number].state is PlanState.done)
+        settings = plan[job_numbers[0]].config
         assert settings is not None
         shared = {"outcomes": outcomes, "job_timeout_s": settings.job_timeout_s}
-        with GridView(labels(plan), len(numbers), known) if trials is None else trials.view() as view:
-            return self.run_jobs(settings, plan, numbers, view=view, **shared)
+        with (
+            GridView(job_labels(plan), len(job_numbers), known)
+            if trials is None
+            else trials.create_view() as view
+        ):
+            return self.run_jobs(settings, plan, job_numbers, view=view, **shared)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs for another sweeper, such as Optuna's, and return one number per job."""
-        plan = plan_all(job_overrides, self.context, self.master)
+        """Run jobs for another sweeper, such as Optuna's, and return one objective per job."""
+        plan = plan_jobs(job_overrides, self.context, self.master)
         for planned in plan:
             if planned.error is not None:
                 raise planned.error
@@ -98,7 +99,7 @@ class PlanLauncher(Launcher):
             outcome = trials.outcomes[number]
             job_return = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
             if outcome.status is Status.FINISHED and outcome.record is not None:
-                job_return.return_value = objective(outcome.record)[1]
+                job_return.return_value = extract_objective(outcome.record)[1]
             else:
                 job_return.status, job_return.return_value = (
                     JobStatus.FAILED,
@@ -109,7 +110,7 @@ class PlanLauncher(Launcher):
 
 
 class WorkerLauncher(PlanLauncher):
-    """Runs jobs in worker processes, which keep a loaded base from job to job."""
+    """Runs jobs in worker processes, which keep a loaded model from job to job."""
 
     def __init__(self, fresh: bool = False) -> None:
         super().__init__()
@@ -118,13 +119,12 @@ class WorkerLauncher(PlanLauncher):
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
-        """Run these jobs of a plan in worker processes."""
         return WorkerPool(
             plan=plan,
             numbers=numbers,
-            limits=worker_limits(plan, numbers, settings.workers),
+            limits=compute_worker_limits(plan, numbers, settings.workers),
             log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
             fresh=self.fresh,
-            gpus=visible_gpus.visible(),
+            gpus=visible_gpus.find_visible_gpus(),
             **shared,
         ).run()

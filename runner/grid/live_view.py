@@ -1,4 +1,6 @@
-"""The progress of a grid on stderr: a live view on a terminal, plain lines elsewhere, at least one every 10 s."""
+"""Progress of a grid on stderr: a live display on a terminal, elsewhere a plain line at least
+every 10 s.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.grid.outcomes import Outcome
-from runner.report import brief
-from runner_base import ProgressState, Status, clock, doing, say
-from runner_base.console import console
+from runner.grid.outcomes import JobOutcome
+from runner.report import format_main_metrics
+from runner_base import ProgressState, Status, format_duration, print_message, report_step
+from runner_base.console import create_console
 
 REDRAW_EVERY_S = 0.25
 SHOWN = 4  # running jobs in lines
@@ -19,7 +21,7 @@ SHOWN = 4  # running jobs in lines
 
 @dataclass
 class GridView:
-    """Shows the progress of a grid; a failure is printed when it happens."""
+    """Shows the progress of a grid and prints each failure immediately."""
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
@@ -38,10 +40,10 @@ class GridView:
         if sys.stderr.isatty():
             from rich.live import Live
 
-            self._live = Live(console=console(sys.stderr), transient=True, auto_refresh=False)
+            self._live = Live(console=create_console(sys.stderr), transient=True, auto_refresh=False)
             self._live.start()
         # the live view draws itself
-        self._entered.enter_context(doing(None if self._live is not None else self.lines))
+        self._entered.enter_context(report_step(None if self._live is not None else self.status_lines))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,38 +51,36 @@ class GridView:
         if self._live is not None:
             self._live.stop()
 
-    def lines(self) -> str:
-        """Return what the live view shows, in lines."""
-        passed = clock(time.monotonic() - self.began)
+    def status_lines(self) -> str:
+        """Return the content of the live display as plain text lines."""
+        passed = format_duration(time.monotonic() - self.began)
         failed = f", {self.failed} failed" if self.failed else ""
         running = sorted(self.running.items())
         lines = [f"{self.done} of {self.to_do} jobs done{failed}, {passed} passed"]
         for number, job in running[:SHOWN]:
-            cells = "starting" if job is None else " ".join([job.what, ", ".join(job.cells())])
+            cells = "starting" if job is None else " ".join([job.what, ", ".join(job.format_cells())])
             lines.append(f"    {self.labels[number]}: {cells}")
         lines += [f"    and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
         return "\n".join(lines)
 
-    def started(self, number: int) -> None:
-        """Record that a worker has started a job."""
+    def mark_started(self, number: int) -> None:
         self.running[number] = None
 
-    def progressed(self, number: int, step: ProgressState) -> None:
-        """Record a job's progress."""
+    def update_progress(self, number: int, state: ProgressState) -> None:
         if number in self.running:
-            self.running[number] = step
+            self.running[number] = state
 
-    def repeats(self, number: int, why: str) -> None:
-        """Print that a job is repeated, and why."""
+    def report_repeated(self, number: int, reason: str) -> None:
+        """Print that a job is run again, with the reason."""
         self.running.pop(number, None)
-        line = f"REPEATED {self.labels[number]}: {why}"
+        line = f"REPEATED {self.labels[number]}: {reason}"
         if self._live is None:
-            say(line)
+            print_message(line)
         else:
             self._live.console.print(line)
 
-    def ended(self, number: int, outcome: Outcome) -> None:
-        """Record that a job has ended, and print one line that says how."""
+    def report_ended(self, number: int, outcome: JobOutcome) -> None:
+        """Record that a job has ended, and print one line with its status."""
         self.running.pop(number, None)
         failed = outcome.status is not Status.FINISHED
         self.done += 1
@@ -89,25 +89,25 @@ class GridView:
         if outcome.record is not None and not failed:
             when = "before" if number in self.known else "meanwhile"
             recorded = f", recorded {when}" if outcome.record.from_ledger else ""
-            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{recorded}"
+            line = f"{at} {self.labels[number]}: {format_main_metrics(outcome.record)}{recorded}"
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:  # no metrics: those of a job with errors would count unanswered questions as wrong
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
         line += f"\n    note: {outcome.note}" if outcome.note else ""
         if self._live is None:
-            say(line)
+            print_message(line)
         else:
             self._live.console.print(line, style="red" if failed else "")
-        self.tick(at_once=True)
+        self.refresh(force=True)
 
-    def tick(self, at_once: bool = False) -> None:
-        """Redraw the live view, if there is one and the last picture is old enough."""
+    def refresh(self, force: bool = False) -> None:
+        """Redraw the live display if it is older than REDRAW_EVERY_S, or if `force`."""
         now = time.monotonic()
-        if self._live is not None and (at_once or now - self._drawn_at >= REDRAW_EVERY_S):
+        if self._live is not None and (force or now - self._drawn_at >= REDRAW_EVERY_S):
             self._drawn_at = now
-            self._live.update(self._picture(), refresh=True)
+            self._live.update(self._render(), refresh=True)
 
-    def _picture(self) -> Any:
+    def _render(self) -> Any:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -120,21 +120,21 @@ class GridView:
         head.add_row(
             Text(f"{self.done}/{self.to_do} jobs", style="bold"),
             ProgressBar(total=max(self.to_do, 1), completed=self.done, width=32),
-            Text(f"{clock(time.monotonic() - self.began)} passed"),
+            Text(f"{format_duration(time.monotonic() - self.began)} passed"),
             Text(f"{self.failed} failed" if self.failed else "", style="red"),
         )
         return Group(head, rows)
 
 
-def _progress_cells(step: ProgressState | None) -> list[str]:
-    if step is None:
+def _progress_cells(state: ProgressState | None) -> list[str]:
+    if state is None:
         return ["starting"]
-    news = "  ".join(f"{key} {value}" for key, value in step.news.items())
-    total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
+    news = "  ".join(f"{key} {value}" for key, value in state.news.items())
+    total = f"{state.done:,.0f}/{state.total:,.0f}" if state.total else ""
     return [
-        step.what,
+        state.what,
         total,
         news,
-        f"{step.rss_mib:,.0f} MiB",
-        f"{clock(step.left_s)} left" if step.left_s else "",
+        f"{state.rss_mib:,.0f} MiB",
+        f"{format_duration(state.left_s)} left" if state.left_s else "",
     ]

@@ -1,8 +1,8 @@
-"""The models of a grid over files: what `files=FOLDER` finds, which of them is the reference, and
-what each job gets.
+"""Lists the models that `files=FOLDER` finds, chooses the reference model, and builds each job's
+overrides.
 
-Only headers are read: a file that cannot be read becomes jobs that name the damage, and the others
-go on.
+Only headers are read. An unreadable file becomes jobs that report the damage; the other jobs
+run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
+from runner.config.override_quoting import FILES, REFERENCE, quote_literally, quote_name
 from runner.render.notes import render_notes
-from runner_base import MIB, ConfigError, RunnerError, few, names_gguf_file
+from runner_base import MIB, ConfigError, RunnerError, is_gguf_file_name, join_first_names
 from runner_base.notes import Note, note
-from runner_engine.checkpoints import file_bytes, gguf_file, read_settings
-from runner_engine.quantization import read_format
+from runner_engine.checkpoints import count_weight_file_bytes, gguf_file, read_config
+from runner_engine.quantization import detect_stored_format
 
 # a grid over files sets them for each of its jobs
 ITS_KEYS = ("model", "model.name", "quantization")
@@ -30,7 +30,7 @@ TASK_REFERENCE = "task.reference"
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model file, a folder of a model, or a hub id."""
+    """A model file, a model folder, or a Hub id."""
 
     name: str  # as model.name has it
     is_file: bool = False
@@ -41,61 +41,63 @@ class ListedModel:
 
     @property
     def quantization(self) -> str:
-        """The choice that loads it as it is."""
+        """The quantization choice that loads the stored format unchanged."""
         return "gguf" if self.is_file else "none"
 
     @property
     def overrides(self) -> list[str]:
-        """The overrides of each of its jobs."""
-        return ["model=auto", f"model.name={quoted_name(self.name)}", f"quantization={self.quantization}"]
+        """The overrides that every job of this model gets."""
+        return ["model=auto", f"model.name={quote_name(self.name)}", f"quantization={self.quantization}"]
 
     @property
-    def described(self) -> str:
-        """Its name, what it holds and its size."""
+    def description(self) -> str:
+        """The model's name, stored format and file size."""
         size = "" if self.file_mib is None else f"{self.file_mib:,.1f} MiB"
         return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
 
 
-def listed(text: str) -> tuple[list[ListedModel], list[Note]]:
-    """Return the models that `files=` names, and what was found and is no model by itself."""
+def list_models(files_value: str) -> tuple[list[ListedModel], list[Note]]:
+    """Return the models that `files=` names, and notes about files that are not models."""
     names, left_out = dict[str, bool](), list[Note]()
-    for given in _places(text):
-        if (found := _models_at(given, left_out)) is None:
+    for given in _split_paths(files_value):
+        if (found := _find_models_at(given, left_out)) is None:
             raise ConfigError(
                 f"there is neither a .gguf file nor a folder with a config.json in {given}"
                 if Path(given).expanduser().exists()
                 else f"there is no {given}: give a folder, a pattern such as 'models/*.gguf', files or "
                 "folders separated by commas, or hub ids",
                 key=FILES,
-                value=text,
+                value=files_value,
                 code="not_found",
             )
         names |= found
     if not names:
         reason = "; ".join(render_notes(left_out)) or "nothing is there"
-        raise ConfigError(reason, key=FILES, value=text, code="empty")
-    return [_read(name, is_file) for name, is_file in names.items()], left_out
+        raise ConfigError(reason, key=FILES, value=files_value, code="empty")
+    return [_read_model_header(name, is_file) for name, is_file in names.items()], left_out
 
 
-def reference_among(models: Sequence[ListedModel], wanted: str | None) -> ListedModel:
-    """Return the model to compare with: the named one, else the largest unquantized one, else the
-    largest.
+def choose_reference(models: Sequence[ListedModel], reference_name: str | None) -> ListedModel:
+    """Return the reference model: the named one, else the largest unquantized one, else the largest.
 
-    A model whose size is unknown is not chosen.
+    A model of unknown size is not chosen.
     """
-    if wanted is not None:
-        wanted_path = Path(wanted).expanduser()
+    if reference_name is not None:
+        wanted_path = Path(reference_name).expanduser()
         same = [
             model
             for model in models
-            if model.name == wanted or Path(model.name).absolute() == wanted_path.absolute()
+            if model.name == reference_name or Path(model.name).absolute() == wanted_path.absolute()
         ]
-        same = same or [model for model in models if Path(model.name).name == wanted]
+        same = same or [model for model in models if Path(model.name).name == reference_name]
         if len(same) != 1:
-            names = few([model.name for model in (same or models)], 12)
+            names = join_first_names([model.name for model in (same or models)], 12)
             why = f"{len(same)} of the files have this name" if same else "it is not among the files"
             raise ConfigError(
-                f"{why}: {names}", key=REFERENCE, value=wanted, code="ambiguous" if same else "not_found"
+                f"{why}: {names}",
+                key=REFERENCE,
+                value=reference_name,
+                code="ambiguous" if same else "not_found",
             )
         return same[0]
     readable = [model for model in models if model.file_mib is not None]
@@ -109,13 +111,15 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
     return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 
 
-def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterable[str]) -> list[list[str]]:
-    """Return for each model the overrides of its jobs, the reference first; jobs without such a key
-    do without it.
+def model_overrides(
+    models: Sequence[ListedModel], reference: ListedModel, given_keys: Iterable[str]
+) -> list[list[str]]:
+    """Return the overrides of each model's jobs, the reference first.
 
-    `given` are the keys that the study or the command line sets.
+    `given_keys` are the keys that the study or the command line sets. Jobs whose task lacks such a
+    key omit it.
     """
-    known = set(given)
+    known = set(given_keys)
     if taken := [key for key in ITS_KEYS if key in known]:
         raise ConfigError(
             f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}", code="conflict"
@@ -125,96 +129,99 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
     for model in [reference, *(model for model in models if model is not reference)]:
         lines = model.overrides
         if TASK_REFERENCE not in known:
-            lines = [*lines, f"{TASK_REFERENCE}={literal(compared)}"]
+            lines = [*lines, f"{TASK_REFERENCE}={quote_literally(compared)}"]
         lists.append(lines)
     return lists
 
 
-def found_models(
-    text: str, models: Sequence[ListedModel], left_out: Sequence[Note], reference: ListedModel
+def model_list_notes(
+    files_value: str, models: Sequence[ListedModel], skipped_notes: Sequence[Note], reference: ListedModel
 ) -> list[Note]:
-    """Return what is known before anything is loaded: how many files, how large, the reference, and
-    what is refused."""
+    """Return notes on the number and sizes of the models, the reference, and unreadable files."""
     sizes = [model.file_mib for model in models]
-    found = [note("models", text=f"{FILES}={text}", sizes_mib=sizes, reference=reference.described)]
+    found = [note("models", text=f"{FILES}={files_value}", sizes_mib=sizes, reference=reference.description)]
     if reference.is_quantized:
         found.append(note("quantized_reference", "warning", reference=reference.name, key=REFERENCE))
     found += [note("unreadable", model=it.name, problem=it.problem) for it in models if it.problem]
-    return [*found, *(note("left_out", what=what) for what in left_out)]
+    return [*found, *(note("left_out", what=what) for what in skipped_notes)]
 
 
-def keys_of_one_value(lists: Sequence[Sequence[str]]) -> frozenset[str]:
-    """Return the keys with one value: whether a job has such a key follows from its task."""
+def constant_keys(job_overrides: Sequence[Sequence[str]]) -> frozenset[str]:
+    """Return the keys that have one value in all jobs."""
     values: dict[str, set[str]] = {}
-    for key, _, value in (line.partition("=") for overrides in lists for line in overrides):
+    for key, _, value in (line.partition("=") for overrides in job_overrides for line in overrides):
         values.setdefault(key, set()).add(value)
     return frozenset(key for key, found in values.items() if len(found) == 1)
 
 
-def is_filled_in(line: str) -> bool:
-    """Whether an override is one that a grid over files adds for the jobs that have such a key."""
-    return line.startswith(f"{TASK_REFERENCE}=")
+def is_reference_override(override: str) -> bool:
+    """Return whether a grid over files added this override; only jobs whose task has the key use it."""
+    return override.startswith(f"{TASK_REFERENCE}=")
 
 
 # ------------------------------------------------------------------------------------------ finding
 
 
-def _places(text: str) -> list[str]:
-    """Split at commas, unless the whole text is a path that exists."""
+def _split_paths(files_value: str) -> list[str]:
+    """Split at commas, unless the whole text is an existing path."""
     return (
-        [text]
-        if Path(text).expanduser().exists()
-        else [part.strip() for part in text.split(",") if part.strip()]
+        [files_value]
+        if Path(files_value).expanduser().exists()
+        else [part.strip() for part in files_value.split(",") if part.strip()]
     )
 
 
-def _models_at(given: str, left_out: list[Note]) -> dict[str, bool] | None:
-    """Return the models at a place, each with whether it is a file; None if there is nothing."""
-    path = Path(given).expanduser()
+def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str, bool] | None:
+    """Return the models at a path or pattern as name → is a file. Returns None if nothing exists
+    there.
+    """
+    path = Path(path_or_pattern).expanduser()
     if path.is_file():
         return {str(path): True}
     if path.is_dir():
         return (
-            {str(path): False} if (path / "config.json").is_file() else _models_in([path], left_out) or None
+            {str(path): False}
+            if (path / "config.json").is_file()
+            else _find_models_in([path], skipped_notes) or None
         )
-    if any(sign in given for sign in "*?["):
+    if any(sign in path_or_pattern for sign in "*?["):
         return (
-            _models_in(
-                [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))], left_out
+            _find_models_in(
+                [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))], skipped_notes
             )
             or None
         )
     is_hub_id = (
-        HUB_ID.fullmatch(given) is not None and not names_gguf_file(given) and not given.startswith(".")
+        HUB_ID.fullmatch(path_or_pattern) is not None
+        and not is_gguf_file_name(path_or_pattern)
+        and not path_or_pattern.startswith(".")
     )
-    return {given: False} if is_hub_id else None
+    return {path_or_pattern: False} if is_hub_id else None
 
 
-def _models_in(paths: Iterable[Path], left_out: list[Note]) -> dict[str, bool]:
-    """Return the models among these paths and, in folders without a model, below them; hidden ones
-    are not searched."""
+def _find_models_in(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
+    """Return the models among these paths and in their subfolders. Hidden folders are skipped."""
     found: dict[str, bool] = {}
     for path in paths:
         if path.is_dir() and (path / "config.json").is_file():
             found[str(path)] = False
         elif path.is_dir():
-            found |= _models_in(
-                sorted(child for child in path.iterdir() if not child.name.startswith(".")), left_out
+            found |= _find_models_in(
+                sorted(child for child in path.iterdir() if not child.name.startswith(".")), skipped_notes
             )
-        elif not names_gguf_file(path.name):
+        elif not is_gguf_file_name(path.name):
             continue
         elif PART.search(path.stem):
-            left_out.append(note("part_of_model", path=path))
-        elif (other := _no_language_model(path)) is not None:
-            left_out.append(note("no_language_model", path=path, kind=other))
+            skipped_notes.append(note("part_of_model", path=path))
+        elif (other := _non_language_kind(path)) is not None:
+            skipped_notes.append(note("no_language_model", path=path, kind=other))
         else:
             found[str(path)] = True
     return found
 
 
-def _no_language_model(path: Path) -> str | None:
-    """Return what a .gguf file holds instead of a language model: the projector of images, or an
-    adapter."""
+def _non_language_kind(path: Path) -> str | None:
+    """Return the kind of a .gguf file without a language model: an image projector or an adapter."""
     try:
         metadata = gguf_file.read_header(path).metadata
     except RunnerError:
@@ -224,24 +231,26 @@ def _no_language_model(path: Path) -> str | None:
     return other if kind != "model" or other == "clip" else None
 
 
-def _read(name: str, is_file: bool) -> ListedModel:
-    """Read the header of a file, or the config.json of a folder."""
+def _read_model_header(name: str, is_file: bool) -> ListedModel:
+    """Read the header of a .gguf file, or the config.json of a folder."""
     path = Path(name).expanduser()
     try:
         if is_file:
             header = gguf_file.read_header(path)
             is_quantized = any(tensor.dtype not in gguf_file.FLOATS for tensor in header.tensors)
-            return ListedModel(name, True, path.stat().st_size / MIB, header.types, is_quantized)
+            return ListedModel(name, True, path.stat().st_size / MIB, header.type_counts, is_quantized)
         if not path.is_dir():
             return ListedModel(name)
-        settings = read_settings(path)
-        stored = read_format(settings)
+        settings = read_config(path)
+        stored = detect_stored_format(settings)
         number_format = (
             str(stored)
             if stored is not None
             else str(settings.get("dtype") or settings.get("torch_dtype") or "")
         )
-        return ListedModel(name, False, file_bytes(path) / MIB, number_format, stored is not None)
+        return ListedModel(
+            name, False, count_weight_file_bytes(path) / MIB, number_format, stored is not None
+        )
     except RunnerError as error:
         return ListedModel(
             name, is_file, problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: ")

@@ -1,4 +1,4 @@
-"""Running one job of a grid, how it ended, and the number that a search takes of it."""
+"""Runs one job of a grid, and defines its outcome and the objective of a search."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tracking.sink import NotLogged
-from runner_base import ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, signals
-from runner_base.errors import lost_gpu
+from runner_base import ConfigError, JobAlreadyRunning, JobFailed, Record, RunnerError, Status, signals
+from runner_base.errors import gpu_failure_message
 from runner_compare import LOG_LIKELIHOOD
-from runner_engine import BaseCache
+from runner_engine import BaseModelCache
 
 
 @dataclass
-class Outcome:
-    """How a job ended, in a form that can be sent to another process."""
+class JobOutcome:
+    """A job's outcome, in a form that can be sent to another process."""
 
     status: Status
     record: Record | None = None
@@ -27,36 +27,42 @@ class Outcome:
 
 
 def run_job(
-    config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True
-) -> Outcome:
-    """Run one job of a grid; an error ends only this job."""
+    config: RunnerConfig, config_yaml: str = "", bases: BaseModelCache | None = None, wait: bool = True
+) -> JobOutcome:
+    """Run one job of a grid. An error ends only this job."""
     try:
         record = run(config, config_yaml, bases, wait)
-        return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
+        return JobOutcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
     except SystemExit as error:  # it would end the process with all of its jobs
-        return Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
+        return JobOutcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
     except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
-        if signals.is_unanswered():
+        if signals.has_unhandled_interrupt():
             raise signals.Interrupted from None
-        return outcome_of_error(error)
+        return outcome_from_error(error)
 
 
-def outcome_of_error(error: Exception) -> Outcome:
-    """Return the outcome of a job that raised an error: it has failed, unless only its store did
-    not answer."""
+def outcome_from_error(error: Exception) -> JobOutcome:
+    """Return the outcome of a job that raised an error. It is finished if only logging to the store
+    failed.
+    """
     if isinstance(error, NotLogged):
-        return Outcome(Status.FINISHED, error.record, str(error))
+        return JobOutcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
-        return Outcome(
-            Status.FAILED, None, str(error), error.exit_code, is_held_elsewhere=isinstance(error, JobHeld)
+        return JobOutcome(
+            Status.FAILED,
+            None,
+            str(error),
+            error.exit_code,
+            is_held_elsewhere=isinstance(error, JobAlreadyRunning),
         )
     message = f"{type(error).__name__}: {error}"
-    return Outcome(Status.FAILED, message=message, exit_code=1, lost_gpu=lost_gpu(error))
+    return JobOutcome(Status.FAILED, message=message, exit_code=1, lost_gpu=gpu_failure_message(error))
 
 
-def objective(record: Record) -> tuple[str, float]:
-    """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job
-    failed."""
+def extract_objective(record: Record) -> tuple[str, float]:
+    """Return the metric that a search maximizes: accuracy, likelihood or decode speed. Raises
+    JobFailed for a failed job.
+    """
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value, code="failed")
     for name in (

@@ -1,8 +1,7 @@
-"""What a grid's own run in MLflow says: what was varied, the best jobs, and the verdict over all of
-them.
+"""Content of a grid's parent run in MLflow: varied keys, best jobs and the comparison's verdict.
 
-Params of a run cannot be changed, so they have what is fixed for a grid; metrics, tags and the note
-(MLflow's description) are written anew whenever the grid ends.
+MLflow cannot change the params of a run, so they hold what is fixed for a grid. Metrics, tags
+and the description are written again whenever the grid ends.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.config.groups import GROUPS
-from runner.grid.outcomes import Outcome
+from runner.grid.grid_output import job_labels, job_names
+from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob
-from runner.grid.show import job_names, labels
-from runner_base import Record, RunnerError, Status, counted, few
-from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
+from runner_base import Record, RunnerError, Status, format_count, join_first_names
+from runner_compare import ENDS, LOG_LIKELIHOOD, BetterDirection, find_metric
 
 MAX_TITLE = 100  # characters: longer ones do not fit a column
 MAX_BEST = 3
@@ -38,7 +37,7 @@ RANKED_BY = (
 
 @dataclass
 class ParentNotes:
-    """What is logged when a grid has ended."""
+    """Metrics, tags and description that are logged when a grid ends."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -46,9 +45,8 @@ class ParentNotes:
     first_metric: str = ""  # by which the jobs of the first task are ranked
 
 
-def varied(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
-    """Return the keys in which the jobs of a grid differ, with their values in the order of the
-    jobs."""
+def varied_values(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
+    """Return the keys in which the jobs differ, each with its values in the order of the jobs."""
     values: dict[str, list[str]] = {}
     for names in job_names([*plan]):
         for key, value in names.items():
@@ -57,69 +55,81 @@ def varied(plan: Sequence[PlannedJob]) -> dict[str, list[str]]:
     return values
 
 
-def title(plan: Sequence[PlannedJob], study: str) -> str:
-    """Return a grid's name: its study, or the keys that vary: `quantization=none,int8 ×
-    lora=none,embedded`."""
+def grid_title(plan: Sequence[PlannedJob], study: str) -> str:
+    """Return a grid's title: its study, or the varied keys, such as `quantization=none,int8 ×
+    lora=none,embedded`.
+    """
     if study:
         return study
-    values = varied(plan)
+    values = varied_values(plan)
     if not values:
-        return f"grid of {counted(len(plan), 'job')}"
+        return f"grid of {format_count(len(plan), 'job')}"
     whole = " × ".join(f"{key}={','.join(some)}" for key, some in values.items())
     if len(whole) <= MAX_TITLE:
         return whole
     keys = " × ".join(f"{key} ({len(some)})" for key, some in values.items())
-    return keys if len(keys) <= MAX_TITLE else f"{few([*values], 4)}: {counted(len(plan), 'job')}"
+    return (
+        keys
+        if len(keys) <= MAX_TITLE
+        else f"{join_first_names([*values], 4)}: {format_count(len(plan), 'job')}"
+    )
 
 
-def params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
-    """Return the params of a grid's run: beside each job's own value all those that were tried."""
+def grid_params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
+    """Return the MLflow params of a grid's run: study, number of jobs, and the varied values of each
+    key.
+    """
     tried = {
-        f"{key}.name" if key in GROUPS else key: ",".join(values) for key, values in varied(plan).items()
+        f"{key}.name" if key in GROUPS else key: ",".join(values)
+        for key, values in varied_values(plan).items()
     }
     return ({"study": study} if study else {}) | {"jobs": str(len(plan))} | tried
 
 
-def notes(
-    plan: Sequence[PlannedJob], outcomes: Mapping[int, Outcome], overrides: Sequence[str], is_done: bool
+def build_parent_notes(
+    plan: Sequence[PlannedJob],
+    outcomes: Mapping[int, JobOutcome],
+    overrides: Sequence[str],
+    is_finished: bool,
 ) -> ParentNotes:
     """Return the best jobs and the verdict of a grid that has ended."""
-    named = [*zip(labels([*plan]), _records(plan, outcomes), strict=True)]
+    named = [*zip(job_labels([*plan]), _collect_records(plan, outcomes), strict=True)]
     finished = [
         (name, record) for name, record in named if record is not None and record.status is Status.FINISHED
     ]
     said = ParentNotes(metrics={"jobs": len(plan), "jobs_finished": len(finished)})
     lines: list[str] = []
     if (
-        is_done and finished and len(finished) <= MAX_COMPARED
+        is_finished and finished and len(finished) <= MAX_COMPARED
     ):  # first: MLflow shows five lines until it is asked
-        lines += [*_verdict([record for _, record in finished], said), ""]
+        lines += [*_compare_jobs([record for _, record in finished], said), ""]
     for task in dict.fromkeys(record.task for _, record in finished):
-        lines += _best_of(
+        lines += _rank_jobs(
             task, [one_finished for one_finished in finished if one_finished[1].task == task], said
         )
     said.note = "\n".join([*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]).strip()
     return said
 
 
-def _best_of(task: str, jobs: list[tuple[str, Record]], said: ParentNotes) -> list[str]:
-    """Return the lines about the best jobs of a task, and add the first one's numbers."""
+def _rank_jobs(task: str, jobs: list[tuple[str, Record]], notes: ParentNotes) -> list[str]:
+    """Return lines with the best jobs of a task, and add the best job's metrics to the notes."""
     has = [key for key in RANKED_BY if all(key in record.result.metrics for _, record in jobs)]
     if not has:
         return []
-    metric = described(has[0])
-    sign = -1 if metric.better is Better.lower else 1
+    metric = find_metric(has[0])
+    sign = -1 if metric.better is BetterDirection.lower else 1
     ranked = sorted(jobs, key=lambda job: -sign * job[1].result.metrics[metric.key])
     best_name, best = ranked[0]
-    said.metrics |= {
+    notes.metrics |= {
         f"best_{metric.key}{end}": best.result.metrics[f"{metric.key}{end}"]
         for end in ENDS
         if f"{metric.key}{end}" in best.result.metrics
     }
-    said.tags.setdefault("best", best_name)
-    said.first_metric = said.first_metric or metric.key
+    notes.tags.setdefault("best", best_name)
+    notes.first_metric = notes.first_metric or metric.key
     rows = [
-        f"| {name.replace('|', '/')} | {_cell(metric.key, record)} |" for name, record in ranked[:MAX_BEST]
+        f"| {name.replace('|', '/')} | {_format_metric(metric.key, record)} |"
+        for name, record in ranked[:MAX_BEST]
     ]
     return [
         f"| {task}, the best {min(MAX_BEST, len(jobs))} of {len(jobs)} | {metric.title} |",
@@ -129,26 +139,28 @@ def _best_of(task: str, jobs: list[tuple[str, Record]], said: ParentNotes) -> li
     ]
 
 
-def _cell(key: str, record: Record) -> str:
-    values, metric = record.result.metrics, described(key)
-    if f"{key}_low" not in values or f"{key}_high" not in values:
-        return metric.write(values[key])
-    return f"{metric.write(values[key])} [{metric.write(values[f'{key}_low'])}, {metric.write(values[f'{key}_high'])}]"
+def _format_metric(name: str, record: Record) -> str:
+    values, metric = record.result.metrics, find_metric(name)
+    if f"{name}_low" not in values or f"{name}_high" not in values:
+        return metric.format_value(values[name])
+    return (
+        f"{metric.format_value(values[name])} [{metric.format_value(values[f'{name}_low'])}, "
+        f"{metric.format_value(values[f'{name}_high'])}]"
+    )
 
 
-def _verdict(records: list[Record], said: ParentNotes) -> list[str]:
-    """Return what the comparison of the jobs concludes; the interval beside a best job alone is no
-    verdict."""
-    from runner.recorded_runs.of_jobs import verdicts  # imports numpy
+def _compare_jobs(records: list[Record], notes: ParentNotes) -> list[str]:
+    """Return the verdicts of the statistical comparison of the jobs, and tag the first one."""
+    from runner.recorded_runs.job_verdicts import compute_verdicts  # imports numpy
 
     folder = Path(records[0].output_dir).parents[1]
     try:
-        lines = verdicts(folder, [*dict.fromkeys(record.job_id for record in records)])
+        lines = compute_verdicts(folder, [*dict.fromkeys(record.job_id for record in records)])
     except RunnerError as error:  # of files that have changed meanwhile: the jobs themselves are done
         lines = [f"not compared: {error}"]
     if not lines:
         return []
-    said.tags["verdict"] = lines[0]
+    notes.tags["verdict"] = lines[0]
     more = len(lines) - MAX_VERDICTS
     return [
         *(f"- {line}" for line in lines[:MAX_VERDICTS]),
@@ -156,8 +168,8 @@ def _verdict(records: list[Record], said: ParentNotes) -> list[str]:
     ]
 
 
-def _records(plan: Sequence[PlannedJob], outcomes: Mapping[int, Outcome]) -> list[Record | None]:
-    """Return each job's record, as far as there is one; a job that is listed twice counts once."""
+def _collect_records(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> list[Record | None]:
+    """Return each job's record or None. A job that is listed twice counts once."""
     records: list[Record | None] = []
     for number, planned in enumerate(plan):
         outcome = outcomes.get(number)

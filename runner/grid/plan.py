@@ -1,8 +1,7 @@
-"""The jobs of a grid: what would run, what is done, what cannot work, and what each job will take.
+"""Plans the jobs of a grid before anything is loaded: state, problems, memory and time.
 
-All of it is known before anything is loaded. Jobs that are compared while they run share one
-error of 5 %, and know their shares at the start: one that decides while it runs cannot wait for the
-others, as Holm's adjustment does.
+Jobs that are compared while they run share an error rate of 5 %, split before the start. A job
+that decides while it runs cannot wait for the others, as Holm's adjustment does.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import to_config, without_hydra
-from runner.config.resolved import ResolvedJob, resolve
+from runner.config.hydra import split_off_hydra, to_config
+from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import Need, kind_of
-from runner.estimates.jobs import JobEstimate, estimate
+from runner.engines.kinds import ResourceNeed, model_kind
+from runner.estimates.jobs import JobEstimate, estimate_jobs
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.grid.outcomes import Outcome
+from runner.grid.outcomes import JobOutcome
 from runner.records.jobs import Job
-from runner.run import check, identify, must_start_anew
-from runner.tasks.base import Uses, task_of, with_inputs
+from runner.run import check_job, identify_job, must_ignore_earlier_results
+from runner.tasks.base import Uses, apply_inputs, import_task
 from runner.tracking import stores
-from runner.tracking.sink import write_death
+from runner.tracking.sink import record_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
 from runner_base.errors import convert_error
 from runner_base.notes import Note, note
-from runner_engine import ToDownload, no_downloads
+from runner_engine import DownloadRequired, no_downloads
 
 
-class State(StrEnum):
+class PlanState(StrEnum):
     """The state of a job before the grid starts."""
 
     todo = "to do"
@@ -48,14 +47,14 @@ class State(StrEnum):
 
 @dataclass
 class PlannedJob:
-    """One job of a grid, as far as it is known before the start."""
+    """One job of a grid before the start: config, id, state, problem and estimates."""
 
     overrides: list[str]
     config: RunnerConfig | None = None
     composed: DictConfig | None = None  # the composed config, before it is converted
     resolved: ResolvedJob | None = None  # None: the config itself cannot work
     job: Job | None = None
-    state: State = State.impossible
+    state: PlanState = PlanState.impossible
     error: ConfigError | None = None  # why the job cannot work
     # why the job may not work well, and what its task says of it
     notes: list[Note | str] = field(default_factory=list)
@@ -87,44 +86,41 @@ class PlannedJob:
 
     @property
     def job_id(self) -> str:
-        """The job's id, empty where the config itself cannot work."""
+        """The job's id. Empty if the config is invalid."""
         return self.job.job_id if self.job else ""
 
     @property
     def duplicate_key(self) -> tuple[object, ...]:
-        """What makes two jobs duplicates: the same job, logged to the same store and delivered to
-        the same file."""
+        """Job, store and output file: jobs that agree in all three are duplicates."""
         assert self.config is not None
-        return self.job, stores.store_of(self.config), self.config.task.delivers_to
+        return self.job, stores.store_from_config(self.config), self.config.task.output_file
 
     @cached_property
-    def need(self) -> Need:
-        """What it needs of the machine, as predicted."""
-        return Need(0.0, 1) if self.resolved is None else predicted_need(self.resolved)
+    def resource_need(self) -> ResourceNeed:
+        """The predicted memory, threads and GPUs of the job."""
+        return ResourceNeed(0.0, 1) if self.resolved is None else predict_need(self.resolved)
 
-    def record_death(self, status: Status, message: str) -> Outcome:
-        """Record how the job ended, because its process died before it could do so; return the
-        outcome."""
+    def record_death(self, status: Status, message: str) -> JobOutcome:
+        """Record the outcome of a job whose process died before it could record it."""
         assert self.config is not None
         assert self.job is not None
-        write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
-        return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
+        record_death(self.config, self.job, import_task(self.config).VERSION, status, message)
+        return JobOutcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
-    """Identify a job and look it up; for an input that cannot work, return a job in the state
-    `impossible`."""
+    """Identify a job and look up its record. An invalid input gives a job in the state `impossible`."""
     planned = PlannedJob(overrides, config)
-    planned.cost = float(config.task.questions * config.generation.most_new_tokens)
-    task = task_of(config)
+    planned.cost = float(config.task.expected_completions * config.generation.max_total_new_tokens)
+    task = import_task(config)
     try:
         with no_downloads(bool(config.plan)):
-            planned.resolved = resolved = resolve(config)
+            planned.resolved = resolved = resolve_job(config)
         config = resolved.config
         planned.measures = Uses.machine in task.USES
-        planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
+        planned.base = model_kind(config.model).base_key(config) if Uses.weights in task.USES else ""
         with no_downloads(bool(config.plan)):
-            inputs, planned.job = identify(resolved)
+            inputs, planned.job = identify_job(resolved)
             planned.input_count, planned.after, planned.is_compared = (
                 inputs.count,
                 inputs.after,
@@ -132,21 +128,21 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             )
             planned.after_overrides = inputs.after_overrides
             planned.data_digest = inputs.data.get("digest", "")
-            planned.resolved = resolved = with_inputs(resolved, inputs)
+            planned.resolved = resolved = apply_inputs(resolved, inputs)
             planned.decided = inputs.decided
             config = planned.config = resolved.config
-            anew = must_start_anew(config, task)
-            planned.record = None if anew else planned.job.recorded()
+            anew = must_ignore_earlier_results(config, task)
+            planned.record = None if anew else planned.job.read_finished_record()
             if planned.record is None:
-                planned.notes = check(resolved, inputs)
-            planned.notes += _note_of_limit(config, inputs.count)
+                planned.notes = check_job(resolved, inputs)
+            planned.notes += _limit_notes(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
                 planned.notes += [note("nothing_to_ask")] * (planned.questions_left == 0)
             if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
-    except ToDownload as absent:  # a job's id depends on the content of files that are not here yet
-        planned.state, planned.notes = State.todo, [str(absent)]
+    except DownloadRequired as absent:  # a job's id depends on the content of files that are not here yet
+        planned.state, planned.notes = PlanState.todo, [str(absent)]
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
         # nothing will be loaded
@@ -160,23 +156,25 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         if planned.questions_left == 0:
             planned.base = ""  # nothing will be loaded
         if planned.record is not None:
-            planned.state = State.done
-            planned.unlogged = config.task.delivers_to is not None
+            planned.state = PlanState.done
+            planned.unlogged = config.task.output_file is not None
         else:
-            started = planned.job.has_begun and not anew
-            planned.state = State.resume if started else State.todo
+            started = planned.job.has_partial_results and not anew
+            planned.state = PlanState.resume if started else PlanState.todo
     return planned
 
 
-def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
-    composer = Composer(context.config_loader, master.hydra.job.config_name, master)
+def plan_jobs(
+    job_overrides: Sequence[Sequence[str]], context: HydraContext, primary_config: DictConfig
+) -> list[PlannedJob]:
+    composer = Composer(context.config_loader, primary_config.hydra.job.config_name, primary_config)
     return [
-        plan_composed(overrides, *without_hydra(composer.compose(overrides)))
-        for overrides in map(list, lists)
+        plan_composed_job(overrides, *split_off_hydra(composer.compose(overrides)))
+        for overrides in map(list, job_overrides)
     ]
 
 
-def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
+def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
     """Plan a job of a grid from its composed config."""
     try:
         config = to_config(composed, choices)
@@ -204,18 +202,17 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
     return planned
 
 
-def share_error(plan: list[PlannedJob]) -> None:
-    """Count the comparisons of a grid, and plan the jobs whose key leaves the number to it again,
-    each with its share.
+def split_error_rate(plan: list[PlannedJob]) -> None:
+    """Count a grid's comparisons and give each its share of the 5 % error rate.
 
-    Jobs that cannot run now count, too: whether memory is short today must not change the share of
-    the others.
+    Jobs that cannot run now count too: a lack of memory today must not change the share of the
+    others.
     """
     compared = [planned for planned in plan if planned.is_compared]
     comparisons = len({planned.job_id or " ".join(planned.overrides) for planned in compared})
     for number, planned in enumerate(plan):
         config = planned.config
-        task = config.task.of_questions if config is not None else None
+        task = config.task.questions_config if config is not None else None
         if not planned.is_compared or config is None or task is None or planned.composed is None:
             continue
         key = task.comparisons_key
@@ -227,26 +224,27 @@ def share_error(plan: list[PlannedJob]) -> None:
         plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 
-def _note_of_limit(config: RunnerConfig, count: int | None) -> list[Note]:
-    """Return a note if the data have fewer questions than task.limit asks for."""
-    task = config.task.of_questions
-    if task is None or task.limit is None or count is None or count >= task.limit:
+def _limit_notes(config: RunnerConfig, num_questions: int | None) -> list[Note]:
+    """Return a note if the data set has fewer questions than task.limit."""
+    task = config.task.questions_config
+    if task is None or task.limit is None or num_questions is None or num_questions >= task.limit:
         return []
-    return [note("fewer_questions", limit=task.limit, count=count)]
+    return [note("fewer_questions", limit=task.limit, count=num_questions)]
 
 
 def would_be_compared(config: RunnerConfig) -> bool:
-    """Whether a job that cannot work now compares itself with another one: once mended, it takes
-    its share."""
+    """Return whether an impossible job would be compared once it is fixed: it counts for the error
+    rate.
+    """
     try:
-        task = task_of(config)
+        task = import_task(config)
         return hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError:  # the words for the other job are the mistake
         return False
 
 
 def mark_duplicates(plan: list[PlannedJob]) -> None:
-    """Mark jobs that the grid already has under other overrides, so that each is done once."""
+    """Mark jobs that are in the grid twice under different overrides, so that each runs once."""
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
@@ -254,26 +252,35 @@ def mark_duplicates(plan: list[PlannedJob]) -> None:
             planned.same_as = earlier if earlier != number else None
 
 
-def predicted_need(resolved: ResolvedJob) -> Need:
-    """Predict memory and threads of a job, from the checkpoint's headers alone."""
+def predict_need(resolved: ResolvedJob) -> ResourceNeed:
+    """Predict memory, threads and GPUs of a job from the checkpoint's headers alone."""
     config = resolved.config
-    return kind_of(config.model).need(resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
+    return (
+        model_kind(config.model).predict_need(resolved)
+        if Uses.weights in import_task(config).USES
+        else ResourceNeed(0.0, 1)
+    )
 
 
 def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
-    """Estimate memory and time of a plan's jobs that use weights, by number; plan=quick skips the
-    calibration."""
+    """Estimate memory and time of the jobs that load weights, by number. plan=quick skips the
+    calibration.
+    """
     jobs = {
         number: planned.resolved
         for number, planned in enumerate(plan)
         if planned.resolved is not None and planned.same_as is None
-        if Uses.weights in task_of(planned.resolved.config).USES
+        if Uses.weights in import_task(planned.resolved.config).USES
     }
     settings = next((job.config for job in jobs.values()), None)
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
-    timed = {number: job for number, job in jobs.items() if plan[number].state in (State.todo, State.resume)}
+    timed = {
+        number: job
+        for number, job in jobs.items()
+        if plan[number].state in (PlanState.todo, PlanState.resume)
+    }
     asked = {number: job for number, job in timed.items() if plan[number].questions_left != 0}
     others = {number: job for number, job in jobs.items() if number not in asked}
     counts = {
@@ -281,7 +288,11 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     }
     counts |= {number: left for number, planned in enumerate(plan) if (left := planned.questions_left)}
     finished = FinishedJobs(output_dir)
-    estimates = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
+    estimates = estimate_jobs(
+        others, output_dir, calibrate=False, num_questions=counts, finished_jobs=finished
+    )
     for number in timed.keys() - asked.keys():
         estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)
-    return estimates | estimate(asked, output_dir, settings.plan is True, read=counts, finished=finished)
+    return estimates | estimate_jobs(
+        asked, output_dir, settings.plan is True, num_questions=counts, finished_jobs=finished
+    )

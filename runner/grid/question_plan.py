@@ -1,10 +1,9 @@
-"""What the questions of a grid can show: under the plan of jobs that are to be compared with a
-baseline.
+"""Estimates what a planned grid can show: detectable differences and needed numbers of questions.
 
-The baseline is the job that `task.early_stop_vs` names or, without it, the unquantized one among
-quantized ones: a grid over models or prompts names none, and gets no such lines. The numbers are
-those of `runner-compare --plan-questions`; for jobs that stop early they are those of their bets,
-which need more questions than a single look.
+The baseline is the job that `task.early_stop_vs` names, or else the unquantized job of a grid
+over quantizations. Other grids get no such lines. The numbers equal those of `runner-compare
+--plan-questions`. Jobs with early stopping use an always-valid test, which needs more questions
+than a single test.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from math import ceil, comb, log2
 
 from runner.config.questions import QuestionsConfig
 from runner.config.root import RunnerConfig
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.estimates.jobs import JobEstimate
-from runner.grid.plan import PlannedJob, State
+from runner.grid.plan import PlannedJob, PlanState
 from runner.records.jobs import Job, read_samples
-from runner_base import EvidenceError, RunnerError
+from runner_base import RunnerError, RunRecordError
 from runner_base.notes import Note, note
 from runner_compare.statistics import (
     ALPHA,
     POWER,
-    detectable_loss,
+    detectable_accuracy_loss,
     expected_disagreement,
-    questions_for_margin,
+    questions_needed_for_margin,
 )
 
 UNQUANTIZED = "none"
@@ -51,65 +50,70 @@ class ComparedJobs:
     has_margin: bool  # and stop once it is decided whether they are as good within it
     task: QuestionsConfig  # of the first of them
 
-    def detectable(self, disagreement: float, alpha: float) -> float | None:
-        """Return the smallest loss that a job detects with 80 % power; None without one."""
+    def detectable_loss(self, disagreement: float, alpha: float) -> float | None:
+        """Return the smallest loss that is detected with 80 % power, or None if there is none."""
         margin = self.margin if self.has_margin else None
-        return detectable_loss(self.questions, disagreement, alpha, self.stops_early, margin)
+        return detectable_accuracy_loss(self.questions, disagreement, alpha, self.stops_early, margin)
 
-    def needed(self, disagreement: float, alpha: float) -> int | None:
-        """Return how many questions show with 80 % power that a job is as good, if neither is
-        better."""
-        return questions_for_margin(self.margin, disagreement, alpha, self.stops_early, self.has_margin)
+    def questions_needed(self, disagreement: float, alpha: float) -> int | None:
+        """Return the questions needed to show with 80 % power that a job is as good as its equal baseline."""
+        return questions_needed_for_margin(
+            self.margin, disagreement, alpha, self.stops_early, self.has_margin
+        )
 
 
 def question_notes(
     plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool
 ) -> list[Note]:
-    """Return what each set of questions can show; without the number of questions for a margin if
-    `is_quick`."""
-    notes, sets = _cluster_notes(plan), _compared(plan, _has_verdicts)
+    """Return notes on what each set of questions can show. `is_quick` omits the number of questions
+    for a margin.
+    """
+    notes, sets = _cluster_notes(plan), _compared_sets(plan, _has_independent_verdicts)
     for compared in sets:
-        disagreement, pairs = _disagreement(compared)
+        disagreement, pairs = _expected_disagreement(compared)
         alpha = ALPHA / len(compared.baselines)
         where = compared.where if len(sets) > 1 else None
-        notes.append(_detectable(compared, disagreement, pairs, alpha, where))
+        notes.append(_detectable_note(compared, disagreement, pairs, alpha, where))
         if not is_quick:  # an exact sum over all tables, with scipy
-            needed = compared.needed(disagreement, alpha)
-            there = None if compared.task.limit is None else questions_there(compared.task)
+            needed = compared.questions_needed(disagreement, alpha)
+            there = None if compared.task.limit is None else count_available_questions(compared.task)
             notes.append(
                 note(
                     "questions_for_margin",
                     margin=compared.margin,
-                    needed=None if needed is None else _rounded(needed),
+                    needed=None if needed is None else _round_up(needed),
                     there=there if there is not None and needed is not None and needed > there else None,
                     jobs=len(compared.numbers),
-                    seconds=None if needed is None else _seconds(compared, estimates, needed),
+                    seconds=None if needed is None else _scaled_time_s(compared, estimates, needed),
                 )
             )
     return notes
 
 
 def _cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
-    """Return a note for each kind of clusters that jobs are compared by.
+    """Return a note for each kind of cluster that jobs are compared by.
 
-    How much the verdicts of a cluster have in common is unknown before the jobs run.
+    The correlation within a cluster is unknown before the jobs run.
     """
-    fields = dict.fromkeys(compared.task.cluster for compared in _compared(plan, _has_clusters))
+    fields = dict.fromkeys(
+        compared.task.cluster for compared in _compared_sets(plan, _has_clustered_verdicts)
+    )
     return [note("clusters_not_planned", cluster=field) for field in fields]
 
 
-def _detectable(
-    compared: ComparedJobs, disagreement: float, pairs: int, alpha: float, where: str | None
+def _detectable_note(
+    compared: ComparedJobs, disagreement: float, num_pairs: int, alpha: float, questions_label: str | None
 ) -> Note:
-    """Return which difference so many questions could detect; no difference exceeds the share of
-    verdicts that differ."""
-    n, least = compared.questions, compared.detectable(disagreement, alpha)
+    """Return a note with the detectable difference, which cannot exceed the share of differing
+    verdicts.
+    """
+    n, least = compared.questions, compared.detectable_loss(disagreement, alpha)
     if least is not None and least > disagreement:
         least = None
-    may_detect_largest = not compared.stops_early and _largest_power(n, disagreement, alpha) >= POWER
+    may_detect_largest = not compared.stops_early and _max_mcnemar_power(n, disagreement, alpha) >= POWER
     return note(
         "detectable",
-        where=where,
+        where=questions_label,
         questions=n,
         names=compared.names,
         power=POWER,
@@ -117,13 +121,13 @@ def _detectable(
         may_detect_largest=may_detect_largest,
         comparisons=len(compared.baselines),
         disagreement=disagreement,
-        pairs=pairs,
+        pairs=num_pairs,
         by_bets=compared.stops_early,
     )
 
 
-def _largest_power(n: int, disagreement: float, alpha: float) -> float:
-    """Return the power of McNemar's exact test if all verdicts that differ favour one job."""
+def _max_mcnemar_power(n: int, disagreement: float, alpha: float) -> float:
+    """Return the power of McNemar's exact test if all differing verdicts favour one job."""
     least = ceil(log2(2 / alpha))  # so many that all favour one job are significant
     chance = 1.0
     for count in range(min(least, n + 1)):
@@ -131,9 +135,8 @@ def _largest_power(n: int, disagreement: float, alpha: float) -> float:
     return chance if n >= least else 0.0
 
 
-def questions_there(task: QuestionsConfig) -> int | None:
-    """Return how many questions a job could ask without its limit; None if the data cannot be read,
-    or have no end."""
+def count_available_questions(task: QuestionsConfig) -> int | None:
+    """Return how many questions the data offers without task.limit. None if unreadable or endless."""
     if task.data == "embedded":
         return None
     try:
@@ -142,20 +145,19 @@ def questions_there(task: QuestionsConfig) -> int | None:
         return None
 
 
-def _compared(
-    plan: Sequence[PlannedJob], counts: Callable[[RunnerConfig | None], bool]
+def _compared_sets(
+    plan: Sequence[PlannedJob], is_included: Callable[[RunnerConfig | None], bool]
 ) -> list[ComparedJobs]:
-    """Return the jobs that count, on the same questions, with a baseline in this plan or by
-    name."""
+    """Return the included jobs that share questions with a baseline, which is in the plan or named."""
     groups: dict[str, list[int]] = {}
     for number, planned in enumerate(plan):
-        if planned.job is not None and planned.same_as is None and counts(planned.config):
+        if planned.job is not None and planned.same_as is None and is_included(planned.config):
             groups.setdefault(planned.data_digest, []).append(number)
     found = []
     for numbers in groups.values():
         baselines, names = {}, dict[str, None]()
         for number in numbers:
-            for base, name in _baseline(plan, number, numbers):
+            for base, name in _find_baseline(plan, number, numbers):
                 baselines[plan[number].job_id] = base
                 names[name] = None
         if baselines:
@@ -176,66 +178,71 @@ def _compared(
                     list(names),
                     {plan[number].job_id: job for number in of if (job := plan[number].job) is not None},
                     of,
-                    {plan[number].job_id: plan[number].state is State.done for number in of},
+                    {plan[number].job_id: plan[number].state is PlanState.done for number in of},
                     margins[0] / 100 if margins else MARGIN,
                     any(plan[number].is_compared for number in of),
                     bool(margins),
-                    next(filter(None, (task.of_questions for task in tasks))),
+                    next(filter(None, (task.questions_config for task in tasks))),
                 )
             )
     return found
 
 
-def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> Iterable[tuple[str, str]]:
-    """Yield the id of a job's baseline, and the words for it, if it has one."""
+def _find_baseline(
+    plan: Sequence[PlannedJob], number: int, candidates: Iterable[int]
+) -> Iterable[tuple[str, str]]:
+    """Yield the job id and label of a job's baseline, if it has one."""
     planned = plan[number]
     config = planned.config
     if config is None:
         return
     if planned.after:
-        task = config.task.of_questions
+        task = config.task.questions_config
         yield planned.after, (task is not None and task.compared_with) or planned.after
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
-        for other in among:
+        for other in candidates:
             base = plan[other].config
             if (
                 base is not None
                 and base.quantization.label == UNQUANTIZED
-                and _differ_in_quantization(config, base)
+                and _differs_only_in_quantization(config, base)
             ):
                 yield plan[other].job_id, f"quantization={UNQUANTIZED}"
                 return
 
 
-def _differ_in_quantization(config: RunnerConfig, base: RunnerConfig) -> bool:
-    """Whether two jobs differ in nothing but the quantization."""
-    return replace(base, quantization=config.quantization) == config
+def _differs_only_in_quantization(config: RunnerConfig, baseline: RunnerConfig) -> bool:
+    return replace(baseline, quantization=config.quantization) == config
 
 
-def _has_verdicts(config: RunnerConfig | None) -> bool:
-    """Whether a job gives one verdict on each of independent questions: only for these the numbers
-    are known."""
-    questions = None if config is None else config.task.of_questions
+def _has_independent_verdicts(config: RunnerConfig | None) -> bool:
+    """Return whether a job gives one verdict on each of independent questions; only then power is
+    computed.
+    """
+    questions = None if config is None else config.task.questions_config
     return questions is not None and questions.has_independent_verdicts
 
 
-def _has_clusters(config: RunnerConfig | None) -> bool:
-    """Whether a job gives verdicts on questions that belong to clusters."""
-    questions = None if config is None else config.task.of_questions
+def _has_clustered_verdicts(config: RunnerConfig | None) -> bool:
+    """Return whether a job gives verdicts on questions that belong to clusters."""
+    questions = None if config is None else config.task.questions_config
     return questions is not None and questions.gives_verdicts and questions.cluster is not None
 
 
-def _disagreement(compared: ComparedJobs) -> tuple[float, int]:
-    """Return the share of questions on which two runs are expected to differ, and how many pairs of
-    finished jobs it is from; 0: it is the usual one."""
+def _expected_disagreement(compared: ComparedJobs) -> tuple[float, int]:
+    """Return the expected share of questions on which two runs differ, and how many finished pairs it
+    is from.
+
+    With 0 pairs, the share is the usual one.
+    """
     differing = n = pairs = 0
     for job_id, base_id in compared.baselines.items():
         if pairs < MAX_PAIRS and compared.is_done.get(job_id) and compared.is_done.get(base_id):
             try:
                 solved, base_solved = (
-                    _solved(compared.jobs[compared_id]) for compared_id in (job_id, base_id)
+                    _solved_by_question(compared.jobs[compared_id]) for compared_id in (job_id, base_id)
                 )
-            except EvidenceError:  # damaged samples are reported where they are used
+            except RunRecordError:  # damaged samples are reported where they are used
                 continue
             both = solved.keys() & base_solved.keys()
             differing += sum(solved[index] != base_solved[index] for index in both)
@@ -243,23 +250,23 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, int]:
     return (expected_disagreement(differing, n) if pairs else USUAL_DISAGREEMENT), pairs
 
 
-def _solved(job: Job) -> dict[int, bool]:
-    """Return which questions a job has solved."""
+def _solved_by_question(job: Job) -> dict[int, bool]:
     samples = read_samples(job.samples_path).values()
     return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
 
 
-def _seconds(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> float | None:
-    """Return how long all jobs would take with so many questions, in proportion to what they take
-    with theirs; None if that is not known of all."""
+def _scaled_time_s(
+    compared: ComparedJobs, estimates: Mapping[int, JobEstimate], num_questions: int
+) -> float | None:
+    """Return the seconds all jobs would take with `num_questions`. None if any job's time is unknown."""
     times = [estimates[number].time for number in compared.numbers if number in estimates]
     known = [time.seconds for time in times if time is not None]
     if len(known) < len(compared.numbers) or not compared.questions:
         return None
-    return sum(known) * questions / compared.questions
+    return sum(known) * num_questions / compared.questions
 
 
-def _rounded(number: int) -> int:
-    """Round up to three digits: a plan is no more exact."""
+def _round_up(number: int) -> int:
+    """Round up to three significant digits: a plan is no more exact."""
     step = int(10 ** max(0, len(str(number)) - 3))
     return -(-number // step) * step

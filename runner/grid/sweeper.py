@@ -1,5 +1,5 @@
-"""The grid: expand the overrides, plan every job, run what is not done, show all jobs, exit with
-the right code.
+"""Hydra sweeper for grids: expand the overrides, plan every job, run unfinished jobs, print a
+table.
 
 Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This
 plugin and `WorkerLauncher` are this project's defaults; `hydra/sweeper=optuna` and
@@ -15,59 +15,75 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
-from runner.config.hydra import without_hydra
+from runner.config.hydra import split_off_hydra
 from runner.config.root import RunnerConfig
 from runner.grid import model_list
-from runner.grid.expand import Values, check_exclude, excluded, expand
-from runner.grid.gguf_grids import refuse_other_quantizations
-from runner.grid.known_jobs import fetch_known, mark_known
+from runner.grid.dependencies import add_dependencies
+from runner.grid.expand import Values, check_exclude_keys, expand_grid, is_excluded
+from runner.grid.gguf_grids import reject_gguf_quantizations
+from runner.grid.grid_output import (
+    job_labels,
+    print_failures,
+    print_hints,
+    print_plan,
+    summarize_plan,
+    table_lines,
+)
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
-from runner.grid.named import with_named
-from runner.grid.other_launchers import ForeignLaunch, check_settings
-from runner.grid.outcomes import Outcome
-from runner.grid.parents import ParentRuns
-from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, share_error
-from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
-from runner.render import starts
+from runner.grid.other_launchers import OtherLauncherRun, reject_worker_settings
+from runner.grid.outcomes import JobOutcome
+from runner.grid.parent_runs import ParentRuns
+from runner.grid.plan import PlannedJob, PlanState, mark_duplicates, plan_composed_job, split_error_rate
+from runner.grid.server_results import fetch_server_results, mark_server_results
+from runner.render import progress_messages
 from runner.render.notes import note_text, render_notes
-from runner.report import show_grid
+from runner.report import print_grid
 from runner.tracking import grid_runs
-from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, doing, say, signals
+from runner_base import (
+    ConfigError,
+    JobFailed,
+    Progress,
+    Status,
+    TrackingError,
+    print_message,
+    report_step,
+    signals,
+)
 from runner_base.errors import check_output_folder
 from runner_base.notes import note
-from runner_engine.checkpoints import sharing
+from runner_engine.checkpoints import sharing_files
 
 
 @dataclass
 class Grid:
-    """A planned grid, and how its jobs ended."""
+    """A planned grid and the outcomes of its jobs."""
 
     plan: list[PlannedJob]
     overrides: list[str]  # as the user gave them
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, JobOutcome] = field(default_factory=dict)
     is_logged: bool = True  # MLflow shows it as ended, unless tracking=none
 
     @property
     def settings(self) -> RunnerConfig:
-        """The config whose settings apply to the whole grid: output folder, tracking, print,
-        workers."""
+        """The config whose settings apply to the whole grid: output folder, tracking, print, workers."""
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
         if config is None:  # no job of the grid can work
             assert self.plan[0].error is not None
             raise self.plan[0].error
         return config
 
-    def to_do(self) -> list[int]:
+    def jobs_to_run(self) -> list[int]:
         """Return the numbers of the jobs that have to run, without duplicates."""
         return [
             number
             for number, planned in enumerate(self.plan)
-            if planned.same_as is None and (planned.state in (State.todo, State.resume) or planned.unlogged)
+            if planned.same_as is None
+            and (planned.state in (PlanState.todo, PlanState.resume) or planned.unlogged)
         ]
 
 
 class GridSweeper(LaunchingSweeper):
-    """Hydra's sweeper for grids in which a failed job ends no other, and which can be resumed."""
+    """Hydra sweeper whose grids continue after a failed job and can be resumed."""
 
     def __init__(
         self,
@@ -87,48 +103,48 @@ class GridSweeper(LaunchingSweeper):
         self.files, self.reference = files, reference
 
     def sweep(self, arguments: list[str]) -> None:
-        """Plan the grid, and run it unless only the plan is wanted."""
-        grid = self.plan(arguments)
+        """Plan the grid, and run it unless plan=true."""
+        grid = self.plan_grid(arguments)
         settings = grid.settings
         # once, not for each job
-        check_output_folder("output_dir", settings.output_dir, is_written=not settings.plan)
+        check_output_folder("output_dir", settings.output_dir, needs_write=not settings.plan)
         if grid.settings.plan:
-            mark_known(grid.plan)
-            show_plan(grid.plan)
-            refuse_impossible(grid.plan)
+            mark_server_results(grid.plan)
+            print_plan(grid.plan)
+            reject_impossible_jobs(grid.plan)
             return
-        finish(grid, self.do(grid))
+        finish_grid(grid, self.run_unfinished_jobs(grid))
 
-    def do(self, grid: Grid) -> bool:
-        """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
-        with doing(starts.FINDING_KNOWN_JOBS):
-            fetch_known(grid.plan)
-        say(summary(grid.plan))
-        for planned, label in zip(grid.plan, labels(grid.plan), strict=True):
+    def run_unfinished_jobs(self, grid: Grid) -> bool:
+        """Run the jobs of a planned grid that are not done, and return whether the user stopped it."""
+        with report_step(progress_messages.FINDING_KNOWN_JOBS):
+            fetch_server_results(grid.plan)
+        print_message(summarize_plan(grid.plan))
+        for planned, label in zip(grid.plan, job_labels(grid.plan), strict=True):
             if planned.made_for:
-                say(f"note: {label}: {note_text(note('added_for_others', jobs=planned.made_for))}")
-        grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
-        parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study)
-        with doing(starts.READING_GRID_RUNS):
-            parents.find_unlogged()
+                print_message(f"note: {label}: {note_text(note('added_for_others', jobs=planned.made_for))}")
+        grid_runs.end_dead_grids(Path(grid.settings.output_dir).expanduser().absolute())
+        parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study_name)
+        with report_step(progress_messages.READING_GRID_RUNS):
+            parents.find_unlogged_jobs()
         try:
-            return self.run(grid, parents)
+            return self.launch_jobs(grid, parents)
         except KeyboardInterrupt:  # it came after the last job
-            signals.answer()
+            signals.mark_interrupt_handled()
             return True
 
     @property
-    def study(self) -> str:
-        """The name of the study's file; empty where the grid comes from the command line alone."""
+    def study_name(self) -> str:
+        """The name of the study's file. Empty if the grid comes from the command line alone."""
         name = Path(str(self.master.hydra.job.config_name)).stem
         return "" if name == "config" else name
 
-    def plan(self, arguments: list[str]) -> Grid:
-        """Compose and identify every job; jobs that cannot work are known before anything runs."""
+    def plan_grid(self, arguments: list[str]) -> Grid:
+        """Compose and identify every job. Impossible jobs are known before anything runs."""
         if self.files == "":
             raise ConfigError("this study compares the models in a folder: give files=FOLDER", code="missing")
         loader = self.context.config_loader
-        lists = self.over_files(expand(arguments, self.params, self.zip, loader, self.cases))
+        lists = self.multiply_by_models(expand_grid(arguments, self.params, self.zip, loader, self.cases))
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
         grid = Grid([], arguments)
         values: list[Values] = []
@@ -136,16 +152,16 @@ class GridSweeper(LaunchingSweeper):
             str, list[str]
         ] = {}  # override -> the choices, in the order of the grid, that have no such key
         seen: set[tuple[str, ...]] = set()
-        with sharing(), Progress(len(lists), "planning") as bar:
+        with sharing_files(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
                 composed, lacking = composer.compose_without_missing_keys(overrides)
-                composed, choices = without_hydra(composed)
+                composed, choices = split_off_hydra(composed)
                 bar.advance()
-                values.append(partial(_value_of, composed, choices))
-                if excluded(self.exclude, values[-1]):
+                values.append(partial(_config_value, composed, choices))
+                if is_excluded(self.exclude, values[-1]):
                     continue
                 for line in lacking:
-                    if self.files is not None and model_list.is_filled_in(line):
+                    if self.files is not None and model_list.is_reference_override(line):
                         continue  # only likelihoods have a reference
                     group = line.partition(".")[0]
                     left_out.setdefault(line, []).append(f"{group}={choices.get(group)}")
@@ -153,87 +169,90 @@ class GridSweeper(LaunchingSweeper):
                 if (
                     not lacking or tuple(used) not in seen
                 ):  # a sweep over a key that a job lacks adds the job once
-                    grid.plan.append(plan_composed(used, composed, choices))
+                    grid.plan.append(plan_composed_job(used, composed, choices))
                 seen.add(tuple(used))
-            share_error(grid.plan)
-            grid.plan = with_named(grid.plan, composer)
+            split_error_rate(grid.plan)
+            grid.plan = add_dependencies(grid.plan, composer)
         for planned in grid.plan if self.files is not None else ():
-            planned.unnamed = model_list.keys_of_one_value(lists)
-        check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
+            planned.unnamed = model_list.constant_keys(lists)
+        check_exclude_keys(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(
                 f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid", code="empty"
             )
-        refuse_other_quantizations(grid.plan)
-        _report_left_out(left_out, grid.plan, composer)
+        reject_gguf_quantizations(grid.plan)
+        _report_missing_keys(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
         return grid
 
-    def over_files(self, lists: list[list[str]]) -> list[list[str]]:
-        """Return the jobs of each model that `files=` names, and say what was found."""
+    def multiply_by_models(self, job_overrides: list[list[str]]) -> list[list[str]]:
+        """Return the jobs of each model that `files=` names, and print notes on the models."""
         if self.files is None:
             if self.reference is not None:
                 raise ConfigError(
                     f"reference={self.reference} is one of the models of files=FOLDER: give that, too",
                     code="missing",
                 )
-            return lists
-        models, left_out = model_list.listed(self.files)
-        reference = model_list.reference_among(models, self.reference)
-        given = {line.partition("=")[0].lstrip("+~") for overrides in lists for line in overrides}
-        of_models = model_list.jobs_of(models, reference, given)
-        for line in render_notes(model_list.found_models(self.files, models, left_out, reference)):
-            say(line)
-        return [[*of_model, *overrides] for of_model in of_models for overrides in lists]
+            return job_overrides
+        models, left_out = model_list.list_models(self.files)
+        reference = model_list.choose_reference(models, self.reference)
+        given = {line.partition("=")[0].lstrip("+~") for overrides in job_overrides for line in overrides}
+        of_models = model_list.model_overrides(models, reference, given)
+        for line in render_notes(model_list.model_list_notes(self.files, models, left_out, reference)):
+            print_message(line)
+        return [[*of_model, *overrides] for of_model in of_models for overrides in job_overrides]
 
-    def run(self, grid: Grid, parents: ParentRuns) -> bool:
-        """Launch the jobs below their parent runs in MLflow; return whether the user stopped the
-        grid."""
+    def launch_jobs(self, grid: Grid, parent_runs: ParentRuns) -> bool:
+        """Launch the jobs below their parent runs in MLflow, and return whether the user stopped the grid."""
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, PlanLauncher):
-            check_settings(name, grid.settings)
-        numbers, interrupted = grid.to_do(), False
-        with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
-            with doing(starts.STARTING_GRID_RUN):
-                parents.start()
+            reject_worker_settings(name, grid.settings)
+        numbers, interrupted = grid.jobs_to_run(), False
+        with (
+            signals.deferred_signals()
+        ):  # a signal takes effect when the grid's runs in MLflow have ended, too
+            with report_step(progress_messages.STARTING_GRID_RUN):
+                parent_runs.start_runs()
             try:
-                with signals.interruptible():
+                with signals.interruptible_block():
                     if numbers and isinstance(self.launcher, PlanLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
-                        with doing(f"running {len(numbers)} jobs by hydra/launcher={name}"):
-                            interrupted = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes).run(
+                        with report_step(f"running {len(numbers)} jobs by hydra/launcher={name}"):
+                            interrupted = OtherLauncherRun(self.launcher, name, grid.plan, grid.outcomes).run(
                                 numbers
                             )
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                with doing(starts.ENDING_GRID_RUN):
-                    grid.is_logged = parents.finish(interrupted)
+                with report_step(progress_messages.ENDING_GRID_RUN):
+                    grid.is_logged = parent_runs.finish_runs(interrupted)
         return interrupted
 
 
-def finish(grid: Grid, interrupted: bool) -> None:
-    """Show all jobs and the failures; raise the error whose exit code fits."""
+def finish_grid(grid: Grid, interrupted: bool) -> None:
+    """Print all jobs and the failures. Raises the error with the matching exit code."""
     settings = grid.settings
-    show_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
-    problems = show_failures(grid.plan, grid.outcomes)
+    print_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
+    problems = print_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
         if planned.job is not None and settings.rerun and (folders := planned.job.set_aside_folders()):
-            say(f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}")
-    show_hints(settings)
+            print_message(
+                f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}"
+            )
+    print_hints(settings)
     unlogged = sum(
         bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values()
     )
     not_logged = note_text(note("not_logged", results=unlogged))
     if unlogged and (interrupted or problems):
-        say(not_logged)
+        print_message(not_logged)
     if interrupted:
         raise KeyboardInterrupt
     if problems:
         codes = [outcome.exit_code for outcome in grid.outcomes.values()]
         codes += [planned.exit_code for planned in grid.plan]
-        raise not_finished(problems, len(grid.plan), max(codes))
+        raise _unfinished_jobs_error(problems, len(grid.plan), max(codes))
     if unlogged or not grid.is_logged:
         raise TrackingError(
             not_logged
@@ -243,27 +262,30 @@ def finish(grid: Grid, interrupted: bool) -> None:
         )
 
 
-def not_finished(problems: int, jobs: int, exit_code: int) -> JobFailed:
-    failed = JobFailed(f"{problems} of {jobs} jobs are not finished, see above", code="failed")
+def _unfinished_jobs_error(num_unfinished: int, num_jobs: int, exit_code: int) -> JobFailed:
+    failed = JobFailed(f"{num_unfinished} of {num_jobs} jobs are not finished, see above", code="failed")
     failed.exit_code = exit_code
     return failed
 
 
-def refuse_impossible(plan: list[PlannedJob]) -> None:
-    """Raise an error if a job of a plan cannot work, as the plan of that job alone does."""
-    impossible = sum(planned.state is State.impossible for planned in plan)
+def reject_impossible_jobs(plan: list[PlannedJob]) -> None:
+    """Raise ConfigError if a job of a plan is impossible."""
+    impossible = sum(planned.state is PlanState.impossible for planned in plan)
     if impossible:
         some = "none" if impossible == len(plan) else f"{impossible}"
         can = "can" if impossible == len(plan) else "cannot"
         raise ConfigError(f"{some} of these {len(plan)} jobs {can} work, see above", code="bad_value")
 
 
-def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:
-    """Say which jobs lack a key that other jobs have; raise Hydra's error for a key that no job
-    has."""
+def _report_missing_keys(
+    missing_keys: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
+) -> None:
+    """Print which jobs lack a key that other jobs have. Raises Hydra's error for a key that no job
+    has.
+    """
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}
     choices_without: dict[str, list[str]] = {}
-    for line, choices in left_out.items():
+    for line, choices in missing_keys.items():
         choices_without.setdefault(line.partition("=")[0], []).extend(choices)
     keys_without: dict[str, list[str]] = {}
     for key, choices in choices_without.items():
@@ -271,15 +293,16 @@ def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], com
             raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
         keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
     for without, keys in keys_without.items():
-        say(f"note: {note_text(note('keys_left_out', keys=keys, choices=without))}")
+        print_message(f"note: {note_text(note('keys_left_out', keys=keys, choices=without))}")
 
 
 _ABSENT = object()
 
 
-def _value_of(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
-    """Return a job's value for a key as text, for a group its choice; None where the job has no
-    such key."""
+def _config_value(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
+    """Return a job's value for a key as text; for a group, its choice. None if the job has no such
+    key.
+    """
     if key in choices:
         return choices[key]
     value: object = OmegaConf.select(composed, key, default=_ABSENT)

@@ -1,23 +1,23 @@
-"""The trials of a search, which are launched in batches: counted, shown and ranked together."""
+"""Trials of a search, launched in batches but counted, printed and ranked together."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 
-from runner.grid.best_trial import Scored, doubts
+from runner.grid.best_trial import ScoredTrial, best_trial_notes
+from runner.grid.grid_output import job_labels, print_hints, table_lines
 from runner.grid.live_view import GridView
-from runner.grid.outcomes import Outcome, objective
+from runner.grid.outcomes import JobOutcome, extract_objective
 from runner.grid.plan import PlannedJob
-from runner.grid.show import labels, show_hints, table_lines
 from runner.render.notes import render_notes
-from runner.report import show_grid
-from runner_base import Record, RunnerError, Status, plain
+from runner.report import print_grid
+from runner_base import Record, RunnerError, Status, escape_control_characters
 
 
 @dataclass
 class Trials:
-    """All trials of a search, over all batches in which they are launched."""
+    """All trials of a search, over all batches."""
 
     wanted: int = 0  # how many trials there will be, as far as that is known
     keys: tuple[str, ...] = ()  # the keys that are searched over
@@ -25,44 +25,46 @@ class Trials:
     # keys that the search sets itself, which tell no trial from another
     unnamed: frozenset[str] = frozenset()
     plan: list[PlannedJob] = field(default_factory=list)
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    outcomes: dict[int, JobOutcome] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     @property
     def total(self) -> int:
-        """The number of trials, or how many there are at least."""
+        """The number of trials; a lower limit if the sweeper does not announce it."""
         return max(self.wanted, len(self.plan))
 
-    def view(self) -> GridView:
-        """Return a view that continues to count where the batch before has ended."""
+    def create_view(self) -> GridView:
+        """Return a progress view that continues the count of the previous batches."""
         failed = sum(outcome.status is not Status.FINISHED for outcome in self.outcomes.values())
-        names = labels(self.plan, self.keys)
+        names = job_labels(self.plan, self.keys)
         return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)
 
-    def scored(self) -> list[Scored]:
-        """Return the trials that have asked everything, with their objectives."""
+    def scored_trials(self) -> list[ScoredTrial]:
+        """Return the trials that answered all questions, with their objectives."""
         return [
-            Scored(planned, outcome.record.result.metrics, *score)
+            ScoredTrial(planned, outcome.record.result.metrics, *score)
             for number, planned in enumerate(self.plan)
-            if (outcome := self.outcomes.get(number)) and outcome.record and (score := _score(outcome.record))
+            if (outcome := self.outcomes.get(number))
+            and outcome.record
+            and (score := _objective_or_none(outcome.record))
             # a job that was stopped has asked fewer
             if not outcome.record.result.metrics.get("questions_left")
         ]
 
-    def best_lines(self) -> list[str]:
-        """Return what is said of the best trial; ties go to the first."""
-        sign, scored = 1 if self.maximize else -1, self.scored()
+    def best_trial_lines(self) -> list[str]:
+        """Return the lines about the best trial. Of equal trials, the first one is best."""
+        sign, scored = 1 if self.maximize else -1, self.scored_trials()
         best = max(scored, key=lambda trial: sign * trial.value, default=None)
         if best is None:
             return []
         values = " ".join(text for text in best.planned.overrides if text.partition("=")[0] in self.keys)
         return [
-            f"best of {len(self.outcomes)} trials: {best.result()}, {best.planned.job_id}",
+            f"best of {len(self.outcomes)} trials: {best.format_objective()}, {best.planned.job_id}",
             f"  {values}",
-            *render_notes(doubts(best, scored, self.keys, self.maximize)),
+            *render_notes(best_trial_notes(best, scored, self.keys, self.maximize)),
         ]
 
-    def show(self) -> None:
+    def print_results(self) -> None:
         """Print the table of all trials and the best one."""
         settings = next((planned.config for planned in self.plan if planned.config is not None), None)
         if settings is None:
@@ -70,16 +72,16 @@ class Trials:
         interrupted = len(self.outcomes) < len(self.plan)
         lines = table_lines(self.plan, self.outcomes, interrupted, self.keys)
         for line in lines:
-            if line.metric("questions_left"):
+            if line.get_metric("questions_left"):
                 line.status = "pruned"
-        show_grid(lines, settings.print)
-        if settings.print.is_table and (lines_of_best := self.best_lines()):
-            print(plain("\n".join(lines_of_best)))
-        show_hints(settings)
+        print_grid(lines, settings.print)
+        if settings.print.is_table and (lines_of_best := self.best_trial_lines()):
+            print(escape_control_characters("\n".join(lines_of_best)))
+        print_hints(settings)
 
 
-def _score(record: Record) -> tuple[str, float] | None:
+def _objective_or_none(record: Record) -> tuple[str, float] | None:
     try:
-        return objective(record)
+        return extract_objective(record)
     except RunnerError:
         return None

@@ -1,5 +1,4 @@
-"""A worker process of a grid as the grid's own process sees it: its jobs, its GPUs, how long it
-loads and works."""
+"""The state of a worker process in the grid's own process: its jobs, GPUs and times."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from runner_base import ProgressState
 
 @dataclass
 class Worker:
-    """A worker process, the jobs that it still has to do, and its current job."""
+    """A worker process, its remaining jobs and its current job."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -35,22 +34,22 @@ class Worker:
     left_s: float = 0.0  # of its current job
     s_per_cost: float = 0.0  # how long its jobs work, by their rough sizes
 
-    def gets(self, number: int) -> None:
-        """Note that it gets a job."""
+    def start_job(self, number: int) -> None:
+        """Record that the worker starts a job, and reset its timers."""
         self.current, self.since, self.log_from = number, time.monotonic(), self.log.stat().st_size
         self.jobs_given += 1
         self.work_from_s = self.left_s = 0.0
 
-    def note_progress(self, step: ProgressState, cost: float) -> None:
-        """Note how long it loads and works, once its job's work has begun."""
-        if step.left_s is None:
+    def update_times(self, state: ProgressState, job_cost: float) -> None:
+        """Update the load time and the seconds per unit of cost, once the job's progress has begun."""
+        if state.left_s is None:
             return
-        passed_s, self.left_s = time.monotonic() - self.since, step.left_s
+        passed_s, self.left_s = time.monotonic() - self.since, state.left_s
         self.work_from_s = self.work_from_s or passed_s
         self.load_s = self.load_s or passed_s
-        self.s_per_cost = (passed_s - self.work_from_s + step.left_s) / max(cost, 1.0)
+        self.s_per_cost = (passed_s - self.work_from_s + state.left_s) / max(job_cost, 1.0)
 
     def kill(self) -> None:
-        """Kill the worker and all that it has started."""
+        """Kill the worker and all its child processes."""
         with suppress(ProcessLookupError):  # it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)

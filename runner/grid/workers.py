@@ -1,10 +1,10 @@
-"""Runs the jobs of a grid in worker processes: one event loop, no threads.
+"""Runs the jobs of a grid in worker processes, with one event loop and no threads.
 
-Jobs that share a base go to one worker, one after another, so that it is loaded once; the longest
-such group starts first. Idle workers take jobs of another's group and load its base, too, if the
-user has asked for more workers than there are groups, or if a GPU is free and the jobs take longer
-than the load. When a worker dies or hangs, only its current job fails, and a new worker replaces
-it. A worker that has lost its GPU ends, and its job is repeated once.
+Jobs that share a base model go to one worker, one after another, so that it is loaded once. The
+longest group starts first. An idle worker takes jobs of another worker's group and loads its
+model too, if the user requested more workers than groups, or if a GPU is free and the jobs take
+longer than the load. When a worker dies or hangs, only its current job fails, and a new worker
+replaces it. A worker that has lost its GPU ends, and its job is repeated once.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from runner.config.hydra import as_yaml
-from runner.engines.kinds import Need
+from runner.config.hydra import config_to_yaml
+from runner.engines.kinds import ResourceNeed
 from runner.grid import forking
 from runner.grid.executor import Executor
-from runner.grid.gpu_sets import GpuSet, GpuSets, largest
-from runner.grid.outcomes import Outcome
-from runner.grid.worker_limits import WorkerLimits, group
+from runner.grid.gpu_sets import GpuAllocator, GpuSet, combine_needs
+from runner.grid.outcomes import JobOutcome
+from runner.grid.worker_limits import WorkerLimits, group_jobs
 from runner.grid.worker_process import Worker
 from runner.render.notes import note_text
-from runner_base import ProgressState, Status, child
+from runner_base import ProgressState, Status, child_process
 from runner_base.notes import note
 from runner_base.visible_gpus import Gpu
 
@@ -43,7 +43,7 @@ LEAVE_S = 10.0  # how long a released worker may take to exit, before it is kill
 
 @dataclass(kw_only=True)
 class WorkerPool(Executor):
-    """Gives the jobs of a grid to worker processes and records how each one ends."""
+    """Distributes the jobs of a grid to worker processes and records each outcome."""
 
     limits: WorkerLimits
     log_folder: Path
@@ -62,70 +62,66 @@ class WorkerPool(Executor):
     _started: int = 0
 
     def __post_init__(self) -> None:
-        self._sets = GpuSets(self.gpus, self.limits.is_given, self.limits.is_measuring)
+        self._sets = GpuAllocator(self.gpus, self.limits.is_given, self.limits.is_measuring)
 
     def run(self) -> bool:
-        """Run all jobs, until the user stops them; return whether the user did."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        self._groups = group(self.plan, self.numbers)
+        self._groups = group_jobs(self.plan, self.numbers)
         return super().run()
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill all remaining workers."""
         for worker in (*self._workers, *self._leaving):
             worker.kill()
             worker.process.wait()
             worker.connection.close()
 
     def _take_ready_group(self, worker: Worker | None = None) -> deque[int] | None:
-        """Take the next group for this worker, or for a new one, whose first job need not wait for
-        an unfinished job.
+        """Return a group with a job that can start, for this worker or a new one.
 
-        None while all have to wait, for jobs or for GPUs. When no worker has a job, the jobs that
-        they wait for have failed: then the first group is taken, and each of its jobs reports that
-        itself.
+        Returns None while all groups wait for jobs or GPUs. If no worker has a job, the required jobs
+        have failed: then the first group is returned, and its jobs report that.
         """
-        fitting = [group for group in self._groups if self._has_gpus(group, worker)]
-        ready = next((members for members in fitting if not all(map(self.waits, members))), None)
+        fitting = [group for group in self._groups if self._can_get_gpus(group, worker)]
+        ready = next((members for members in fitting if not all(map(self.is_waiting_for_job, members))), None)
         if ready is None and fitting and self._all_idle:
             ready = fitting[0]
         if ready is not None:
             self._groups.remove(ready)
         return ready
 
-    def _has_gpus(self, numbers: Iterable[int], worker: Worker | None) -> bool:
-        """Whether a worker has the GPUs for these jobs, or a new one can have them."""
-        need, avoided = self._need(numbers)
+    def _can_get_gpus(self, job_numbers: Iterable[int], worker: Worker | None) -> bool:
+        """Return whether the worker, or a new one, can have the GPUs for these jobs."""
+        need, avoided = self._combined_need(job_numbers)
         if worker is not None:
-            return self._sets.is_right(worker.gpus, need, avoided)
+            return self._sets.can_serve(worker.gpus, need, avoided)
         others = [*self._workers, *self._leaving]
-        picked = self._sets.pick(need, self._used_gpus, avoided)
+        picked = self._sets.allocate(need, self._gpu_use_counts, avoided)
         on_cpu = sum(not other.gpus.numbers for other in others)
         return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
 
-    def _need(self, numbers: Iterable[int]) -> tuple[Need, frozenset[int]]:
-        """Return what jobs need that share a base, and the GPUs that have failed in one of them."""
-        jobs = list(numbers) if self.gpus else []
+    def _combined_need(self, job_numbers: Iterable[int]) -> tuple[ResourceNeed, frozenset[int]]:
+        """Return the largest need of jobs that share a model, and the GPUs on which one of them failed."""
+        jobs = list(job_numbers) if self.gpus else []
         avoided = (self._lost[number][0].numbers for number in jobs if number in self._lost)
-        return largest(self.plan[number].need for number in jobs), frozenset().union(*avoided)
+        return combine_needs(self.plan[number].resource_need for number in jobs), frozenset().union(*avoided)
 
     @property
     def _all_idle(self) -> bool:
         return all(worker.current is None for worker in self._workers)
 
     def _take_share(self, worker: Worker | None = None) -> deque[int]:
-        """Take every second ready job of the worker that has most to do, for this worker or a new
-        one.
+        """Take every second ready job of the worker that has the most jobs.
 
-        Nothing if no worker has two, or if to load the base would take longer, unless the user
-        wants so many workers. On a GPU the only job goes, too, if it would have to wait for longer
-        than the load.
+        Takes none if no worker has two, or if loading the model would take longer, unless the user
+        requested so many workers. On a GPU a single job is taken too, if its wait would exceed the load
+        time.
         """
         givers = [giver for giver in self._workers if self.limits.is_given or giver.gpus.numbers]
         giver = max(givers, key=lambda giver: len(giver.todo), default=None)
         if giver is None:
             return deque()
-        ready = [number for number in giver.todo if not self.waits(number)]
+        ready = [number for number in giver.todo if not self.is_waiting_for_job(number)]
         share = ready[1::2]
         if not self.limits.is_given:
             waits_s = (
@@ -136,7 +132,7 @@ class WorkerPool(Executor):
             share = share or ready
             if not (self.fresh or waits_s > giver.load_s > 0):
                 return deque()
-        if not share or not self._has_gpus(share, worker):
+        if not share or not self._can_get_gpus(share, worker):
             return deque()
         for number in share:
             giver.todo.remove(number)
@@ -145,33 +141,32 @@ class WorkerPool(Executor):
     # ------------------------------------------------------------------------------- one step
 
     def submit(self) -> None:
-        """Start workers, and give each its first job."""
+        """Start workers and give each its first job."""
         if not self._groups and self._held_elsewhere and not self._workers:
             self._waiting |= set(self._held_elsewhere)
-            self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
+            self._groups, self._held_elsewhere = group_jobs(self.plan, self._held_elsewhere), []
         # a released worker may still have its base in memory: it counts until its process has
         # exited
         while len(self._workers + self._leaving) < self.limits.total:
             if not (members := self._take_ready_group() or self._take_share()):
                 break
-            self._start(members)
+            self._start_worker(members)
 
     def poll(self) -> bool:
-        """Receive messages, assign the next jobs, enforce limits; False when there is nothing left
-        to do."""
+        """Receive messages, assign jobs and enforce limits. Returns False when no worker is left."""
         if not self._workers and not self._leaving:
             return False
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
-            self._receive(by_connection[ready])
+            self._receive_message(by_connection[ready])
         for worker in [worker for worker in self._workers if worker.current is None]:
             self._assign_next_job(worker)
         self._remove_dead_workers()
-        self._remove_ended_workers()
+        self._remove_exited_workers()
         return True
 
     def cancel(self) -> None:
-        """Interrupt the jobs; the workers end with them."""
+        """Interrupt the jobs, which ends their workers."""
         for worker in self._workers:
             worker.process.send_signal(signal.SIGTERM)
 
@@ -181,7 +176,7 @@ class WorkerPool(Executor):
             worker.kill()
             self._handle_death(worker)
 
-    def _receive(self, worker: Worker) -> None:
+    def _receive_message(self, worker: Worker) -> None:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
@@ -189,16 +184,16 @@ class WorkerPool(Executor):
             return
         assert worker.current is not None
         if isinstance(message, ProgressState):
-            self.view.progressed(worker.current, message)
-            worker.note_progress(message, self.plan[worker.current].cost)
+            self.view.update_progress(worker.current, message)
+            worker.update_times(message, self.plan[worker.current].cost)
             return
-        self._job_ended(worker, worker.current, message)
+        self._handle_job_end(worker, worker.current, message)
         if message.status is Status.KILLED or message.lost_gpu:
-            self._release(worker)  # a job that was stopped by any process ends its worker, too
+            self._release_worker(worker)  # a job that was stopped by any process ends its worker, too
         else:
             self._assign_next_job(worker)
 
-    def _job_ended(self, worker: Worker, number: int, outcome: Outcome) -> None:
+    def _handle_job_end(self, worker: Worker, number: int, outcome: JobOutcome) -> None:
         worker.current = None
         if (
             outcome.lost_gpu
@@ -208,7 +203,7 @@ class WorkerPool(Executor):
         ):
             self._lost[number] = worker.gpus, outcome.lost_gpu
             lost = note("gpu_lost", gpus=worker.gpus, reason=outcome.lost_gpu)
-            self.view.repeats(number, note_text(lost))
+            self.view.report_repeated(number, note_text(lost))
             # last: if it fails again, it does so at the cost of no other job
             worker.todo.append(number)
             return
@@ -223,52 +218,55 @@ class WorkerPool(Executor):
             outcome = self.plan[number].record_death(Status.KILLED, outcome.message)
             # 130 is for the user's Ctrl-C
             outcome = outcome if self.stop_requests else replace(outcome, exit_code=1)
-        self.record(number, outcome)
+        self.record_outcome(number, outcome)
 
     def _assign_next_job(self, worker: Worker) -> None:
-        """Give the worker its next job, from its group or another one; release it if there is none.
+        """Give the worker its next job, or release the worker if there is none.
 
-        While all of its jobs wait for those of other workers, it waits, too, and keeps its base.
+        While all its jobs wait for other workers' jobs, the worker waits too and keeps its model
+        loaded.
         """
-        if self.stop_requests or (self.fresh and worker.jobs_given and not self._forks):
-            self._release(worker)
+        if self.stop_requests or (self.fresh and worker.jobs_given and not self._uses_forks):
+            self._release_worker(worker)
             return
         if not worker.todo:
             worker.todo = self._take_ready_group(worker) or self._take_share(worker)
             worker.load_s = 0.0
         if not worker.todo:
-            self._release(worker)
+            self._release_worker(worker)
             return
-        number = next((job for job in worker.todo if not self.waits(job)), None)
+        number = next((job for job in worker.todo if not self.is_waiting_for_job(job)), None)
         if number is None and not self._all_idle:
             return
         number = worker.todo[0] if number is None else number
         worker.todo.remove(number)
-        worker.gets(number)
-        self.view.started(number)
+        worker.start_job(number)
+        self.view.mark_started(number)
         planned = self.plan[number]
         assert planned.composed is not None
         try:
-            worker.connection.send((planned.config, as_yaml(planned.composed), number in self._waiting))
+            worker.connection.send(
+                (planned.config, config_to_yaml(planned.composed), number in self._waiting)
+            )
         except OSError:
             self._handle_death(worker)
 
     # ------------------------------------------------------------------------ start, release, die
 
-    def _start(self, numbers: deque[int]) -> None:
+    def _start_worker(self, job_numbers: deque[int]) -> None:
         parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
-        need, avoided = self._need(numbers)
-        gpus = self._sets.pick(need, self._used_gpus, avoided) or GpuSet()
+        need, avoided = self._combined_need(job_numbers)
+        gpus = self._sets.allocate(need, self._gpu_use_counts, avoided) or GpuSet()
         self._started += 1
         with worker_end, log.open("ab") as stream:
-            process = child.start(
+            process = child_process.start_python(
                 *(
                     "-c",
                     START,
                     str(worker_end.fileno()),
                     str(os.getpid()),
-                    forking.FORKS if self._forks else "stays",
+                    forking.FORKS if self._uses_forks else "stays",
                 ),
                 environment=gpus.environment,
                 stdin=subprocess.DEVNULL,
@@ -277,38 +275,37 @@ class WorkerPool(Executor):
                 pass_fds=[worker_end.fileno()],
                 start_new_session=True,  # the terminal's Ctrl-C then reaches only this process, which passes it on
             )
-        worker = Worker(process, Connection(parent_end.detach()), log, numbers, gpus)
+        worker = Worker(process, Connection(parent_end.detach()), log, job_numbers, gpus)
         self._workers.append(worker)
         self._assign_next_job(worker)
 
     @property
-    def _forks(self) -> bool:
-        """Whether each job runs in a copy of its worker; without copies a fresh job needs a new
-        worker."""
-        return self.fresh and forking.is_possible(len(self.gpus))
+    def _uses_forks(self) -> bool:
+        """Whether each job runs in a fork of its worker. Without forks, a fresh job needs a new worker."""
+        return self.fresh and forking.can_fork(len(self.gpus))
 
     @property
-    def _used_gpus(self) -> Counter[int]:
-        """How many workers have each GPU; a released one until its process has exited."""
+    def _gpu_use_counts(self) -> Counter[int]:
+        """How many workers use each GPU. A released worker counts until its process has exited."""
         return Counter(
             number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers
         )
 
-    def _release(self, worker: Worker) -> None:
-        """Tell a worker to exit; its remaining jobs go to another worker."""
+    def _release_worker(self, worker: Worker) -> None:
+        """Tell a worker to exit. Its remaining jobs go to another worker."""
         with suppress(OSError):  # it has exited already
             worker.connection.send(None)
         self._workers.remove(worker)
-        self._requeue(worker)
+        self._requeue_jobs(worker)
         worker.since = time.monotonic()
         self._leaving.append(worker)
 
-    def _requeue(self, worker: Worker) -> None:
+    def _requeue_jobs(self, worker: Worker) -> None:
         if worker.todo and not self.stop_requests:
             self._groups.appendleft(worker.todo)
 
-    def _remove_ended_workers(self) -> None:
-        """Remove released workers that have exited, and kill those that take too long."""
+    def _remove_exited_workers(self) -> None:
+        """Remove released workers that have exited, and kill those that take longer than LEAVE_S."""
         for worker in list(self._leaving):
             if self.stop_requests > 1 or time.monotonic() - worker.since > LEAVE_S:
                 worker.kill()
@@ -317,9 +314,8 @@ class WorkerPool(Executor):
                 self._leaving.remove(worker)
                 worker.connection.close()
 
-    def _handle_death(self, worker: Worker, why: str = "") -> None:
-        """Record the current job of a dead worker as failed, and leave its other jobs to a new
-        worker."""
+    def _handle_death(self, worker: Worker, reason: str = "") -> None:
+        """Record the current job of a dead worker as failed, and leave its other jobs to a new worker."""
         with suppress(
             subprocess.TimeoutExpired
         ):  # its connection may close a little before the process exits
@@ -329,8 +325,8 @@ class WorkerPool(Executor):
         with suppress(EOFError, OSError):  # it may have sent its job's outcome before it died
             while worker.connection.poll(DIE_S):  # it ends when the last process of the worker is dead
                 message = worker.connection.recv()
-                if worker.current is not None and isinstance(message, Outcome):
-                    self._job_ended(worker, worker.current, message)
+                if worker.current is not None and isinstance(message, JobOutcome):
+                    self._handle_job_end(worker, worker.current, message)
         self._workers.remove(worker)
         worker.connection.close()
         if worker.current is not None:
@@ -338,20 +334,20 @@ class WorkerPool(Executor):
                 outcome = self.plan[worker.current].record_death(Status.KILLED, "killed")
             else:
                 # what it printed during this job
-                lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)
+                lines = child_process.read_last_lines(worker.log, LAST_LINES, worker.log_from)
                 last_words = "".join(f"\n    | {line}" for line in lines)
-                message = f"{why or f'the worker {child.describe_exit(code)}'}{last_words}"
+                message = f"{reason or f'the worker {child_process.describe_exit_code(code)}'}{last_words}"
                 outcome = self.plan[worker.current].record_death(Status.FAILED, message)
-            self.record(worker.current, outcome)
-        self._requeue(worker)
+            self.record_outcome(worker.current, outcome)
+        self._requeue_jobs(worker)
 
     def _remove_dead_workers(self) -> None:
-        """Remove workers that have died, and kill those whose jobs take too long."""
+        """Remove dead workers, and kill workers whose jobs exceed job_timeout_s."""
         for worker in list(self._workers):
             if (
                 worker.process.poll() is not None and not worker.connection.poll()
             ):  # all that it sent has been read
                 self._handle_death(worker)
-            elif worker.current is not None and self.is_late(worker.since):
+            elif worker.current is not None and self.has_timed_out(worker.since):
                 worker.kill()
-                self._handle_death(worker, self.why_late)
+                self._handle_death(worker, self.timeout_message)

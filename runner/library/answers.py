@@ -1,4 +1,6 @@
-"""What a model answers to Python code: a text with its tokens, or how probable a text is."""
+"""Results of model calls from Python: an answer with its tokens, or the log-probabilities of a
+text.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from runner_engine import Completion
 
 
 class Answer(str):
-    """The model's answer: a text with its token ids, finish reason and time, and what the model
-    thought before it."""
+    """The model's answer: a text with its token ids, finish reason, seconds, and the thinking before
+    it.
+    """
 
     thinking: str | None  # None: nothing
     token_ids: list[int]
@@ -22,8 +25,8 @@ class Answer(str):
     choices: list[Answer]  # all n answers; the first is this one
 
     @classmethod
-    def of(cls, completions: Sequence[Completion]) -> Answer:
-        """Return the answers to one request."""
+    def from_completions(cls, completions: Sequence[Completion]) -> Answer:
+        """Return the answer to one request; its `choices` are all answers."""
         choices: list[Answer] = []
         for completion in sorted(completions, key=lambda completion: completion.choice):
             parts = completion.answer.parts
@@ -41,7 +44,7 @@ class Answer(str):
 
 @dataclass(frozen=True)
 class Scores:
-    """How probable a continuation is: a natural logarithm for each of its tokens."""
+    """Log-probability of each token of a continuation (natural logarithm)."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -49,20 +52,22 @@ class Scores:
 
     @property
     def total(self) -> float:
-        """The logarithm of the whole continuation's probability."""
+        """The log-probability of the whole continuation."""
         return sum(self.logprobs)
 
 
 class Unanswered(JobFailed):
-    """Some requests of a call ended in an error; `answers` has the others, and None for these."""
+    """Raised if some requests of a call failed. `answers` has the other answers, and None for the
+    failed ones.
+    """
 
     def __init__(self, message: str, answers: list[Any]) -> None:
         super().__init__(message, code="failed")
         self.answers = answers
 
 
-def scores_of(completions: list[list[Completion]]) -> list[Scores]:
-    """Return how probable the one continuation of each request is."""
+def scores_from_completions(completions: list[list[Completion]]) -> list[Scores]:
+    """Return the scores of the single continuation of each request."""
     return [
         Scores(completion.answer.token_ids, completion.logprobs or [], completion.greedy or [])
         for (completion,) in completions

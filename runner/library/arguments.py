@@ -1,4 +1,4 @@
-"""What a model is asked from Python: texts or turns, and the settings of a call."""
+"""Argument types of model calls from Python: texts, chat turns and sampling settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ Format = Literal["chat", "raw"]
 
 
 class Settings(SamplingArguments, total=False):
-    """How a call samples its tokens; the defaults are the generation group and the `seed` of
-    `load`."""
+    """Sampling settings of a call. Defaults are the generation group and the `seed` of `load`."""
 
     max_new_tokens: int
     thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone

@@ -1,4 +1,4 @@
-"""One call of Python code: its requests, from their submission to their completions."""
+"""A call from Python: submits its requests and collects their completions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from runner.library.answers import Answer, Unanswered
 from runner_engine import Completion, Delta, Driver, Event, Request, RequestId
 
 
-class Call:
-    """Submits requests and collects their completions; at its exit, requests that have not ended
-    are cancelled."""
+class ModelCall:
+    """Submits requests and collects their completions. At exit, unfinished requests are cancelled."""
 
     def __init__(
         self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]
@@ -36,12 +35,11 @@ class Call:
                 self._driver.cancel(request.id)
 
     @property
-    def is_over(self) -> bool:
-        """Whether all completions have arrived."""
+    def is_finished(self) -> bool:
         return not self._pending
 
-    def take(self, event: Event | Exception) -> str:
-        """Process an event; return the text of the answer that it brings."""
+    def process_event(self, event: Event | Exception) -> str:
+        """Process an event, and return the answer text that it contains."""
         if isinstance(event, Exception):
             raise event
         if isinstance(event, Delta):
@@ -50,8 +48,8 @@ class Call:
         self._pending -= 1
         return ""
 
-    def completions(self) -> list[list[Completion]]:
-        """Return the completions of each request; Unanswered if some have ended in an error."""
+    def get_completions(self) -> list[list[Completion]]:
+        """Return the completions of each request. Raises Unanswered if some requests failed."""
         completions = list(self._completions.values())
         errors = {
             at: completion.error
@@ -63,17 +61,23 @@ class Call:
             return completions
         first, error = next(iter(errors.items()))
         several = f"{len(errors)} of {len(completions)} have no answer, number {first}: {error}"
-        answers = [None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)]
+        answers = [
+            None if at in errors else Answer.from_completions(choices)
+            for at, choices in enumerate(completions)
+        ]
         raise Unanswered(str(error) if len(completions) == 1 else several, answers)
 
 
-def async_queue() -> tuple[asyncio.Queue[Event | Exception], Callable[[Event | Exception], None]]:
-    """Return a queue of the running loop, and a function that puts events into it from any
-    thread."""
+def create_thread_safe_queue() -> tuple[
+    asyncio.Queue[Event | Exception], Callable[[Event | Exception], None]
+]:
+    """Return a queue of the running event loop, and a function that puts events into it from any
+    thread.
+    """
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | Exception]()
 
-    def put(event: Event | Exception) -> None:
+    def put_from_thread(event: Event | Exception) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is waiting
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
-    return queue, put
+    return queue, put_from_thread

@@ -1,4 +1,6 @@
-"""`evaluate`: a job from Python, with the same config, ledger and MLflow as on the command line."""
+"""`evaluate`: run a job from Python with the same config, records and MLflow runs as on the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from runner.config.compose import compose
-from runner.config.explained import config_errors
-from runner.config.hydra import as_yaml, to_config
-from runner.config.plain_text import quote_texts, sweep_of
-from runner.config.variables import variables_as_overrides
-from runner.library.shown import ShownRecord
+from runner.config.compose import compose_job
+from runner.config.error_messages import config_errors
+from runner.config.hydra import config_to_yaml, to_config
+from runner.config.override_quoting import format_sweep, quote_texts
+from runner.config.variables import read_variable_overrides
+from runner.library.notebook_view import NotebookRecord
 from runner.run import run
 from runner_base import ConfigError, environment, signals
-from runner_base.loggers import logging_progress
+from runner_base.loggers import info_logging
 
 # "task.limit=3", several of them, or {"task.limit": 3}
 Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
-def evaluate(*overrides: Overrides) -> ShownRecord:
-    """Run the job that these overrides describe, or return its recorded result, as `runner
-    OVERRIDES` does."""
-    with as_a_command():
-        given = command_words(overrides)
-        composed, choices = compose([*variables_as_overrides(given), *given])
+def evaluate(*overrides: Overrides) -> NotebookRecord:
+    """Run the job of these overrides, or return its recorded result, as `runner OVERRIDES` does."""
+    with command_environment():
+        given = to_command_line(overrides)
+        composed, choices = compose_job([*read_variable_overrides(given), *given])
         config = to_config(composed, choices)
         if config.plan:
             raise ConfigError(
@@ -34,25 +35,26 @@ def evaluate(*overrides: Overrides) -> ShownRecord:
                 value="true",
                 code="unsupported",
             )
-        return ShownRecord.of(run(config, as_yaml(composed)))
+        return NotebookRecord.from_record(run(config, config_to_yaml(composed)))
 
 
-def command_words(overrides: Sequence[Overrides]) -> list[str]:
-    """Return overrides as on the command line; a list in a mapping is a sweep, unless the key
-    itself holds a list."""
+def to_command_line(override_groups: Sequence[Overrides]) -> list[str]:
+    """Return overrides in command line form. A list in a mapping is a sweep, unless the key itself
+    holds a list.
+    """
     arguments: list[str] = []
-    for part in overrides:
+    for part in override_groups:
         if isinstance(part, Mapping):
-            arguments += [sweep_of(key, value) for key, value in part.items()]
+            arguments += [format_sweep(key, value) for key, value in part.items()]
         else:
             arguments += quote_texts([part] if isinstance(part, str) else [*part])
     return arguments
 
 
 @contextmanager
-def as_a_command() -> Iterator[None]:
-    """Log messages, handle Ctrl-C and report a user's mistakes as a command does."""
-    with logging_progress(even_if_set=False), config_errors():
-        environment.read()
-        with signals.handlers_installed():
+def command_environment() -> Iterator[None]:
+    """Log messages, handle Ctrl-C and report user errors as a command does."""
+    with info_logging(override_level=False), config_errors():
+        environment.load_dotenv()
+        with signals.installed_handlers():
             yield

@@ -1,8 +1,8 @@
 """A loaded model for Python code.
 
 One thread decodes for all callers, so that requests of several threads and tasks share a batch.
-When a caller stops waiting (Ctrl-C, a cancelled task, a stream that is not read to its end), its
-requests are cancelled.
+When a caller stops waiting (Ctrl-C, a cancelled task, a stream that is not read to its end),
+its requests are cancelled.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from queue import SimpleQueue
 from typing import Any, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
-from runner.datasets.prompts import message_of, text_of
-from runner.library.answers import Answer, Scores, scores_of
+from runner.datasets.prompts import validate_message, validate_text
+from runner.library.answers import Answer, Scores, scores_from_completions
 from runner.library.arguments import LIMITS, Format, Settings, TextOrTurns, Texts, Turn
-from runner.library.calls import Call, async_queue
-from runner_base import ConfigError, check, unknown
+from runner.library.calls import ModelCall, create_thread_safe_queue
+from runner_base import ConfigError, check_value, unknown_choice_message
 from runner_engine import (
     Completion,
     Driver,
@@ -35,7 +35,7 @@ from runner_engine import (
 
 
 class Model:
-    """A loaded model. Any thread may use it; asyncio tasks use the methods that begin with `a`."""
+    """A loaded model. Any thread may use it. asyncio tasks use the methods that begin with `a`."""
 
     def __init__(self, config: RunnerConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.report = config, report
@@ -64,7 +64,7 @@ class Model:
 
     @property
     def stats(self) -> EngineStats:
-        """Totals so far: tokens prefilled, shared and decoded, and the seconds for that."""
+        """Totals so far: tokens prefilled, shared and decoded, and the seconds for each."""
         return replace(self._driver.engine.stats)
 
     @overload
@@ -76,13 +76,14 @@ class Model:
         self, prompt: Texts, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
     ) -> list[Answer]: ...
     def generate(self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any) -> Any:
-        """Answer a prompt, or a list of prompts as one batch; the same call gives the same answers.
+        """Answer a prompt, or a list of prompts as one batch. The same call gives the same answers.
 
-        As in task=generate, a prompt is a user's turn in the model's chat template; format="raw"
-        uses no template.
+        As in task=generate, a prompt is a user's turn in the model's chat template; format="raw" uses
+        no template.
         """
         answers = [
-            Answer.of(choices) for choices in self._complete(self._generating(prompt, format, system, how))
+            Answer.from_completions(choices)
+            for choices in self._complete_requests(self._build_generate_requests(prompt, format, system, how))
         ]
         return answers[0] if isinstance(prompt, str) else answers
 
@@ -97,48 +98,55 @@ class Model:
     async def agenerate(
         self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any
     ) -> Any:
-        """As `generate`; a task that is cancelled cancels its requests."""
+        """Async version of `generate`. Cancelling the task cancels its requests."""
         answers = [
-            Answer.of(choices)
-            for choices in await self._acomplete(self._generating(prompt, format, system, how))
+            Answer.from_completions(choices)
+            for choices in await self._acomplete_requests(
+                self._build_generate_requests(prompt, format, system, how)
+            )
         ]
         return answers[0] if isinstance(prompt, str) else answers
 
     def chat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
-        """Answer a conversation, `[{"role": "user", "content": "Hi"}]`; its next turn prefills only
-        what is new."""
-        return Answer.of(self._complete([self._chatting(messages, how)])[0])
+        """Answer a conversation, `[{"role": "user", "content": "Hi"}]`. The next turn prefills
+        only new tokens.
+        """
+        return Answer.from_completions(self._complete_requests([self._build_chat_request(messages, how)])[0])
 
     async def achat(self, messages: Sequence[Turn], **how: Unpack[Settings]) -> Answer:
-        """As `chat`; a task that is cancelled cancels its request."""
-        return Answer.of((await self._acomplete([self._chatting(messages, how)]))[0])
+        """Async version of `chat`. Cancelling the task cancels its request."""
+        return Answer.from_completions(
+            (await self._acomplete_requests([self._build_chat_request(messages, how)]))[0]
+        )
 
     def stream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> Iterator[str]:
-        """Yield the answer to a prompt or a conversation piece by piece, without thinking; closing
-        it cancels."""
+        """Yield the answer to a prompt or a conversation piece by piece, without thinking. Closing the
+        iterator cancels it.
+        """
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
-        with Call(self._driver, [self._streaming(prompt, how)], queue.put) as call:
-            while not call.is_over:
-                if text := call.take(queue.get()):
+        with ModelCall(self._driver, [self._build_stream_request(prompt, how)], queue.put) as call:
+            while not call.is_finished:
+                if text := call.process_event(queue.get()):
                     yield text
-        call.completions()  # raises the error if the request has ended in one
+        call.get_completions()  # raises the error if the request has ended in one
 
     async def astream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> AsyncIterator[str]:
-        queue, put = async_queue()
-        with Call(self._driver, [self._streaming(prompt, how)], put) as call:
-            while not call.is_over:
-                if text := call.take(await queue.get()):
+        queue, put = create_thread_safe_queue()
+        with ModelCall(self._driver, [self._build_stream_request(prompt, how)], put) as call:
+            while not call.is_finished:
+                if text := call.process_event(await queue.get()):
                     yield text
-        call.completions()
+        call.get_completions()
 
     @overload
     def logprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
     @overload
     def logprobs(self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...) -> list[Scores]: ...
     def logprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
-        """Score a continuation of the prompt, or each of several, which share the prompt's
-        prefill."""
-        scores = scores_of(self._complete(self._scoring(prompt, continuation, format)))
+        """Score one continuation of the prompt, or several, which share the prompt's prefill."""
+        scores = scores_from_completions(
+            self._complete_requests(self._build_scoring_requests(prompt, continuation, format))
+        )
         return scores[0] if isinstance(continuation, str) else scores
 
     @overload
@@ -148,77 +156,92 @@ class Model:
         self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...
     ) -> list[Scores]: ...
     async def alogprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
-        """As `logprobs`; a task that is cancelled cancels its requests."""
-        scores = scores_of(await self._acomplete(self._scoring(prompt, continuation, format)))
+        """Async version of `logprobs`. Cancelling the task cancels its requests."""
+        scores = scores_from_completions(
+            await self._acomplete_requests(self._build_scoring_requests(prompt, continuation, format))
+        )
         return scores[0] if isinstance(continuation, str) else scores
 
     # ------------------------------------------------------------------------------------- requests
 
-    def _generating(
-        self, prompt: Any, format: Format, system: str | None, how: Mapping[str, Any]
+    def _build_generate_requests(
+        self, prompt: Any, format: Format, system: str | None, settings: Mapping[str, Any]
     ) -> list[Request]:
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        check(not isinstance(prompts, Mapping), "prompt", prompt, "give a text or a list of texts")
-        formatted = [_prompt(text, format, system) for text in map(_text, prompts)]
+        check_value(not isinstance(prompts, Mapping), "prompt", prompt, "give a text or a list of texts")
+        formatted = [_build_prompt(text, format, system) for text in map(_require_text, prompts)]
         return [
-            self._request(formatted_prompt, how, draws=index)
+            self._build_request(formatted_prompt, settings, seed_offset=index)
             for index, formatted_prompt in enumerate(formatted)
         ]
 
-    def _chatting(self, messages: Sequence[Turn], how: Mapping[str, Any]) -> Request:
-        return self._request(_turns(messages), how, keep=True)
+    def _build_chat_request(self, messages: Sequence[Turn], settings: Mapping[str, Any]) -> Request:
+        return self._build_request(_to_messages(messages), settings, keep=True)
 
-    def _streaming(self, prompt: TextOrTurns, how: Mapping[str, Any]) -> Request:
+    def _build_stream_request(self, prompt: TextOrTurns, settings: Mapping[str, Any]) -> Request:
         is_text = isinstance(prompt, str)
-        request = self._request(_prompt(prompt, "chat"), how, keep=not is_text, deltas=True)
-        check(request.n == 1, "n", request.n, "a stream has one answer", code="unsupported")
+        request = self._build_request(_build_prompt(prompt, "chat"), settings, keep=not is_text, deltas=True)
+        check_value(request.n == 1, "n", request.n, "a stream has one answer", code="unsupported")
         return request
 
-    def _scoring(self, prompt: TextOrTurns, continuation: str | Texts, format: Format) -> list[Request]:
-        formatted = _prompt(prompt, format)
+    def _build_scoring_requests(
+        self, prompt: TextOrTurns, continuation: str | Texts, format: Format
+    ) -> list[Request]:
+        formatted = _build_prompt(prompt, format)
         continuations = [continuation] if isinstance(continuation, str) else continuation
-        return [self._request(formatted, {}, continuation=_text(text)) for text in continuations]
+        return [
+            self._build_request(formatted, {}, continuation=_require_text(text)) for text in continuations
+        ]
 
-    def _request(self, prompt: Prompt, how: Mapping[str, Any], draws: int = 0, **more: Any) -> Request:
-        """Return a request with the settings of a call; its random numbers depend on the prompt's
-        place in the list."""
-        for key, value in how.items():
+    def _build_request(
+        self, prompt: Prompt, settings: Mapping[str, Any], seed_offset: int = 0, **request_fields: Any
+    ) -> Request:
+        """Return a request with the settings of a call. Its random numbers depend on the prompt's position
+        in the list.
+        """
+        for key, value in settings.items():
             if key not in Settings.__annotations__:
                 raise ConfigError(
-                    unknown("setting", key, Settings.__annotations__),
+                    unknown_choice_message("setting", key, Settings.__annotations__),
                     key=key,
                     value=value,
                     code="unknown_choice",
                 )
-            check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
-        limits = {key: value for key, value in how.items() if key in LIMITS}
-        stop = how.get("stop", ())
-        stops = tuple(_text(text) for text in ([stop] if isinstance(stop, str) else stop))
-        sampling = Sampling(**{key: value for key, value in how.items() if key not in (*LIMITS, "stop")})
+            check_value(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
+        limits = {key: value for key, value in settings.items() if key in LIMITS}
+        stop = settings.get("stop", ())
+        stops = tuple(_require_text(text) for text in ([stop] if isinstance(stop, str) else stop))
+        sampling = Sampling(**{key: value for key, value in settings.items() if key not in (*LIMITS, "stop")})
         return Request(
-            next(self._numbers), prompt, stops, sampling=sampling, random_id=draws, **limits, **more
+            next(self._numbers),
+            prompt,
+            stops,
+            sampling=sampling,
+            random_id=seed_offset,
+            **limits,
+            **request_fields,
         )
 
-    def _complete(self, requests: list[Request]) -> list[list[Completion]]:
+    def _complete_requests(self, requests: list[Request]) -> list[list[Completion]]:
         """Submit requests and wait for the completions of each."""
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
-        with Call(self._driver, requests, queue.put) as call:
-            while not call.is_over:
-                call.take(queue.get())
-        return call.completions()
+        with ModelCall(self._driver, requests, queue.put) as call:
+            while not call.is_finished:
+                call.process_event(queue.get())
+        return call.get_completions()
 
-    async def _acomplete(self, requests: list[Request]) -> list[list[Completion]]:
-        queue, put = async_queue()
-        with Call(self._driver, requests, put) as call:
-            while not call.is_over:
-                call.take(await queue.get())
-        return call.completions()
+    async def _acomplete_requests(self, requests: list[Request]) -> list[list[Completion]]:
+        queue, put = create_thread_safe_queue()
+        with ModelCall(self._driver, requests, put) as call:
+            while not call.is_finished:
+                call.process_event(await queue.get())
+        return call.get_completions()
 
 
-def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:
+def _build_prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> Prompt:
     """Return a request's prompt: a conversation, or a raw text."""
-    check(format in ("chat", "raw"), "format", format, "use chat or raw")
-    check(
+    check_value(format in ("chat", "raw"), "format", format, "use chat or raw")
+    check_value(
         format == "chat" or not system,
         "system",
         system,
@@ -226,23 +249,25 @@ def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> P
         code="conflict",
     )
     if not isinstance(prompt, str):
-        check(format == "chat", "format", format, "a conversation needs format='chat'", code="conflict")
-        return _turns(prompt)
-    text = _text(prompt)
+        check_value(format == "chat", "format", format, "a conversation needs format='chat'", code="conflict")
+        return _to_messages(prompt)
+    text = _require_text(prompt)
     if format == "raw":
         return text
-    return (*([Message("system", _text(system))] if system else []), Message("user", text))
+    return (*([Message("system", _require_text(system))] if system else []), Message("user", text))
 
 
-def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
+def _to_messages(messages: Sequence[Turn]) -> tuple[Message, ...]:
     needed = 'give a list of turns: [{"role": "user", "content": "..."}]'
-    check(isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed)
+    check_value(
+        isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed
+    )
     try:
         return tuple(
-            message_of(
+            validate_message(
                 dict(turn)
                 if isinstance(turn, Mapping)
-                else turn.as_dict()
+                else turn.to_dict()
                 if isinstance(turn, Message)
                 else turn
             )
@@ -252,8 +277,8 @@ def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
         raise ConfigError(str(error), key="messages", code="bad_value") from error
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     try:
-        return str.__str__(text_of(value))  # turns an Answer into a plain str
+        return str.__str__(validate_text(value))  # turns an Answer into a plain str
     except ValueError as error:
         raise ConfigError(str(error), code="bad_value") from error

@@ -1,5 +1,4 @@
-"""The jobs of a grid as its plan lists them, and why some of them have no result: by the folders of
-the jobs, and by MLflow where a job has no folder here."""
+"""Reads a grid's planned jobs and why some have no result, from job folders or else from MLflow."""
 
 from __future__ import annotations
 
@@ -11,12 +10,20 @@ from typing import Any
 
 from runner.records import grid_records
 from runner.records.jobs import LOCK, Job
-from runner.tracking.connection import one_message
+from runner.tracking.connection import errors_as_one_message
 from runner.tracking.grid_runs import PLAN
-from runner.tracking.stored_runs import JOB_ID, PARENT, RUNNING, cannot_read, download, experiment_of, search
+from runner.tracking.stored_runs import (
+    JOB_ID,
+    PARENT,
+    RUNNING,
+    download_artifact,
+    find_experiment,
+    read_error_message,
+    search_runs,
+)
 from runner.tracking.stores import EXPERIMENT, Store
-from runner_base import ConfigError, EvidenceError, Status, one_line, parse_json
-from runner_base.files import is_held
+from runner_base import ConfigError, RunRecordError, Status, parse_json, to_one_line
+from runner_base.files import is_locked
 from runner_compare import Records
 
 IMPOSSIBLE = "impossible"  # a plan's word for a job whose config is invalid
@@ -33,49 +40,49 @@ class GridPlan:
 
     @property
     def job_ids(self) -> list[str]:
-        """The ids of the jobs, each once."""
+        """The ids of the jobs, without duplicates."""
         return list(dict.fromkeys(job["job_id"] for job in self.jobs if job["job_id"]))
 
     @property
     def experiment(self) -> str:
-        """The MLflow experiment that its jobs are logged to, or would be."""
+        """The MLflow experiment that the jobs are logged to."""
         return self.config.get("tracking.experiment", EXPERIMENT)
 
 
-def plan_in_mlflow(client: Any, grid: str, scratch: Path) -> GridPlan | None:
-    """Return the plan that a grid's run in MLflow has; None if it has none."""
-    path = download(client, grid, PLAN, scratch / grid)
+def download_plan(client: Any, grid_run_id: str, temp_folder: Path) -> GridPlan | None:
+    """Return the plan that a grid's run in MLflow has, or None."""
+    path = download_artifact(client, grid_run_id, PLAN, temp_folder / grid_run_id)
     if path is None:
         return None
     try:
-        return _plan(grid, parse_json(path.read_text(encoding="utf-8")))
+        return _parse_plan(grid_run_id, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)}): name its jobs with "
+            f"plan.json of the grid's run in MLflow is damaged ({to_one_line(error, limit=100)}): name its jobs with "
             "--runs or --where",
             key="--grid",
-            value=grid,
+            value=grid_run_id,
             code="damaged",
         ) from error
 
 
-def plans_in_folder(output_dir: Path) -> list[GridPlan]:
+def load_folder_plans(output_dir: Path) -> list[GridPlan]:
     """Return the plans of the grids that a folder has records of, the last started first."""
     return [
         GridPlan(record.grid, tuple(record.jobs), record.config)
-        for record in grid_records.read_all(output_dir)
+        for record in grid_records.read_grid_records(output_dir)
     ]
 
 
-def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
-    """Return the plan of the grid with this name, by the records of a folder."""
-    plans = plans_in_folder(output_dir)
+def find_folder_plan(output_dir: Path, grid_prefix: str, last_keyword: str) -> GridPlan:
+    """Return the plan of the grid whose id begins with a prefix, from a folder's records."""
+    plans = load_folder_plans(output_dir)
     if not plans:
         raise ConfigError(
-            f"{output_dir} has no record of a grid", key="--grid", value=wanted, code="not_found"
+            f"{output_dir} has no record of a grid", key="--grid", value=grid_prefix, code="not_found"
         )
-    matching = [plan for plan in plans if plan.grid.startswith(wanted)]
-    if wanted == last:
+    matching = [plan for plan in plans if plan.grid.startswith(grid_prefix)]
+    if grid_prefix == last_keyword:
         matching = plans[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this name"
@@ -83,7 +90,7 @@ def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
         raise ConfigError(
             f"{count}. Newest first: {listed}",
             key="--grid",
-            value=wanted,
+            value=grid_prefix,
             code="ambiguous" if matching else "not_found",
         )
     return matching[0]
@@ -92,10 +99,11 @@ def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
 def add_missing_jobs(
     records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
-    """Note which jobs of a grid have no result, and why. MLflow is asked only about jobs without a
-    folder here."""
+    """Add the jobs of a grid without a result, with reasons. MLflow is queried only for jobs without a
+    folder here.
+    """
     with_result = {run.job_id for run in records.runs}
-    jobs, seen = records.list_jobs(plan.job_ids), set[str]()
+    jobs, seen = records.set_grid_jobs(plan.job_ids), set[str]()
     in_mlflow: dict[str, Any] | None = None
     for planned in plan.jobs:
         job_id = planned["job_id"] or ""
@@ -107,30 +115,30 @@ def add_missing_jobs(
         if planned.get("planned") == IMPOSSIBLE or not job_id:
             found = IMPOSSIBLE, planned.get("problem") or ""
         elif folder.is_dir():
-            found = _by_folder(Job(job_id, folder))
+            found = _state_from_folder(Job(job_id, folder))
         else:
             if in_mlflow is None and client is not None and store is not None:
-                in_mlflow = _newest_runs(client, store, plan.grid)
-            found = _by_mlflow((in_mlflow or {}).get(job_id), planned)
+                in_mlflow = _newest_runs_by_job(client, store, plan.grid)
+            found = _state_from_mlflow((in_mlflow or {}).get(job_id), planned)
         if found is not None:
-            jobs.add_missing(_name(plan, planned), job_id, *found, _params(plan, planned))
+            jobs.add_missing(_job_name(plan, planned), job_id, *found, _job_params(plan, planned))
 
 
-def _plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
+def _parse_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
     jobs = tuple(content["jobs"])
     for job in jobs:
         job["job_id"], job.get("overrides")  # what everything below relies on
     return GridPlan(grid, jobs, content.get("config") or {})
 
 
-def _by_folder(job: Job) -> tuple[str, str] | None:
-    """Return why a job has no result; None if it has one, whose run was then deleted in MLflow."""
+def _state_from_folder(job: Job) -> tuple[str, str] | None:
+    """Return why a job has no result. None if it has one: then its run was deleted in MLflow."""
     with suppress(PermissionError):  # a folder that only others may write
-        if is_held(job.folder / LOCK):
+        if is_locked(job.folder / LOCK):
             return STATES[RUNNING], ""
     try:
-        record = job.last_record()
-    except EvidenceError as error:
+        record = job.read_last_record()
+    except RunRecordError as error:
         return STATES[Status.FAILED.value], str(error)
     if record is None:
         has_begun = any(not path.name.startswith(".") for path in job.folder.iterdir())
@@ -140,8 +148,8 @@ def _by_folder(job: Job) -> tuple[str, str] | None:
     return STATES[record.status.value], record.error or ""
 
 
-def _by_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return why a job has no result by its newest run below the grid's, or by the grid's plan."""
+def _state_from_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return why a job has no result, from its newest run in the grid, or from the grid's plan."""
     problem = planned.get("problem") or ""
     if run is None:
         return STATES.get(planned.get("status") or "", NOT_STARTED), problem
@@ -150,17 +158,18 @@ def _by_mlflow(run: Any, planned: Mapping[str, Any]) -> tuple[str, str] | None:
     return STATES[run.info.status], "" if run.info.status == RUNNING else problem
 
 
-def _newest_runs(client: Any, store: Store, grid: str) -> dict[str, Any]:
-    """Return the newest run below a grid's for each job."""
-    with one_message(cannot_read):
-        experiment = experiment_of(client, store.experiment)
-        runs = [*search(client, experiment.experiment_id, f"tags.`{PARENT}` = '{grid}'")]
+def _newest_runs_by_job(client: Any, store: Store, grid: str) -> dict[str, Any]:
+    """Return the newest run of each job below the grid's run."""
+    with errors_as_one_message(read_error_message):
+        experiment = find_experiment(client, store.experiment)
+        runs = [*search_runs(client, experiment.experiment_id, f"tags.`{PARENT}` = '{grid}'")]
     return {run.data.tags[JOB_ID]: run for run in reversed(runs) if JOB_ID in run.data.tags}
 
 
-def _name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
-    """Return the overrides in which a job differs from the others; plans of earlier versions have
-    no names."""
+def _job_name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
+    """Return the overrides in which a job differs from the others. Plans of earlier versions have no
+    names.
+    """
     if planned.get("name"):
         return str(planned["name"])
     own = planned.get("overrides") or []
@@ -168,7 +177,7 @@ def _name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
     return " ".join(text for text in own if text not in shared) or planned["job_id"] or " ".join(own)
 
 
-def _params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return a job's config as text; None if the plan does not have it."""
+def _job_params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a job's config as text, or None if the plan does not contain it."""
     own = planned.get("config")
     return None if own is None else {**plan.config, **own}

@@ -1,5 +1,6 @@
-"""The cost of each profile, over all tasks: memory, load time and speed, and the machine that it
-suits."""
+"""Report section with the cost of each profile over all tasks: memory, load time, speed and
+suitable machine.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner.config.profiles import NONE, PROFILES
-from runner_base import Column, Use
-from runner_compare import ABSENT, Run, Section, Table, number
+from runner_base import Column, ColumnUse
+from runner_compare import ABSENT, Run, Section, Table, format_number
 
 SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best_output_tok_per_s")
 
 
 class ProfilesSection(Section):
-    """The table of profiles."""
-
-    def across(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
+    def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
         return {"profiles": profile_columns(tables)}
 
 
 def profile_columns(tables: Sequence[Table]) -> list[Column]:
-    """Return the columns of profile | memory | load time | speed | suits; none if there is nothing
-    to compare."""
+    """Return the columns profile | memory | load time | speed | suits. Empty if there is nothing to
+    compare.
+    """
     order = [name for name in PROFILES if name != NONE]
     runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
     runs.sort(
@@ -31,26 +31,26 @@ def profile_columns(tables: Sequence[Table]) -> list[Column]:
     names = [run.params["profile"] for run in runs]
     if len(set(names)) < 2:
         return []
-    columns = [Column("profile", names, False, use=Use.setting)]
+    columns = [Column("profile", names, False, use=ColumnUse.setting)]
     if len(set(names)) < len(names):  # several models, or several tasks
-        columns.append(Column("job", [run.job_id for run in runs], False, use=Use.job))
-    costs = [Column("memory\nMiB", [number(run.metrics.get("peak_rss_mib")) for run in runs])]
+        columns.append(Column("job", [run.job_id for run in runs], False, use=ColumnUse.job))
+    costs = [Column("memory\nMiB", [format_number(run.metrics.get("peak_rss_mib")) for run in runs])]
     if any("cuda_peak_mib" in run.metrics for run in runs):
-        costs.append(Column("GPU\nMiB", [number(run.metrics.get("cuda_peak_mib")) for run in runs]))
+        costs.append(Column("GPU\nMiB", [format_number(run.metrics.get("cuda_peak_mib")) for run in runs]))
     costs += [
-        Column("load\ns", [number(run.metrics.get("load_s")) for run in runs]),
-        Column("speed\ntok/s", [_speed(run) for run in runs]),
+        Column("load\ns", [format_number(run.metrics.get("load_s")) for run in runs]),
+        Column("speed\ntok/s", [_format_speed(run) for run in runs]),
         Column("suits", [PROFILES[name].suits for name in names], False),
     ]
-    return [*columns, *(replace(column, use=Use.result) for column in costs)]
+    return [*columns, *(replace(column, use=ColumnUse.result) for column in costs)]
 
 
-def _speed(run: Run) -> str:
+def _format_speed(run: Run) -> str:
     """Return the speed: tokens per second while decoding, or over whole answers of a server."""
     if name := next((name for name in SPEEDS if name in run.metrics), None):
-        return number(run.metrics[name])
+        return format_number(run.metrics[name])
     tokens, seconds = run.metrics.get("new_tokens"), run.metrics.get("seconds")
-    return f"{number(tokens / seconds)} answered" if tokens and seconds else ABSENT
+    return f"{format_number(tokens / seconds)} answered" if tokens and seconds else ABSENT
 
 
 SECTION = ProfilesSection()

@@ -1,43 +1,43 @@
-"""The finished runs and the grids of an MLflow store, as far as a comparison needs them: by the
-folder's records, where it has them."""
+"""Loads the finished runs and grids of an MLflow store, from the folder's records where available."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from runner.recorded_runs.folder_runs import Dated, in_order, run_of, runs_of_experiment
+from runner.recorded_runs.folder_runs import Dated, build_run, load_experiment_runs, sort_runs
 from runner.recorded_runs.grid_plans import GridPlan
-from runner.tracking.connection import one_message
-from runner.tracking.logged_metrics import read_all
-from runner.tracking.published import identity_of
+from runner.tracking.connection import errors_as_one_message
+from runner.tracking.logged_metrics import read_all_metrics
+from runner.tracking.published_index import experiment_identity
 from runner.tracking.stored_runs import (
     DELETED_ONLY,
     FINISHED,
     GRID,
     GRID_STARTED_MS,
-    cannot_read,
-    conditions_without,
-    experiment_of,
-    of_jobs_and_grid,
-    search,
+    conditions_excluding,
+    find_experiment,
+    read_error_message,
+    search_jobs_and_grid,
+    search_runs,
 )
 from runner.tracking.stores import Store
-from runner_base import ConfigError, Status, say
+from runner_base import ConfigError, Status, print_message
 from runner_compare import JOB_ID, Run
 
 LAST = "last"
 
 
-def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
-    """Return the finished runs, newest first, then runs with errors of jobs that have never
-    finished.
+def load_runs(
+    client: Any, store: Store, job_ids: Collection[str] | None = None, grid_run_id: str = ""
+) -> list[Run]:
+    """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
 
     A job that ran twice occurs twice, and each run has its earlier runs. With `job_ids`, only runs
     of these jobs and of the grid.
     """
-    with one_message(cannot_read):
-        runs = in_order(runs_here_and_there(client, store, job_ids, grid))
+    with errors_as_one_message(read_error_message):
+        runs = sort_runs(load_folder_and_mlflow_runs(client, store, job_ids, grid_run_id))
     if not runs and job_ids is None:
         raise ConfigError(
             "no finished run in it yet", key="--experiment", value=store.experiment, code="empty"
@@ -50,64 +50,70 @@ def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None,
     return runs
 
 
-def runs_here_and_there(client: Any, store: Store, job_ids: Collection[str] | None, grid: str) -> list[Dated]:
-    """Return the runs by what the output folder has recorded, and those that it has no record of as
-    MLflow has them."""
-    experiment = experiment_of(client, store.experiment)
-    here, where = (runs_of_experiment(store, identity_of(experiment), job_ids), experiment.experiment_id)
+def load_folder_and_mlflow_runs(
+    client: Any, store: Store, job_ids: Collection[str] | None, grid_run_id: str
+) -> list[Dated]:
+    """Return the runs that the output folder has recorded, and all others from MLflow."""
+    experiment = find_experiment(client, store.experiment)
+    here, where = (
+        load_experiment_runs(store, experiment_identity(experiment), job_ids),
+        experiment.experiment_id,
+    )
     deleted = (
-        {run.info.run_id for run in search(client, where, "", view=DELETED_ONLY)} if here.published else set()
+        {run.info.run_id for run in search_runs(client, where, "", view=DELETED_ONLY)}
+        if here.published
+        else set()
     )
     runs = {
         dated_run[1].run_id: dated_run for dated_run in here.published if dated_run[1].run_id not in deleted
     }
-    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])]
+    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_excluding([*runs])]
     for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
-        for recorded in of_jobs_and_grid(client, where, query, job_ids, grid):
+        for recorded in search_jobs_and_grid(client, where, query, job_ids, grid_run_id):
             if JOB_ID in recorded.data.tags and recorded.info.run_id not in runs:  # a grid's own run has none
                 data, ids = (
                     recorded.data,
                     (recorded.info.run_id, recorded.info.start_time, recorded.info.status),
                 )
-                metrics = read_all(client, recorded.info.run_id, data.tags, data.metrics)
-                runs[recorded.info.run_id] = found = run_of(*ids, data.params, data.tags, metrics)
+                metrics = read_all_metrics(client, recorded.info.run_id, data.tags, data.metrics)
+                runs[recorded.info.run_id] = found = build_run(*ids, data.params, data.tags, metrics)
                 found[1].artifacts = recorded.info.artifact_uri or ""
     logged = {run.job_id for _, run in runs.values()}
     for job_id in sorted(here.damaged.keys() - logged):
-        say(f"note: left out: {here.damaged[job_id]}")
+        print_message(f"note: left out: {here.damaged[job_id]}")
     return [
         *runs.values(),
         *(dated_run for dated_run in here.unpublished if dated_run[1].job_id not in logged),
     ]
 
 
-def last_grid(client: Any, experiment: str) -> str:
-    """Return the MLflow run of the last grid that was started; empty if there is no grid."""
-    grids = _grids(client, experiment)
+def find_last_grid(client: Any, experiment_name: str) -> str:
+    """Return the run id of the grid that was started last. Empty without grids."""
+    grids = _load_grid_runs(client, experiment_name)
     return grids[0].info.run_id if grids else ""
 
 
-def _grids(client: Any, experiment: str) -> list[Any]:
+def _load_grid_runs(client: Any, experiment_name: str) -> list[Any]:
     """Return the runs of grids, the last started first."""
-    with one_message(cannot_read):
-        experiment_id = experiment_of(client, experiment).experiment_id
-        grids = [*search(client, experiment_id, f"tags.{GRID} LIKE '%'")]
+    with errors_as_one_message(read_error_message):
+        experiment_id = find_experiment(client, experiment_name).experiment_id
+        grids = [*search_runs(client, experiment_id, f"tags.{GRID} LIKE '%'")]
     return sorted(grids, key=_started_ms, reverse=True)
 
 
-def find_grid(client: Any, experiment: str, wanted: str) -> str:
-    """Return the MLflow run of the grid with this id, or of the last grid that was started."""
-    grids = _grids(client, experiment)
+def find_grid(client: Any, experiment_name: str, grid_prefix: str) -> str:
+    """Return the run id of the grid whose id begins with the prefix, or of the last one."""
+    grids = _load_grid_runs(client, experiment_name)
     if not grids:
         raise ConfigError(
-            f"no grid in experiment {experiment} yet", key="--grid", value=wanted, code="not_found"
+            f"no grid in experiment {experiment_name} yet", key="--grid", value=grid_prefix, code="not_found"
         )
     matching = [
         grid
         for grid in grids
-        if grid.info.run_id.startswith(wanted) or grid.data.tags[GRID].startswith(wanted)
+        if grid.info.run_id.startswith(grid_prefix) or grid.data.tags[GRID].startswith(grid_prefix)
     ]
-    if wanted == LAST:
+    if grid_prefix == LAST:
         matching = grids[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this run id"
@@ -117,7 +123,7 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
         raise ConfigError(
             f"{count}. Newest first: {listed}",
             key="--grid",
-            value=wanted,
+            value=grid_prefix,
             code="ambiguous" if matching else "not_found",
         )
     run_id: str = matching[0].info.run_id
@@ -125,20 +131,20 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
 
 
 def _started_ms(grid_run: Any) -> int:
-    """Return when a grid was started last: one that is started again goes on in its first run."""
+    """Return when a grid was last started. A grid that is started again continues its first run."""
     return int(grid_run.data.tags.get(GRID_STARTED_MS, grid_run.info.start_time))
 
 
-def runs_of(client: Any, store: Store, grid: str, plan: GridPlan | None) -> list[Run]:
+def load_grid_job_runs(client: Any, store: Store, grid_run_id: str, plan: GridPlan | None) -> list[Run]:
     """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
     planned = set(plan.job_ids) if plan is not None else None
-    runs = load_runs(client, store, planned, grid)
-    of_grid = [run for run in runs if run.grid == grid]
+    runs = load_runs(client, store, planned, grid_run_id)
+    of_grid = [run for run in runs if run.grid == grid_run_id]
     earlier = (planned or set()) - {run.job_id for run in of_grid}
     return of_grid + [run for run in runs if run.job_id in earlier]
 
 
-def grid_to_log_to(runs: list[Run]) -> str:
+def require_single_grid(runs: list[Run]) -> str:
     grids = sorted({run.grid for run in runs if run.grid})
     if len(grids) == 1:
         return grids[0]

@@ -1,1 +1,1 @@
-"""What jobs leave on disk: their identity, configs, samples, measurements and records."""
+"""Files of jobs on disk: identity, configs, samples, measurements and records."""

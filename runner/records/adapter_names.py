@@ -1,9 +1,8 @@
-"""What to call an adapter so that no other of its output folder has the name: with rank and alpha
-if names are equal.
+"""Gives adapters unique names within an output folder, adding rank and alpha if names are equal.
 
-Folders such as `polite/lr1/final` and `polite/lr2/final` may have the same name where people read
-it. Which adapter was called what is kept in the output folder, so that a job keeps its name
-whenever it is recorded again.
+Folders such as `polite/lr1/final` and `polite/lr2/final` may otherwise get the same name. The
+assigned names are stored in the output folder, so that a job keeps its name when it is recorded
+again.
 """
 
 from __future__ import annotations
@@ -13,38 +12,39 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runner.config.model_names import adapter_name
+from runner.config.model_names import adapter_display_name
 from runner.config.root import RunnerConfig
-from runner_base import DataError, hold, load_json, replace_text
-from runner_base.texts import read_cache
+from runner_base import DataError, load_json_object, lock_file, replace_text
+from runner_base.texts import read_json_cache
 
 FILE = ".adapters.json"  # in the output folder: name → the adapter's place → what it is called
 
 
-def told_apart(config: RunnerConfig) -> str:
-    """Return what to call a job's adapter; one that ships, or of a hub, has a name of its own;
-    empty without one."""
-    adapter = config.lora.adapter
+def unique_adapter_name(config: RunnerConfig) -> str:
+    """Return the unique name of a job's adapter. Included and Hub adapters keep their own name. Empty
+    without an adapter.
+    """
+    adapter = config.lora.single_adapter
     if adapter is None:
         return ""
-    name, path = adapter_name(config.lora), Path(adapter.path).expanduser()
+    name, path = adapter_display_name(config.lora), Path(adapter.path).expanduser()
     if not path.exists():
         return name
     place, file = str(path.absolute()), Path(config.output_dir).expanduser() / FILE
-    with suppress(OSError), hold(file.with_suffix(".lock")):
-        known = read_cache(file)
+    with suppress(OSError), lock_file(file.with_suffix(".lock")):
+        known = read_json_cache(file)
         called: dict[str, str] = known.setdefault(name, {})
         if place not in called:
-            called[place] = next(free for free in _names(name, path) if free not in called.values())
+            called[place] = next(free for free in _candidate_names(name, path) if free not in called.values())
             replace_text(file, json.dumps(known, indent=0))
         return called[place]
     return name
 
 
-def _names(name: str, path: Path) -> Iterator[str]:
-    """Yield names for an adapter, each of which says more than the one before."""
+def _candidate_names(name: str, path: Path) -> Iterator[str]:
+    """Yield names for an adapter, each more specific than the previous one."""
     yield name
-    if shape := _shape_of(path):
+    if shape := _rank_and_alpha(path):
         name = f"{name} ({shape})"
         yield name
     number = 2
@@ -53,11 +53,11 @@ def _names(name: str, path: Path) -> Iterator[str]:
         number += 1
 
 
-def _shape_of(path: Path) -> str:
-    """Return rank and alpha, by an adapter's own settings; empty if it has none."""
+def _rank_and_alpha(path: Path) -> str:
+    """Return rank and alpha from an adapter's own settings. Empty if it has none."""
     settings = path / "adapter_config.json"
     with suppress(DataError):
-        found = load_json(settings) if settings.is_file() else {}
+        found = load_json_object(settings) if settings.is_file() else {}
         words = {"rank": found.get("r"), "alpha": found.get("lora_alpha")}
         return ", ".join(f"{word} {value}" for word, value in words.items() if value is not None)
     return ""

@@ -1,9 +1,9 @@
-"""divergences.jsonl: how far a model is from its reference at each token, for percentiles and the
-worst tokens.
+"""divergences.jsonl: a model's divergence from its reference at each token, for percentiles and
+the worst tokens.
 
-One line per sample, with a checksum as samples have; the numbers are packed as those of
-top_k.jsonl. A line is written before its sample; if a kill has left a line without its sample, the
-next line of that index counts.
+One line per sample, with a checksum as samples have; the numbers are packed like those of
+top_k.jsonl. A line is written before its sample; if a kill has left a line without its sample,
+the next line of that index counts.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.records.lines import GrowingFile, damaged, read_evidence
-from runner.records.packed import ID, LOGPROB, NATS, packed, unpacked
+from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, read_lines
+from runner.records.packed_arrays import ID, LOGPROB, NATS, pack_array, unpack_array
 from runner.scorers import Divergence
-from runner_base import sealed, unsealed
+from runner_base import dump_signed_line, parse_signed_line
 
 DIVERGENCES = "divergences.jsonl"
 WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in their texts
@@ -25,7 +25,7 @@ WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in the
 
 @dataclass(frozen=True)
 class TokenDivergences:
-    """What each token of one sample has, position by position."""
+    """Divergence bounds, log-probabilities and top tokens at each position of one sample."""
 
     # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
     least: array[float]
@@ -43,16 +43,15 @@ class TokenDivergences:
             raise ValueError(f"numbers for {len(self.least)} tokens expected, found {sorted(sizes)}")
 
     @classmethod
-    def of(
-        cls, divergence: Divergence, logprobs: Sequence[float], reference: Sequence[float]
+    def from_divergence(
+        cls, divergence: Divergence, logprobs: Sequence[float], reference_logprobs: Sequence[float]
     ) -> TokenDivergences:
-        """Return what a comparison has found, beside the log-probabilities of the text's tokens."""
         reference_first, first = zip(*divergence.firsts, strict=True) if divergence.firsts else ((), ())
         nats = array(NATS, divergence.least), array(NATS, divergence.most)
         return cls(
             *nats,
             array(LOGPROB, logprobs),
-            array(LOGPROB, reference),
+            array(LOGPROB, reference_logprobs),
             array(ID, first),
             array(ID, reference_first),
         )
@@ -69,37 +68,41 @@ KINDS = {
 
 
 class DivergenceFile:
-    """The file that a job appends to."""
+    """The divergences file that a job appends to."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / DIVERGENCES
-        for _ in read_evidence(self.path, unsealed, "line", True):
+        for _ in read_lines(self.path, parse_signed_line, "line", True):
             pass  # an incomplete last line is cut off
-        self._file = GrowingFile(self.path)
+        self._file = AppendOnlyFile(self.path)
 
-    def add(self, index: int, divergences: TokenDivergences) -> None:
-        """Append a sample's line."""
+    def append_sample(self, index: int, divergences: TokenDivergences) -> None:
         values = {name: getattr(divergences, name) for name in KINDS}
-        content = {name: packed(some) for name, some in values.items() if some}
-        self._file.append(sealed({"index": index, "tokens": len(divergences.least), **content}))
+        content = {name: pack_array(some) for name, some in values.items() if some}
+        self._file.append_line(
+            dump_signed_line({"index": index, "tokens": len(divergences.least), **content})
+        )
 
     def close(self) -> None:
         self._file.close()
 
 
 def read_divergences(path: Path) -> dict[int, TokenDivergences]:
-    """Return the lines of a job by sample; EvidenceError with file and line number for a damaged
-    line."""
-    return dict(_lines(path))
+    """Return a job's divergences by sample. Raises EvidenceError with file and line for a damaged
+    line.
+    """
+    return dict(_read_lines(path))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, TokenDivergences]]:
-    for number, line in read_evidence(path, unsealed, f"line of {DIVERGENCES}"):
+def _read_lines(path: Path) -> Iterator[tuple[int, TokenDivergences]]:
+    for number, line in read_lines(path, parse_signed_line, f"line of {DIVERGENCES}"):
         try:
             count = int(line["tokens"])
             arrays: dict[str, Any] = {
-                name: unpacked(kind, line.get(name), count) for name, kind in KINDS.items()
+                name: unpack_array(kind, line.get(name), count) for name, kind in KINDS.items()
             }
             yield int(line["index"]), TokenDivergences(**arrays)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise damaged(path, number, f"does not say how far a sample's tokens are ({error})") from error
+            raise damaged_line_error(
+                path, number, f"does not say how far a sample's tokens are ({error})"
+            ) from error

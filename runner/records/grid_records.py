@@ -1,8 +1,8 @@
-"""The records of grids in an output folder: `grids/DIGEST.json` lists a grid's jobs and how they
-ended.
+"""Records of grids in an output folder: `grids/DIGEST.json` lists a grid's jobs and their
+outcomes.
 
-They exist without MLflow, too: runner-compare reads from them which jobs of a grid have no result,
-and runner-sync creates the grid's run in another store.
+They exist without MLflow too: runner-compare reads from them which jobs of a grid have no
+result, and runner-sync creates the grid's run in another store.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.records.flat_config import flatten
+from runner.records.flat_config import flatten_config
 from runner_base import parse_json, replace_text
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ FOLDER = "grids"  # in the output folder
 
 @dataclass
 class GridRecord:
-    """What a grid is, and how it ended."""
+    """A grid's title, jobs, config, metrics and status."""
 
     grid: str  # the digest of its jobs
     title: str
@@ -42,31 +42,30 @@ class GridRecord:
 
     @property
     def job_ids(self) -> list[str]:
-        """The ids of its jobs, each once."""
+        """The ids of the grid's jobs, without duplicates."""
         return list(dict.fromkeys(job["job_id"] for job in self.jobs if job.get("job_id")))
 
 
-def write(output_dir: Path, record: GridRecord) -> None:
-    """Write a record in one step; a failure is only logged, because the jobs matter more."""
+def write_grid_record(output_dir: Path, record: GridRecord) -> None:
+    """Write a record atomically. A failure is only logged, because the jobs matter more."""
     try:
-        replace_text(_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
+        replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:
         log.warning("the grid's record cannot be written: %s", error)
 
 
-def exists(output_dir: Path, grid: str) -> bool:
-    """Whether the folder has a record of a grid."""
-    return _path(output_dir, grid).is_file()
+def has_grid_record(output_dir: Path, grid: str) -> bool:
+    return _record_path(output_dir, grid).is_file()
 
 
-def read_all(output_dir: Path) -> list[GridRecord]:
-    """Return the records of a folder, the last started first; damaged ones are left out."""
+def read_grid_records(output_dir: Path) -> list[GridRecord]:
+    """Return the records of a folder, the last started first. Damaged ones are skipped with a warning."""
     records = []
     for path in (output_dir / FOLDER).glob("*.json"):
         if not path.is_file():  # a pipe would wait for its reader
             continue
         try:
-            record = _checked(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
+            record = _check_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
             log.warning("left out: %s is damaged (%s)", path, error)
         else:
@@ -74,8 +73,8 @@ def read_all(output_dir: Path) -> list[GridRecord]:
     return sorted(records, key=lambda record: -record.started_ms)
 
 
-def _checked(record: GridRecord) -> GridRecord:
-    """Return a record whose parts have the types that its readers rely on; TypeError if not."""
+def _check_types(record: GridRecord) -> GridRecord:
+    """Return the record. Raises TypeError if its fields do not have the types that readers rely on."""
     kinds = {"grid": str, "started_ms": int, "status": str, "jobs": list, "config": dict}
     kinds |= {"params": dict, "tags": dict, "metrics": dict, "notes": dict, "runs": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
@@ -86,14 +85,15 @@ def _checked(record: GridRecord) -> GridRecord:
 
 
 def split_configs(configs: Sequence[object | None]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the keys in which all configs agree, and for each config the others; a config that is
-    None has none."""
-    flat: list[Mapping[str, str]] = [dict(flatten(config)) if config else {} for config in configs]
+    """Return the keys in which all configs agree, and the other keys of each config. A config of None
+    has none.
+    """
+    flat: list[Mapping[str, str]] = [dict(flatten_config(config)) if config else {} for config in configs]
     known = [keys for keys in flat if keys]
     first = known[0] if known else {}
     common = {key: value for key, value in first.items() if all(keys.get(key) == value for keys in known)}
     return common, [{key: value for key, value in keys.items() if key not in common} for keys in flat]
 
 
-def _path(output_dir: Path, grid: str) -> Path:
+def _record_path(output_dir: Path, grid: str) -> Path:
     return output_dir / FOLDER / f"{grid}.json"

@@ -1,8 +1,8 @@
-"""Job identity and the ledger: what makes two jobs the same, and what is already done.
+"""Job identity and job folders: when two jobs are the same, and which results exist.
 
 A job's id is a hash of everything that can change its answer. Its folder
-`OUTPUT_DIR/jobs/<job_id>/` is the ledger: `config.yaml`, `samples.jsonl` (append-only), `log.txt`
-and, once the job has ended, `result.json`. The same job again returns the recorded result; an
+`OUTPUT_DIR/jobs/<job_id>/` has `config.yaml`, `samples.jsonl` (append-only), `log.txt` and,
+once the job has ended, `result.json`. The same job again returns the recorded result; an
 interrupted job resumes from its samples.
 """
 
@@ -18,32 +18,32 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runner.config.groups import packages_of
-from runner.config.root import RunnerConfig, semantic_keys
-from runner.records.artifacts import first_changed
-from runner.records.lines import GrowingFile, damaged, is_file, read_evidence
+from runner.config.groups import plugin_packages
+from runner.config.root import RunnerConfig, identity_keys
+from runner.records.artifacts import find_changed_file
+from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, is_regular_file, read_lines
 from runner.records.measurements import MEASUREMENTS
 from runner.render.notes import note_text
-from runner.render.starts import held_elsewhere, waiting_for
+from runner.render.progress_messages import held_elsewhere_message, waiting_message
 from runner_base import (
-    EvidenceError,
-    JobHeld,
+    JobAlreadyRunning,
     Progress,
     Record,
+    RunRecordError,
     Sample,
     Status,
-    cannot_write,
-    doing,
-    hold,
+    lock_file,
     machine,
-    say,
+    print_message,
+    report_step,
     short_hash,
-    write_atomically,
+    write_error,
+    write_text_atomically,
 )
-from runner_base.files import sync
+from runner_base.files import sync_to_disk
 from runner_base.notes import Note
-from runner_base.texts import is_torn
-from runner_compare.statistics import with_means
+from runner_base.texts import is_partially_written
+from runner_compare.statistics import replace_vote_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -73,77 +73,75 @@ class Job:
         return self.folder / SAMPLES
 
     @property
-    def has_begun(self) -> bool:
+    def has_partial_results(self) -> bool:
         """Whether an earlier start has left samples or measurements."""
         return self.samples_path.exists() or (self.folder / MEASUREMENTS).exists()
 
-    def recorded(self) -> Record | None:
-        """Return the finished record, or None when the job has to run (again)."""
-        record = self.last_record()
+    def read_finished_record(self) -> Record | None:
+        """Return the finished record, or None if the job has to run (again)."""
+        record = self.read_last_record()
         if record is None or record.status is not Status.FINISHED:
             return None
-        if (changed := first_changed(record.result.artifacts)) is not None:
+        if (changed := find_changed_file(record.result.artifacts)) is not None:
             log.warning(
                 "%s has changed since %s wrote it: the recorded result no longer counts", changed, self.job_id
             )
             return None
         short_mib = record.result.ran_short_mib
-        if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:
+        if short_mib is not None and machine.available_memory_mib() > MORE_MEMORY * short_mib:
             log.warning("%s was short of memory, and now there is more: it runs again", self.job_id)
             return None
         return record
 
-    def last_record(self) -> Record | None:
-        """Return the record in result.json, however the job ended; None where a power cut has left
-        a part of it."""
+    def read_last_record(self) -> Record | None:
+        """Return the record in result.json with any status. None if a power failure left it incomplete."""
         path = self.folder / RESULT
-        if not is_file(path):
+        if not is_regular_file(path):
             return None
         data = b""
         try:
             data = path.read_bytes()
             record = Record.from_json(data.decode())
-            record.result.metrics = with_means(record.result.metrics)
+            record.result.metrics = replace_vote_accuracy(record.result.metrics)
             return record
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if is_torn(data) and not isinstance(error, OSError):
+            if is_partially_written(data) and not isinstance(error, OSError):
                 log.warning(
                     "%s has no end, as after a power cut: the result is made again from what is kept", path
                 )
                 return None
-            raise EvidenceError(
+            raise RunRecordError(
                 f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it",
                 code="damaged",
             ) from error
 
     def write_record(self, record: Record) -> None:
-        """Replace result.json in one step, so that a crash leaves the old one or the new one."""
+        """Replace result.json atomically, so that a crash leaves either the old or the new file."""
         durable = record.seconds >= WORTH_SYNCING_S
         try:
             if durable and self.samples_path.exists():
-                sync(self.samples_path)  # or a power cut could leave a result without its evidence
+                sync_to_disk(self.samples_path)  # or a power cut could leave a result without its evidence
         except OSError as error:
-            raise cannot_write(self.samples_path, error) from error
-        write_atomically(self.folder / RESULT, record.to_json(), durable=durable)
+            raise write_error(self.samples_path, error) from error
+        write_text_atomically(self.folder / RESULT, record.to_json(), durable=durable)
 
-    def evidence(self) -> list[Path]:
-        """Return the files that runs of this job have left in its folder; hidden files belong to
-        the ledger."""
+    def list_result_files(self) -> list[Path]:
+        """Return the files that runs of this job have left in its folder. Hidden files are not included."""
         return (
             [path for path in self.folder.iterdir() if not path.name.startswith(".")]
             if self.folder.exists()
             else []
         )
 
-    def forget(self) -> None:
-        """Delete the files of an earlier run, for a task that runs anew every time."""
+    def delete_earlier_files(self) -> None:
+        """Delete the files of an earlier run, for a task that never resumes."""
         for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
-        """Move the files of earlier runs to a folder of their own, until the job is done again."""
+        """Move the files of earlier runs to a separate folder, until the job is done again."""
         try:
-            if evidence := self.evidence():
+            if evidence := self.list_result_files():
                 old = next(
                     old
                     for n in count(1)
@@ -153,15 +151,15 @@ class Job:
                 for path in evidence:
                     path.rename(old / path.name)
         except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            raise write_error(self.folder, error) from error
 
     def set_aside_folders(self) -> list[Path]:
-        """Return the folders of evidence that was set aside, the oldest first."""
+        """Return the folders with files that were set aside, oldest first."""
         folders = self.folder.parent.glob(f"{self.job_id}{OLD}*")
         return sorted(folders, key=lambda old: (len(old.name), old.name))
 
     def delete_set_aside(self) -> None:
-        """Delete what was set aside, once the job is done again."""
+        """Delete the files that were set aside, once the job is done again."""
         for old in self.set_aside_folders():
             shutil.rmtree(old, ignore_errors=True)
 
@@ -170,12 +168,12 @@ def identify(
     config: RunnerConfig,
     task_version: int,
     input_hashes: dict[str, str],
-    measures: bool,
+    is_measurement: bool,
     ignored_for_reuse: frozenset[str] = frozenset(),
     usual_for_reuse: Mapping[str, Any] = MappingProxyType({}),
 ) -> Job:
-    """Return the job that is identified by all that can change its answers: config, hashes of
-    inputs, scoring, machine.
+    """Return the job identified by all that can change its answers: config, input hashes, scoring,
+    machine.
 
     Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of
     `usual_for_reuse`, give the same answers to the same questions.
@@ -183,11 +181,11 @@ def identify(
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
-        "config": dict(semantic_keys(config)) | packages_of(config),
+        "config": dict(identity_keys(config)) | plugin_packages(config),
         "evidence": input_hashes,
     }
-    if measures:
-        identity |= {"machine": machine.describe(), "versions": machine.versions()}
+    if is_measurement:
+        identity |= {"machine": machine.describe_machine(), "versions": machine.library_versions()}
     job_id = f"{config.task.name}-{short_hash(identity)}"
     for part in ("config", "evidence"):
         identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
@@ -203,42 +201,43 @@ def identify(
 
 
 @contextmanager
-def claim(job: Job, wait: bool = True) -> Iterator[None]:
-    """Hold the job's lock; while another process has it, say so and wait, or raise JobHeld."""
+def lock_job(job: Job, wait: bool = True) -> Iterator[None]:
+    """Hold the job's lock. While another process holds it, wait with a message, or raise JobHeld."""
     _reject_special_files(job.folder)
-    message = held_elsewhere(job.job_id)
+    message = held_elsewhere_message(job.job_id)
     try:
         try:
-            lock = hold(job.folder / LOCK, wait=False)
+            lock = lock_file(job.folder / LOCK, wait=False)
         except BlockingIOError:
             if not wait:
                 raise
-            say(f"{message}: waiting for it to finish")
-            with doing(waiting_for(job.job_id)):
-                lock = hold(job.folder / LOCK)
+            print_message(f"{message}: waiting for it to finish")
+            with report_step(waiting_message(job.job_id)):
+                lock = lock_file(job.folder / LOCK)
     except BlockingIOError as error:
-        raise JobHeld(message, code="busy") from error
+        raise JobAlreadyRunning(message, code="busy") from error
     except OSError as error:
-        raise cannot_write(job.folder, error) from error
+        raise write_error(job.folder, error) from error
     with lock:
         shutil.rmtree(job.folder / SENT, ignore_errors=True)  # whoever was receiving it is dead
         yield
 
 
 def _reject_special_files(folder: Path) -> None:
-    """Reject a folder with a pipe or device, which might be read without end."""
+    """Reject a folder with a pipe or device, which might be read endlessly."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise EvidenceError(
+            raise RunRecordError(
                 f"{path} is not a regular file, and this folder holds a job's files: move it away",
                 code="unreadable",
             )
 
 
 class Recorder:
-    """Writes for a task: samples line by line, files in the job's folder, a progress bar.
+    """Writes a task's files: samples line by line, other files in the job's folder; and creates a
+    progress bar.
 
-    Samples of another kind than the job's own go to a file of their own, `name`.
+    Samples of another kind than the job's own go to a separate file, `name`.
     """
 
     def __init__(self, job: Job, name: str = SAMPLES) -> None:
@@ -246,61 +245,60 @@ class Recorder:
         self.done: dict[int, Sample] = {}  # the answers, by index
         self.failed: dict[int, Sample] = {}  # those that ended in an error; the next start asks them again
         self._lines: dict[int, int] = {}  # index of an earlier sample -> its line number
-        for index, (number, sample) in _numbered(self.path, repair=True).items():
-            self._keep(sample)
+        for index, (number, sample) in _read_numbered_samples(self.path, repair=True).items():
+            self._store_sample(sample)
             self._lines[index] = number
-        self._file = GrowingFile(self.path)
+        self._file = AppendOnlyFile(self.path)
 
     @property
     def folder(self) -> Path:
         """The job's folder, for a task's own files."""
         return self.job.folder
 
-    def sample(self, sample: Sample) -> None:
-        """Append a sample to the file at once, so that a kill loses at most the line being
-        written."""
-        self._file.append(sample.to_json())
-        self._keep(sample)
+    def append_sample(self, sample: Sample) -> None:
+        """Append a sample to the file immediately, so that a kill loses at most the line being written."""
+        self._file.append_line(sample.to_json())
+        self._store_sample(sample)
 
-    def _keep(self, sample: Sample) -> None:
-        """Keep the sample in place of an earlier one with its index."""
+    def _store_sample(self, sample: Sample) -> None:
+        """Store the sample in place of an earlier one with the same index."""
         new, old = (self.failed, self.done) if sample.failed else (self.done, self.failed)
         old.pop(sample.index, None)
         new[sample.index] = sample
 
     @property
     def samples(self) -> dict[int, Sample]:
-        """All samples of the job, those with errors too."""
+        """All samples of the job, including those with errors."""
         return self.done | self.failed
 
-    def verify(self, index: int, rejection_reason: Note | str | None) -> None:
-        """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to
-        reject it."""
+    def raise_if_rejected(self, index: int, rejection_reason: Note | str | None) -> None:
+        """Raise EvidenceError with the sample's line number if there is a reason to reject the sample."""
         if rejection_reason is not None:
-            raise damaged(self.path, self._lines[index], note_text(rejection_reason))
+            raise damaged_line_error(self.path, self._lines[index], note_text(rejection_reason))
 
-    def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
+    def create_progress_bar(self, total: float | None, label: str, unit: str = "") -> Progress:
         """Return a progress bar to use in a `with`."""
-        return Progress(total, what, unit)
+        return Progress(total, label, unit)
 
     def close(self) -> None:
-        """Close the samples file."""
         self._file.close()
 
 
 def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
-    """Read samples.jsonl by index; with repair, cut off an incomplete last line that a crash has
-    left."""
-    return {index: sample for index, (_, sample) in _numbered(path, repair).items()}
+    """Read samples.jsonl by index. With `repair`, an incomplete last line after a crash is removed."""
+    return {index: sample for index, (_, sample) in _read_numbered_samples(path, repair).items()}
 
 
-def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
-    """Return the last sample of each index with its line number; only a sample with an error may
-    have a successor."""
+def _read_numbered_samples(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
+    """Return the last sample of each index with its line number. Only a sample with an error may be
+    replaced.
+    """
     samples: dict[int, tuple[int, Sample]] = {}
-    for number, sample in read_evidence(path, Sample.from_json, "sample", repair):
+    for number, sample in read_lines(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))
         if earlier is not None and not earlier.failed and earlier != sample:
-            raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
+            raise damaged_line_error(
+                path, number, f"gives sample {sample.index} another content than line {first}"
+            )
         samples[sample.index] = number, sample
     return samples

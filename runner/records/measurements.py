@@ -1,10 +1,10 @@
-"""measurements.jsonl: what a job has measured, a line for each measurement as it ends; the next
-start goes on from it.
+"""measurements.jsonl: one line per finished measurement of a job, from which the next start
+resumes.
 
-Lines are evidence as samples are: appended unbuffered, with a checksum, and an incomplete last one
-is cut off. Each says under which conditions it was made. A measurement by another version of this
-program, or on another machine, is made again; one that failed is not kept, since memory may be free
-at the next start.
+Lines are appended unbuffered with a checksum like samples, and an incomplete last one is
+removed. Each records its conditions. A measurement by another version of this program, or on
+another machine, is repeated; a failed one is not stored, because memory may be free at the next
+start.
 """
 
 from __future__ import annotations
@@ -13,52 +13,50 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runner.records.lines import GrowingFile, read_evidence
-from runner_base import machine, sealed, short_hash, unsealed
+from runner.records.jsonl_files import AppendOnlyFile, read_lines
+from runner_base import dump_signed_line, machine, parse_signed_line, short_hash
 from runner_base.notes import Note, note
 
 MEASUREMENTS = "measurements.jsonl"
 PACKAGE = "runner-llm"
 
 
-def conditions() -> str:
-    """Return a hash of what figures depend on beside the job: the machine, and the versions of all
-    that computes."""
+def hash_conditions() -> str:
+    """Return a hash of machine and library versions, on which measurements depend."""
     try:
         own = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         own = "not installed"
-    return short_hash([machine.describe(), machine.versions(), own])
+    return short_hash([machine.describe_machine(), machine.library_versions(), own])
 
 
-class Measurements:
-    """The measurements of a job: those that earlier starts have made, and the file that takes
-    further ones."""
+class MeasurementFile:
+    """A job's measurements of earlier starts, and the file that new ones are appended to."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there; raises EvidenceError for a damaged line."""
+        """Read the existing measurements. Raises EvidenceError for a damaged line."""
         path = folder / MEASUREMENTS
-        self._conditions, self._file = conditions(), GrowingFile(path)
-        lines = [line for _, line in read_evidence(path, _parsed, "measurement", repair=True)]
+        self._conditions, self._file = hash_conditions(), AppendOnlyFile(path)
+        lines = [line for _, line in read_lines(path, _parse_measurement, "measurement", repair=True)]
         self.earlier = [line for line in lines if line["conditions"] == self._conditions]
         self.outdated = len(lines) - len(self.earlier)  # made under other conditions
 
-    def keep(self, **values: Any) -> None:
-        """Append a measurement; it is on disk when this returns."""
-        self._file.append(sealed(values | {"conditions": self._conditions}))
+    def append_measurement(self, **values: Any) -> None:
+        """Append a measurement. It is on disk when this method returns."""
+        self._file.append_line(dump_signed_line(values | {"conditions": self._conditions}))
 
     def close(self) -> None:
         self._file.close()
 
 
-def notes_on(kept: int, total: int, outdated: int) -> list[Note]:
-    """Return what of a record earlier starts have measured, and what was measured again."""
-    notes = [note("measurements_on_disk", count=kept, total=total)] * bool(kept)
-    return notes + [note("measured_again", lines=outdated, file=MEASUREMENTS)] * bool(outdated)
+def recorded_measurement_notes(num_reused: int, num_total: int, num_outdated: int) -> list[Note]:
+    """Return notes on measurements of earlier starts, and on repeated ones."""
+    notes = [note("measurements_on_disk", count=num_reused, total=num_total)] * bool(num_reused)
+    return notes + [note("measured_again", lines=num_outdated, file=MEASUREMENTS)] * bool(num_outdated)
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    line = unsealed(text)
+def _parse_measurement(text: str) -> dict[str, Any]:
+    line = parse_signed_line(text)
     if not isinstance(line.get("conditions"), str):
         raise ValueError("it does not say under which conditions it was made")
     return line

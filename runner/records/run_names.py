@@ -1,4 +1,4 @@
-"""A run's name: the choices and keys that are not the usual ones."""
+"""Creates a run's name from the choices and keys that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from runner.config.choices import own_files
-from runner.config.model_names import adapter_name
+from runner.config.choices import included_choice_files
+from runner.config.model_names import adapter_display_name
 from runner.config.root import RunnerConfig
-from runner.records.flat_config import as_typed
-from runner_base import Inert, short_name
-from runner_base.fields import choice_of, counts_of, default_of
-from runner_engine.quantization.base import Quantized
+from runner.records.flat_config import format_as_override
+from runner_base import NotInIdentity, short_model_name
+from runner_base.fields import get_choice_name, get_default, get_identity_rule
+from runner_engine.quantization.base import QuantizedConfig
 
 
-def run_name(config: RunnerConfig, adapter: str = "") -> str:
-    """Return a run's name: the choices and keys that are not the usual ones, `gsm8k embedded nf4
-    hard5 limit=20`.
+def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
+    """Return a run's name from its unusual choices and keys, such as `gsm8k embedded nf4 hard5
+    limit=20`.
 
-    adapter: what to call its adapter, where the adapter's own name does not tell it from another.
+    unique_adapter_name: used where the adapter's own name is ambiguous.
     """
     plain = ("none", "native", "greedy")
-    names = [config.task.name, short_name(config.model.name)]
-    called = f"lora={adapter or adapter_name(config.lora)}" if config.lora.adapter else "none"
+    names = [config.task.name, short_model_name(config.model.name)]
+    called = (
+        f"lora={unique_adapter_name or adapter_display_name(config.lora)}"
+        if config.lora.single_adapter
+        else "none"
+    )
     choices = [config.quantization.label, called, config.rope.name, config.generation.name]
     names += [choice for choice in choices if choice not in plain]
     names_and_subject = " ".join([*names, config.task.subject]).strip()
@@ -32,34 +36,35 @@ def run_name(config: RunnerConfig, adapter: str = "") -> str:
             names_and_subject,
             *(
                 f"{key}={value}"
-                for key, value in _unusual_keys(config)
+                for key, value in _non_default_keys(config)
                 if value not in names_and_subject.split()
             ),
         ]
     )
 
 
-def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> Iterator[tuple[str, str]]:
-    """Yield each key that can change an answer and has not the default value, of its class or of
-    its choice's file."""
+def _non_default_keys(
+    config: object, default_values: Mapping[str, object] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield each key that can change an answer and differs from the default of its class or choice."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
-        counts = counts_of(item)
-        is_inert = isinstance(counts, Inert) and counts.covers(value)
-        if is_inert or isinstance(value, Quantized):  # its label is in the name
+        counts = get_identity_rule(item)
+        is_inert = isinstance(counts, NotInIdentity) and counts.excludes(value)
+        if is_inert or isinstance(value, QuantizedConfig):  # its label is in the name
             continue
         if is_dataclass(value):
-            yield from _unusual_keys(value, _of_file(item.name, choice_of(value)))
+            yield from _non_default_keys(value, _choice_file_values(item.name, get_choice_name(value)))
             continue
-        default = default_of(item)
-        if value not in (default, (usual or {}).get(item.name, default)):
-            yield item.name, as_typed(value)
+        default = get_default(item)
+        if value not in (default, (default_values or {}).get(item.name, default)):
+            yield item.name, format_as_override(value)
 
 
-def _of_file(group: str, choice: str | None) -> dict[str, object]:
-    """Return the values in the file of a choice; nothing for those of a plug-in."""
+def _choice_file_values(group: str, choice: str | None) -> dict[str, object]:
+    """Return the values in the YAML file of a choice. Empty for a plug-in's choice."""
     import yaml
 
-    path = next((file for file in own_files(group) if file.stem == choice), Path())
+    path = next((file for file in included_choice_files(group) if file.stem == choice), Path())
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

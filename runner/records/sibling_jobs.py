@@ -1,10 +1,10 @@
-"""Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the second
-hundred.
+"""Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the
+second hundred.
 
-Sibling jobs differ only in which questions they ask, in how the answers are judged and in what else
-they check, and in nothing that an answer depends on: a reused text is judged anew. A marker file in
-each job's folder lets the others find it. Nothing is written to another job's folder, and only
-complete lines with a correct checksum are read from it.
+Sibling jobs differ only in the choice of questions, in how answers are judged and in further
+checks, and in nothing that an answer depends on: a reused text is judged again. A marker file
+in each job's folder lets the others find it. Nothing is written to another job's folder, and
+only complete lines with a correct checksum are read from it.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.records.jobs import OLD, Job, read_samples
-from runner_base import EvidenceError, Sample, cannot_write, one_line
+from runner_base import RunRecordError, Sample, to_one_line, write_error
 from runner_base.notes import Note, note
 
 MARK = ".kin-"  # in a job's folder, followed by its sibling key
 
 
-def mark(job: Job) -> None:
-    """Let sibling jobs find this one."""
+def mark_reusable(job: Job) -> None:
+    """Create a marker file by which sibling jobs find this one."""
     if job.sibling_key:
         try:
             (job.folder / f"{MARK}{job.sibling_key}").touch()
         except OSError as error:
-            raise cannot_write(job.folder, error) from error
+            raise write_error(job.folder, error) from error
 
 
-def siblings(job: Job) -> list[Job]:
-    """Return the sibling jobs in the same output folder, by their ids."""
+def find_siblings(job: Job) -> list[Job]:
+    """Return the sibling jobs in the same output folder, sorted by id."""
     if not job.sibling_key:
         return []
     folders = sorted(path.parent for path in job.folder.parent.glob(f"*/{MARK}{job.sibling_key}"))
@@ -39,33 +39,32 @@ def siblings(job: Job) -> list[Job]:
     ]
 
 
-def reusable(
-    job: Job, wanted: Set[int], adopted: Callable[[Sample], Sample | None]
+def read_reusable_answers(
+    job: Job, question_ids: Set[int], adopt_sample: Callable[[Sample], Sample | None]
 ) -> tuple[dict[int, Sample], list[Note]]:
-    """Return the wanted answers that sibling jobs have, by index, and notes about jobs that could
-    not be read.
+    """Return the answers that sibling jobs have, by index, and notes about unreadable jobs.
 
-    `adopted` returns another job's sample as this job would record it, or None if it answers
-    another question. A sibling may be running: a line that is not complete yet is ignored.
+    `adopt_sample` converts another job's sample to one of this job, or returns None if it answers
+    another question. A sibling may be running: an incomplete line is ignored.
     """
     reused: dict[int, Sample] = {}
     notes = []
-    for other in siblings(job):
-        if wanted <= reused.keys():
+    for other in find_siblings(job):
+        if question_ids <= reused.keys():
             break
         try:
             samples = read_samples(other.samples_path)
-        except (EvidenceError, OSError) as error:
-            notes.append(note("not_reused", job=other.job_id, reason=one_line(error)))
+        except (RunRecordError, OSError) as error:
+            notes.append(note("not_reused", job=other.job_id, reason=to_one_line(error)))
             continue
-        for index in wanted - reused.keys():
+        for index in question_ids - reused.keys():
             sample = samples.get(index)
-            own_sample = None if sample is None or sample.failed else adopted(sample)
+            own_sample = None if sample is None or sample.failed else adopt_sample(sample)
             if sample is not None and own_sample is not None:
                 reused[index] = replace(own_sample, reused_from=sample.reused_from or other.job_id)
     return reused, notes
 
 
-def folder_of(job: Job, job_id: str) -> Path:
+def sibling_folder(job: Job, job_id: str) -> Path:
     """Return the folder of another job in the same output folder."""
     return job.folder.with_name(job_id)

@@ -1,1 +1,1 @@
-"""What the runner says: text made of values, and nothing computed."""
+"""Texts of the runner's messages, built from values without computing anything."""

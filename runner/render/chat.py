@@ -1,10 +1,10 @@
-"""What a chat prints besides the model's answers."""
+"""Texts of a chat besides the model's answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_base import FinishReason, counted
+from runner_base import FinishReason, format_count
 from runner_engine import Completion, EngineStats
 
 BEGINNING = "/help lists the commands, quit or Ctrl-D ends"
@@ -12,8 +12,8 @@ HOW_TO_END = "Ctrl-C once more, quit or Ctrl-D ends"
 NO_TURN = "no turn has ended yet"
 
 
-def help_lines(settings: Sequence[str]) -> dict[str, str]:
-    """Return what each command does."""
+def command_help(settings: Sequence[str]) -> dict[str, str]:
+    """Return each command with its description."""
     return {
         "/reset": "begin anew, with the same system message",
         "/system": "TEXT: give the model this system message from now on",
@@ -25,25 +25,26 @@ def help_lines(settings: Sequence[str]) -> dict[str, str]:
     }
 
 
-def cut_off_line(completion: Completion) -> str:
+def truncated_answer_line(completion: Completion) -> str:
     answer = completion.answer
     is_full = answer.finish_reason is FinishReason.context
     fix = "the model's context is full: /reset begins anew" if is_full else "/set generation.max_new_tokens=N"
     what = " while thinking" if answer.parts.is_open else ""
-    return f"[cut off{what} after {counted(answer.tokens, 'token')}: {fix}]"
+    return f"[cut off{what} after {format_count(answer.num_tokens, 'token')}: {fix}]"
 
 
-def turn_elsewhere(completion: Completion) -> str:
-    """Return what a turn took at a server."""
+def server_turn_stats(completion: Completion) -> str:
+    """Return a turn's tokens and times for a server."""
     return (
-        f"this turn: {completion.prompt_tokens} prompt tokens and {completion.answer.tokens} new ones, the first after"
+        f"this turn: {completion.prompt_tokens} prompt tokens and "
+        f"{completion.answer.num_tokens} new ones, the first after"
         f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s (how many prompt tokens the server "
         "had in its cache is unknown)"
     )
 
 
-def turn_here(completion: Completion, spent: EngineStats, total: EngineStats, turns: int) -> str:
-    """Return what a turn took, and all turns."""
+def local_turn_stats(completion: Completion, spent: EngineStats, total: EngineStats, turns: int) -> str:
+    """Return the tokens and times of a turn, and of all turns together."""
     cached_tokens = completion.prompt_tokens - spent.prefill_tokens
     right = (
         f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right" if spent.draft_tokens else ""
@@ -51,22 +52,22 @@ def turn_here(completion: Completion, spent: EngineStats, total: EngineStats, tu
     return (
         f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
         f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
-        f"           {completion.answer.tokens} new tokens, the first after {completion.first_token_s:.2f} s, "
-        f"then {_speed(spent)}{right}\n"
+        f"           {completion.answer.num_tokens} new tokens, the first after {completion.first_token_s:.2f} s, "
+        f"then {_decode_speed_text(spent)}{right}\n"
         f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s, "
-        f"{total.decode_tokens + turns} new ones at {_speed(total)}"
+        f"{total.decode_tokens + turns} new ones at {_decode_speed_text(total)}"
     )
 
 
-def saved_line(messages: int, path: object) -> str:
-    return f"wrote {counted(messages, 'message')} to {path}"
+def saved_message(messages: int, path: object) -> str:
+    return f"wrote {format_count(messages, 'message')} to {path}"
 
 
-def loaded_line(messages: int) -> str:
-    return f"read {counted(messages, 'message')}: the next turn goes on from there"
+def loaded_message(messages: int) -> str:
+    return f"read {format_count(messages, 'message')}: the next turn goes on from there"
 
 
-def _speed(stats: EngineStats) -> str:
-    """Return the speed of decoding; no token is decoded where each answer ends with its first."""
+def _decode_speed_text(stats: EngineStats) -> str:
+    """Return the decode speed. No token is decoded if each answer ends with its first token."""
     speed = f"{stats.decode_tok_per_s:,.0f} tokens/s"
     return speed if stats.decode_tokens else "no speed: nothing was decoded"

@@ -1,19 +1,19 @@
-"""Notes about what an engine loaded and did otherwise than requested."""
+"""Texts of notes on deviations from the request by an engine."""
 
 from __future__ import annotations
 
 from runner_engine import EngineReport, EngineStats
-from runner_engine.render.notes import render
-from runner_engine.sessions import RowShortage
+from runner_engine.render.notes import render_engine_note
+from runner_engine.sessions import SequenceShortage
 
 
-def engine_notes(stats: EngineStats, report: EngineReport | None = None) -> list[str]:
-    """Return the notes of a load, if its report is given, and those of what an engine did."""
+def render_engine_notes(stats: EngineStats, report: EngineReport | None = None) -> list[str]:
+    """Return the notes of a load, if its report is given, and of the engine's run."""
     loaded = [] if report is None else report.notes
-    return [*map(render, [*loaded, *stats.notes]), *map(row_shortage_note, stats.row_shortages)]
+    return [*map(render_engine_note, [*loaded, *stats.notes]), *map(shortage_note, stats.row_shortages)]
 
 
-def row_shortage_note(shortage: RowShortage) -> str:
+def shortage_note(shortage: SequenceShortage) -> str:
     rows, asked = shortage.rows, shortage.asked_rows
     if not shortage.ran_out and shortage.kv_tokens is not None:
         tokens = f"{shortage.kv_tokens:,} tokens of keys and values"

@@ -1,5 +1,6 @@
-"""The lines of a job's table, and the columns of a grid's: which metrics stand where, in this
-order."""
+"""The lines of a job's table and the columns of a grid's table: selection and order of the
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from runner_compare import LOG_LIKELIHOOD, Metric, described, known_metrics, of_all_answers, of_plug_ins
+from runner_compare import (
+    LOG_LIKELIHOOD,
+    Metric,
+    find_metric,
+    full_vote_metric_keys,
+    known_metrics,
+    plug_in_metric_keys,
+)
 
 # The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what
 # most tasks have.
@@ -34,10 +42,10 @@ MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones 
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """One line of a job's table: its label, and a text that names metrics in braces.
 
-    A noun behind a metric agrees with it: `{errors:error}`, `{processes:process|processes}`.
+    A noun after a metric agrees with its number: `{errors:error}`, `{processes:process|processes}`.
     """
 
     label: str
@@ -47,33 +55,35 @@ class Line:
     unless_zero: str = ""  # a metric; the line is left out if it is missing or 0
 
     @property
-    def names(self) -> set[str]:
+    def metric_names(self) -> set[str]:
         """The metrics that the text names."""
         return {name for _, name, _, _ in Formatter().parse(self.text) if name}
 
-    def fits(self, metrics: Mapping[str, float]) -> bool:
-        """Whether all metrics that it names are there, and the line is not left out as empty."""
-        return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
+    def has_values(self, metrics: Mapping[str, float]) -> bool:
+        """Return whether all named metrics exist, and the line is not omitted as empty."""
+        return self.metric_names <= metrics.keys() and (
+            not self.unless_zero or bool(metrics.get(self.unless_zero))
+        )
 
-    def write(self, metrics: Mapping[str, float]) -> str:
+    def format_line(self, metrics: Mapping[str, float]) -> str:
         parts = []
         for literal, name, nouns, _ in Formatter().parse(self.text):
-            value = described(name).write(metrics[name]) if name else ""
-            parts += [literal, _with_noun(value, nouns) if nouns else value]
+            value = find_metric(name).format_value(metrics[name]) if name else ""
+            parts += [literal, _with_plural_noun(value, nouns) if nouns else value]
         return "".join(parts)
 
 
-def _with_noun(number: str, nouns: str) -> str:
+def _with_plural_noun(number: str, nouns: str) -> str:
     one, _, many = nouns.partition("|")
     return f"{number} {one if number == '1' else many or one + 's'}"
 
 
-def _interval(name: str, label: str = "95 % interval") -> str:
-    """Return the ends of a number's interval, as metrics to fill in."""
-    return f"   {label} [{{{name}_low}}, {{{name}_high}}]"
+def _interval_template(metric: str, label: str = "95 % interval") -> str:
+    """Return the template of an interval's ends, with metrics to fill in."""
+    return f"   {label} [{{{metric}_low}}, {{{metric}_high}}]"
 
 
-KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
+KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval_template("kl_nats_per_token")
 BY_VOTE = (
     ", by the vote of {answers_each:answer} · {tied_votes:tie}, which went to the number that came first"
 )
@@ -87,7 +97,7 @@ FASTEST_ANSWERED = (
 )
 LINES = (
     *(
-        Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
+        TableLine("accuracy", f"{{accuracy}}{_interval_template('accuracy')}   n = {n}", brief=True)
         for n in (
             "{n}",
             "{n} in {families:family|families}",
@@ -95,58 +105,60 @@ LINES = (
             "{n} in {families:family|families}, mean of {answers_each:answer}",
         )
     ),
-    Line(
+    TableLine(
         "without limit",
         "{accuracy_cut_off_wrong} – {accuracy_cut_off_right} (all cut off wrong – all right)"
-        + _interval("accuracy_uncut"),
+        + _interval_template("accuracy_uncut"),
     ),
-    Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
+    TableLine("of all asked", "{accuracy_all}" + _interval_template("accuracy_all") + "   n = {n_all}"),
     *(
-        Line(
+        TableLine(
             "verdicts",
             "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose,
         )
         for whose in ("", BY_VOTE)
     ),
-    Line(
+    TableLine(
         "orders",
         "of {questions_in_all_orders:question} {same_in_all_orders_share} have the same choice in all orders of their "
         "choices · {right_in_all_orders_share} are right in all",
     ),
-    Line(
+    TableLine(
         "position bias",
-        "{position_bias_points} points" + _interval("position_bias_points") + "   p = {position_bias_p}",
+        "{position_bias_points} points"
+        + _interval_template("position_bias_points")
+        + "   p = {position_bias_p}",
     ),
-    Line(
+    TableLine(
         "trust",
         "strict {accuracy/strict} · flexible {accuracy/flexible} · "
         "{extractors_differ:verdict differs|verdicts differ} · {stopped_by_length} stopped by length",
     ),
-    Line(
+    TableLine(
         "thinking",
         "{thinking_tokens_per_answer:token} an answer · {answer_tokens_per_answer} for the answer itself · "
         "in {thought_share} of the answers",
     ),
-    Line(
+    TableLine(
         "endings",
         "{endings/closed} closed · {endings/budget_spent} budget spent · {endings/cut_off_thinking} cut off while "
         "thinking · {endings/cut_off_answer} cut off in the answer · {endings/no_thinking} without thinking",
     ),
-    Line(
+    TableLine(
         "asked again",
         "{asked_again:question}: {texts_changed:text} changed ({texts_changed_share}) · {answers_changed:answer}",
     ),
-    Line(
+    TableLine(
         "copies",
         "{twins} with other numbers: originals {originals_correct} right · copies {twins_correct} right · "
         "McNemar p = {twins_p}",
     ),
     *(
-        Line(
+        TableLine(
             "difference",
             "{early_stop_difference_points} points"
             + biased
-            + _interval("early_stop_difference_points", f"always-valid {confidence} % interval")
+            + _interval_template("early_stop_difference_points", f"always-valid {confidence} % interval")
             + "   of {questions_asked:question} only this job has {early_stop_wins} right, only the baseline "
             "{early_stop_losses}" + whose,
             brief=True,
@@ -156,24 +168,29 @@ LINES = (
         for confidence in ("95", "{early_stop_confidence_percent}")
         for biased, unless_zero in (("", ""), (", biased by the stop: quote the interval", STOPPED))
     ),
-    Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
-    Line("normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"),
+    TableLine("accuracy", "{acc}" + _interval_template("acc") + "   n = {n}", brief=True),
+    TableLine(
+        "normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"
+    ),
     *(
-        Line(
+        TableLine(
             "log-likelihood",
             "{log_likelihood_nats_per_token} nats/token" + interval + "   n = {n}",
             brief=True,
         )
-        for interval in ("", _interval(LOG_LIKELIHOOD))
+        for interval in ("", _interval_template(LOG_LIKELIHOOD))
     ),
-    Line(
+    TableLine(
         "bits",
         "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens:token} · {scored_bytes} bytes",
     ),
-    *(Line("perplexity", "{perplexity} a token" + interval) for interval in ("", _interval("perplexity"))),
-    Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
     *(
-        Line("KL", text, brief=True, unless_zero=unless_zero)
+        TableLine("perplexity", "{perplexity} a token" + interval)
+        for interval in ("", _interval_template("perplexity"))
+    ),
+    TableLine("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
+    *(
+        TableLine("KL", text, brief=True, unless_zero=unless_zero)
         for text, unless_zero in (
             (KL, ""),
             (KL + ", at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
@@ -196,111 +213,114 @@ LINES = (
             ),
         )
     ),
-    Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
-    Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors:error}"),
-    Line(
+    TableLine("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
+    TableLine("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors:error}"),
+    TableLine(
         "requests",
         "{requests}   {answered} answered · {refused} sent away · {clients_left:client} left · "
         "{client_errors} wrong · {server_errors} failed",
     ),
-    Line(
+    TableLine(
         "answers",
         "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows:row} at once",
     ),
-    Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
-    Line(
+    TableLine("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
+    TableLine(
         "tokens",
         "{prompt_tokens} prompt, {computed_prompt_tokens} computed · {new_tokens} new",
         unless_zero="shared_prompt_tokens",
     ),
-    Line("team", "{calls:call} · {code_failed:program} failed"),
-    Line("team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:prompt token} shared"),
-    Line("samples", "{samples_per_question} a question"),
-    Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
-    Line(
+    TableLine("team", "{calls:call} · {code_failed:program} failed"),
+    TableLine(
+        "team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:prompt token} shared"
+    ),
+    TableLine("samples", "{samples_per_question} a question"),
+    TableLine("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
+    TableLine(
         "training",
         "{train_solved} of {train_questions:question} solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
         "tokens",
     ),
-    Line("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
-    Line(
+    TableLine("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
+    TableLine(
         "edges",
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
     ),
-    Line("speed", PREFILL, brief=True),
-    Line("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),
-    Line(
+    TableLine("speed", PREFILL, brief=True),
+    TableLine("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),
+    TableLine(
         "speed",
         PREFILL + DECODE + " · {accepted_tokens} of {draft_tokens} guessed tokens right",
         brief=True,
         unless_zero="draft_tokens",
     ),
-    Line(
+    TableLine(
         "fastest cell",
         "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}",
     ),
-    Line("fastest cell", FASTEST_ANSWERED),
-    Line("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
-    Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
+    TableLine("fastest cell", FASTEST_ANSWERED),
+    TableLine("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
+    TableLine("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
     *(
-        Line(who, f"{{{who}_answers:answer}} · {{{who}_calls:call}} · {{{who}_new_tokens}} new tokens")
+        TableLine(who, f"{{{who}_answers:answer}} · {{{who}_calls:call}} · {{{who}_new_tokens}} new tokens")
         for who in ("student", "teacher")
     ),
-    Line("cost", "{cost_usd} USD", brief=True),
-    Line("energy", ENERGY),
-    Line("energy", ENERGY + PHASES),
-    Line("energy", ENERGY + PER_ANSWER, brief=True),
-    Line("energy", ENERGY + PHASES + PER_ANSWER, brief=True),
-    Line("energy cost", "{energy_cost} for {energy_wh} Wh, idling included", brief=True),
-    Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
-    Line("written", "{written_parts:part}, {written_mib} MiB"),
-    Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
-    Line(
+    TableLine("cost", "{cost_usd} USD", brief=True),
+    TableLine("energy", ENERGY),
+    TableLine("energy", ENERGY + PHASES),
+    TableLine("energy", ENERGY + PER_ANSWER, brief=True),
+    TableLine("energy", ENERGY + PHASES + PER_ANSWER, brief=True),
+    TableLine("energy cost", "{energy_cost} for {energy_wh} Wh, idling included", brief=True),
+    TableLine("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
+    TableLine("written", "{written_parts:part}, {written_mib} MiB"),
+    TableLine("copying", "{write_gb_per_s} GB/s, hashed on the way"),
+    TableLine(
         "pipeline",
         "{num_parts:part} in {processes:process|processes} · {bubble_share} of their time without work",
     ),
-    Line("load_s", "{load_s}", common=True),
-    Line("weight_mib", "{weight_mib}", common=True),
-    Line(
+    TableLine("load_s", "{load_s}", common=True),
+    TableLine("weight_mib", "{weight_mib}", common=True),
+    TableLine(
         "model_mib",
         "{model_mib}   weights {weight_mib} · KV cache {kv_peak_mib} · activations {activation_mib}",
         common=True,
     ),
-    Line("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
-    Line("over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
-    Line(
+    TableLine("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
+    TableLine(
+        "over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"
+    ),
+    TableLine(
         "held",
         "weights {weights_held_mib} · KV cache {kv_held_mib} · activations {activation_held_mib} · "
         "runtime {runtime_held_mib} MiB",
     ),
-    Line(
+    TableLine(
         "predicted",
         "weights {predicted_weights_held_mib} · KV cache {kv_cache_mib} · activations {predicted_activation_mib} · "
         "runtime {predicted_runtime_mib} MiB, each at its largest",
     ),
-    Line(
+    TableLine(
         "KV cache",
         "{kv_per_1000_tokens_mib} MiB for 1,000 tokens of a row, {kv_per_1000_tokens_mib_min} – "
         "{kv_per_1000_tokens_mib_max} · by formula {predicted_kv_per_1000_tokens_mib}",
     ),
-    Line("lora", "{lora_modules:module} · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
-    Line("seconds", "{seconds}", common=True, brief=True),
+    TableLine("lora", "{lora_modules:module} · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
+    TableLine("seconds", "{seconds}", common=True, brief=True),
 )
 
 
 def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
-    """Return the metrics that the table of a grid shows: those that any of its jobs has
-    measured."""
+    """Return the metrics that a grid's table shows: those that any of its jobs has measured."""
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
-    shown[1:1] = of_all_answers(jobs) if "n" in shown else []
+    shown[1:1] = full_vote_metric_keys(jobs) if "n" in shown else []
     for job in jobs:
         if shown and any(key in job for key in shown):
             continue
-        lines = [line.text for line in LINES if line.fits(job) and not line.common]
+        lines = [line.text for line in LINES if line.has_values(job) and not line.common]
         named = dict.fromkeys(name for text in lines for _, name, _, _ in Formatter().parse(text) if name)
         own = [name for name in named if name in known_metrics() and name not in OF_ANY_TASK]
         shown += own[:MAX_OF_ONE]
-    shown += [key for key in of_plug_ins(jobs) if key not in shown]
+    shown += [key for key in plug_in_metric_keys(jobs) if key not in shown]
     shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
-    return [described(key) for key in shown]
+    return [find_metric(key) for key in shown]

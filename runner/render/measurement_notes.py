@@ -1,13 +1,13 @@
-"""Sentences about measurements of speed and memory."""
+"""Texts of notes on measurements of speed and memory."""
 
 from __future__ import annotations
 
-from runner.render.engine_notes import row_shortage_note
-from runner_base import counted
+from runner.render.engine_notes import shortage_note
+from runner_base import format_count
 from runner_base.render.notes import Template
 
 
-def _knee(
+def _sustainable_rate_text(
     rate: float | None, is_highest: bool, lowest: float, latency_factor: float, answered_share: float
 ) -> str:
     rule = (
@@ -21,7 +21,7 @@ def _knee(
     return f"the knee: {rate:g} requests/s is the highest rate that it can keep up with: {rule}"
 
 
-def _answers_differ(differing: int, answers: int, interval: tuple[float, float], dtype: str) -> str:
+def _answers_differ_text(differing: int, answers: int, interval: tuple[float, float], dtype: str) -> str:
     low, high = (100 * end for end in interval)
     if differing:
         return (
@@ -36,13 +36,13 @@ def _answers_differ(differing: int, answers: int, interval: tuple[float, float],
 
 SPEED: dict[str, Template] = {
     "error": "{reason}",
-    "fewer_rows": lambda shortage: row_shortage_note(shortage),
+    "fewer_rows": lambda shortage: shortage_note(shortage),
     "out_of_memory": "out of memory: {reason}",
     "too_short": "an answer had {tokens} tokens instead of {wanted}",
     "unanswered": "{count} of {total} requests had no answer after {seconds:.0f} s",
     "answer_failed": "an error: {reason}",
     "not_tried_above": "not tried: {rate:g} requests/s did not fit",
-    "knee": _knee,
+    "knee": _sustainable_rate_text,
     "phases_unseen": "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the "
     "network",
     "text_in_pieces": "this engine delivers text in pieces: the gaps between tokens are those between pieces",
@@ -63,7 +63,7 @@ SPEED: dict[str, Template] = {
     "no_counters": "not counted: {reasons}. On Linux the counter of an Intel or AMD processor is "
     "/sys/class/powercap/intel-rapl:0/energy_uj, which the administrator may let you read (chmod a+r); a virtual "
     "machine rarely has it. GPUs of NVIDIA need the package nvidia-ml-py",
-    "others_on_gpus": lambda count: f"{counted(count, 'other program')} on the same GPUs",
+    "others_on_gpus": lambda count: f"{format_count(count, 'other program')} on the same GPUs",
     "shared_counters": "not counted: {other}, and the counters count whole processors, whoever uses them",
     "cells_not_measured": "{count} of {total} cells could not be measured, see their notes",
     "noise_unknown": "unknown: it takes {repeats} repeats or more to tell",
@@ -78,7 +78,7 @@ SPEED: dict[str, Template] = {
     "random_prompts": "the prompts are random tokens, so how many guesses are right says little about texts: "
     "task.prompts=embedded, or prompts of your own, are texts",
     "too_few_repeats": "an interval of the gain takes task.repeats={fewest} or more",
-    "answers_differ": _answers_differ,
+    "answers_differ": _answers_differ_text,
     "no_prediction": "no prediction: it needs the headers of safetensors files, and the checkpoint has none",
     "peaks_since_start": "this system cannot reset the high-water mark: peaks count from the start of the process",
     "what_peaks_are": "peaks are the kernel's high-water marks of resident memory above that of the import; during the "

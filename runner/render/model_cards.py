@@ -1,4 +1,4 @@
-"""Sentences of what a comparison puts into a model card."""
+"""Texts that a comparison adds to a model card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FORM = "The form is a hash of all prompts without their questions: only scores o
 def divergence_explanation(
     reference: str, is_bounded: bool, texts: str, tokens: str, data: str, split: str
 ) -> str:
-    """Return what the columns of a table of divergences mean."""
+    """Return an explanation of the columns of a divergence table."""
     what = (
         "over the tokens that the reference kept, so a percentile is only bounded (at least – at most)"
         if is_bounded
@@ -21,7 +21,7 @@ def divergence_explanation(
     )
 
 
-def no_benchmark(job_id: str, data: str | None, results: str) -> str:
+def not_on_hub_message(job_id: str, data: str | None, results: str) -> str:
     return (
         f"{job_id}: task.data={data} is no data set of the Hub, so {results} has no entry of it: --benchmark "
         "DATASET_ID:TASK_ID names one"

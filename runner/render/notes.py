@@ -1,4 +1,4 @@
-"""The sentences of the notes and reasons of jobs and grids, by code."""
+"""Texts of all notes and reasons of jobs and grids, by note code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from runner.render.answer_notes import ANSWERS, LIKELIHOODS, QUESTIONS
 from runner.render.grid_notes import ESTIMATES, GRIDS
 from runner.render.measurement_notes import SPEED
 from runner_base.notes import Note
-from runner_base.render.notes import Template, render_note, render_value
+from runner_base.render.notes import Template, render_note, render_note_value
 
 NOTES: dict[str, Template] = ANSWERS | QUESTIONS | LIKELIHOODS | SPEED | ESTIMATES | GRIDS
 
 
 def note_text(note: Note | str) -> str:
-    """Return a note as text. One that a file has kept, or that another package has written, is text already."""
+    """Return a note as text. A note from a file or another package is text already."""
     return note if isinstance(note, str) else render_note(note, NOTES)
 
 
@@ -24,5 +24,5 @@ def render_notes(notes: Iterable[Note | str]) -> list[str]:
 
 
 def render_cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a table, those of its cells that are notes as text."""
-    return [{key: render_value(value, NOTES) for key, value in row.items()} for row in rows]
+    """Return table rows, with cells that are notes rendered as text."""
+    return [{key: render_note_value(value, NOTES) for key, value in row.items()} for row in rows]

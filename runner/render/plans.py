@@ -1,4 +1,4 @@
-"""The plan of a grid as text, but for its notes."""
+"""Texts of a grid's plan, except its notes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 HAS_ALL_COLUMNS = "a file or a pipe has them all"
 
 
-def state_cell(state: str, is_duplicate: bool) -> str:
+def state_text(state: str, is_duplicate: bool) -> str:
     return f"{state} (the same job as one above)" if is_duplicate else state
 
 
 def memory_line(process_mib: float, main_mib: float, is_limited: bool, gpus_mib: Sequence[float]) -> str:
-    """Return what a plan's columns of memory mean, and how much is free: in main memory, and on each GPU."""
+    """Return an explanation of the plan's memory columns, and the free main and GPU memory."""
     limit = " below the control group's limit" if is_limited else ""
     free = [f"{main_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_mib)]

@@ -1,4 +1,4 @@
-"""What changed in the rules by which tasks judge answers."""
+"""Changes between versions of the rules by which tasks judge answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NEW_RULES = {
 }
 
 
-def rules_between(task: str, versions: tuple[str, str]) -> str:
-    """Say what changed between two versions of a task's rules; empty if that is not known."""
+def describe_rule_changes(task: str, versions: tuple[str, str]) -> str:
+    """Return what changed between two versions of a task's rules. Empty if unknown."""
     if not all(version.isdecimal() for version in versions):
         return ""
     old, new = sorted(map(int, versions))

@@ -1,4 +1,4 @@
-"""Titles of the tables of tasks, and facts of a sweep."""
+"""Titles of tables, and facts of a sweep."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ GUESSES_BY_KIND = "guessed tokens by kind of text: right ones of those that were
 RULER_SCORES = "RULER's score (share of the asked values in the answer) beside exact answers, %"
 
 
-def highest_rate(rate: float | None, is_highest_tried: bool) -> str:
-    """Return the rate up to which an engine keeps up."""
+def sustainable_rate_text(rate: float | None, is_highest_tried: bool) -> str:
+    """Return the rate up to which an engine sustains the requests."""
     if rate is None:
         return "none of the rates that were tried"
     more = " or more: the highest that was tried" if is_highest_tried else ""

@@ -1,12 +1,12 @@
-"""The divergence of a model from a reference, token by token: over whole distributions, or over the
-kept tokens.
+"""Divergence of a model from a reference, token by token: over whole distributions, or over stored
+tokens.
 
-A reference keeps its most probable tokens, and some that it has drawn from all others, by their
-probability. So the divergence is estimated without bias, and the draws tell how exactly. No sum
-over the others would do: the reference may have put their probability on any of them. Without
-draws, as earlier versions kept none, the rest of each distribution counts as one token. Then the
-divergence comes out too small, never too large, and the probability of this model's least probable
-token bounds the error.
+A reference stores its most probable tokens, and some drawn at random from all others, by their
+probability. So the divergence is estimated without bias, and the draws show its precision. A
+sum over the other tokens would not do: the reference may have put their probability on any of
+them. Without draws (earlier versions stored none) the rest of each distribution counts as one
+token. Then the divergence comes out too small, never too large, and the probability of this
+model's least probable token bounds the error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Divergence:
-    """Sums over the tokens of one sample, in nats, and what each token has."""
+    """Sums over the tokens of one sample in nats, and the values of each token."""
 
     kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
@@ -34,7 +34,6 @@ class Divergence:
     firsts: Sequence[tuple[int, int]] = ()  # the reference's and this model's first choice in each position
 
     def __add__(self, other: Divergence) -> Divergence:
-        """Return the sums over both."""
         return Divergence(
             self.kl_nats + other.kl_nats,
             self.truncation_nats + other.truncation_nats,
@@ -47,15 +46,16 @@ class Divergence:
         )
 
 
-class _Kept:
-    """The most probable tokens of a reference under both models, and what is left of both
-    distributions: [T, K]."""
+class _StoredTokens:
+    """Arrays [T, K]: a reference's most probable tokens under both models, and the rest of both
+    distributions.
+    """
 
-    def __init__(self, width: int, reference: Sequence[float], these: Any) -> None:
+    def __init__(self, width: int, reference: Sequence[float], model_logprobs: Any) -> None:
         import numpy as np  # takes a tenth of a second, and only comparisons need it
 
         self.reference = np.asarray(reference, dtype=np.float64).reshape(-1, width)
-        logprobs = np.asarray(these, dtype=np.float64).reshape(self.reference.shape)
+        logprobs = np.asarray(model_logprobs, dtype=np.float64).reshape(self.reference.shape)
         is_possible = np.isfinite(self.reference)  # a token with probability 0 adds nothing
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
             self.inside = np.where(
@@ -68,11 +68,13 @@ class _Kept:
             # as one token
             self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)
 
-    def truncation(self, least: Sequence[float]) -> Any:
-        """Return the most that the tokens of the rest add in each position: see `diverge`."""
+    def truncation_bound(self, min_logprobs: Sequence[float]) -> Any:
+        """Return the most that the remaining tokens can add at each position: see
+        `divergence_lower_bound`.
+        """
         import numpy as np
 
-        lowest = np.asarray(least, dtype=np.float64)
+        lowest = np.asarray(min_logprobs, dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
             # of one token of the rest
             largest = np.minimum(np.exp(self.reference[:, -1]), self.rest)
@@ -82,78 +84,84 @@ class _Kept:
             )
 
 
-def diverge(
+def divergence_lower_bound(
     width: int,
     reference: Sequence[float],
-    these: Sequence[Sequence[float]],
-    least: Sequence[float],
-    same_first: Sequence[bool],
+    model_logprobs: Sequence[Sequence[float]],
+    min_logprobs: Sequence[float],
+    is_same_top_token: Sequence[bool],
 ) -> Divergence:
-    """Return this model's divergence from a reference that has drawn no tokens, over one sample.
+    """Return this model's divergence from a reference without drawn tokens, over one sample.
 
     `reference` are the log-probabilities of its `width` most probable tokens, position after
-    position, `these` those of the same tokens under this model, and `least` that of this model's
-    least probable token in each position. If the rest has the probability p in the reference and q
-    in this model, it adds p·log(p/q) or more (log-sum inequality). It adds no more than if all of p
-    were on this model's least probable token: each token of the rest has at most p, and at most the
-    probability of the last kept token.
+    position, `model_logprobs` those of the same tokens under this model, and `min_logprobs` that of
+    this model's least probable token at each position. If the rest has the probability p in the
+    reference and q in this model, it adds p·log(p/q) or more (log-sum inequality). It adds no more
+    than if all of p were on this model's least probable token: each token of the rest has at most
+    p, and at most the probability of the last stored token.
     """
-    kept = _Kept(width, reference, these)
-    kl, truncation = kept.inside + kept.tail, kept.truncation(least)
+    kept = _StoredTokens(width, reference, model_logprobs)
+    kl, truncation = kept.inside + kept.tail, kept.truncation_bound(min_logprobs)
     return Divergence(
-        _total(kl), _total(truncation), sum(same_first), least=kl.tolist(), most=(kl + truncation).tolist()
+        _finite_sum(kl),
+        _finite_sum(truncation),
+        sum(is_same_top_token),
+        least=kl.tolist(),
+        most=(kl + truncation).tolist(),
     )
 
 
-def diverge_with_drawn(
+def divergence_from_draws(
     width: int,
     reference: Sequence[float],
-    drawn: int,
+    num_drawn: int,
     drawn_reference: Sequence[float],
-    these: Sequence[Sequence[float]],
-    least: Sequence[float],
-    same_first: Sequence[bool],
+    model_logprobs: Sequence[Sequence[float]],
+    min_logprobs: Sequence[float],
+    is_same_top_token: Sequence[bool],
 ) -> Divergence:
-    """Return this model's divergence from a reference that has drawn `drawn` of its other tokens in
-    each position.
+    """Return this model's divergence from a reference with `num_drawn` drawn tokens at each position.
 
-    `these` are the log-probabilities of the most probable and then of the drawn tokens under this
-    model. With the rests p and q of both, and r the ratio of a token's probabilities within the
-    rests (this model's over the reference's), the rest adds p·log(p/q) + p·E[r − 1 − log r], with
-    the mean over tokens that the reference draws: E[r] is 1.
+    `model_logprobs` are the log-probabilities of the most probable and then of the drawn tokens
+    under this model. With the rests p and q of both, and r the ratio of a token's probabilities
+    within the rests (this model's over the reference's), the rest adds p·log(p/q) + p·E[r − 1 − log
+    r], with the mean over tokens that the reference draws: E[r] is 1.
     """
     import numpy as np
 
-    logprobs = np.asarray(these, dtype=np.float64)
-    kept = _Kept(width, reference, logprobs[:, :width])
-    drawn_logprobs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, drawn)
+    logprobs = np.asarray(model_logprobs, dtype=np.float64)
+    kept = _StoredTokens(width, reference, logprobs[:, :width])
+    drawn_logprobs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, num_drawn)
     with np.errstate(invalid="ignore", over="ignore"):
         log_r = (logprobs[:, width:] - np.log(kept.our_rest)[:, None]) - (
             drawn_logprobs - np.log(kept.rest)[:, None]
         )
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
         rest = np.where(kept.has_rest, kept.rest, 0.0)
-        variance = rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
+        variance = (
+            rest**2 * each.var(axis=1, ddof=1) / num_drawn if num_drawn > 1 else np.full(len(rest), np.inf)
+        )
     at_least = kept.inside + kept.tail
-    kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation(least)
+    kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation_bound(min_logprobs)
     bounds = at_least.tolist(), at_most.tolist()
-    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance), *bounds, estimated=kl.tolist())
+    return Divergence(
+        _finite_sum(kl), 0.0, sum(is_same_top_token), _finite_sum(variance), *bounds, estimated=kl.tolist()
+    )
 
 
-def _total(values: Any) -> float:
+def _finite_sum(values: Any) -> float:
     total = float(values.sum())
     return total if math.isfinite(total) else math.inf
 
 
-def diverge_whole(reference: Any, these: Any) -> Divergence:
-    """Return this model's divergence from the reference in some positions, over whole
-    distributions.
+def exact_divergence(reference: Any, model_logprobs: Any) -> Divergence:
+    """Return this model's divergence from the reference over whole distributions.
 
-    Both are tensors [n, V] of log-probabilities in float32, as engines give them. They are
+    Both are tensors [n, V] of log-probabilities in float32, as engines return them. They are
     normalized in float64, so that only the rounding of single numbers is left.
     """
-    p, q = (logits.double().log_softmax(dim=-1) for logits in (reference, these))
+    p, q = (logits.double().log_softmax(dim=-1) for logits in (reference, model_logprobs))
     parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token with probability 0 adds nothing
-    firsts = list(zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True))
+    firsts = list(zip(reference.argmax(dim=-1).tolist(), model_logprobs.argmax(dim=-1).tolist(), strict=True))
     agreed = sum(reference_first == first for reference_first, first in firsts)
     return Divergence(float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts)

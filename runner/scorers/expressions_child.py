@@ -1,10 +1,10 @@
-"""The process that compares expressions: it imports Math-Verify once, and what models wrote is
-parsed in a fork of it.
+"""Sandbox process that compares expressions: imports Math-Verify once, and parses model output in
+a fork.
 
-The fork may take so many seconds for an answer and so much memory, and may write no file, start
-nothing and compile nothing but numbers. The kernel ends it where it takes longer, without Python's
-help, and the next answer gets a new fork. Both processes end when what they read from does,
-whatever ended the other side (expressions.py).
+The fork has limits of seconds per answer and of memory, and may write no file, start nothing
+and compile nothing but numbers. The kernel ends it at the time limit, without Python's help,
+and the next answer gets a new fork. Both processes end when their input ends, whatever ended
+the other side (expressions.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from runner_base import MIB
-from runner_base.child import describe_exit
+from runner_base.child_process import describe_exit_code
 
 # an answer may take; the first decides, since it does not depend on what else runs here
 CPU_S, CLOCK_S = (0.5, 20.0)
@@ -41,8 +41,8 @@ _TO_IMPORT = ("os.listdir", "os.scandir")  # modules of sympy that are imported 
 
 
 def main() -> None:
-    """Answer each line of stdin, until it ends."""
-    from runner.scorers.equal_expressions import WARMING, is_equal
+    """Reply to each request line on stdin until it ends."""
+    from runner.scorers.expression_equality import WARMING, expressions_equal
 
     logging.disable(logging.CRITICAL)
     # Ctrl-C is for the other side, which then closes stdin
@@ -51,19 +51,21 @@ def main() -> None:
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     for gold, answer in WARMING:
-        is_equal(gold, answer)
-    fork: Fork | None = None
+        expressions_equal(gold, answer)
+    fork: ParserFork | None = None
     for line in requests:
-        fork = fork or Fork()
-        reply = fork.ask(line)
+        fork = fork or ParserFork()
+        reply = fork.send_request(line)
         if not reply or fork.asked == MOST_ASKED:
-            code, fork = fork.end(), None
-        os.write(replies, reply or json.dumps([None, WHY.get(code) or describe_exit(code)]).encode() + b"\n")
+            code, fork = fork.close_and_wait(), None
+        os.write(
+            replies, reply or json.dumps([None, WHY.get(code) or describe_exit_code(code)]).encode() + b"\n"
+        )
     os._exit(0)  # at once: the fork has seen the end of its requests, too
 
 
-class Fork:
-    """A copy of this process that parses what models wrote, until one answer takes too much."""
+class ParserFork:
+    """A fork that parses model output, until one answer exceeds a limit."""
 
     def __init__(self) -> None:
         requests, self._requests = os.pipe()
@@ -73,12 +75,12 @@ class Fork:
         if not self._pid:
             for descriptor in (0, self._requests, self._replies):
                 os.close(descriptor)
-            compare_all(requests, replies)
+            serve_requests(requests, replies)
         os.close(requests)
         os.close(replies)
 
-    def ask(self, line: bytes) -> bytes:
-        """Return the reply to a request; empty if the copy has died."""
+    def send_request(self, line: bytes) -> bytes:
+        """Return the reply to a request. Empty if the fork has died."""
         self.asked += 1
         reply = b""
         with suppress(BrokenPipeError):
@@ -87,27 +89,28 @@ class Fork:
                 reply += piece
         return reply
 
-    def end(self) -> int:
-        """End it, and return its exit code."""
+    def close_and_wait(self) -> int:
+        """End the fork and return its exit code."""
         os.close(self._requests)
         os.close(self._replies)
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
-def compare_all(requests: int, replies: int) -> None:
-    """In the fork: answer the requests within the limits; what exceeds them ends the process."""
-    from runner.scorers.equal_expressions import is_equal
+def serve_requests(requests: int, replies: int) -> None:
+    """In the fork: reply to requests within the limits. Exceeding a limit ends the process."""
+    from runner.scorers.expression_equality import expressions_equal
 
     code = _FAILED
     try:
-        take_limits()
+        apply_sandbox_limits()
         with open(requests, "rb") as lines:
             for line in lines:
                 among, answer = json.loads(line)
                 signal.setitimer(signal.ITIMER_PROF, CPU_S)
                 signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
                 index = next(
-                    (index for index, candidate in enumerate(among) if is_equal(candidate, answer)), None
+                    (index for index, candidate in enumerate(among) if expressions_equal(candidate, answer)),
+                    None,
                 )
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -121,18 +124,17 @@ def compare_all(requests: int, replies: int) -> None:
         os._exit(code)
 
 
-def take_limits() -> None:
-    """Limit this process's memory and files, and refuse what no comparison needs."""
+def apply_sandbox_limits() -> None:
+    """Limit this process's memory and files, and block operations that no comparison needs."""
     limits = {"AS": MEMORY_MIB * MIB, "FSIZE": 0, "CORE": 0, "NPROC": 0}
     for name, most in limits.items():
         with suppress(ValueError, OSError):  # macOS takes no limit of memory
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
-    sys.addaudithook(refuse)
+    sys.addaudithook(block_operation)
 
 
-def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse what can have an effect outside: files but for reading, other processes, the network,
-    written code."""
+def block_operation(event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook that blocks outside effects: file writes, processes, network, compiled code."""
     is_refused = event.startswith(_REFUSED) and event not in _TO_IMPORT
     if event == "open":
         is_refused = bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))

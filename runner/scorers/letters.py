@@ -1,4 +1,4 @@
-"""How the letter of a choice is written in answers: a notation of extracting.py, as numbers are."""
+"""Patterns for the letter of a choice in answers: a notation for the extractors, like numbers."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ _FIRST = re.compile(r"\(?(?P<letter>[A-Z])[).:]\s")
 _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
 
-def gold_letter(answer: str, after: str | None = None) -> str | None:
-    """Return the letter after the last mark of a worked answer, or the answer that is only a
-    letter; else None."""
-    mark = "####" if after is None else after
+def find_gold_letter(answer: str, mark_text: str | None = None) -> str | None:
+    """Return the letter after the last mark of a worked answer, or of an answer that is only a letter.
+    None otherwise.
+    """
+    mark = "####" if mark_text is None else mark_text
     if mark in answer:
         match = re.compile(rf"{_GLUE}{_LETTER}").match(answer.rpartition(mark)[2])
     else:
-        match = _ALONE.fullmatch(answer.strip()) if after is None else None
+        match = _ALONE.fullmatch(answer.strip()) if mark_text is None else None
     return match["letter"].upper() if match else None
 
 
-def plain_letter(text: str) -> str | None:
-    """Return the letter of a text that is only a letter, such as `b` or `(B)`, or that begins with
-    one: `B. blue`."""
+def parse_letter(text: str) -> str | None:
+    """Return the letter of a text that is only a letter, such as `b` or `(B)`, or begins with one: `B.
+    blue`.
+    """
     match = _ALONE.fullmatch(text.strip()) or _FIRST.match(text.strip())
     return match["letter"].upper() if match else None
 
 
-def readable(text: str) -> str:
-    """Return a text as the patterns read it: as it is."""
+def normalize_text(text: str) -> str:
+    """Return the text unchanged, because letter patterns need no normalization."""
     return text
 
 
-def plain(match: re.Match[str]) -> str:
-    """Return the letter that was found."""
+def canonical_form(match: re.Match[str]) -> str:
+    """Return the letter of a match."""
     return match["letter"]

@@ -1,7 +1,7 @@
-"""How numbers are written in answers, and the one form of each that can be compared exactly.
+"""Patterns for numbers in answers, and the canonical form of each, which can be compared exactly.
 
-A notation of extracting.py. Currencies, fractions, scientific notation, other scripts and LaTeX are
-read.
+A notation for the extractors. Currencies, fractions, scientific notation, other scripts and
+LaTeX are read.
 """
 
 from __future__ import annotations
@@ -32,27 +32,29 @@ _EXPONENT = r"""
 """
 
 
-def _number(spaced: str) -> str:
-    """Return the pattern of one number; `spaced`: the pattern of thousands that plain spaces
-    separate."""
+def _number_pattern(spaced_thousands: str) -> str:
+    """Return the pattern of one number. `spaced_thousands`: the pattern of thousands separated by
+    spaces.
+    """
     plain = (
-        rf"(?:(?P<digits>{_GROUPS} | {spaced} | [0-9]+) (?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
+        rf"(?:(?P<digits>{_GROUPS} | {spaced_thousands} | [0-9]+) "
+        rf"(?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
     )
     return rf"{_SIGN} (?:{_FRACTION} | {plain} {_EXPONENT})"
 
 
 _GLUE = r"(?:\\f?boxed\{|[\s*_`$\\(\[{~≈=:+])*"  # between the words and the number: **18**, \(18\), = 18
-_AFTER = rf"{_GLUE} (?:{_number(_SPACED)})"
+_AFTER = rf"{_GLUE} (?:{_number_pattern(_SPACED)})"
 MARKED = re.compile(rf"\#\#\#\#{_AFTER}", re.VERBOSE)
 SAID = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNORECASE)
-_ALONE = re.compile(_number(_SPACED), re.VERBOSE)
+_ALONE = re.compile(_number_pattern(_SPACED), re.VERBOSE)
 # In 10-5 the hyphen is not a sign; in x2 the 2 is not a number, and neither is the 3 in 1.2.3.
-WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
+WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number_pattern(_SPACED_SURELY)})", re.VERBOSE)
 
 # In a box: words, an equation's left side and a unit may stand around the one number. A single
 # letter that follows it without a space is a variable: 3x is no number, 3 m and 3cm are.
 _BOXED = re.compile(
-    rf"""(?:[^=≈]*[=≈])? \s* (?:[^\W\d_]{{2,}}[,.:']?\s+)* (?:{_number(_SPACED)})
+    rf"""(?:[^=≈]*[=≈])? \s* (?:[^\W\d_]{{2,}}[,.:']?\s+)* (?:{_number_pattern(_SPACED)})
     (?:[%°€£¥₹.\s]|\^\{{?\\circ\}}?)*+
     (?:(?:(?<=[\s%°]) | (?=[^\W\d_]{{2}})) [^\W\d_] [^=≈\\0-9^(){{}}\[\]]*+ (?:\^\{{?[23]\}}?)? )?
     (?:\([^=≈\\0-9^(){{}}\[\]]*\))? [.\s]*""",
@@ -92,69 +94,70 @@ _TEX_FRACTION = re.compile(
 )
 
 
-def gold_number(answer: str, after: str | None = None) -> str:
-    """Return the number after the last mark of a worked answer, or the answer that is only a
-    number.
+def find_gold_number(answer: str, mark_text: str | None = None) -> str:
+    """Return the number after the last mark of a worked answer, or of an answer that is only a number.
 
-    The mark is `####`, or the given words, which must then occur.
+    The mark is `####`, or the given text, which must then occur.
     """
-    if after is not None:
+    if mark_text is not None:
         match = (
-            re.match(_AFTER, _translated(answer.rpartition(after)[2]), re.VERBOSE)
-            if after in answer
+            re.match(_AFTER, _translate_scripts(answer.rpartition(mark_text)[2]), re.VERBOSE)
+            if mark_text in answer
             else None
         )
         if match is None:
-            raise ValueError(f"the answer has no number after {after!r}")
-        return plain(match)
-    text = _translated(answer)
+            raise ValueError(f"the answer has no number after {mark_text!r}")
+        return canonical_form(match)
+    text = _translate_scripts(answer)
     if marked := [*MARKED.finditer(text)]:
-        return plain(marked[-1])
+        return canonical_form(marked[-1])
     if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
-        return plain(alone)
+        return canonical_form(alone)
     raise ValueError("the answer is not a number, and has no '#### NUMBER'")
 
 
-def plain_number(text: str) -> str:
-    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`,
-    `2/6` is `1/3`."""
-    match = _ALONE.fullmatch(_translated(text).strip())
+def parse_number(text: str) -> str:
+    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6`
+    is `1/3`.
+    """
+    match = _ALONE.fullmatch(_translate_scripts(text).strip())
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
-    return plain(match)
+    return canonical_form(match)
 
 
-def readable(text: str) -> str:
-    """Return a text as the patterns read it: in one notation, with plain numbers in its boxes."""
-    return _with_boxes(_translated(text), _in_box)
+def normalize_text(text: str) -> str:
+    """Return a text in the form that the patterns expect: one notation, with plain numbers in its
+    boxes.
+    """
+    return _replace_box_contents(_translate_scripts(text), _parse_box)
 
 
-def plain(match: re.Match[str]) -> str:
+def canonical_form(match: re.Match[str]) -> str:
     """Return a match as a decimal, or as a fraction in lowest terms if no decimal equals it."""
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))
         # 2 3/4 is one number, 12 24/2 are two
         value += int(match["whole"] or 0) if value < 1 else 0
-        return _signed(negative, _decimal(value) or str(value))
+        return _with_sign(negative, _fraction_to_decimal(value) or str(value))
     whole = re.sub(r"[^0-9]", "", match["digits"] or "")
     rest = match["rest"] or match["only"] or ""
     exponent = int(match["e"] or match["ten"] or 0)
     digits, point = whole + rest, len(whole) + exponent
     digits, point = ("0" * -point + digits, 0) if point < 0 else (digits.ljust(point, "0"), point)
-    return _signed(negative, _trimmed(digits[:point], digits[point:]))
+    return _with_sign(negative, _trim_zeros(digits[:point], digits[point:]))
 
 
-def _with_boxes(text: str, read: Callable[[str], str | None]) -> str:
-    """Return a text with what `read` finds in each outermost \\boxed{} in place of its content, if
-    anything."""
+def _replace_box_contents(text: str, parse_content: Callable[[str], str | None]) -> str:
+    """Replace the content of each outermost LaTeX box by its parsed value, if there is one."""
     pieces: list[str] = []
     copied, depth, begin, is_box = 0, 0, 0, False
     for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):
         if brace[0] == "}":
             depth = max(0, depth - 1)
             if is_box and depth == 0:
-                pieces += [text[copied:begin], read(text[begin : brace.start()]) or ""]
+                pieces += [text[copied:begin], parse_content(text[begin : brace.start()]) or ""]
                 copied, is_box = brace.start(), False
         elif is_box:
             depth += 1
@@ -163,23 +166,21 @@ def _with_boxes(text: str, read: Callable[[str], str | None]) -> str:
     return "".join([*pieces, text[copied:]])
 
 
-def _in_box(content: str) -> str | None:
-    """Return the number in a box in plain form; None if the box holds another expression than a
-    number."""
+def _parse_box(content: str) -> str | None:
+    """Return the number in a box in canonical form. None if the box holds another expression."""
     if len(content) > _LONGEST_BOX:
         return None
     while (bare := _WRAPPER.sub(r" \1 ", content)) != content:
         content = bare
     match = _BOXED.fullmatch(_BLANK.sub(" ", content).replace("\\approx", "≈").strip("${} "))
-    return plain(match) if match else None
+    return canonical_form(match) if match else None
 
 
-def _translated(text: str) -> str:
-    """Translate digits, signs, separators and fractions of other scripts and LaTeX to what the
-    patterns read."""
+def _translate_scripts(text: str) -> str:
+    """Translate digits, signs, separators and fractions of other scripts and LaTeX to ASCII."""
     if not text.isascii():
         text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
-        text = _VULGAR.sub(_vulgar, text)
+        text = _VULGAR.sub(_expand_vulgar_fraction, text)
         text = _RAISED.sub(lambda power: f"^{(power[1] + power[2]).translate(_UNRAISED)}", text)
     if "\\" in text or "{,}" in text:
         text = _TEX_MARK.sub(lambda mark: _TEX[mark[0]], text)
@@ -192,13 +193,13 @@ def _translated(text: str) -> str:
     return text
 
 
-def _vulgar(match: re.Match[str]) -> str:
+def _expand_vulgar_fraction(match: re.Match[str]) -> str:
     fraction = unicodedata.normalize("NFKC", match[2]).replace("\N{FRACTION SLASH}", "/")
     return f"{match[1]} {fraction}" if match[1] else fraction
 
 
-def _decimal(value: Fraction) -> str | None:
-    """Return the decimal that equals a fraction; None if there is none."""
+def _fraction_to_decimal(value: Fraction) -> str | None:
+    """Return the decimal that equals a fraction. None if there is none."""
     remaining, places = value.denominator, 0
     for prime in (2, 5):
         count = 0
@@ -208,13 +209,13 @@ def _decimal(value: Fraction) -> str | None:
     if remaining != 1:
         return None
     digits = str(value.numerator * 10**places // value.denominator).rjust(places, "0")
-    return _trimmed(digits[: len(digits) - places], digits[len(digits) - places :])
+    return _trim_zeros(digits[: len(digits) - places], digits[len(digits) - places :])
 
 
-def _trimmed(whole: str, rest: str) -> str:
+def _trim_zeros(whole: str, rest: str) -> str:
     whole, rest = whole.lstrip("0") or "0", rest.rstrip("0")
     return f"{whole}.{rest}" if rest else whole
 
 
-def _signed(negative: bool, number: str) -> str:
-    return f"-{number}" if negative and number != "0" else number
+def _with_sign(is_negative: bool, number: str) -> str:
+    return f"-{number}" if is_negative and number != "0" else number

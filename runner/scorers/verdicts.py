@@ -1,55 +1,55 @@
-"""Judges whether an answer is right: a number, the letter of a choice, or what a scorer finds."""
+"""Judges whether an answer is right: a number, the letter of a choice, or an answer found by a
+scorer.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.scorers.reading import read
-from runner_base import Answer, FinishReason, Parts, Verdict
+from runner.scorers.answer_reading import extract_answers
+from runner_base import Answer, FinishReason, SplitText, Verdict
 
 WHY_NOT = "why_not"
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One answer, judged once by every extractor, or by one scorer alone: by name, what each
-    says."""
+    """One answer judged by every extractor, or by a single scorer: found answer and verdict by name."""
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
     # whether the text ended before its answer: it may contain numbers, but none is marked
     cut_off: dict[str, bool]
-    parts: Parts
+    parts: SplitText
     why_not: str = ""  # why the answer could not be compared with the right one, and so is wrong
 
     @property
-    def reasons(self) -> dict[str, str | None]:
-        """The reason, as it stands beside what was found in a sample; empty if there is none."""
+    def failure_reason_entry(self) -> dict[str, str | None]:
+        """The reason of a failed comparison, as an entry of a sample. Empty if there is none."""
         return {WHY_NOT: self.why_not} if self.why_not else {}
 
 
 def judge(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
-    """Judge an answer: one that is cut off is not a wrong answer.
+    """Judge an answer. A truncated answer is not a wrong answer.
 
-    Only what follows the thinking is read; a text that ended while the model was thinking is cut
-    off.
+    Only the text after the thinking is read; a text that ended during the thinking is truncated.
     """
     parts = answer.parts
     is_whole = answer.finish_reason is FinishReason.stop
-    reading = read(parts, gold, is_whole, scorer)
+    reading = extract_answers(parts, gold, is_whole, scorer)
     cut_off = {way: parts.is_open or not (is_whole or is_marked) for way, is_marked in reading.marked.items()}
 
-    def verdict(way: str, found: str | None) -> Verdict:
+    def decide_verdict(source: str, found: str | None) -> Verdict:
         if answer.finish_reason is FinishReason.error:
             return Verdict.cut_off
         # in an answer that was cut off `flexible` may take a step; without thinking that counts, as
         # for lm-eval
-        may_be_right = not (cut_off[way] and parts.has_thinking)
+        may_be_right = not (cut_off[source] and parts.has_thinking)
         if may_be_right and found is not None and reading.is_right(found, gold):
             return Verdict.correct
-        if cut_off[way]:
+        if cut_off[source]:
             return Verdict.cut_off
         return Verdict.no_answer if found is None else Verdict.wrong
 
-    verdicts = {way: verdict(way, found) for way, found in reading.found.items()}
-    return Judgement(reading.found, verdicts, cut_off, parts, reading.why_not(gold))
+    verdicts = {way: decide_verdict(way, found) for way, found in reading.found.items()}
+    return Judgement(reading.found, verdicts, cut_off, parts, reading.explain_comparison_failure(gold))

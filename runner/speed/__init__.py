@@ -1,2 +1,1 @@
-"""Measures an engine's speed: batches of one shape, the machine's limits, requests that arrive by a
-clock."""
+"""Measures an engine's speed: batches of one shape, machine limits, and timed request arrivals."""

@@ -1,8 +1,8 @@
-"""Requests that arrive by a clock, whether or not earlier ones have ended: latency and throughput
-under load.
+"""Measures latency and throughput with requests that arrive at given times, even if earlier ones
+are unfinished.
 
 Latency counts from the time at which a request is due. So it includes the wait if the engine is
-busy or this program is late, and no request is left out because earlier ones were slow.
+busy or this program is late, and no request is omitted because earlier ones were slow.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from statistics import median
 
 from runner.config.measures import SweepConfig
 from runner.speed.real_prompts import RealPrompts
-from runner.speed.synthetic import synthetic_requests
-from runner_base import is_memory_error, one_line
+from runner.speed.synthetic import create_random_requests
+from runner_base import is_out_of_memory_error, to_one_line
 from runner_base.notes import Note, note
 from runner_base.spreads import percentiles
 from runner_engine import Completion, Engine, Request, Session
@@ -32,7 +32,7 @@ DRAWS_PER_RATE = 1_000_000  # so that no two rates have the same prompts
 
 @dataclass
 class TimedRequest:
-    """A request of the clock, with times in seconds from the start."""
+    """A scheduled request, with times in seconds from the start."""
 
     request: Request
     due_s: float
@@ -42,8 +42,8 @@ class TimedRequest:
 
 
 @dataclass
-class Load:
-    """The requests of one rate, and their answers."""
+class RequestLoad:
+    """The requests of one arrival rate, and their answer times."""
 
     rate: float
     requests: list[TimedRequest] = field(default_factory=list)
@@ -52,26 +52,27 @@ class Load:
     note: Note | str = ""
 
     @property
-    def key(self) -> str:
-        """Its name in metrics."""
+    def metric_suffix(self) -> str:
+        """The suffix of the load's metrics, such as rate_2."""
         return f"rate_{self.rate:g}"
 
     @property
-    def answered(self) -> list[TimedRequest]:
+    def answered_requests(self) -> list[TimedRequest]:
         return [request for request in self.requests if request.ended_s is not None]
 
     @property
-    def answers_s(self) -> list[float]:
-        """The time of each whole answer; a request without one counts with the time that was waited
-        for it."""
+    def answer_times_s(self) -> list[float]:
+        """The seconds until each complete answer. An unanswered request counts with the time waited for
+        it.
+        """
         return [
             (self.seconds if request.ended_s is None else request.ended_s) - request.due_s
             for request in self.requests
         ]
 
     @property
-    def first_tokens_s(self) -> list[float]:
-        """The time of each first token, in the same way; empty if the engine does not report it."""
+    def first_token_times_s(self) -> list[float]:
+        """The seconds until each first token. Empty if the engine does not report it."""
         if not any(request.first_s is not None for request in self.requests):
             return []
         return [
@@ -80,27 +81,31 @@ class Load:
         ]
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The figures that the job reports."""
-        answered, tokens = self.answered, sum(request.new_tokens for request in self.answered)
+    def metrics(self) -> dict[str, float]:
+        """The metrics of this rate, such as latency percentiles and answers per second."""
+        answered, tokens = (
+            self.answered_requests,
+            sum(request.new_tokens for request in self.answered_requests),
+        )
         return {
             "requests": len(self.requests),
             "answered": len(answered),
-            "offered_requests_per_s": self.offered(median(self.answers_s)),
+            "offered_requests_per_s": self.offered_rate(median(self.answer_times_s)),
             "answered_requests_per_s": len(answered) / self.seconds,
             "output_tok_per_s": tokens / self.seconds,
-            **{f"ttft_{rank}_s": value for rank, value in percentiles(self.first_tokens_s).items()},
-            **{f"answer_{rank}_s": value for rank, value in percentiles(self.answers_s).items()},
+            **{f"ttft_{rank}_s": value for rank, value in percentiles(self.first_token_times_s).items()},
+            **{f"answer_{rank}_s": value for rank, value in percentiles(self.answer_times_s).items()},
         }
 
-    def offered(self, usual_s: float) -> float:
-        """Return the rate of answers, from the first request to the last answer, if each takes
-        `usual_s`."""
-        return len(self.requests) / (self.requests[-1].due_s + usual_s)
+    def offered_rate(self, answer_time_s: float) -> float:
+        """Return the requests per second from the first request to the last answer, if each takes
+        `answer_time_s`.
+        """
+        return len(self.requests) / (self.requests[-1].due_s + answer_time_s)
 
 
-def clock(rate: float, count: int, seed: int) -> list[float]:
-    """Return random arrival times in seconds, with so many a second on average.
+def draw_arrival_times(rate: float, count: int, seed: int) -> list[float]:
+    """Return random arrival times in seconds, with `rate` arrivals per second on average.
 
     All rates use the same random numbers, so that they differ only in their speed.
     """
@@ -108,89 +113,94 @@ def clock(rate: float, count: int, seed: int) -> list[float]:
     return list(accumulate(generator.expovariate(1.0) / rate for _ in range(count)))
 
 
-def loads_of(task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | None = None) -> list[Load]:
-    """Return the requests of each rate, the lowest first; each request has a random one of the
-    cells' lengths.
+def create_loads(
+    task: SweepConfig, vocab_size: int, seed: int, real_prompts: RealPrompts | None = None
+) -> list[RequestLoad]:
+    """Return the requests of each rate, lowest first. Each request has one of the cells' lengths at
+    random.
 
     Real prompts keep their order, and only their numbers of new tokens are random.
     """
     shapes = [(prompt, new) for prompt in task.prompt_tokens or [0] for new in task.new_tokens]
     loads = []
     for number, rate in enumerate(sorted(task.arrival_rates), start=1):
-        load, lengths = Load(rate), random.Random(f"{seed}/lengths")
+        load, lengths = RequestLoad(rate), random.Random(f"{seed}/lengths")
         count = task.arrival_requests or max(round(rate * task.arrival_s), 2)
-        for at, due_s in enumerate(clock(rate, count, seed)):
+        for at, due_s in enumerate(draw_arrival_times(rate, count, seed)):
             prompt, new = lengths.choice(shapes)
-            if real is not None:
-                [request] = real.take(1, new)
+            if real_prompts is not None:
+                [request] = real_prompts.next_batch(1, new)
             else:
-                [request] = synthetic_requests(
-                    1, prompt, new, vocab_size, seed, draw=number * DRAWS_PER_RATE + at
+                [request] = create_random_requests(
+                    1, prompt, new, vocab_size, seed, draw_number=number * DRAWS_PER_RATE + at
                 )
             load.requests.append(TimedRequest(replace(request, id=at), due_s, new))
         loads.append(load)
     return loads
 
 
-def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
-    """Submit the requests of a rate at their times, and record the answers; an out-of-memory error
-    becomes the note."""
+def run_request_load(engine: Engine, request_load: RequestLoad, on_answer: Callable[[], None]) -> None:
+    """Submit the requests of a rate at their times, and record the answers. An out-of-memory error
+    becomes a note.
+    """
     shortages_before = len(engine.stats.row_shortages)
     try:
         with engine.open() as session:
-            _run(session, load, on_answer)
+            _run_session(session, request_load, on_answer)
     except Exception as error:
-        if not is_memory_error(error):
+        if not is_out_of_memory_error(error):
             raise
-        load.note = note("out_of_memory", reason=one_line(error, 200))
+        request_load.note = note("out_of_memory", reason=to_one_line(error, 200))
     if shortages := engine.stats.row_shortages[shortages_before:]:
-        load.note = note("fewer_rows", shortage=shortages[0])
+        request_load.note = note("fewer_rows", shortage=shortages[0])
 
 
-def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:
-    patience_s = load.requests[-1].due_s + max(PATIENCE * load.requests[-1].due_s, MIN_PATIENCE_S)
+def _run_session(session: Session, request_load: RequestLoad, on_answer: Callable[[], None]) -> None:
+    patience_s = request_load.requests[-1].due_s + max(
+        PATIENCE * request_load.requests[-1].due_s, MIN_PATIENCE_S
+    )
     started, enough = time.perf_counter(), threading.Event()
     problems: list[BaseException] = []
 
-    def submit() -> None:
-        """Submit each request when it is due, also during a pass."""
+    def submit_when_due() -> None:
+        """Submit each request when it is due, also during an engine step."""
         try:
-            for timed in load.requests:
+            for timed in request_load.requests:
                 if enough.wait(max(started + timed.due_s - time.perf_counter(), 0.0)):
                     return
                 session.submit(timed.request)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that steps
             problems.append(error)
 
-    thread = threading.Thread(target=submit, name="arrivals", daemon=True)
+    thread = threading.Thread(target=submit_when_due, name="arrivals", daemon=True)
     thread.start()
-    unanswered = len(load.requests)
+    unanswered = len(request_load.requests)
     try:
         # not `gather`, which ends when nothing is under way: another request may be due later
         while unanswered and not problems and time.perf_counter() - started < patience_s:
-            if not session.wait(0.05):
+            if not session.wait_for_requests(0.05):
                 continue
             for event in session.step():
                 if isinstance(event, Completion):
                     unanswered -= 1
-                    _record(load, event, started)
+                    _record_answer(request_load, event, started)
                     on_answer()
     finally:
         enough.set()
         thread.join()
     if problems:
         raise problems[0]
-    load.seconds = time.perf_counter() - started
+    request_load.seconds = time.perf_counter() - started
     if unanswered:
-        total = len(load.requests)
-        load.note = note("unanswered", count=unanswered, total=total, seconds=load.seconds)
+        total = len(request_load.requests)
+        request_load.note = note("unanswered", count=unanswered, total=total, seconds=request_load.seconds)
 
 
-def _record(load: Load, answer: Completion, started: float) -> None:
-    """Record an answer; an error does not count as one."""
-    timed = load.requests[int(answer.id)]
+def _record_answer(request_load: RequestLoad, answer: Completion, started: float) -> None:
+    """Record the times of an answer. An error does not count as an answer."""
+    timed = request_load.requests[int(answer.id)]
     if answer.error:
-        load.note = load.note or note("answer_failed", reason=one_line(answer.error, 200))
+        request_load.note = request_load.note or note("answer_failed", reason=to_one_line(answer.error, 200))
         return
     timed.ended_s = time.perf_counter() - started
     if answer.token_times:
@@ -198,8 +208,8 @@ def _record(load: Load, answer: Completion, started: float) -> None:
 
 
 @dataclass(frozen=True)
-class Knee:
-    """The highest rate that the engine can keep up with; None if even the lowest is too high."""
+class SustainableRate:
+    """The highest rate that the engine sustains, or None if even the lowest is too high."""
 
     rate: float | None
     is_highest: bool  # of all measured rates: then no knee was found
@@ -217,31 +227,35 @@ class Knee:
         )
 
 
-def keeps_up(load: Load, lowest: Load) -> bool:
-    """Whether a rate's p95 of whole answers stays near the lowest rate's, and answers keep the
-    requests' rate."""
-    if len(load.answered) < len(load.requests):
+def is_sustained(request_load: RequestLoad, lowest: RequestLoad) -> bool:
+    """Return whether a rate's p95 latency stays near the lowest rate's, and answers keep up with
+    requests.
+    """
+    if len(request_load.answered_requests) < len(request_load.requests):
         return False
-    allowed_s = LATENCY_FACTOR * percentiles(lowest.answers_s)["p95"]
-    is_prompt = percentiles(load.answers_s)["p95"] <= allowed_s
-    return is_prompt and len(load.requests) / load.seconds >= KEEPS_UP * offered_to(load, lowest)
+    allowed_s = LATENCY_FACTOR * percentiles(lowest.answer_times_s)["p95"]
+    is_prompt = percentiles(request_load.answer_times_s)["p95"] <= allowed_s
+    return is_prompt and len(request_load.requests) / request_load.seconds >= KEEPS_UP * offered_rate_of_load(
+        request_load, lowest
+    )
 
 
-def offered_to(load: Load, lowest: Load) -> float:
-    """Return a rate as it was drawn, beside which `keeps_up` sees the rate of answers."""
-    return load.offered(median(lowest.answers_s))
+def offered_rate_of_load(request_load: RequestLoad, lowest: RequestLoad) -> float:
+    """Return the actual rate of the drawn arrivals, for comparison with the rate of answers."""
+    return request_load.offered_rate(median(lowest.answer_times_s))
 
 
-def knee_of(loads: Sequence[Load]) -> Knee | None:
-    """Return the highest rate up to which the engine keeps up with every rate; None if nothing was
-    measured."""
+def find_sustainable_rate(loads: Sequence[RequestLoad]) -> SustainableRate | None:
+    """Return the highest rate up to which the engine sustains every rate. None if nothing was
+    measured.
+    """
     measured = [load for load in loads if load.seconds]
     if not measured:
         return None
-    sustained: list[Load] = []
+    sustained: list[RequestLoad] = []
     for load in measured:
-        if not keeps_up(load, measured[0]):
+        if not is_sustained(load, measured[0]):
             break
         sustained.append(load)
     rate = sustained[-1].rate if sustained else None
-    return Knee(rate, bool(sustained) and len(sustained) == len(loads), measured[0].rate)
+    return SustainableRate(rate, bool(sustained) and len(sustained) == len(loads), measured[0].rate)

@@ -1,5 +1,6 @@
-"""Runs and times a batch of one shape: first tokens, gaps between tokens, prefill and decode,
-memory, energy."""
+"""Runs and times a batch of one shape: first token, gaps between tokens, prefill, decode, memory,
+energy.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +11,24 @@ from itertools import pairwise, product
 from statistics import mean, median
 
 from runner.config.measures import SweepConfig
-from runner.core.energy import Energy
-from runner.speed.by_turns import GAINS, run_by_turns
+from runner.core.energy import EnergyCounters
 from runner.speed.real_prompts import RealPrompts
-from runner.speed.synthetic import VOCABULARY, synthetic_requests
-from runner_base import is_memory_error, machine, one_line
+from runner.speed.speculation_pairs import GAINS, run_speculation_pair
+from runner.speed.synthetic import VOCABULARY, create_random_requests
+from runner_base import is_out_of_memory_error, machine, to_one_line
 from runner_base.notes import Note, note
 from runner_base.spreads import percentiles, relative_spread
-from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, Request, complete
+from runner_engine import (
+    Completion,
+    Engine,
+    EngineReport,
+    EngineStats,
+    ModelArithmetic,
+    Request,
+    complete_requests,
+)
 from runner_engine.devices import gpu
-from runner_engine.sessions import RowShortage, Shape
+from runner_engine.sessions import BatchShape, SequenceShortage
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
@@ -34,7 +43,7 @@ ENOUGH_TO_TELL = 3  # repeats
 
 @dataclass
 class Cell:
-    """One combination of the axes, and its measurements."""
+    """One combination of the sweep's axes, and its measurements."""
 
     batch_size: int
     prompt_tokens: int
@@ -50,13 +59,13 @@ class Cell:
     note: Note | None = None  # why there are no numbers
 
     @property
-    def shared_tokens(self) -> int:
-        """The number of first prompt tokens that all rows share."""
+    def shared_prefix_tokens(self) -> int:
+        """The number of first prompt tokens that all sequences share."""
         return int(self.shared_prefix * self.prompt_tokens)
 
     @property
-    def figures(self) -> list[str]:
-        """The names of the figures that every repeat has."""
+    def metric_names(self) -> list[str]:
+        """The names of the metrics that every repeat has."""
         return (
             [name for name in FIGURES if all(name in repeat for repeat in self.repeats)]
             if self.repeats
@@ -64,20 +73,18 @@ class Cell:
         )
 
     def values(self, name: str) -> list[float]:
-        """Return one figure of every run after the warm-up."""
+        """Return one metric of every run after the warm-up."""
         return [repeat[name] for repeat in self.repeats]
 
     def median(self, name: str) -> float:
-        """Return the median of a figure's values."""
         return median(self.values(name))
 
     @property
     def noise(self) -> float | None:
-        """The distance between the quartiles of a speed, as a share of its median; None with too
-        few repeats."""
+        """The interquartile range of a speed relative to its median. None with too few repeats."""
         if self.note or len(self.repeats) < ENOUGH_TO_TELL:
             return None
-        return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.figures)
+        return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.metric_names)
 
     @property
     def is_noisy(self) -> bool:
@@ -85,9 +92,8 @@ class Cell:
         return self.noise is not None and self.noise > NOISY
 
 
-def cells_of(task: SweepConfig) -> list[Cell]:
-    """Return every combination of the axes; a key has new tokens and shares only if there are
-    several."""
+def create_cells(task: SweepConfig) -> list[Cell]:
+    """Return every combination of the axes. A cell's key names only axes with several values."""
     cells = []
     # the lengths of real ones are known after they have been sent
     prompts = task.prompt_tokens or [0]
@@ -99,17 +105,17 @@ def cells_of(task: SweepConfig) -> list[Cell]:
     return cells
 
 
-class FewerRowsError(Exception):
-    """The engine lacks the memory for a whole batch."""
+class BatchShortageError(Exception):
+    """Raised when the engine lacks the memory for a whole batch."""
 
-    def __init__(self, shortage: RowShortage) -> None:
+    def __init__(self, shortage: SequenceShortage) -> None:
         super().__init__(shortage)
         self.shortage = shortage
 
 
 @dataclass
-class Timed:
-    """A batch that was run once."""
+class TimedBatch:
+    """A batch that was run once, with its duration and energy."""
 
     completions: list[Completion]
     started: float
@@ -119,24 +125,24 @@ class Timed:
 
     @property
     def new_tokens(self) -> int:
-        return sum(completion.answer.tokens for completion in self.completions)
+        return sum(completion.answer.num_tokens for completion in self.completions)
 
     @property
     def speed(self) -> dict[str, float]:
-        """The speeds that the engine knows, or that of whole answers."""
-        known = {name: self.spent.speed[name] for name in SPEEDS if name in self.spent.speed}
+        """The engine's own speeds, or else new tokens per second of whole answers."""
+        known = {name: self.spent.speed_metrics[name] for name in SPEEDS if name in self.spent.speed_metrics}
         return known or {"output_tok_per_s": self.new_tokens / self.seconds}
 
 
 @dataclass
-class Stopwatch:
-    """Runs cells on a loaded engine."""
+class CellRunner:
+    """Runs and times cells on a loaded engine."""
 
     engine: Engine
     report: EngineReport
     seed: int
-    arithmetic: Arithmetic | None
-    energy: Energy
+    arithmetic: ModelArithmetic | None
+    energy: EnergyCounters
     real: RealPrompts | None = None  # instead of random tokens
     guesses: bool = False  # at every step: each batch then runs without guesses, too
     in_pieces: bool = False  # tokens came in pieces of text, which may have several tokens
@@ -146,109 +152,114 @@ class Stopwatch:
         """The number of token ids for random prompts."""
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
-    def run(self, cell: Cell, number: int) -> dict[str, float] | None:
-        """Run a cell once and return its figures; None with a note in the cell if it does not
-        fit."""
+    def run_cell(self, cell: Cell, round_number: int) -> dict[str, float] | None:
+        """Run a cell once and return its metrics. None, with a note in the cell, if it does not fit in
+        memory.
+        """
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
-            requests = synthetic_requests(*shape, self.vocab_size, self.seed, number, cell.shared_tokens)
+            requests = create_random_requests(
+                *shape, self.vocab_size, self.seed, round_number, cell.shared_prefix_tokens
+            )
         else:
-            requests = self.real.take(cell.batch_size, cell.new_tokens)
-        if number == 0:
-            machine.reset_peak()  # only once: it frees memory, and allocating it again costs time
-            gpu.restart_peak()
+            requests = self.real.next_batch(cell.batch_size, cell.new_tokens)
+        if round_number == 0:
+            machine.reset_peak_rss()  # only once: it frees memory, and allocating it again costs time
+            gpu.reset_peak_memory()
         try:
             if self.guesses:
-                timed, gains = run_by_turns(requests, number, self._batch)
+                timed, gains = run_speculation_pair(requests, round_number, self._run_batch)
             else:
-                timed, gains = self._batch(requests), {}
-        except FewerRowsError as error:
+                timed, gains = self._run_batch(requests), {}
+        except BatchShortageError as error:
             cell.note = note("fewer_rows", shortage=error.shortage)
             return None
         except Exception as error:
-            if not is_memory_error(error):
+            if not is_out_of_memory_error(error):
                 raise
-            cell.note = note("out_of_memory", reason=one_line(error, 200))
+            cell.note = note("out_of_memory", reason=to_one_line(error, 200))
             return None
-        cell.note = failure_of(timed.completions, cell.new_tokens)
+        cell.note = find_failure(timed.completions, cell.new_tokens)
         if cell.note is not None:
             return None
-        self.in_pieces |= seen_in_pieces(timed.completions)
+        self.in_pieces |= has_chunked_times(timed.completions)
         prompt_tokens = cell.prompt_tokens
         if self.real is not None:
-            lengths = self.real.note(timed.completions)
+            lengths = self.real.record_lengths(timed.completions)
             cell.lengths += lengths
             prompt_tokens = round(mean(lengths))
-        if number == 0:
-            cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.peak_mib()
+        if round_number == 0:
+            cell.peak_rss_mib, cell.cuda_peak_mib = machine.peak_rss_mib(), gpu.get_peak_memory_mib()
         figures = (
-            latencies(timed.completions, timed.started)
+            latency_metrics(timed.completions, timed.started)
             | timed.speed
             | {"seconds": timed.seconds}
             # a pass that checks guesses is no single step, and the draft computes and reads, too
-            | ({} if self.guesses else self._work(cell, prompt_tokens, timed.spent))
+            | ({} if self.guesses else self._work_rates(cell, prompt_tokens, timed.spent))
             | gains
         )
         joules, new = timed.joules, timed.new_tokens
         return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
 
-    def _batch(self, requests: Sequence[Request]) -> Timed:
+    def _run_batch(self, requests: Sequence[Request]) -> TimedBatch:
         engine, rows = self.engine, len(requests)
         before, shortages_before = replace(engine.stats), len(engine.stats.row_shortages)
-        energy = self.energy.read()
+        energy = self.energy.read_counters()
         started = time.perf_counter()
-        completions = complete(engine, requests, rows, lambda _: self._check_whole(shortages_before))
+        completions = complete_requests(
+            engine, requests, rows, lambda _: self._raise_on_shortage(shortages_before)
+        )
         seconds = time.perf_counter() - started
-        joules = self.energy.joules(energy)
-        return Timed(completions, started, seconds, joules, engine.stats - before)
+        joules = self.energy.joules_since(energy)
+        return TimedBatch(completions, started, seconds, joules, engine.stats - before)
 
-    def _check_whole(self, shortages_before: int) -> None:
-        """Raise FewerRowsError at once if the engine continues with fewer rows: that is another
-        cell."""
+    def _raise_on_shortage(self, shortages_before: int) -> None:
+        """Raise BatchShortageError at once if the engine continues with fewer sequences: that is another
+        cell.
+        """
         if shortages := self.engine.stats.row_shortages[shortages_before:]:
-            raise FewerRowsError(shortages[0])
+            raise BatchShortageError(shortages[0])
 
-    def _work(self, cell: Cell, prompt_tokens: int, spent: EngineStats) -> dict[str, float]:
-        """Return the rates of computing and reading; empty if the model's arithmetic is unknown."""
-        if self.arithmetic is None or not (spent.prefill_s and spent.decode_s):
+    def _work_rates(self, cell: Cell, prompt_tokens: int, stats: EngineStats) -> dict[str, float]:
+        """Return the rates of computing and reading. Empty if the model's arithmetic is unknown."""
+        if self.arithmetic is None or not (stats.prefill_s and stats.decode_s):
             return {}
-        shared = round(spent.shared_tokens / cell.batch_size)  # the engine may not use it
-        shape = Shape(cell.batch_size, prompt_tokens, cell.new_tokens, shared)
+        shared = round(stats.shared_tokens / cell.batch_size)  # the engine may not use it
+        shape = BatchShape(cell.batch_size, prompt_tokens, cell.new_tokens, shared)
         return {
-            "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / spent.prefill_s,
-            "decode_gflop_per_s": self.arithmetic.decode_gflop(shape) / spent.decode_s,
-            "decode_gb_per_s": self.arithmetic.decode_gb(shape) / spent.decode_s,
+            "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / stats.prefill_s,
+            "decode_gflop_per_s": self.arithmetic.decode_gflop(shape) / stats.decode_s,
+            "decode_gb_per_s": self.arithmetic.decode_gb(shape) / stats.decode_s,
         }
 
 
-def failure_of(completions: Sequence[Completion], new_tokens: int) -> Note | None:
-    """Return why a run does not count; None if it counts."""
+def find_failure(completions: Sequence[Completion], new_tokens: int) -> Note | None:
+    """Return why a run does not count, or None if it counts."""
     for completion in completions:
         if completion.error:
             return note("error", reason=completion.error)
-    tokens = {completion.answer.tokens for completion in completions}
+    tokens = {completion.answer.num_tokens for completion in completions}
     return None if tokens == {new_tokens} else note("too_short", tokens=min(tokens), wanted=new_tokens)
 
 
-def latencies(completions: Sequence[Completion], started: float) -> dict[str, float]:
-    """Return when the first token came (the median of the rows) and the gaps between the tokens of
-    each row."""
+def latency_metrics(completions: Sequence[Completion], start_time: float) -> dict[str, float]:
+    """Return the median time to the first token, and percentiles of the gaps between tokens."""
     firsts = [
-        completion.token_times[0] - started if completion.token_times else completion.first_token_s
+        completion.token_times[0] - start_time if completion.token_times else completion.first_token_s
         for completion in completions
     ]
-    gaps = percentiles(gap for completion in completions for gap in gaps_of(completion))
+    gaps = percentiles(gap for completion in completions for gap in inter_token_gaps(completion))
     return {"ttft_s": median(firsts), **{f"itl_{rank}_s": gap for rank, gap in gaps.items()}}
 
 
-def gaps_of(completion: Completion) -> Iterator[float]:
+def inter_token_gaps(completion: Completion) -> Iterator[float]:
     """Yield the seconds from each token of an answer to the next one."""
     return (later - earlier for earlier, later in pairwise(completion.token_times or ()))
 
 
-def seen_in_pieces(completions: Sequence[Completion]) -> bool:
-    """Whether times are those of pieces of text, which may have several tokens."""
+def has_chunked_times(completions: Sequence[Completion]) -> bool:
+    """Return whether times are those of text chunks, which may have several tokens."""
     return any(
-        completion.token_times is not None and len(completion.token_times) != completion.answer.tokens
+        completion.token_times is not None and len(completion.token_times) != completion.answer.num_tokens
         for completion in completions
     )

@@ -1,5 +1,4 @@
-"""Draws the pictures of a sweep from the points in a job's folder: `python -m runner.speed.pictures
-FOLDER`."""
+"""Draws the pictures of a sweep from a job's folder: `python -m runner.speed.pictures FOLDER`."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner_base import Picture
-from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, save_pictures
+from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, save_plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +27,8 @@ SPEED_WORDS = {DECODE: "decode speed, tokens/s", OUTPUT: "speed of whole answers
 Cell = dict[str, Any]
 
 
-def draw(points: dict[str, Any]) -> list[Picture]:
-    """Return the pictures of a sweep: a curve needs two points or more."""
+def create_pictures(points: dict[str, Any]) -> list[Picture]:
+    """Return the pictures of a sweep. A curve needs at least two points."""
     cells = [cell for cell in points["cells"] if not cell["note"]]
     speed = DECODE if any(DECODE in cell for cell in cells) else OUTPUT
     latency = "itl_p50_s" if any("itl_p50_s" in cell for cell in cells) else "seconds"
@@ -40,21 +39,27 @@ def draw(points: dict[str, Any]) -> list[Picture]:
     if any(several.values()):
         title = f"Throughput against latency: {points['title']}"
         pictures.append(
-            Picture("throughput_latency", title, lambda: _throughput(points, speed, latency, title))
+            Picture(
+                "throughput_latency",
+                title,
+                lambda: _draw_throughput_vs_latency(points, speed, latency, title),
+            )
         )
     if several["batch_size"]:
         title_b = f"Speed against batch size: {points['title']}"
-        pictures.append(Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b)))
+        pictures.append(
+            Picture("speed_batch", title_b, lambda: _draw_speed_by_batch_size(points, speed, title_b))
+        )
     if several["prompt_tokens"]:
         title_p = f"Time to first token against prompt length: {points['title']}"
-        pictures.append(Picture("ttft_prompt", title_p, lambda: _over_prompts(points, title_p)))
+        pictures.append(Picture("ttft_prompt", title_p, lambda: _draw_ttft_by_prompt_length(points, title_p)))
     if len(points["loads"]) > 1:
         title_l = f"Latency against load: {points['title']}"
-        pictures.append(Picture("latency_load", title_l, lambda: _over_rates(points, title_l)))
+        pictures.append(Picture("latency_load", title_l, lambda: _draw_latency_by_rate(points, title_l)))
     return pictures
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
+def _create_axes(title: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
@@ -65,20 +70,19 @@ def _figure(title: str) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _lines(cells: Sequence[Cell], shared_axes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
-    """Group cells into lines by the axes they share, each with a label of the values that differ
-    between lines."""
+def _group_into_lines(cells: Sequence[Cell], shared_axes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
+    """Group cells into lines by the axes they share, each labelled by the values that differ."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(cell[axis] for axis in shared_axes), []).append(cell)
     differing = [at for at in range(len(shared_axes)) if len({group[at] for group in groups}) > 1]
     return [
-        (", ".join(_words(shared_axes[at], group[at]) for at in differing), group_cells)
+        (", ".join(_format_axis_value(shared_axes[at], group[at]) for at in differing), group_cells)
         for group, group_cells in groups.items()
     ]
 
 
-def _words(axis: str, value: float) -> str:
+def _format_axis_value(axis: str, value: float) -> str:
     match axis:
         case "batch_size":
             return f"batch {value}"
@@ -90,29 +94,28 @@ def _words(axis: str, value: float) -> str:
             return f"{value:.0%} shared"
 
 
-def _curves(
-    pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], name: str
+def _draw_curves(
+    axes: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], metric: str
 ) -> None:
     """Draw a line for each group, with bars from the lowest to the highest repeat of each point."""
     for (line_label, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
-        points = sorted((x_of(cell), *cell[name]) for cell in line_cells if name in cell)
+        points = sorted((x_of(cell), *cell[metric]) for cell in line_cells if metric in cell)
         if not points:
             continue
         x, y, low, high = zip(*points, strict=True)
-        _bars(pane, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
-        pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None)
+        _draw_error_bars(axes, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
+        axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None)
 
 
-def _bars(
-    pane: Axes,
+def _draw_error_bars(
+    axes: Axes,
     x: Sequence[float],
     y: Sequence[float],
     spreads: Sequence[tuple[float, float]],
     is_vertical: bool,
     colour: str,
 ) -> None:
-    """Draw a bar from the lowest to the highest repeat of each point; none where there was one
-    repeat only."""
+    """Draw a bar from the lowest to the highest repeat of each point. None with a single repeat."""
     where = [
         (at, other, *spread) for at, other, spread in zip(x, y, spreads, strict=True) if spread[0] < spread[1]
     ]
@@ -120,36 +123,36 @@ def _bars(
         return
     at, other, low, high = zip(*where, strict=True)
     if is_vertical:
-        pane.vlines(at, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        pane.plot(at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6)
+        axes.vlines(at, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6)
     else:
-        pane.hlines(other, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        pane.plot(low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6)
+        axes.hlines(other, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6)
 
 
-def _notes(*notes: str, has_bars: bool) -> str:
-    """Return what explains the marks of a picture: bars are named only where there are some."""
+def _join_legend_notes(*notes: str, has_bars: bool) -> str:
+    """Return the explanation of the marks. Bars are explained only if there are any."""
     return "; ".join([*notes, *(["bars: lowest and highest repeat"] if has_bars else [])])
 
 
-def _has_bars(cells: Sequence[Cell], *names: str) -> bool:
-    """Whether repeats differ in one of these figures."""
-    return any(cell[name][1] < cell[name][2] for cell in cells for name in names if name in cell)
+def _has_error_bars(cells: Sequence[Cell], *metrics: str) -> bool:
+    """Return whether repeats differ in one of these metrics."""
+    return any(cell[name][1] < cell[name][2] for cell in cells for name in metrics if name in cell)
 
 
-def _finish(pane: Axes, lines: int, note: str) -> None:
-    """Explain the lines and other marks: in the legend, or below a single line."""
-    if lines > MAX_LINES:
-        note = "; ".join(filter(None, (note, f"{MAX_LINES} of {lines} lines")))
-    if pane.get_legend_handles_labels()[0]:
-        _legend(pane, note.replace("; ", "\n") or None)
+def _add_legend_or_note(axes: Axes, num_lines: int, note: str) -> None:
+    """Explain lines and marks in a legend, or below a single line."""
+    if num_lines > MAX_LINES:
+        note = "; ".join(filter(None, (note, f"{MAX_LINES} of {num_lines} lines")))
+    if axes.get_legend_handles_labels()[0]:
+        _add_legend(axes, note.replace("; ", "\n") or None)
     elif note:
-        pane.text(0.0, -0.17, note, transform=pane.transAxes, fontsize=8, color=MUTED)
+        axes.text(0.0, -0.17, note, transform=axes.transAxes, fontsize=8, color=MUTED)
 
 
-def _legend(pane: Axes, title: str | None = None) -> None:
-    """Put the legend beside the picture, where it covers nothing."""
-    pane.legend(
+def _add_legend(axes: Axes, title: str | None = None) -> None:
+    """Put the legend next to the picture, where it covers nothing."""
+    axes.legend(
         title=title,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.0),
@@ -160,45 +163,44 @@ def _legend(pane: Axes, title: str | None = None) -> None:
     )
 
 
-def _powers(pane: Axes, values: Sequence[float]) -> None:
+def _use_log2_x_axis(axes: Axes, values: Sequence[float]) -> None:
     """Scale the x axis by powers of two, with a tick at each measured value."""
     from matplotlib.ticker import NullLocator
 
-    pane.set_xscale("log", base=2)
-    pane.set_xticks(sorted(set(values)), labels=[f"{value:g}" for value in sorted(set(values))])
-    pane.xaxis.set_minor_locator(NullLocator())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(set(values)), labels=[f"{value:g}" for value in sorted(set(values))])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _decades(pane: Axes) -> None:
-    """Scale the y axis by decades, with plain numbers at 1, 2 and 5 of each, as one decade may hold
-    all points."""
+def _use_log10_y_axis(axes: Axes) -> None:
+    """Scale the y axis logarithmically, with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    pane.set_yscale("log")
-    pane.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    pane.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    pane.yaxis.set_minor_locator(NullLocator())
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _missing(pane: Axes, cells: Sequence[Cell], axis: str) -> None:
-    """Mark cells without numbers, e.g. because they did not fit, on the x axis."""
+def _mark_failed_cells(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
+    """Mark cells without measurements on the x axis, such as those that did not fit in memory."""
     places = sorted({cell[axis] for cell in cells if cell["note"]})
     if places:
-        pane.plot(places, [0.0] * len(places), linestyle="", marker="x", color=BAD, markersize=8, clip_on=False,
-                  transform=pane.get_xaxis_transform(), label="some cells: no numbers", zorder=5)  # fmt: skip
+        axes.plot(places, [0.0] * len(places), linestyle="", marker="x", color=BAD, markersize=8, clip_on=False,
+                  transform=axes.get_xaxis_transform(), label="some cells: no numbers", zorder=5)  # fmt: skip
 
 
-def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
-    figure, pane = _figure(title)
+def _draw_throughput_vs_latency(points: dict[str, Any], speed: str, latency: str, title: str) -> Figure:
+    figure, pane = _create_axes(title)
     cells = [cell for cell in points["cells"] if not cell["note"]]
-    lines = _lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
+    lines = _group_into_lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
     for number, ((line_label, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
         speeds = [(cell[speed][1], cell[speed][2]) for cell in ordered]
         latencies = [(1000 * cell[latency][1], 1000 * cell[latency][2]) for cell in ordered]
-        _bars(pane, x, y, speeds, is_vertical=True, colour=colour)
-        _bars(pane, x, y, latencies, is_vertical=False, colour=colour)
+        _draw_error_bars(pane, x, y, speeds, is_vertical=True, colour=colour)
+        _draw_error_bars(pane, x, y, latencies, is_vertical=False, colour=colour)
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None)
         if len(cells) <= MAX_LABELS:
             for cell, point in zip(ordered, zip(x, y, strict=True), strict=True):
@@ -219,44 +221,48 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
     pane.set_xlim(left=0)
-    _finish(pane, len(lines), _notes("numbers: batch size", has_bars=_has_bars(cells, speed, latency)))
+    _add_legend_or_note(
+        pane,
+        len(lines),
+        _join_legend_notes("numbers: batch size", has_bars=_has_error_bars(cells, speed, latency)),
+    )
     return figure
 
 
-def _over_batches(points: dict[str, Any], speed: str, title: str) -> Figure:
-    figure, pane = _figure(title)
+def _draw_speed_by_batch_size(points: dict[str, Any], speed: str, title: str) -> Figure:
+    figure, pane = _create_axes(title)
     cells = points["cells"]
-    lines = _lines(
+    lines = _group_into_lines(
         [cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix")
     )
-    _curves(pane, lines, lambda cell: cell["batch_size"], speed)
-    _powers(pane, [cell["batch_size"] for cell in cells])
-    _missing(pane, cells, "batch_size")
+    _draw_curves(pane, lines, lambda cell: cell["batch_size"], speed)
+    _use_log2_x_axis(pane, [cell["batch_size"] for cell in cells])
+    _mark_failed_cells(pane, cells, "batch_size")
     pane.set_xlabel("batch size, rows")
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
-    _finish(pane, len(lines), _notes(has_bars=_has_bars(cells, speed)))
+    _add_legend_or_note(pane, len(lines), _join_legend_notes(has_bars=_has_error_bars(cells, speed)))
     return figure
 
 
-def _over_prompts(points: dict[str, Any], title: str) -> Figure:
-    figure, pane = _figure(title)
+def _draw_ttft_by_prompt_length(points: dict[str, Any], title: str) -> Figure:
+    figure, pane = _create_axes(title)
     cells = points["cells"]
-    lines = _lines(
+    lines = _group_into_lines(
         [cell for cell in cells if not cell["note"]], ("batch_size", "new_tokens", "shared_prefix")
     )
-    _curves(pane, lines, lambda cell: cell["prompt_tokens"], "ttft_s")
-    _powers(pane, [cell["prompt_tokens"] for cell in cells])
-    _missing(pane, cells, "prompt_tokens")
+    _draw_curves(pane, lines, lambda cell: cell["prompt_tokens"], "ttft_s")
+    _use_log2_x_axis(pane, [cell["prompt_tokens"] for cell in cells])
+    _mark_failed_cells(pane, cells, "prompt_tokens")
     pane.set_xlabel("prompt length, tokens")
     pane.set_ylabel("time to first token, s")
-    _decades(pane)
-    _finish(pane, len(lines), _notes(has_bars=_has_bars(cells, "ttft_s")))
+    _use_log10_y_axis(pane)
+    _add_legend_or_note(pane, len(lines), _join_legend_notes(has_bars=_has_error_bars(cells, "ttft_s")))
     return figure
 
 
-def _over_rates(points: dict[str, Any], title: str) -> Figure:
-    figure, pane = _figure(title)
+def _draw_latency_by_rate(points: dict[str, Any], title: str) -> Figure:
+    figure, pane = _create_axes(title)
     loads = points["loads"]
     rates = [load["rate"] for load in loads]
     shown = (("answer_p50_s", "whole answer"), ("answer_p95_s", "whole answer"), ("answer_p99_s", "whole answer"),
@@ -273,13 +279,13 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
         pane.axvline(
             points["knee"], color=GOOD, linewidth=1.2, zorder=0, label=f"knee: {points['knee']:g} requests/s"
         )
-    _powers(pane, rates)
-    _decades(pane)
+    _use_log2_x_axis(pane, rates)
+    _use_log10_y_axis(pane)
     pane.set_xlabel("arriving requests/s")
     pane.set_ylabel("latency since the request was due, s")
-    _legend(pane)
+    _add_legend(pane)
     return figure
 
 
 if __name__ == "__main__":
-    save_pictures(Path(sys.argv[1]) / POINTS, draw)
+    save_plots(Path(sys.argv[1]) / POINTS, create_pictures)

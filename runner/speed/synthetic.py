@@ -11,52 +11,50 @@ from runner_engine import EngineReport, Request
 VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
 
 
-def room_of(report: EngineReport) -> float:
-    """Return the loaded model's positions; infinity for a server that does not tell."""
+def max_positions(report: EngineReport) -> float:
+    """Return the loaded model's context length. Infinity for a server that does not report it."""
     return report.metrics.get("max_positions", inf)
 
 
-def check_room(room: float, prompt_tokens: int, new_tokens: int, beyond: str = "") -> None:
-    """Raise ConfigError unless prompt and new tokens fit the model's positions, before or after its
-    load.
+def check_context_length(max_tokens: float, prompt_tokens: int, new_tokens: int, hint: str = "") -> None:
+    """Raise ConfigError unless prompt and new tokens fit the context length.
 
-    beyond: how the model can read more nevertheless, as the end of the message.
+    hint: how the model can read more, as the end of the message.
     """
-    if prompt_tokens + new_tokens > room:
+    if prompt_tokens + new_tokens > max_tokens:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
-            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller{beyond}",
+            f"{prompt_tokens + new_tokens} tokens, the model has room for {max_tokens:.0f}: make one smaller{hint}",
             code="too_large",
         )
 
 
-def synthetic_requests(
+def create_random_requests(
     batch_size: int,
     prompt_tokens: int,
     new_tokens: int,
     vocab_size: int,
     seed: int,
-    draw: int = 0,
-    shared_tokens: int = 0,
+    draw_number: int = 0,
+    shared_prefix_tokens: int = 0,
 ) -> list[Request]:
-    """Return a batch of random token-id prompts that all decode new_tokens; the same arguments give
-    the same batch.
+    """Return a batch of random token-id prompts. The same arguments give the same batch.
 
-    Another `draw` gives other prompts of the same shape. Rows, and usually draws, differ from their
-    first token on: otherwise an engine that computes a shared prefix once would do less work than
-    is measured. With shared_tokens, that many tokens at the beginning are the same in all rows of a
-    draw.
+    Another `draw_number` gives other prompts of the same shape. Sequences, and usually draws,
+    differ from their first token on: otherwise an engine that computes a shared prefix once would
+    do less work than is measured. The first `shared_prefix_tokens` tokens are the same in all
+    sequences of a draw.
     """
     assert vocab_size >= 1
     # the middle half, since special tokens and padding rows are at the ends of the vocabulary
     low = vocab_size // 4
     high = max(low + 1, vocab_size - low)
-    random_ids = random.Random(f"{seed}/{draw}/{batch_size}/{prompt_tokens}")
+    random_ids = random.Random(f"{seed}/{draw_number}/{batch_size}/{prompt_tokens}")
     firsts: list[int] = []
     while len(firsts) < batch_size:  # without repetition, if there are enough ids
         firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
-    shared_ids = random.Random(f"{seed}/{draw}/{prompt_tokens}/shared")
-    shared = [shared_ids.randrange(low, high) for _ in range(min(shared_tokens, prompt_tokens))]
+    shared_ids = random.Random(f"{seed}/{draw_number}/{prompt_tokens}/shared")
+    shared = [shared_ids.randrange(low, high) for _ in range(min(shared_prefix_tokens, prompt_tokens))]
     return [
         Request(
             id=row,

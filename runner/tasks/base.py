@@ -1,7 +1,7 @@
-"""The contract of a task. A task is a module; tasks never import each other.
+"""The contract of a task, which is a module. Tasks never import each other.
 
-`USES` names what a task works on. Plans, checks before a load, the job's identity and the number of
-workers follow from it alone, so no code outside of this folder asks which task it is.
+`USES` names the resources of a task. Plans, checks before loading, the job id and the number of
+workers depend on it alone, so no code outside this folder asks for a task's name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Own = TypeVar("Own")
 
 
 class Uses(StrEnum):
-    """What a task works on."""
+    """Resources that a task works on."""
 
     weights = "weights"  # loads what the model group names: its hashes count, and memory is checked before
     model_files = "model_files"  # reads files of the model group without loading them
@@ -32,8 +32,8 @@ class Uses(StrEnum):
 
 
 @dataclass
-class Inputs:
-    """What a task has read before it runs; a task adds what it needs in a subclass."""
+class TaskInputs:
+    """What a task reads before it runs. A task adds its own fields in a subclass."""
 
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # the hashes and config keys in which two jobs may differ and still reuse each other's answers
@@ -57,8 +57,8 @@ class Inputs:
 
 
 @dataclass
-class Context:
-    """What a task gets from the outside while it runs."""
+class TaskContext:
+    """What a running task receives: recorder, resolved job and engine."""
 
     recorder: Recorder
     resolved: ResolvedJob
@@ -66,53 +66,51 @@ class Context:
 
     @property
     def config(self) -> RunnerConfig:
-        """The job's config."""
         return self.resolved.config
 
 
 class Task(Protocol):
-    """What every task module has. A module may also have these functions.
+    """Attributes and functions of every task module.
 
-    deliver(inputs, resolved, job, result): for a recorded job, do what keys outside of its identity
-    ask for now questions_left(inputs, job): how many of its questions no job on disk has answered
-    yet, for a plan check_lengths(inputs, resolved): reject what the model has no room for, before
-    it is loaded; return notes preview(inputs, resolved): return lines for a plan, without loading
-    weights; may be empty is_compared(config): `Inputs.is_compared` of a job whose inputs are not
-    here yet, as far as its keys tell
+    Optional functions: deliver(inputs, resolved, job, result): for a recorded job, apply keys that
+    are not part of the job id. questions_left(inputs, job): number of questions without an answer
+    on disk, for a plan. check_lengths(inputs, resolved): reject prompts that exceed the context
+    length before loading; returns notes. preview(inputs, resolved): return lines for a plan without
+    loading weights. is_compared(config): `Inputs.is_compared` before the inputs are available, from
+    the keys alone.
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
     USES: frozenset[Uses]
     FROM_LEDGER: bool  # False: a recorded result is not reused, the job runs again
 
-    def prepare(self, config: RunnerConfig) -> Inputs:
-        """Read and hash the inputs, once; reject bad ones before anything is loaded."""
+    def prepare(self, config: RunnerConfig) -> TaskInputs:
+        """Read and hash the inputs once. Reject invalid inputs before anything is loaded."""
         ...
 
-    def run(self, inputs: Any, context: Context) -> Result:
-        """Do the work on what `prepare` returned."""
+    def run(self, inputs: Any, context: TaskContext) -> Result:
+        """Run the task on the inputs that `prepare` returned."""
         ...
 
 
-def with_inputs(resolved: ResolvedJob, inputs: Inputs) -> ResolvedJob:
-    """Return the job as its inputs have decided: with the keys that were open, and with a second
-    model."""
+def apply_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> ResolvedJob:
+    """Return the job with the keys that its inputs decide, and with a second model if they need one."""
     if inputs.decided:
         before = resolved.config.task
         task = replace(before, **inputs.decided)
         keys = {key.name for key in fields(before)}
         # what was read
         vars(task).update({name: value for name, value in vars(before).items() if name not in keys})
-        resolved = resolved.having(task=task)
-    return resolved.beside(inputs.second)
+        resolved = resolved.replace_groups(task=task)
+    return resolved.with_second_model(inputs.second)
 
 
-def own_config(config: RunnerConfig, kind: type[Own]) -> Own:
-    """Return the group `task` of a job's config as the class that the task has for it."""
-    assert isinstance(config.task, kind)
+def typed_task_config(config: RunnerConfig, config_class: type[Own]) -> Own:
+    """Return `config.task` as an instance of the task's own config class."""
+    assert isinstance(config.task, config_class)
     return config.task
 
 
-def task_of(config: RunnerConfig) -> Task:
-    """Import the module that does the work: a job imports only its own task."""
+def import_task(config: RunnerConfig) -> Task:
+    """Import the task's module. A job imports only its own task."""
     return cast(Task, importlib.import_module(config.task.module))

@@ -1,4 +1,4 @@
-"""What a plan says of adapters that requests choose by name."""
+"""Notes on LoRA adapters that requests select by name, for a plan."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from runner_base.notes import Note, note
 
 
 def adapter_notes(resolved: ResolvedJob) -> list[Note]:
-    """Return the memory of each adapter beside the weights, in a note; empty without such."""
+    """Return a note with the memory of each adapter in MiB. Empty without named adapters."""
     mib = {
-        name: one.files.adapter_numbers * BYTES["float32"] / MIB
-        for name, one in zip(resolved.model.spec.lora.names, resolved.model.apart, strict=True)
+        name: one.files.num_adapter_parameters * BYTES["float32"] / MIB
+        for name, one in zip(
+            resolved.model.spec.lora.adapter_names, resolved.model.single_adapter_models, strict=True
+        )
     }
     return [note("adapters", mib=mib)] if mib else []

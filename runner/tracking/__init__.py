@@ -1,1 +1,1 @@
-"""Everything about MLflow: which store, the connection, runs of jobs and grids, runner-sync."""
+"""MLflow tracking: stores, connections, runs of jobs and grids, and runner-sync."""

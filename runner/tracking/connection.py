@@ -1,4 +1,5 @@
-"""The connection to an MLflow store: it is probed, opened or created, and its errors become one message.
+"""Connects to an MLflow store: probes, opens or creates it, and converts its errors to one
+message.
 
 MLflow is imported inside the functions: it costs more than a second.
 """
@@ -14,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core.later import uncollected
+from runner.core.deferred_imports import without_garbage_collection
 from runner.render.notes import note_text
-from runner.tracking import answering, empty_database, moved, run_table
+from runner.tracking import empty_database, moved_folders, run_table, store_probes
 from runner.tracking.stores import DATABASES, Store
 from runner.tracking.waiting_client import WaitingClient
-from runner_base import ConfigError, TrackingError, cannot_write, hold, without_secrets
+from runner_base import ConfigError, TrackingError, lock_file, redact_secrets, write_error
 from runner_base.notes import Note, note
 from runner_base.uris import sqlite_path, sqlite_uri
 
@@ -27,9 +28,8 @@ from runner_base.uris import sqlite_path, sqlite_uri
 STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")
 
 
-def set_mlflow_variables() -> None:
-    """Set MLflow's variables before it is imported: no telemetry, nothing on stdout, short
-    timeouts."""
+def set_mlflow_environment() -> None:
+    """Set MLflow's environment variables before its import: no telemetry, no output, short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -37,13 +37,13 @@ def set_mlflow_variables() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("PGCONNECT_TIMEOUT", str(answering.ANSWER_S))
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(store_probes.ANSWER_S))
 
 
 def import_mlflow(store: Store) -> None:
-    """Import what a job needs of MLflow, and open nothing."""
-    set_mlflow_variables()
-    with uncollected():
+    """Import the parts of MLflow that a job needs, without opening a store."""
+    set_mlflow_environment()
+    with without_garbage_collection():
         importlib.import_module("mlflow")
         if not store.uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
@@ -53,7 +53,7 @@ def import_mlflow(store: Store) -> None:
 
 
 class Experiment(NamedTuple):
-    """An experiment of an open store."""
+    """A client and an experiment id of an open store."""
 
     client: Any  # MLflow's
     id: str
@@ -63,51 +63,54 @@ _opened: dict[Store, Experiment] = {}  # a worker runs many jobs with one store
 
 
 @contextmanager
-def connected(store: Store) -> Iterator[Experiment]:
-    """Connect to the store and create its experiment if missing; any error becomes one message."""
-    with reachable(store):
-        yield _open(store)
+def connect(store: Store) -> Iterator[Experiment]:
+    """Connect to the store, and create its experiment if missing. Any error becomes one message."""
+    with require_reachable(store):
+        yield _open_experiment(store)
 
 
 @contextmanager
-def connected_to_read(store: Store) -> Iterator[Experiment | None]:
-    """Connect to the store and create nothing: None if it lacks the experiment; any error becomes one
-    message."""
-    with clear_errors(store):
-        yield _find(store)
-
-
-@contextmanager
-def reachable(store: Store, kept: Path | None = None) -> Iterator[None]:
-    """Probe the store before a client that is already open is used; any error becomes one message.
-
-    kept: the folder that has the result if the store cannot be written.
+def connect_for_reading(store: Store) -> Iterator[Experiment | None]:
+    """Connect to the store and create nothing. Yields None without the experiment. Any error becomes
+    one message.
     """
-    with clear_errors(store, kept):
-        _check_reachable(store)
+    with simplify_store_errors(store):
+        yield _find_experiment(store)
+
+
+@contextmanager
+def require_reachable(store: Store, result_folder: Path | None = None) -> Iterator[None]:
+    """Probe the store before an open client is used. Any error becomes one message.
+
+    result_folder: the folder that has the result if the store cannot be written.
+    """
+    with simplify_store_errors(store, result_folder):
+        _probe_store(store)
         yield
 
 
-def _open(store: Store) -> Experiment:
-    """Open the experiment; a process opens each store once."""
+def _open_experiment(store: Store) -> Experiment:
+    """Open the experiment. A process opens each store once."""
     key = replace(store, parent_run_id=None)
     if key not in _opened or (
-        store.file is not None and not store.file.stat().st_size
+        store.sqlite_file is not None and not store.sqlite_file.stat().st_size
     ):  # the database was deleted, and the probe has created an empty file
-        _opened[key] = _open_first(key)
+        _opened[key] = _open_first_time(key)
     return _opened[key]
 
 
-def opened_experiment(store: Store) -> str | None:
-    """Return the number of the experiment if this process has opened the store."""
+def opened_experiment_id(store: Store) -> str | None:
+    """Return the id of the experiment if this process has opened the store."""
     experiment = _opened.get(replace(store, parent_run_id=None))
     return None if experiment is None else experiment.id
 
 
-def _find(store: Store) -> Experiment | None:
-    if store.file is not None and not (store.file.exists() and store.file.stat().st_size):
+def _find_experiment(store: Store) -> Experiment | None:
+    if store.sqlite_file is not None and not (
+        store.sqlite_file.exists() and store.sqlite_file.stat().st_size
+    ):
         return None
-    _check_reachable(store)
+    _probe_store(store)
     import_mlflow(store)
     client = open_client(store.uri, "tracking.uri")
     experiment = client.get_experiment_by_name(store.experiment)
@@ -115,30 +118,30 @@ def _find(store: Store) -> Experiment | None:
     return None if is_missing else Experiment(client, experiment.experiment_id)
 
 
-def _open_first(store: Store) -> Experiment:
-    """Open the store; only one process at a time, so that only one creates the database."""
+def _open_first_time(store: Store) -> Experiment:
+    """Open the store with a lock, so that only one process creates the database."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
     try:
-        lock = hold(output_dir / ".mlflow.lock")
+        lock = lock_file(output_dir / ".mlflow.lock")
     except OSError as error:
-        raise cannot_write(output_dir / ".mlflow.lock", error) from error
+        raise write_error(output_dir / ".mlflow.lock", error) from error
     with lock:
         import_mlflow(store)
-        _create_sqlite(store.file)
-        if store.is_own:
-            moved.mend(output_dir)
+        _create_sqlite(store.sqlite_file)
+        if store.is_folder_database:
+            moved_folders.repair_moved_paths(output_dir)
         client = open_client(uri, "tracking.uri")
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             if experiment.lifecycle_stage != "active":  # its name stays in use
                 raise ConfigError(
-                    f"it was deleted in MLflow at {store.shown}. Restore it with "
+                    f"it was deleted in MLflow at {store.redacted_uri}. Restore it with "
                     f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name",
                     key="tracking.experiment",
                     value=name,
                     code="not_found",
                 )
-            run_table.keep(client, experiment)
+            run_table.store_view(client, experiment)
             return Experiment(client, experiment.experiment_id)
         # A server keeps files itself; for a database, MLflow would put them in the working
         # directory.
@@ -146,30 +149,30 @@ def _open_first(store: Store) -> Experiment:
         return Experiment(client, _create_experiment(client, name, artifacts))
 
 
-def open_client(uri: str, key: str) -> Any:
-    """Return MLflow's client for a store; `key` is the key with which the user named it."""
+def open_client(uri: str, config_key: str) -> Any:
+    """Return an MLflow client for a store; `config_key` is named in error messages."""
     from mlflow import MlflowClient
 
     try:
         if sqlite_path(uri) is None and uri.startswith(DATABASES):
-            return WaitingClient(lambda: MlflowClient(uri), without_secrets(uri))
+            return WaitingClient(lambda: MlflowClient(uri), redact_secrets(uri))
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
         extra = " (pip install 'runner-llm[postgres]')" if missing.name == "psycopg" else ""
         raise ConfigError(
             f"this needs the package {missing.name}{extra}",
-            key=key,
-            value=without_secrets(uri),
+            key=config_key,
+            value=redact_secrets(uri),
             code="needs_package",
         ) from missing
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
-    """Create the experiment, or return the one that another machine has created in the meantime."""
+    """Create the experiment, or return the one that another machine has created meanwhile."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(name, location, {run_table.TAG: run_table.view()}))
+        return str(client.create_experiment(name, location, {run_table.TAG: run_table.build_view()}))
     except MlflowException:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -177,35 +180,36 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
         return str(experiment.experiment_id)
 
 
-def _check_reachable(store: Store) -> None:
-    """Check that the store is reachable: MLflow's own errors are long, and take minutes."""
-    if store.file is not None:
-        answering.probe_sqlite(store.file, store.shown)
+def _probe_store(store: Store) -> None:
+    """Probe the store before MLflow does: MLflow's own errors are long, and take minutes."""
+    if store.sqlite_file is not None:
+        store_probes.probe_sqlite(store.sqlite_file, store.redacted_uri)
         return
-    set_mlflow_variables()
+    set_mlflow_environment()
     if store.uri.startswith(("http://", "https://")):
-        answering.probe_server(store.uri, store.shown)
+        store_probes.probe_server(store.uri, store.redacted_uri)
     elif store.uri.startswith(DATABASES):
-        answering.probe_database(store.uri, store.shown)
+        store_probes.probe_database(store.uri, store.redacted_uri)
 
 
 def _create_sqlite(path: Path | None) -> None:
-    """Create a new database under another name and rename it: a kill during MLflow's migrations
-    would damage it."""
+    """Create a new database under another name and rename it, because a kill during MLflow's
+    migrations would damage it.
+    """
     if path is None or path.stat().st_size:
         return
     from mlflow import MlflowClient
 
-    with hold(path):  # jobs with other output folders may be creating it, too
+    with lock_file(path):  # jobs with other output folders may be creating it, too
         if path.stat().st_size:
             return
         fresh = path.with_name(f".{path.name}.new")
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
-        was_kept = empty_database.begin(fresh)
+        was_kept = empty_database.copy_cached_database(fresh)
         MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
         if not was_kept:
-            empty_database.keep(fresh)
+            empty_database.cache_database(fresh)
         fresh.replace(path)
 
 
@@ -213,9 +217,8 @@ def _create_sqlite(path: Path | None) -> None:
 
 
 @contextmanager
-def one_message(compose: Callable[[str], str]) -> Iterator[None]:
-    """Turn any error of a store into a TrackingError; `compose` makes the message from the error's
-    text."""
+def errors_as_one_message(build_message: Callable[[str], str]) -> Iterator[None]:
+    """Convert any error of a store to a TrackingError; `build_message` receives the error's text."""
     try:
         yield
     except Exception as error:
@@ -225,18 +228,20 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
             raise
         text = str(error).partition("(Background on this error")[0]  # SQLAlchemy adds paragraphs
         # the error itself may hold a URI with its token: not as the cause, which tracebacks show
-        raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300]), code="failed") from None
+        raise TrackingError(
+            build_message(redact_secrets(" ".join(text.split()))[:300]), code="failed"
+        ) from None
 
 
-def clear_errors(store: Store, kept: Path | None = None) -> AbstractContextManager[None]:
-    """Turn an error of the store into one message that says how to fix it and what is safe."""
+def simplify_store_errors(store: Store, result_folder: Path | None = None) -> AbstractContextManager[None]:
+    """Convert an error of the store to one message with a remedy and the location of saved results."""
 
-    def compose(text: str) -> str:
+    def build_message(text: str) -> str:
         reason: Note | str = text
         if "locked" in text:
             reason = note("database_locked")
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
             reason = note("store_not_writable", reason=text)
-        return note_text(note("store_failed", store=store.shown, reason=reason, kept=kept))
+        return note_text(note("store_failed", store=store.redacted_uri, reason=reason, kept=result_folder))
 
-    return one_message(compose)
+    return errors_as_one_message(build_message)

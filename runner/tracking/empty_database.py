@@ -1,4 +1,6 @@
-"""MLflow's empty database in sqlite, kept in the user's cache: to make one, MLflow goes through all its migrations."""
+"""Caches MLflow's empty sqlite database for all projects, because MLflow creates it through all
+its migrations.
+"""
 
 from __future__ import annotations
 
@@ -10,63 +12,62 @@ from importlib import metadata
 from pathlib import Path
 
 from runner_base import short_hash
-from runner_base.files import replace_with, user_cache
-from runner_base.kept import note_use, remove_unused
+from runner_base.files import replace_atomically, user_cache_folder
+from runner_base.user_cache import mark_file_used, remove_unused_files
 
 log = logging.getLogger(__name__)
 
 MAKERS = ("mlflow", "alembic", "sqlalchemy")  # whose versions decide what is in it
 
 
-def begin(fresh: Path) -> bool:
-    """Write the kept database to a new file, and return whether there was one."""
-    for file in _kept():
+def copy_cached_database(new_file: Path) -> bool:
+    """Write the cached database to a new file, and return whether the cache had one."""
+    for file in _cached_files():
         try:
             content = file.read_bytes()
         except OSError:  # another process has just replaced it
             continue
-        if file.stem.endswith(_hash(content)):  # else it is damaged
-            fresh.write_bytes(content)
-            note_use(file)
+        if file.stem.endswith(_short_sha256(content)):  # else it is damaged
+            new_file.write_bytes(content)
+            mark_file_used(file)
             return True
     return False
 
 
-def keep(fresh: Path) -> None:
-    """Keep a database that MLflow has just made, without the experiment in it, which names a folder
-    of its own."""
-    if (cache := user_cache()) is None:
+def cache_database(new_file: Path) -> None:
+    """Cache a database that MLflow has just created, without its experiment, which names a folder."""
+    if (cache := user_cache_folder()) is None:
         return
     try:
         with closing(sqlite3.connect(":memory:")) as copy:
-            with closing(sqlite3.connect(fresh)) as made:
+            with closing(sqlite3.connect(new_file)) as made:
                 made.backup(copy)
             with copy:
                 copy.execute("DELETE FROM experiments")
             copy.execute("VACUUM")
             content = copy.serialize()
-        file = cache / f"{_name()}-{_hash(content)}.db"
+        file = cache / f"{_cache_file_prefix()}-{_short_sha256(content)}.db"
 
-        def write(other: Path) -> None:
-            with other.open("xb") as stream:
+        def write_content(cache_file: Path) -> None:
+            with cache_file.open("xb") as stream:
                 stream.write(content)
 
-        replace_with(file, write)
-        for damaged in set(_kept()) - {file}:
+        replace_atomically(file, write_content)
+        for damaged in set(_cached_files()) - {file}:
             damaged.unlink(missing_ok=True)
-        remove_unused()
+        remove_unused_files()
     except (OSError, sqlite3.Error) as error:
         log.info("MLflow's empty database cannot be kept: %s", error)
 
 
-def _kept() -> list[Path]:
-    cache = user_cache()
-    return [] if cache is None else list(cache.glob(f"{_name()}-*.db"))
+def _cached_files() -> list[Path]:
+    cache = user_cache_folder()
+    return [] if cache is None else list(cache.glob(f"{_cache_file_prefix()}-*.db"))
 
 
-def _name() -> str:
+def _cache_file_prefix() -> str:
     return f"mlflow-{short_hash([metadata.version(name) for name in MAKERS], 16)}"
 
 
-def _hash(content: bytes) -> str:
+def _short_sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]

@@ -1,9 +1,8 @@
-"""The writer to MLflow, with logged_models and traces for their parts.
+"""Writes a job to MLflow as one run: params, batched metrics, artifacts and status.
 
-A job is one run: params, batched metrics, evidence as artifacts, a true status.
-
-MLflow is imported inside the functions: that takes more than a second, which a job that is recorded
-already or has tracking=none must not spend.
+logged_models and traces write the model and the samples. MLflow is imported inside the
+functions: that takes more than a second, which a job that is recorded already or has
+tracking=none must not spend.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import Job
-from runner.records.partial import PARTIAL
-from runner.tracking import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
-from runner.tracking.connection import connected, one_message, reachable
+from runner.records.partial_answers import PARTIAL
+from runner.tracking import logged_metrics, logged_models, pending_runs, published_index, resumed_runs, traces
+from runner.tracking.connection import connect, errors_as_one_message, require_reachable
 from runner.tracking.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner.tracking.stores import Store
 from runner_base import Record, Status
-from runner_compare import Better, described
+from runner_compare import BetterDirection, find_metric
 
 MAX_TAG_CHARACTERS = 8000  # likewise
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
@@ -36,7 +35,7 @@ COMMIT = "git.commit"
 
 @dataclass
 class JobRun:
-    """One job's run in MLflow."""
+    """A job's run in MLflow."""
 
     store: Store
     job: Job
@@ -46,35 +45,35 @@ class JobRun:
     model_id: str | None  # of the job's model in MLflow
     pending: pending_runs.PendingRun  # the run's entry until it has ended
 
-    def wait(self) -> None:
-        """Do nothing: the run is started."""
+    def wait_until_started(self) -> None:
+        """Do nothing, because the run has been started."""
 
-    def finish(self, record: Record) -> None:
-        """Log metrics, evidence and status; if MLflow fails here, the result is already on disk."""
+    def log_result(self, record: Record) -> None:
+        """Log metrics, artifacts and status. If MLflow fails here, the result is already on disk."""
         from mlflow.entities import Metric, RunTag
 
         client, run_id, job, result = self.client, self.run_id, self.job, record.result
         # MLflow keeps a number once, however often it is logged with the same time
-        ended_ms = _ended_ms(record)
-        name, digest = _data_key(record.data) if record.data else (None, None)
+        ended_ms = _end_time_ms(record)
+        name, digest = _dataset_name_and_digest(record.data) if record.data else (None, None)
         about = {"model_id": self.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
         finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
-        shown = logged_metrics.logged(finite)
+        shown = logged_metrics.select_metrics(finite)
         metrics = [
-            Metric(legal_name(key), value, ended_ms, 0, **(about if _is_linked(key) else {}))
+            Metric(sanitize_name(key), value, ended_ms, 0, **(about if _is_model_metric(key) else {}))
             for key, value in shown.items()
         ]
         for key, points in result.series.items():
             metrics += [
-                Metric(legal_name(key), value, ended_ms, step)
+                Metric(sanitize_name(key), value, ended_ms, step)
                 for step, value in points
                 if math.isfinite(value)
             ]
-        tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
+        tags = [RunTag(key, value) for key, value in build_tags(job, record).items()]
         tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
         if left_out := len(finite) - len(shown):
             tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
-        with reachable(self.store, kept=job.folder):
+        with require_reachable(self.store, result_folder=job.folder):
             for begin in range(0, len(metrics), METRICS_A_CALL):
                 client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
             client.log_batch(run_id, tags=tags)
@@ -84,32 +83,33 @@ class JobRun:
             if self.store.traces and record.status is Status.FINISHED:
                 traces.log_traces(self.store.uri, self.experiment_id, run_id, record, job.folder)
             client.set_terminated(run_id, record.status.value)
-            published.note_run(self.store, client, run_id)
-        pending_runs.remove(job.folder / pending_runs.FILE, self.pending)
+            published_index.index_run(self.store, client, run_id)
+        pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
-    def end(self, status: Status) -> None:
-        """End the run of a job whose folder is gone, and with it the entry from which the next start
-        would end it."""
-        file = self.store.file
+    def end_without_record(self, status: Status) -> None:
+        """End the run of a job whose folder was deleted together with its pending-run entry, because no
+        later start would end it.
+        """
+        file = self.store.sqlite_file
         if file is not None and not file.exists():
             return
-        with reachable(self.store):
+        with require_reachable(self.store):
             self.client.set_terminated(self.run_id, status.value)
 
 
-def start(store: Store, job: Job, record: Record, goes_on: bool = False) -> JobRun:
-    """Open MLflow and start the job's run; raises the store's errors before anything expensive
+def start_job_run(store: Store, job: Job, record: Record, is_resumed: bool = False) -> JobRun:
+    """Open MLflow and start the job's run. The store's errors are raised before anything expensive
     happens.
 
-    A job that goes on where it was interrupted has its run again.
+    A resumed job continues its earlier run.
     """
-    with connected(store) as (client, experiment_id):
+    with connect(store) as (client, experiment_id):
         if store.parent_run_id is None:
-            end_dead(store, job)
+            end_dead_runs(store, job)
         else:  # the grid has read the runs of all its jobs at once
-            pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
-        pending = pending_runs.add(job.folder / pending_runs.FILE, store)
-        tags = tags_of(job, record) | {
+            pending_runs.end_dead_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
+        pending = pending_runs.add_pending_run(job.folder / pending_runs.FILE, store)
+        tags = build_tags(job, record) | {
             pending_runs.TAG: pending.tag,
             "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
@@ -118,9 +118,11 @@ def start(store: Store, job: Job, record: Record, goes_on: bool = False) -> JobR
             tags["mlflow.source.git.commit"] = record.versions[COMMIT]
         if store.parent_run_id is not None:
             tags[PARENT] = store.parent_run_id
-        params = params_of(record)
-        begun = begun_runs.reopen(client, experiment_id, tags, params) if goes_on else None
-        run_id = begun_runs.create(client, experiment_id, tags) if begun is None else str(begun.info.run_id)
+        params = build_params(record)
+        begun = resumed_runs.reopen_run(client, experiment_id, tags, params) if is_resumed else None
+        run_id = (
+            resumed_runs.create_run(client, experiment_id, tags) if begun is None else str(begun.info.run_id)
+        )
         there = {} if begun is None else begun.data.params
         log_params(client, run_id, {key: value for key, value in params.items() if key not in there})
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
@@ -130,35 +132,37 @@ def start(store: Store, job: Job, record: Record, goes_on: bool = False) -> JobR
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
-    """Log params of a run, which cannot be changed afterwards."""
+    """Log the params of a run. They cannot be changed afterwards."""
     from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
 
-    given = [Param(legal_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
+    given = [Param(sanitize_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
     for begin in range(0, len(given), PARAMS_A_CALL):
         client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
 
 
-def log_facts(client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-    """Log numbers and texts about a grid's run, in place of earlier ones."""
+def log_metrics_and_tags(
+    client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+) -> None:
+    """Log metrics and tags of a grid's run, and replace earlier ones."""
     from mlflow.entities import Metric, RunTag
 
     now_ms = int(time.time() * 1000)
     numbers = [
-        Metric(legal_name(key), value, now_ms, 0) for key, value in metrics.items() if math.isfinite(value)
+        Metric(sanitize_name(key), value, now_ms, 0) for key, value in metrics.items() if math.isfinite(value)
     ]
     client.log_batch(
         run_id, metrics=numbers, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
     )
 
 
-def params_of(record: Record) -> dict[str, str]:
-    """Return the params of a job's run."""
-    return {legal_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
+def build_params(record: Record) -> dict[str, str]:
+    """Return the params of a job's run, with names and lengths that MLflow accepts."""
+    return {sanitize_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
 
 
-def tags_of(job: Job, record: Record) -> dict[str, str]:
-    """Return the tags of a job's run that say what the job is, and the facts of its result."""
-    facts = {legal_name(f"fact.{key}"): value[:8000] for key, value in record.result.facts.items()}
+def build_tags(job: Job, record: Record) -> dict[str, str]:
+    """Return the tags of a job's run: job id, task, folder, and the facts of its result."""
+    facts = {sanitize_name(f"fact.{key}"): value[:8000] for key, value in record.result.facts.items()}
     return facts | {
         JOB_ID: job.job_id,
         "task": record.task,
@@ -167,43 +171,42 @@ def tags_of(job: Job, record: Record) -> dict[str, str]:
     }
 
 
-def metrics_of(record: Record) -> dict[str, float]:
-    """Return the metrics of a job's run as MLflow shows them: of a series, the last point."""
+def build_metrics(record: Record) -> dict[str, float]:
+    """Return the metrics of a job's run as MLflow shows them: the last point of each series."""
     finite = {
         key: [point for point in points if math.isfinite(point[1])]
         for key, points in record.result.series.items()
     }
     values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
-    return {legal_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
+    return {sanitize_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
-def end_dead(store: Store, job: Job) -> StoredRuns:
-    """End the runs that a dead process left RUNNING of a job whose lock the caller holds; return
-    the job's runs."""
-    pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
-    may_know = store.file is not None and store.parent_run_id is None
-    if may_know and (noted := published.unchanged(store, job.job_id)) is not None:
+def end_dead_runs(store: Store, job: Job) -> StoredRuns:
+    """End the runs of a job that a dead process left RUNNING, and return the job's runs. The caller
+    holds the job's lock.
+    """
+    pending_runs.end_dead_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
+    may_know = store.sqlite_file is not None and store.parent_run_id is None
+    if may_know and (noted := published_index.latest_if_unchanged(store, job.job_id)) is not None:
         # without MLflow, whose import takes seconds
         return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})
     stored = read_runs(store, [job.job_id])
-    dead = (run for run, tags in stored.running.items() if pending_runs.is_of_folder(store, tags))
+    dead = (run for run, tags in stored.running.items() if pending_runs.belongs_to_folder(store, tags))
     pending_runs.end_runs(store, dead, Status.KILLED)
     return stored
 
 
 def move_below_parent(store: Store, run_id: str) -> None:
-    """Move a job's run below the store's parent run."""
-    with connected(store) as experiment:
+    with connect(store) as experiment:
         experiment.client.set_tag(run_id, PARENT, store.parent_run_id)
 
 
-def note_found(store: Store, key: str, run_id: str) -> None:
-    """Note that the store has a job's or a grid's run, so that it is not asked again while nothing
-    is written there."""
-    noted = published.unchanged(store, key)
+def cache_run_id(store: Store, job_or_grid_id: str, run_id: str) -> None:
+    """Cache the run id of a job or grid, so that an unchanged store is not queried again."""
+    noted = published_index.latest_if_unchanged(store, job_or_grid_id)
     if noted is None or noted.mlflow_id != run_id:
-        with connected(store) as experiment:
-            published.note_run(store, experiment.client, run_id)
+        with connect(store) as experiment:
+            published_index.index_run(store, experiment.client, run_id)
 
 
 def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
@@ -213,7 +216,7 @@ def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | 
 
     inputs = []
     if data:
-        data_set = Dataset(*_data_key(data), data["source_type"], data["source"])
+        data_set = Dataset(*_dataset_name_and_digest(data), data["source_type"], data["source"])
         inputs.append(DatasetInput(data_set, [InputTag("mlflow.data.context", "eval")]))
     models = [LoggedModelInput(model_id)] if model_id is not None else None
     if not inputs and not models:
@@ -228,40 +231,41 @@ def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | 
         client.log_inputs(run_id, inputs, models)
 
 
-def _data_key(data: dict[str, str]) -> tuple[str, str]:
-    """Return the name and the digest of a data set, no longer than MLflow takes them."""
+def _dataset_name_and_digest(data: dict[str, str]) -> tuple[str, str]:
+    """Return the name and the digest of a data set, truncated to MLflow's limits."""
     return data["name"][:500], data["digest"][:36]
 
 
 def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> None:
-    """Log the samples of a recorded job as traces, unless its run has traces already."""
-    with connected(store) as experiment:
+    """Log the samples of a recorded job as traces, unless its run already has traces."""
+    with connect(store) as experiment:
         traces.log_traces(store.uri, experiment.id, run_id, record, job.folder)
 
 
-def _ended_ms(record: Record) -> int:
-    """Return when a job ended, as its record says; one of an early version does not say when it
-    began."""
+def _end_time_ms(record: Record) -> int:
+    """Return when a job ended, from its record. Early versions recorded no start: then the current
+    time.
+    """
     if not record.started_at:
         return int(time.time() * 1000)
     return int((datetime.fromisoformat(record.started_at).timestamp() + record.seconds) * 1000)
 
 
-def log_files(client: Any, run_id: str, folder: Path, names: list[str], target: str) -> None:
-    """Copy the files of a comparison to a run's artifacts, and replace those with the same
-    names."""
-    with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
+def log_comparison_files(
+    client: Any, run_id: str, folder: Path, names: list[str], artifact_path: str
+) -> None:
+    """Copy the files of a comparison to a run's artifacts, replacing those with the same names."""
+    with errors_as_one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
-            client.log_artifact(run_id, str(folder / name), target)
+            client.log_artifact(run_id, str(folder / name), artifact_path)
 
 
-def _is_linked(key: str) -> bool:
-    """Whether a metric is a quality or a cost of the model on the data, which MLflow then shows
-    beside both."""
-    return "/" not in key and described(key).better is not Better.neither
+def _is_model_metric(key: str) -> bool:
+    """Return whether MLflow shows the metric with the model and the data: qualities and costs."""
+    return "/" not in key and find_metric(key).better is not BetterDirection.neither
 
 
 @cache
-def legal_name(key: str) -> str:
+def sanitize_name(key: str) -> str:
     """Replace the characters that MLflow does not allow in a name."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]

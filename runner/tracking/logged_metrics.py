@@ -1,9 +1,8 @@
-"""Which of a job's metrics MLflow gets: of a likelihood's the 40 that a table can show; result.json
-has them all.
+"""Selects the metrics that MLflow receives: of a likelihood job only 40; result.json has all.
 
-Percentiles and the ends of all intervals make more than a hundred metrics of a likelihood, among
-which nobody finds the divergence. What is left out is in the run's artifact result.json, where a
-comparison that has only MLflow reads it.
+Percentiles and the ends of all intervals make more than a hundred metrics of a likelihood job,
+among which nobody finds the divergence. The omitted ones are in the run's artifact result.json,
+which a comparison without the job's folder reads.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any
 
 from runner.records.jobs import RESULT
 from runner.render.notes import note_text
-from runner.tracking.stored_runs import download
-from runner_base import Record, one_line, say
+from runner.tracking.stored_runs import download_artifact
+from runner_base import Record, print_message, to_one_line
 from runner_base.notes import note
-from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
+from runner_compare import ENDS, LOG_LIKELIHOOD, BetterDirection, find_metric
 
 MOST = 40
 LEFT_OUT = "metrics_left_out"  # a tag: how many further ones result.json has
@@ -39,35 +38,36 @@ FIRST = ("n", "errors", "rank_1_share", "kl_median_nats", "kl_p95_nats", "kl_p99
 ORDER = {key: at for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS for end in ENDS), *FIRST])}
 
 
-def logged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow gets."""
+def select_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that MLflow receives."""
     if LOG_LIKELIHOOD not in metrics or len(metrics) <= MOST:
         return dict(metrics)
-    chosen = {*sorted(metrics, key=_rank)[:MOST]}  # sorting keeps the task's own order among equals
+    chosen = {*sorted(metrics, key=_priority)[:MOST]}  # sorting keeps the task's own order among equals
     return {key: value for key, value in metrics.items() if key in chosen}
 
 
-def _rank(key: str) -> tuple[int, int]:
+def _priority(key: str) -> tuple[int, int]:
     if key in ORDER:
         return 0, ORDER[key]
     is_plain = "/" not in key and not key.endswith(ENDS[1:])
-    return (1 if is_plain and described(key).better is not Better.neither else 2 if is_plain else 3), 0
+    return (
+        1 if is_plain and find_metric(key).better is not BetterDirection.neither else 2 if is_plain else 3
+    ), 0
 
 
-def read_all(
+def read_all_metrics(
     client: Any, run_id: str, tags: Mapping[str, str], metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Return all metrics of a run in MLflow; those that are left out there are read from its
-    artifact."""
+    """Return all metrics of a run in MLflow. Those omitted there are read from its artifact."""
     if LEFT_OUT not in tags:
         return metrics
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            file = download(client, run_id, RESULT, Path(scratch))
+            file = download_artifact(client, run_id, RESULT, Path(scratch))
             if file is None:
                 raise FileNotFoundError(f"it has no {RESULT}")
             return metrics | Record.from_json(file.read_text(encoding="utf-8")).result.metrics
         except (OSError, ValueError, KeyError, TypeError) as error:
-            missing = note("metrics_unreadable", run=run_id, count=tags[LEFT_OUT], reason=one_line(error))
-            say(f"note: {note_text(missing)}")
+            missing = note("metrics_unreadable", run=run_id, count=tags[LEFT_OUT], reason=to_one_line(error))
+            print_message(f"note: {note_text(missing)}")
             return metrics

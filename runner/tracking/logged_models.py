@@ -1,8 +1,8 @@
-"""A job's model as MLflow keeps it: its name, what distinguishes it, no weights. Jobs with the same
-model share one.
+"""Logs a job's model to MLflow by name and params, without weights. Jobs with the same model share
+one.
 
-MLflow makes a model for each training run. Here a model is evaluated many times, and its page is
-worth reading only if it has all its results.
+MLflow creates a model for each training run. Here a model is evaluated many times, and its page
+is useful only if it has all its results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 from typing import Any
 
-from runner.tracking import published
+from runner.tracking import published_index
 from runner.tracking.stores import Store
 from runner_base import Record
 
@@ -25,8 +25,9 @@ _known: dict[tuple[str, str, str], str] = {}  # uri, experiment, digest -> the m
 
 
 def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record: Record) -> str | None:
-    """Return the id of a job's model in MLflow, which is made if it is not there; None if the store
-    keeps no models."""
+    """Return the MLflow id of a job's model, which is created if missing. None if the store keeps no
+    models.
+    """
     from mlflow.exceptions import MlflowException
 
     if not record.model:
@@ -52,21 +53,27 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
 
 
 def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> str | None:
-    """Return the id of the model with this digest; None if it is not there.
+    """Return the id of the model with this digest, or None.
 
-    With a model MLflow reads the metrics of all its jobs. So an id counts for a while after it was
-    found in a database.
+    MLflow returns a model together with the metrics of all its jobs. So an id is cached for a while
+    after it was found in a database.
     """
-    experiment = store.shown, experiment_id
+    experiment = store.redacted_uri, experiment_id
     noted = [
         model
-        for model in published.noted(store.output_dir, digest)
+        for model in published_index.read_entries(store.output_dir, digest)
         if (model.experiment, model.identity) == experiment
     ]
-    if store.file is not None and noted and abs(time.time() - noted[-1].time_ms / 1000) < CHECKED_AGAIN_S:
+    if (
+        store.sqlite_file is not None
+        and noted
+        and abs(time.time() - noted[-1].time_ms / 1000) < CHECKED_AGAIN_S
+    ):
         return noted[-1].mlflow_id
     found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
-    if found and store.file is not None:
+    if found and store.sqlite_file is not None:
         now_ms = int(time.time() * 1000)
-        published.note(store, published.Published(digest, found[0].model_id, *experiment, now_ms, None, ""))
+        published_index.append_entry(
+            store, published_index.PublishedEntry(digest, found[0].model_id, *experiment, now_ms, None, "")
+        )
     return str(found[0].model_id) if found else None

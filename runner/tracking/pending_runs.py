@@ -1,10 +1,10 @@
-"""Pending runs: those that were started in MLflow and have not ended. From their list the next
-start ends the runs that a dead process has left RUNNING.
+"""Lists MLflow runs that were started and have not ended, so that the next start ends runs of dead
+processes.
 
 An entry names the store and the experiment of a run, and a tag that the run has there. It is
-removed when the run has ended. Each job's folder and each running grid has a file of such entries.
-A store that was unreachable for a while may have runs without an entry: these are found when its
-runs are read (stored_runs.py).
+removed when the run has ended. Each job's folder and each running grid has a file of such
+entries. A store that was unreachable for a while may have runs without an entry: these are
+found when its runs are read (stored_runs.py).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.tracking.connection import connected_to_read
-from runner.tracking.stores import Store, default_uri
+from runner.tracking.connection import connect_for_reading
+from runner.tracking.stores import Store, default_sqlite_uri
 from runner_base import RunnerError, Status
-from runner_base.files import replace_with
+from runner_base.files import replace_atomically
 
 log = logging.getLogger(__name__)
 
@@ -33,44 +33,45 @@ FILE = ".begun"  # in a job's folder
 
 @dataclass(frozen=True)
 class PendingRun:
-    """Where a run was started, and the tag that it has there."""
+    """The store and experiment of a started run, and its unique tag."""
 
     uri: str | None  # None: the database of the output folder, which may be moved
     experiment: str
     tag: str
 
 
-def add(file: Path, store: Store) -> PendingRun:
-    """Record that a run is about to start; its tag is unique."""
-    pending = PendingRun(None if store.is_own else store.uri, store.experiment, uuid.uuid4().hex)
-    _write(file, [*_read(file), pending])
+def add_pending_run(file: Path, store: Store) -> PendingRun:
+    """Record that a run is about to start, with a unique tag."""
+    pending = PendingRun(None if store.is_folder_database else store.uri, store.experiment, uuid.uuid4().hex)
+    _write_entries(file, [*_read_entries(file), pending])
     return pending
 
 
-def remove(file: Path, pending: PendingRun) -> None:
+def remove_pending_run(file: Path, pending: PendingRun) -> None:
     """Remove a run that has ended in its store."""
-    _write(file, [other for other in _read(file) if other != pending])
+    _write_entries(file, [other for other in _read_entries(file) if other != pending])
 
 
-def end_dead(file: Path, output_dir: Path, status: Status) -> None:
-    """End the runs that a process left RUNNING, each in its store; the caller knows that the
-    process is dead."""
-    for pending in _read(file):
-        store = Store(pending.uri or default_uri(output_dir), pending.experiment, output_dir)
+def end_dead_runs(file: Path, output_dir: Path, status: Status) -> None:
+    """End the runs that a process left RUNNING, each in its store. The caller knows that the process
+    is dead.
+    """
+    for pending in _read_entries(file):
+        store = Store(pending.uri or default_sqlite_uri(output_dir), pending.experiment, output_dir)
         try:
-            _end(store, pending, status)
+            _end_run(store, pending, status)
         except RunnerError as error:
             log.warning("a run may still be RUNNING there: %s", error)
         else:
-            remove(file, pending)
+            remove_pending_run(file, pending)
 
 
-def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
-    """End runs that a store shows as RUNNING; the caller knows that their process is dead."""
-    if not (run_ids := list(dead)):
+def end_runs(store: Store, run_ids_to_end: Iterable[str], status: Status) -> None:
+    """End runs that a store shows as RUNNING. The caller knows that their process is dead."""
+    if not (run_ids := list(run_ids_to_end)):
         return
     try:
-        with connected_to_read(store) as experiment:
+        with connect_for_reading(store) as experiment:
             if experiment is not None:
                 for run_id in run_ids:
                     experiment.client.set_terminated(run_id, status.value)
@@ -78,26 +79,25 @@ def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
         log.warning("a run may still be RUNNING there: %s", error)
 
 
-def is_of_folder(store: Store, tags: dict[str, str]) -> bool:
-    """Return whether a run belongs to the store's output folder: several folders may share a store,
-    or be moved."""
+def belongs_to_folder(store: Store, tags: dict[str, str]) -> bool:
+    """Return whether a run belongs to the store's output folder. Several folders may share a store, or
+    be moved.
+    """
     path = Path(tags.get("output_dir", ""))
     folder = path.parents[1] if "job_id" in tags and len(path.parents) > 1 else path
-    return folder == store.output_dir.resolve() or (store.is_own and not path.exists())
+    return folder == store.output_dir.resolve() or (store.is_folder_database and not path.exists())
 
 
-def any_left(file: Path) -> bool:
-    """Return whether the file names a run that may still be RUNNING."""
-    return bool(_read(file))
+def has_pending_runs(file: Path) -> bool:
+    return bool(_read_entries(file))
 
 
-def tags_of(file: Path) -> set[str]:
-    """Return the tags of the pending runs."""
-    return {pending.tag for pending in _read(file)}
+def read_pending_tags(file: Path) -> set[str]:
+    return {pending.tag for pending in _read_entries(file)}
 
 
-def _end(store: Store, pending: PendingRun, status: Status) -> None:
-    with connected_to_read(store) as experiment:
+def _end_run(store: Store, pending: PendingRun, status: Status) -> None:
+    with connect_for_reading(store) as experiment:
         if experiment is None:  # the database or the experiment was deleted, and the run with it
             return
         is_pending = f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"
@@ -106,22 +106,22 @@ def _end(store: Store, pending: PendingRun, status: Status) -> None:
             experiment.client.set_terminated(run.info.run_id, status.value)
 
 
-def _read(file: Path) -> list[PendingRun]:
+def _read_entries(file: Path) -> list[PendingRun]:
     with suppress(OSError, ValueError, TypeError):
         values: list[Any] = json.loads(file.read_text(encoding="utf-8") or "[]")
         return [PendingRun(**value) for value in values]
     return []
 
 
-def _write(file: Path, pending: list[PendingRun]) -> None:
-    """Write the file in one step, readable only by the user, since a uri may contain a token."""
+def _write_entries(file: Path, pending: list[PendingRun]) -> None:
+    """Write the file atomically, readable only by the user, because a uri may contain a token."""
     if not pending:
         file.unlink(missing_ok=True)
         return
 
-    def write(fresh: Path) -> None:
+    def write_json(fresh: Path) -> None:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump([asdict(run) for run in pending], stream)
 
-    replace_with(file, write, with_folders=False)
+    replace_atomically(file, write_json, make_parents=False)

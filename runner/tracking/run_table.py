@@ -1,8 +1,7 @@
-"""The view of MLflow's table of runs that begins with the scores, kept in the experiment as a
-shared view of MLflow's.
+"""Adds a shared view to MLflow's table of runs that shows the scores first.
 
-MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag of
-the experiment, and is opened by its address.
+MLflow's own view of the table shows no metric, and no tag can change it. A shared view is a tag
+of the experiment, and is opened by its address.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from runner_base import without_secrets
+from runner_base import redact_secrets
 from runner_compare import LOG_LIKELIHOOD
 
 VIEW = "runner"
@@ -32,9 +31,10 @@ METRICS = (
 PARAMS = ("model.name", "quantization.name", "lora.name", "lora.path", "task.split")
 
 
-def view() -> str:
-    """Return the view as MLflow keeps it: all jobs as one list, the newest first, whose first
-    column is the score."""
+def build_view() -> str:
+    """Return the view as JSON for MLflow: all jobs in one list, newest first, with the score as first
+    column.
+    """
     columns = [*(f"metrics.`{key}`" for key in METRICS), *(f"params.`{key}`" for key in PARAMS)]
     return json.dumps(
         {
@@ -50,13 +50,13 @@ def view() -> str:
     )
 
 
-def keep(client: Any, experiment: Any) -> None:
-    """Write the view into an experiment that does not have it as it is now."""
-    if experiment.tags.get(TAG) != view():
-        client.set_experiment_tag(experiment.experiment_id, TAG, view())
+def store_view(client: Any, experiment: Any) -> None:
+    """Write the view to an experiment, unless it has the current version."""
+    if experiment.tags.get(TAG) != build_view():
+        client.set_experiment_tag(experiment.experiment_id, TAG, build_view())
 
 
-def address(uri: str, experiment_id: str) -> str:
-    """Return where the view is once MLflow shows this store."""
-    server = without_secrets(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
+def view_address(uri: str, experiment_id: str) -> str:
+    """Return the address of the view in MLflow's web interface."""
+    server = redact_secrets(uri).rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
     return f"{server}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"

@@ -1,5 +1,7 @@
-"""`runner-sync`: log recorded results to MLflow that it does not have yet; with --fetch, also get the results of other
-hosts from there. Running it twice changes nothing."""
+"""`runner-sync`: log recorded results to MLflow that it does not have yet; with --fetch, also get
+the results of other
+hosts from there. Running it twice changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from runner.records.jobs import OLD, Job, claim
+from runner.records.jobs import OLD, Job, lock_job
 from runner.render.notes import note_text
-from runner.tracking import fetched_jobs, stores, synced_grids
+from runner.tracking import downloaded_jobs, stores, synced_grids
 from runner.tracking.sink import MlflowSink
 from runner.tracking.stored_runs import StoredRuns, read_runs
 from runner_base import (
@@ -19,10 +21,10 @@ from runner_base import (
     Record,
     RunnerError,
     Status,
-    counted,
-    plain,
-    run_entry,
-    say,
+    escape_control_characters,
+    format_count,
+    print_message,
+    run_command,
     signals,
 )
 from runner_base.command_line import CommandParser
@@ -30,13 +32,14 @@ from runner_base.notes import note
 
 
 def entry() -> NoReturn:
-    """Console script: exit with 0 if everything is logged, otherwise with 1 or 2 and a message."""
-    signals.install_handlers()
-    run_entry("runner-sync", lambda: print(plain(sync(parser().parse_args()))))
+    """Console script: exits with 0 if everything is logged, otherwise with 1 or 2 and a message."""
+    signals.install_signal_handlers()
+    run_command(
+        "runner-sync", lambda: print(escape_control_characters(sync_folder(create_parser().parse_args())))
+    )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+def create_parser() -> argparse.ArgumentParser:
     arguments = CommandParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
         "--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)"
@@ -56,9 +59,8 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def sync(options: argparse.Namespace) -> str:
-    """Log every finished job of a folder that the store does not have; return a sentence about what
-    was done."""
+def sync_folder(options: argparse.Namespace) -> str:
+    """Log every finished job of a folder that the store lacks. Returns a sentence about the result."""
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(
@@ -74,45 +76,45 @@ def sync(options: argparse.Namespace) -> str:
     finished: dict[str, Record] = {}
     for job in jobs:
         try:
-            if record := finished_record(job):
+            if record := read_finished_record(job):
                 finished[job.job_id] = record
         except RunnerError as error:
-            say(f"left out: {error}")
-    missing = [job for job in jobs if job.job_id in finished and not stored.run_of(job.job_id, None)]
-    grids = synced_grids.grids_to_sync(store)
-    grids.assign(finished)
-    parents = grids.start(stored)
+            print_message(f"left out: {error}")
+    missing = [job for job in jobs if job.job_id in finished and not stored.find_run(job.job_id, None)]
+    grids = synced_grids.collect_grids_to_sync(store)
+    grids.assign_jobs(finished)
+    parents = grids.start_runs(stored)
     known = {run for runs in stored.grids.values() for run, _ in runs}
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:
-            with claim(job):  # waits for a process that is doing this job, or logging it
-                if record := finished_record(job):
+            with lock_job(job):  # waits for a process that is doing this job, or logging it
+                if record := read_finished_record(job):
                     parent = parents.get(job.job_id)
                     below = replace(store, parent_run_id=parent) if parent else None
-                    below = below or below_parent(store, record, known)
-                    logged += MlflowSink(below, job).log(record)
+                    below = below or with_recorded_parent(store, record, known)
+                    logged += MlflowSink(below, job).log_recorded(record)
             bar.advance()
-    in_grids = counted(grids.finish(), "grid")
-    where = f"{store.shown}, experiment {store.experiment}"
+    in_grids = format_count(grids.finish_runs(), "grid")
+    where = f"{store.redacted_uri}, experiment {store.experiment}"
     said = (
         f"{logged} results logged to {where}" + (f", in {in_grids}" if grids.runs else "")
         if logged or grids.runs
         else f"nothing to do: {where} has every finished job"
     )
-    return f"{said}\n{fetch_missing(store, stored)}" if options.fetch else said
+    return f"{said}\n{download_missing(store, stored)}" if options.fetch else said
 
 
-def fetch_missing(store: stores.Store, stored: StoredRuns) -> str:
-    """Fetch the finished jobs that the folder does not have; return a sentence about it."""
-    jobs = [Job(job_id, store.output_dir / "jobs" / job_id) for job_id in stored.jobs]
+def download_missing(store: stores.Store, stored_runs: StoredRuns) -> str:
+    """Download the finished jobs that the folder lacks. Returns a sentence about the result."""
+    jobs = [Job(job_id, store.output_dir / "jobs" / job_id) for job_id in stored_runs.jobs]
     missing = [job for job in jobs if not is_finished(job)]
     fetched = 0
     with Progress(len(missing), "fetching") as bar:
         for job in missing:
-            run_id = stored.run_of(job.job_id, None)
-            with claim(job):
-                fetched += run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
+            run_id = stored_runs.find_run(job.job_id, None)
+            with lock_job(job):
+                fetched += run_id is not None and downloaded_jobs.download_run(store, run_id, job) is not None
             bar.advance()
     left = f", {len(missing) - fetched} cannot be" if fetched < len(missing) else ""
     if not missing:
@@ -121,24 +123,24 @@ def fetch_missing(store: stores.Store, stored: StoredRuns) -> str:
 
 
 def is_finished(job: Job) -> bool:
-    """Whether the folder has a job's finished record; one that cannot be read is left alone."""
+    """Return whether the folder has a job's finished record. An unreadable record counts as finished."""
     try:
-        return finished_record(job) is not None
+        return read_finished_record(job) is not None
     except RunnerError as error:
-        say(f"left out: {error}")
+        print_message(f"left out: {error}")
         return True
 
 
-def finished_record(job: Job) -> Record | None:
-    """Return a job's record if the job is finished."""
-    record = job.last_record()
+def read_finished_record(job: Job) -> Record | None:
+    """Return a job's record, or None if the job is not finished."""
+    record = job.read_last_record()
     return record if record and record.status is Status.FINISHED else None
 
 
-def below_parent(store: stores.Store, record: Record, grids: set[str]) -> stores.Store:
+def with_recorded_parent(store: stores.Store, record: Record, grid_run_ids: set[str]) -> stores.Store:
     """Return the store with the parent run that the record names, if the store has that run."""
     parent = record.params.get("tracking.parent_run_id")
-    return replace(store, parent_run_id=parent) if parent in grids else store
+    return replace(store, parent_run_id=parent) if parent in grid_run_ids else store
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""tracking.traces=true: each sample of a job as a trace in MLflow, with the calls of agents as
-spans.
+"""tracking.traces=true: logs each sample of a job as a trace in MLflow, with the calls of agents
+as spans.
 
-They are written at the job's end, from its samples: a resumed job has each trace once, and decoding
-is not slowed down.
+The traces are written at the job's end from its samples: a resumed job has each trace once, and
+decoding is not slowed down.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import SAMPLES, read_samples
-from runner.records.lines import call_in, read_evidence
-from runner_base import Answer, Call, Progress, Record, Sample, unsealed
+from runner.records.jsonl_files import parse_call, read_lines
+from runner_base import Answer, Call, Progress, Record, Sample, parse_signed_line
 from runner_base.result import CALLS, Response
-from runner_base.sealed_lines import without_unset_keys
+from runner_base.signed_jsonl import remove_unset_keys
 
 NS = 1_000_000_000
 PAGE = 500  # traces that one request returns
@@ -24,9 +24,9 @@ NAME = "mlflow.traceName"  # the tag with the name of a trace
 
 
 def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
-    """Log a trace for each sample that the run has none of; return how many were logged.
+    """Log a trace for each sample that the run has none of, and return their number.
 
-    A sample is known to have taken some seconds, not when it began: its trace begins with the job.
+    A sample's duration is known, but not its start: its trace begins with the job.
     """
     import mlflow
 
@@ -35,25 +35,24 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
         return 0
     mlflow.set_tracking_uri(uri)  # the exporter of traces knows no other way
     client = mlflow.MlflowClient(uri)
-    there = _names(client, experiment_id, run_id)
-    missing = [index for index in sorted(samples) if _name(record, index) not in there]
-    calls = _calls_of_teams(folder / CALLS)
+    there = _existing_trace_names(client, experiment_id, run_id)
+    missing = [index for index in sorted(samples) if _trace_name(record, index) not in there]
+    calls = _calls_by_question(folder / CALLS)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
     with Progress(len(missing), "traces") as bar:
         for index in missing:
             of_sample = samples[index].calls or calls.get(index, [])
-            _log(client, experiment_id, run_id, record, samples[index], of_sample, began_ns)
+            _log_trace(client, experiment_id, run_id, record, samples[index], of_sample, began_ns)
             bar.advance()
     return len(missing)
 
 
-def _name(record: Record, index: int) -> str:
+def _trace_name(record: Record, index: int) -> str:
     return f"{record.task} {index}"
 
 
-def _names(client: Any, experiment_id: str, run_id: str) -> set[str]:
-    """Return the names of the traces that a run has; a start that was killed may have logged a part
-    of them."""
+def _existing_trace_names(client: Any, experiment_id: str, run_id: str) -> set[str]:
+    """Return the names of the traces that a run has. A killed start may have logged some of them."""
     names: set[str] = set()
     token = None
     while True:
@@ -65,20 +64,19 @@ def _names(client: Any, experiment_id: str, run_id: str) -> set[str]:
             return names
 
 
-def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
-    """Return the calls of teams of agents by the question's number; an id is
-    `test/QUESTION/ROUND/AGENT`."""
+def _calls_by_question(path: Path) -> dict[int, list[Call]]:
+    """Return the calls of agent teams by question number. A call id is `test/QUESTION/ROUND/AGENT`."""
     last: dict[str, Call] = {}
-    for _, line in read_evidence(path, unsealed, "call"):
+    for _, line in read_lines(path, parse_signed_line, "call"):
         if "text" in line and str(line["id"]).startswith("test/"):
-            last[str(line["id"])] = call_in(line)
+            last[str(line["id"])] = parse_call(line)
     by_question: dict[int, list[Call]] = {}
     for call_id, call in last.items():
         by_question.setdefault(int(call_id.split("/")[1]), []).append(call)
     return by_question
 
 
-def _log(
+def _log_trace(
     client: Any,
     experiment_id: str,
     run_id: str,
@@ -90,18 +88,18 @@ def _log(
     answer = sample.answer
     inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
     trace = client.start_trace(
-        _name(record, sample.index),
+        _trace_name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
-        inputs=without_unset_keys(inputs),
+        inputs=remove_unset_keys(inputs),
         tags={"job_id": record.job_id} | ({"verdict": answer.verdict.value} if answer.verdict else {}),
         experiment_id=experiment_id,
         start_time_ns=began_ns,
         run_id=run_id,
     )
-    _log_calls(client, trace.trace_id, trace.span_id, calls, began_ns)
-    outputs: dict[str, Any] = _parts(answer)
+    _log_spans(client, trace.trace_id, trace.span_id, calls, began_ns)
+    outputs: dict[str, Any] = _answer_parts(answer)
     if len(sample.answers) > 1:
-        several = [_parts(answer) for answer in sample.answers]
+        several = [_answer_parts(answer) for answer in sample.answers]
         outputs = {"answers": [parts["answer"] for parts in several]}
         if any(parts["thinking"] for parts in several):
             outputs |= {"thinking": [parts["thinking"] for parts in several]}
@@ -113,45 +111,43 @@ def _log(
     }
     client.end_trace(
         trace.trace_id,
-        outputs=without_unset_keys(outputs),
-        attributes=_counts(sample),
+        outputs=remove_unset_keys(outputs),
+        attributes=_response_counts(sample),
         status="ERROR" if sample.failed else "OK",
         end_time_ns=began_ns + int(sample.seconds * NS),
     )
 
 
-def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
+def _log_spans(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
     """Log calls as spans, one after another."""
     for call in calls:
         ended_ns = began_ns + int(call.seconds * NS)
         name = " ".join(filter(None, (call.who, call.what)))
         inputs = {"prompt_sha256": call.prompt_sha256}
         span = client.start_span(name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns)
-        _log_calls(client, trace_id, span.span_id, call.calls or (), began_ns)
+        _log_spans(client, trace_id, span.span_id, call.calls or (), began_ns)
         client.end_span(
             trace_id,
             span.span_id,
-            outputs=without_unset_keys(_parts(call.answer) | {"error": call.error}),
-            attributes=_counts(call),
+            outputs=remove_unset_keys(_answer_parts(call.answer) | {"error": call.error}),
+            attributes=_response_counts(call),
             status="ERROR" if call.error else "OK",
             end_time_ns=ended_ns,
         )
         began_ns = ended_ns
 
 
-def _parts(answer: Answer) -> dict[str, str | None]:
+def _answer_parts(answer: Answer) -> dict[str, str | None]:
     parts = answer.parts
     return {"answer": parts.answer, "thinking": parts.thinking if parts.has_thinking else None}
 
 
-def _counts(response: Response) -> Mapping[str, Any]:
+def _response_counts(response: Response) -> Mapping[str, Any]:
     counts = {
         "prompt_tokens": response.prompt_tokens,
-        "new_tokens": response.answer.tokens,
+        "new_tokens": response.answer.num_tokens,
         "by": response.by,
     }
     counts |= {"thinking_tokens": response.answer.thinking_tokens}
-    shown: dict[str, Any] = without_unset_keys(
-        counts | {"finish_reason": response.answer.finish_reason.value}
-    )
+    shown: dict[str, Any] = remove_unset_keys(counts | {"finish_reason": response.answer.finish_reason.value})
     return shown

@@ -1,9 +1,9 @@
-"""A job's run in MLflow, written by a copy of this process: importing and opening MLflow takes as
+"""Writes a job's MLflow run in a forked process, because importing and opening MLflow takes as
 long as the model.
 
-The copy is made before torch is imported, and works beside the imports. It gets the record at the
-job's end, and dies with this process. Its errors are raised here: those of the start before the
-model is loaded.
+The fork happens before torch is imported, and works in parallel with the imports. It receives
+the record at the job's end, and dies with this process. Its errors are raised here: those of
+the start before the model is loaded.
 """
 
 from __future__ import annotations
@@ -19,48 +19,47 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from runner.core.later import put_off
+from runner.core.deferred_imports import defer_imports
 from runner.records.jobs import Job
 from runner.tracking import job_runs
-from runner.tracking.connection import import_mlflow, reachable
+from runner.tracking.connection import import_mlflow, require_reachable
 from runner.tracking.stores import Store
-from runner_base import Record, RunnerError, Status, TrackingError, child, doing, signals
+from runner_base import Record, RunnerError, Status, TrackingError, child_process, report_step, signals
 
 # What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules
 # take.
 UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
-def is_possible(store: Store) -> bool:
-    """Return whether a copy of this process can write to a store, and saves time.
+def can_fork_for(store: Store) -> bool:
+    """Return whether a fork of this process can write to the store, and saves time.
 
     A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
     imports MLflow once. Servers report errors that the probe does not find, and a process that has
-    threads cannot be copied safely.
+    threads cannot be forked safely.
     """
-    if store.parent_run_id is not None or store.file is None or ForkedJobRun.made:
+    if store.parent_run_id is not None or store.sqlite_file is None or ForkedJobRun.made:
         return False
-    return sys.platform == "linux" and "mlflow" not in sys.modules and _threads() == 1
+    return sys.platform == "linux" and "mlflow" not in sys.modules and _num_threads() == 1
 
 
-def _threads() -> int:
-    """Return how many threads this process has, those of libraries in C among them."""
+def _num_threads() -> int:
+    """Return the number of threads of this process, including those of C libraries."""
     with suppress(OSError):
         return len(list(Path("/proc/self/task").iterdir()))
     return threading.active_count() + 1  # there may be others
 
 
 class ForkedJobRun:
-    """One job's run in MLflow, as `job_runs.JobRun`, whose start goes on beside what the caller
-    does."""
+    """A job's run in MLflow, like `job_runs.JobRun`, that starts in parallel in a forked process."""
 
     made: ClassVar[int] = 0  # in this process
 
-    def __init__(self, store: Store, job: Job, record: Record, goes_on: bool) -> None:
-        with reachable(store):
+    def __init__(self, store: Store, job: Job, record: Record, is_resumed: bool) -> None:
+        with require_reachable(store):
             pass
         ForkedJobRun.made += 1
-        self._shown, self._job, self._run_id = store.shown, job, ""
+        self._shown, self._job, self._run_id = store.redacted_uri, job, ""
         self._problem: BaseException | None = None
         self._pipe, end = Pipe()
         this = os.getpid()
@@ -68,41 +67,43 @@ class ForkedJobRun:
         try:
             self._process = os.fork()
             if not self._process:
-                _write(end, this, store, job, record, goes_on)
+                _run_child(end, this, store, job, record, is_resumed)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         end.close()
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run; None if it could not be started, which `wait` and `finish` raise."""
+        """The id of the run, or None if it could not be started. `wait_until_started` and `log_result`
+        raise the error.
+        """
         with suppress(RunnerError):
-            self.wait()
+            self.wait_until_started()
         return self._run_id or None
 
-    def wait(self) -> None:
-        """Wait until the run is started; raise the store's error."""
+    def wait_until_started(self) -> None:
+        """Wait until the run is started, and raise the store's error."""
         if not self._run_id:
-            with doing("opening MLflow"):
-                self._run_id = self._answer()
+            with report_step("opening MLflow"):
+                self._run_id = self._receive_reply()
 
-    def finish(self, record: Record) -> None:
-        """Log metrics, evidence and status, as `JobRun.finish`."""
-        self._send(record)
+    def log_result(self, record: Record) -> None:
+        """Log metrics, artifacts and status, like `JobRun.log_result`."""
+        self._send_and_finish(record)
 
-    def end(self, status: Status) -> None:
-        """End the run without a record, as `JobRun.end`."""
-        self._send(status)
+    def end_without_record(self, status: Status) -> None:
+        """End the run without a record, like `JobRun.end_without_record`."""
+        self._send_and_finish(status)
 
-    def _send(self, outcome: Record | Status) -> None:
-        self.wait()
+    def _send_and_finish(self, outcome: Record | Status) -> None:
+        self.wait_until_started()
         with suppress(BrokenPipeError):  # the copy has died: the missing answer says it
             self._pipe.send(outcome)
-        self._answer()
-        self._end()
+        self._receive_reply()
+        self._wait_for_exit()
 
-    def _answer(self) -> str:
-        """Return what the copy answers, or raise its error, each time."""
+    def _receive_reply(self) -> str:
+        """Return the reply of the forked process, or raise its error each time."""
         if self._problem is None:
             try:
                 answer = self._pipe.recv()
@@ -113,49 +114,53 @@ class ForkedJobRun:
                 raise
             if isinstance(answer, str):
                 return answer
-            self._problem = answer or self._died(child.describe_exit(self._end()))
+            self._problem = answer or self._death_error(
+                child_process.describe_exit_code(self._wait_for_exit())
+            )
             if answer is not None:
-                self._end()
+                self._wait_for_exit()
         raise self._problem
 
-    def _died(self, how: str) -> TrackingError:
+    def _death_error(self, exit_description: str) -> TrackingError:
         return TrackingError(
-            f"MLflow at {self._shown} cannot be written: the process that writes to it {how}. "
+            f"MLflow at {self._shown} cannot be written: the process that writes to it {exit_description}. "
             f"The result is kept in {self._job.folder}; the same command logs it without running it again",
             code="failed",
         )
 
-    def _end(self) -> int:
-        """Wait until the copy has ended: until then it holds the job's lock, too."""
+    def _wait_for_exit(self) -> int:
+        """Wait until the forked process has ended: until then it holds the job's lock too."""
         self._pipe.close()
         _, status = os.waitpid(self._process, 0)
         return os.waitstatus_to_exitcode(status)
 
 
-def _write(pipe: Connection, parent: int, store: Store, job: Job, record: Record, goes_on: bool) -> NoReturn:
-    """Write the run, in the copy, which never returns to what this process was doing."""
+def _run_child(
+    connection: Connection, parent_pid: int, store: Store, job: Job, record: Record, is_resumed: bool
+) -> NoReturn:
+    """Write the run in the forked process, and exit without returning to the caller."""
     code = 1
     try:
         for number in signals.ENDING:
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-        child.end_with_parent(parent)
-        with put_off(*UNUSED):
+        child_process.die_with_parent(parent_pid)
+        with defer_imports(*UNUSED):
             import_mlflow(store)
-        run = job_runs.start(store, job, record, goes_on)
-        pipe.send(run.run_id)
-        outcome = pipe.recv()
+        run = job_runs.start_job_run(store, job, record, is_resumed)
+        connection.send(run.run_id)
+        outcome = connection.recv()
         if isinstance(outcome, Status):
-            run.end(outcome)
+            run.end_without_record(outcome)
         else:
-            run.finish(outcome)
-        pipe.send("finished")
+            run.log_result(outcome)
+        connection.send("finished")
         code = 0
     except EOFError:
         pass  # the parent has ended without a record: the next start ends the run
     except BaseException as error:  # noqa: BLE001  # the parent raises it
         error.add_note(traceback.format_exc())
         with suppress(OSError):
-            pipe.send(error)
+            connection.send(error)
     finally:
         os._exit(code)  # not the parent's cleanup

@@ -1,9 +1,8 @@
-"""MLflow's client of a database on a server: each call says what it waits for, and ends where
-nothing answers.
+"""MLflow client for a database server: each call reports its wait, and has a time limit.
 
-A server may fall silent after it has answered the probe. The drivers of databases then wait without
-a limit, and MLflow sets them none; a server that is stopped, and not gone, keeps its connections,
-so that no limit of the network ends it.
+A server may fall silent after it has answered the probe. Database drivers then wait without a
+limit, and MLflow sets none; a server that is stopped, and not gone, keeps its connections, so
+that no limit of the network ends the wait.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from runner.tracking.answering import SAY_AFTER_S, wait_for_answer
+from runner.tracking.store_probes import SAY_AFTER_S, wait_for_answer
 
 CALL_S = 60.0  # of a thousand metrics or runs, which take seconds
 LONG_S = (
@@ -22,25 +21,28 @@ LONG_S = (
 LONG = ("log_artifact", "log_dict", "download_artifacts")
 
 
-def call(shown: str, function: Callable[[], Any], limit_s: float) -> Any:
-    """Return what a function returns that asks a store, or raise TimeoutError; a signal ends a wait
-    that was said."""
+def call_with_limit(store_name: str, function: Callable[[], Any], limit_s: float) -> Any:
+    """Call a function that queries a store. Raises TimeoutError after the limit; a signal ends a
+    reported wait.
+    """
     answers: list[Any] = []
     in_context = copy_context()
-    wait_for_answer(shown, lambda: answers.append(in_context.run(function)), limit_s, SAY_AFTER_S)
+    wait_for_answer(store_name, lambda: answers.append(in_context.run(function)), limit_s, SAY_AFTER_S)
     return answers[0]
 
 
 class WaitingClient:
-    """MLflow's client, each of whose calls has a limit."""
+    """MLflow client with a time limit for each call."""
 
-    def __init__(self, make: Callable[[], Any], shown: str) -> None:
-        self._shown = shown
-        self._client = call(shown, make, LONG_S)  # it opens the database, and makes its tables
+    def __init__(self, create_client: Callable[[], Any], store_name: str) -> None:
+        self._shown = store_name
+        self._client = call_with_limit(
+            store_name, create_client, LONG_S
+        )  # it opens the database, and makes its tables
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method of the client, with a limit."""
+        """Return a method of the client, with a time limit."""
         return partial(self._call, getattr(self._client, name), LONG_S if name in LONG else CALL_S)
 
     def _call(self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any) -> Any:
-        return call(self._shown, partial(method, *arguments, **named), limit_s)
+        return call_with_limit(self._shown, partial(method, *arguments, **named), limit_s)

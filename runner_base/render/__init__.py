@@ -1,1 +1,1 @@
-"""How values of all packages become text."""
+"""Render values of all packages as text."""

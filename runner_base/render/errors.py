@@ -1,10 +1,10 @@
-"""The one place that decides how an error is worded."""
+"""Format error messages."""
 
 from __future__ import annotations
 
 
-def error_message(key: str, value: str | None, reason: str) -> str:
-    """Return `key=value: reason`, and of a command's option `--option value: reason`."""
+def format_error(key: str, value: str | None, reason: str) -> str:
+    """Return `key=value: reason`, or `--option value: reason` for a command's option."""
     if not key:
         return reason
     joint = " " if key.startswith("--") else "="

@@ -1,4 +1,4 @@
-"""Notes as text. A package lists the sentences of its notes in one table, by code."""
+"""Render notes as text. Each package has one table of message templates by code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Template = str | Callable[..., str]  # text with {names} of a note's values, or 
 
 def render_note(note: Note, templates: Mapping[str, Template]) -> str:
     template = "{text}" if note.code == GIVEN else templates[note.code]
-    values = {name: render_value(value, templates) for name, value in note.values.items()}
+    values = {name: render_note_value(value, templates) for name, value in note.values.items()}
     return template.format(**values) if isinstance(template, str) else template(**values)
 
 
-def render_value(value: object, templates: Mapping[str, Template]) -> object:
-    """Return a note as text, several notes as one text, and any other value as it is."""
+def render_note_value(value: object, templates: Mapping[str, Template]) -> object:
+    """Render a note or a tuple of notes as text. Other values stay as they are."""
     if isinstance(value, Note):
         return render_note(value, templates)
     if isinstance(value, tuple) and value and all(isinstance(part, Note) for part in value):

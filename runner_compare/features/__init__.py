@@ -1,1 +1,1 @@
-"""The features of the comparison: a folder each, listed in registry.py."""
+"""Features of the comparison: one folder each, listed in registry.py."""

@@ -1,7 +1,6 @@
-"""The features of the comparison, each a `Section` in a module of its own, in the order in which
-they are shown.
+"""List of the comparison's features, each a `Section` in its own module, in display order.
 
-Packages add sections of their own by entry points of the group `runner_compare.sections`.
+Other packages add sections by entry points of the group `runner_compare.sections`.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from runner_base import doors, say
-from runner_base.plugins import misnamed_groups
+from runner_base import entry_points, print_message
+from runner_base.plugins import misnamed_group_messages
 from runner_compare.section import Section
 
 GROUP = "runner_compare.sections"
@@ -43,9 +42,12 @@ NAMES = (
 
 
 @cache
-def every_section() -> tuple[Section, ...]:
-    """Return the sections of this package and, in the order of their names, those of others."""
-    for message in misnamed_groups():
-        say(f"note: {message}")
+def load_sections() -> tuple[Section, ...]:
+    """Return this package's sections and, sorted by name, those of other packages."""
+    for message in misnamed_group_messages():
+        print_message(f"note: {message}")
     own = (import_module(f"runner_compare.features.{name}.section").SECTION for name in NAMES)
-    return *own, *(doors.load(GROUP, name, Section) for name in sorted(doors.entries(GROUP)))
+    return *own, *(
+        entry_points.load_entry_point(GROUP, name, Section)
+        for name in sorted(entry_points.find_entry_points(GROUP))
+    )

@@ -1,9 +1,8 @@
-"""Metrics: what one is (kinds.py), and a module for each family of them. These names are its
-door."""
+"""Metrics of runs: their definition (metric_types.py), and a module for each group of metrics."""
 
 from typing import TYPE_CHECKING
 
-from runner_base.first_use import at_first_use
+from runner_base.lazy_imports import lazy_getattr
 
 if TYPE_CHECKING:
     from runner_compare.metrics.answers import ACCURACY as ACCURACY
@@ -13,45 +12,45 @@ if TYPE_CHECKING:
     from runner_compare.metrics.answers import OF_GUESSES as OF_GUESSES
     from runner_compare.metrics.answers import OF_PREFILL as OF_PREFILL
     from runner_compare.metrics.answers import OF_QUESTION as OF_QUESTION
-    from runner_compare.metrics.kinds import ENDS as ENDS
-    from runner_compare.metrics.kinds import SPREADS as SPREADS
-    from runner_compare.metrics.kinds import UNITS as UNITS
-    from runner_compare.metrics.kinds import Better as Better
-    from runner_compare.metrics.kinds import Metric as Metric
-    from runner_compare.metrics.kinds import Pooling as Pooling
-    from runner_compare.metrics.kinds import counts as counts
-    from runner_compare.metrics.kinds import metric as metric
-    from runner_compare.metrics.kinds import number as number
-    from runner_compare.metrics.known import described as described
-    from runner_compare.metrics.known import known_metrics as known_metrics
-    from runner_compare.metrics.known import of_all_answers as of_all_answers
-    from runner_compare.metrics.known import of_plug_ins as of_plug_ins
     from runner_compare.metrics.likelihoods import DELTA_P_SHARES as DELTA_P_SHARES
     from runner_compare.metrics.likelihoods import KL_SHARES as KL_SHARES
     from runner_compare.metrics.likelihoods import LOG_LIKELIHOOD as LOG_LIKELIHOOD
     from runner_compare.metrics.likelihoods import LOG_LIKELIHOODS as LOG_LIKELIHOODS
-    from runner_compare.metrics.pooling import pool as pool
-    from runner_compare.metrics.pooling import score as score
+    from runner_compare.metrics.metric_registry import find_metric as find_metric
+    from runner_compare.metrics.metric_registry import full_vote_metric_keys as full_vote_metric_keys
+    from runner_compare.metrics.metric_registry import known_metrics as known_metrics
+    from runner_compare.metrics.metric_registry import plug_in_metric_keys as plug_in_metric_keys
+    from runner_compare.metrics.metric_types import ENDS as ENDS
+    from runner_compare.metrics.metric_types import SPREADS as SPREADS
+    from runner_compare.metrics.metric_types import UNITS as UNITS
+    from runner_compare.metrics.metric_types import BetterDirection as BetterDirection
+    from runner_compare.metrics.metric_types import Metric as Metric
+    from runner_compare.metrics.metric_types import PoolingRule as PoolingRule
+    from runner_compare.metrics.metric_types import define_counts as define_counts
+    from runner_compare.metrics.metric_types import define_metric as define_metric
+    from runner_compare.metrics.metric_types import format_number as format_number
+    from runner_compare.metrics.pooling import correct_and_total as correct_and_total
+    from runner_compare.metrics.pooling import pool_metrics as pool_metrics
 
 # each name's module, imported at its first use
 PLACES = {
     # what a metric is
-    "Metric": "kinds",  # one number: its key, label, unit, form, and how it is pooled
-    "Better": "kinds",  # which direction is better
-    "Pooling": "kinds",  # how the values of several runs become one
-    "UNITS": "kinds",  # the unit that the end of a key names
-    "SPREADS": "kinds",  # the ends of the keys of the lowest and the highest of several repeats
-    "ENDS": "kinds",  # the ends of the keys of a number and its interval
-    "metric": "kinds",  # describes one; what is not given follows from the unit
-    "counts": "kinds",  # describes counts that add up over runs
-    "number": "kinds",  # a number with as many digits as help
+    "Metric": "metric_types",  # one number: its key, label, unit, form, and how it is pooled
+    "BetterDirection": "metric_types",  # which direction is better
+    "PoolingRule": "metric_types",  # how the values of several runs become one
+    "UNITS": "metric_types",  # the unit that the end of a key names
+    "SPREADS": "metric_types",  # the ends of the keys of the lowest and the highest of several repeats
+    "ENDS": "metric_types",  # the ends of the keys of a number and its interval
+    "define_metric": "metric_types",  # describes one; what is not given follows from the unit
+    "define_counts": "metric_types",  # describes counts that add up over runs
+    "format_number": "metric_types",  # a number with as many digits as help
     # those that are known
-    "described": "known",  # the metric of a key
-    "known_metrics": "known",  # all of them, by their keys
-    "of_all_answers": "known",  # the keys of pass@k and maj@k that jobs have
-    "of_plug_ins": "known",  # the keys of plug-ins' metrics that jobs have
-    "score": "pooling",  # right answers, of all
-    "pool": "pooling",  # the metrics of several runs together
+    "find_metric": "metric_registry",  # the metric of a key
+    "known_metrics": "metric_registry",  # all of them, by their keys
+    "full_vote_metric_keys": "metric_registry",  # the keys of pass@k and maj@k that jobs have
+    "plug_in_metric_keys": "metric_registry",  # the keys of plug-ins' metrics that jobs have
+    "correct_and_total": "pooling",  # right answers, of all
+    "pool_metrics": "pooling",  # the metrics of several runs together
     # keys that belong together
     "ACCURACY": "answers",  # the accuracy and its interval
     "BOUNDS": "answers",  # the accuracy if all that was cut off is wrong, or right, with an interval
@@ -67,4 +66,4 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
-__getattr__ = at_first_use(__name__, PLACES)
+__getattr__ = lazy_getattr(__name__, PLACES)

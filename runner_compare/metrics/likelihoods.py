@@ -1,8 +1,15 @@
-"""Metrics of how likely given texts are, and how far a model is from a reference."""
+"""Metrics of text likelihoods, and of the divergence from a reference model."""
 
 from __future__ import annotations
 
-from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric, with_ends
+from runner_compare.metrics.metric_types import (
+    BetterDirection,
+    Metric,
+    PoolingRule,
+    define_counts,
+    define_metric,
+    define_with_interval,
+)
 
 LOG_LIKELIHOOD = "log_likelihood_nats_per_token"
 # What log-likelihoods are divided by: the first of these that a run has. lm-eval counts bytes and
@@ -36,64 +43,82 @@ DELTA_P_SHARES = {
 
 METRICS: tuple[Metric, ...] = (
     # how likely given texts are
-    *counts(Better.neither, "scored_tokens", "scored_bytes"),
+    *define_counts(BetterDirection.neither, "scored_tokens", "scored_bytes"),
     # so few that what was drawn does not show how exact the KL is
-    *counts(Better.neither, "kl_drawn_tokens"),
-    *with_ends(
+    *define_counts(BetterDirection.neither, "kl_drawn_tokens"),
+    *define_with_interval(
         LOG_LIKELIHOOD,
         "log-likelihood",
         ".5f",
-        Better.higher,
+        BetterDirection.higher,
         unit="nats/token",
         head_words="log-likelihood\nnats/token",
     ),
-    *with_ends("log_likelihood_nats_per_byte", "log-likelihood", ".5f", Better.higher, unit="nats/byte"),
-    *with_ends("log_likelihood_nats_per_text", "log-likelihood", ".4f", Better.higher, unit="nats/text"),
-    *with_ends("bits_per_token", "", ".4f", Better.lower),
-    *with_ends("bits_per_byte", "", ".4f", Better.lower, head_words="bits\n/byte"),
-    *with_ends("perplexity", "", ".4f", Better.lower),
-    *with_ends(LOSS, "loss", ".4f", Better.lower, unit="nats/token"),
-    *with_ends(GAIN, "gain of context", ".4f", Better.higher, unit="nats/token"),
-    metric(GAIN_P, "p of the gain of context", ".2g", pooling=Pooling.dropped),
-    metric(HELPS_UP_TO, "more context helps up to", ",.0f", unit="tokens", better=Better.higher),
-    *with_ends("rank_1_share", "first choice of the model", ".2%", Better.higher),
-    *with_ends(
+    *define_with_interval(
+        "log_likelihood_nats_per_byte", "log-likelihood", ".5f", BetterDirection.higher, unit="nats/byte"
+    ),
+    *define_with_interval(
+        "log_likelihood_nats_per_text", "log-likelihood", ".4f", BetterDirection.higher, unit="nats/text"
+    ),
+    *define_with_interval("bits_per_token", "", ".4f", BetterDirection.lower),
+    *define_with_interval("bits_per_byte", "", ".4f", BetterDirection.lower, head_words="bits\n/byte"),
+    *define_with_interval("perplexity", "", ".4f", BetterDirection.lower),
+    *define_with_interval(LOSS, "loss", ".4f", BetterDirection.lower, unit="nats/token"),
+    *define_with_interval(GAIN, "gain of context", ".4f", BetterDirection.higher, unit="nats/token"),
+    define_metric(GAIN_P, "p of the gain of context", ".2g", pooling=PoolingRule.dropped),
+    define_metric(
+        HELPS_UP_TO, "more context helps up to", ",.0f", unit="tokens", better=BetterDirection.higher
+    ),
+    *define_with_interval("rank_1_share", "first choice of the model", ".2%", BetterDirection.higher),
+    *define_with_interval(
         "kl_nats_per_token",
         "KL to the reference",
         ".3g",
-        Better.lower,
+        BetterDirection.lower,
         unit="nats/token",
         head_words="KL\nnats/token",
     ),
-    metric(
+    define_metric(
         "kl_truncation_nats_per_token",
         "KL beyond the kept tokens",
         ".2g",
-        better=Better.lower,
+        better=BetterDirection.lower,
         unit="nats/token",
     ),
-    metric(
+    define_metric(
         "kl_drawing_error_nats_per_token",
         "KL by drawn tokens, ±",
         ".2g",
-        better=Better.lower,
+        better=BetterDirection.lower,
         unit="nats/token",
     ),
-    *with_ends("top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"),
-    *(share for key in (*KL_SHARES, "kl_max_nats") for share in with_ends(key, "", ".3g", Better.lower)),
+    *define_with_interval(
+        "top_1_agreement", "top-1 agreement", ".2%", BetterDirection.higher, head_words="top-1\nagrees"
+    ),
     *(
-        metric(f"{key}_at_most", unit="nats", form=".3g", better=Better.lower, pooling=Pooling.dropped)
+        share
+        for key in (*KL_SHARES, "kl_max_nats")
+        for share in define_with_interval(key, "", ".3g", BetterDirection.lower)
+    ),
+    *(
+        define_metric(
+            f"{key}_at_most",
+            unit="nats",
+            form=".3g",
+            better=BetterDirection.lower,
+            pooling=PoolingRule.dropped,
+        )
         for key in (*KL_SHARES, "kl_max_nats")
     ),
     *(
         delta
         for key in ("delta_p_mean", "delta_p_rms", *DELTA_P_SHARES, "delta_p_smallest", "delta_p_largest")
-        for delta in with_ends(key, "", ".3%", Better.neither)
+        for delta in define_with_interval(key, "", ".3%", BetterDirection.neither)
     ),
-    *with_ends("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", Better.lower),
-    metric("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", pooling=Pooling.dropped),
-    *with_ends("acc", "", ".1%", Better.higher),
-    *with_ends("acc_norm", "acc by characters", ".1%", Better.higher),
-    *with_ends("acc_bytes", "acc by bytes", ".1%", Better.higher),
-    *with_ends("acc_tokens", "acc by tokens", ".1%", Better.higher),
+    *define_with_interval("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", BetterDirection.lower),
+    define_metric("ln_ppl_correlation", "correlation of log-likelihoods", ".2%", pooling=PoolingRule.dropped),
+    *define_with_interval("acc", "", ".1%", BetterDirection.higher),
+    *define_with_interval("acc_norm", "acc by characters", ".1%", BetterDirection.higher),
+    *define_with_interval("acc_bytes", "acc by bytes", ".1%", BetterDirection.higher),
+    *define_with_interval("acc_tokens", "acc by tokens", ".1%", BetterDirection.higher),
 )

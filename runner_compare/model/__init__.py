@@ -1,1 +1,1 @@
-"""Runs, their answers and pairs, and the table of a comparison."""
+"""Data model of a comparison: runs, answers, pairs and tables."""

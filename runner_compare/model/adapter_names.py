@@ -1,12 +1,13 @@
-"""What a table calls an adapter: by its own name, and not by the format that all adapters of a
-study may have; where rows differ in how it is merged, also by that."""
+"""Display names of adapters: the adapter's own name, plus how it is merged where runs differ
+in that.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from runner_base import short_name
+from runner_base import short_model_name
 from runner_compare.model.data import Run, TableRow
 
 PLACE = FORMAT, PATH, REVISION = "lora.name", "lora.path", "lora.revision"
@@ -14,61 +15,62 @@ MERGING = MERGE, ORDER = "lora.merge", "lora.merge_order"
 Place = tuple[str, str, str]  # format, path, revision
 
 
-def name_adapters(keys: Sequence[str], rows: Sequence[TableRow]) -> list[str]:
-    """Name the rows' adapters in their configs, and return the keys of the table.
+def replace_adapter_keys(keys: Sequence[str], table_rows: Sequence[TableRow]) -> list[str]:
+    """Write display names of adapters into the rows' configs, and return the table's new keys.
 
-    Where names do not tell the adapters apart, their paths stay beside them. How one is merged is a
-    part of its name, and stays in the config for records.
+    Paths stay where names do not distinguish adapters. How an adapter is merged becomes part of
+    its name, and stays in the config for records.
     """
     if not {*PLACE, *MERGING} & {*keys}:
         return list(keys)
-    runs = {place: row.run for row in rows if (place := _place_of(row.run)) is not None}
+    runs = {place: row.run for row in table_rows if (place := _adapter_location(row.run)) is not None}
     if not runs:
         return list(keys)
-    names = _names_of(runs)
+    names = _unique_adapter_names(runs)
     replaced = PLACE if len({*names.values()}) == len(names) else (FORMAT,)
     says_merging = not {*MERGING}.isdisjoint(keys)
-    for row in rows:
+    for row in table_rows:
         for key in replaced:
             row.config.pop(key, None)
-        place = _place_of(row.run)
-        name = row.run.value(FORMAT) if place is None else names[place]
-        merging = merging_of(row.run) if says_merging else ""
+        place = _adapter_location(row.run)
+        name = row.run.get_value(FORMAT) if place is None else names[place]
+        merging = describe_adapter_merging(row.run) if says_merging else ""
         row.config[FORMAT] = f"{name} {merging}" if merging else name
     kept = [key for key in keys if key not in (*replaced, *MERGING)]
     at = next(number for number, key in enumerate(keys) if key in (*PLACE, *MERGING))
     return [*kept[:at], FORMAT, *kept[at:]]
 
 
-def merging_of(run: Run) -> str:
-    """Return whether a run's adapter was merged into the weights, and when, if these were
-    quantized; empty where nothing says so."""
-    if (merged := run.value(MERGE)) is None:
+def describe_adapter_merging(run: Run) -> str:
+    """Return "merged", with "before quantizing" or "after quantizing", or "unmerged"; "" if
+    unknown.
+    """
+    if (merged := run.get_value(MERGE)) is None:
         return ""
     orders = {"merge_first": " before quantizing", "quantize_first": " after quantizing"}
-    return f"merged{orders.get(run.value(ORDER) or '', '')}" if merged == "true" else "unmerged"
+    return f"merged{orders.get(run.get_value(ORDER) or '', '')}" if merged == "true" else "unmerged"
 
 
-def own_name(run: Run) -> str | None:
-    """Return the name of a run's adapter, which another one may have, too; None if it has none."""
-    place = _place_of(run)
+def adapter_name(run: Run) -> str | None:
+    """Return the name of a run's adapter, or None without an adapter. It may not be unique."""
+    place = _adapter_location(run)
     if place is None:
         return None
     _, path, revision = place
-    return short_name(path).removesuffix(".pth") + ("" if revision == "null" else f"@{revision}")
+    return short_model_name(path).removesuffix(".pth") + ("" if revision == "null" else f"@{revision}")
 
 
-def _place_of(run: Run) -> Place | None:
-    """Return where a run's adapter is; None if it has none."""
-    path = run.value(PATH)
-    return None if path is None else (run.value(FORMAT) or "", path, run.value(REVISION) or "null")
+def _adapter_location(run: Run) -> Place | None:
+    """Return the format, path and revision of a run's adapter, or None."""
+    path = run.get_value(PATH)
+    return None if path is None else (run.get_value(FORMAT) or "", path, run.get_value(REVISION) or "null")
 
 
-def _names_of(runs: dict[Place, Run]) -> dict[Place, str]:
-    """Return a name for each adapter, with format and rank where its own name is another's, too."""
+def _unique_adapter_names(runs: dict[Place, Run]) -> dict[Place, str]:
+    """Return a name per adapter, with format and rank where names would be equal."""
     same = defaultdict(list)
     for place, run in runs.items():
-        same[own_name(run) or ""].append(place)
+        same[adapter_name(run) or ""].append(place)
     names = {}
     for name, places in same.items():
         formats = {kind for kind, _, _ in places}

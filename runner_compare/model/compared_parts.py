@@ -1,4 +1,4 @@
-"""Comparisons of two rows in parts of their answers, such as lengths and categories."""
+"""Compare two runs in subsets of their answers, such as context lengths or categories."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from typing import TypeVar
 from runner_compare.model.data import NotPaired, Run, Table
 from runner_compare.model.outcomes import Answers, QuestionOutcome
 from runner_compare.reader import Reader
-from runner_compare.statistics import Compared, Decision, judge
-from runner_compare.ways import Asked
+from runner_compare.statistics import Decision, RunComparison, decide_all
+from runner_compare.ways import PairingOptions
 from runner_compare.ways.verdicts import compare_answers
 
 Part = TypeVar("Part", bound=Hashable)
 
 
-def answers_of_rows(
-    table: Table, reader: Reader, counts: Callable[[QuestionOutcome], bool]
+def load_row_answers(
+    table: Table, reader: Reader, include: Callable[[QuestionOutcome], bool]
 ) -> dict[str, Answers]:
-    """Return the answers that count of each row whose samples are there, by run id."""
+    """Return the included answers of each table row, by run id. Rows without samples are skipped."""
     answers: dict[str, Answers] = {}
     for row in table.rows:
         try:
-            own = reader.of(row.run)
+            own = reader.load_answers(row.run)
         except NotPaired:
             continue
-        answers[row.run.run_id] = {question: outcome for question, outcome in own.items() if counts(outcome)}
+        answers[row.run.run_id] = {question: outcome for question, outcome in own.items() if include(outcome)}
     return answers
 
 
-def pairs_of_rows(table: Table, answers: Mapping[str, Answers]) -> list[tuple[Run, Run]]:
-    """Return the rows whose answers and whose baseline's are there, each with its baseline."""
+def pair_rows_with_baselines(table: Table, answers: Mapping[str, Answers]) -> list[tuple[Run, Run]]:
+    """Return each run with its baseline, if the answers of both are available."""
     return [
         (row.run, row.baseline.run)
-        for row in table.settings
+        for row in table.candidate_rows
         if row.run.run_id in answers and row.baseline is not None and row.baseline.run.run_id in answers
     ]
 
 
-def compare_parts(
+def compare_subsets(
     run: Run, base: Run, answers: Mapping[Part, tuple[Answers, Answers]], reader: Reader
-) -> dict[Part, Compared]:
-    """Compare two rows in each part of their answers."""
-    compared: dict[Part, Compared] = {}
+) -> dict[Part, RunComparison]:
+    """Compare a run with its baseline in each subset of their answers."""
+    compared: dict[Part, RunComparison] = {}
     for part, sides in answers.items():
         try:
-            compared[part] = compare_answers(run, base, sides, reader, Asked())
+            compared[part] = compare_answers(run, base, sides, reader, PairingOptions())
         except NotPaired:
             continue  # other questions, prompts or rules: the note of the row says so
     return compared
 
 
-def judge_parts(compared: Mapping[str, Mapping[Part, Compared]]) -> dict[str, dict[Part, Decision]]:
-    """Decide about all comparisons, with one error; rows without any are left out."""
+def decide_subsets(compared: Mapping[str, Mapping[Part, RunComparison]]) -> dict[str, dict[Part, Decision]]:
+    """Decide all comparisons together, with one family-wise error; runs without any are omitted."""
     places = [(run_id, part) for run_id, own in compared.items() for part in own]
     decided: dict[str, dict[Part, Decision]] = {}
-    decisions = judge([compared[run_id][part] for run_id, part in places])
+    decisions = decide_all([compared[run_id][part] for run_id, part in places])
     for (run_id, part), decision in zip(places, decisions, strict=True):
         decided.setdefault(run_id, {})[part] = decision
     return decided

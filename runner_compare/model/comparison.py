@@ -1,5 +1,4 @@
-"""All that a comparison shows, as plain data: its tables, and each part with its grids and
-sentences."""
+"""Result of a comparison as plain data: tables, and report parts with grids and sentences."""
 
 from __future__ import annotations
 
@@ -15,23 +14,22 @@ Said = tuple[str, Finding | None]  # a sentence, with the finding that it words
 
 @dataclass
 class Comparison:
-    """All that a comparison shows."""
+    """Everything that a comparison reports."""
 
     tables: list[Table]
     explain: bool = False  # whether a terminal explains the Pareto front
     # what sections have computed over tables, by their classes
     kept: dict[type, Any] = field(default_factory=dict)
 
-    def of(self, kind: type[Kept]) -> Kept:
-        """Return what a section keeps with the comparison; an empty one before it has computed
-        anything."""
-        kept: Kept = self.kept.setdefault(kind, kind())
+    def get_section_data(self, data_class: type[Kept]) -> Kept:
+        """Return a section's data for the whole comparison, created empty at first use."""
+        kept: Kept = self.kept.setdefault(data_class, data_class())
         return kept
 
 
 @dataclass
-class Grid:
-    """A table of a part."""
+class TableGrid:
+    """A table of a report part."""
 
     columns: list[Column]
     title: str = ""
@@ -39,11 +37,11 @@ class Grid:
 
 
 @dataclass
-class Shown:
-    """A task's table or one over several tasks, with what is said about it."""
+class ReportPart:
+    """A task's table, or one across tasks, with its sentences."""
 
     title: str
-    grids: list[Grid]
+    grids: list[TableGrid]
     sentences: list[Said] = field(default_factory=list)
     legend: str = ""
     runs: str = ""  # how many there are, in words
@@ -56,6 +54,6 @@ class Shown:
     figures: list[Picture] = field(default_factory=list)
 
 
-def class_of(finding: Finding | None) -> str:
-    """Return the class of a finding on a page, for its colour."""
+def css_class(finding: Finding | None) -> str:
+    """Return the CSS class of a finding, which sets its colour."""
     return "" if finding in (None, Finding.open) else str(finding)

@@ -1,4 +1,4 @@
-"""The parts of a comparison as plain data: runs, answers, rows, tables."""
+"""Plain data of a comparison: runs, answers, table rows and tables."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from runner_base import Sample, Verdict
-from runner_base.named_jobs import NamedJob
+from runner_base.named_jobs import JobReference
 from runner_base.notes import Note
-from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
+from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, correct_and_total
+from runner_compare.model.outcomes import AccuracyBounds as AccuracyBounds
 from runner_compare.model.outcomes import Answers as Answers
-from runner_compare.model.outcomes import Bounds as Bounds
 from runner_compare.model.outcomes import Question as Question
 from runner_compare.model.outcomes import QuestionOutcome as QuestionOutcome
 from runner_compare.model.outcomes import Texts as Texts
@@ -41,17 +41,16 @@ TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 
 class NotPaired(Exception):
-    """Two runs cannot be compared in pairs; the message says why."""
+    """Two runs cannot be compared in pairs. The message gives the reason."""
 
 
-class TooFew(NotPaired):
-    """Two runs are paired, but a test of so few pairs would not hold; the message says how many are
-    needed."""
+class TooFewPairs(NotPaired):
+    """Too few pairs for a valid test. The message gives the number required."""
 
 
 @dataclass
 class Run:
-    """One finished run in MLflow, or several that --by pools."""
+    """One finished MLflow run, or several runs pooled by --by."""
 
     run_id: str
     job_id: str
@@ -75,8 +74,8 @@ class Run:
     # runs of the same job, newest first
     earlier: list[Run] = field(default_factory=list, repr=False)
 
-    def value(self, key: str) -> str | None:
-        """Return the value of a config key, id or metric as text, or None if the run has none."""
+    def get_value(self, key: str) -> str | None:
+        """Return a config key, id or metric as text; None if the run has none."""
         if key in IDS:
             return str(getattr(self, key))
         if key == ENGINE and key not in self.params:
@@ -85,93 +84,106 @@ class Run:
         return self.params.get(key, None if number is None else repr(number).removesuffix(".0"))
 
     @property
-    def stopped_after(self) -> int | None:
-        """After how many questions the job stopped early; None if it asked all of them."""
+    def num_questions_when_stopped(self) -> int | None:
+        """Number of questions after which the job stopped early; None if it asked all."""
         return int(self.metrics["questions_asked"]) if self.metrics.get("questions_left") else None
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run, or one of the pooled runs, stopped early because a difference was
-        decided."""
-        return any(part.stopped_after is not None for part in self.parts or [self])
+        """Whether early stopping ended the run, or one of the pooled runs."""
+        return any(part.num_questions_when_stopped is not None for part in self.parts or [self])
 
     @property
     def compared_while_running(self) -> bool:
-        """Whether the run, or one of the pooled runs, was compared with another one while it ran
-        (early_stop_vs)."""
+        """Whether the run was compared with another one during execution (early_stop_vs)."""
         return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
 
-    def early_stop_comparisons(self, other: Run) -> int | None:
-        """How many comparisons shared 5 % when this run was compared with the other one; None: not
-        recorded."""
-        compared_with = NamedJob.from_fact(self.facts.get(EARLY_STOP, "")).job_id
+    def early_stop_comparisons(self, other_run: Run) -> int | None:
+        """Number of comparisons that shared the 5 % error with this one during the run; None: not
+        recorded.
+        """
+        compared_with = JobReference.from_fact(self.facts.get(EARLY_STOP, "")).job_id
         recorded = self.metrics.get("early_stop_comparisons")
-        return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
+        return int(recorded) if recorded and not self.parts and compared_with == other_run.job_id else None
 
     @property
-    def score(self) -> tuple[int, int] | None:
-        """The number of solved questions (of several answers, by their vote) and of all; None
-        without verdicts."""
-        return score(self.metrics)
+    def correct_and_total(self) -> tuple[int, int] | None:
+        """Numbers of correct and of all questions; None without verdicts.
+
+        Several answers to a question count by their vote.
+        """
+        return correct_and_total(self.metrics)
 
     @property
-    def answers_each(self) -> int:
-        """How many answers each question has, at most."""
+    def max_answers_per_question(self) -> int:
         return int(self.metrics.get("answers_each", 1))
 
     @property
-    def unit(self) -> str | None:
-        """The unit that its log-likelihood is divided by; None without one."""
+    def likelihood_unit(self) -> str | None:
+        """Unit of the run's log-likelihood; None without one."""
         return next((unit for unit, key in LOG_LIKELIHOODS.items() if key in self.metrics), None)
 
     @property
-    def interval(self) -> tuple[float, float, float] | None:
-        """The accuracy and its 95 % interval, over families if these are known; None if no question
-        was answered."""
-        if self.score is None or not self.score[1]:
+    def accuracy_interval(self) -> tuple[float, float, float] | None:
+        """Accuracy and its 95 % confidence interval; None if no question was answered.
+
+        The interval accounts for clusters of dependent questions.
+        """
+        if self.correct_and_total is None or not self.correct_and_total[1]:
             return None
         if ACCURACY[1] in self.metrics and self.has_dependent_answers:
             return self.metrics[ACCURACY[0]], self.metrics[ACCURACY[1]], self.metrics[ACCURACY[2]]
-        correct, n = self.score
+        correct, n = self.correct_and_total
         return correct / n, *wilson_interval(correct, n)
 
     @property
     def has_dependent_answers(self) -> bool:
-        """Whether answers belong together: in families, over seeds, or several to a question."""
-        return "families" in self.metrics or self.over_seeds or self.answers_each > 1
+        """Whether answers depend on each other: in clusters, across seeds, or several per question."""
+        return "families" in self.metrics or self.over_seeds or self.max_answers_per_question > 1
 
     @property
-    def bounds(self) -> Bounds | None:
-        """What its accuracy would be without a limit; None if no answer was cut off, or if that is
-        not known."""
+    def accuracy_bounds(self) -> AccuracyBounds | None:
+        """Bounds on the accuracy without a token limit; None if no answer was cut off, or if that is
+        unknown.
+        """
         if all(key in self.metrics for key in BOUNDS):
-            recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
+            recorded = AccuracyBounds(*(self.metrics[key] for key in BOUNDS))
             return (
-                recorded if self.has_dependent_answers else Bounds.of(*recorded[:2], int(self.metrics["n"]))
+                recorded
+                if self.has_dependent_answers
+                else AccuracyBounds.from_independent(*recorded[:2], int(self.metrics["n"]))
             )
         # an error has no verdict of its own
         cut_off = int(self.metrics.get("cut_off", 0) - self.errors)
-        if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:
+        if (
+            self.accuracy_interval is None
+            or cut_off <= 0
+            or self.metrics.keys() & {"families", "answers_each"}
+        ):
             return None
-        correct, n = self.score or (0, 0)
-        return Bounds.of(correct / n, (correct + cut_off) / n, n)
+        correct, n = self.correct_and_total or (0, 0)
+        return AccuracyBounds.from_independent(correct / n, (correct + cut_off) / n, n)
 
 
-def question_of(sample: Sample) -> Question:
+def question_identity(sample: Sample) -> Question:
     """Return a question's identity: index, text and gold answer."""
     return sample.index, sample.question or "", sample.gold or ""
 
 
-def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
-    """Return one side of a flip as it is shown: of a long text, the end."""
-    shown = text if len(text) <= most else "…" + text[-most:]
+def format_flip_side(
+    verdict: Verdict, answer: str | None, text: str, max_chars: int = TEXT_END
+) -> dict[str, str]:
+    """Return verdict, answer and the end of the text for one side of a changed answer."""
+    shown = text if len(text) <= max_chars else "…" + text[-max_chars:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
 
 
 @dataclass
-class Standing:
-    """A row's value on an axis of the front, with its 95 % interval over runs, or half of the
-    tolerance each way."""
+class AxisValue:
+    """A run's value on an axis of the Pareto front, with its 95 % interval over runs.
+
+    Without several runs, the interval is half of the tolerance in each direction.
+    """
 
     value: float
     low: float
@@ -181,7 +193,7 @@ class Standing:
 
 @dataclass
 class TableRow:
-    """One run of a table: the config keys in which the runs differ, and how it compares."""
+    """A run in a table, with its differing config keys and its comparison."""
 
     run: Run
     config: dict[str, str | None]
@@ -194,7 +206,7 @@ class TableRow:
     # of accuracy, memory, speed and energy; None: it is not considered for the front
     on_front: bool | None = None
     # by axis of the front, without accuracy
-    standing: dict[str, Standing] = field(default_factory=dict)
+    standing: dict[str, AxisValue] = field(default_factory=dict)
     dominated_by: str | None = None
     # the axes in which the dominating row is better beyond noise
     dominated_in: list[str] = field(default_factory=list)
@@ -204,23 +216,22 @@ class TableRow:
 
     @property
     def effect(self) -> Decision | None:
-        """The difference to its baseline in accuracy or log-likelihood; None if it was not
-        compared."""
+        """Difference to the baseline in accuracy or log-likelihood; None if not compared."""
         return next((effect for effect in self.effects if not effect.is_ratio), None)
 
-    def note_beside(self, *remarks: Note | None) -> None:
-        """Add remarks to the difference to its baseline."""
-        self.effects = [effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects]
+    def add_notes(self, *notes: Note | None) -> None:
+        """Add notes to the difference to the baseline."""
+        self.effects = [effect if effect.is_ratio else effect.with_notes(*notes) for effect in self.effects]
 
     @property
-    def ratios(self) -> list[Decision]:
-        """The comparisons of its repeats, one for each measure."""
+    def ratio_effects(self) -> list[Decision]:
+        """Comparisons of repeated measurements, one per measure."""
         return [effect for effect in self.effects if effect.is_ratio]
 
 
 @dataclass
 class Table:
-    """All runs of one task; keys are the config keys in which they differ."""
+    """All runs of one task, with the config keys in which they differ."""
 
     task: str
     keys: list[str]
@@ -232,66 +243,65 @@ class Table:
     # what sections have computed, each by a class of its own
     kept: dict[type, Any] = field(default_factory=dict)
 
-    def of(self, kind: type[Kept]) -> Kept:
-        """Return what a section keeps with the table; an empty one before it has computed
-        anything."""
-        kept: Kept = self.kept.setdefault(kind, kind())
+    def get_section_data(self, data_class: type[Kept]) -> Kept:
+        """Return a section's data for this table, created empty at first use."""
+        kept: Kept = self.kept.setdefault(data_class, data_class())
         return kept
 
     @property
-    def scored(self) -> bool:
+    def has_accuracies(self) -> bool:
         """Whether this is a table of accuracies."""
-        return any(row.run.score for row in self.rows)
+        return any(row.run.correct_and_total for row in self.rows)
 
     @property
-    def unit(self) -> str | None:
-        """The unit that the table's log-likelihoods are divided by; None for another kind of
-        table."""
-        units = {row.run.unit for row in self.rows}
+    def likelihood_unit(self) -> str | None:
+        """Unit of the table's log-likelihoods; None for another kind of table."""
+        units = {row.run.likelihood_unit for row in self.rows}
         return units.pop() if len(units) == 1 else None
 
     @property
-    def settings(self) -> list[TableRow]:
-        """The rows about which something is decided: neither a baseline nor a repeat of one."""
+    def candidate_rows(self) -> list[TableRow]:
+        """Rows to decide about: neither baselines nor repeats of one."""
         return [row for row in self.rows if not row.is_baseline and not row.is_repeat]
 
     @property
-    def compared(self) -> list[TableRow]:
-        """The rows whose comparisons the legend explains: repeats of a baseline only where nothing
-        else is compared."""
-        return self.rows if self.only_repeats else [row for row in self.rows if not row.is_repeat]
+    def compared_rows(self) -> list[TableRow]:
+        """Rows whose comparisons the legend explains.
+
+        Repeats of a baseline are included only if nothing else is compared.
+        """
+        return self.rows if self.compares_only_repeats else [row for row in self.rows if not row.is_repeat]
 
     @property
-    def only_repeats(self) -> bool:
-        """Whether the baseline is compared with nothing but itself."""
+    def compares_only_repeats(self) -> bool:
+        """Whether the baseline is compared only with repeats of itself."""
         return all(row.is_repeat for row in self.rows if row.effects)
 
     @property
-    def number(self) -> str | None:
-        """The number of each question that the table compares; None for another kind of table."""
+    def compared_metric(self) -> str | None:
+        """Per-question metric that the table compares; None for another kind of table."""
         return self.rows[0].run.number if self.rows else None
 
     @property
     def has_ratios(self) -> bool:
-        """Whether repeats were compared."""
-        return any(row.ratios for row in self.rows)
+        """Whether repeated measurements were compared."""
+        return any(row.ratio_effects for row in self.rows)
 
-    def row(self, job_id: str) -> TableRow:
+    def find_row(self, job_id: str) -> TableRow:
         return next(row for row in self.rows if row.run.job_id == job_id)
 
 
-def label(key: str) -> str:
-    """Return a config key as it is shown: `quantization` for quantization.name."""
+def key_label(key: str) -> str:
+    """Return a config key for display, e.g. `quantization` for quantization.name."""
     return key.removesuffix(".name")
 
 
-def group(key: str) -> str:
-    """Return a key's config group."""
+def config_group(key: str) -> str:
     return key.partition(".")[0]
 
 
-def natural(value: str | None) -> tuple[int, float, str]:
-    """Return a sort key: absent values first, then numbers by size, then words."""
+def natural_sort_key(value: str | None) -> tuple[int, float, str]:
+    """Sort key: missing values first, then numbers by size, then text."""
     try:
         return (0, 0.0, "") if value is None else (1, float(value), "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Groups of comparisons of a table, of which each shares one error."""
+"""Families of comparisons that share one family-wise error rate."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from runner_compare.statistics import ALPHA
 
 @dataclass(frozen=True)
 class ErrorFamily:
-    """Comparisons of which any is wrong in at most 5 % of the tables."""
+    """Comparisons with one family-wise error: any is wrong in at most 5 % of tables."""
 
     what: str
     comparisons: int
 
 
-def rows_family(table: Table) -> list[ErrorFamily]:
-    """Return the comparisons of whole rows, if there are any."""
-    count = max((row.effect.comparisons for row in table.compared if row.effect), default=0)
+def row_error_families(table: Table) -> list[ErrorFamily]:
+    """Return the error family of comparisons of whole table rows, if there are any."""
+    count = max((row.effect.comparisons for row in table.compared_rows if row.effect), default=0)
     return [ErrorFamily("whole rows", count)] if count else []
 
 
-def errors_record(families: Sequence[ErrorFamily]) -> dict[str, Any]:
-    """Return the same as plain data."""
+def error_families_record(families: Sequence[ErrorFamily]) -> dict[str, Any]:
+    """Return error families as JSON data."""
     return {
         "error_families": [
             {"comparisons_of": family.what, "comparisons": family.comparisons, "error": ALPHA}

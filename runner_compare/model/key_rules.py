@@ -1,12 +1,14 @@
-"""Which settings tell runs apart: not those that change no answer, nor a value that means the same
-as another."""
+"""Rules for which config keys distinguish runs. Keys that cannot change an answer do not.
+
+Different values with the same meaning do not count as a difference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from types import MappingProxyType
 
-from runner_compare.model.data import ENGINE, group
+from runner_compare.model.data import ENGINE, config_group
 
 MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
 
@@ -151,8 +153,7 @@ NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change 
 
 
 class KeyRules:
-    """The rules for settings that other tools have written, which have the names of the runner's
-    keys."""
+    """Rules for config keys of other tools' results, which use the runner's key names."""
 
     # The groups and keys in the order in which they are shown
     order: Sequence[str] = ("model", "quantization", "lora", "rope", "generation", "task", "seed")
@@ -185,50 +186,48 @@ class KeyRules:
     )
 
     def inert_keys(self, config: Mapping[str, str]) -> Set[str]:
-        """Return the groups and keys in which two runs may differ and still be the same
-        experiment."""
+        """Return the groups and keys in which equivalent runs may differ."""
         counting = COUNTING_IN.get(config.get("task.name", ""), set())
         is_guessed = config.get("generation.speculate", "auto") not in NEVER_COUNTING_GUESSES
         return INERT - counting - ({"generation.speculate"} if is_guessed else set())
 
     def differing_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
-        """Return the meaningful keys in which the runs differ, in the config's order."""
+        """Return the meaningful keys in which runs differ, in the order of the config."""
         alike, defaults = self.written_alike, self.defaults
 
-        def value(config: dict[str, str], key: str) -> str | None:
+        def normalized_value(config: dict[str, str], key: str) -> str | None:
             written = config.get(key, defaults.get(key))
             return written if written is None else alike.get((key, written), written)
 
         keys = self.meaningful_keys(configs)
-        return [key for key in keys if len({value(config, key) for config in configs}) > 1]
+        return [key for key in keys if len({normalized_value(config, key) for config in configs}) > 1]
 
     def meaningful_keys(self, configs: Sequence[dict[str, str]]) -> list[str]:
-        """Return the keys that can change the results of these runs, in the config's order."""
+        """Return the keys that can change these runs' results, in the order of the config."""
         order = [*self.order]
 
         def config_order(key: str) -> tuple[int, bool, str]:
-            top = group(key)
+            top = config_group(key)
             return ((order.index(top) if top in order else len(order)), not key.endswith(".name"), key)
 
         counting = set[str]()
         for config in configs:
             inert = self.inert_keys(config)
-            counting |= {key for key in config if not {key, group(key)} & inert}
+            counting |= {key for key in config if not {key, config_group(key)} & inert}
         return sorted(counting, key=config_order)
 
 
 def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Return the keys without those whose value follows from their group's name, or of a model from
-    the engine that has run it.
+    """Drop keys whose value follows from their group's choice, or from the model's engine.
 
     nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4
-    occurs with both values. So it is with keys of llama.cpp or vLLM, which our own engine has not.
+    occurs with both values. Likewise, only llama.cpp or vLLM have keys of their own engine.
     """
 
-    def tells(key: str) -> bool:
+    def is_distinguishing(key: str) -> bool:
         values = {config.get(key) for config in configs}
-        by_engine = ENGINE in keys and key != ENGINE and group(key) == group(ENGINE)
-        follows = by_engine or f"{group(key)}.name" in keys
+        by_engine = ENGINE in keys and key != ENGINE and config_group(key) == config_group(ENGINE)
+        follows = by_engine or f"{config_group(key)}.name" in keys
         return not (None in values and len(values) == 2 and follows)
 
-    return [key for key in keys if tells(key)]
+    return [key for key in keys if is_distinguishing(key)]

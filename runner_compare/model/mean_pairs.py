@@ -1,13 +1,14 @@
-"""Compares pairs of answers where single verdicts do not say enough: families of questions, or
-several answers each."""
+"""Paired comparison of per-question means, for clustered questions or several answers per
+question.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from runner_base import ClusterUnit
-from runner_compare.model.data import CLUSTER, NotPaired, Question, QuestionOutcome, Run, TooFew
-from runner_compare.statistics import MeanFlips
+from runner_compare.model.data import CLUSTER, NotPaired, Question, QuestionOutcome, Run, TooFewPairs
+from runner_compare.statistics import MeanFlipTest
 from runner_compare.statistics.paired_means import MIN_CLUSTERS
 
 TOOL_ACCURACY = "tool_accuracy"  # a metric that only jobs have that offered functions
@@ -15,41 +16,39 @@ TOOL_ACCURACY = "tool_accuracy"  # a metric that only jobs have that offered fun
 Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 
 
-def has_means(pairs: Pairs) -> bool:
-    """Whether questions have several answers or belong to families, so that McNemar's test would
-    not do."""
-    return any(outcome.cluster is not None or outcome.samples > 1 for pair in pairs for outcome in pair)
+def needs_means(pairs: Pairs) -> bool:
+    """Whether questions have clusters or several answers, so that McNemar's test is invalid."""
+    return any(outcome.cluster is not None or outcome.num_answers > 1 for pair in pairs for outcome in pair)
 
 
-def compare_means(pairs: Pairs, field: str) -> MeanFlips:
-    """Compare the shares of right answers to each question; `field` names what the families of
-    questions share."""
-    clusters = clusters_of(
-        [(outcome.cluster, base_outcome.cluster) for outcome, base_outcome in pairs], field
+def compare_means(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
+    """Compare per-question accuracies. `cluster_field_name` names what clusters share."""
+    clusters = merge_clusters(
+        [(outcome.cluster, base_outcome.cluster) for outcome, base_outcome in pairs], cluster_field_name
     )
     count = len(pairs) if clusters is None else len(set(clusters))
     if count < MIN_CLUSTERS:
-        what = "questions" if clusters is None else f"families by {field}"
-        raise TooFew(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
-    return MeanFlips(
-        [outcome.mean - base_outcome.mean for outcome, base_outcome in pairs],
+        what = "questions" if clusters is None else f"families by {cluster_field_name}"
+        raise TooFewPairs(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
+    return MeanFlipTest(
+        [outcome.accuracy - base_outcome.accuracy for outcome, base_outcome in pairs],
         clusters,
-        "" if clusters is None else field,
-        max(outcome.samples for pair in pairs for outcome in pair),
+        "" if clusters is None else cluster_field_name,
+        max(outcome.num_answers for pair in pairs for outcome in pair),
         sum(base_outcome.solved for _, base_outcome in pairs),
     )
 
 
-def with_functions(questions: Sequence[Question], pairs: Pairs) -> Pairs:
-    """Return answers to questions that offer functions with their families.
+def add_function_clusters(questions: Sequence[Question], pairs: Pairs) -> Pairs:
+    """Add clusters to answers of questions that offer tools.
 
-    Jobs of earlier versions have recorded none: then the family is the first function of the right
-    calls, and where nothing should be called the question. Families of one question each are none.
+    In records of earlier versions the cluster is the first expected function, or the question
+    if no call is expected. Clusters of one question each are omitted.
     """
     if not pairs or any(outcome.tools is None for pair in pairs for outcome in pair):
         return pairs
     families = [
-        own.cluster or base.cluster or _function_of(question)
+        own.cluster or base.cluster or _first_expected_function(question)
         for question, (own, base) in zip(questions, pairs, strict=True)
     ]
     are_single = len(set(families)) == len(families)
@@ -61,38 +60,40 @@ def with_functions(questions: Sequence[Question], pairs: Pairs) -> Pairs:
     ]
 
 
-def _function_of(question: Question) -> str:
+def _first_expected_function(question: Question) -> str:
     name, bracket, _ = question[2].partition("(")  # the right calls, such as `f(a=1); g()`
     return name if bracket else question[1]
 
 
-def clusters_of(pairs: Sequence[tuple[str | None, str | None]], field: str) -> list[str] | None:
-    """Return the cluster of each pair, from the side that has recorded it; None if no side has."""
+def merge_clusters(
+    pairs: Sequence[tuple[str | None, str | None]], cluster_field_name: str
+) -> list[str] | None:
+    """Return the cluster of each pair, from the side that recorded it; None if neither did."""
     if not any(cluster is not None for pair in pairs for cluster in pair):
         return None
     clusters = []
     for family, base_family in pairs:
         known = base_family if family is None else family
         if known is None:
-            raise NotPaired(f"some questions belong to no family by {field}")
+            raise NotPaired(f"some questions belong to no family by {cluster_field_name}")
         if base_family is not None and base_family != known:
             raise NotPaired(
-                f"a question belongs to other families by {field}: {known} here, {base_family} in the baseline"
+                f"a question belongs to other families by {cluster_field_name}: "
+                f"{known} here, {base_family} in the baseline"
             )
         clusters.append(known)
     return clusters
 
 
-def _usual_field(run: Run, pairs: Pairs) -> str:
+def _default_cluster_field(run: Run, pairs: Pairs) -> str:
     if TOOL_ACCURACY in run.metrics:
         return "function"
     units = {outcome.cluster_unit for pair in pairs for outcome in pair}
     return next((unit.value for unit in ClusterUnit if unit in units), "cluster")
 
 
-def cluster_field(run: Run, base: Run, pairs: Pairs = ()) -> str:
-    """Return the name of the field that the families share; `pairs`: the answers, if there are
-    any."""
-    fields = [side.value(CLUSTER) for side in (run, base)]
-    usual = _usual_field(run, pairs)
+def find_cluster_field(run: Run, base: Run, pairs: Pairs = ()) -> str:
+    """Return the name of the field that clusters share."""
+    fields = [side.get_value(CLUSTER) for side in (run, base)]
+    usual = _default_cluster_field(run, pairs)
     return next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual

@@ -1,9 +1,8 @@
-"""The noise floor: by how much a baseline differs from itself, beside the findings about other
-rows.
+"""Add the baseline's run-to-run noise to findings: its difference from repeats of itself.
 
-A baseline differs from itself if it was run again under other conditions: with task.repeat=1 (other
-rows go along in each batch), or as the same job once more (rerun=all), with another batch size or
-on another machine.
+A baseline differs from itself if it was repeated under other conditions: with task.repeat=1
+(other sequences share each batch), or as the same job again (rerun=all), with another batch
+size or on another machine.
 """
 
 from __future__ import annotations
@@ -20,41 +19,44 @@ from runner_compare.ways.verdicts import compare_pair
 MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be fetched
 
 
-def repeats_among(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
-    """Return the ids of the candidates for a baseline that are repeats of another one."""
-    repeats = {run.run_id for run in candidates if (run.value(REPEAT) or "0") != "0"}
+def find_repeat_ids(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
+    """Return the run ids of baseline candidates that are repeats of another candidate."""
+    repeats = {run.run_id for run in candidates if (run.get_value(REPEAT) or "0") != "0"}
     return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
 
 
-def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
-    """Say beside each finding what the baseline's noise is, if it matters."""
+def add_noise_notes(rows: Sequence[TableRow], reader: Reader) -> None:
+    """Add a note about the baseline's noise to each finding for which it matters."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
         if row.is_repeat and row.effect is not None and row.baseline is not None:
-            row.note_beside(_changed(row.effect))
+            row.add_notes(_changed_verdicts_note(row.effect))
             floors.setdefault(row.baseline.run.run_id, []).append(row.effect)
     for row in rows:
         effect, base = row.effect, row.baseline
         if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
             continue
-        row.note_beside(*map(_changed_when_asked_again, (base.run, row.run)))
+        row.add_notes(*map(_changed_answers_note, (base.run, row.run)))
         noise = [floor for floor in floors.get(base.run.run_id, []) if floor.measure == effect.measure]
-        noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
+        noise += (
+            compare_earlier_runs(base.run, reader)
+            if base.run.correct_and_total and not base.run.parts
+            else []
+        )
         largest = max(noise, key=lambda earlier: abs(earlier.value), default=None)
         if largest is None:
             continue
         if abs(effect.value) <= abs(largest.value):
-            row.note_beside(note("within_noise", effect=largest))
+            row.add_notes(note("within_noise", effect=largest))
         elif min(earlier.p for earlier in noise) * len(noise) < ALPHA:
-            row.note_beside(note("beside_noise", effect=largest))
+            row.add_notes(note("beside_noise", effect=largest))
 
 
-def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
-    """Return the differences of the baseline's earlier runs from its newest, where their samples
-    are kept."""
+def compare_earlier_runs(base: Run, reader: Reader) -> list[Effect]:
+    """Compare the baseline's newest run with earlier runs whose samples still exist."""
     effects = []
     for run in base.earlier[:MAX_EARLIER_RUNS]:
-        if run.score is None or run.errors:
+        if run.correct_and_total is None or run.errors:
             continue
         # The job's folder has the newest run's files: this run's are only in MLflow.
         older = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
@@ -65,9 +67,11 @@ def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
     return effects
 
 
-def _changed(effect: Effect) -> Note | None:
-    """Say how many verdicts, or shares of right answers, differ between the baseline and its
-    repeat."""
+def _changed_verdicts_note(effect: Effect) -> Note | None:
+    """Return a note with the number of verdicts that differ between a baseline and its repeat.
+
+    With several answers per question, accuracies are counted instead of verdicts.
+    """
     wins, losses = effect.counts.get("wins"), effect.counts.get("losses")
     if wins is None or losses is None:
         return None
@@ -76,9 +80,8 @@ def _changed(effect: Effect) -> Note | None:
     return note("verdicts_changed", changed=wins + losses, n=effect.n)
 
 
-def _changed_when_asked_again(run: Run) -> Note | None:
-    """Say how many of a run's answers changed when their questions were asked again; None if none
-    did."""
+def _changed_answers_note(run: Run) -> Note | None:
+    """Return a note with the number of answers that changed on repetition; None if none did."""
     changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
     return (
         note("answers_changed", changed=changed, asked=asked, job=run.job_id) if changed and asked else None

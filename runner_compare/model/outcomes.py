@@ -1,5 +1,4 @@
-"""What a comparison reads of a run's answers: the outcome of each question, and what a limit of
-tokens leaves open."""
+"""Outcome of each question of a run, and bounds for answers that were cut off."""
 
 from __future__ import annotations
 
@@ -8,15 +7,16 @@ from typing import NamedTuple
 
 from runner_base import ClusterUnit, Likelihood, Sample
 from runner_base.tool_outcomes import ToolOutcome
-from runner_compare.model.answer_votes import Votes
+from runner_compare.model.repeated_answers import AnswerVotes
 from runner_compare.statistics.stats import exact_interval
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
 
 
-class Bounds(NamedTuple):
-    """A run's accuracy if all that was cut off is wrong, or right, and the 95 % interval of that
-    without a limit."""
+class AccuracyBounds(NamedTuple):
+    """Accuracy if cut-off answers were all wrong or all correct, and the 95 % interval without a
+    limit.
+    """
 
     at_worst: float
     at_best: float
@@ -24,15 +24,17 @@ class Bounds(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, at_worst: float, at_best: float, n: int) -> Bounds:
-        """Return the bounds of so many independent questions (earlier versions have recorded too
-        narrow ends)."""
-        low, high = (exact_interval(round(at_worst * n), n)[0], exact_interval(round(at_best * n), n)[1])
-        return cls(at_worst, at_best, low, high)
+    def from_independent(cls, lowest: float, highest: float, n: int) -> AccuracyBounds:
+        """Return the bounds for n independent questions.
+
+        The interval is recomputed, since earlier versions recorded too narrow ends.
+        """
+        low, high = (exact_interval(round(lowest * n), n)[0], exact_interval(round(highest * n), n)[1])
+        return cls(lowest, highest, low, high)
 
 
-class RecallPlace(NamedTuple):
-    """Where in a text a question asks for something."""
+class RecallPosition(NamedTuple):
+    """Position in a long text that a recall question asks about."""
 
     kind: str  # of question
     length: int  # of the text, in tokens
@@ -42,8 +44,8 @@ class RecallPlace(NamedTuple):
     cluster_unit: ClusterUnit = ClusterUnit.question
 
     @classmethod
-    def of(cls, sample: Sample) -> RecallPlace | None:
-        """Return the place that a sample of task=recall records; None for other tasks."""
+    def from_sample(cls, sample: Sample) -> RecallPosition | None:
+        """Return the position recorded in a task=recall sample; None for other tasks."""
         if sample.recall_kind is None or sample.recall_length is None:
             return None
         return cls(
@@ -51,12 +53,12 @@ class RecallPlace(NamedTuple):
             sample.recall_length,
             sample.recall_depth,
             sample.recall_text,
-            sample.recall_cluster_unit or _earlier_cluster_unit(sample),
+            sample.recall_cluster_unit or _infer_cluster_unit(sample),
         )
 
 
-class ToolPlace(NamedTuple):
-    """Where a question with functions belongs, and what came of it."""
+class ToolCase(NamedTuple):
+    """Category, context length and outcome of a question that offers tools."""
 
     category: str
     length: int  # up to which its context was filled, in tokens; 0: it was not
@@ -64,8 +66,7 @@ class ToolPlace(NamedTuple):
 
 
 class QuestionOutcome(NamedTuple):
-    """Whether a run solved a question, the hash of its prompt, and what else a comparison
-    counts."""
+    """Outcome of one question: whether it is solved, its prompt hash, and counts for comparison."""
 
     solved: bool
     prompt: str | None
@@ -74,66 +75,66 @@ class QuestionOutcome(NamedTuple):
     right: tuple[int, int] = (0, 0)
     number: float | None = None  # the value of a metric that is compared instead of the verdict
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
-    votes: Votes | None = None  # how several answers vote, where that is read
-    recall: RecallPlace | None = None  # of a question about a long text
-    tools: ToolPlace | None = None  # of a question that offers functions
+    votes: AnswerVotes | None = None  # how several answers vote, where that is read
+    recall: RecallPosition | None = None  # of a question about a long text
+    tools: ToolCase | None = None  # of a question that offers functions
 
     @classmethod
-    def of_number(cls, sample: Sample, number: float | None) -> QuestionOutcome:
-        """Return a sample's number, which is compared instead of its verdict."""
-        place = RecallPlace.of(sample)
-        return cls(False, sample.prompt_sha256, sample.cluster, number=number, recall=place)
+    def from_metric(cls, sample: Sample, metric_value: float | None) -> QuestionOutcome:
+        """Return an outcome that compares a metric value instead of the verdict."""
+        place = RecallPosition.from_sample(sample)
+        return cls(False, sample.prompt_sha256, sample.cluster, number=metric_value, recall=place)
 
     @classmethod
-    def of(cls, sample: Sample) -> QuestionOutcome:
-        """Return what a sample with a verdict says."""
+    def from_sample(cls, sample: Sample) -> QuestionOutcome:
+        """Return the outcome of a sample with a verdict."""
         tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
-            tools = ToolPlace(sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome))
+            tools = ToolCase(sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome))
             if sample.tool_function is None:  # of an earlier version, which knew no families
                 cluster = None
         return cls(
             sample.solved,
             sample.prompt_sha256,
             cluster,
-            sample.right_answers,
-            cut_off=sample.cut_off_answers,
-            recall=RecallPlace.of(sample),
+            sample.count_correct_answers,
+            cut_off=sample.num_cut_off_answers,
+            recall=RecallPosition.from_sample(sample),
             tools=tools,
         )
 
-    def if_cut_off(self, right: bool) -> QuestionOutcome:
-        """Return it with all answers that were cut off right, or wrong; of a vote, they decide
-        it."""
+    def with_cut_off_as(self, correct: bool) -> QuestionOutcome:
+        """Return the outcome with all cut-off answers counted as correct, or as wrong.
+
+        For a vote, they decide it.
+        """
         if not self.cut_off:
             return self
-        share = (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
-        return self._replace(solved=right, right=share)
+        share = (self.right[0] + self.cut_off * correct, self.right[1]) if self.right[1] else self.right
+        return self._replace(solved=correct, right=share)
 
     @property
     def cluster_unit(self) -> ClusterUnit | None:
-        """What its cluster is; None without a cluster, and of other tasks than recall."""
+        """Unit of the cluster; None without a cluster and for tasks other than recall."""
         return None if self.recall is None or self.cluster is None else self.recall.cluster_unit
 
     @property
     def is_clustered_by_text(self) -> bool:
-        """Whether its cluster is the haystack."""
+        """Whether the cluster is the haystack text."""
         return self.cluster_unit is ClusterUnit.text
 
     @property
-    def samples(self) -> int:
-        """How many answers there are."""
+    def num_answers(self) -> int:
         return self.right[1] or 1
 
     @property
-    def mean(self) -> float:
-        """The share of right answers: 0 or 1 for a single one."""
+    def accuracy(self) -> float:
+        """Fraction of correct answers: 0 or 1 for a single answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
-def _earlier_cluster_unit(sample: Sample) -> ClusterUnit:
-    """Return the cluster unit of a sample of an earlier version, which records only the cluster's
-    name."""
+def _infer_cluster_unit(sample: Sample) -> ClusterUnit:
+    """Infer the cluster unit of a sample of an earlier version, which has only the cluster's name."""
     is_text = sample.recall_text is not None and sample.cluster == f"text {sample.recall_text}"
     return ClusterUnit.text if is_text else ClusterUnit.question
 
@@ -143,8 +144,7 @@ Answers = dict[Question, QuestionOutcome]
 
 @dataclass(frozen=True)
 class QuestionCost:
-    """What one question cost, whether it was solved, and the share of its answers that are
-    right."""
+    """Tokens, verdict and accuracy of one question."""
 
     prompt: int
     new: int
@@ -158,7 +158,7 @@ Costs = dict[Question, QuestionCost]
 
 
 class TextScore(NamedTuple):
-    """A given text's log-likelihood under a run's model, with the hash of its prompt."""
+    """Log-likelihood of a document under a run's model, with its prompt hash."""
 
     text: tuple[str | None, str | None]
     prompt: str | None

@@ -1,9 +1,8 @@
-"""Selects the runs to compare: the newest of each job, those with given ids, those that pass a
-filter.
+"""Select runs to compare: the newest of each job, given ids, or runs that pass a filter.
 
---where takes KEY=VALUE[,KEY=VALUE], or an expression over config keys, metrics and ids, such as
-"quantization.name='nf4' and accuracy > 0.9". Its parser is our own: MLflow's filter knows neither `or` nor numbers in
-parameters.
+--where takes KEY=VALUE[,KEY=VALUE], or an expression over config keys, metrics and ids,
+such as "quantization.name='nf4' and accuracy > 0.9". It has its own parser: MLflow's filter
+supports neither `or` nor numbers in parameters.
 
     either     = both ("or" both)*
     both       = condition ("and" condition)*
@@ -19,10 +18,10 @@ import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
-from runner_base import ConfigError, unknown
+from runner_base import ConfigError, unknown_choice_message
 from runner_base.errors import Code
-from runner_compare.model.adapter_names import FORMAT, own_name
-from runner_compare.model.data import IDS, JOB_ID, Run, label
+from runner_compare.model.adapter_names import FORMAT, adapter_name
+from runner_compare.model.data import IDS, JOB_ID, Run, key_label
 from runner_compare.statistics import RATIOS
 
 # a token, or the unreadable rest
@@ -32,21 +31,20 @@ EXAMPLE = 'e.g. "quantization.name=\'nf4\' and accuracy > 0.9", "seed in (0, 1)"
 
 
 class NoMatch(ConfigError):
-    """No run has the wanted values; the message lists the values that runs have."""
+    """No run has the requested values. The message lists the available values."""
 
 
-def newest(runs: list[Run]) -> list[Run]:
-    """Return only the newest run of each job; the given runs are sorted newest first."""
+def newest_run_per_job(runs: list[Run]) -> list[Run]:
+    """Return the newest run of each job. The given runs are sorted newest first."""
     newest_by_job: dict[str, Run] = {}
     for run in runs:
         newest_by_job.setdefault(run.job_id, run)
     return list(newest_by_job.values())
 
 
-def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job or run ids, or the beginnings of ids; of a job, the newest
-    run."""
-    latest = newest(runs)
+def find_runs_by_id(ids: list[str], runs: list[Run], option: str) -> list[Run]:
+    """Return the runs with these job ids, run ids or id prefixes. A job stands for its newest run."""
+    latest = newest_run_per_job(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
         matching = [run for run in latest if run.job_id == text] or [
@@ -57,9 +55,9 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
             matching = matching or [run for run in runs if run.run_id.startswith(text)]
         if len(matching) != 1:
             known = [run.job_id for run in latest]
-            several = f"several runs begin with it: {listed(run.job_id for run in matching)}"
+            several = f"several runs begin with it: {join_distinct(run.job_id for run in matching)}"
             raise ConfigError(
-                several if matching else unknown("finished job or run", text, known),
+                several if matching else unknown_choice_message("finished job or run", text, known),
                 key=option,
                 value=text,
                 code="ambiguous" if matching else "unknown_choice",
@@ -73,13 +71,13 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
 
 
 def parse_keys(text: str, runs: list[Run], option: str) -> list[str]:
-    """Read KEY[,KEY]; a bare group name stands for group.name."""
+    """Parse KEY[,KEY]. A bare group name means group.name."""
     known = set().union(*(run.params for run in runs))
-    return list(dict.fromkeys(full_key(key.strip(), known, option, text) for key in text.split(",")))
+    return list(dict.fromkeys(resolve_key(key.strip(), known, option, text) for key in text.split(",")))
 
 
 def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
-    """Read KEY=VALUE[,KEY=VALUE]; a bare group name stands for group.name."""
+    """Parse KEY=VALUE[,KEY=VALUE]. A bare group name means group.name."""
     known = {JOB_ID}.union(*(run.params for run in runs))
     pairs = {}
     # a comma inside a value, as in [1,4], separates nothing
@@ -89,93 +87,93 @@ def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
             reason = "give KEY=VALUE, e.g. quantization=none"
             raise ConfigError(reason, key=option, value=text, code="bad_value")
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        pairs[full_key(key, known, option, text)] = value[1:-1] if quoted else value
+        pairs[resolve_key(key, known, option, text)] = value[1:-1] if quoted else value
     return pairs
 
 
-def full_key(key: str, known: set[str], option: str, text: str) -> str:
-    """Return the whole name of a config key: quantization stands for quantization.name."""
-    full = key if key in known else f"{key}.name"
-    if full not in known:
-        reason = unknown("config key", key, map(label, known))
+def resolve_key(key: str, known_keys: set[str], option: str, text: str) -> str:
+    """Return the full config key, e.g. quantization.name for quantization."""
+    full = key if key in known_keys else f"{key}.name"
+    if full not in known_keys:
+        reason = unknown_choice_message("config key", key, map(key_label, known_keys))
         raise ConfigError(reason, key=option, value=text, code="unknown_choice")
     return full
 
 
-def select(runs: list[Run], wanted: dict[str, str], option: str, text: str) -> list[Run]:
-    """Return the runs that have all wanted values; if none has, the error lists the values."""
-    return at_least_one([run for run in runs if matches(run, wanted)], runs, wanted, option, text)
-
-
-def at_least_one(
-    chosen: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
-) -> list[Run]:
-    """Return the chosen runs; if there are none, the error lists the values of these keys."""
-    if not chosen:
-        values_by_key = (
-            f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys)
-        )
-        reason = f"no finished run matches; {'; '.join(values_by_key)}"
-        raise NoMatch(reason, key=option, value=text, code="not_found")
-    return chosen
-
-
-def matches(run: Run, wanted: dict[str, str]) -> bool:
-    """Whether the run has all wanted values; numbers are compared as numbers, an adapter by its own
-    name, too."""
-    return all(
-        same(run.value(key), value) or (key == FORMAT and value == own_name(run))
-        for key, value in wanted.items()
+def filter_by_values(runs: list[Run], wanted_values: dict[str, str], option: str, text: str) -> list[Run]:
+    """Return the runs that have all wanted values. If none has, the error lists the values."""
+    return require_match(
+        [run for run in runs if has_values(run, wanted_values)], runs, wanted_values, option, text
     )
 
 
-def same(value: str | None, wanted: str) -> bool:
-    """Whether a value is the wanted one, as a text or as a number."""
-    return value == wanted or number(value) == number(wanted)
+def require_match(
+    selected: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
+) -> list[Run]:
+    """Return the selected runs. If there are none, the error lists the values of these keys."""
+    if not selected:
+        values_by_key = (
+            f"{key_label(key)} has {join_distinct(run.get_value(key) for run in runs)}"
+            for key in dict.fromkeys(keys)
+        )
+        reason = f"no finished run matches; {'; '.join(values_by_key)}"
+        raise NoMatch(reason, key=option, value=text, code="not_found")
+    return selected
 
 
-def number(text: str | None) -> float:
-    """Read a number; any other text is NaN, for which every comparison is false."""
+def has_values(run: Run, wanted_values: dict[str, str]) -> bool:
+    """Whether a run has all wanted values. Numbers compare as numbers, adapters also by name."""
+    return all(
+        equals_value(run.get_value(key), value) or (key == FORMAT and value == adapter_name(run))
+        for key, value in wanted_values.items()
+    )
+
+
+def equals_value(value: str | None, wanted_value: str) -> bool:
+    """Whether a value equals the wanted one, as text or as number."""
+    return value == wanted_value or parse_number(value) == parse_number(wanted_value)
+
+
+def parse_number(text: str | None) -> float:
+    """Parse a number. Other text becomes NaN, for which every comparison is false."""
     try:
         return math.nan if text is None else float(text)
     except ValueError:
         return math.nan
 
 
-def listed(values: Iterable[str | None], most: int = 12) -> str:
-    """Return the distinct values as a list in words, at most `most` of them."""
+def join_distinct(values: Iterable[str | None], max_values: int = 12) -> str:
+    """Join the distinct values, at most `max_values` of them."""
     distinct = sorted({value for value in values if value is not None})
-    rest = f" and {len(distinct) - most} more" if len(distinct) > most else ""
-    return (", ".join(distinct[:most]) or "no value in any run") + rest
+    rest = f" and {len(distinct) - max_values} more" if len(distinct) > max_values else ""
+    return (", ".join(distinct[:max_values]) or "no value in any run") + rest
 
 
-def where(runs: list[Run], text: str, option: str = "--where") -> list[Run]:
-    """Return the runs that pass one --where, in either form; if none does, the error lists the
-    values."""
+def filter_runs(runs: list[Run], text: str, option: str = "--where") -> list[Run]:
+    """Return the runs that pass one --where filter. If none does, the error lists the values."""
     if not EXPRESSION.search(text):
-        return select(runs, parse_pairs(text, runs, option), option, text)
-    expression = _Expression(text, runs, option)
-    passing_ids = expression.either()
+        return filter_by_values(runs, parse_pairs(text, runs, option), option, text)
+    expression = _FilterParser(text, runs, option)
+    passing_ids = expression.parse_or()
     if expression.tokens:
-        raise expression.expected("and, or, or the end")
+        raise expression.syntax_error("and, or, or the end")
     passing = [run for run in runs if run.run_id in passing_ids]
-    return at_least_one(passing, runs, expression.keys, option, text)
+    return require_match(passing, runs, expression.keys, option, text)
 
 
 OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
-    "=": same,
-    "==": same,
-    "!=": lambda value, wanted: not same(value, wanted),
-    "<": lambda value, limit: number(value) < number(limit),
-    "<=": lambda value, limit: number(value) <= number(limit),
-    ">": lambda value, limit: number(value) > number(limit),
-    ">=": lambda value, limit: number(value) >= number(limit),
+    "=": equals_value,
+    "==": equals_value,
+    "!=": lambda value, wanted: not equals_value(value, wanted),
+    "<": lambda value, limit: parse_number(value) < parse_number(limit),
+    "<=": lambda value, limit: parse_number(value) <= parse_number(limit),
+    ">": lambda value, limit: parse_number(value) > parse_number(limit),
+    ">=": lambda value, limit: parse_number(value) >= parse_number(limit),
 }
 
 
-class _Expression:
-    """Parses an expression from its tokens, the next one last; each rule returns the ids of the
-    runs that pass."""
+class _FilterParser:
+    """Recursive-descent parser of a filter. Each rule returns the ids of matching runs."""
 
     def __init__(self, text: str, runs: list[Run], option: str) -> None:
         self.runs, self.option, self.text = runs, option, text
@@ -183,94 +181,98 @@ class _Expression:
         self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in runs))
         tokens = TOKEN.findall(text.strip())
         if tokens and (unread := tokens[-1][1]):
-            raise self.refused(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
+            raise self.config_error(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
-    def either(self) -> set[str]:
-        passing_ids = self.both()
-        while self.takes("or"):
-            passing_ids |= self.both()
+    def parse_or(self) -> set[str]:
+        passing_ids = self.parse_and()
+        while self.accept_token("or"):
+            passing_ids |= self.parse_and()
         return passing_ids
 
-    def both(self) -> set[str]:
-        passing_ids = self.condition()
-        while self.takes("and"):
-            passing_ids &= self.condition()
+    def parse_and(self) -> set[str]:
+        passing_ids = self.parse_condition()
+        while self.accept_token("and"):
+            passing_ids &= self.parse_condition()
         return passing_ids
 
-    def condition(self) -> set[str]:
-        if self.takes("not"):
-            return {run.run_id for run in self.runs} - self.condition()
-        if self.takes("("):
-            passing_ids = self.either()
-            self.needs(")")
+    def parse_condition(self) -> set[str]:
+        if self.accept_token("not"):
+            return {run.run_id for run in self.runs} - self.parse_condition()
+        if self.accept_token("("):
+            passing_ids = self.parse_or()
+            self.require_token(")")
             return passing_ids
-        return self.comparison()
+        return self.parse_comparison()
 
-    def comparison(self) -> set[str]:
-        key = self.key()
-        negated = self.takes("not")
+    def parse_comparison(self) -> set[str]:
+        key = self.parse_key()
+        negated = self.accept_token("not")
         if negated:
-            self.needs("in")
-        if negated or self.takes("in"):
-            wanted = self.values()
-            return self.passing(key, lambda value: any(same(value, choice) for choice in wanted) != negated)
-        sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
-        text = self.value()
-        if sign[0] in "<>" and math.isnan(number(text)):
-            raise self.refused(f"{key} {sign} {text}: give a number")
-        return self.passing(key, lambda value: OPERATORS[sign](value, text))
+            self.require_token("in")
+        if negated or self.accept_token("in"):
+            wanted = self.parse_values()
+            return self.matching_ids(
+                key, lambda value: any(equals_value(value, choice) for choice in wanted) != negated
+            )
+        sign = self.parse_word("an operator: = != < <= > >= in", allowed=OPERATORS)
+        text = self.parse_value()
+        if sign[0] in "<>" and math.isnan(parse_number(text)):
+            raise self.config_error(f"{key} {sign} {text}: give a number")
+        return self.matching_ids(key, lambda value: OPERATORS[sign](value, text))
 
-    def passing(self, key: str, test: Callable[[str | None], bool]) -> set[str]:
-        return {run.run_id for run in self.runs if test(run.value(key))}
+    def matching_ids(self, key: str, test: Callable[[str | None], bool]) -> set[str]:
+        return {run.run_id for run in self.runs if test(run.get_value(key))}
 
-    def key(self) -> str:
-        word = self.word("a key")
+    def parse_key(self) -> str:
+        word = self.parse_word("a key")
         # as MLflow's own filter writes them
         bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)
         full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
         if full is None:
-            names = [label(key) for key in self.known if "/" not in key]
-            raise self.refused(unknown("config key or metric", word, names), "unknown_choice")
+            names = [key_label(key) for key in self.known if "/" not in key]
+            raise self.config_error(
+                unknown_choice_message("config key or metric", word, names), "unknown_choice"
+            )
         self.keys.append(full)
         return full
 
-    def values(self) -> list[str]:
-        self.needs("(")
-        values = [self.value()]
-        while self.takes(","):
-            values.append(self.value())
-        self.needs(")")
+    def parse_values(self) -> list[str]:
+        self.require_token("(")
+        values = [self.parse_value()]
+        while self.accept_token(","):
+            values.append(self.parse_value())
+        self.require_token(")")
         return values
 
-    def value(self) -> str:
-        word = self.word("a value")
+    def parse_value(self) -> str:
+        word = self.parse_word("a value")
         return word[1:-1] if word[0] in "'\"" else word
 
-    def word(self, what: str, among: Container[str] | None = None) -> str:
-        if self.next in ("", "(", ")", ",") or (among is not None and self.next not in among):
-            raise self.expected(what)
+    def parse_word(self, expected_kind: str, allowed: Container[str] | None = None) -> str:
+        if self.next_token in ("", "(", ")", ",") or (allowed is not None and self.next_token not in allowed):
+            raise self.syntax_error(expected_kind)
         return self.tokens.pop()
 
-    def takes(self, token: str) -> bool:
-        is_next = self.next.lower() == token
+    def accept_token(self, token: str) -> bool:
+        is_next = self.next_token.lower() == token
         if is_next:
             self.tokens.pop()
         return is_next
 
-    def needs(self, token: str) -> None:
-        if not self.takes(token):
-            raise self.expected(token)
+    def require_token(self, token: str) -> None:
+        if not self.accept_token(token):
+            raise self.syntax_error(token)
 
-    def expected(self, what: str) -> ConfigError:
-        actual = repr(self.next) if self.tokens else "the end"
-        return self.refused(f"expected {what}, found {actual}; {EXAMPLE}")
+    def syntax_error(self, expected_kind: str) -> ConfigError:
+        actual = repr(self.next_token) if self.tokens else "the end"
+        return self.config_error(f"expected {expected_kind}, found {actual}; {EXAMPLE}")
 
-    def refused(self, reason: str, code: Code = "bad_value") -> ConfigError:
+    def config_error(self, reason: str, code: Code = "bad_value") -> ConfigError:
         return ConfigError(reason, key=self.option, value=self.text, code=code)
 
     @property
-    def next(self) -> str:
+    def next_token(self) -> str:
         return self.tokens[-1] if self.tokens else ""
 
 
@@ -283,9 +285,11 @@ MARGIN_UNITS = {
 }
 
 
-def parse_margins(texts: Sequence[str], option: str = "--margin", name: str = "") -> dict[str, float]:
-    """Read --margin: `2` is 2 points of accuracy, `0.01nats` of likelihood, `5%` of speed or
-    memory; by measure. `name` stands before the number in what the user has written."""
+def parse_margins(texts: Sequence[str], option: str = "--margin", prefix: str = "") -> dict[str, float]:
+    """Parse --margin by measure: `2` points of accuracy, `0.01nats` of likelihood, `5%` of speed.
+
+    `5%` also applies to memory. `prefix` precedes the number in the user's input.
+    """
     margins: dict[str, float] = {}
     for text in texts:
         measure = next(name for name, (end, _, _) in MARGIN_UNITS.items() if text.endswith(end))
@@ -299,14 +303,14 @@ def parse_margins(texts: Sequence[str], option: str = "--margin", name: str = ""
                 "must be a number of percentage points between 0 and 100 (2), "
                 "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)",
                 key=option,
-                value=f"{name}{text}",
+                value=f"{prefix}{text}",
                 code="bad_value",
             )
         if measure in margins:
             raise ConfigError(
                 "there is another margin for the same measure: give one",
                 key=option,
-                value=f"{name}{text}",
+                value=f"{prefix}{text}",
                 code="conflict",
             )
         margins[measure] = value / unit

@@ -1,5 +1,6 @@
-"""Makes a table of runs: pools them by --by, compares each row with its baseline, marks the front,
-sorts the rows."""
+"""Build a comparison table: pool runs, compare each with its baseline, mark the Pareto front,
+sort.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +10,24 @@ from itertools import islice
 
 from runner_base import ConfigError, Progress
 from runner_base.notes import Note, note
-from runner_compare.features.front.compute import mark_front
-from runner_compare.features.registry import every_section
+from runner_compare.features.front.compute import mark_pareto_front
+from runner_compare.features.registry import load_sections
 from runner_compare.features.seeds.compute import (
-    row_of,
-    rows_over_seeds,
+    common_params,
+    find_pooled_run,
+    merge_runs,
+    pool_over_seeds,
+    remove_seed_key,
     rows_with_seeds,
-    shared_values,
-    together,
-    without_seed,
 )
-from runner_compare.model.adapter_names import FORMAT, MERGING, name_adapters, own_name
+from runner_compare.model.adapter_names import FORMAT, MERGING, adapter_name, replace_adapter_keys
 from runner_compare.model.baselines import (
-    both_values,
-    differing_ignored,
     find_baseline,
-    is_ignored,
-    named_groups,
-    scoring,
+    format_key_differences,
+    groups_with_choice,
+    ignored_differences_note,
+    is_ignored_key,
+    scoring_method,
 )
 from runner_compare.model.data import (
     JOB_ID,
@@ -36,24 +37,20 @@ from runner_compare.model.data import (
     Run,
     Table,
     TableRow,
-    group,
-    label,
-    natural,
+    config_group,
+    key_label,
+    natural_sort_key,
 )
 from runner_compare.model.key_rules import KeyRules, distinguishing_keys
-from runner_compare.model.noise_floor import beside_noise, repeats_among
-from runner_compare.model.quantized_share import beside_reach
-from runner_compare.model.selection import listed, matches
+from runner_compare.model.noise_floor import add_noise_notes, find_repeat_ids
+from runner_compare.model.quantization_coverage import add_coverage_notes
+from runner_compare.model.selection import has_values, join_distinct
 from runner_compare.reader import Reader
 from runner_compare.section import NamesRuns
-from runner_compare.statistics import Compared, Method, judge
-from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
-from runner_compare.statistics.floor_effects import (
-    what_tells_more,
-    why_more_would_not_decide,
-    why_no_evidence,
-)
-from runner_compare.ways import Asked, compare, noting
+from runner_compare.statistics import Method, RunComparison, decide_all
+from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics, accuracy_metrics
+from runner_compare.statistics.floor_effects import all_solved_note, cut_off_note, no_evidence_notes
+from runner_compare.ways import PairingOptions, compare_runs, with_notes
 
 # they say which questions were asked
 QUESTION_KEYS = (
@@ -69,7 +66,7 @@ QUESTION_KEYS = (
 
 @dataclass
 class ComparisonOptions:
-    """Which runs are compared with which baseline, and how."""
+    """Options that select the baseline and control how runs are compared."""
 
     baseline: dict[str, str] = field(default_factory=dict)
     # the keys that define a row; empty: all that differ
@@ -84,228 +81,243 @@ class ComparisonOptions:
     ignore: Sequence[str] = ()  # keys in which a run may differ from its baseline
 
 
-def tabulate(runs: list[Run], choice: ComparisonOptions, reader: Reader) -> Table:
-    """Return one task's table, with comparisons if there is a baseline."""
-    if choice.by or choice.baseline or choice.base:
-        reader.fetch(runs)
-    runs, base = _one_run_a_row(runs, choice, reader)
-    choice = replace(choice, base=base)
-    varying = _varying_keys(runs, choice, reader.key_rules)
-    table = _table_of(runs, varying, choice, reader.key_rules)
-    if choice.baseline or choice.base:
-        table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
-        _compare_rows(table, varying, choice, reader)
+def build_table(runs: list[Run], options: ComparisonOptions, reader: Reader) -> Table:
+    """Build the table of one task, with comparisons if there is a baseline."""
+    if options.by or options.baseline or options.base:
+        reader.fetch_files(runs)
+    runs, base = _pool_runs_into_rows(runs, options, reader)
+    options = replace(options, base=base)
+    varying = _varying_keys(runs, options, reader.key_rules)
+    table = _create_table(runs, varying, options, reader.key_rules)
+    if options.baseline or options.base:
+        table.baseline = options.baseline or {JOB_ID: options.base.job_id if options.base else ""}
+        _compare_rows(table, varying, options, reader)
     if not rows_with_seeds(table):  # the front counts questions only
-        mark_front(table, reader, choice.tolerance, choice.margins)
-    arrange(table)
-    for section in every_section():
-        section.add(table, reader)
+        mark_pareto_front(table, reader, options.tolerance, options.margins)
+    sort_rows(table)
+    for section in load_sections():
+        section.compute(table, reader)
     return table
 
 
-def _one_run_a_row(
-    runs: list[Run], choice: ComparisonOptions, reader: Reader
+def _pool_runs_into_rows(
+    runs: list[Run], options: ComparisonOptions, reader: Reader
 ) -> tuple[list[Run], Run | None]:
-    """Join the runs that are one row, by --by or over their seeds; return them, and the baseline if
-    it is one of them."""
-    if choice.by and any(run.score for run in runs):
-        runs = pool(runs, choice.by, reader)
-    if not choice.seeds or not all(run.score for run in runs):
-        return runs, choice.base
+    """Pool the runs that form one row, by --by or across seeds.
+
+    Returns the pooled runs, and the baseline if it is one of them.
+    """
+    if options.by and any(run.correct_and_total for run in runs):
+        runs = pool_runs(runs, options.by, reader)
+    if not options.seeds or not all(run.correct_and_total for run in runs):
+        return runs, options.base
     differing = reader.key_rules.differing_keys([run.params for run in runs])
-    runs = rows_over_seeds(runs, without_seed(differing), reader)
-    return runs, row_of(choice.base, runs)
+    runs = pool_over_seeds(runs, remove_seed_key(differing), reader)
+    return runs, find_pooled_run(options.base, runs)
 
 
-def _varying_keys(runs: list[Run], choice: ComparisonOptions, rules: KeyRules) -> list[str]:
-    """Return the keys in which rows differ: those of --by, or all in which their configs do."""
-    varying = choice.by or rules.differing_keys([run.params for run in runs])
-    varying = without_seed(varying) if choice.seeds else varying
+def _varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRules) -> list[str]:
+    """Return the keys in which rows differ: those of --by, else all differing config keys."""
+    varying = options.by or rules.differing_keys([run.params for run in runs])
+    varying = remove_seed_key(varying) if options.seeds else varying
     if not any(TEAM in run.params for run in runs):
         return varying
     # the name of a team stands for the keys of its graph
-    naming = [section for section in every_section() if isinstance(section, NamesRuns)]
-    return [key for key in varying if not any(section.stands_for(key) for section in naming)]
+    naming = [section for section in load_sections() if isinstance(section, NamesRuns)]
+    return [key for key in varying if not any(section.replaces_key(key) for section in naming)]
 
 
-def _table_of(runs: list[Run], varying: list[str], choice: ComparisonOptions, rules: KeyRules) -> Table:
-    """Return the table of these rows, in which nothing is compared yet."""
+def _create_table(runs: list[Run], varying: list[str], options: ComparisonOptions, rules: KeyRules) -> Table:
+    """Create the table of these runs, without comparisons."""
     configs = [run.params for run in runs]
-    keys = choice.by or distinguishing_keys(varying, configs)
+    keys = options.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
         TableRow(
             run,
-            {key: run.value(key) for key in keys},
-            panel=tuple(f"{label(key)}={run.value(key)}" for key in question_keys),
+            {key: run.get_value(key) for key in keys},
+            panel=tuple(f"{key_label(key)}={run.get_value(key)}" for key in question_keys),
         )
         for run in runs
     ]
-    keys = keys if choice.by else name_adapters(keys, rows)
-    shared = shared_values(configs)
+    keys = keys if options.by else replace_adapter_keys(keys, rows)
+    shared = common_params(configs)
     common = {key: shared[key] for key in rules.meaningful_keys(configs) if key in shared}
     return Table(runs[0].task, keys, rows, common=common)
 
 
-def _compare_rows(table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader) -> None:
-    """Find the baseline of each row, compare the two, and judge all comparisons together."""
+def _compare_rows(table: Table, varying: list[str], options: ComparisonOptions, reader: Reader) -> None:
+    """Find each row's baseline, compare both, and decide all comparisons together."""
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
-    candidates = [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
+    candidates = (
+        [options.base] if options.base else [run for run in all_runs if has_values(run, options.baseline)]
+    )
     # the baseline's own repeats show its noise, and are nobody's baseline
-    repeats = repeats_among(candidates, choice.baseline)
+    repeats = find_repeat_ids(candidates, options.baseline)
     candidates = [run for run in candidates if run.run_id not in repeats]
     for run in candidates:
         rows[run.run_id].is_baseline = True
     for run_id in repeats:
         rows[run_id].is_repeat = True
-    varying = [key for key in varying if key != REPEAT and not is_ignored(key, choice.ignore)]
-    compared: dict[str, list[Compared]] = {}
+    varying = [key for key in varying if key != REPEAT and not is_ignored_key(key, options.ignore)]
+    compared: dict[str, list[RunComparison]] = {}
     with Progress(len(rows), "comparing") as bar:
         for row in table.rows:
             bar.advance(1)
             if row.is_baseline:
                 continue
             try:
-                base = choice.base or find_baseline(row.run, candidates, choice.baseline, varying)
+                base = options.base or find_baseline(row.run, candidates, options.baseline, varying)
                 row.baseline = rows[base.run_id]
-                compared[row.run.run_id] = compared_with(row.run, base, choice, reader)
+                compared[row.run.run_id] = compare_with_baseline(row.run, base, options, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    _judge_rows(table.rows, compared, choice)
-    beside_noise(table.rows, reader)
-    beside_reach(table)
+    _decide_rows(table.rows, compared, options)
+    add_noise_notes(table.rows, reader)
+    add_coverage_notes(table)
 
 
-def _judge_rows(rows: list[TableRow], compared: dict[str, list[Compared]], choice: ComparisonOptions) -> None:
-    """Give each row what is decided about it, by the id of its run."""
+def _decide_rows(
+    rows: list[TableRow], compared: dict[str, list[RunComparison]], options: ComparisonOptions
+) -> None:
+    """Set the decision of each row whose run was compared. Repeats of a baseline are decided
+    separately.
+    """
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
-    left = iter(judge(of_table, choice.margins, choice.metrics))
+    left = iter(decide_all(of_table, options.margins, options.metrics))
     for row in settings:
         row.effects = list(islice(left, len(compared[row.run.run_id])))
     for row in rows:
         if row.is_repeat:  # each is judged by itself
-            row.effects = judge(compared.get(row.run.run_id, []))
+            row.effects = decide_all(compared.get(row.run.run_id, []))
 
 
-def with_floor(compared: Compared, run: Run, base: Run) -> Compared:
-    """Add what equal verdicts leave open, by the accuracies that are compared: those of votes only
-    where bets are."""
+def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunComparison:
+    """Add the accuracies of both sides to a comparison, for what equal verdicts leave undecided.
+
+    Accuracies of votes are added only to sequential tests.
+    """
     sides = [run, base]
     if compared.effect.method is Method.sequential:
-        scores = [side.score or (0, 0) for side in sides]
+        scores = [side.correct_and_total or (0, 0) for side in sides]
         accuracies = [correct / n if n else None for correct, n in scores]
     else:
-        accuracies = [side.interval[0] if side.interval else None for side in sides]
-    reason = why_no_evidence([side.metrics for side in sides], accuracies)
+        accuracies = [side.accuracy_interval[0] if side.accuracy_interval else None for side in sides]
+    reason = no_evidence_notes([side.metrics for side in sides], accuracies)
     if reason and compared.unplanned:  # most answers were cut off, which says more
         reason = compared.unplanned, note("larger_limit")
     return replace(
         compared,
         unplanned=reason[0] if reason else compared.unplanned,
-        tells_more=what_tells_more(accuracies),
+        tells_more=all_solved_note(accuracies),
         no_evidence=note("no_evidence", why=reason[0], fix=reason[1]) if reason else None,
-        baseline_low=base.interval[1] if base.interval and base.number is None else None,
+        baseline_low=base.accuracy_interval[1] if base.accuracy_interval and base.number is None else None,
     )
 
 
-def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader) -> list[Compared]:
-    """Compare a run with its baseline, and note what else a reader of the comparison has to
-    know."""
-    compared_keys = [*choice.baseline, *choice.by]
-    if choice.base:
+def compare_with_baseline(
+    run: Run, base: Run, options: ComparisonOptions, reader: Reader
+) -> list[RunComparison]:
+    """Compare a run with its baseline and attach notes for the reader."""
+    compared_keys = [*options.baseline, *options.by]
+    if options.base:
         compared_keys = reader.key_rules.differing_keys([run.params, base.params])
-    other_differences = also_differ(run, base, choice, reader.key_rules) if choice.by else None
+    other_differences = other_differences_note(run, base, options, reader.key_rules) if options.by else None
     sides = [run, base]
-    why = why_more_would_not_decide([side.metrics for side in sides])
+    why = cut_off_note([side.metrics for side in sides])
     noted = []
-    for compared in compare(run, base, reader, Asked(compared_keys, choice.unpaired)):
+    for compared in compare_runs(run, base, reader, PairingOptions(compared_keys, options.unpaired)):
         if compared.effect.is_ratio:
             noted.append(compared)
             continue
-        ignored = differing_ignored(run, base, choice.ignore, reader.key_rules)
-        remarked = noting(compared, other_differences, ignored, reader.remark(run, base))
-        noted.append(with_floor(replace(remarked, unplanned=why), run, base))
+        ignored = ignored_differences_note(run, base, options.ignore, reader.key_rules)
+        remarked = with_notes(compared, other_differences, ignored, reader.comparison_note(run, base))
+        noted.append(add_accuracies(replace(remarked, unplanned=why), run, base))
     return noted
 
 
-def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules) -> Note | None:
-    """Say in which keys two configurations differ besides the keys of --by."""
-    named = {*choice.by, *choice.baseline}
-    chosen = named_groups(named)
+def other_differences_note(run: Run, base: Run, options: ComparisonOptions, rules: KeyRules) -> Note | None:
+    """Return a note about keys, besides those of --by, in which two runs differ."""
+    named = {*options.by, *options.baseline}
+    chosen = groups_with_choice(named)
     keys = rules.differing_keys([run.params, base.params])
-    keys = [key for key in keys if key not in named and group(key) not in chosen]
-    return note("also_differ", settings=both_values(run, base, keys)) if keys else None
+    keys = [key for key in keys if key not in named and config_group(key) not in chosen]
+    return note("also_differ", settings=format_key_differences(run, base, keys)) if keys else None
 
 
-def arrange(table: Table) -> None:
-    """Put each baseline right above the rows that are compared with it."""
-    inner = named_groups(table.baseline)
+def sort_rows(table: Table) -> None:
+    """Sort the rows so that each baseline precedes the rows compared with it."""
+    inner = groups_with_choice(table.baseline)
     # one run that all others are compared with comes first
     baseline_is_one_run = JOB_ID in table.baseline
     outer = [
         key
         for key in table.keys
-        if not baseline_is_one_run and key not in (*table.baseline, REPEAT) and group(key) not in inner
+        if not baseline_is_one_run and key not in (*table.baseline, REPEAT) and config_group(key) not in inner
     ]
 
     # an adapter unmerged and the same one merged have two names, and one of them is the baseline
     names_merging = not {*MERGING}.isdisjoint(table.baseline)
 
-    def outer_value(row: TableRow, key: str) -> str | None:
-        return own_name(row.run) if key == FORMAT and names_merging else row.config[key]
+    def config_value(row: TableRow, key: str) -> str | None:
+        return adapter_name(row.run) if key == FORMAT and names_merging else row.config[key]
 
     def sort_key(row: TableRow) -> tuple[object, ...]:
-        outer_values = [natural(outer_value(row, key)) for key in outer]
+        outer_values = [natural_sort_key(config_value(row, key)) for key in outer]
         return (
             outer_values,
             not row.is_baseline,
             not row.is_repeat,
-            [natural(row.config[key]) for key in table.keys],
+            [natural_sort_key(row.config[key]) for key in table.keys],
             row.run.job_id,
         )
 
     table.rows.sort(key=sort_key)
 
 
-def pool(runs: list[Run], by: list[str], reader: Reader) -> list[Run]:
-    """Pool the runs that agree in these keys; ConfigError if two of them answered the same
-    question."""
+def pool_runs(runs: list[Run], keys: list[str], reader: Reader) -> list[Run]:
+    """Pool runs that agree in these keys. Raises ConfigError if two answered the same question."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
-    return [_pooled(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
+        groups.setdefault(tuple(run.get_value(key) for key in keys), []).append(run)
+    return [
+        _pool_members(members, keys, reader) if len(members) > 1 else members[0]
+        for members in groups.values()
+    ]
 
 
-def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
+def _pool_members(members: list[Run], by: list[str], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
-    names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
+    names = ", ".join(f"{key_label(key)}={members[0].get_value(key)}" for key in by)
     differing = reader.key_rules.differing_keys([run.params for run in members])
-    differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
-    option, where = ",".join(map(label, by)), f"the {len(members)} runs of {names}"
-    if len({scoring(run) for run in members}) > 1:
+    differences = "; ".join(
+        f"{key_label(key)}: {join_distinct(run.get_value(key) for run in members)}" for key in differing
+    )
+    option, where = ",".join(map(key_label, by)), f"the {len(members)} runs of {names}"
+    if len({scoring_method(run) for run in members}) > 1:
         raise ConfigError(
             f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})",
             key="--by",
             value=option,
             code="mismatch",
         )
-    if not all(run.score for run in members):
+    if not all(run.correct_and_total for run in members):
         raise ConfigError(
             f"{where} cannot be pooled: not all of them counted right answers",
             key="--by",
             value=option,
             code="unsupported",
         )
-    whole = together(members)
+    whole = merge_runs(members)
     try:
-        answers = reader.of(whole)
+        answers = reader.load_answers(whole)
     except NotPaired as reason:
         raise ConfigError(
             f"{where} cannot be pooled: {reason}", key="--by", value=option, code="mismatch"
         ) from reason
-    if whole.score and len(answers) < whole.score[1]:
+    if whole.correct_and_total and len(answers) < whole.correct_and_total[1]:
         raise ConfigError(
             f"{where} answered the same questions more than once ({differences or 'nothing differs'}): name those keys "
             "in --by, too, or choose one value with --where",
@@ -315,11 +327,11 @@ def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
         )
     if answers:
         families, counts = zip(
-            *((answer.cluster, answer.samples) for answer in answers.values()), strict=True
+            *((answer.cluster, answer.num_answers) for answer in answers.values()), strict=True
         )
-        whole.metrics |= accuracy_figures([answer.mean for answer in answers.values()], families, counts)
+        whole.metrics |= accuracy_metrics([answer.accuracy for answer in answers.values()], families, counts)
         at_worst, at_best = (
-            [answer.if_cut_off(right).mean for answer in answers.values()] for right in (False, True)
+            [answer.with_cut_off_as(right).accuracy for answer in answers.values()] for right in (False, True)
         )
-        whole.metrics |= bounds_of_accuracy(at_worst, at_best, families, counts)
+        whole.metrics |= accuracy_bound_metrics(at_worst, at_best, families, counts)
     return whole

@@ -1,24 +1,32 @@
-"""What other tools have written, read as runs. These names are what the reader of a tool needs.
+"""Readers of other tools' results, which return them as runs.
 
-A reader is a module of this folder for one tool, which it does not import; `tools.py` lists it. It
-has `recognises(path, outline)`, whether a file is the tool's, and `read(path, raw, cluster)`, which
-returns the runs in it.
+Each reader is a module of this folder for one tool, which it does not import; `tools.py`
+lists it. It has `can_read_file(path, outline)`, whether a file is the tool's, and `read(path,
+raw, cluster)`, which returns the runs in it.
 """
 
-from runner_compare.metrics import Better
-from runner_compare.readers.files import MIB, changed, file_name, in_words, lines_of, read_bytes, read_parquet
-from runner_compare.readers.several_answers import joined, votes_of
-from runner_compare.readers.shapes import (
+from runner_compare.metrics import BetterDirection
+from runner_compare.readers.files import (
+    MIB,
+    format_time,
+    iter_lines,
+    modification_time,
+    read_bytes,
+    read_parquet,
+    validate_file_name,
+)
+from runner_compare.readers.json_schemas import (
     ANYTHING,
     LIST,
     NULL,
     OBJECT,
     Count,
+    JsonOutline,
     Measured,
-    Outline,
     Parser,
-    checked,
+    convert_checked,
 )
+from runner_compare.readers.several_answers import count_votes, join_answers
 from runner_compare.readers.tool_run import (
     LONGEST_TEXT,
     METRIC,
@@ -26,12 +34,12 @@ from runner_compare.readers.tool_run import (
     ToolFile,
     ToolRun,
     ToolSample,
-    as_number,
-    check_mean,
-    check_samples_differ,
-    family_of,
-    params_of,
-    text_of,
+    check_reported_mean,
+    check_unique_samples,
+    find_cluster,
+    flatten_params,
+    to_finite_number,
+    to_param_text,
 )
 
 __all__ = [  # noqa: RUF022 - by what they are for
@@ -42,16 +50,16 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "SampleTexts",  # what is shown of a sample, where its texts are read again
     "METRIC",  # the setting that names what samples were scored by
     "LONGEST_TEXT",  # how many characters of an answer are kept: its end
-    "Better",  # the direction of a run's numbers
-    "params_of",  # an object's values as settings of a group
-    "text_of",  # a value as the text of a setting
-    "family_of",  # the family of questions that --cluster names
-    "joined",  # each sample once, of several answers to it
-    "votes_of",  # how several answers to a sample vote
+    "BetterDirection",  # the direction of a run's numbers
+    "flatten_params",  # an object's values as settings of a group
+    "to_param_text",  # a value as the text of a setting
+    "find_cluster",  # the family of questions that --cluster names
+    "join_answers",  # each sample once, of several answers to it
+    "count_votes",  # how several answers to a sample vote
     # what a file holds, as classes of msgspec
-    "Outline",  # the names of the fields of a file, from which it is recognised
+    "JsonOutline",  # the names of the fields of a file, from which it is recognised
     "Parser",  # reads JSON of one shape; a DataError names file and key
-    "checked",  # the same for what was read from another kind of file
+    "convert_checked",  # the same for what was read from another kind of file
     "Count",  # the type of a whole number from 0 on
     "Measured",  # the type of a number above 0
     "ANYTHING",  # the parser of any JSON
@@ -60,14 +68,14 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "NULL",  # the text of a field that is empty
     # files, which somebody else has written
     "read_bytes",  # a file's content, up to a limit
-    "lines_of",  # a file's lines, each with its number for messages
+    "iter_lines",  # a file's lines, each with its number for messages
     "read_parquet",  # the rows of a parquet file
-    "file_name",  # what another file calls a file
-    "changed",  # when a file was changed, where a tool writes no time
-    "in_words",  # a time as runs have it
+    "validate_file_name",  # what another file calls a file
+    "modification_time",  # when a file was changed, where a tool writes no time
+    "format_time",  # a time as runs have it
     "MIB",  # bytes
     # what cannot be right is a DataError
-    "check_samples_differ",  # no sample stands there twice, and there is one
-    "check_mean",  # a mean is the one that was written
-    "as_number",  # a value as a number; None if it is none
+    "check_unique_samples",  # no sample stands there twice, and there is one
+    "check_reported_mean",  # a mean is the one that was written
+    "to_finite_number",  # a value as a number; None if it is none
 ]

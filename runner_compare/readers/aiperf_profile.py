@@ -1,4 +1,4 @@
-"""Reads what `aiperf profile` writes: `profile_export_aiperf.json`."""
+"""Reader of `profile_export_aiperf.json`, the output of `aiperf profile`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers import Measured, Outline, Parser, ToolFile, ToolRun, params_of
+from runner_compare.readers import JsonOutline, Measured, Parser, ToolFile, ToolRun, flatten_params
 
 TOOL = "AIPerf"
 OF_PHASE = ("type", "concurrency", "rate", "requests", "duration")
 
 
 class Ending(msgspec.Struct):
-    """How a profile ended; one that did not end well lacks other fields."""
+    """Fields that show whether a profile completed. A failed profile lacks other fields."""
 
     error_summary: list[Any] | None = None
     was_cancelled: bool | None = None
@@ -23,41 +23,31 @@ class Ending(msgspec.Struct):
 
 
 class Model(msgspec.Struct):
-    """A model that was asked."""
-
     name: str
 
 
 class Models(msgspec.Struct):
-    """The models that were asked."""
-
     items: list[Model]
 
 
 class Endpoint(msgspec.Struct):
-    """How they were asked."""
-
     type: Any = None
     streaming: Any = None
 
 
 class Prompts(msgspec.Struct):
-    """The lengths of prompts and answers: a number, or an object with a mean."""
+    """Prompt and answer lengths in tokens: a number, or an object with a mean."""
 
     isl: Any = None
     osl: Any = None
 
 
 class DataSet(msgspec.Struct):
-    """What they were asked."""
-
     type: Any = None
     prompts: Prompts | None = None
 
 
 class Phase(msgspec.Struct):
-    """A phase of the profile."""
-
     exclude_from_results: Any = None
     type: Any = None
     concurrency: Any = None
@@ -67,8 +57,6 @@ class Phase(msgspec.Struct):
 
 
 class Inputs(msgspec.Struct):
-    """The settings."""
-
     models: Models
     endpoint: Endpoint
     datasets: list[DataSet] | None = None
@@ -76,20 +64,14 @@ class Inputs(msgspec.Struct):
 
 
 class Average(msgspec.Struct):
-    """A figure of which the mean counts."""
-
     avg: Measured
 
 
 class Median(msgspec.Struct):
-    """A figure of which the median counts."""
-
     p50: Measured
 
 
 class Profile(msgspec.Struct):
-    """What is read of a profile."""
-
     aiperf_version: Any
     input_config: Inputs
     start_time: str
@@ -101,15 +83,15 @@ ENDING: Parser[Ending] = Parser(Ending)
 PROFILE: Parser[Profile] = Parser(Profile)
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
-    """Whether a file is a profile of AIPerf."""
-    return outline.has("aiperf_version", "input_config", "request_throughput")
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
+    """Whether a file is an AIPerf profile."""
+    return outline.has_fields("aiperf_version", "input_config", "request_throughput")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the run in a file."""
+    """Return the run in a profile. Raises DataError if the profile failed or was cancelled."""
     where = str(path)
-    ending = ENDING.read(raw, where)
+    ending = ENDING.parse(raw, where)
     failed = ending.error_summary or []
     if ending.was_cancelled or not ending.is_complete or failed:
         count = f": {len(failed)} kinds of errors" if failed else ""
@@ -118,16 +100,16 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             key=where,
             code="damaged",
         )
-    profile = PROFILE.read(raw, where)
+    profile = PROFILE.parse(raw, where)
     config = profile.input_config
     data = config.datasets[0] if config.datasets else None
     phase = next((phase for phase in config.phases or () if not phase.exclude_from_results), Phase())
     params = {
         "model.name": " ".join(model.name for model in config.models.items),
         "backend.name": TOOL,
-        **params_of("backend", {"type": config.endpoint.type, "streaming": config.endpoint.streaming}),
-        **params_of("task", {key: getattr(phase, key) for key in OF_PHASE}),
-        **params_of("data", _settings(data) if data else None),
+        **flatten_params("backend", {"type": config.endpoint.type, "streaming": config.endpoint.streaming}),
+        **flatten_params("task", {key: getattr(phase, key) for key in OF_PHASE}),
+        **flatten_params("data", _dataset_settings(data) if data else None),
     }
     repeats = {"output_tok_per_s": [profile.output_token_throughput.avg]}
     if profile.time_to_first_token:
@@ -136,10 +118,10 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     return ToolFile([ToolRun(TOOL, path, TOOL, profile.start_time, params, repeats=repeats, facts=facts)])
 
 
-def _settings(data: DataSet) -> dict[str, Any]:
+def _dataset_settings(data: DataSet) -> dict[str, Any]:
     prompts = data.prompts or Prompts()
-    return {"type": data.type, "isl": _mean(prompts.isl), "osl": _mean(prompts.osl)}
+    return {"type": data.type, "isl": _mean_length(prompts.isl), "osl": _mean_length(prompts.osl)}
 
 
-def _mean(length: Any) -> Any:
+def _mean_length(length: Any) -> Any:
     return length.get("mean") if isinstance(length, dict) else length

@@ -1,8 +1,6 @@
-"""Reads a zip archive that somebody else has written: one file after another, into memory, never to
-disk.
+"""Read files of an untrusted zip archive into memory, one at a time, never to disk.
 
-The archive is opened once, so that a hundred thousand files take a hundred thousand times as long
-as one.
+The archive is opened once, so that reading a hundred thousand files takes linear time.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from runner_base import DataError, one_line
+from runner_base import DataError, to_one_line
 from runner_compare.readers import MIB
 
 MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked
@@ -30,13 +28,13 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and o
 
 
 class Archive:
-    """An open zip archive, whose files are read one at a time: `with Archive(path) as archive`."""
+    """An open zip archive: `with Archive(path) as archive`. Files are read one at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
             raise DataError("this is not a file", key=path, code="unreadable")
-        with ExitStack() as opened, self._readable():
+        with ExitStack() as opened, self._zip_errors_as_data_error():
             self._raw = opened.enter_context(path.open("rb"))
             self._zip = opened.enter_context(zipfile.ZipFile(path))
             members = self._zip.infolist()
@@ -53,21 +51,23 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def names_below(self, folder: str) -> list[str]:
+    def json_names_in_folder(self, folder: str) -> list[str]:
         """Return the names of the JSON files in a folder, in the archive's order."""
         return [name for name in self.members if name.startswith(folder) and name.endswith(".json")]
 
-    def read(self, name: str) -> bytes:
-        """Return a file's content, after a check of its size and its checksum; at most one byte
-        more is unpacked."""
+    def read_member(self, name: str) -> bytes:
+        """Return a file's content after checking its size and checksum.
+
+        At most one byte beyond the declared size is unpacked.
+        """
         if name not in self.members:
             raise DataError(f"{name} is not in it", key=self.path, code="not_found")
         member = self.members[name]
         if member.flag_bits & ENCRYPTED:
             raise DataError(f"{name} is encrypted", key=self.path, code="unreadable")
-        with self._readable():
+        with self._zip_errors_as_data_error():
             if member.compress_type == ZSTD:
-                content = self._unpacked_zstd(member)
+                content = self._decompress_zstd(member)
             else:
                 with self._zip.open(member) as stream:
                     content = stream.read(member.file_size + 1)
@@ -79,7 +79,7 @@ class Archive:
             )
         return content
 
-    def _unpacked_zstd(self, member: zipfile.ZipInfo) -> bytes:
+    def _decompress_zstd(self, member: zipfile.ZipInfo) -> bytes:
         import pyarrow
 
         self._raw.seek(member.header_offset)
@@ -92,7 +92,7 @@ class Archive:
             return bytes(stream.read(member.file_size + 1))
 
     def _check_sizes(self, members: list[zipfile.ZipInfo]) -> None:
-        """Raise DataError if more would be unpacked than an evaluation's log can have."""
+        """Raise DataError if the unpacked files would exceed the size limits."""
         for member in members:
             if member.file_size > MAX_MEMBER_BYTES:
                 size = f"{member.file_size // MIB:,} MiB"
@@ -108,9 +108,8 @@ class Archive:
             )
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Raise DataError for an archive that is damaged, cut off, or packed by an unknown
-        method."""
+    def _zip_errors_as_data_error(self) -> Iterator[None]:
+        """Raise DataError for a damaged or truncated archive, or an unknown compression method."""
         try:
             yield
         except (
@@ -124,5 +123,5 @@ class Archive:
             struct.error,
         ) as error:
             raise DataError(
-                f"damaged, or not a zip archive ({one_line(error, 120)})", key=self.path, code="damaged"
+                f"damaged, or not a zip archive ({to_one_line(error, 120)})", key=self.path, code="damaged"
             ) from error

@@ -1,9 +1,8 @@
-"""Reads what EvalPlus writes beside the samples: `…_eval_results.json`, with the tests that each
-solution passed.
+"""Reader of EvalPlus results: `…_eval_results.json`, with the tests that each solution passed.
 
-`base` are the tests of the original benchmark, `plus` those and EvalPlus' own. The file names
-neither the model nor the settings: EvalPlus names the file by them. Of several solutions to a task,
-the share that passes counts, which is EvalPlus' pass@1.
+`base` are the tests of the original benchmark, `plus` those and EvalPlus' own. The file
+contains neither the model nor the settings: its name does. With several solutions per task,
+the fraction that passes counts, which is EvalPlus' pass@1.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import msgspec
 from runner_base import DataError
 from runner_compare.readers import (
     METRIC,
-    Outline,
+    JsonOutline,
     Parser,
     ToolFile,
     ToolRun,
     ToolSample,
-    check_samples_differ,
-    joined,
+    check_unique_samples,
+    join_answers,
 )
 
 TOOL = "EvalPlus"
@@ -30,20 +29,18 @@ PASS, STATES = "pass", ("pass", "fail", "timeout")
 
 
 class Solution(msgspec.Struct):
-    """One solution to a task, and which tests it passed."""
+    """One solution to a task, with its test outcomes."""
 
     solution: str
     base_status: str
     plus_status: str | None = None  # only where EvalPlus' own tests were run
 
-    def states(self, metric: str) -> list[str | None]:
-        """Return the outcomes of the tests that a metric is about."""
+    def outcomes_per_test(self, metric: str) -> list[str | None]:
+        """Return the outcomes of a metric's tests."""
         return [self.base_status] if metric == "base" else [self.base_status, self.plus_status]
 
 
 class Results(msgspec.Struct):
-    """What is read of a file."""
-
     date: str
     hash: str
     eval: dict[str, msgspec.Raw]  # the solutions of each task
@@ -53,41 +50,44 @@ RESULTS: Parser[Results] = Parser(Results)
 SOLUTIONS: Parser[list[Solution]] = Parser(list[Solution])
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
-    """Whether a file has the verdicts of EvalPlus."""
-    return outline.has("date", "hash", "eval")
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
+    """Whether a file has EvalPlus results."""
+    return outline.has_fields("date", "hash", "eval")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a file: by the base tests, and by all tests if these were run."""
-    results = RESULTS.read(raw, str(path))
+    """Return the evaluations of a file: by the base tests and, if present, by all tests."""
+    results = RESULTS.parse(raw, str(path))
     solutions = [
         (task, solution)
         for task, several in results.eval.items()
-        for solution in _solutions(path, task, several)
+        for solution in _parse_solutions(path, task, several)
     ]
     has_plus = any(solution.plus_status is not None for _, solution in solutions)
     benchmark = next(iter(results.eval), "").partition("/")[0]
     runs = []
     for metric in ("base", "plus") if has_plus else ("base",):
-        samples = joined(
-            (_sample(path, task, solution, metric) for task, solution in solutions), can_vote=False
+        samples = join_answers(
+            (_create_sample(path, task, solution, metric) for task, solution in solutions), can_vote=False
         )
-        check_samples_differ(path, samples)
+        check_unique_samples(path, samples)
         params = {"model.name": path.stem.removesuffix(ENDING), METRIC: metric}
         runs.append(ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples))
     return ToolFile(runs)
 
 
-def _solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
-    solutions = SOLUTIONS.read(raw, f"{path}, task {task}", "solutions")
+def _parse_solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
+    solutions = SOLUTIONS.parse(raw, f"{path}, task {task}", "solutions")
     if not solutions:
         raise DataError("it has no solution", key=f"{path}, task {task}", code="empty")
     return solutions
 
 
-def _sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSample:
-    where, states = (f"{path}, task {task}", [state or "missing" for state in solution.states(metric)])
+def _create_sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSample:
+    where, states = (
+        f"{path}, task {task}",
+        [state or "missing" for state in solution.outcomes_per_test(metric)],
+    )
     if unknown := [state for state in states if state not in STATES]:
         raise DataError(
             f"the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}",

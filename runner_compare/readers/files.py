@@ -1,5 +1,4 @@
-"""Reads files that somebody else has written, without trusting them: their size, their structure
-and their numbers.
+"""Read untrusted files with limits on size, structure and numbers.
 
 Nothing is unpacked to disk, and no name in an archive is used as a path.
 """
@@ -11,7 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, few, one_line, parse_json, read_lines, reading
+from runner_base import (
+    DataError,
+    iter_text_lines,
+    join_first_names,
+    os_errors_as_data_error,
+    parse_json,
+    to_one_line,
+)
 
 MIB = 2**20
 MAX_FILE_BYTES = 1024 * MIB  # of a file that is read whole
@@ -20,9 +26,8 @@ MAX_ROWS = 10_000_000  # of a table
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content; DataError for what is no file, for an empty one and for one that is
-    too large."""
-    with reading(path):
+    """Read a file. Raises DataError if it is not a regular file, empty or too large."""
+    with os_errors_as_data_error(path):
         if not path.is_file():  # a read of a pipe would wait without end
             raise DataError("this is not a file", key=path, code="unreadable")
         size = path.stat().st_size
@@ -34,58 +39,58 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def file_name(name: str, where: object) -> str:
-    """Return what a file is called by a name from another file; DataError if none can be called
-    so."""
+def validate_file_name(name: str, source: object) -> str:
+    """Return a name from another file. Raises DataError if it is no valid file name."""
     if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-        raise DataError(f"no file is named {name[:80]!r}", key=where, code="damaged")
+        raise DataError(f"no file is named {name[:80]!r}", key=source, code="damaged")
     return name
 
 
-def in_words(time: datetime) -> str:
-    """Return a time as runs have it."""
+def format_time(time: datetime) -> str:
+    """Format a time like the times of runs: YYYYMMDD-HHMMSS."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def changed(path: Path) -> str:
-    """Return when a file was changed: of tools that write no time into it."""
-    return in_words(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+def modification_time(path: Path) -> str:
+    """Return a file's modification time, for tools that store no time in the file."""
+    return format_time(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the lines of a file, each with its place for messages; DataError unless there are so
-    many."""
+def iter_lines(path: Path, kind: str, expected: int, source: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the lines of a file with their location.
+
+    Raises DataError if the number of lines differs from the expected one.
+    """
     count = 0
-    with reading(file), file.open("rb") as stream:
-        for number, line in read_lines(stream, str(file)):
+    with os_errors_as_data_error(path), path.open("rb") as stream:
+        for number, line in iter_text_lines(stream, str(path)):
             count += 1
-            yield f"{file}, line {number}", line.encode()
+            yield f"{path}, line {number}", line.encode()
     if count != expected:
         raise DataError(
-            f"{count} {what}, but {where} counts {expected}: one of them was changed",
-            key=file,
+            f"{count} {kind}, but {source} counts {expected}: one of them was changed",
+            key=path,
             code="mismatch",
         )
 
 
-def parse(raw: bytes, where: str) -> Any:
-    """Return the content of JSON; DataError with the reason if it is none."""
+def parse_json_bytes(raw: bytes, source: str) -> Any:
+    """Parse JSON bytes. Raises DataError with the reason if they are invalid."""
     try:
         return parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason})", key=where, code="damaged") from error
+        raise DataError(f"not UTF-8 text ({error.reason})", key=source, code="damaged") from error
     except ValueError as error:
-        raise DataError(str(error), key=where, code="damaged") from error
+        raise DataError(str(error), key=source, code="damaged") from error
 
 
 def read_parquet(
     path: Path, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file with these columns, each of which has at least these fields.
+    """Yield the rows of a parquet file that has these columns, each with at least these fields.
 
-    `optional`: further fields of these columns, where the file has them.
-
-    DataError for another kind of file, for one with other columns and for one that is too large.
+    `optional` are further fields that are read if present. Raises DataError for another kind of
+    file, other columns, or a file that is too large.
     """
     import pyarrow
     from pyarrow import parquet
@@ -100,7 +105,7 @@ def read_parquet(
                 if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
                     expected = f"{column} ({', '.join(fields)})" if fields else column
                     raise DataError(
-                        f"other columns: expected {expected}, found {few(schema.names, 8)}",
+                        f"other columns: expected {expected}, found {join_first_names(schema.names, 8)}",
                         key=path,
                         code="damaged",
                     )
@@ -127,5 +132,5 @@ def read_parquet(
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"damaged, or not a parquet file ({one_line(error, 120)})", key=path, code="damaged"
+            f"damaged, or not a parquet file ({to_one_line(error, 120)})", key=path, code="damaged"
         ) from error

@@ -1,8 +1,7 @@
-"""The samples of an inspect_ai log: of each epoch only what is compared is kept, its texts are read
-again when shown.
+"""Samples of an inspect_ai log: only compared values stay in memory, and texts are read again.
 
-A log has all of a conversation; of a hundred thousand of them only hashes, verdicts and numbers fit
-into memory.
+A log contains whole conversations; of a hundred thousand of them only hashes, verdicts and
+numbers fit into memory.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ import msgspec
 from msgspec import Raw
 
 from runner_base import DataError
-from runner_base.progress import watched
+from runner_base.progress import iterate_with_progress
 from runner_compare.readers import (
     ANYTHING,
     LONGEST_TEXT,
     MIB,
     NULL,
-    Outline,
+    JsonOutline,
     Parser,
     SampleTexts,
-    as_number,
-    family_of,
+    find_cluster,
     read_bytes,
+    to_finite_number,
 )
 from runner_compare.readers.archive import Archive
 
@@ -44,21 +43,15 @@ MOST_BYTES = 16 * MIB  # of a sample's input, target, scores or metadata
 
 
 class LoggedScore(msgspec.Struct):
-    """What a scorer says of a sample."""
-
     value: Any = None
     answer: Any = None
 
 
 class LoggedOutput(msgspec.Struct):
-    """What the model answered."""
-
     completion: Raw = NULL
 
 
 class LoggedSample(msgspec.Struct):
-    """What is read of a sample in a log."""
-
     id: str | int
     epoch: int
     input: Raw
@@ -78,7 +71,7 @@ FIELDS: Parser[dict[str, Raw] | None] = Parser(dict[str, Raw] | None)
 
 
 class Score(NamedTuple):
-    """A score of one epoch: its number, None where it has none."""
+    """A score of one epoch; its number is None if it has none."""
 
     number: float | None
     is_grade: bool
@@ -86,7 +79,7 @@ class Score(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """How a sample was answered in one epoch."""
+    """A sample's answer in one epoch."""
 
     sample_id: str
     number: int
@@ -98,120 +91,131 @@ class Epoch(NamedTuple):
     fields: tuple[str, ...]  # of the sample's metadata, where it has no such family
 
 
-class Samples:
-    """All samples of a log, which are read one at a time."""
+class LogSamples:
+    """All samples of a log, read one at a time."""
 
     def __init__(self, path: Path, cluster: str | None) -> None:
         self.path, self.cluster = path, cluster
         self._names: dict[str, str] = {}  # of each sample's first file in the archive
 
-    def of_archive(self, archive: Archive) -> Iterator[Epoch]:
-        """Yield the epochs in an archive."""
-        for name in watched(archive.names_below(FOLDER), f"reading {self.path.name}"):
+    def iter_archive_epochs(self, archive: Archive) -> Iterator[Epoch]:
+        for name in iterate_with_progress(archive.json_names_in_folder(FOLDER), f"reading {self.path.name}"):
             where = f"{self.path}, {name}"
-            epoch = self._kept(ONE.read(archive.read(name), where), where)
+            epoch = self._to_epoch(ONE.parse(archive.read_member(name), where), where)
             self._names.setdefault(epoch.sample_id, name)
             yield epoch
 
-    def of_json(self, logged: Raw) -> Iterator[Epoch]:
-        """Yield the epochs in a log that is one JSON file."""
-        for number, raw in enumerate(SEVERAL.read(logged, str(self.path), "samples"), 1):
+    def iter_json_epochs(self, logged: Raw) -> Iterator[Epoch]:
+        """Yield the epochs of a log that is one JSON file."""
+        for number, raw in enumerate(SEVERAL.parse(logged, str(self.path), "samples"), 1):
             where = f"{self.path}, sample {number}"
-            yield self._kept(ONE.read(raw, where), where)
+            yield self._to_epoch(ONE.parse(raw, where), where)
 
-    def texts(self, score: str, sample_ids: Collection[str]) -> Iterator[tuple[str, SampleTexts]]:
-        """Yield what is shown of some samples, which are read again."""
+    def read_texts(self, score: str, sample_ids: Collection[str]) -> Iterator[tuple[str, SampleTexts]]:
+        """Yield the texts of some samples, which are read again."""
         if self.path.suffix == SUFFIX:
             with Archive(self.path) as archive:
                 for sample_id in sample_ids:
                     name = self._names[sample_id]
                     if name in archive.members:
                         where = f"{self.path}, {name}"
-                        yield sample_id, _texts(ONE.read(archive.read(name), where), score, where)
+                        yield (
+                            sample_id,
+                            _sample_texts(ONE.parse(archive.read_member(name), where), score, where),
+                        )
         else:
             content, shown = read_bytes(self.path), set(sample_ids)
-            for raw in SEVERAL.read(Outline.of(content, str(self.path)).parts["samples"], str(self.path)):
-                sample = ONE.read(raw, str(self.path))
+            for raw in SEVERAL.parse(
+                JsonOutline.from_bytes(content, str(self.path)).parts["samples"], str(self.path)
+            ):
+                sample = ONE.parse(raw, str(self.path))
                 if str(sample.id) in shown:
                     shown.remove(str(sample.id))
-                    yield str(sample.id), _texts(sample, score, str(self.path))
+                    yield str(sample.id), _sample_texts(sample, score, str(self.path))
 
-    def _kept(self, sample: LoggedSample, where: str) -> Epoch:
+    def _to_epoch(self, sample: LoggedSample, source: str) -> Epoch:
         for key in ("input", "target", "scores", "metadata"):
             size = len(bytes(getattr(sample, key)))
             if size > MOST_BYTES:
                 raise DataError(
-                    f"{key} has {size // MIB} MiB, more than are read", key=where, code="too_large"
+                    f"{key} has {size // MIB} MiB, more than are read", key=source, code="too_large"
                 )
-        family, fields = family_of(_scalars(sample.metadata, where) if self.cluster else None, self.cluster)
-        logged, completion = (SCORES.read(sample.scores, where, "scores") or {}, _completion(sample, where))
+        family, fields = find_cluster(
+            _scalar_fields(sample.metadata, source) if self.cluster else None, self.cluster
+        )
+        logged, completion = (
+            SCORES.parse(sample.scores, source, "scores") or {},
+            _read_completion(sample, source),
+        )
         return Epoch(
             str(sample.id),
             sample.epoch,
-            _hash(text_of(INPUT.read(sample.input, where, "input"))),
-            _short(text_of(TARGET.read(sample.target, where, "target"))),
-            dict(pair for name, score in logged.items() for pair in _scores(name, score, completion, where)),
+            _hash_text(join_text(INPUT.parse(sample.input, source, "input"))),
+            _shorten_text(join_text(TARGET.parse(sample.target, source, "target"))),
+            dict(
+                pair
+                for name, score in logged.items()
+                for pair in _iter_scores(name, score, completion, source)
+            ),
             bytes(sample.error) not in NO_ERROR,
             family,
             fields,
         )
 
 
-def _scalars(metadata: Raw, where: str) -> dict[str, Any]:
-    """Return the fields that hold a text or a number."""
-    fields = FIELDS.read(metadata, where, "metadata") or {}
+def _scalar_fields(metadata: Raw, source: str) -> dict[str, Any]:
+    """Return the fields that contain a text or a number."""
+    fields = FIELDS.parse(metadata, source, "metadata") or {}
     return {
-        key: ANYTHING.read(raw, where) for key, raw in fields.items() if bytes(raw)[:1] not in (b"[", b"{")
+        key: ANYTHING.parse(raw, source) for key, raw in fields.items() if bytes(raw)[:1] not in (b"[", b"{")
     }
 
 
-def _texts(sample: LoggedSample, score: str, where: str) -> SampleTexts:
-    """Return what is shown of a sample, with what a scorer extracted."""
-    scores = SCORES.read(sample.scores, where) or {}
+def _sample_texts(sample: LoggedSample, score: str, source: str) -> SampleTexts:
+    """Return the texts of a sample, with the answer that a scorer extracted."""
+    scores = SCORES.parse(sample.scores, source) or {}
     found = scores.get(score) or scores.get(score.partition(".")[0])
     answer = found.answer if found and isinstance(found.answer, str) else None
-    text = _completion(sample, where)[-LONGEST_TEXT:]
-    return SampleTexts(text_of(INPUT.read(sample.input, where)), answer, text)
+    text = _read_completion(sample, source)[-LONGEST_TEXT:]
+    return SampleTexts(join_text(INPUT.parse(sample.input, source)), answer, text)
 
 
-def _completion(sample: LoggedSample, where: str) -> str:
+def _read_completion(sample: LoggedSample, source: str) -> str:
     raw = sample.output.completion if sample.output else NULL
-    return str(ANYTHING.read(raw, where)) if bytes(raw).startswith(b'"') else ""
+    return str(ANYTHING.parse(raw, source)) if bytes(raw).startswith(b'"') else ""
 
 
-def text_of(field: Any) -> str:
-    """Return an input or a target as text: messages, and targets of which any is right, one below
-    the other."""
+def join_text(field: Any) -> str:
+    """Return an input or target as text: messages, or several accepted targets, one per line."""
     if isinstance(field, str):
         return field
     parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
-    return "\n".join(text_of(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
+    return "\n".join(join_text(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
 
 
-def _scores(name: str, score: LoggedScore, completion: str, where: str) -> Iterator[tuple[str, Score]]:
-    """Yield a score by its name; a score of several values is several scores."""
+def _iter_scores(name: str, score: LoggedScore, completion: str, source: str) -> Iterator[tuple[str, Score]]:
+    """Yield a score by its name. A score with several values counts as several scores."""
     # the whole text is no vote
     is_extracted = isinstance(score.answer, str) and score.answer != completion
-    answer = _short(score.answer) if is_extracted else None
+    answer = _shorten_text(score.answer) if is_extracted else None
     values = score.value if isinstance(score.value, dict) else None
     named = (
         {name: score.value} if values is None else {f"{name}.{key}": value for key, value in values.items()}
     )
     for full_name, value in named.items():
         if value is None:
-            raise DataError(f"the score {full_name} has no value", key=where, code="damaged")
+            raise DataError(f"the score {full_name} has no value", key=source, code="damaged")
         is_grade = isinstance(value, str)
         yield (
             sys.intern(full_name),
-            Score(GRADES.get(value) if is_grade else as_number(value), is_grade, answer),
+            Score(GRADES.get(value) if is_grade else to_finite_number(value), is_grade, answer),
         )
 
 
-def _hash(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _short(text: str) -> str:
-    """Return a text, or the beginning of a long one with its hash, so that equal ones stay
-    equal."""
-    return text if len(text) <= LONGEST_GOLD else f"{text[:LONGEST_GOLD]}… ({_hash(text)})"
+def _shorten_text(text: str) -> str:
+    """Return a text, or the beginning of a long one plus its hash, so that equal texts stay equal."""
+    return text if len(text) <= LONGEST_GOLD else f"{text[:LONGEST_GOLD]}… ({_hash_text(text)})"

@@ -1,9 +1,9 @@
-"""Reads what lighteval writes with `--output-dir FOLDER --save-details`.
+"""Reader of lighteval results, written with `--output-dir FOLDER --save-details`.
 
-A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks. The
-samples of each task are in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric that is
-0 or 1 for every sample is a verdict, unless 0 is better. Any other metric that has a number for
-every sample is compared as that number.
+A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks.
+The samples of each task are in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A
+metric that is 0 or 1 for every sample is a verdict, unless 0 is better. Any other metric
+that has a number for every sample is compared as that number.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from runner_base import DataError
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
-    Better,
-    Outline,
+    BetterDirection,
+    JsonOutline,
     Parser,
     ToolFile,
     ToolRun,
     ToolSample,
-    as_number,
-    check_mean,
-    check_samples_differ,
-    checked,
-    family_of,
-    file_name,
-    params_of,
+    check_reported_mean,
+    check_unique_samples,
+    convert_checked,
+    find_cluster,
+    flatten_params,
     read_parquet,
+    to_finite_number,
+    validate_file_name,
 )
 
 TOOL = "lighteval"
@@ -50,48 +50,37 @@ NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir"
 
 
 class ModelName(msgspec.Struct):
-    """What is read of a model's config, beside its settings."""
-
     model_name: str
 
 
 class General(msgspec.Struct):
-    """The settings of an evaluation."""
-
     model_config: dict[str, Any]
     lighteval_sha: Any = None
     max_samples: Any = None
 
 
 class Metric(msgspec.Struct):
-    """What a task's settings say of a metric."""
-
     metric_name: Any = None
     higher_is_better: Any = None
     corpus_level_fn: Any = None
 
     @property
-    def better(self) -> Better:
-        """Its direction, if the settings say so."""
+    def better_direction(self) -> BetterDirection:
+        """The better direction, if the settings define it."""
         if not isinstance(self.higher_is_better, bool):
-            return Better.neither
-        return Better.higher if self.higher_is_better else Better.lower
+            return BetterDirection.neither
+        return BetterDirection.higher if self.higher_is_better else BetterDirection.lower
 
 
 class Task(msgspec.Struct):
-    """The settings of a task."""
-
     metrics: list[Metric] | None = None
     num_fewshots: Any = None
 
-    def metric(self, name: str) -> Metric:
-        """Return what it says of a metric."""
+    def find_metric(self, name: str) -> Metric:
         return next((metric for metric in self.metrics or () if metric.metric_name == name), Metric())
 
 
 class Results(msgspec.Struct):
-    """What is read of a results file."""
-
     config_general: General
     config_tasks: dict[str, Raw]
     results: dict[str, Any]
@@ -99,8 +88,6 @@ class Results(msgspec.Struct):
 
 
 class Document(msgspec.Struct):
-    """A question."""
-
     id: str | int
     query: str
     choices: list[Any]
@@ -109,7 +96,7 @@ class Document(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What the model answered: texts, or the log-likelihoods of the choices."""
+    """A model's answer: texts, or the log-likelihoods of the choices."""
 
     text: list[str] | None = None
     text_post_processed: list[str | None] | None = None
@@ -117,8 +104,6 @@ class Answer(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """A sample."""
-
     doc: Document
     metric: dict[str, Any]
     model_response: Answer
@@ -128,13 +113,13 @@ RESULTS: Parser[Results] = Parser(Results)
 TASK: Parser[Task] = Parser(Task)
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
-    """Whether a file is a results file of lighteval."""
-    return outline.has("config_general", "config_tasks", "results")
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
+    """Whether a file is a lighteval results file."""
+    return outline.has_fields("config_general", "config_tasks", "results")
 
 
 def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a results file, one for each task and metric."""
+    """Return the evaluations of a results file, one per task and metric."""
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(
@@ -142,44 +127,46 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             key=path,
             code="not_found",
         )
-    content = RESULTS.read(raw, str(path))
+    content = RESULTS.parse(raw, str(path))
     runs, left_out = [], []
     for task, settings in content.config_tasks.items():
-        config = TASK.read(settings, str(path), f"config_tasks.{task}")
-        details = _details(path, task, name[1])
-        rows = list(_rows(details, cluster))
+        config = TASK.parse(settings, str(path), f"config_tasks.{task}")
+        details = _find_details_file(path, task, name[1])
+        rows = list(_iter_samples(details, cluster))
         for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
-            numbers = [_number(details, sample, metrics, metric) for sample, metrics in rows]
+            numbers = [_metric_number(details, sample, metrics, metric) for sample, metrics in rows]
             known = [number for number in numbers if number is not None]
             if len(known) < len(rows):
                 left_out.append(f"{task} {metric}")
                 continue
             numbered = zip((sample for sample, _ in rows), known, strict=True)
             samples = [replace(sample, number=number, solved=number == 1) for sample, number in numbered]
-            check_samples_differ(details, samples)
-            run = _run(path, name[1], content, task, config, metric, samples)
-            about = config.metric(metric)
-            is_verdict = about.better is not Better.lower and all(number in (0, 1) for number in known)
-            run.better = None if is_verdict else about.better
+            check_unique_samples(details, samples)
+            run = _create_run(path, name[1], content, task, config, metric, samples)
+            about = config.find_metric(metric)
+            is_verdict = about.better_direction is not BetterDirection.lower and all(
+                number in (0, 1) for number in known
+            )
+            run.better = None if is_verdict else about.better_direction
             if is_verdict or about.corpus_level_fn == "mean":
                 results = content.results.get(task)
                 logged = results.get(metric) if isinstance(results, dict) else None
                 mean = math.fsum(known) / len(known)
-                check_mean(f"{path}: {metric} of {task}", mean, "samples", "this file", logged)
+                check_reported_mean(f"{path}: {metric} of {task}", mean, "samples", "this file", logged)
             runs.append(run)
     return ToolFile(runs, left_out)
 
 
-def _rows(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
-    """Yield the samples of a task without their scores, each with its metrics."""
+def _iter_samples(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+    """Yield the unscored samples of a task, each with its metrics."""
     for number, values in enumerate(read_parquet(details, COLUMNS, OPTIONAL), 1):
-        row: Row = checked(values, Row, f"{details}, row {number}")
-        yield _sample(row, cluster), row.metric
+        row: Row = convert_checked(values, Row, f"{details}, row {number}")
+        yield _create_sample(row, cluster), row.metric
 
 
-def _details(path: Path, task: str, time: str) -> Path:
-    """Return the file of a task's samples."""
-    name = file_name(f"details_{task}_{time}.parquet", path)
+def _find_details_file(path: Path, task: str, time: str) -> Path:
+    """Find the file with a task's samples."""
+    name = validate_file_name(f"details_{task}_{time}.parquet", path)
     folders = [path.parent]
     for above in path.parents:
         if above.name == "results":
@@ -193,53 +180,52 @@ def _details(path: Path, task: str, time: str) -> Path:
     )
 
 
-def _number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
-    """Return a sample's metric; None if it is no number of this sample alone."""
+def _metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
+    """Return a sample's metric as a number, or None if it depends on other samples."""
     value = metrics.get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(
             f"{metric} of sample {sample.sample_id} has no value ({value})", key=path, code="damaged"
         )
-    return as_number(value)
+    return to_finite_number(value)
 
 
-def _sample(row: Row, cluster: str | None) -> ToolSample:
+def _create_sample(row: Row, cluster: str | None) -> ToolSample:
     """Return a sample without its score."""
     document, answer, choices = row.doc, row.model_response, row.doc.choices
     indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
-    family, fields = family_of(document.specific, cluster)
+    family, fields = find_cluster(document.specific, cluster)
     return ToolSample(
         str(document.id),
         document.query,
         "\n".join(str(choices[at]) for at in indices if 0 <= at < len(choices)),
         False,
-        None if answer.text else _best(answer, choices),
-        "\n".join(_answers(answer, choices))[-LONGEST_TEXT:],
+        None if answer.text else _likeliest_choice(answer, choices),
+        "\n".join(_iter_answer_texts(answer, choices))[-LONGEST_TEXT:],
         cluster=family,
         fields=fields,
     )
 
 
-def _answers(answer: Answer, choices: list[Any]) -> Iterator[str]:
+def _iter_answer_texts(answer: Answer, choices: list[Any]) -> Iterator[str]:
     """Yield the first text, or each choice with its log-likelihood."""
     texts = answer.text_post_processed or answer.text or []
     if texts:
         yield str(texts[0])
     else:
-        yield from (f"{nats:9.3f} {choice}" for nats, choice in _scored(answer, choices))
+        yield from (f"{nats:9.3f} {choice}" for nats, choice in _score_choices(answer, choices))
 
 
-def _best(answer: Answer, choices: list[Any]) -> str | None:
-    """Return the choice with the largest log-likelihood."""
-    return max(_scored(answer, choices), default=(0.0, None))[1]
+def _likeliest_choice(answer: Answer, choices: list[Any]) -> str | None:
+    return max(_score_choices(answer, choices), default=(0.0, None))[1]
 
 
-def _scored(answer: Answer, choices: list[Any]) -> list[tuple[float, str]]:
+def _score_choices(answer: Answer, choices: list[Any]) -> list[tuple[float, str]]:
     pairs = zip(answer.logprobs or (), choices, strict=False)
     return [(nats, str(choice)) for nats, choice in pairs if isinstance(nats, float)]
 
 
-def _run(
+def _create_run(
     path: Path, time: str, content: Results, task: str, config: Task, metric: str, samples: list[ToolSample]
 ) -> ToolRun:
     general = content.config_general
@@ -251,12 +237,14 @@ def _run(
         task=task,
         time=time,
         params={
-            "model.name": checked(model, ModelName, f"{path}: config_general.model_config").model_name,
-            **params_of("model", {"dtype": model.get("dtype")}),
-            **params_of("model_args", rest),
-            **params_of("generation", model.get("generation_parameters")),
+            "model.name": convert_checked(
+                model, ModelName, f"{path}: config_general.model_config"
+            ).model_name,
+            **flatten_params("model", {"dtype": model.get("dtype")}),
+            **flatten_params("model_args", rest),
+            **flatten_params("generation", model.get("generation_parameters")),
             "task.name": task,
-            **params_of("task", {"shots": config.num_fewshots, "limit": general.max_samples}),
+            **flatten_params("task", {"shots": config.num_fewshots, "limit": general.max_samples}),
             METRIC: metric,
         },
         task_version=str((content.versions or {}).get(task, "")),

@@ -1,8 +1,8 @@
-"""Reads what `llama-bench -o json` writes: a list of tests, each with the times of its repeats.
+"""Reader of `llama-bench -o json`: a list of tests, each with the times of its repeats.
 
-Tests that agree in their settings (model, threads, batch, build, machine, …) are one run. Its
-figures are prompt processing (`pp512`), generation (`tg128`) and both together, each at a depth of
-the cache (`d4096`).
+Tests with equal settings (model, threads, batch, build, machine, …) are one run. Its
+metrics are prompt processing (`pp512`), generation (`tg128`) and both together, each at a
+depth of the cache (`d4096`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers import Count, Measured, Outline, Parser, ToolFile, ToolRun, text_of
+from runner_compare.readers import Count, JsonOutline, Measured, Parser, ToolFile, ToolRun, to_param_text
 
 TOOL = "llama-bench"
 OF_TEST = ("n_prompt", "n_gen", "n_depth", "test_time")
@@ -23,7 +23,7 @@ NANOSECONDS = 1e9
 
 
 class Test(msgspec.Struct):
-    """What is read of a test; its other fields are settings."""
+    """A test. Its other fields are settings."""
 
     model_filename: str
     n_prompt: Count
@@ -40,33 +40,33 @@ TEST: Parser[Test] = Parser(Test)
 FIELDS: Parser[dict[str, Any]] = Parser(dict[str, Any])
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
-    """Whether a file is llama-bench's: a list of tests."""
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
+    """Whether a file is llama-bench output: a list of tests."""
     needed = {"build_commit", "n_prompt", "n_gen"}
     return bool(outline.elements) and all(needed <= test.keys() for test in outline.elements)
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return a run for each combination of settings."""
+    """Return one run per combination of settings."""
     runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
-    for number, entry in enumerate(TESTS.read(raw, str(path)), 1):
+    for number, entry in enumerate(TESTS.parse(raw, str(path)), 1):
         where = f"{path}, test {number}"
-        test = TEST.read(entry, where)
-        params = _settings(test, FIELDS.read(entry, where))
+        test = TEST.parse(entry, where)
+        params = _test_settings(test, FIELDS.parse(entry, where))
         machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
         new = ToolRun(TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {})
         run = runs.setdefault(tuple(sorted(params.items())), new)
-        measure, tokens = _measure(test, where)
+        measure, tokens = _name_measure(test, where)
         if measure in run.repeats:
             raise DataError(f"{measure} with the same settings is duplicated", key=where, code="damaged")
         run.repeats[measure] = [tokens / time * NANOSECONDS for time in test.samples_ns]
     return ToolFile(list(runs.values()))
 
 
-def _measure(test: Test, where: str) -> tuple[str, int]:
-    """Return the name of a test's figure, and the number of tokens that its time is for."""
+def _name_measure(test: Test, source: str) -> tuple[str, int]:
+    """Return a test's metric name, and the number of tokens that its time covers."""
     if not test.n_prompt + test.n_gen:
-        raise DataError("n_prompt=0 and n_gen=0: a test has at least one token", key=where, code="damaged")
+        raise DataError("n_prompt=0 and n_gen=0: a test has at least one token", key=source, code="damaged")
     depth = f"_d{test.n_depth}" if test.n_depth else ""
     if not test.n_gen:
         return f"prompt_tok_per_s/pp{test.n_prompt}{depth}", test.n_prompt
@@ -75,7 +75,9 @@ def _measure(test: Test, where: str) -> tuple[str, int]:
     return f"total_tok_per_s/pp{test.n_prompt}_tg{test.n_gen}{depth}", test.n_prompt + test.n_gen
 
 
-def _settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
+def _test_settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
     rest = {key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)}
-    settings = {f"backend.{key}": text_of(value) for key, value in rest.items() if value not in (None, "")}
+    settings = {
+        f"backend.{key}": to_param_text(value) for key, value in rest.items() if value not in (None, "")
+    }
     return {"model.name": test.model_filename, "backend.name": TOOL, **settings}

@@ -1,8 +1,6 @@
-"""Reads the state that llama.cpp's `examples/llama-eval/llama-eval.py` writes (`--output`): each
-case with its verdict.
+"""Reader of llama.cpp's `examples/llama-eval/llama-eval.py --output`: cases with verdicts.
 
-More cases than the data set has questions ask these again: such a question was answered several
-times.
+If there are more cases than questions, questions were answered several times.
 """
 
 from __future__ import annotations
@@ -16,30 +14,26 @@ from runner_base import DataError
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
-    Outline,
+    JsonOutline,
     Parser,
     ToolFile,
     ToolRun,
     ToolSample,
-    changed,
-    check_samples_differ,
-    joined,
-    params_of,
+    check_unique_samples,
+    flatten_params,
+    join_answers,
+    modification_time,
 )
 
 TOOL = "llama-eval"
 
 
 class States(msgspec.Struct):
-    """All cases by their names, and how many were solved."""
-
     cases: dict[str, msgspec.Raw]
     correct: int | None = None
 
 
 class Evaluation(msgspec.Struct):
-    """What is read of a file."""
-
     id: str
     tasks: list[str]
     task_states: States
@@ -48,14 +42,10 @@ class Evaluation(msgspec.Struct):
 
 
 class Progress(msgspec.Struct):
-    """How far a case is."""
-
     status: str
 
 
 class Case(msgspec.Struct):
-    """A case that was answered."""
-
     status: str
     problem_idx: int
     prompt: str
@@ -70,21 +60,21 @@ PROGRESS: Parser[Progress] = Parser(Progress)
 CASE: Parser[Case] = Parser(Case)
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
-    """Whether a file is the state of an evaluation by llama-eval."""
-    return outline.has("id", "tasks", "task_states", "sampling_config")
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
+    """Whether a file is a llama-eval state file."""
+    return outline.has_fields("id", "tasks", "task_states", "sampling_config")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the one evaluation of a file."""
+    """Return the single evaluation of a file."""
     where = str(path)
-    evaluation = EVALUATION.read(raw, where)
+    evaluation = EVALUATION.parse(raw, where)
     states = evaluation.task_states
     missing = [task for task in evaluation.tasks if task not in states.cases]
     open_cases = [
         name
         for name, case in states.cases.items()
-        if PROGRESS.read(case, f"{where}, case {name}").status == "pending"
+        if PROGRESS.parse(case, f"{where}, case {name}").status == "pending"
     ]
     if missing or open_cases:
         count = len(missing) + len(open_cases)
@@ -93,23 +83,23 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             key=where,
             code="damaged",
         )
-    answers = [_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
+    answers = [_create_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
     solved = sum(answer.solved for answer in answers)
     if solved != states.correct:
         raise DataError(f"{solved} of its cases are correct, but it counts {states.correct}: one of them was "
                         "changed", key=where, code="mismatch")  # fmt: skip
-    samples = joined(answers)
-    check_samples_differ(path, samples)
+    samples = join_answers(answers)
+    check_unique_samples(path, samples)
     params = {
         "model.name": str(evaluation.model_name),
-        **params_of("generation", evaluation.sampling_config),
+        **flatten_params("generation", evaluation.sampling_config),
         METRIC: "correct",
     }
-    return ToolFile([ToolRun(TOOL, path, evaluation.id, changed(path), params, samples=samples)])
+    return ToolFile([ToolRun(TOOL, path, evaluation.id, modification_time(path), params, samples=samples)])
 
 
-def _sample(where: str, raw: msgspec.Raw) -> ToolSample:
-    case = CASE.read(raw, where)
+def _create_sample(source: str, raw: msgspec.Raw) -> ToolSample:
+    case = CASE.parse(raw, source)
     return ToolSample(
         str(case.problem_idx),
         case.prompt,

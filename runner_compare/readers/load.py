@@ -1,5 +1,6 @@
-"""Finds other tools' results below files and folders, recognises whose they are, and makes runs of
-them."""
+"""Find other tools' results below files and folders, detect the tool, and convert them to
+runs.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +10,36 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from runner_base import ConfigError, DataError, few, plain, say, unknown
-from runner_compare.metrics import Better
-from runner_compare.model.answer_votes import figures_of
+from runner_base import (
+    ConfigError,
+    DataError,
+    escape_control_characters,
+    join_first_names,
+    print_message,
+    unknown_choice_message,
+)
+from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import CLUSTER, Run
 from runner_compare.model.key_rules import KeyRules
-from runner_compare.model.question_numbers import mean_of
+from runner_compare.model.question_metrics import mean_metric
+from runner_compare.model.repeated_answers import repeated_answer_metrics
 from runner_compare.readers.files import read_bytes
+from runner_compare.readers.json_schemas import NULL, JsonOutline
 from runner_compare.readers.lm_eval import evaluations
 from runner_compare.readers.lm_eval import files as lm_eval_files
-from runner_compare.readers.lm_eval.keys import FOLDER_KEY
-from runner_compare.readers.shapes import NULL, Outline
+from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
-from runner_compare.readers.tools import SUFFIXES, ToolReader, readers, writers
-from runner_compare.statistics.clustered_share import accuracy_figures
+from runner_compare.readers.tools import SUFFIXES, ToolReader, load_readers, supported_tools
+from runner_compare.statistics.accuracy_intervals import accuracy_metrics
 
 OPTION = "--results"
-NOTHING = Outline({}, [])
+NOTHING = JsonOutline({}, [])
 BLANK_BYTES = 4096  # a file of as many spaces is looked at no further
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
 
 
 class ResultsReader(evaluations.FilesReader):
-    """Also has the repeats of measurements, and numbers the samples of evaluations."""
+    """Reader of other tools' results, which also has repeated measurements and numbers samples."""
 
     def __init__(self, cluster: str | None = None) -> None:
         super().__init__()
@@ -39,8 +47,8 @@ class ResultsReader(evaluations.FilesReader):
         # of samples, by task, id, question and gold answer
         self.indices: dict[tuple[str, str, str, str], int] = {}
 
-    def add(self, run_id: str, run: ToolRun) -> None:
-        """Number the samples of a run; equal samples of a task have one number in all runs."""
+    def add_run(self, run_id: str, run: ToolRun) -> None:
+        """Register a run and number its samples. Equal samples of a task have one number in all runs."""
         self.read[run_id] = run
         for sample in run.samples:
             index = self.indices.setdefault(
@@ -48,51 +56,54 @@ class ResultsReader(evaluations.FilesReader):
             )
             sample.key = index, f"{sample.sample_id}: {sample.question}", sample.gold
 
-    def repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
-        """Yield the repeats of a measurement, without measures that have fewer than others."""
+    def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+        """Yield the repeats of each measure that has the full number of repeats."""
         tool_run = self.read.get(run.run_id)
         if isinstance(tool_run, ToolRun) and tool_run.repeats:
             most = max(map(len, tool_run.repeats.values()))
             yield {measure: values for measure, values in tool_run.repeats.items() if len(values) == most}
 
 
-def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], ResultsReader]:
-    """Return the runs below these paths, and a reader of their samples and repeats.
+def load_results(
+    paths: list[str], cluster: str | None = None, metric: str = ""
+) -> tuple[list[Run], ResultsReader]:
+    """Load the runs below these paths, with a reader of their samples and repeats.
 
-    `cluster` is the field of a sample that names its family, `metric` the only metric that is
-    wanted.
+    `cluster` is the sample field that names its cluster, `metric` the only metric to load.
     """
-    places = list(dict.fromkeys(places))
+    paths = list(dict.fromkeys(paths))
     reader = ResultsReader(cluster)
     runs: list[Run] = []
     found: list[ToolRun] = []
     left_out: list[str] = []
     of_lm_eval: list[str] = []
-    for given in places:
-        files, has_lm_eval = files_below(given)
+    for given in paths:
+        files, has_lm_eval = find_result_files(given)
         of_lm_eval += [given] * has_lm_eval
         for path, tool in files:
-            tool_file = _read(path, tool, cluster)
+            tool_file = _read_runs(path, tool, cluster)
             found += [replace(run, found_at=given) for run in tool_file.runs]
             left_out += tool_file.left_out
             for note in tool_file.notes:
-                say(f"note: {note}")
+                print_message(f"note: {note}")
     if of_lm_eval:
-        runs, of_documents = evaluations.load(of_lm_eval, cluster)
+        runs, of_documents = evaluations.load_evaluations(of_lm_eval, cluster)
     if left_out:
-        say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
+        print_message(
+            f"note: left out, no number for each sample and no speed: {join_first_names(sorted(set(left_out)), 6)}"
+        )
     if cluster is not None:
-        check_families(found, cluster)
-    runs += _evaluations([run for run in found if run.samples], reader)
-    runs += _measurements([run for run in found if run.repeats], reader)
+        check_cluster_field(found, cluster)
+    runs += _newest_evaluations([run for run in found if run.samples], reader)
+    runs += _newest_measurements([run for run in found if run.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
     if not runs:
-        raise DataError("nothing in it can be compared", key=OPTION, value=" ".join(places), code="empty")
+        raise DataError("nothing in it can be compared", key=OPTION, value=" ".join(paths), code="empty")
     if metric:
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
         if metric not in metrics:
             raise ConfigError(
-                unknown("metric in these files", metric, metrics),
+                unknown_choice_message("metric in these files", metric, metrics),
                 key="--metric",
                 value=metric,
                 code="unknown_choice",
@@ -101,15 +112,14 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     return runs, reader
 
 
-def check_families(found: Iterable[ToolRun], cluster: str) -> None:
-    """Raise an error that names the file if one of its samples lacks the field that names
-    families."""
-    for run in found:
+def check_cluster_field(runs: Iterable[ToolRun], cluster_field: str) -> None:
+    """Raise an error that names the file if a sample lacks the field that names clusters."""
+    for run in runs:
         if run.repeats:
             raise ConfigError(
                 f"{run.path}: speeds have no questions that belong to families: leave out this file",
                 key="--cluster",
-                value=cluster,
+                value=cluster_field,
                 code="unsupported",
             )
         without = next((sample for sample in run.samples if sample.cluster is None), None)
@@ -120,13 +130,12 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
                 "key of a sample's metadata (inspect_ai), of a document's `specific` (lighteval) or of `doc` "
                 "(lm-evaluation-harness), which the task that made the file has to write",
                 key="--cluster",
-                value=cluster,
+                value=cluster_field,
                 code="missing",
             )
 
 
-def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
-    """Return the runs in a file."""
+def _read_runs(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
     raw = read_bytes(path) if path.suffix == ".json" else b""
     try:
         return tool.read(path, raw, cluster)
@@ -134,49 +143,54 @@ def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
         raise DataError("nested too deeply", key=path, code="too_large") from error
 
 
-def files_below(given: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
-    """Return the results at a path with the module that reads each, and whether there are
-    lm-eval's, too."""
-    path = Path(given).expanduser()
+def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
+    """Find the results at a path with the reader of each, and whether lm-eval results exist."""
+    path = Path(path_argument).expanduser()
     if path.is_dir():
         candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
     elif path.exists() and not path.is_file():
-        raise ConfigError("this is neither a file nor a folder", key=OPTION, value=given, code="unreadable")
+        raise ConfigError(
+            "this is neither a file nor a folder", key=OPTION, value=path_argument, code="unreadable"
+        )
     elif not path.exists():
-        raise ConfigError("there is no such file or folder", key=OPTION, value=given, code="not_found")
+        raise ConfigError(
+            "there is no such file or folder", key=OPTION, value=path_argument, code="not_found"
+        )
     else:
         candidates = [path]
     files, has_lm_eval = [], False
     skipped: list[str] = []
     for file in candidates:
-        if file.suffix == ".json" and path.is_dir() and (reason := _holds_nothing(file)):
+        if file.suffix == ".json" and path.is_dir() and (reason := _describe_empty_file(file)):
             skipped.append(f"{file} ({reason})")
             continue
-        outline = Outline.of(read_bytes(file), str(file)) if file.suffix == ".json" else NOTHING
-        tool = next((tool for tool in readers() if tool.recognises(file, outline)), None)
+        outline = JsonOutline.from_bytes(read_bytes(file), str(file)) if file.suffix == ".json" else NOTHING
+        tool = next((tool for tool in load_readers() if tool.can_read_file(file, outline)), None)
         if tool is not None:
             files.append((file, tool))
-        elif is_of_lm_eval(file, outline):
+        elif is_lm_eval_file(file, outline):
             has_lm_eval = True
     if skipped:
-        say(f"note: skipped, nothing is in it: {few(skipped, 6)}")
+        print_message(f"note: skipped, nothing is in it: {join_first_names(skipped, 6)}")
     if not files and not has_lm_eval:
         raise ConfigError(
-            f"no results of a known tool in it: {writers()}", key=OPTION, value=given, code="empty"
+            f"no results of a known tool in it: {supported_tools()}",
+            key=OPTION,
+            value=path_argument,
+            code="empty",
         )
     return files, has_lm_eval
 
 
-def _holds_nothing(file: Path) -> str:
-    """Say why nothing is in a file of a folder, so that it cannot be somebody's results; else
-    return nothing."""
+def _describe_empty_file(file: Path) -> str:
+    """Return why a file is empty ("a link to nothing", "empty"); "" for other files."""
     if file.is_symlink() and not file.exists():
         return "a link to nothing"
     is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
     return "empty" if is_blank else ""
 
 
-def is_of_lm_eval(path: Path, outline: Outline) -> bool:
+def is_lm_eval_file(path: Path, outline: JsonOutline) -> bool:
     """Whether a file is a results file of lm-evaluation-harness."""
     is_named_so = bool(lm_eval_files.TIME.search(path.name))
     return is_named_so and all(
@@ -184,16 +198,16 @@ def is_of_lm_eval(path: Path, outline: Outline) -> bool:
     )
 
 
-def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of equal evaluations at each place, named by its place, or by its file if
-    there are several.
+def _newest_evaluations(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of equal evaluations at each path, named by its path or its file.
 
-    If one file has numbers for a metric of a task, all files' scores are compared as numbers there.
+    If one file has numbers for a metric of a task, all files' scores are compared as numbers
+    there.
     """
     newest: dict[object, ToolRun] = {}
-    directions: dict[tuple[str, str], set[Better]] = {}
+    directions: dict[tuple[str, str], set[BetterDirection]] = {}
     for run_of_tool in sorted(
-        found, key=lambda candidate: (candidate.time, str(candidate.path)), reverse=True
+        tool_runs, key=lambda candidate: (candidate.time, str(candidate.path)), reverse=True
     ):
         settings = run_of_tool.found_at, run_of_tool.task, tuple(sorted(run_of_tool.params.items()))
         newest.setdefault(settings, run_of_tool)
@@ -205,7 +219,7 @@ def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
     several = {given for (given, _, _), count in counts.items() if count > 1}
     for run_of_tool in newest.values():
         better = directions.get((run_of_tool.task, run_of_tool.metric))
-        run = _evaluation(
+        run = _create_evaluation(
             run_of_tool,
             str(run_of_tool.path) if run_of_tool.found_at in several else run_of_tool.found_at,
             reader,
@@ -214,37 +228,44 @@ def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
         if better is None:
             yield run
         else:
-            yield _of_numbers(run, run_of_tool, next(iter(better)) if len(better) == 1 else Better.neither)
+            yield _create_metric_run(
+                run, run_of_tool, next(iter(better)) if len(better) == 1 else BetterDirection.neither
+            )
 
 
-def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
-    job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
+def _create_evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
+    job_id = escape_control_characters(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
-    reader.add(run_id, run)
+    reader.add_run(run_id, run)
     families, counts = (
         [sample.cluster for sample in run.samples],
         [sample.right[1] or 1 for sample in run.samples],
     )
     figures = {
         "correct": float(sum(sample.solved for sample in run.samples)),
-        **accuracy_figures([sample.share for sample in run.samples], families, counts),
-        **figures_of([(sample.right, sample.votes) for sample in run.samples]),
+        **accuracy_metrics([sample.accuracy for sample in run.samples], families, counts),
+        **repeated_answer_metrics([(sample.right, sample.votes) for sample in run.samples]),
         **run.figures,
     }
     errors = sum(sample.has_error for sample in run.samples)
-    return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
+    return replace(
+        _create_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors
+    )
 
 
-def _run(
+def _create_run(
     tool_run: ToolRun, run_id: str, job_id: str, params: dict[str, str], metrics: dict[str, float]
 ) -> Run:
-    """Return a run with further parameters; formats for programs show texts as they are."""
-    own_params = {plain(key): plain(value) for key, value in tool_run.params.items()}
+    """Return a run with additional parameters. Control characters in its texts are escaped."""
+    own_params = {
+        escape_control_characters(key): escape_control_characters(value)
+        for key, value in tool_run.params.items()
+    }
     folder = str(tool_run.path.parent)
     return Run(
         run_id,
         job_id,
-        plain(tool_run.task),
+        escape_control_characters(tool_run.task),
         tool_run.task_version,
         folder,
         own_params | params,
@@ -253,44 +274,43 @@ def _run(
     )
 
 
-def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
-    """Return an evaluation that is compared by the number of each sample, in a table of its own."""
+def _create_metric_run(run: Run, tool_run: ToolRun, better: BetterDirection) -> Run:
+    """Return an evaluation that is compared by a per-sample number, in its own table."""
     metric = tool_run.metric
     return replace(
         run,
-        task=plain(f"{tool_run.task}:{metric}"),
+        task=escape_control_characters(f"{tool_run.task}:{metric}"),
         number=metric,
-        metrics=mean_of(metric, (sample.number for sample in tool_run.samples)),
+        metrics=mean_metric(metric, (sample.number for sample in tool_run.samples)),
         facts=run.facts | {"better": str(better.value)},
     )
 
 
-def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of the measurements with equal settings, with the others as its earlier
-    runs.
+def _newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest measurement of equal settings, with the others as its earlier runs.
 
-    Files that are named one by one belong together if their settings agree; folders are kept apart.
+    Files that are named individually are grouped by settings; folders stay separate.
     """
     groups: dict[object, list[ToolRun]] = {}
-    for run in found:
+    for run in tool_runs:
         folder = run.found_at if Path(run.found_at).expanduser().is_dir() else ""
         groups.setdefault((folder, run.task, tuple(sorted(run.params.items()))), []).append(run)
     counts = Counter((members[0].found_at, members[0].task) for members in groups.values())
     for members in groups.values():
         first = members[0]
         has_several = counts[first.found_at, first.task] > 1
-        job_id = plain(
+        job_id = escape_control_characters(
             f"{first.found_at.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
         )
         newest_first = sorted(members, key=lambda member: (member.time, str(member.path)), reverse=True)
-        runs = [_measurement(run, first.found_at, job_id, reader) for run in newest_first]
+        runs = [_create_measurement(run, first.found_at, job_id, reader) for run in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
 
 
-def _measurement(run: ToolRun, given: str, job_id: str, reader: ResultsReader) -> Run:
+def _create_measurement(run: ToolRun, path_argument: str, job_id: str, reader: ResultsReader) -> Run:
     run_id = f"{run.path}#{len(reader.read)}"
-    reader.add(run_id, run)
+    reader.add_run(run_id, run)
     metrics = {measure: median(values) for measure, values in run.repeats.items()}
     cells = Counter(measure.partition("/")[0] for measure in metrics)
     figures = {
@@ -298,19 +318,18 @@ def _measurement(run: ToolRun, given: str, job_id: str, reader: ResultsReader) -
     }
     repeats = str(max(map(len, run.repeats.values())))
     params, facts = (
-        {FOLDER_KEY: given, "task.repeats": repeats},
-        {key: plain(fact) for key, fact in run.facts.items()},
+        {FOLDER_KEY: path_argument, "task.repeats": repeats},
+        {key: escape_control_characters(fact) for key, fact in run.facts.items()},
     )
-    return replace(_run(run, run_id, job_id, params, figures | metrics), facts=facts)
+    return replace(_create_run(run, run_id, job_id, params, figures | metrics), facts=facts)
 
 
-def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
-    """Return the default baseline and rows of a table: the first path against all others.
+def default_baseline_and_rows(paths: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Return the default baseline and row keys: the first path against all others.
 
-    The rows are told apart by the settings in which they differ, or by their paths where settings
-    do not suffice.
+    Rows are distinguished by the settings in which they differ, or else by their paths.
     """
-    first = [run for run in runs if run.params[FOLDER_KEY] == places[0]]
+    first = [run for run in runs if run.params[FOLDER_KEY] == paths[0]]
     if not first or len(first) == len(runs):
         return {}, []
     differing = KeyRules().differing_keys([run.params for run in runs])
@@ -326,4 +345,4 @@ def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, st
         and all(len(of_key) == 1 for of_key in values.values())
     ):
         return {key: of_key.pop() for key, of_key in values.items()}, [*settings, *row_keys]
-    return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]
+    return {FOLDER_KEY: paths[0]}, [FOLDER_KEY, *row_keys]

@@ -1,9 +1,8 @@
-"""Reads what olmo-eval writes: `metrics.json`, and beside it
-`predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
+"""Reader of olmo-eval: `metrics.json` and `predictions/MODEL/TASK[_HASH]-predictions.jsonl`.
 
-Each metric and scorer of a task is an evaluation: of verdicts if it is 0 or 1 for every instance,
-else of numbers. Instances are known by their `native_id` and label; their questions stand in a file
-of requests, which is not read.
+Each metric and scorer of a task is an evaluation: of verdicts if it is 0 or 1 for every
+instance, else of numbers. Instances are identified by their `native_id` and label; the file
+of requests with their questions is not read.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from runner_base import DataError
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
-    Better,
+    BetterDirection,
     Count,
-    Outline,
+    JsonOutline,
     Parser,
     ToolFile,
     ToolRun,
     ToolSample,
-    as_number,
-    check_mean,
-    check_samples_differ,
-    checked,
-    file_name,
-    lines_of,
-    params_of,
+    check_reported_mean,
+    check_unique_samples,
+    convert_checked,
+    flatten_params,
+    iter_lines,
+    to_finite_number,
+    validate_file_name,
 )
 
 TOOL = "olmo-eval"
@@ -43,8 +42,6 @@ OF_MODEL = ("dtype", "revision", "attention_backend", "tokenizer")
 
 
 class Model(msgspec.Struct):
-    """A model and its settings."""
-
     model: str | None = None
     dtype: Any = None
     revision: Any = None
@@ -53,16 +50,13 @@ class Model(msgspec.Struct):
 
 
 class Config(Model):
-    """The settings: those of the one model, of the provider of a harness, or of each of several
-    models."""
+    """Model settings: of a single model, of a harness's provider, or of each of several models."""
 
     provider: Any = None
     models: dict[str, dict[str, Any]] | None = None
 
 
 class Task(msgspec.Struct):
-    """A task that was evaluated."""
-
     task: str
     num_instances: Count
     task_hash: str | None = None
@@ -71,8 +65,6 @@ class Task(msgspec.Struct):
 
 
 class Metrics(msgspec.Struct):
-    """What is read of metrics.json."""
-
     timestamp: str
     config: dict[str, Any]
     tasks: list[Task]
@@ -80,15 +72,11 @@ class Metrics(msgspec.Struct):
 
 
 class Output(msgspec.Struct):
-    """What a model answered."""
-
     text: Any = None
     extracted_answer: Any = None
 
 
 class Prediction(msgspec.Struct):
-    """What is read of an instance."""
-
     native_id: str | int
     instance_metrics: dict[str, Any]
     label: Any = None
@@ -99,28 +87,28 @@ METRICS: Parser[Metrics] = Parser(Metrics)
 PREDICTION: Parser[Prediction] = Parser(Prediction)
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     """Whether a file is olmo-eval's metrics.json."""
-    return outline.has("timestamp", "config", "tasks", "summary") and bytes(
+    return outline.has_fields("timestamp", "config", "tasks", "summary") and bytes(
         outline.parts["tasks"]
     ).startswith(b"[")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the evaluations of a file, one for each task, metric and scorer."""
+    """Return the evaluations of a file, one per task, metric and scorer."""
     where = str(path)
-    content = METRICS.read(raw, where)
+    content = METRICS.parse(raw, where)
     if content.errors:
         raise DataError(
             f"{len(content.errors)} of its tasks ended in an error: run them again", key=where, code="damaged"
         )
     runs, left_out = [], []
     for entry in content.tasks:
-        model = _model(content.config, entry, where)
-        rows = list(_predictions(path, entry, entry.model or model.model or ""))
+        model = _find_model(content.config, entry, where)
+        rows = list(_iter_predictions(path, entry, entry.model or model.model or ""))
         names = dict.fromkeys(name for _, scores in rows for name in scores)
         for metric in names:
-            numbers = [as_number(scores.get(metric)) for _, scores in rows]
+            numbers = [to_finite_number(scores.get(metric)) for _, scores in rows]
             known = [number for number in numbers if number is not None]
             if len(known) < len(rows):
                 left_out.append(f"{entry.task} {metric}")
@@ -129,15 +117,15 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
                 replace(sample, number=number, solved=number == 1)
                 for (sample, _), number in zip(rows, known, strict=True)
             ]
-            check_samples_differ(path, samples)
+            check_unique_samples(path, samples)
             _check_means(f"{where}: {entry.task}", entry, metric, names, known)
             params = {
                 "model.name": model.model or "",
-                **params_of("model_args", {key: getattr(model, key) for key in OF_MODEL}),
+                **flatten_params("model_args", {key: getattr(model, key) for key in OF_MODEL}),
                 "task.name": entry.task,
                 METRIC: metric,
             }
-            better = None if all(number in (0, 1) for number in known) else Better.neither
+            better = None if all(number in (0, 1) for number in known) else BetterDirection.neither
             version = entry.task_hash or ""
             time = content.timestamp
             runs.append(
@@ -146,27 +134,27 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out)
 
 
-def _model(config: dict[str, Any], entry: Task, where: str) -> Model:
+def _find_model(config: dict[str, Any], entry: Task, source: str) -> Model:
     """Return the settings of the model that answered a task."""
-    about: Config = checked(config, Config, f"{where}: config")
+    about: Config = convert_checked(config, Config, f"{source}: config")
     if entry.model is not None and about.models and entry.model in about.models:
-        about = checked(about.models[entry.model], Config, f"{where}: config of {entry.model}")
+        about = convert_checked(about.models[entry.model], Config, f"{source}: config of {entry.model}")
     model: Model = about
     if isinstance(about.provider, dict):  # a harness has one
-        model = checked(about.provider, Model, f"{where}: config.provider")
+        model = convert_checked(about.provider, Model, f"{source}: config.provider")
     if model.model is None:
-        raise DataError("config: model is missing", key=where, code="damaged")
+        raise DataError("config: model is missing", key=source, code="damaged")
     return model
 
 
-def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the instances of a task, each with its scores by `metric:scorer`."""
-    where, task = str(path), _file_name(entry.task)
+    where, task = str(path), _to_file_name(entry.task)
     folder = path.parent / "predictions"
     endings = f"_{(entry.task_hash or '')[-6:]}{ENDING}", ENDING
-    names = [file_name(f"{task}{ending}", path) for ending in endings]
-    found = [file for name in names for file in sorted(folder.glob(f"*/{_escaped(name)}"))]
-    chosen = [file for file in found if file.parent.name == _file_name(model)] or found
+    names = [validate_file_name(f"{task}{ending}", path) for ending in endings]
+    found = [file for name in names for file in sorted(folder.glob(f"*/{_escape_glob(name)}"))]
+    chosen = [file for file in found if file.parent.name == _to_file_name(model)] or found
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
         raise DataError(
@@ -174,29 +162,29 @@ def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSamp
             key=where,
             code="ambiguous" if chosen else "not_found",
         )
-    for where_line, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
-        prediction = PREDICTION.read(line, where_line)
-        yield _sample(prediction), _scores(prediction)
+    for where_line, line in iter_lines(chosen[0], "predictions", entry.num_instances, where):
+        prediction = PREDICTION.parse(line, where_line)
+        yield _create_sample(prediction), _read_scores(prediction)
 
 
-def _file_name(name: str) -> str:
-    """Return a name as olmo-eval writes it in the names of files."""
+def _to_file_name(name: str) -> str:
+    """Replace the characters that olmo-eval replaces in file names."""
     for character in ":/\\ ":
         name = name.replace(character, "_")
     return name
 
 
-def _escaped(name: str) -> str:
+def _escape_glob(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
-def _scores(prediction: Prediction) -> dict[str, Any]:
+def _read_scores(prediction: Prediction) -> dict[str, Any]:
     scorers = ((metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict))
     return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
 
 
-def _check_means(where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
-    """Raise DataError if a mean of metrics.json is not that of the instances.
+def _check_means(source: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
+    """Raise DataError if a mean in metrics.json differs from the instances.
 
     Instances have the number of `accuracy:exact_match` under this name, or in older files as
     `exact_match:exact_match`.
@@ -210,10 +198,12 @@ def _check_means(where: str, entry: Task, metric: str, names: Collection[str], n
         of_scorer = (entry.metrics or {}).get(figure)
         if isinstance(of_scorer, dict) and scorer in of_scorer:
             mean = math.fsum(numbers) / len(numbers)
-            check_mean(f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer])
+            check_reported_mean(
+                f"{source} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer]
+            )
 
 
-def _sample(prediction: Prediction) -> ToolSample:
+def _create_sample(prediction: Prediction) -> ToolSample:
     """Return an instance without its score."""
     first = prediction.model_output[0] if prediction.model_output else Output()
     return ToolSample(

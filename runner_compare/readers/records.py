@@ -1,7 +1,7 @@
-"""The runs that another package keeps, such as the runner's jobs: handed over by an entry point.
+"""Access to runs that another package stores, such as the runner's jobs, by an entry point.
 
-The group is `runner_compare.readers`; the object behind its name `records` opens what the options
-name.
+The group is `runner_compare.readers`; the object with the name `records` opens the runs
+that the options select.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner_base import ConfigError, doors
+from runner_base import ConfigError, entry_points
 from runner_compare.model.data import Run, Table
-from runner_compare.model.unfinished import GridJobs
+from runner_compare.model.missing_jobs import GridJobs
 from runner_compare.reader import Reader
 
 GROUP, NAME = "runner_compare.readers", "records"
@@ -25,43 +25,43 @@ MISSING = (
 
 @dataclass
 class Records:
-    """The runs that were opened, what reads them, and where a comparison of them can go."""
+    """Opened runs, their reader, and where a comparison of them can be logged."""
 
     runs: list[Run]
     reader: Reader
     # the jobs of the grid that --grid names, or else of the last one
     grid_jobs: GridJobs | None = field(default=None, kw_only=True)
 
-    def list_jobs(self, job_ids: Iterable[str]) -> GridJobs:
-        """Note which jobs the grid has; those without a result are then added to what this
-        returns."""
+    def set_grid_jobs(self, job_ids: Iterable[str]) -> GridJobs:
+        """Register the jobs of the grid. The caller adds those without a result to the returned
+        object.
+        """
         self.grid_jobs = GridJobs(frozenset(job_ids))
         return self.grid_jobs
 
-    def target_of(self, runs: Sequence[Run]) -> str:
-        """Return what --log adds the comparison of these runs to."""
+    def find_log_target(self, runs: Sequence[Run]) -> str:
+        """Return where --log stores the comparison of these runs."""
         raise NotImplementedError
 
-    def log(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
-        """Add the files of a comparison to what `target_of` has named (--log)."""
+    def log_comparison(self, target: str, folder: Path, names: list[str], artifact_folder: str) -> None:
+        """Store the files of a comparison at the target of --log."""
         raise NotImplementedError
 
-    def publish(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
-        """Write what --publish writes; return the paths of the files."""
+    def publish_comparison(self, tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]:
+        """Write the output of --publish and return the paths of its files."""
         raise NotImplementedError
 
 
-class Opener:
-    """Opens the runs that the options of the command line name."""
+class RecordsOpener:
+    """Opens the runs that the command-line options select."""
 
     def open(self, options: argparse.Namespace, scratch: Path) -> Records:
-        """Return the runs; raises ConfigError if there are none. What has to be fetched goes to
-        `scratch`."""
+        """Open the runs. Fetched files go to `scratch`. Raises ConfigError if there are no runs."""
         raise NotImplementedError
 
 
 def open_records(options: argparse.Namespace, scratch: Path) -> Records:
-    """Return the runs of the package that keeps some; ConfigError if none is installed."""
-    if NAME not in doors.entries(GROUP):
+    """Open the runs of the installed package that stores them. Raises ConfigError without one."""
+    if NAME not in entry_points.find_entry_points(GROUP):
         raise ConfigError(MISSING, code="needs_package")
-    return doors.load(GROUP, NAME, Opener).open(options, scratch)
+    return entry_points.load_entry_point(GROUP, NAME, RecordsOpener).open(options, scratch)

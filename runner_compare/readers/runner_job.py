@@ -1,5 +1,5 @@
-"""Reads jobs of the runner: a job's folder, its samples (also as `samples.jsonl.gz`), or an archive
-with one or more such folders.
+"""Reader of runner jobs: a job's folder, its samples (also `samples.jsonl.gz`), or an archive
+of jobs.
 
 Only jobs with verdicts are read here. All other jobs are compared from their output folder.
 """
@@ -17,14 +17,14 @@ from runner_compare.model.outcomes import QuestionOutcome
 from runner_compare.readers import (
     LONGEST_TEXT,
     METRIC,
-    Outline,
+    JsonOutline,
     ToolFile,
     ToolRun,
     ToolSample,
-    check_samples_differ,
+    check_unique_samples,
     read_bytes,
 )
-from runner_compare.readers.packed import ARCHIVE_SUFFIXES, read_archive
+from runner_compare.readers.archive_files import ARCHIVE_SUFFIXES, read_archive
 
 TOOL = "runner"
 RESULT, SAMPLES = "result.json", ("samples.jsonl", "samples.jsonl.gz")
@@ -35,7 +35,7 @@ EXTRACTOR = "task.extractor"
 
 @dataclass(slots=True)
 class JobSample(ToolSample):
-    """A sample and its outcome for the comparison."""
+    """A sample with its outcome for the comparison."""
 
     outcome: QuestionOutcome = field(default_factory=lambda: QuestionOutcome(False, None))
 
@@ -44,15 +44,15 @@ class JobSample(ToolSample):
 class JobRun(ToolRun):
     job_samples: list[JobSample] = field(default_factory=list)
 
-    def answers(self) -> Answers:
-        """Return how each question was answered, with what was cut off."""
+    def load_answers(self) -> Answers:
+        """Return the outcome of each question, including cut-off answers."""
         return {sample.key: sample.outcome for sample in self.job_samples}
 
 
-def recognises(path: Path, outline: Outline) -> bool:
+def can_read_file(path: Path, outline: JsonOutline) -> bool:
     """Whether a file is a job's result, its samples, or an archive."""
     if path.name == RESULT:
-        return outline.has("job_id", "status", "task", "params", "result")
+        return outline.has_fields("job_id", "status", "task", "params", "result")
     return path.name in SAMPLES or path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
@@ -60,7 +60,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     """Return the jobs in a file or an archive."""
     if path.name == RESULT:
         tool_file = ToolFile([])
-        _add_job(tool_file, path, str(path), raw, _read_samples_in(path.parent), cluster)
+        _add_job(tool_file, path, str(path), raw, _read_job_samples(path.parent), cluster)
         return tool_file
     if path.name in SAMPLES:
         result = path.with_name(RESULT)
@@ -78,7 +78,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         raise DataError(f"no job of the runner in it ({RESULT} with {SAMPLES[0]})", key=path, code="empty")
     tool_file = ToolFile([])
     for name in results:
-        job = f"{path}: {name}", files[name], _find_packed(path, name, files)
+        job = f"{path}: {name}", files[name], _find_packed_samples(path, name, files)
         _add_job(tool_file, path / name, *job, cluster)
     return tool_file
 
@@ -86,7 +86,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 Samples = tuple[str, bytes] | None  # where a job's samples are, and their lines
 
 
-def _read_samples_in(folder: Path) -> Samples:
+def _read_job_samples(folder: Path) -> Samples:
     """Return the samples in a job's folder."""
     path = next((folder / name for name in SAMPLES if (folder / name).is_file()), None)
     return None if path is None else (str(path), _read_unpacked(path))
@@ -96,8 +96,8 @@ def _read_unpacked(path: Path) -> bytes:
     return read_gzip(path) if path.suffix == GZIP_SUFFIX else read_bytes(path)
 
 
-def _find_packed(path: Path, result: str, files: dict[str, bytes]) -> Samples:
-    """Return the samples that lie beside a result in an archive."""
+def _find_packed_samples(path: Path, result: str, files: dict[str, bytes]) -> Samples:
+    """Return the samples next to a result in an archive."""
     for samples in SAMPLES:
         name = str(PurePosixPath(result).with_name(samples))
         found = next((key for key in files if str(PurePosixPath(key)) == name), None)
@@ -109,15 +109,15 @@ def _find_packed(path: Path, result: str, files: dict[str, bytes]) -> Samples:
 
 
 def _add_job(
-    tool_file: ToolFile, path: Path, where: str, raw: bytes, samples: Samples, cluster: str | None
+    tool_file: ToolFile, path: Path, source: str, raw: bytes, samples: Samples, cluster: str | None
 ) -> None:
-    """Add a job that has verdicts; note any other job."""
+    """Add a job that has verdicts, or a note about another job."""
     if SET_ASIDE in path.parent.name:
         return
     try:
         record = Record.from_json(raw.decode())
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a readable result ({error})", key=where, code="damaged") from error
+        raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
     if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
         tool_file.notes.append(f"left out: {record.job_id} has not finished ({record.status})")
     elif "correct" not in record.result.metrics:
@@ -125,17 +125,17 @@ def _add_job(
             f"left out: {record.job_id} ({record.task}) has no verdicts; compare it with --output-dir"
         )
     elif samples is None:
-        raise DataError(f"{SAMPLES[0]} is not beside it", key=where, code="not_found")
+        raise DataError(f"{SAMPLES[0]} is not beside it", key=source, code="not_found")
     else:
         tool_file.runs.append(_read_job(path, record, *samples, cluster))
 
 
-def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str | None) -> JobRun:
-    """Return a job with its samples; DataError unless they have the recorded score."""
+def _read_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
+    """Return a job with its samples. Raises DataError unless they match the recorded score."""
     metrics = record.result.metrics
     stopped_after = int(metrics["questions_asked"]) if metrics.get("questions_left") else None
     scored = sorted(
-        (sample for sample in _parse_samples(where, lines) if sample.answer.verdict is not None),
+        (sample for sample in _parse_samples(source, lines) if sample.answer.verdict is not None),
         key=lambda sample: sample.index,
     )
     counted = [sample for sample in scored[:stopped_after] if not sample.left_out]
@@ -145,13 +145,13 @@ def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str
         raise DataError(
             f"{found[0]} of {found[1]} answers are right, "
             f"but {RESULT} counts {recorded[0]} of {recorded[1]}: one of them was changed",
-            key=where,
+            key=source,
             code="mismatch",
         )
     extractor = record.params.get(EXTRACTOR, "")
     has_cluster = cluster is None or record.params.get("task.cluster") == cluster
-    samples = [_sample(sample, extractor, has_cluster) for sample in counted]
-    check_samples_differ(path, samples)
+    samples = [_create_sample(sample, extractor, has_cluster) for sample in counted]
+    check_unique_samples(path, samples)
     params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return JobRun(
         TOOL,
@@ -167,8 +167,8 @@ def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str
     )
 
 
-def _sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSample:
-    outcome = QuestionOutcome.of(sample)
+def _create_sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSample:
+    outcome = QuestionOutcome.from_sample(sample)
     if not has_cluster:
         outcome = outcome._replace(cluster=None)
     extracted = sample.answer.extracted or {}
@@ -186,8 +186,8 @@ def _sample(sample: Sample, extractor: str, has_cluster: bool) -> JobSample:
     )
 
 
-def _parse_samples(where: str, content: bytes) -> Iterator[Sample]:
-    """Yield the last sample of each index. A sample may be replaced only if it failed."""
+def _parse_samples(source: str, content: bytes) -> Iterator[Sample]:
+    """Yield the last sample of each index. Only a failed sample may be replaced."""
     samples: dict[int, Sample] = {}
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
@@ -196,12 +196,12 @@ def _parse_samples(where: str, content: bytes) -> Iterator[Sample]:
             sample = Sample.from_json(line.decode())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
-                f"not a sample ({error})", key=f"{where}, line {number}", code="damaged"
+                f"not a sample ({error})", key=f"{source}, line {number}", code="damaged"
             ) from error
         earlier = samples.get(sample.index)
         if earlier is not None and not earlier.failed and earlier != sample:
             raise DataError(
-                f"sample {sample.index} is duplicated", key=f"{where}, line {number}", code="damaged"
+                f"sample {sample.index} is duplicated", key=f"{source}, line {number}", code="damaged"
             )
         samples[sample.index] = sample
     yield from samples.values()

@@ -1,5 +1,4 @@
-"""Samples that were answered several times: what counts is the share of their answers that is
-right."""
+"""Join several answers to one sample: the fraction of correct answers counts."""
 
 from __future__ import annotations
 
@@ -7,30 +6,33 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from runner_compare.model.answer_votes import Votes
+from runner_compare.model.repeated_answers import AnswerVotes
 from runner_compare.readers.tool_run import ToolSample
 
 LONGEST_VOTE = 100  # characters
 
 
-def joined(answers: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSample]:
-    """Return each sample once, by its id; the number is the mean of its answers' numbers.
+def join_answers(samples: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSample]:
+    """Return each sample once, by id, with the mean of its answers' numbers.
 
-    A sample is called right, where a single word is needed, if more than half of its answers are.
-    Programs cannot vote: two that are right need not be alike.
+    Where a single verdict is needed, a sample is correct if more than half of its answers are.
+    Programs cannot vote (`can_vote`): two correct ones need not be equal.
     """
     by_sample: dict[str, list[ToolSample]] = {}
-    for answer in answers:
+    for answer in samples:
         by_sample.setdefault(answer.sample_id, []).append(answer)
-    return [_joined(several, can_vote) if len(several) > 1 else several[0] for several in by_sample.values()]
+    return [
+        _join_sample_answers(several, can_vote) if len(several) > 1 else several[0]
+        for several in by_sample.values()
+    ]
 
 
-def _joined(answers: list[ToolSample], can_vote: bool) -> ToolSample:
+def _join_sample_answers(answers: list[ToolSample], can_vote: bool) -> ToolSample:
     solved = sum(answer.solved for answer in answers)
     numbers = [answer.number for answer in answers if answer.number is not None]
     votes = None
     if can_vote:
-        votes = votes_of([(answer.answer, answer.solved, answer.text) for answer in answers])
+        votes = count_votes([(answer.answer, answer.solved, answer.text) for answer in answers])
     return replace(
         answers[0],
         solved=2 * solved > len(answers),
@@ -41,15 +43,14 @@ def _joined(answers: list[ToolSample], can_vote: bool) -> ToolSample:
     )
 
 
-def votes_of(answers: Iterable[tuple[str | None, bool, str]]) -> Votes | None:
-    """Return how answers vote, each as what was extracted from it, whether it is right, and its
-    text.
+def count_votes(answers: Iterable[tuple[str | None, bool, str]]) -> AnswerVotes | None:
+    """Count votes of answers, each given as extracted answer, verdict and text.
 
-    None where that is not known: nothing was extracted from a right answer, or its whole text, or
-    so much that no other answer repeats it.
+    Returns None if votes are unknown: nothing was extracted from a correct answer, or its whole
+    text, or so much that no other answer repeats it.
     """
     known = list(answers)
     of_right = [(said, text) for said, is_right, text in known if is_right]
     if any(said is None or said == text or len(said) > LONGEST_VOTE for said, text in of_right):
         return None
-    return Votes.of((said, is_right) for said, is_right, _ in known)
+    return AnswerVotes.from_answers((said, is_right) for said, is_right, _ in known)

@@ -1,5 +1,4 @@
-"""What a reader of another tool's results returns: evaluations with verdicts or numbers, and
-measurements of speed."""
+"""Results of another tool: evaluations with verdicts or numbers, and speed measurements."""
 
 from __future__ import annotations
 
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner_base import DataError, Verdict
-from runner_compare.metrics import Better
-from runner_compare.model.answer_votes import Votes
-from runner_compare.model.data import Answers, Question, QuestionOutcome, side_of
+from runner_compare.metrics import BetterDirection
+from runner_compare.model.data import Answers, Question, QuestionOutcome, format_flip_side
+from runner_compare.model.repeated_answers import AnswerVotes
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
 METRIC = "task.metric"
@@ -21,7 +20,7 @@ TOLERANCE = 1e-9  # by which a mean may differ from what was written, of itself 
 
 
 class SampleTexts(NamedTuple):
-    """What is shown of a sample."""
+    """Texts of a sample for display."""
 
     question: str
     answer: str | None  # what was extracted from the text
@@ -30,7 +29,7 @@ class SampleTexts(NamedTuple):
 
 @dataclass(slots=True)
 class ToolSample:
-    """How one sample of an evaluation was answered."""
+    """One sample of an evaluation with its answer."""
 
     sample_id: str
     question: str  # or its hash, where texts are read again
@@ -41,15 +40,15 @@ class ToolSample:
     has_error: bool = False
     # of several answers to it: how many are right, and how many there are
     right: tuple[int, int] = (0, 0)
-    votes: Votes | None = None  # how several answers vote, if what each of them says is known
+    votes: AnswerVotes | None = None  # how several answers vote, if what each of them says is known
     number: float | None = None  # its score; None: the tool has written none
     cluster: str | None = None  # the family that it belongs to, with --cluster
     fields: tuple[str, ...] = ()  # where it has no such family: what --cluster could name
     key: Question = (0, "", "")  # equal samples of a task have the same one in all runs
 
     @property
-    def share(self) -> float:
-        """The share of right answers: 0 or 1 for a single one."""
+    def accuracy(self) -> float:
+        """Fraction of correct answers: 0 or 1 for a single answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
@@ -58,7 +57,7 @@ ReadTexts = Callable[[Collection[str]], Iterator[tuple[str, SampleTexts]]]  # by
 
 @dataclass
 class ToolRun:
-    """One evaluation by one metric, or one measurement of speed, as another tool has written it."""
+    """One evaluation by one metric, or one speed measurement, of another tool."""
 
     tool: str
     path: Path
@@ -72,31 +71,33 @@ class ToolRun:
     facts: dict[str, str] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)  # further metrics of the tool's own
     # the direction of its numbers; None: it says right or wrong for each sample
-    better: Better | None = None
+    better: BetterDirection | None = None
     found_at: str = ""  # the path on the command line that it was found at
     texts: ReadTexts | None = None  # reads the texts of samples again, where they are not kept
 
     @property
     def metric(self) -> str:
-        """What the samples were scored by."""
+        """The metric that scored the samples."""
         return self.params.get(METRIC, "")
 
-    def answers(self) -> Answers:
-        """Return which samples were answered correctly."""
+    def load_answers(self) -> Answers:
+        """Return the outcome of each sample."""
         return {
             sample.key: QuestionOutcome(sample.solved, None, sample.cluster, sample.right, votes=sample.votes)
             for sample in self.samples
         }
 
-    def number_answers(self) -> Answers:
+    def load_metric_values(self) -> Answers:
         return {
             sample.key: QuestionOutcome(False, None, sample.cluster, number=sample.number)
             for sample in self.samples
         }
 
-    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
-        """Yield the answers to some samples."""
-        shown = {sample.sample_id: sample for sample in self.samples if sample.key in wanted}
+    def load_answer_texts(
+        self, questions: Collection[Question], max_chars: int
+    ) -> Iterator[tuple[Question, dict[str, str]]]:
+        """Yield the texts of some samples."""
+        shown = {sample.sample_id: sample for sample in self.samples if sample.key in questions}
         kept = (
             (key, SampleTexts(sample.question, sample.answer, sample.text)) for key, sample in shown.items()
         )
@@ -104,13 +105,13 @@ class ToolRun:
             sample = shown[sample_id]
             yield (
                 sample.key,
-                side_with_question(sample.solved, texts.answer, texts.text, texts.question, most),
+                format_side_with_question(sample.solved, texts.answer, texts.text, texts.question, max_chars),
             )
 
 
 @dataclass
 class ToolFile:
-    """What one file holds."""
+    """Runs of one file, with notes and excluded metrics."""
 
     runs: list[ToolRun]
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
@@ -118,35 +119,37 @@ class ToolFile:
     notes: list[str] = field(default_factory=list)
 
 
-def family_of(fields: Any, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """Return the family that an object's field names, or all fields that could name one: a text or
-    a whole number."""
-    if cluster is None:
+def find_cluster(fields: Any, cluster_field: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return the cluster named by an object's field, or all fields that could name one.
+
+    Such a field contains a text or a whole number.
+    """
+    if cluster_field is None:
         return None, ()
     if not isinstance(fields, dict):
         return None, ()
-    value = fields.get(cluster)
-    if _names_family(value):
+    value = fields.get(cluster_field)
+    if _can_name_cluster(value):
         return str(value), ()
-    return None, tuple(key for key, other in fields.items() if _names_family(other))
+    return None, tuple(key for key, other in fields.items() if _can_name_cluster(other))
 
 
-def _names_family(value: object) -> bool:
+def _can_name_cluster(value: object) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def text_of(value: Any) -> str:
-    """Return a value as MLflow's params store it."""
+def to_param_text(value: Any) -> str:
+    """Return a value as text, in the format of MLflow's params."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def params_of(group: str, values: Any) -> dict[str, str]:
-    """Return an object's values as settings of a group, without those that are not set."""
+def flatten_params(group: str, values: Any) -> dict[str, str]:
+    """Return an object's values as params of a group, without unset ones."""
     pairs = values.items() if isinstance(values, dict) else ()
-    return {f"{group}.{key}": text_of(value) for key, value in pairs if value is not None}
+    return {f"{group}.{key}": to_param_text(value) for key, value in pairs if value is not None}
 
 
-def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
+def check_unique_samples(path: Path, samples: Iterable[ToolSample]) -> None:
     """Raise DataError if a sample is duplicated, or if there is none."""
     seen = set[str]()
     for sample in samples:
@@ -157,26 +160,26 @@ def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
         raise DataError("there is no sample in it", key=path, code="empty")
 
 
-def check_mean(figure: str, mean: float, over: str, source: str, logged: object) -> None:
-    """Raise DataError if a mean is not the one that was written."""
-    written = as_number(logged)
+def check_reported_mean(metric: str, mean: float, over: str, source: str, reported: object) -> None:
+    """Raise DataError if a mean differs from the reported one."""
+    written = to_finite_number(reported)
     if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-        says = str(logged)[:40]
+        says = str(reported)[:40]
         raise DataError(
-            f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed",
+            f"{metric} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed",
             code="mismatch",
         )
 
 
-def side_with_question(
-    solved: bool, answer: str | None, text: str, question: str, most: int
+def format_side_with_question(
+    solved: bool, answer: str | None, text: str, question: str, max_chars: int
 ) -> dict[str, str]:
-    """Return one side of a flip with the end of its question."""
-    side = side_of(Verdict.correct if solved else Verdict.wrong, answer, text, most)
-    return side | {"question": side_of(Verdict.correct, None, question, most)["text"]}
+    """Return one side of a changed answer with the end of its question."""
+    side = format_flip_side(Verdict.correct if solved else Verdict.wrong, answer, text, max_chars)
+    return side | {"question": format_flip_side(Verdict.correct, None, question, max_chars)["text"]}
 
 
-def as_number(value: object) -> float | None:
+def to_finite_number(value: object) -> float | None:
     try:
         number = float(value) if isinstance(value, bool | int | float) else math.nan
     except OverflowError:  # a whole number of hundreds of digits

@@ -1,5 +1,4 @@
-"""The only list of readers, and what each one is: a module of this folder that knows the files of
-one tool."""
+"""List of all readers: each is a module of this folder for the files of one tool."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from runner_compare.readers import Outline, ToolFile
+from runner_compare.readers import JsonOutline, ToolFile
 
 # in the order in which a file is shown to them: the module's name, and the tool's
 TOOLS = {
@@ -28,24 +27,24 @@ SUFFIXES = (".json", ".eval")  # of the files that are looked at
 
 
 class ToolReader(Protocol):
-    """A module that reads a tool's files."""
+    """A module that reads one tool's files."""
 
-    def recognises(self, path: Path, outline: Outline) -> bool:
+    def can_read_file(self, path: Path, outline: JsonOutline) -> bool:
         """Whether a file is the tool's, by its name and the names of its fields."""
         ...
 
     def read(self, path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-        """Return the runs in a file; `cluster` is the field of a sample that names its family."""
+        """Return the runs in a file. `cluster` is the sample field that names its cluster."""
         ...
 
 
-def writers() -> str:
-    """Return the names of all tools whose files are read."""
+def supported_tools() -> str:
+    """Return the names of all supported tools as text."""
     first, second, third, *others = TOOLS.values()
     return ", ".join([first, second, third, "lm-evaluation-harness", *others])
 
 
 @cache
-def readers() -> tuple[ToolReader, ...]:
-    """Return the readers in their order."""
+def load_readers() -> tuple[ToolReader, ...]:
+    """Return the readers in the order in which they check a file."""
     return tuple(cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS)

@@ -1,9 +1,9 @@
-"""Reads what vLLM's benchmarks write: `vllm bench latency` and `throughput` with `--output-json`,
-`vllm bench serve` with `--save-result`, alone or by `vllm bench sweep serve`.
+"""Reader of vLLM benchmarks: `vllm bench latency`, `throughput`, `serve` and `sweep serve`.
 
-The files of `latency` and `throughput` name the model and no other setting. A sweep writes
-`run=N.json` into a folder for each combination, whose settings stand behind `run_number`, and all
-of them again into `summary.json`.
+`latency` and `throughput` are written with `--output-json`, `serve` with `--save-result`.
+The files of `latency` and `throughput` contain the model and no other setting. A sweep
+writes `run=N.json` into a folder for each combination, whose settings follow `run_number`,
+and all of them again into `summary.json`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from runner_compare.readers import (
     ANYTHING,
     LIST,
     OBJECT,
+    JsonOutline,
     Measured,
-    Outline,
     Parser,
     ToolFile,
     ToolRun,
-    changed,
-    params_of,
+    flatten_params,
+    modification_time,
 )
 
 TOOL = "vllm"
@@ -48,31 +48,24 @@ Times = Annotated[list[Measured], msgspec.Meta(min_length=1)]
 
 
 class Latency(msgspec.Struct):
-    """What is read of `latency`."""
-
     model_id: str
     latencies: Times
 
 
 class Throughput(msgspec.Struct):
-    """What is read of `throughput`."""
-
     model_id: str
     tokens_per_second: Measured
     num_requests: Any
 
 
 class Requests(msgspec.Struct):
-    """How many requests `serve` sent, and how many were answered; where one was not, figures may be
-    missing."""
+    """Numbers of requests that `serve` sent and completed. If one failed, metrics may be missing."""
 
     completed: int
     num_prompts: int
 
 
 class Serve(msgspec.Struct):
-    """What is read of `serve`."""
-
     model_id: str
     date: str
     backend: str
@@ -83,7 +76,7 @@ class Serve(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """A run of a sweep that failed."""
+    """A failed run of a sweep."""
 
     error_type: str
     error: str
@@ -96,85 +89,87 @@ REQUESTS: Parser[Requests] = Parser(Requests)
 FAILED: Parser[Failure] = Parser(Failure)
 
 
-def recognises(_path: Path, outline: Outline) -> bool:
-    """Whether a file is the result of one of vLLM's benchmarks, or of a sweep of them."""
-    return _kind(outline.parts) is not None or outline.has(*FAILURE) or _is_summary(outline)
+def can_read_file(_path: Path, outline: JsonOutline) -> bool:
+    """Whether a file is the result of a vLLM benchmark, or of a sweep."""
+    return _detect_kind(outline.parts) is not None or outline.has_fields(*FAILURE) or _is_summary(outline)
 
 
-def _is_summary(outline: Outline) -> bool:
+def _is_summary(outline: JsonOutline) -> bool:
     return bool(outline.elements) and all(
-        _kind(element) == SERVE and RUN in element for element in outline.elements
+        _detect_kind(element) == SERVE and RUN in element for element in outline.elements
     )
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
-    """Return the run in a file, or all runs of a sweep's summary that stands alone."""
-    outline = Outline.of(raw, str(path))
+    """Return the run in a file, or all runs of a sweep's summary without its run files."""
+    outline = JsonOutline.from_bytes(raw, str(path))
     if outline.elements:
         if any(path.parent.glob("run=*.json")):  # the same runs
             return ToolFile([])
-        runs = LIST.read(raw, str(path))
+        runs = LIST.parse(raw, str(path))
         return ToolFile(
-            [_run(path, f"{path}, run {number}", benchmark) for number, benchmark in enumerate(runs, 1)]
+            [
+                _create_run(path, f"{path}, run {number}", benchmark)
+                for number, benchmark in enumerate(runs, 1)
+            ]
         )
-    if _kind(outline.parts) is None:
-        failure = FAILED.read(raw, str(path))
+    if _detect_kind(outline.parts) is None:
+        failure = FAILED.parse(raw, str(path))
         return ToolFile([], [f"{path}, which failed ({failure.error_type}: {failure.error[:120]})"])
     if bytes(outline.parts.get(RUN, Raw(b""))) == WARM_UP:
         return ToolFile([])
-    return ToolFile([_run(path, str(path), raw)])
+    return ToolFile([_create_run(path, str(path), raw)])
 
 
-def _run(path: Path, where: str, raw: bytes | Raw) -> ToolRun:
-    fields = OBJECT.read(raw, where)
-    kind = _kind(fields) or LATENCY
-    run = ToolRun(TOOL, path, kind, changed(path), {})  # latency and throughput write no time
+def _create_run(path: Path, source: str, raw: bytes | Raw) -> ToolRun:
+    fields = OBJECT.parse(raw, source)
+    kind = _detect_kind(fields) or LATENCY
+    run = ToolRun(TOOL, path, kind, modification_time(path), {})  # latency and throughput write no time
     run.params = {"backend.name": TOOL}
     match kind:
         case "vllm latency":
-            latency = LATENCY_FILE.read(raw, where)
+            latency = LATENCY_FILE.parse(raw, source)
             run.params["model.name"] = latency.model_id
             run.repeats = {"batch_latency_s": latency.latencies}
         case "vllm throughput":
-            throughput = THROUGHPUT_FILE.read(raw, where)
+            throughput = THROUGHPUT_FILE.parse(raw, source)
             run.params["model.name"] = throughput.model_id
-            run.params |= params_of("task", {"num_requests": throughput.num_requests})
+            run.params |= flatten_params("task", {"num_requests": throughput.num_requests})
             run.repeats = {"total_tok_per_s": [throughput.tokens_per_second]}
         case _:
-            _read_serve(run, raw, fields, where)
+            _read_serve(run, raw, fields, source)
     return run
 
 
-def _kind(fields: dict[str, Raw]) -> str | None:
+def _detect_kind(fields: dict[str, Raw]) -> str | None:
     return next((kind for kind, needed in KEYS.items() if needed <= fields.keys()), None)
 
 
-def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], where: str) -> None:
-    requests = REQUESTS.read(raw, where)
+def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: str) -> None:
+    requests = REQUESTS.parse(raw, source)
     if requests.completed != requests.num_prompts:
         failed = f"{requests.num_prompts - requests.completed} of {requests.num_prompts}"
-        raise DataError(f"{failed} requests failed: its speed is not that of all", key=where, code="damaged")
-    serve = SERVE_FILE.read(raw, where)
+        raise DataError(f"{failed} requests failed: its speed is not that of all", key=source, code="damaged")
+    serve = SERVE_FILE.parse(raw, source)
     run.time = serve.date
     run.params |= {"model.name": serve.model_id, "backend.name": serve.backend}
     settings = {
-        key: ANYTHING.read(value, where, key)
+        key: ANYTHING.parse(value, source, key)
         for key, value in fields.items()
         if (key in OF_SERVE or bytes(value).startswith(b'"')) and key not in (*NOT_SETTINGS, "backend")
     }
     settings["max_concurrency"] = "unlimited" if serve.max_concurrency is None else serve.max_concurrency
-    run.params |= params_of("task", settings)
+    run.params |= flatten_params("task", settings)
     keys = list(fields)
     of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
-    run.params |= params_of("sweep", {key: ANYTHING.read(fields[key], where, key) for key in of_sweep})
-    run.repeats = {"output_tok_per_s": [serve.output_throughput], "ttft_s": [_first_token_s(serve, where)]}
+    run.params |= flatten_params("sweep", {key: ANYTHING.parse(fields[key], source, key) for key in of_sweep})
+    run.repeats = {"output_tok_per_s": [serve.output_throughput], "ttft_s": [_median_ttft_s(serve, source)]}
 
 
-def _first_token_s(serve: Serve, where: str) -> float:
-    """Return the median time to the first token: of all requests if they were saved, else as vLLM
-    computed it."""
+def _median_ttft_s(serve: Serve, source: str) -> float:
+    """Return the median time to first token: of all requests if available, else as reported."""
     if serve.median_ttft_ms is not None:
         return serve.median_ttft_ms / 1000
     if serve.ttfts is None:
-        raise DataError("median_ttft_ms and ttfts are missing", key=where, code="damaged")
+        raise DataError("median_ttft_ms and ttfts are missing", key=source, code="damaged")
     return median(serve.ttfts)

@@ -1,1 +1,1 @@
-"""What a comparison shows: terminal, Markdown, CSV, JSON, HTML and pictures."""
+"""Render a comparison for terminal, Markdown, CSV, JSON, HTML and pictures."""

@@ -1,11 +1,13 @@
-"""Which answers say little about a model, in words: those cut off by a limit, and those that a rule has not read."""
+"""Render notes about answers that say little: cut off by a limit, or not read by the
+extractor.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from runner_base import few
-from runner_compare.metrics import number
+from runner_base import join_first_names
+from runner_compare.metrics import format_number
 from runner_compare.statistics.floor_effects import LIMIT, count_cut_off
 from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER
 
@@ -15,9 +17,8 @@ NOTED_ANSWERS = 2  # one answer without a mark happens to every model
 MAX_NAMED = 8
 
 
-def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
-    """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; empty if few answers
-    or none are."""
+def cut_off_message(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
+    """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; "" below 10 %."""
     cut_off, answers = count_cut_off(metrics)
     if not answers or cut_off / answers < NOTED_SHARE:
         return ""
@@ -30,9 +31,11 @@ def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> st
     return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
 
 
-def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
-    """Say of which jobs, by name, metrics and params, the rule that judges reads few answers; empty
-    if of none. The only job needs no name."""
+def unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
+    """Name the jobs whose extractor read few answers, given name, metrics and params; "" if none.
+
+    A single job needs no name.
+    """
     by_rule: dict[str, list[str]] = {}
     for name, metrics, params in jobs:
         rule = params.get(EXTRACTOR, "")
@@ -40,7 +43,7 @@ def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]
             continue
         ended, found, by_other = (metrics[ENDED], metrics[f"{FOUND}{rule}"], metrics[f"{FOUND}{BROADEST}"])
         if by_other - found >= max(NOTED_ANSWERS, NOTED_SHARE * ended):
-            counts = f"in {number(found)} of {number(ended)} against {number(by_other)}"
+            counts = f"in {format_number(found)} of {format_number(ended)} against {format_number(by_other)}"
             accuracy = f"accuracy by {BROADEST}: {metrics[f'accuracy/{BROADEST}']:.1%}"
             row = f"row {name}: " if name else ""
             by_rule.setdefault(rule, []).append(f"{row}{counts} ({accuracy})")
@@ -48,7 +51,7 @@ def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]
         return ""
     each = (
         f"of the texts that ended, {EXTRACTOR}={rule} finds an answer in fewer than {BROADEST} does: "
-        f"{few(rows, MAX_NAMED)}"
+        f"{join_first_names(rows, MAX_NAMED)}"
         for rule, rows in by_rule.items()
     )
     return (

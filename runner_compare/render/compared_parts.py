@@ -1,50 +1,57 @@
-"""Comparisons in parts of the answers (lengths, categories, steps), in points: columns, sentences and plain data."""
+"""Render comparisons of subsets of answers (lengths, categories, steps) in points."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from runner_base import Column, Use
+from runner_base import Column, ColumnUse
 from runner_compare.model.data import ABSENT, Table
-from runner_compare.render.effects import p_value
-from runner_compare.render.labels import versus
-from runner_compare.render.quantities import points
+from runner_compare.render.effects import format_p_value
+from runner_compare.render.labels import row_versus_baseline
+from runner_compare.render.quantities import format_points
 from runner_compare.statistics import Decision, Finding
 
 Part = TypeVar("Part")
 
 
-def part_columns(
+def subset_columns(
     table: Table, compared: Mapping[str, Mapping[Part, Decision]], heads: Mapping[Part, str]
 ) -> list[Column]:
-    """Return the columns of the differences to the baseline, a column for each part."""
+    """Return the columns of differences to the baseline, one column per subset."""
     rows = [row for row in table.rows if row.run.run_id in compared]
-    columns = [Column("comparison", [versus(row, table.keys) for row in rows], False, use=Use.setting)]
+    columns = [
+        Column(
+            "comparison", [row_versus_baseline(row, table.keys) for row in rows], False, use=ColumnUse.setting
+        )
+    ]
     for part, head in heads.items():
-        cells = [_cell(compared[row.run.run_id].get(part)) for row in rows]
-        columns.append(Column(head, cells, use=Use.difference))
+        cells = [_format_cell(compared[row.run.run_id].get(part)) for row in rows]
+        columns.append(Column(head, cells, use=ColumnUse.difference))
     return columns
 
 
-def _cell(decision: Decision | None) -> str:
-    """Return a difference in points, with the finding if one is shown."""
+def _format_cell(decision: Decision | None) -> str:
+    """Return a difference in points, with its finding if there is one."""
     if decision is None:
         return ABSENT
     finding = "" if decision.finding is Finding.open else f" {decision.finding}"
-    return f"{points(decision.value)}{finding}"
+    return f"{format_points(decision.value)}{finding}"
 
 
-def part_sentences(
-    what: str, table: Table, compared: Mapping[str, Mapping[Part, Decision]], place: Callable[[Part], str]
+def subset_sentences(
+    subject: str,
+    table: Table,
+    compared: Mapping[str, Mapping[Part, Decision]],
+    describe_part: Callable[[Part], str],
 ) -> list[str]:
-    """Say in which parts rows are better or worse than their baselines."""
+    """Return a sentence per row with the subsets in which it is better or worse than its baseline."""
     return [
-        f"{what} of {versus(row, table.keys)}: {'; '.join(parts)}"
+        f"{subject} of {row_versus_baseline(row, table.keys)}: {'; '.join(parts)}"
         for row in table.rows
         if (
             parts := [
-                f"{decision.finding} {place(part)} ({points_words(decision)})"
+                f"{decision.finding} {describe_part(part)} ({format_points_with_interval(decision)})"
                 for part, decision in compared.get(row.run.run_id, {}).items()
                 if decision.finding is not Finding.open
             ]
@@ -52,22 +59,22 @@ def part_sentences(
     ]
 
 
-def open_sentence(what: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
-    """Say of how many comparisons no difference is shown; nothing if there are none."""
+def undecided_sentence(subject: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
+    """Return a sentence with the number of comparisons without a finding; [] if there are none."""
     findings = [decision.finding for of_row in compared.values() for decision in of_row.values()]
     count = findings.count(Finding.open)
-    return [f"{what}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %"] * bool(
-        count
-    )
+    return [
+        f"{subject}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %"
+    ] * bool(count)
 
 
-def points_words(decision: Decision) -> str:
-    ends = f"[{', '.join(map(points, decision.simultaneous))}]"
-    return f"{points(decision.value)} points {ends}, Holm {p_value(decision.p_holm)}"
+def format_points_with_interval(decision: Decision) -> str:
+    ends = f"[{', '.join(map(format_points, decision.simultaneous_interval))}]"
+    return f"{format_points(decision.value)} points {ends}, Holm {format_p_value(decision.p_holm)}"
 
 
-def questions_record(decision: Decision) -> dict[str, Any]:
-    """Return a comparison of questions as plain data."""
+def question_comparison_record(decision: Decision) -> dict[str, Any]:
+    """Return a comparison of questions as JSON data."""
     return {"questions": decision.n} | difference_record(decision)
 
 

@@ -1,5 +1,6 @@
-"""Words for effects: an entry for each method in METHODS, and the sentences, cells, legends and
-records from it."""
+"""Render effects as sentences, cells, legends and records, from an entry per method in
+METHODS.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +9,32 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runner_base import beside_limit, more_digits
+from runner_base import count_extra_digits, format_against_limit
 from runner_compare.model.data import ABSENT, TableRow
-from runner_compare.render.labels import about, about_between
-from runner_compare.render.margins import level_words, margin_words, verdict_words
+from runner_compare.render.labels import format_count_interval, format_rounded_count
+from runner_compare.render.margins import format_level, format_margin, format_verdict
 from runner_compare.render.notes import render_notes
-from runner_compare.render.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, fill, quantity
-from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, most_wrong
+from runner_compare.render.quantities import (
+    ACCURACIES,
+    FIELDS,
+    LIKELIHOODS,
+    METHODS,
+    REPEATS,
+    fill_template,
+    find_quantity,
+)
+from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, max_error_rate
 
 
-def p_value(p: float) -> str:
-    """Return p to two digits, e.g. 0.77, 0.0042, <0.0001; with more beside the 5 % that decide."""
+def format_p_value(p: float) -> str:
+    """Format p to two digits, e.g. 0.77, 0.0042, <0.0001, with more digits near 5 %."""
     if p < 0.0001:
         return "<0.0001"
-    return "1.0" if p > 0.995 else beside_limit(p, ALPHA, _to_two_digits)
+    return "1.0" if p > 0.995 else format_against_limit(p, ALPHA, _format_two_digits)
 
 
-def _to_two_digits(p: float, more: int = 0) -> str:
-    return f"{p:.{2 + more}g}"
+def _format_two_digits(p: float, extra_digits: int = 0) -> str:
+    return f"{p:.{2 + extra_digits}g}"
 
 
 UNTESTED = "within these processes only"
@@ -33,18 +42,20 @@ OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
 
 
-def asked_of(decision: Decision) -> str:
-    """Return what an effect is over: questions, samples of text, or runs."""
+def sample_unit(decision: Decision) -> str:
+    """Return the unit of an effect's sample: questions, samples of text, or runs."""
     if decision.is_ratio:
         return "runs of each"
-    return "samples" if quantity(decision) is LIKELIHOODS else "questions"
+    return "samples" if find_quantity(decision) is LIKELIHOODS else "questions"
 
 
-def records(row: TableRow) -> dict[str, Any]:
-    """Return a row's effects as plain data, each under the key of its quantity."""
+def decision_records(row: TableRow) -> dict[str, Any]:
+    """Return a row's effects as JSON data, by the key of their quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for effect in row.effects:
-        record = {key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()}
+        record = {
+            key: _record_value(effect, FIELDS.get(key, key)) for key in find_quantity(effect).keys.split()
+        }
         if "baseline_job_id" in record:
             record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
         if not effect.is_tested:
@@ -54,27 +65,26 @@ def records(row: TableRow) -> dict[str, Any]:
         if effect.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
-            record_by_key[quantity(effect).record_key] = record
+            record_by_key[find_quantity(effect).record_key] = record
     return record_by_key
 
 
-def _recorded(decision: Decision, name: str) -> Any:
-    """Return what a record has of a decision: a count of its method, or a field."""
+def _record_value(decision: Decision, name: str) -> Any:
+    """Return a decision's value for a record key: a count of its method, or a field."""
     if name == "remark":
         return render_notes(*decision.remarks) or None
     return decision.counts[name] if name in decision.counts else getattr(decision, name, None)
 
 
-def error_budget(effects: Sequence[Decision]) -> str:
-    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty
-    otherwise."""
-    of_accuracy = [effect for effect in effects if quantity(effect) is ACCURACIES]
-    share = most_wrong(of_accuracy)
+def error_budget_sentence(effects: Sequence[Decision]) -> str:
+    """Return a sentence if more than 5 % of such tables may have a wrong finding, else ""."""
+    of_accuracy = [effect for effect in effects if find_quantity(effect) is ACCURACIES]
+    share = max_error_rate(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
     fixed = Counter(effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons)
     parts = [
-        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{(' each' if count > 1 else '')}"
+        f"{count} run{'s' * (count > 1)} decided at {format_level(comparisons)}{(' each' if count > 1 else '')}"
         for comparisons, count in sorted(fixed.items())
     ]
     text = f"{', '.join(parts)} while running"
@@ -85,9 +95,10 @@ def error_budget(effects: Sequence[Decision]) -> str:
     return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
 
 
-def why_undecided(*decisions: Decision) -> str:
-    """Say why nothing is shown about a margin, where both sides could be broken alike; empty if the
-    reason is another one."""
+def missing_evidence_text(*decisions: Decision) -> str:
+    """Return why nothing is shown about a margin if both sides may be broken in the same way, else
+    "".
+    """
     if decisions[0].no_evidence:
         return render_notes(decisions[0].no_evidence)
     lows = [decision.baseline_low for decision in decisions if decision.baseline_low is not None]
@@ -99,45 +110,53 @@ def why_undecided(*decisions: Decision) -> str:
     )
 
 
-def margin_decision(decision: Decision) -> str:
-    """Return what is decided about the margin, and how many questions would decide."""
+def describe_margin_decision(decision: Decision) -> str:
+    """Describe the decision about the margin, and how many questions would decide."""
     is_difference = decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open
     is_planned = decision.needed and not is_difference
-    needed = f" ({if_alike(decision)}, about {_would_decide(decision)})" if is_planned else ""
-    return margin_verdict(decision, margin_words(decision)) + needed
+    needed = (
+        f" ({planning_assumption(decision)}, about {_format_needed_sample(decision)})" if is_planned else ""
+    )
+    return describe_margin_verdict(decision, format_margin(decision)) + needed
 
 
-def margin_verdict(decision: Decision, margin: str = "") -> str:
-    """Return what is decided about the margin, e.g. `as good within 2 points`; without the margin `as good`."""
+def describe_margin_verdict(decision: Decision, margin: str = "") -> str:
+    """Describe the verdict on the margin, e.g. `as good within 2 points`.
+
+    Without a margin, it is `as good`.
+    """
     assert decision.verdict is not None
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
         return "perhaps by more" + f" than {margin}" * bool(margin)
-    return verdict_words(decision.verdict, margin)
+    return format_verdict(decision.verdict, margin)
 
 
-def if_alike(decision: Decision) -> str:
-    """Return what a number of questions that would decide supposes of the truth."""
+def planning_assumption(decision: Decision) -> str:
+    """Return the assumption behind a planned number of questions."""
     return "if neither is better" + (
-        " and they disagree as often" if quantity(decision) is ACCURACIES else ""
+        " and they disagree as often" if find_quantity(decision) is ACCURACIES else ""
     )
 
 
-def _would_decide(decision: Decision) -> str:
-    """Say how many questions would decide; of several tasks, how many more and how they are
-    spread."""
-    needed, asked = decision.needed or 0, asked_of(decision)
+def _format_needed_sample(decision: Decision) -> str:
+    """Return how many questions would decide; over several tasks, how many more in proportion."""
+    needed, asked = decision.needed or 0, sample_unit(decision)
     if "tasks" not in decision.counts:
         families = decision.counts.get("clusters")  # more of them, and not larger ones
         of_families = f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
         in_all = "" if decision.is_ratio else " in all"
-        number = about_between(needed, decision.needed_between)
+        number = format_count_interval(needed, decision.needed_interval)
         return f"{number} {asked}{in_all}{of_families} would decide"
-    more = f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
-    return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
+    more = (
+        f"{format_rounded_count(needed - decision.n)} more {asked} would decide, "
+        if needed > decision.n
+        else ""
+    )
+    return f"{more}{format_rounded_count(needed)} in all{'' if more else ' would decide'}, each set in proportion"
 
 
-def comparisons_of(count: int, kind: str = "") -> str:
-    """Return how many comparisons there are: `1 comparison`, `3 other comparisons`."""
+def format_comparison_count(count: int, kind: str = "") -> str:
+    """Return a number of comparisons, e.g. `1 comparison` or `3 other comparisons`."""
     return f"{count} {kind}comparison{'s' * (count != 1)}"
 
 
@@ -160,11 +179,11 @@ RATIO_MARGIN_LEGEND = (
 )
 
 
-def legend(effects: Sequence[Decision]) -> str:
+def effects_legend(effects: Sequence[Decision]) -> str:
     """Return the legend of a table's effects."""
     parts = []
     for of in dict.fromkeys(method_words.quantity for method_words in METHODS.values()):
-        of_quantity = [effect for effect in effects if quantity(effect) is of]
+        of_quantity = [effect for effect in effects if find_quantity(effect) is of]
         if of_quantity:
             used = [
                 method_words.legend
@@ -177,7 +196,7 @@ def legend(effects: Sequence[Decision]) -> str:
                 legends.append(SHARE_LEGEND + (";" if adjusted else "."))
             legends += [of.legend[1]] * bool(adjusted)
             kind = "other " if 0 < len(adjusted) < len(of_quantity) else ""
-            comparisons = comparisons_of(len(adjusted), kind)
+            comparisons = format_comparison_count(len(adjusted), kind)
             text = " ".join(filter(None, legends))
             metrics = max((effect.comparisons for effect in adjusted), default=0) // max(1, len(adjusted))
             if metrics > 1:  # of one score
@@ -191,34 +210,32 @@ def legend(effects: Sequence[Decision]) -> str:
 
 
 def has_no_interval(effect: Effect) -> bool:
-    """Whether an effect is the ratio of single measurements, which do not say how far others would
-    be from them."""
+    """Whether an effect is the ratio of single measurements, which show no spread."""
     return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
 
 
-def written(decision: Decision, *values: float) -> list[str]:
-    """Return values of a decision, in digits that show on which side of its margin they lie."""
-    write, at_margin = quantity(decision).write, decision.at_margin
-    more = 0 if at_margin is None else more_digits(values, at_margin, write)
+def format_values(decision: Decision, *values: float) -> list[str]:
+    """Format values of a decision with enough digits to show on which side of its margin they lie."""
+    write, at_margin = find_quantity(decision).write, decision.margin_value
+    more = 0 if at_margin is None else count_extra_digits(values, at_margin, write)
     return [write(value, more) for value in values]
 
 
-def written_interval(decision: Decision, *values: float) -> list[str]:
-    """Return values and the interval of a decision; its digits also show on which side of no
-    difference it ends."""
-    ends = decision.simultaneous
+def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
+    """Format values and the interval of a decision, with digits that agree with the finding."""
+    ends = decision.simultaneous_interval
     if decision.finding is Finding.open:
-        return written(decision, *values, *ends)
-    write, at_margin = quantity(decision).write, decision.at_margin
-    more = more_digits(ends, decision.neutral, write)
+        return format_values(decision, *values, *ends)
+    write, at_margin = find_quantity(decision).write, decision.margin_value
+    more = count_extra_digits(ends, decision.neutral_value, write)
     if at_margin is not None:
-        more = max(more, more_digits([*values, *ends], at_margin, write))
+        more = max(more, count_extra_digits([*values, *ends], at_margin, write))
     return [write(value, more) for value in (*values, *ends)]
 
 
-def interval_words(decision: Decision) -> str:
-    """Return what an interval is called: one of several that hold together is simultaneous."""
-    words = fill(METHODS[decision.method].interval, decision)
+def interval_name(decision: Decision) -> str:
+    """Return the name of an interval; one that holds together with others is simultaneous."""
+    words = fill_template(METHODS[decision.method].interval, decision)
     return f"simultaneous {words}" if is_simultaneous(decision) else words
 
 
@@ -229,43 +246,43 @@ def is_simultaneous(decision: Decision) -> bool:
 
 
 def interval_level(decisions: Iterable[Decision]) -> str:
-    """Return the level of the intervals of a table, or nothing where each holds by itself."""
+    """Return the level of a table's intervals, or "" if each holds by itself."""
     return "simultaneous 95 %" if any(map(is_simultaneous, decisions)) else ""
 
 
-def figures_of(decision: Decision) -> tuple[str, str]:
-    """Return an effect and the interval that agrees with what is decided."""
-    value, low, high = written_interval(decision, decision.value)
+def format_effect_parts(decision: Decision) -> tuple[str, str]:
+    """Return an effect and its interval as two texts."""
+    value, low, high = format_values_and_interval(decision, decision.value)
     return value, f"[{low}, {high}]"
 
 
-def value_of(decision: Decision) -> str:
-    """Return an effect with its interval."""
-    value, interval = figures_of(decision)
+def format_effect(decision: Decision) -> str:
+    """Format an effect with its interval."""
+    value, interval = format_effect_parts(decision)
     return f"{value}, {NO_INTERVAL}" if has_no_interval(decision) else f"{value} {interval}"
 
 
 def difference_head(unit: str, rows: Sequence[TableRow | None]) -> str:
-    """Return the head of the differences: whether their intervals hold together."""
+    """Return the column heading of differences, which says whether intervals are simultaneous."""
     effects = [row.effect for row in rows if row and row.effect]
     return f"Δ {unit}" + "\n[simultaneous 95 %]" * any(map(is_simultaneous, effects))
 
 
-def difference_of(row: TableRow) -> str:
-    """Return a row's difference to its baseline."""
+def format_difference(row: TableRow) -> str:
+    """Format a row's difference to its baseline."""
     if row.effect is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
-    return value_of(row.effect)
+    return format_effect(row.effect)
 
 
-def pairs_of(decision: Decision) -> str:
+def format_pair_counts(decision: Decision) -> str:
     """Return the numbers of won, lost and tied pairs."""
     method_words = METHODS[decision.method]
-    return fill(method_words.pairs or method_words.quantity.pairs, decision)
+    return fill_template(method_words.pairs or method_words.quantity.pairs, decision)
 
 
-def detectable(decision: Decision) -> str:
-    """Return the minimum detectable difference."""
+def format_detectable(decision: Decision) -> str:
+    """Format the minimum detectable difference."""
     if not decision.test.knows_power or decision.detectable is None:
         return ABSENT
-    return quantity(decision).write_detectable(decision.detectable)
+    return find_quantity(decision).write_detectable(decision.detectable)

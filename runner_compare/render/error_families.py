@@ -1,4 +1,4 @@
-"""How often a table says anything false, in words."""
+"""Render the error rate of a table's statements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner_compare.statistics import ALPHA
 
 
 def error_sentences(families: Sequence[ErrorFamily]) -> list[str]:
-    """Say how often a table of equal rows says anything false; nothing where no family is known."""
+    """Return a sentence on the table's error rate under equality; [] without error families."""
     if not families:
         return []
     parts = [f"{family.what} ({family.comparisons})" for family in families]

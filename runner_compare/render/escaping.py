@@ -1,12 +1,11 @@
-"""Texts that somebody else has written, in files that other programs open: sheets (CSV) and
-Markdown."""
+"""Escape untrusted texts for CSV sheets and Markdown."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from runner_base import plain
+from runner_base import escape_control_characters
 
 # with such a beginning, a program for sheets runs a cell as a formula
 FORMULA = re.compile(r"^[\s']*[=+\-@]")
@@ -16,12 +15,13 @@ LINK = re.compile(r"\](?=\()")  # `[words](address)`
 DEFINITION = re.compile(r"^\[(?=[^\]]*\]:)")  # `[name]: address`
 
 
-def in_sheet(value: Any) -> Any:
-    """Return a cell of a sheet: a text never runs as a formula, and has no control characters;
-    numbers stay."""
+def escape_csv_cell(value: Any) -> Any:
+    """Escape a CSV cell: no text runs as a formula or has control characters. Numbers are
+    unchanged.
+    """
     if not isinstance(value, str):
         return value
-    text = plain(value)
+    text = escape_control_characters(value)
     return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
 
 
@@ -33,9 +33,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def in_markdown(text: str) -> str:
-    """Return a text on one line as Markdown shows it: neither HTML nor a link or a picture comes of
-    it."""
-    one_line = plain(" ".join(text.split()))
+def escape_markdown(text: str) -> str:
+    """Escape a text for Markdown on one line, without HTML, links and pictures."""
+    one_line = escape_control_characters(" ".join(text.split()))
     without_tags = TAG.sub("&lt;", ENTITY.sub("&amp;", one_line))
     return DEFINITION.sub(r"\\[", LINK.sub(r"]\\", without_tags))

@@ -1,5 +1,4 @@
-"""The forest plot in a terminal: each row's difference with its interval, the line of no
-difference, and the margin."""
+"""Forest plot for terminals: each row's difference with its interval, zero line and margin."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from runner_base import plain
+from runner_base import escape_control_characters
 from runner_compare.model.data import TableRow
 from runner_compare.render.effects import interval_level
-from runner_compare.render.labels import short_names
-from runner_compare.render.quantities import quantity, unit_of
+from runner_compare.render.labels import short_row_names
+from runner_compare.render.quantities import effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding
 
 MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
@@ -20,8 +19,8 @@ MIN_NAME, MIDDLE_WIDTH = 24, 41
 
 
 @dataclass(frozen=True)
-class Marks:
-    """The characters of a plot."""
+class PlotCharacters:
+    """Characters of a terminal plot."""
 
     ends: str
     line: str
@@ -33,36 +32,40 @@ class Marks:
     delta: str
 
 
-UNICODE = Marks("├┤", "─", "●", "│", "┊", "┼", "−", "Δ")
-ASCII = Marks("[]", "-", "o", "|", ":", "+", "-", "difference")
+UNICODE = PlotCharacters("├┤", "─", "●", "│", "┊", "┼", "−", "Δ")
+ASCII = PlotCharacters("[]", "-", "o", "|", ":", "+", "-", "difference")
 STYLES = {Finding.better: "green", Finding.worse: "red"}
 
 
-def forest(
+def forest_plot_lines(
     rows: Sequence[TableRow], keys: list[str], width: int, encoding: str | None
 ) -> list[tuple[str, str]]:
-    """Return the lines of the plot, each with its style; none if nothing was compared or the
-    terminal is too narrow."""
+    """Return the lines of the plot with their styles; [] without comparisons or if it does not
+    fit.
+    """
     marks = UNICODE if (encoding or "utf-8").lower().replace("-", "").startswith("utf") else ASCII
     compared = [
         (row, effect)
         for row in rows
-        if (effect := row.effect) and all(map(math.isfinite, effect.simultaneous))
+        if (effect := row.effect) and all(map(math.isfinite, effect.simultaneous_interval))
     ]
-    units = dict.fromkeys(unit_of(effect) for _, effect in compared)
+    units = dict.fromkeys(effect_unit(effect) for _, effect in compared)
     lines = []
     for unit in units:
-        of_unit = [(row, effect) for row, effect in compared if unit_of(effect) == unit]
-        lines += _plot(of_unit, keys, unit, width, marks)
+        of_unit = [(row, effect) for row, effect in compared if effect_unit(effect) == unit]
+        lines += _plot_unit(of_unit, keys, unit, width, marks)
     return lines
 
 
-def _plot(
-    compared: list[tuple[TableRow, Decision]], keys: list[str], unit: str, width: int, marks: Marks
+def _plot_unit(
+    compared: list[tuple[TableRow, Decision]], keys: list[str], unit: str, width: int, marks: PlotCharacters
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]
     longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
-    names = [_cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)]
+    names = [
+        _truncate(escape_control_characters(name), longest)
+        for name in short_row_names([row for row, _ in shown], keys, longest)
+    ]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
     indent = max(map(len, names)) + 2
@@ -76,7 +79,7 @@ def _plot(
         max(0.0, *(effect.simultaneous_high for effect in effects), 1e-12),
     )
 
-    def column(value: float) -> int:
+    def to_column(value: float) -> int:
         return round((value - lowest) / (highest - lowest) * (plot_width - 1))
 
     cut = f", the first {len(shown)} of {len(compared)} rows" if len(shown) < len(compared) else ""
@@ -88,26 +91,27 @@ def _plot(
     for name, effect in zip(names, effects, strict=True):
         lines.append(
             (
-                f"{name:<{indent}}{_interval(effect, column, margins, plot_width, marks)}",
+                f"{name:<{indent}}{_draw_interval(effect, to_column, margins, plot_width, marks)}",
                 STYLES.get(effect.finding, ""),
             )
         )
     lines.append(
         (
-            " " * indent + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks),
+            " " * indent
+            + _draw_scale([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
             "dim",
         )
     )
     return [(line.rstrip(), style) for line, style in lines]
 
 
-def _interval(
-    effect: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: Marks
+def _draw_interval(
+    effect: Decision, column: Callable[[float], int], margins: list[float], width: int, marks: PlotCharacters
 ) -> str:
     cells = [" "] * width
     for value, mark in [*((margin, marks.margin) for margin in margins), (0.0, marks.zero)]:
         cells[column(value)] = mark
-    first, last = map(column, effect.simultaneous)
+    first, last = map(column, effect.simultaneous_interval)
     for index in range(first, last + 1):
         cells[index] = marks.line if cells[index] == " " else marks.crossing
     if first < last:
@@ -116,26 +120,25 @@ def _interval(
     return "".join(cells)
 
 
-def _scale(
-    values: list[float], column: Callable[[float], int], width: int, effect: Decision, marks: Marks
+def _draw_scale(
+    values: list[float], column: Callable[[float], int], width: int, effect: Decision, marks: PlotCharacters
 ) -> str:
-    """Return a line with the values below their columns; of two without room, the first one
-    counts."""
+    """Return a line with the values below their columns. If two overlap, only the first is shown."""
     cells = [" "] * width
     for value in dict.fromkeys(values):
-        text = _number(value, effect).replace("−", marks.minus)
+        text = _format_scale_value(value, effect).replace("−", marks.minus)
         start = min(max(0, column(value) - len(text) // 2), width - len(text))
         if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
             cells[start : start + len(text)] = text
     return "".join(cells)
 
 
-def _number(value: float, effect: Decision) -> str:
-    """Return a value of the scale, as short as it can be."""
-    text = quantity(effect).write(value) if value else "0"
+def _format_scale_value(value: float, effect: Decision) -> str:
+    """Format a value of the scale without trailing zeros."""
+    text = find_quantity(effect).write(value) if value else "0"
     number, point, fraction = text.partition(".")
     return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text
 
 
-def _cut(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 3]}..."
+def _truncate(name: str, max_chars: int) -> str:
+    return name if len(name) <= max_chars else f"{name[: max_chars - 3]}..."

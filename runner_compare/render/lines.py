@@ -1,11 +1,11 @@
-"""Lines of a picture, one for each row or setting, with the intervals of their points."""
+"""Draw lines of a picture, one per row or setting, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner_base import plain
+from runner_base import escape_control_characters
 from runner_base.drawing import BAD, FRONT, GOOD, INK, MUTED, PAPER
 
 if TYPE_CHECKING:
@@ -16,8 +16,10 @@ MAX_LINES = len(COLOURS) * len(LINES)
 LinePoint = tuple[float, float, float | None, float | None]  # x, and y with the ends of its interval
 
 
-def draw_line(pane: Axes, number: int, name: str, points: Sequence[LinePoint], is_hollow: bool) -> str:
-    """Draw a line with its intervals, and return its colour."""
+def draw_line_with_intervals(
+    pane: Axes, number: int, name: str, points: Sequence[LinePoint], is_hollow: bool
+) -> str:
+    """Draw a line with its intervals. Returns its colour."""
     colour = COLOURS[number % len(COLOURS)]
     pane.plot(
         [x for x, *_ in points],
@@ -28,7 +30,7 @@ def draw_line(pane: Axes, number: int, name: str, points: Sequence[LinePoint], i
         marker=MARKERS[number % len(MARKERS)],
         markersize=5,
         markerfacecolor=PAPER if is_hollow else colour,
-        label=literal(name),
+        label=escape_mathtext(name),
     )
     for x, _, low, high in points:
         if low is not None and high is not None:
@@ -38,11 +40,11 @@ def draw_line(pane: Axes, number: int, name: str, points: Sequence[LinePoint], i
     return colour
 
 
-def name_lines(pane: Axes) -> None:
-    """Write the names of the lines beside a pane."""
+def add_line_legend(pane: Axes) -> None:
+    """Write the names of the lines next to a pane."""
     pane.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
 
 
-def literal(text: str) -> str:
-    """Escape a text for matplotlib, which would draw a formula between two $."""
-    return plain(text).replace("$", r"\$")
+def escape_mathtext(text: str) -> str:
+    """Escape a text for matplotlib, which would render a formula between two $."""
+    return escape_control_characters(text).replace("$", r"\$")

@@ -1,11 +1,11 @@
-"""Margins, verdicts about them and levels, in words."""
+"""Format margins, verdicts on them, and levels."""
 
 from __future__ import annotations
 
-from runner_compare.render.quantities import ACCURACIES, quantity, unit_of
+from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 from runner_compare.statistics import Decision
 from runner_compare.statistics.margins import MarginVerdict
-from runner_compare.statistics.sequential import level_of
+from runner_compare.statistics.sequential import comparison_level
 from runner_compare.statistics.stats import ALPHA
 
 # a verdict, and what follows with the margin; a column whose head has the margin shows the verdict alone
@@ -18,29 +18,29 @@ VERDICTS = {
 }
 
 
-def verdict_words(verdict: MarginVerdict, margin: str = "") -> str:
-    """Return a decision about a margin such as `2 points` in words; the verdict alone without a margin."""
+def format_verdict(verdict: MarginVerdict, margin: str = "") -> str:
+    """Format a verdict on a margin, e.g. of `2 points`; without a margin the verdict alone."""
     words, of_margin = VERDICTS[verdict]
     return words + of_margin.format(margin=margin) * bool(margin)
 
 
-def points_of_margin(margin: float) -> str:
-    """Return a margin of accuracy as it is shown: `2 points`."""
+def format_margin_points(margin: float) -> str:
+    """Format a margin of accuracy, e.g. `2 points`."""
     return f"{100 * margin:g} point{'s' * (margin != 0.01)}"
 
 
-def level_words(comparisons: int) -> str:
-    """Return that level in words: `5 %`, `1.7 % (5 % shared by 3 jobs)`."""
+def format_level(comparisons: int) -> str:
+    """Format a comparison's level, e.g. `5 %` or `1.7 % (5 % shared by 3 jobs)`."""
     shared = f" ({100 * ALPHA:g} % shared by {comparisons} jobs)" if comparisons > 1 else ""
-    return f"{100 * level_of(comparisons):.2g} %{shared}"
+    return f"{100 * comparison_level(comparisons):.2g} %{shared}"
 
 
-def margin_words(decision: Decision) -> str:
-    """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
+def format_margin(decision: Decision) -> str:
+    """Format a decision's margin with its unit, e.g. `2 points` or `0.01 nats/token`."""
     assert decision.margin is not None
-    of = quantity(decision)
+    of = find_quantity(decision)
     if of is ACCURACIES:
-        return points_of_margin(decision.margin)
+        return format_margin_points(decision.margin)
     if decision.is_ratio:
         return f"{100 * decision.margin:g} %"
-    return f"{decision.margin:g} {unit_of(decision)}"
+    return f"{decision.margin:g} {effect_unit(decision)}"

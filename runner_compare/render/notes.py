@@ -1,16 +1,16 @@
-"""The sentences of notes of the comparison, by their codes."""
+"""Sentences of the comparison's notes, by code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from runner_base import few
+from runner_base import join_first_names
 from runner_base.notes import Note
 from runner_base.render.notes import Template, render_note
-from runner_base.texts import quantized_in_words
+from runner_base.texts import describe_quantized_fraction
 from runner_compare.model.data import ABSENT
-from runner_compare.render.margins import margin_words, verdict_words
-from runner_compare.render.quantities import quantity, unit_of
+from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.quantities import effect_unit, find_quantity
 from runner_compare.statistics import Decision, Effect, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
 
@@ -18,52 +18,53 @@ MAX_SETTINGS = 6  # that a note names
 
 
 def render_notes(*notes: Note | None) -> str:
-    """Return notes as one text; empty if there are none."""
+    """Render notes as one text; "" without notes."""
     return "; ".join(render_note(note, NOTES) for note in notes if note)
 
 
-def _size(effect: Effect) -> str:
-    return f"{quantity(effect).write(abs(effect.value)).removeprefix('+')} {unit_of(effect)}"
+def _format_size(effect: Effect) -> str:
+    return f"{find_quantity(effect).write(abs(effect.value)).removeprefix('+')} {effect_unit(effect)}"
 
 
-def _watched(jobs: Sequence[str]) -> str:
+def _compared_while_running_text(jobs: Sequence[str]) -> str:
     several = len(jobs) > 1
     return f"{' and '.join(jobs)} {'were' if several else 'was'} compared while {'they' if several else 'it'} ran"
 
 
-def _by_themselves(names: Mapping[str, Decision]) -> str:
+def _single_set_findings_text(names: Mapping[str, Decision]) -> str:
     shown: dict[str, list[str]] = {}
     for name, decision in names.items():
         what = str(decision.finding)
         if decision.verdict is MarginVerdict.worse_by_more:
-            what = verdict_words(decision.verdict, margin_words(decision))
+            what = format_verdict(decision.verdict, format_margin(decision))
         shown.setdefault(what, []).append(name)
-    return f"by themselves: {', '.join(f'{what} on {few(where, 4)}' for what, where in shown.items())}"
+    return f"by themselves: {', '.join(f'{what} on {join_first_names(where, 4)}' for what, where in shown.items())}"
 
 
-def _other_context(settings: Mapping[str, tuple[str | None, str | None]]) -> str:
+def _other_context_text(settings: Mapping[str, tuple[str | None, str | None]]) -> str:
     each = ", ".join(f"{key}={own} here, {base} in the baseline" for key, (own, base) in settings.items())
     return f"the same tokens after other context{f' ({each})' if each else ''}"
 
 
-def _paired_by_text(
+def _paired_by_text_note(
     n: int,
-    asked: tuple[int, int],
+    num_questions: tuple[int, int],
     tools: tuple[str, str],
     scorers: tuple[str, str],
     settings: Mapping[str, tuple[str | None, str | None]],
 ) -> str:
     shown = {key: [ABSENT if value is None else value for value in pair] for key, pair in settings.items()}
     each = [f"{key} ({base}, here {own})"[:120] for key, (base, own) in shown.items()]
-    differing = f", and settings: {few(each, MAX_SETTINGS)}" if each else ""
+    differing = f", and settings: {join_first_names(each, MAX_SETTINGS)}" if each else ""
     return (
-        f"paired by the text of {n:,} of {asked[1]:,} questions here and of {asked[0]:,} in the baseline; "
+        f"paired by the text of {n:,} of {num_questions[1]:,} questions "
+        f"here and of {num_questions[0]:,} in the baseline; "
         f"what differs may be the prompts ({tools[0]}'s, here {tools[1]}'s), "
         f"the scorers ({scorers[0]}, here {scorers[1]}){differing}"
     )
 
 
-def _few_read(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
+def _few_read_text(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
     counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
     return f"{'no answer' if is_none else 'few answers'} could be read on either side ({counts} are missing)"
 
@@ -71,38 +72,42 @@ def _few_read(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
 NOTES: dict[str, Template] = {
     # beside the difference of a row
     "paired_on_counted": "paired on the {shared:,} questions that count in both: of {here:,} here, {there:,} there",
-    "paired_by_text": _paired_by_text,
+    "paired_by_text": _paired_by_text_note,
     "unpaired": "unpaired, {why}",
     "different_prompts": "different prompts for {different} of {n} questions",
     "different_prompts_before": "different prompts before {different} of {n} texts",
     "different_engines": "different engines: {here} here, {there} in the baseline",
-    "other_context": _other_context,
+    "other_context": _other_context_text,
     "in_families": "in {n:,} families of texts by {field}",
     "windows_are_samples": "the windows of one text count as samples",
     "stopped_early": lambda jobs, n: (
         f"{' and '.join(jobs)} stopped early: paired on the {n} questions that both have"
     ),
-    "watched": _watched,
+    "watched": _compared_while_running_text,
     "of_votes": "this difference is one of votes of {answers} answers, which the job compared while it ran",
     "errors_not_solved": "questions that ended in an error count as not solved here, and not at all in what the job "
     "says",
     "also_differ": "they also differ in {settings}",
     "ignored": "ignored: {settings}",
-    "within_noise": lambda effect: f"no larger than the baseline's difference from itself ({_size(effect)})",
-    "beside_noise": lambda effect: f"the baseline differs from itself, too, beyond chance ({_size(effect)})",
+    "within_noise": lambda effect: (
+        f"no larger than the baseline's difference from itself ({_format_size(effect)})"
+    ),
+    "beside_noise": lambda effect: (
+        f"the baseline differs from itself, too, beyond chance ({_format_size(effect)})"
+    ),
     "shares_changed": "{changed:,} of {n:,} questions have another share of right answers",
     "verdicts_changed": "{changed:,} of {n:,} verdicts are not the same",
     "answers_changed": "{changed:.0f} of {asked:.0f} answers of {job} change when asked again",
     "little_quantized": lambda name, job, shares: (
-        f"{name} of {job} quantizes only {quantized_in_words(*shares)}"
+        f"{name} of {job} quantizes only {describe_quantized_fraction(*shares)}"
     ),
-    "by_themselves": _by_themselves,
+    "by_themselves": _single_set_findings_text,
     "sets_differ": "the sets differ, and the mean does not hold for each of them: {shown}",
     # why nothing is decided, and what would tell more
     "mostly_cut_off": "most answers are cut off",
     "cut_off_decides": "cut-off answers decide it",
     "none_solved": "no question is solved by either",
-    "few_read": _few_read,
+    "few_read": _few_read_text,
     "no_evidence": "{why}: {fix}",
     "ask_easier": "easier ones would tell more",
     "read_some": "read some of them",

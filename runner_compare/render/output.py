@@ -1,5 +1,6 @@
-"""The outputs: a table for people, Markdown, CSV or JSON on stdout; all of them, a page and
-pictures in a folder."""
+"""Write a comparison as table, Markdown, CSV or JSON to stdout, or with a page and pictures to
+a folder.
+"""
 
 from __future__ import annotations
 
@@ -9,49 +10,49 @@ import re
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner_base import Column, Picture, Progress, cannot_write, plain
-from runner_base.console import console
-from runner_base.printed_tables import print_fitted
-from runner_base.tables import NO_WIDTH, say_item, say_lines
-from runner_compare.features.cut_offs.render import flat_ends
-from runner_compare.features.front.compute import Front
-from runner_compare.features.front.render import noise_words
-from runner_compare.features.registry import every_section
+from runner_base import Column, Picture, Progress, escape_control_characters, write_error
+from runner_base.console import create_console
+from runner_base.printed_tables import print_fitting_table
+from runner_base.tables import NO_WIDTH, print_list_item, print_wrapped
+from runner_compare.features.cut_offs.render import flatten_cut_off_record
+from runner_compare.features.front.compute import FrontData
+from runner_compare.features.front.render import describe_noise
+from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ACCURACY
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.render import pictures
-from runner_compare.render.columns import summary
-from runner_compare.render.conclusion import conclude
-from runner_compare.render.escaping import in_markdown, in_sheet
-from runner_compare.render.forest import forest
+from runner_compare.render.columns import table_legend
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.render.escaping import escape_csv_cell, escape_markdown
+from runner_compare.render.forest import forest_plot_lines
 from runner_compare.render.page import Part, write_page
-from runner_compare.render.parts import further_parts, sentences_of, shown
+from runner_compare.render.parts import report_parts, section_parts, table_sentences
 from runner_compare.render.quantities import ACCURACIES, DIFFERENCES, REPEATS
-from runner_compare.render.row_records import core_record, row_record
+from runner_compare.render.row_records import base_row_record, row_record
 from runner_compare.render.samples_page import write_samples_page
-from runner_compare.section import BelowTables, FurtherLines, OnPages, PicturesOfJobs
+from runner_compare.section import HasCsvLines, HasJobPictures, HasPagePart, HasTableText
 
 SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-def _rich(comparison: Comparison, out: TextIO) -> None:
+def _write_terminal(comparison: Comparison, out: TextIO) -> None:
     from rich.text import Text
 
-    terminal = console(out, width_elsewhere=NO_WIDTH)
-    for part in shown(comparison):
+    terminal = create_console(out, non_terminal_width=NO_WIDTH)
+    for part in report_parts(comparison):
         table = part.table
         if part.is_headed:
             runs = f": {part.runs}" if part.runs else ""
-            say_lines(terminal, Text.assemble((plain(part.title), "bold"), runs))
+            print_wrapped(terminal, Text.assemble((escape_control_characters(part.title), "bold"), runs))
         if part.conclusion:
-            say_lines(terminal, part.conclusion, style="bold")
+            print_wrapped(terminal, part.conclusion, style="bold")
         for grid in part.grids:
             if grid.title:
-                say_lines(terminal, grid.title)
-            print_fitted(
+                print_wrapped(terminal, grid.title)
+            print_fitting_table(
                 terminal,
                 grid.columns,
                 "--format markdown, --save",
@@ -60,84 +61,90 @@ def _rich(comparison: Comparison, out: TextIO) -> None:
                 header_style="bold",
                 show_edge=False,
             )
-        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding) if table else []:
+        for line, style in (
+            forest_plot_lines(table.rows, table.keys, terminal.width, out.encoding) if table else []
+        ):
             terminal.print(Text(line, style), soft_wrap=True)
         for sentence, _ in part.sentences:
-            say_item(terminal, sentence)
-        legend = summary(table, comparison.explain) if table else part.legend
+            print_list_item(terminal, sentence)
+        legend = table_legend(table, comparison.explain) if table else part.legend
         if legend or table:
-            say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
+            print_wrapped(terminal, f"{legend}\n" if legend else "", style="dim")
         if table:
-            for section in _below_tables():
-                section.terminal(table, out)
+            for section in _sections_below_tables():
+                section.print_terminal(table, out)
 
 
-def _markdown(comparison: Comparison, out: TextIO) -> None:
-    for part in shown(comparison):
-        out.write(f"### {in_markdown(part.title)}\n\n")
+def _write_markdown(comparison: Comparison, out: TextIO) -> None:
+    for part in report_parts(comparison):
+        out.write(f"### {escape_markdown(part.title)}\n\n")
         if part.conclusion:
-            out.write(f"**{in_markdown(part.conclusion)}**\n\n")
+            out.write(f"**{escape_markdown(part.conclusion)}**\n\n")
         for grid in part.grids:
             if grid.title:
-                out.write(f"{in_markdown(grid.title)}:\n\n")
-            _markdown_grid(grid.columns, out)
-        out.writelines(f"- {in_markdown(sentence)}\n" for sentence, _ in part.sentences)
-        out.writelines(f"- {in_markdown(sentence)}\n" for sentence in part.failed)
+                out.write(f"{escape_markdown(grid.title)}:\n\n")
+            _write_markdown_grid(grid.columns, out)
+        out.writelines(f"- {escape_markdown(sentence)}\n" for sentence, _ in part.sentences)
+        out.writelines(f"- {escape_markdown(sentence)}\n" for sentence in part.failed)
         if part.legend:
-            out.write(f"\n{in_markdown(part.legend)}\n\n")
+            out.write(f"\n{escape_markdown(part.legend)}\n\n")
         if part.table:
-            out.writelines(section.markdown(part.table) for section in _below_tables())
+            out.writelines(section.render_markdown(part.table) for section in _sections_below_tables())
 
 
-def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(in_markdown(cell).replace("|", "\\|") for cell in cells) + " |\n"
+def _write_markdown_grid(columns: list[Column], out: TextIO) -> None:
+    def format_line(cells: list[str]) -> str:
+        return "| " + " | ".join(escape_markdown(cell).replace("|", "\\|") for cell in cells) + " |\n"
 
-    out.write(line([column.head for column in columns_shown]))
-    out.write(line(["---:" if column.is_number else "---" for column in columns_shown]))
+    out.write(format_line([column.head for column in columns]))
+    out.write(format_line(["---:" if column.is_number else "---" for column in columns]))
     out.writelines(
-        line(list(cells)) for cells in zip(*(column.cells for column in columns_shown), strict=True)
+        format_line(list(cells)) for cells in zip(*(column.cells for column in columns), strict=True)
     )
     out.write("\n")
 
 
-def _json(comparison: Comparison, out: TextIO) -> None:
-    """Write everything as JSON."""
+def _write_json(comparison: Comparison, out: TextIO) -> None:
     tables = comparison.tables
     content = [
         {
             "task": table.task,
             "baseline": table.baseline,
-            "conclusion": conclude(table.settings),
+            "conclusion": conclusion_text(table.candidate_rows),
             "differing_keys": table.keys,
-            "pareto_axes": [ACCURACY[0], *table.of(Front).axes] if table.of(Front).axes else [],
-            "pareto_noise": noise_words(table.of(Front)),
+            "pareto_axes": [ACCURACY[0], *table.get_section_data(FrontData).axes]
+            if table.get_section_data(FrontData).axes
+            else [],
+            "pareto_noise": describe_noise(table.get_section_data(FrontData)),
             "rows": [row_record(table, row) for row in table.rows],
-            "sentences": sentences_of(table),
-            **{key: value for section in every_section() for key, value in section.record(table).items()},
+            "sentences": table_sentences(table),
+            **{
+                key: value
+                for section in load_sections()
+                for key, value in section.table_record(table).items()
+            },
         }
         for table in tables
     ]
     whole: dict[str, Any] = {"tables": content}
-    for section in every_section():
-        whole |= section.record_across(comparison)
+    for section in load_sections():
+        whole |= section.comparison_record(comparison)
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
-def _csv(comparison: Comparison, out: TextIO) -> None:
-    """Write one sheet for all tables: the columns of every task, empty if a run has no such
-    number."""
+def _write_csv(comparison: Comparison, out: TextIO) -> None:
+    """Write one sheet for all tables, with the columns of every task; missing values are empty."""
     tables = comparison.tables
     writer = csv.writer(out, lineterminator="\n")
-    if alone := next((part for part in further_parts(comparison) if part.is_alone), None):
+    if alone := next((part for part in section_parts(comparison) if part.is_alone), None):
         columns = alone.grids[0].columns
-        writer.writerow([in_sheet(" ".join(column.head.split())) for column in columns])
+        writer.writerow([escape_csv_cell(" ".join(column.head.split())) for column in columns])
         writer.writerows(
-            map(in_sheet, line) for line in zip(*(column.cells for column in columns), strict=True)
+            map(escape_csv_cell, line) for line in zip(*(column.cells for column in columns), strict=True)
         )
         return
-    lines = flat_lines(comparison)
+    lines = flatten_rows(comparison)
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
     last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]
@@ -145,16 +152,16 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
     if not any(table.baseline for table in tables):
         last = of_front
     names = list(dict.fromkeys([*first, *middle, *last]))
-    writer.writerow(map(in_sheet, names))
-    writer.writerows([in_sheet(line.get(name)) for name in names] for line in lines)
+    writer.writerow(map(escape_csv_cell, names))
+    writer.writerows([escape_csv_cell(line.get(name)) for name in names] for line in lines)
 
 
-def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each row of the tables and of the pooled ones as one flat dictionary."""
+def flatten_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return each row of all tables, including pooled ones, as one flat dictionary."""
     lines: list[dict[str, Any]] = []
     for table in comparison.tables:
         for row in table.rows:
-            line = core_record(table, row)
+            line = base_row_record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
             effect = {
                 key: value
@@ -162,7 +169,7 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
                 for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
-            effect |= flat_ends(effect.pop("without_limit", {}))
+            effect |= flatten_cut_off_record(effect.pop("without_limit", {}))
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {
                 f"{name}/{value['measure']}": value.get(name)
@@ -170,26 +177,32 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
                 for name in RATIO
             }
             added = {
-                key: value for section in every_section() for key, value in section.sheet(table, row).items()
+                key: value
+                for section in load_sections()
+                for key, value in section.csv_fields(table, row).items()
             }
             lines.append({**line, **config, **metrics, **added, **ratios, **effect})
-    for section in every_section():
-        if isinstance(section, FurtherLines):
-            lines += section.lines(comparison)
+    for section in load_sections():
+        if isinstance(section, HasCsvLines):
+            lines += section.csv_lines(comparison)
     return lines
 
 
-FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
+FORMATS = {"table": _write_terminal, "markdown": _write_markdown, "json": _write_json, "csv": _write_csv}
 
 
-def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]) -> list[str]:
-    """Write the files and return their names."""
+def save_comparison(
+    comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]
+) -> list[str]:
+    """Write all output files and return their names."""
     tables = comparison.tables
     with Progress(None, "drawing"):
-        parts = [(table, pictures.draw(table) + _figures(table)) for table in tables]
+        parts = [(table, pictures.table_pictures(table) + _section_pictures(table)) for table in tables]
         below = {
             id(table): "".join(
-                section.page(table, reader) for section in every_section() if isinstance(section, OnPages)
+                section.render_html(table, reader)
+                for section in load_sections()
+                if isinstance(section, HasPagePart)
             )
             for table in tables
         }
@@ -205,37 +218,37 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
         for table, figures in parts:
             of_jobs = [
                 job_picture
-                for section in every_section()
-                if isinstance(section, PicturesOfJobs)
-                for job_picture in section.pictures_of_jobs(table, reader)
+                for section in load_sections()
+                if isinstance(section, HasJobPictures)
+                for job_picture in section.job_pictures(table, reader)
             ]
             page.append((table, [*figures, *of_jobs], below[id(table)]))
-        scored = [table for table in tables if table.scored]
+        scored = [table for table in tables if table.has_accuracies]
         with path("comparison.html").open("w", encoding="utf-8") as out:
             write_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)
-        for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
+        for name, write in (("md", _write_markdown), ("csv", _write_csv), ("json", _write_json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(comparison, out)
         several = sum(bool(figures) for _, figures in parts) > 1
-        for figure in (figure for part in further_parts(comparison) for figure in part.figures):
-            path(f"{figure.name}.png").write_bytes(figure.png())
-            path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
+        for figure in (figure for part in section_parts(comparison) for figure in part.figures):
+            path(f"{figure.name}.png").write_bytes(figure.to_png())
+            path(f"{figure.name}.svg").write_text(figure.to_svg(), encoding="utf-8")
         for table, figures in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name
-                path(f"{stem}.png").write_bytes(figure.png())
-                path(f"{stem}.svg").write_text(figure.svg(), encoding="utf-8")
+                path(f"{stem}.png").write_bytes(figure.to_png())
+                path(f"{stem}.svg").write_text(figure.to_svg(), encoding="utf-8")
     except OSError as error:
-        raise cannot_write(folder, error, "--save") from error
+        raise write_error(folder, error, "--save") from error
     return names
 
 
-def _below_tables() -> list[BelowTables]:
-    return [section for section in every_section() if isinstance(section, BelowTables)]
+def _sections_below_tables() -> list[HasTableText]:
+    return [section for section in load_sections() if isinstance(section, HasTableText)]
 
 
-def _figures(table: Table) -> list[Picture]:
-    return [figure for section in every_section() for figure in section.figures(table)]
+def _section_pictures(table: Table) -> list[Picture]:
+    return [figure for section in load_sections() for figure in section.pictures(table)]

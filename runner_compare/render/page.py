@@ -1,5 +1,6 @@
-"""The comparison as one HTML file: nothing is fetched, no script, light and dark, readable on a
-phone."""
+"""Render the comparison as one HTML file without scripts and external files, for light and
+dark mode.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import TextIO
 
 from runner_base import Picture
-from runner_compare.model.comparison import Comparison, Shown, class_of
-from runner_compare.model.data import Table, label
-from runner_compare.render.html import escape, write_table
-from runner_compare.render.parts import further_parts, of_table
+from runner_compare.model.comparison import Comparison, ReportPart, css_class
+from runner_compare.model.data import Table, key_label
+from runner_compare.render.html import escape_html, write_table
+from runner_compare.render.parts import section_parts, table_part
 from runner_compare.render.pictures import JobPicture
 from runner_compare.statistics import Finding
 
@@ -23,77 +24,82 @@ Part = tuple[Table, Sequence[Picture | JobPicture], str]
 
 
 def write_page(
-    comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples: str = ""
+    comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples_page: str = ""
 ) -> None:
     """Write the whole page, with a link to the page of all samples if there is one."""
     title = f"Comparison: {', '.join(table.task for table, *_ in parts)}"
     out.write(
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape_html(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<h1>Which differences are real</h1>\n"
     )
-    settings = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in options.items())
+    settings = (f"{escape_html(name)} <b>{escape_html(value)}</b>" for name, value in options.items())
     out.write(f'<p class="asked">{" · ".join(settings)}</p>\n')
-    if samples:
-        out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
+    if samples_page:
+        out.write(f'<p><a href="{samples_page}">Every question and every answer, with filters</a></p>\n')
     # one verdict over several tables comes before those that it is made of
-    for part in further_parts(comparison):
-        _write(part, part.figures, out)
+    for part in section_parts(comparison):
+        _write_part(part, part.figures, out)
     for table, figures, below in parts:
-        _write(of_table(table), figures, out, below)
+        _write_part(table_part(table), figures, out, below)
     out.write("</body>\n</html>\n")
 
 
-def _write(part: Shown, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = "") -> None:
+def _write_part(
+    part: ReportPart, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = ""
+) -> None:
     runs = f" <small>{part.runs}</small>" if part.runs else ""
-    out.write(f"<section>\n<h2>{escape(part.title)}{runs}</h2>\n")
+    out.write(f"<section>\n<h2>{escape_html(part.title)}{runs}</h2>\n")
     if part.conclusion:
-        out.write(f'<p class="conclusion"><b>{escape(part.conclusion)}</b></p>\n')
+        out.write(f'<p class="conclusion"><b>{escape_html(part.conclusion)}</b></p>\n')
     for grid in part.grids:
         if grid.title:
-            out.write(f"<p>{escape(grid.title)}</p>\n")
+            out.write(f"<p>{escape_html(grid.title)}</p>\n")
         write_table(grid.columns, grid.classes or [""] * len(grid.columns[0].cells), out)
     if part.failed:
-        items = "".join(f'<li class="worse">{escape(failure)}</li>\n' for failure in part.failed)
+        items = "".join(f'<li class="worse">{escape_html(failure)}</li>\n' for failure in part.failed)
         out.write(f'<ul class="found">\n{items}</ul>\n')
     if part.sentences:
-        items = "".join(_item(*said) for said in part.sentences)
+        items = "".join(_render_item(*said) for said in part.sentences)
         out.write(f'<ul class="found">\n{items}</ul>\n')
     if part.legend:
-        out.write(f'<p class="legend">{escape(part.legend)}</p>\n')
+        out.write(f'<p class="legend">{escape_html(part.legend)}</p>\n')
     for figure in figures:
         if isinstance(figure, Picture):
             out.write(
-                f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n"
+                f"<figure>\n{figure.to_inline_svg()}\n<figcaption>{escape_html(figure.title)}</figcaption>\n</figure>\n"
             )
-    _job_pictures([figure for figure in figures if isinstance(figure, JobPicture)], out)
+    _write_job_pictures([figure for figure in figures if isinstance(figure, JobPicture)], out)
     out.write(below)
     if part.table:
-        _shared(part.table.common, part.runs, out)
+        _write_shared_config(part.table.common, part.runs, out)
     out.write("</section>\n")
 
 
-def _item(sentence: str, finding: Finding | None) -> str:
-    """Return a finding as an item of a list."""
-    sentence = escape(sentence)
+def _render_item(sentence: str, finding: Finding | None) -> str:
+    """Render a finding as an HTML list item."""
+    sentence = escape_html(sentence)
     if finding:
         sentence = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", sentence, count=1)
-    coloured = f' class="{name}"' if (name := class_of(finding)) else ""
+    coloured = f' class="{name}"' if (name := css_class(finding)) else ""
     return f"<li{coloured}>{sentence}</li>\n"
 
 
-def _shared(common: dict[str, str], runs: str, out: TextIO) -> None:
-    pairs = "".join(f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in common.items())
+def _write_shared_config(common: dict[str, str], runs: str, out: TextIO) -> None:
+    pairs = "".join(
+        f"<dt>{escape_html(key_label(key))}</dt><dd>{escape_html(value)}</dd>"
+        for key, value in common.items()
+    )
     if pairs:
         out.write(f"<details><summary>What all {runs} share</summary><dl>{pairs}</dl></details>\n")
 
 
-def _job_pictures(figures: list[JobPicture], out: TextIO) -> None:
-    """Write the pictures of jobs side by side and small; each grows when it is opened."""
+def _write_job_pictures(figures: list[JobPicture], out: TextIO) -> None:
+    """Write the pictures of jobs as small images that expand when opened."""
     if not figures:
         return
     out.write('<div class="drawn">\n')
     for figure in figures:
-        names = "".join(f"<li>{escape(name)}</li>" for name in figure.names)
-        out.write(f"<details><summary>{figure.inline()}<ul>{names}</ul></summary></details>\n")
+        names = "".join(f"<li>{escape_html(name)}</li>" for name in figure.names)
+        out.write(f"<details><summary>{figure.to_inline_html()}<ul>{names}</ul></summary></details>\n")
     out.write("</div>\n")

@@ -1,4 +1,4 @@
-"""Draws the comparison: accuracies with intervals, and the front of accuracy, memory and speed."""
+"""Draw the comparison: accuracies with intervals, and the front of accuracy, memory and speed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from runner_base import Picture, plain
+from runner_base import Picture, escape_control_characters
 from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
-from runner_compare.features.front.compute import Front
-from runner_compare.metrics import described
-from runner_compare.model.data import Standing, Table, TableRow
+from runner_compare.features.front.compute import FrontData
+from runner_compare.metrics import find_metric
+from runner_compare.model.data import AxisValue, Table, TableRow
 from runner_compare.render.effects import interval_level
-from runner_compare.render.labels import short_names
-from runner_compare.render.lines import literal
-from runner_compare.render.quantities import ACCURACIES, quantity, unit_of
+from runner_compare.render.labels import short_row_names
+from runner_compare.render.lines import escape_mathtext
+from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.token_costs import Estimate
 
@@ -37,7 +37,7 @@ MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
 @dataclass
 class JobPicture:
-    """An SVG picture that jobs have drawn themselves, the same for all of these jobs."""
+    """An SVG picture drawn by jobs, identical for all of them."""
 
     names: list[str]
     file: bytes
@@ -46,55 +46,60 @@ class JobPicture:
     def title(self) -> str:
         return " · ".join(self.names)
 
-    def inline(self) -> str:
-        """Return it as an image of a page: whatever the file contains, an image runs and fetches
-        nothing."""
+    def to_inline_html(self) -> str:
+        """Return the picture as an HTML image, in which scripts and external files are inactive."""
         data = base64.b64encode(self.file).decode()
         return f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def draw(table: Table) -> list[Picture]:
-    """Return the pictures of a table: none without verdicts, no front if memory and speed were not
-    measured."""
-    if not table.scored:
+def table_pictures(table: Table) -> list[Picture]:
+    """Return the pictures of a table; no Pareto front unless memory or speed were measured."""
+    if not table.has_accuracies:
         return (
-            [Picture("differences", _forest_title(table), lambda: by_row(table))] if _compared(table) else []
+            [Picture("differences", _forest_title(table), lambda: draw_rows(table))]
+            if _compared_rows(table)
+            else []
         )
     title = "accuracy with 95 % intervals; hollow: the baseline"
-    if _compared(table):
+    if _compared_rows(table):
         title += f". {_forest_title(table)}"
-    pictures = [Picture("accuracy", title, lambda: by_row(table))]
-    if table.of(Front).axes:
+    pictures = [Picture("accuracy", title, lambda: draw_rows(table))]
+    if table.get_section_data(FrontData).axes:
         title = (
             "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy and of "
             "speed over runs, and the range of noise of memory; line: the front of the two axes of a pane, as measured"
         )
-        pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
+        pictures.insert(0, Picture("pareto", title, lambda: draw_pareto_front(table)))
     return pictures
 
 
-def by_row(table: Table) -> Figure:
-    """Draw each row's accuracy with its interval, if these are measured, and the difference to its
-    baseline."""
+def draw_rows(table: Table) -> Figure:
+    """Draw each row's accuracy with its interval, if available, and its difference to the
+    baseline.
+    """
     from matplotlib.figure import Figure
 
-    every = [row for row in table.rows if row.run.interval] if table.scored else _compared(table)
+    every = (
+        [row for row in table.rows if row.run.accuracy_interval]
+        if table.has_accuracies
+        else _compared_rows(table)
+    )
     rows = every[:MAX_ROWS]
     compared = any(row.effect for row in rows)
-    names = names_of(rows, table.keys)
-    figure = Figure(figsize=_size(names, 8.6 if compared else 5.6), layout="constrained")
-    panes = figure.subplots(1, table.scored + compared, sharey=True, squeeze=False)[0]
+    names = wrapped_row_names(rows, table.keys)
+    figure = Figure(figsize=_picture_size(names, 8.6 if compared else 5.6), layout="constrained")
+    panes = figure.subplots(1, table.has_accuracies + compared, sharey=True, squeeze=False)[0]
     cut = f"the first {len(rows)} of {len(every)} rows" if len(rows) < len(every) else ""
-    if table.scored:
+    if table.has_accuracies:
         panes[0].set_title("accuracy, %" + (f" ({cut})" if cut else ""), loc="left")
         for index, row in enumerate(rows):
-            assert row.run.interval is not None
-            middle, low, high = (100 * value for value in row.run.interval)
-            _dot(panes[0], index, middle, low, high, INK, hollow=row.is_baseline)
+            assert row.run.accuracy_interval is not None
+            middle, low, high = (100 * value for value in row.run.accuracy_interval)
+            _draw_dot(panes[0], index, middle, low, high, INK, hollow=row.is_baseline)
     else:
         panes[0].set_title(cut, loc="right", color=MUTED)
     if compared:
-        _forest(panes[-1], rows)
+        _draw_forest(panes[-1], rows)
     panes[0].set_yticks(range(len(names)), list(names.values()), color=INK)
     panes[0].set_ylim(len(names) - 0.4, -0.6)
     for pane in panes:
@@ -104,7 +109,7 @@ def by_row(table: Table) -> Figure:
     return figure
 
 
-def _compared(table: Table) -> list[TableRow]:
+def _compared_rows(table: Table) -> list[TableRow]:
     return [row for row in table.rows if row.effect]
 
 
@@ -122,55 +127,54 @@ def _forest_title(table: Table) -> str:
     return f"Difference to the baseline with {kind}intervals: green is better, red is worse, grey is undecided{within}"
 
 
-def _forest(pane: Axes, rows: list[TableRow]) -> None:
-    """Draw the differences of rows with their intervals, the line of no difference and the
-    margin."""
+def _draw_forest(pane: Axes, rows: list[TableRow]) -> None:
+    """Draw the differences of rows with their intervals, the zero line and the margin."""
     effects = [(index, effect) for index, row in enumerate(rows) if (effect := row.effect)]
-    factor = 100 if quantity(effects[0][1]) is ACCURACIES else 1
+    factor = 100 if find_quantity(effects[0][1]) is ACCURACIES else 1
     for index, effect in effects:
-        middle, low, high = (factor * value for value in (effect.value, *effect.simultaneous))
-        _dot(pane, index, middle, low, high, _colour(effect))
+        middle, low, high = (factor * value for value in (effect.value, *effect.simultaneous_interval))
+        _draw_dot(pane, index, middle, low, high, _verdict_colour(effect))
     pane.axvline(0, color=MUTED, linewidth=1)
     for margin in {effect.margin for _, effect in effects if effect.margin is not None}:
         pane.axvline(-factor * margin, color=FRONT, linewidth=1, linestyle=(0, (4, 3)))
-    pane.set_title(f"difference to the baseline, {unit_of(effects[0][1])}", loc="left")
+    pane.set_title(f"difference to the baseline, {effect_unit(effects[0][1])}", loc="left")
 
 
-def _colour(decision: Decision) -> str:
+def _verdict_colour(decision: Decision) -> str:
     if decision.verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within):
         return FRONT
     return {Finding.better: GOOD, Finding.worse: BAD}.get(decision.finding, MUTED)
 
 
-def names_of(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
-    """Return the names of rows by the ids of their runs, in lines that a picture has room for."""
-    names = short_names(rows, keys, MAX_LETTERS)
-    lines = (wrap(plain(name), MAX_LINE, break_on_hyphens=False) for name in names)
-    return {row.run.run_id: literal("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)}
+def wrapped_row_names(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
+    """Return row names by run id, wrapped for a picture."""
+    names = short_row_names(rows, keys, MAX_LETTERS)
+    lines = (wrap(escape_control_characters(name), MAX_LINE, break_on_hyphens=False) for name in names)
+    return {
+        row.run.run_id: escape_mathtext("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)
+    }
 
 
-def longest(names: Mapping[str, str]) -> int:
-    """Return the letters of the longest line of names."""
+def max_line_length(names: Mapping[str, str]) -> int:
     return max((len(line) for name in names.values() for line in name.split("\n")), default=0)
 
 
-def _size(names: Mapping[str, str], width: float) -> tuple[float, float]:
-    """Return the size of a picture with a row for each name, in inches; long names make it wider
-    and higher."""
+def _picture_size(names: Mapping[str, str], width: float) -> tuple[float, float]:
+    """Return the size in inches of a picture with a row per name; long names enlarge it."""
     lines = max((name.count("\n") + 1 for name in names.values()), default=1)
     height = 1.1 + (0.27 + LINE_HEIGHT * (lines - 1)) * len(names)
-    return width + LETTER_WIDTH * max(0, longest(names) - USUAL_LETTERS), height
+    return width + LETTER_WIDTH * max(0, max_line_length(names) - USUAL_LETTERS), height
 
 
-def numbered(pane: Axes, names: dict[str, str]) -> dict[str, str]:
-    """Write a list of names beside a pane; return the numbers that stand for them in it."""
+def write_numbered_names(pane: Axes, names: dict[str, str]) -> dict[str, str]:
+    """Write a numbered list of names next to a pane. Returns each run's number."""
     lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)]
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
     pane.text(1.02, 1, "\n".join(lines), **beside)
     return {run_id: str(number) for number, run_id in enumerate(names, 1)}
 
 
-def _dot(
+def _draw_dot(
     pane: Axes, y: float, middle: float, low: float, high: float, colour: str, hollow: bool = False
 ) -> None:
     pane.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
@@ -179,17 +183,17 @@ def _dot(
     )
 
 
-def pareto(table: Table) -> Figure:
-    """Draw accuracy over memory and over speed, with a line of panes for each set of questions."""
+def draw_pareto_front(table: Table) -> Figure:
+    """Draw accuracy over memory and over speed, with a line of panes per set of questions."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = [row for row in table.rows if row.on_front is not None]
     all_panels = list(dict.fromkeys(row.panel for row in rows))
     panels = all_panels[:MAX_PANELS]
-    names = names_of(rows, table.keys)
-    axes = table.of(Front).axes
-    beside = LETTER_WIDTH * (longest(names) + 6) if longest(names) > LONGEST_AT_DOT else 0
+    names = wrapped_row_names(rows, table.keys)
+    axes = table.get_section_data(FrontData).axes
+    beside = LETTER_WIDTH * (max_line_length(names) + 6) if max_line_length(names) > LONGEST_AT_DOT else 0
     figure = Figure(
         figsize=(4.4 * max(2, len(axes)) + beside, 0.4 + 2.7 * len(panels)),
         layout=ConstrainedLayoutEngine(hspace=0.08),
@@ -204,25 +208,24 @@ def pareto(table: Table) -> Figure:
             for member in members
             if len(members) <= MAX_LABELS or member.on_front or member.is_baseline
         ]
-        names = names_of(shown, [key for key in table.keys if key not in panel_keys])
-        if longest(names) > LONGEST_AT_DOT:
-            names = numbered(line[-1], names)
+        names = wrapped_row_names(shown, [key for key in table.keys if key not in panel_keys])
+        if max_line_length(names) > LONGEST_AT_DOT:
+            names = write_numbered_names(line[-1], names)
         for pane, axis in zip(line, axes, strict=True):
-            labels.append(_front_pane(pane, members, axis, names))
-            pane.set_xlabel(described(axis).axis)
+            labels.append(_draw_front_pane(pane, members, axis, names))
+            pane.set_xlabel(find_metric(axis).axis_label)
         line[0].set_ylabel("accuracy, %")
-        line[0].set_title(literal(", ".join(panel)), loc="left")
+        line[0].set_title(escape_mathtext(", ".join(panel)), loc="left")
     if len(panels) < len(all_panels):
         figure.suptitle(
             f"the first {len(panels)} of {len(all_panels)} sets of questions", color=MUTED, fontsize=9
         )
-    separate(figure, labels)
+    separate_labels(figure, labels)
     return figure
 
 
-def separate(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
-    """Move the labels of each pane up or down until none overlaps another, as far as there is
-    room."""
+def separate_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
+    """Move the labels of each pane up or down until none overlaps, as far as possible."""
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
         placed: list[Any] = []
@@ -235,20 +238,19 @@ def separate(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
             placed.append(box)
 
 
-def draw_point(
+def draw_row_point(
     pane: Axes,
     x: float,
     y: float,
     row: TableRow,
-    ends: Estimate | Standing | None,
+    x_interval: Estimate | AxisValue | None,
     colour: str,
     is_hollow: bool,
 ) -> None:
-    """Draw a point of a row, and as bars how far noise alone may move it: in accuracy, and between
-    the ends of x."""
-    assert row.run.interval is not None
-    bars = [([x, x], [100 * end for end in row.run.interval[1:]])]
-    bars += [([ends.low, ends.high], [y, y])] if ends else []
+    """Draw a row's point, with bars for the noise in accuracy and in x."""
+    assert row.run.accuracy_interval is not None
+    bars = [([x, x], [100 * end for end in row.run.accuracy_interval[1:]])]
+    bars += [([x_interval.low, x_interval.high], [y, y])] if x_interval else []
     for xs, ys in bars:
         pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
     pane.plot(
@@ -256,57 +258,68 @@ def draw_point(
     )
 
 
-def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]) -> list[Annotation]:
-    """Draw one pane: every row, filled where it is on the front of all axes, and the front of these
-    two as a line.
+def _draw_front_pane(
+    pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]
+) -> list[Annotation]:
+    """Draw one pane with every row, filled if it is on the front, and the two-axis front as a
+    line.
 
-    Returns the labels, which may still overlap.
+    Returns the labels, which may overlap.
     """
-    sign = described(axis).better.value
-    points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
+    sign = find_metric(axis).better.value
+    points = [
+        (row.standing[axis].value, 100 * row.run.accuracy_interval[0], row)
+        for row in rows
+        if row.run.accuracy_interval
+    ]
     for x, y, row in points:
-        draw_point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)
+        draw_row_point(
+            pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front
+        )
     shown = [point for point in points if point[2].run.run_id in names]
-    labels = name_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
-    finish_pane(pane, front_of([(x, y) for x, y, _ in points], sign))
+    labels = label_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
+    format_pane(pane, two_axis_front([(x, y) for x, y, _ in points], sign))
     return labels
 
 
-def name_points(
+def label_points(
     pane: Axes,
     points: list[tuple[float, float, TableRow]],
     names: Mapping[str, str],
     front: list[tuple[float, float]],
 ) -> list[Annotation]:
-    """Write the names of points, by the ids of their runs; rows at the same point share a label."""
+    """Write the names of points by run id. Rows at the same point share a label."""
     at: dict[tuple[float, float], list[str]] = {}
     for x, y, row in points:
         at.setdefault((x, y), []).append(names[row.run.run_id])
     # above bars
     box = {"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
     return [
-        annotated(pane, ", ".join(labels), point, FRONT if point in front else MUTED, bbox=box)
+        annotate_point(pane, ", ".join(labels), point, FRONT if point in front else MUTED, bbox=box)
         for point, labels in at.items()
     ]
 
 
-def annotated(pane: Axes, text: str, point: tuple[float, float], colour: str, **how: Any) -> Annotation:
-    """Write the name of a point above it."""
+def annotate_point(
+    pane: Axes, text: str, point: tuple[float, float], colour: str, **options: Any
+) -> Annotation:
     usual: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
-    return pane.annotate(text, point, (0, LABEL_OFFSETS[0]), **usual | how)
+    return pane.annotate(text, point, (0, LABEL_OFFSETS[0]), **usual | options)
 
 
-def front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
-    """Return the points that no other one beats in both, from the best x on; sign: the direction of
-    better x."""
+def two_axis_front(points: list[tuple[float, float]], x_direction: int) -> list[tuple[float, float]]:
+    """Return the points that no other point beats in both axes, from the best x on.
+
+    `x_direction` is 1 if a higher x is better, else -1.
+    """
     front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (-sign * point[0], -point[1])):
+    for x, y in sorted(points, key=lambda point: (-x_direction * point[0], -point[1])):
         if not front or y > front[-1][1]:
             front.append((x, y))
     return front
 
 
-def finish_pane(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
+def format_pane(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
     """Draw the line of a front, if there is one, the grid and the margins."""
     if front:
         pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)

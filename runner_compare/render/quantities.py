@@ -1,5 +1,4 @@
-"""What is compared, and by which methods: words, keys and formats of each quantity, and the words
-of each method."""
+"""Texts, record keys and formats of each compared quantity and of each test method."""
 
 from __future__ import annotations
 
@@ -7,47 +6,48 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner_base import Writer
+from runner_base import NumberFormatter
 from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, Decision, Effect, Method
 from runner_compare.statistics.paired_means import CAUTION as CAUTION_OF_FAMILIES
 
 
-def points(difference: float, more: int = 0) -> str:
-    """Return a fraction as signed percentage points: −0.4, 0.0, +1.3; with so many digits more."""
-    text = f"{100 * difference:+.{1 + more}f}"
+def format_points(difference: float, extra_digits: int = 0) -> str:
+    """Format a fraction as signed percentage points: −0.4, 0.0, +1.3."""
+    text = f"{100 * difference:+.{1 + extra_digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def nats(value: float, more: int = 0) -> str:
-    """Return a difference in nats: −0.00128, +0.00004; with so many digits more."""
-    return f"{value:+.{5 + more}f}".replace("-", "−")
+def format_nats(value: float, extra_digits: int = 0) -> str:
+    """Format a difference in nats: −0.00128, +0.00004."""
+    return f"{value:+.{5 + extra_digits}f}".replace("-", "−")
 
 
-def rounded_up(difference: float) -> str:
-    """Return a minimum detectable difference in points, rounded up so that the stated power
-    holds."""
+def format_rounded_up_points(difference: float) -> str:
+    """Format a minimum detectable difference in points, rounded up so that the stated power holds."""
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
-def signed(value: float, more: int = 0) -> str:
-    """Return a difference to four digits: −0.0128, +3.5; with so many digits more."""
-    return f"{value:+.{4 + more}g}".replace("-", "−")
+def format_signed(value: float, extra_digits: int = 0) -> str:
+    """Format a difference to four digits: −0.0128, +3.5."""
+    return f"{value:+.{4 + extra_digits}g}".replace("-", "−")
 
 
-def to_three_digits(ratio: float, more: int = 0) -> str:
-    """Return a ratio to three digits: 0.952, 2.5; with so many digits more."""
-    return f"{ratio:.{3 + more}g}"
+def format_ratio(ratio: float, extra_digits: int = 0) -> str:
+    """Format a ratio to three digits: 0.952, 2.5."""
+    return f"{ratio:.{3 + extra_digits}g}"
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is compared: how its effects are written, recorded and explained; {unit}: the divisor of
-    likelihoods."""
+    """How effects of a compared quantity are formatted, recorded and explained.
+
+    {unit} is the divisor of likelihoods.
+    """
 
     record_key: str  # the key of its effects in a row's JSON record
     keys: str  # the keys of an effect's record
     # writes one of its effects; a second argument asks for so many digits more
-    write: Writer
+    write: NumberFormatter
     unit: str = ""
     write_detectable: Callable[[float], str] = "{:.2g}".format
     pairs: str = ""  # the outcomes of pairs
@@ -65,10 +65,10 @@ ACCURACIES = Quantity(
     keys="baseline_job_id difference difference_low difference_high simultaneous_low simultaneous_high p method wins "
     "losses ties p_holm finding detectable_difference baseline_correct baseline_n remark margin verdict "
     "questions_needed early_stop_comparisons clusters samples_a_question detectable_at_worst",
-    write=points,
+    write=format_points,
     unit="points",
     pairs="{wins}/{losses}/{ties}",
-    write_detectable=rounded_up,
+    write_detectable=format_rounded_up_points,
     power="≥ 80 %",
     legend=(
         "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;",
@@ -79,7 +79,7 @@ LIKELIHOODS = Quantity(
     record_key="shift",
     keys="baseline_job_id difference difference_low difference_high simultaneous_low simultaneous_high error p samples "
     "size unit p_holm finding detectable_difference remark margin verdict questions_needed",
-    write=nats,
+    write=format_nats,
     unit="nats/{unit}",
     legend=(
         "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
@@ -93,7 +93,7 @@ NUMBERS = Quantity(
     record_key="number",
     keys="measure baseline_job_id mean baseline_mean difference difference_low difference_high simultaneous_low "
     "simultaneous_high error p method questions p_holm finding detectable_difference detectable_at_worst remark",
-    write=signed,
+    write=format_signed,
     unit="{unit}",
     legend=(
         "Δ of the mean {unit} of a question, over the same questions.",
@@ -106,7 +106,7 @@ REPEATS = Quantity(
     record_key="ratios",
     keys="measure ratio ratio_low ratio_high simultaneous_low simultaneous_high repeats baseline_repeats p p_holm "
     "comparisons finding method runs baseline_runs margin verdict runs_needed",
-    write=to_three_digits,
+    write=format_ratio,
     counted="runs",
     legend=("Ratios are of this row to the baseline.", ""),
 )
@@ -140,8 +140,8 @@ OF_FLIPS = (
 
 
 @dataclass(frozen=True)
-class MethodWords:
-    """The words for effects of one method; {…}: the fields and counts of an effect."""
+class MethodTexts:
+    """Text templates for effects of one method, with an effect's fields and counts as {…}."""
 
     quantity: Quantity
     sample: str = "{n:,}"  # the sample size
@@ -151,19 +151,19 @@ class MethodWords:
 
 
 # by the name that an effect has
-METHODS: dict[str, MethodWords] = {
-    Method.mcnemar: MethodWords(ACCURACIES),
-    Method.weighted_flips: MethodWords(
+METHODS: dict[str, MethodTexts] = {
+    Method.mcnemar: MethodTexts(ACCURACIES),
+    Method.weighted_flips: MethodTexts(
         ACCURACIES,
         legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
     ),
-    Method.fisher: MethodWords(
+    Method.fisher: MethodTexts(
         ACCURACIES,
         sample="{n:,} and {baseline_n:,}, Fisher's exact test",
         pairs="unpaired",
         legend="rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test);",
     ),
-    Method.mean_flips: MethodWords(
+    Method.mean_flips: MethodTexts(
         ACCURACIES,
         sample="{n:,}{grouping}",
         legend="of means of samples, and of families of questions, p and intervals count whole questions or families: "
@@ -173,28 +173,28 @@ METHODS: dict[str, MethodWords] = {
         + RARE
         + " too few may be among these;",
     ),
-    Method.over_seeds: MethodWords(
+    Method.over_seeds: MethodTexts(
         ACCURACIES,
         sample="{n:,}{grouping}",
         legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
     ),
-    Method.sequential: MethodWords(
+    Method.sequential: MethodTexts(
         ACCURACIES,
         interval="always-valid {confidence:g} % interval",
         legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
     ),
-    Method.sign_flips: MethodWords(
+    Method.sign_flips: MethodTexts(
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
         + OF_FLIPS.format("text"),
     ),
-    Method.number_flips: MethodWords(
+    Method.number_flips: MethodTexts(
         NUMBERS,
         sample="{questions:,}{grouping}",
         legend="p: signs of the questions' differences are flipped " + OF_FLIPS.format("question"),
     ),
-    Method.student_t: MethodWords(
+    Method.student_t: MethodTexts(
         REPEATS,
         sample="{n}/{baseline_n}",
         legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
@@ -202,7 +202,7 @@ METHODS: dict[str, MethodWords] = {
         "together in 95 %; p and interval: Student's t over the runs' logarithms; Holm over the comparisons of one "
         "figure, {alpha:g} decides.",
     ),
-    Method.too_few_runs: MethodWords(
+    Method.too_few_runs: MethodTexts(
         REPEATS,
         sample="{n}/{baseline_n}",
         legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
@@ -212,16 +212,16 @@ METHODS: dict[str, MethodWords] = {
 }
 
 
-def what_shows_more(decision: Decision) -> str:
-    """Say what few families, or few questions with several answers each, lack; empty for others."""
+def more_data_hint(decision: Decision) -> str:
+    """Return a hint on which data helps if there are few clusters or questions; "" otherwise."""
     if not decision.counts.get("few"):
         return ""
     whole, part = ("families", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
     return f"; more {whole} show smaller differences, more {part} each hardly do"
 
 
-def at_worst(decision: Decision) -> str:
-    """Say where a difference would lie that is the hardest to detect."""
+def worst_case_text(decision: Decision) -> str:
+    """Return where a difference is hardest to detect."""
     if decision.counts.get("clusters"):
         return "if whole families are lost"
     return (
@@ -229,16 +229,15 @@ def at_worst(decision: Decision) -> str:
     )
 
 
-def fill(template: str, effect: Effect) -> str:
-    """Fill in a template of METHODS."""
+def fill_template(template: str, effect: Effect) -> str:
+    """Fill an effect's fields and counts into a template of METHODS."""
     return template.format(**vars(effect), **effect.counts)
 
 
-def quantity(effect: Effect) -> Quantity:
-    """Return an effect's quantity."""
+def find_quantity(effect: Effect) -> Quantity:
     return METHODS[effect.method].quantity
 
 
-def unit_of(effect: Effect) -> str:
-    """Return the unit of an effect's differences: `points`, `nats/token`."""
-    return fill(quantity(effect).unit, effect)
+def effect_unit(effect: Effect) -> str:
+    """Return the unit of an effect's differences, e.g. `points` or `nats/token`."""
+    return fill_template(find_quantity(effect).unit, effect)

@@ -1,4 +1,4 @@
-"""The rows of a comparison as plain data, for JSON and CSV."""
+"""Convert the rows of a comparison to plain data for JSON and CSV."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from runner_compare.features.cut_offs.render import ends_record
-from runner_compare.features.registry import every_section
+from runner_compare.features.cut_offs.render import cut_off_record
+from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.effects import records
+from runner_compare.render.effects import decision_records
 from runner_compare.render.notes import render_notes
-from runner_compare.render.quantities import quantity
+from runner_compare.render.quantities import find_quantity
 
 # of the keys of a row in JSON that sections add, and of `note`; further ones follow
 ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "saved")
 
 
 def row_record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row as plain data, with what sections add to it."""
-    record = core_record(table, row)
+    """Return a row as plain data, with the keys that sections add."""
+    record = base_row_record(table, row)
     added = {"note": record.pop("note")}
-    for section in every_section():
+    for section in load_sections():
         added |= section.row_record(table, row)
     first = {key: added.pop(key) for key in ORDER if key in added}
     return record | first | added
 
 
-def core_record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row as plain data: its ids, config, metrics and comparisons."""
+def base_row_record(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return a row's ids, config, metrics and comparisons as plain data."""
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
-    if run.interval:  # as every table has it
-        metrics |= dict(zip(ACCURACY, run.interval, strict=True))
-        if run.bounds:
-            metrics |= zip(BOUNDS, run.bounds, strict=True)
+    if run.accuracy_interval:  # as every table has it
+        metrics |= dict(zip(ACCURACY, run.accuracy_interval, strict=True))
+        if run.accuracy_bounds:
+            metrics |= zip(BOUNDS, run.accuracy_bounds, strict=True)
     return {
         "task": table.task,
         "job_id": run.job_id,
@@ -44,7 +44,7 @@ def core_record(table: Table, row: TableRow) -> dict[str, Any]:
         "config": row.config,
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
-        **effect_records(row),
+        **row_effect_records(row),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -54,9 +54,9 @@ def core_record(table: Table, row: TableRow) -> dict[str, Any]:
     }
 
 
-def effect_records(row: TableRow) -> dict[str, Any]:
-    """Return a row's comparisons, each under its key, with both ends where answers were cut off."""
-    found = records(row)
-    if row.effect is not None and (ends := ends_record(row.effect)):
-        found[quantity(row.effect).record_key] |= ends
+def row_effect_records(row: TableRow) -> dict[str, Any]:
+    """Return a row's comparisons by key, with both bounds where answers were cut off."""
+    found = decision_records(row)
+    if row.effect is not None and (ends := cut_off_record(row.effect)):
+        found[find_quantity(row.effect).record_key] |= ends
     return found

@@ -1,5 +1,4 @@
-"""Every answer of the compared runs on one HTML page that filters them: no server, and nothing is
-fetched."""
+"""HTML page with every answer of the compared runs and filters; needs no server."""
 
 from __future__ import annotations
 
@@ -9,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner_base import plain
+from runner_base import escape_control_characters
 from runner_compare.features.seeds.compute import SEED
 from runner_compare.model.data import ABSENT, NotPaired, Question, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.render.labels import name_of
+from runner_compare.render.labels import row_name
 
 PAGE = Path(__file__).with_name("samples_page.html")
 DATA = "@DATA@"
@@ -23,11 +22,11 @@ MAX_CHARACTERS = 40_000_000
 
 
 def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> None:
-    """Write the page: for each table of accuracies, every question and each run's answer."""
+    """Write the page: for each accuracy table, every question and each run's answer."""
     room = MAX_CHARACTERS
     contents = []
     for table in tables:
-        content = table_content(table, reader, room)
+        content = samples_table_data(table, reader, room)
         room -= sum(len(text) for answers in content["answers"] for _, _, text in filter(None, answers))
         contents.append(content)
     data = json.dumps({"tables": contents}, ensure_ascii=False, separators=(",", ":"))
@@ -40,71 +39,79 @@ def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> 
     )
 
 
-def single_jobs(table: Table) -> Iterator[TableRow]:
-    """Yield the rows with verdicts; one for each job where a row stands for several seeds."""
+def iter_single_job_rows(table: Table) -> Iterator[TableRow]:
+    """Yield the rows with verdicts; a row that pools several seeds yields one per job."""
     for row in table.rows:
         if row.run.over_seeds:
             yield from (
-                replace(row, run=part, config={**row.config, SEED: part.value(SEED)}, effects=[])
+                replace(row, run=part, config={**row.config, SEED: part.get_value(SEED)}, effects=[])
                 for part in row.run.parts
             )
-        elif row.run.score:
+        elif row.run.correct_and_total:
             yield row
 
 
-def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
-    """Return a table's questions and answers as plain data, and the runs that are left out, with
-    the reasons."""
+def samples_table_data(table: Table, reader: Reader, max_chars: int) -> dict[str, Any]:
+    """Return a table's questions and answers, and the omitted runs with reasons."""
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []
     left_out: list[str] = []
     baseline = None
-    for row in sorted(single_jobs(table), key=lambda row: not row.is_baseline):
+    for row in sorted(iter_single_job_rows(table), key=lambda row: not row.is_baseline):
         of_seed = [SEED] if SEED in row.config and SEED not in table.keys else []
-        name = plain(name_of(row, [*table.keys, *of_seed]))
+        name = escape_control_characters(row_name(row, [*table.keys, *of_seed]))
         try:
-            side = reader.words(row.run, set(reader.of(row.run)), TEXT_END)
+            side = reader.load_answer_texts(row.run, set(reader.load_answers(row.run)), TEXT_END)
         except NotPaired as reason:
             left_out.append(f"{name}: {reason}")
             continue
-        room -= sum(len(answer["text"]) for answer in side.values())
-        if room < 0 and runs:
+        max_chars -= sum(len(answer["text"]) for answer in side.values())
+        if max_chars < 0 and runs:
             left_out.append(
                 f"{name}: no room for its answers on one page; --runs or --where choose fewer runs"
             )
             continue
         if row.is_baseline and baseline is None:
             baseline = len(runs)
-        runs.append(_run(row, name))
+        runs.append(_run_content(row, name))
         sides.append(side)
     questions = sorted({question for side in sides for question in side})
     return {
-        "task": plain(table.task),
+        "task": escape_control_characters(table.task),
         "runs": runs,
         "baseline": baseline,
         "left_out": left_out,
         "questions": [
-            [question[0], plain(_shown(sides, question)), plain(question[2])] for question in questions
+            [
+                question[0],
+                escape_control_characters(_question_text(sides, question)),
+                escape_control_characters(question[2]),
+            ]
+            for question in questions
         ],
-        "answers": [[_answer(side.get(question)) for side in sides] for question in questions],
+        "answers": [[_answer_content(side.get(question)) for side in sides] for question in questions],
     }
 
 
-def _run(row: TableRow, name: str) -> dict[str, Any]:
-    _, n = row.run.score or (0, 0)
-    accuracy = row.run.interval[0] if row.run.interval else None
-    prompt = plain(row.run.facts.get("prompt", ""))
+def _run_content(row: TableRow, name: str) -> dict[str, Any]:
+    _, n = row.run.correct_and_total or (0, 0)
+    accuracy = row.run.accuracy_interval[0] if row.run.accuracy_interval else None
+    prompt = escape_control_characters(row.run.facts.get("prompt", ""))
     return {"name": name, "accuracy": accuracy, "n": n, "prompt": prompt}
 
 
-def _shown(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
-    """Return a question as the model read it if the reader has that, else the question itself."""
+def _question_text(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
+    """Return a question as the model read it, if available, else the question itself."""
     return next(
         (side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1]
     )
 
 
-def _answer(side: dict[str, str] | None) -> tuple[str, str, str] | None:
+def _answer_content(side: dict[str, str] | None) -> tuple[str, str, str] | None:
     if side is None:
         return None
-    return (side["verdict"], plain("" if side["answer"] == ABSENT else side["answer"]), plain(side["text"]))
+    return (
+        side["verdict"],
+        escape_control_characters("" if side["answer"] == ABSENT else side["answer"]),
+        escape_control_characters(side["text"]),
+    )

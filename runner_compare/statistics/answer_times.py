@@ -1,5 +1,4 @@
-"""What the answers of a finished job took, from its metrics: what grows with their number, and what
-does not."""
+"""Time of a finished job's answers, computed from its metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AnswerTimes:
-    """Seconds in the engine; other jobs may have run in the same process before."""
+    """Seconds that a job's completions took in the engine.
+
+    Other jobs may have run in the same process before.
+    """
 
     n: float  # completions
     prompts_s: float  # of the tokens that prompts have of their own
@@ -17,22 +19,20 @@ class AnswerTimes:
     decode_s: float
 
     @property
-    def each_s(self) -> float:
-        """What one more completion takes."""
+    def seconds_per_completion(self) -> float:
+        """Time of one additional completion."""
         return (self.prompts_s + self.decode_s) / self.n
 
     @property
-    def total_s(self) -> float:
-        """What all of them took."""
+    def total_seconds(self) -> float:
         return self.prompts_s + self.beginnings_s + self.decode_s
 
 
-def answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
-    """Return what a job's answers took; None if it has not measured it, as where it reused other
-    jobs' answers.
+def estimate_answer_times(metrics: Mapping[str, float]) -> AnswerTimes | None:
+    """Compute the time of a job's answers; None if it was not measured, e.g. for reused answers.
 
-    The measured speed of prefill is that of computed tokens. Those of a shared beginning are
-    computed once, and each prompt counts them.
+    The measured prefill speed counts computed tokens. Tokens of a shared prefix are computed
+    once, although each prompt includes them.
     """
     # a team's question takes several completions
     n = metrics.get("calls", metrics.get("n_all", metrics.get("n")))

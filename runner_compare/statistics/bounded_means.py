@@ -1,11 +1,12 @@
-"""A test of the mean of few bounded numbers that holds however skewed they are.
+"""Test of the mean of few bounded numbers that is valid for any skewness (Gaffke's bound).
 
-Ten families of which each gains a little show nothing about an eleventh that loses everything. So
-the test adds one family that is as bad as can be, gives all of them random weights (those of the
-Bayesian bootstrap: exponential, each for itself), and asks how often the weighted mean is on the
-other side. That is Gaffke's bound (Three test statistics for a nonparametric one-sided hypothesis
-on the mean of a nonnegative variable, Mathematical Methods of Statistics 14, 2005). Of verdicts it
-is Clopper and Pearson's exact test. The chance is an integral, so nothing is drawn.
+Ten clusters that each gain a little show nothing about an eleventh that loses everything.
+So the test adds one cluster with the worst possible value, gives all of them random weights
+(those of the Bayesian bootstrap: independent exponentials), and computes how often the
+weighted mean is on the other side. That is Gaffke's bound (Three test statistics for a
+nonparametric one-sided hypothesis on the mean of a nonnegative variable, Mathematical
+Methods of Statistics 14, 2005). For verdicts it is Clopper and Pearson's exact test. The
+probability is an integral, so nothing is drawn at random.
 """
 
 from __future__ import annotations
@@ -20,25 +21,31 @@ HALVINGS = (
 )
 
 
-def chance_of(sums: Sequence[float], sizes: Sequence[float], mean: float, worst: int) -> float:
-    """Return the one-sided p of a true mean: of at most so much if the unseen cluster is all -1, or
-    at least if 1."""
+def p_value_of_mean(
+    sums: Sequence[float], sizes: Sequence[float], null_mean: float, worst_value: int
+) -> float:
+    """Return the one-sided p-value of a null mean, given cluster sums and sizes.
+
+    The unseen cluster has the worst value: -1 tests a mean of at most `null_mean`, 1 a mean of
+    at least that.
+    """
     import numpy as np  # where few clusters are compared: a score needs none of it
 
-    gaps = np.asarray(sums) - mean * np.asarray(sizes)
+    gaps = np.asarray(sums) - null_mean * np.asarray(sizes)
     # the size of an average number's cluster, which the unseen one has
     typical = np.dot(sizes, sizes) / np.sum(sizes)
     values, counts = np.unique(gaps, return_counts=True)
-    return chance_below(-worst * np.append(values, typical * (worst - mean)), np.append(counts, 1))
+    return probability_sum_not_positive(
+        -worst_value * np.append(values, typical * (worst_value - null_mean)), np.append(counts, 1)
+    )
 
 
-def chance_below(values: Any, counts: Any) -> float:
-    """Return the chance that a sum of these values, each so many times with an exponential weight,
-    is at most 0.
+def probability_sum_not_positive(values: Any, counts: Any) -> float:
+    """Return the probability that a sum of values with random exponential weights is at most 0.
 
-    The moment-generating function of the sum has a closed form. Divided by its argument, it is
-    integrated along the line through the saddle point, where nothing oscillates and small chances
-    stay exact.
+    `counts` says how often each value occurs. The moment-generating function of the sum has a
+    closed form. Divided by its argument, it is integrated along the line through the saddle
+    point, where nothing oscillates and small probabilities stay exact.
     """
     import numpy as np
 
@@ -64,8 +71,7 @@ def chance_below(values: Any, counts: Any) -> float:
 
 
 def _log_product(scaled: Any, counts: Any, line: Any) -> Any:
-    """Return the logarithm of the product of 1 - value · point, each so many times, up to whole
-    turns of its phase."""
+    """Return log(prod(1 - value * point)), each factor repeated, up to full turns of its phase."""
     import numpy as np
 
     if len(scaled) < FACTORS:

@@ -1,5 +1,6 @@
-"""What is decided about the effects of a table: the finding of each, and what is shown about a
-margin."""
+"""Decide all effects of a table: findings, and verdicts on margins, with one family-wise
+error.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +10,19 @@ from enum import StrEnum
 from functools import cached_property
 
 from runner_base.notes import Note, note
-from runner_compare.metrics import Better, described
-from runner_compare.statistics.effects import Between, Effect, Test, p_beyond
-from runner_compare.statistics.margins import MarginVerdict, margin_verdict
-from runner_compare.statistics.sequential import Side, level_of
-from runner_compare.statistics.simultaneous import SPARED, interval_beside
-from runner_compare.statistics.stats import ALPHA, holm_of_groups
+from runner_compare.metrics import BetterDirection, find_metric
+from runner_compare.statistics.effects import Between, Effect, Test, p_value_at_limit
+from runner_compare.statistics.margins import MarginVerdict, combine_sequential_sides
+from runner_compare.statistics.sequential import Side, comparison_level
+from runner_compare.statistics.simultaneous import SPARED, align_interval_with_decision
+from runner_compare.statistics.stats import ALPHA, holm_adjust_groups
 
 RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 NUMBERS = tuple(field.name for field in fields(Effect))
 
 
 class Finding(StrEnum):
-    """The possible findings of a comparison; no test can show that two runs are equal."""
+    """Possible findings of a comparison. No test can show that two runs are equal."""
 
     better = "better"
     worse = "worse"
@@ -31,8 +32,8 @@ class Finding(StrEnum):
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The test of two runs, and what else is known about their comparison."""
+class RunComparison:
+    """The test of two runs, with notes and the bounds for cut-off answers."""
 
     test: Test
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
@@ -47,27 +48,31 @@ class Compared:
 
     @property
     def effect(self) -> Effect:
-        """The effect of what was counted: cut-off answers are wrong."""
+        """The effect as counted: cut-off answers are wrong."""
         return self.test.effect
 
-    def decisive_p(self, limit: float | None = None) -> float:
-        """Return the p against a limit, or against no difference: the largest one of whatever was
-        cut off could say."""
-        p = _p_against(self.test, limit)
+    def max_p_value(self, null_value: float | None = None) -> float:
+        """Return the p-value against a null value, the largest for any outcome of cut-off answers.
+
+        The default null value is no difference.
+        """
+        p = _p_value_against(self.test, null_value)
         if self.ends is None:
             return p
-        value = self.effect.neutral if limit is None else limit
+        value = self.effect.neutral_value if null_value is None else null_value
         low, high = self.ends
         if low.effect.value > value:
-            return max(p, _p_against(low, limit))
-        return max(p, _p_against(high, limit)) if high.effect.value < value else 1.0
+            return max(p, _p_value_against(low, null_value))
+        return max(p, _p_value_against(high, null_value)) if high.effect.value < value else 1.0
 
-    def side_by_bets(self, value: float) -> Side:
-        """Return on which side of a value its bets see the truth, whatever the answers that were
-        cut off would be."""
+    def sequential_side(self, null_value: float) -> Side:
+        """Return on which side of a value the always-valid test places the truth.
+
+        The result holds for any outcome of cut-off answers.
+        """
         if self.ends is None:
-            return self.test.side_of(value)
-        at_worst, at_best = (end.side_of(value) for end in self.ends)
+            return self.test.sequential_side(null_value)
+        at_worst, at_best = (end.sequential_side(null_value) for end in self.ends)
         if at_worst is Side.better:
             return at_worst
         return at_best if at_best is Side.worse else Side.open
@@ -75,7 +80,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision(Effect):
-    """An effect, and what is decided about it among the comparisons of its table."""
+    """An effect with its finding and verdict among all comparisons of a table."""
 
     test: Test
     p_holm: float
@@ -96,143 +101,141 @@ class Decision(Effect):
 
     @property
     def hinges_on_cut_off(self) -> bool:
-        """Whether something would be decided if what was cut off were known to be wrong, and is
-        not."""
+        """Whether the decision is open only because of cut-off answers."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
 
     @property
-    def is_open(self) -> bool:
+    def is_undecided(self) -> bool:
         """Whether neither a difference nor anything about a margin is shown."""
         return self.finding is Finding.open and self.verdict in (None, MarginVerdict.undecided)
 
     @property
-    def at_margin(self) -> float | None:
-        """The value from which on a row is as good within the margin; None without a margin."""
-        return None if self.margin is None else _limit(self, self.margin)
+    def margin_value(self) -> float | None:
+        """The value from which on a run is as good within the margin; None without a margin."""
+        return None if self.margin is None else _null_value_at_margin(self, self.margin)
 
     @cached_property
-    def simultaneous(self) -> tuple[float, float]:
-        """The interval that agrees with what is decided.
+    def simultaneous_interval(self) -> tuple[float, float]:
+        """The interval that agrees with the decision.
 
-        With those of the other comparisons it contains all true values in 95 %. Where answers were
-        cut off, it is around both ends.
+        Together with those of the other comparisons it contains all true values in 95 %. Where
+        answers were cut off, it includes both bounds.
         """
         decided_itself = self.early_stop_comparisons is not None and self.ends is None
         if not self.is_tested or decided_itself:
             return self.low, self.high
         tests = [self.test, *(end.test for end in self.ends or ())]
-        lows, highs = zip(*map(self._at_its_level, tests), strict=True)
+        lows, highs = zip(*map(self._interval_at_decision_level, tests), strict=True)
         excluded = self.finding is not Finding.open
-        points = [(self.neutral, excluded)]
-        if self.at_margin is not None:
-            points.append((self.at_margin, self.verdict is not MarginVerdict.undecided))
-        return interval_beside((min(lows), max(highs)), self.value, points)
+        points = [(self.neutral_value, excluded)]
+        if self.margin_value is not None:
+            points.append((self.margin_value, self.verdict is not MarginVerdict.undecided))
+        return align_interval_with_decision((min(lows), max(highs)), self.value, points)
 
-    def _at_its_level(self, test: Test) -> tuple[float, float]:
+    def _interval_at_decision_level(self, test: Test) -> tuple[float, float]:
         is_alone = self.early_stop_comparisons is not None or self.comparisons == 1
         if is_alone:
             return test.effect.low, test.effect.high
         is_decided = self.finding is not Finding.open
-        return test.interval_at(self.level / SPARED if is_decided else self.level)
+        return test.interval_at_level(self.strictest_level / SPARED if is_decided else self.strictest_level)
 
     @property
     def simultaneous_low(self) -> float:
-        """The lower end of that interval."""
-        return self.simultaneous[0]
+        """Lower end of the simultaneous interval."""
+        return self.simultaneous_interval[0]
 
     @property
     def simultaneous_high(self) -> float:
-        """The upper end of that interval."""
-        return self.simultaneous[1]
+        """Upper end of the simultaneous interval."""
+        return self.simultaneous_interval[1]
 
     @property
-    def level(self) -> float:
-        """The strictest level that Holm asks for: what is detected at it is detected at any
-        rank."""
+    def strictest_level(self) -> float:
+        """The strictest level in Holm's procedure, at which a detection holds at any rank."""
         return ALPHA / self.comparisons
 
     @cached_property
     def detectable(self) -> float | None:
-        """The smallest true difference that is detected; None if none is, or if that is not
-        known."""
-        return self.test.detects(self.level)
+        """Smallest true difference that the test detects; None if there is none, or if it is unknown."""
+        return self.test.detectable_difference(self.strictest_level)
 
     @cached_property
     def detectable_at_worst(self) -> float | None:
-        """The same where a few questions or families have all of the difference."""
-        return self.test.detects_at_worst(self.level)
+        """Smallest detectable difference if a few questions or clusters have all of it."""
+        return self.test.worst_case_detectable(self.strictest_level)
 
     @property
     def can_plan(self) -> bool:
-        """Whether it is known how many questions, or runs a side, would decide about a margin."""
+        """Whether the number of questions, or runs per side, for a margin can be computed."""
         return self.test.can_plan and not self.unplanned and self.baseline_low is None
 
     @property
     def can_plan_detection(self) -> bool:
-        """Whether it is known how many questions would detect a difference."""
+        """Whether the number of questions that detect a difference can be computed."""
         return self.test.can_plan_detection and not self.unplanned
 
     @cached_property
     def needed(self) -> int | None:
-        """The questions, or the runs a side, that would decide about the margin if neither run is
-        better."""
-        if self.margin is None or not self.is_open or not self.can_plan:
+        """Number of questions, or runs per side, that decide about the margin if neither run is
+        better.
+        """
+        if self.margin is None or not self.is_undecided or not self.can_plan:
             return None
-        return self.test.needs(self.margin, self.level)
+        return self.test.sample_size_for_margin(self.margin, self.strictest_level)
 
     @cached_property
-    def needed_between(self) -> Between | None:
-        """The 95 % interval of `needed`; None if it is unknown."""
+    def needed_interval(self) -> Between | None:
+        """95 % interval of the needed sample size; None if it is unknown."""
         if self.needed is None or self.margin is None:
             return None
-        return self.test.needs_between(self.margin, self.level)
+        return self.test.sample_size_interval(self.margin, self.strictest_level)
 
-    def noting(self, *remarks: Note | None) -> Decision:
-        """Return it with further remarks."""
-        return replace(self, remarks=(*self.remarks, *filter(None, remarks)))
+    def with_notes(self, *notes: Note | None) -> Decision:
+        """Return the decision with additional notes."""
+        return replace(self, remarks=(*self.remarks, *filter(None, notes)))
 
 
-def judge(
-    comparisons: Iterable[Compared | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
+def decide_all(
+    comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
-    """Decide what each comparison of a table shows, with one error of 5 % for each measure (by Holm
-    and Shaffer).
+    """Decide all comparisons of a table, with one error of 5 % per measure (Holm and Shaffer).
 
-    A run that was compared while it ran has decided at its own share of the 5 %: its verdict
-    stands, whatever else the table has. `margins`: for a measure, also decide which differences are
-    above minus its margin, or below. A true difference is at most one of 0 and minus the margin, so
-    findings and verdicts share the error of a comparison. Where answers were cut off, only what
-    both ends show is decided. So many `metrics` of one score share the 5 %.
+    A run that was compared during execution has decided at its own part of the 5 %: its verdict
+    stands, whatever else the table has. With `margins`, differences above or below minus a
+    measure's margin are decided too. A true difference is at most one of 0 and minus the
+    margin, so findings and verdicts share the error of a comparison. Where answers were cut
+    off, only what both bounds show is decided. `metrics` is the number of metrics of one score
+    that share the 5 %.
     """
     margins = margins or {}
     of_table = [
-        comparison if isinstance(comparison, Compared) else Compared(comparison) for comparison in comparisons
+        comparison if isinstance(comparison, RunComparison) else RunComparison(comparison)
+        for comparison in comparisons
     ]
-    decisions = _decide(of_table, margins, metrics)
+    decisions = _decide_family(of_table, margins, metrics)
     if not any(compared.ends for compared in of_table):
         return decisions
-    counted = _decide([replace(compared, ends=None) for compared in of_table], margins, metrics)
+    counted = _decide_family([replace(compared, ends=None) for compared in of_table], margins, metrics)
     at_worst, at_best = (
-        _decide(
-            [Compared(compared.ends[end] if compared.ends else compared.test) for compared in of_table],
+        _decide_family(
+            [RunComparison(compared.ends[end] if compared.ends else compared.test) for compared in of_table],
             margins,
             metrics,
         )
         for end in (0, 1)
     )
     return [
-        _with_ends(*versions, has_ends=compared.ends is not None)
+        _with_cut_off_bounds(*versions, has_ends=compared.ends is not None)
         for compared, *versions in zip(of_table, decisions, counted, at_worst, at_best, strict=True)
     ]
 
 
-def _with_ends(
-    decision: Decision, counted: Decision, worst: Decision, best: Decision, *, has_ends: bool
+def _with_cut_off_bounds(
+    decision: Decision, as_counted: Decision, at_worst: Decision, at_best: Decision, *, has_ends: bool
 ) -> Decision:
-    """Return a decision of a table in which answers were cut off, beside what each version of them
-    would decide."""
-    whole = replace(decision, as_counted=counted, ends=(worst, best) if has_ends else None)
+    """Attach the decisions for both bounds of the cut-off answers to a decision."""
+    whole = replace(decision, as_counted=as_counted, ends=(at_worst, at_best) if has_ends else None)
     return (
         replace(whole, unplanned=whole.unplanned or note("cut_off_decides"))
         if whole.hinges_on_cut_off
@@ -240,63 +243,70 @@ def _with_ends(
     )
 
 
-def _decide(of_table: Sequence[Compared], margins: Mapping[str, float], metrics: int) -> list[Decision]:
-    """Decide what each comparison shows, by the p of the worse of its ends."""
+def _decide_family(
+    comparisons: Sequence[RunComparison], margins: Mapping[str, float], metrics: int
+) -> list[Decision]:
+    """Decide each comparison by the larger p-value of its two bounds."""
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
-    for number, compared in enumerate(of_table):
-        measure = _measure(compared.effect)
+    for number, compared in enumerate(comparisons):
+        measure = _base_measure(compared.effect)
         if compared.effect.early_stop_comparisons is None:
             families.setdefault(measure, []).append(number)
         else:
-            decided[number] = _of_bets(compared, compared.effect.early_stop_comparisons, margins.get(measure))
+            decided[number] = _decide_sequentially(
+                compared, compared.effect.early_stop_comparisons, margins.get(measure)
+            )
     for family in families.values():
-        margin = _margin_of(of_table[family[0]].effect, margins)
-        groups = [_ps(of_table[number], margin) for number in family]
-        for number, ps in zip(family, holm_of_groups(groups, metrics), strict=True):
-            decided[number] = _of_family(of_table[number], ps, len(family) * metrics, margin)
-    return [decided[number] for number in range(len(of_table))]
+        margin = _find_margin(comparisons[family[0]].effect, margins)
+        groups = [_p_values(comparisons[number], margin) for number in family]
+        for number, ps in zip(family, holm_adjust_groups(groups, metrics), strict=True):
+            decided[number] = _decide_by_holm(comparisons[number], ps, len(family) * metrics, margin)
+    return [decided[number] for number in range(len(comparisons))]
 
 
-def _measure(effect: Effect) -> str:
+def _base_measure(effect: Effect) -> str:
     return effect.measure.partition("/")[0]
 
 
-def _margin_of(effect: Effect, margins: Mapping[str, float]) -> float | None:
-    return margins.get(RATIOS if effect.is_ratio else _measure(effect))
+def _find_margin(effect: Effect, margins: Mapping[str, float]) -> float | None:
+    return margins.get(RATIOS if effect.is_ratio else _base_measure(effect))
 
 
-def _ps(compared: Compared, margin: float | None) -> list[float]:
-    """Return the p against no difference and, if there is a margin, that against the margin."""
+def _p_values(compared: RunComparison, margin: float | None) -> list[float]:
+    """Return the p-value against no difference and, with a margin, against the margin."""
     if margin is None or not compared.effect.is_tested:
-        return [compared.decisive_p()]
-    return [compared.decisive_p(), compared.decisive_p(_limit(compared.effect, margin))]
+        return [compared.max_p_value()]
+    return [compared.max_p_value(), compared.max_p_value(_null_value_at_margin(compared.effect, margin))]
 
 
-def _of_family(compared: Compared, ps: Sequence[float], comparisons: int, margin: float | None) -> Decision:
-    """Decide by Holm's p against no difference, and by that against the margin if there is one."""
-    p_holm, *p_margin = ps
-    finding = _finding(compared.effect, p_holm)
+def _decide_by_holm(
+    compared: RunComparison, adjusted_ps: Sequence[float], comparisons: int, margin: float | None
+) -> Decision:
+    """Decide by the Holm-adjusted p-values against no difference and against the margin."""
+    p_holm, *p_margin = adjusted_ps
+    finding = _find_direction(compared.effect, p_holm)
     verdict = None
     if margin is not None and (p_margin or compared.effect.is_ratio):
-        verdict = _verdict(compared.effect, finding, margin, *p_margin)
-        verdict = _if_shown(verdict, compared, margin)
-    return _decision(compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict)
+        verdict = _decide_margin(compared.effect, finding, margin, *p_margin)
+        verdict = _require_evidence(verdict, compared, margin)
+    return _create_decision(
+        compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
+    )
 
 
-def _finding(effect: Effect, p_holm: float) -> Finding:
-    if p_holm >= ALPHA or effect.value == effect.neutral:
+def _find_direction(effect: Effect, p_holm: float) -> Finding:
+    if p_holm >= ALPHA or effect.value == effect.neutral_value:
         return Finding.open
-    is_neutral = effect.is_ratio or effect.better is Better.neither
+    is_neutral = effect.is_ratio or effect.better is BetterDirection.neither
     up, down = (Finding.larger, Finding.smaller) if is_neutral else (Finding.better, Finding.worse)
-    if effect.better is Better.lower:
+    if effect.better is BetterDirection.lower:
         up, down = down, up
-    return up if effect.value > effect.neutral else down
+    return up if effect.value > effect.neutral_value else down
 
 
-def _verdict(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0) -> MarginVerdict:
-    """Decide whether an effect is within the margin; a ratio that no test decides about is
-    undecided."""
+def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0) -> MarginVerdict:
+    """Decide whether an effect is within the margin. An untested ratio is undecided."""
     sign = _better_sign(effect)
     worse = Finding.worse
     if effect.is_ratio:
@@ -305,37 +315,36 @@ def _verdict(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.
         return MarginVerdict.better
     if p_holm >= ALPHA:
         return MarginVerdict.undecided
-    if sign * (effect.value - _limit(effect, margin)) < 0:
+    if sign * (effect.value - _null_value_at_margin(effect, margin)) < 0:
         return MarginVerdict.worse_by_more
     return MarginVerdict.worse_but_within if finding is worse else MarginVerdict.as_good
 
 
-def _of_bets(compared: Compared, comparisons: int, margin: float | None) -> Decision:
-    """Take over what the bets of a run have decided at its share: the very claims that it would
-    stop at."""
+def _decide_sequentially(compared: RunComparison, comparisons: int, margin: float | None) -> Decision:
+    """Adopt the decision that the always-valid test made during the run, at its part of the error."""
     findings = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
-    p_holm, side = min(1.0, compared.decisive_p() * comparisons), compared.side_by_bets(0.0)
+    p_holm, side = min(1.0, compared.max_p_value() * comparisons), compared.sequential_side(0.0)
     verdict = None
     if margin is not None:
-        verdict = margin_verdict(side, compared.side_by_bets(-margin))
-        verdict = _if_shown(verdict, compared, margin)
-    return _decision(compared, p_holm, comparisons, findings[side], margin, verdict)
+        verdict = combine_sequential_sides(side, compared.sequential_side(-margin))
+        verdict = _require_evidence(verdict, compared, margin)
+    return _create_decision(compared, p_holm, comparisons, findings[side], margin, verdict)
 
 
-def _if_shown(verdict: MarginVerdict, compared: Compared, margin: float) -> MarginVerdict:
-    """Return a verdict about a margin, or `undecided` if the baseline had nothing to lose."""
+def _require_evidence(verdict: MarginVerdict, compared: RunComparison, margin: float) -> MarginVerdict:
+    """Return the verdict, or `undecided` if the baseline could not lose more than the margin."""
     is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
-    is_empty = compared.no_evidence is not None or _is_too_low(compared, margin)
+    is_empty = compared.no_evidence is not None or _is_baseline_too_low(compared, margin)
     return MarginVerdict.undecided if is_within and is_empty else verdict
 
 
-def _is_too_low(compared: Compared, margin: float) -> bool:
-    """Whether the baseline may solve so few questions that it cannot lose more than the margin."""
+def _is_baseline_too_low(compared: RunComparison, margin: float) -> bool:
+    """Whether the baseline's accuracy may be below the margin, so that it cannot lose more."""
     return compared.baseline_low is not None and compared.baseline_low <= margin
 
 
-def _decision(
-    compared: Compared,
+def _create_decision(
+    compared: RunComparison,
     p_holm: float,
     comparisons: int,
     finding: Finding,
@@ -354,38 +363,43 @@ def _decision(
         unplanned=compared.unplanned,
         tells_more=compared.tells_more,
         no_evidence=compared.no_evidence,
-        baseline_low=compared.baseline_low if margin is not None and _is_too_low(compared, margin) else None,
+        baseline_low=compared.baseline_low
+        if margin is not None and _is_baseline_too_low(compared, margin)
+        else None,
         cut_off=compared.cut_off,
     )
 
 
-def undecided(test: Test) -> Decision:
-    """Return an effect about which nothing is decided, such as that of a repeat of the baseline."""
-    return _decision(Compared(test), 1.0, 1, Finding.open, None, None)
+def undecided_decision(test: Test) -> Decision:
+    """Return an effect without a decision, e.g. of a repeat of the baseline."""
+    return _create_decision(RunComparison(test), 1.0, 1, Finding.open, None, None)
 
 
-def most_wrong(decisions: Sequence[Decision]) -> float:
-    """Return the share of tables with any wrong finding, at most: 5 % for Holm's family, and each
-    share of a run."""
+def max_error_rate(decisions: Sequence[Decision]) -> float:
+    """Return the highest probability of any wrong finding in a table.
+
+    It is 5 % for Holm's family, plus the error part of each run compared during execution.
+    """
     fixed = [
         decision.early_stop_comparisons
         for decision in decisions
         if decision.early_stop_comparisons is not None
     ]
     of_family = ALPHA if len(fixed) < len(decisions) else 0.0
-    return of_family + sum(level_of(comparisons) for comparisons in fixed)
+    return of_family + sum(comparison_level(comparisons) for comparisons in fixed)
 
 
-def _p_against(test: Test, limit: float | None) -> float:
-    return test.effect.p if limit is None else p_beyond(test, limit)
+def _p_value_against(test: Test, null_value: float | None) -> float:
+    return test.effect.p if null_value is None else p_value_at_limit(test, null_value)
 
 
 def _better_sign(effect: Effect) -> int:
-    """Return the sign of an improvement: of a difference 1, of a ratio that of its measure."""
-    return described(effect.measure).better.value if effect.is_ratio else 1
+    """Return the sign of an improvement: 1 for a difference, the measure's direction for a ratio."""
+    return find_metric(effect.measure).better.value if effect.is_ratio else 1
 
 
-def _limit(effect: Effect, margin: float) -> float:
-    """Return the value at the margin: minus it, or where the baseline is better by a factor of 1 +
-    margin."""
+def _null_value_at_margin(effect: Effect, margin: float) -> float:
+    """Return the null value of a margin: minus it, or the ratio at which the baseline is better by
+    it.
+    """
     return float((1 + margin) ** -_better_sign(effect)) if effect.is_ratio else -margin

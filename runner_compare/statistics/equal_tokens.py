@@ -1,12 +1,11 @@
-"""Accuracy at equal tokens: two settings that were asked the same questions at several budgets of
-thinking.
+"""Compare accuracy at equal token counts, for two settings with several thinking budgets.
 
-A setting's accuracy is a curve over the tokens that a question takes in the mean, with a point for
-each budget and straight lines between them. Two curves are compared only where both have points on
-either side. The interval and p come from a bootstrap over questions (or families of questions):
-each resample moves the points of both curves together, in tokens and in accuracy. The percentile
-interval is widened as Student's t is over the normal (Hesterberg, The American Statistician 69,
-2015), since it covers too little with few questions.
+A setting's accuracy is a curve over the mean tokens per question, with a point for each
+budget and straight lines between them. Two curves are compared only where both have points
+on either side. The interval and p-value come from a bootstrap over questions (or clusters):
+each resample moves the points of both curves together, in tokens and in accuracy. The
+percentile interval is widened by the ratio of Student's t to the normal (Hesterberg, The
+American Statistician 69, 2015), since it covers too little with few questions.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner_compare.statistics import stats
 from runner_compare.statistics.decisions import Finding
-from runner_compare.statistics.over_seeds import Cells
+from runner_compare.statistics.seed_means import Cells
 from runner_compare.statistics.stats import ALPHA
 from runner_compare.statistics.token_costs import Estimate
 
@@ -39,14 +38,14 @@ NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The verdicts and tokens of the same questions at several budgets: a row for each budget."""
+class BudgetCurve:
+    """Verdicts and tokens of the same questions at several thinking budgets."""
 
     right: Cells  # 1 where the question was solved, else 0
     tokens: Cells
 
-    def points(self) -> list[tuple[float, float]]:
-        """Return the mean tokens and the accuracy at each budget, in the order of the budgets."""
+    def mean_points(self) -> list[tuple[float, float]]:
+        """Return the mean tokens and the accuracy at each budget, in order."""
         return [
             (math.fsum(of_tokens) / len(of_tokens), math.fsum(of_right) / len(of_right))
             for of_tokens, of_right in zip(self.tokens, self.right, strict=True)
@@ -54,8 +53,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class AtTokens:
-    """Both accuracies at the mean tokens of one budget of the first curve, and their difference."""
+class AccuracyAtTokens:
+    """Accuracies of both curves at one budget's mean tokens, and their difference."""
 
     budget: int  # the row of the curve
     tokens: float
@@ -65,8 +64,8 @@ class AtTokens:
 
 
 @dataclass
-class EqualTokens:
-    """By how much one curve is above another, in the mean over the tokens that both have."""
+class EqualTokensComparison:
+    """Mean difference of two accuracy curves over the token range that both cover."""
 
     questions: int
     clusters: int | None  # families of questions, if these were drawn
@@ -74,7 +73,7 @@ class EqualTokens:
     high_tokens: float
     difference: Estimate
     p: float
-    points: list[AtTokens]
+    points: list[AccuracyAtTokens]
     # budgets of the first curve that the second does not reach
     outside: list[int] = field(default_factory=list)
     p_holm: float = 1.0
@@ -82,24 +81,23 @@ class EqualTokens:
 
 
 @dataclass
-class CurvesCompared:
-    """A setting with several budgets and its baseline: their keys, and the comparison, or why there
-    is none."""
+class ComparedCurves:
+    """A setting with several budgets, its baseline, and their comparison or the reason for none."""
 
     setting: dict[str, str | None]
     baseline: dict[str, str | None]
     budgets: list[str | None]  # of the setting, in the order of its curve
-    result: EqualTokens | None
+    result: EqualTokensComparison | None
     note: str = ""
 
 
-def at_equal_tokens(
-    own_curve: Curve,
-    base_curve: Curve,
+def compare_curves(
+    own_curve: BudgetCurve,
+    base_curve: BudgetCurve,
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
-) -> EqualTokens | None:
-    """Compare two curves; None if they do not overlap by more than noise."""
+) -> EqualTokensComparison | None:
+    """Compare two accuracy curves; None if they do not overlap by more than noise."""
     import numpy as np
 
     n = len(own_curve.right[0])
@@ -108,12 +106,12 @@ def at_equal_tokens(
     )
     # rows: what is summed; columns: units
     our_sums, their_sums = (
-        _sums([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
+        _sum_by_unit([*curve.tokens, *curve.right, [1.0] * n], of_unit, len(units))
         for curve in (own_curve, base_curve)
     )
     once = np.ones((1, len(units)))
-    our_points, their_points = _points(once, our_sums), _points(once, their_sums)
-    low, high = _range(our_points, their_points)
+    our_points, their_points = _weighted_points(once, our_sums), _weighted_points(once, their_sums)
+    low, high = _shared_token_range(our_points, their_points)
     if low[0] >= high[0]:
         return None
     value = float(_mean_difference(our_points, their_points, low, high)[0])
@@ -121,14 +119,17 @@ def at_equal_tokens(
     generator, left, block = np.random.default_rng(0), resamples, max(1, AT_ONCE // len(units))
     while left:
         count, left = min(block, left), left - min(block, left)
-        weights = _weights(generator, count, len(units))
-        drawn_points, drawn_base_points = _points(weights, our_sums), _points(weights, their_sums)
-        ends = _range(drawn_points, drawn_base_points)
+        weights = _bootstrap_weights(generator, count, len(units))
+        drawn_points, drawn_base_points = (
+            _weighted_points(weights, our_sums),
+            _weighted_points(weights, their_sums),
+        )
+        ends = _shared_token_range(drawn_points, drawn_base_points)
         drawn.append(
             np.where(ends[0] < ends[1], _mean_difference(drawn_points, drawn_base_points, *ends), np.nan)
         )
         tokens, right = drawn_points
-        at_budgets.append(right - _at(drawn_base_points, tokens))
+        at_budgets.append(right - _interpolate(drawn_base_points, tokens))
         inside.append(
             (tokens >= drawn_base_points[0].min(1, keepdims=True))
             & (tokens <= drawn_base_points[0].max(1, keepdims=True))
@@ -140,21 +141,28 @@ def at_equal_tokens(
     scale = math.sqrt(len(units) / (len(units) - 1))  # a resample's variance divides by n
     scale *= 1 + FEW / len(units)
     differences, reached = (np.concatenate(at_budgets), np.concatenate(inside).mean(0) >= 1 - ALPHA / 2)
-    (own_tokens, own_right), its_right = our_points, _at(their_points, our_points[0])
+    (own_tokens, own_right), its_right = our_points, _interpolate(their_points, our_points[0])
     points = []
     for at in np.flatnonzero(reached).tolist():
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
-        signs = _signs(_gaps_at(own_curve.right[at], base_curve, their_points[0][0], tokens_there), of_unit)
-        interval = _interval(there, differences[:, at], scale, len(units), signs)
-        points.append(AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval)))
-    signs = _signs(np.mean(own_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
-    p, (lowest, highest) = (_p(means, scale, len(units)), _interval(value, means, scale, len(units), signs))
+        signs = _count_signs(
+            _question_gaps_at(own_curve.right[at], base_curve, their_points[0][0], tokens_there), of_unit
+        )
+        interval = _bootstrap_interval(there, differences[:, at], scale, len(units), signs)
+        points.append(
+            AccuracyAtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
+        )
+    signs = _count_signs(np.mean(own_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
+    p, (lowest, highest) = (
+        _bootstrap_p_value(means, scale, len(units)),
+        _bootstrap_interval(value, means, scale, len(units), signs),
+    )
     if sum(signs) < MIN_DIFFERING:
-        p = max(p, stats.mcnemar_exact(*signs))
+        p = max(p, stats.mcnemar_exact_p_value(*signs))
     if p >= ALPHA:  # the test decides
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
-    return EqualTokens(
+    return EqualTokensComparison(
         n,
         None if clusters is None else len(units),
         float(low[0]),
@@ -166,38 +174,49 @@ def at_equal_tokens(
     )
 
 
-def judge_equal_tokens(compared: Sequence[EqualTokens]) -> None:
-    """Decide what each comparison of a table shows, with one error of 5 % for all."""
-    for result, p_holm in zip(compared, stats.holm([tested.p for tested in compared]), strict=True):
+def decide_equal_tokens(comparisons: Sequence[EqualTokensComparison]) -> None:
+    """Decide all comparisons of a table, with one error of 5 %."""
+    for result, p_holm in zip(
+        comparisons, stats.holm_adjust([tested.p for tested in comparisons]), strict=True
+    ):
         result.p_holm = p_holm
         if p_holm < ALPHA:
             result.finding = Finding.better if result.difference.value > 0 else Finding.worse
 
 
-def _sums(rows: Cells, of_unit: Any, count: int) -> Floats:
-    """Return the sum of each row over the questions of each unit."""
+def _sum_by_unit(cells: Cells, unit_of_question: Any, count: int) -> Floats:
+    """Return each budget's sum over the questions of each unit."""
     import numpy as np
 
-    return np.array([np.bincount(of_unit, row, count) for row in rows])
+    return np.array([np.bincount(unit_of_question, row, count) for row in cells])
 
 
-def _weights(generator: np.random.Generator, count: int, units: int) -> Floats:
-    """Return how often each unit is in each of so many resamples."""
+def _bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_units: int) -> Floats:
+    """Return how often each unit occurs in each resample."""
     import numpy as np
 
-    chosen = generator.integers(units, size=(count, units)) + units * np.arange(count)[:, None]
-    return np.bincount(chosen.ravel(), minlength=count * units).reshape(count, units).astype(float)
+    chosen = (
+        generator.integers(num_units, size=(num_resamples, num_units))
+        + num_units * np.arange(num_resamples)[:, None]
+    )
+    return (
+        np.bincount(chosen.ravel(), minlength=num_resamples * num_units)
+        .reshape(num_resamples, num_units)
+        .astype(float)
+    )
 
 
-def _points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
-    """Return the mean tokens and the accuracy at each budget, a line for each line of weights."""
+def _weighted_points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
+    """Return the mean tokens and the accuracy at each budget, one line per resample."""
     *_, sizes = sums
     budgets = len(sums) // 2
     means = (weights @ sums[:-1].T) / (weights @ sizes)[:, None]
     return means[:, :budgets], means[:, budgets:]
 
 
-def _range(points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+def _shared_token_range(
+    points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]
+) -> tuple[Floats, Floats]:
     import numpy as np
 
     return (
@@ -206,9 +225,8 @@ def _range(points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]) ->
     )
 
 
-def _at(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
-    """Return the accuracy of a curve at these tokens, line by line; beyond its ends, that of the
-    end."""
+def _interpolate(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
+    """Return a curve's accuracy at these tokens, line by line, and its end value beyond its ends."""
     import numpy as np
 
     order = np.argsort(curve[0], axis=1, kind="stable")
@@ -225,20 +243,20 @@ def _at(curve: tuple[Floats, Floats], tokens: Floats) -> Floats:
 def _mean_difference(
     points: tuple[Floats, Floats], base_points: tuple[Floats, Floats], low: Floats, high: Floats
 ) -> Floats:
-    """Return the mean of one curve minus the other from the lower to the upper tokens, exactly:
-    both are of lines."""
+    """Return the exact mean difference of two piecewise linear curves over a token range."""
     import numpy as np
 
     at = np.sort(np.clip(np.concatenate([points[0], base_points[0]], 1), low[:, None], high[:, None]), axis=1)
-    gaps = _at(points, at) - _at(base_points, at)
+    gaps = _interpolate(points, at) - _interpolate(base_points, at)
     area = ((gaps[:, 1:] + gaps[:, :-1]) / 2 * np.diff(at, axis=1)).sum(1)
     width = high - low
     return np.where(width > 0, area / np.where(width > 0, width, 1.0), 0.0)
 
 
-def _gaps_at(right: Sequence[float], base_curve: Curve, base_tokens: Floats, tokens: float) -> Floats:
-    """Return of each question its verdict minus those of the other curve, between the two budgets
-    that are nearest."""
+def _question_gaps_at(
+    right: Sequence[float], base_curve: BudgetCurve, base_tokens: Floats, tokens: float
+) -> Floats:
+    """Return each question's verdict minus the other curve's, interpolated between two budgets."""
     import numpy as np
 
     order = np.argsort(base_tokens, kind="stable")
@@ -253,20 +271,21 @@ def _gaps_at(right: Sequence[float], base_curve: Curve, base_tokens: Floats, tok
     )
 
 
-def _signs(gaps: Floats, of_unit: Any) -> tuple[int, int]:
-    """Return in how many questions, or families, one side has more right answers, and in how many
-    the other."""
+def _count_signs(gaps: Floats, unit_of_question: Any) -> tuple[int, int]:
+    """Count the units in which each of the two sides has more correct answers."""
     import numpy as np
 
-    sums = np.bincount(of_unit, gaps)
+    sums = np.bincount(unit_of_question, gaps)
     return int((sums > LEAST_GAP).sum()), int((sums < -LEAST_GAP).sum())
 
 
-def _interval(
+def _bootstrap_interval(
     value: float, drawn: Floats, scale: float, units: int, signs: tuple[int, int]
 ) -> tuple[float, float]:
-    """Return the widened percentile interval, which is that of the signs as well where few
-    questions differ."""
+    """Return the widened percentile interval.
+
+    Where few questions differ, it also contains the interval of the sign test.
+    """
     import numpy as np
 
     tail = NORMAL.cdf(-scale * stats.student_quantile(ALPHA, units - 1))
@@ -277,8 +296,8 @@ def _interval(
     return max(-1.0, min(low, value)), min(1.0, max(high, value))
 
 
-def _p(drawn: Floats, scale: float, units: int) -> float:
-    """Return the two-sided p that belongs to the interval: the level at which it ends at 0."""
+def _bootstrap_p_value(drawn: Floats, scale: float, units: int) -> float:
+    """Return the two-sided p-value that belongs to the interval: the level at which it ends at 0."""
     beyond = min(float((drawn <= 0).sum()), float((drawn >= 0).sum()))
     tail = (1 + beyond) / (1 + len(drawn))
-    return min(1.0, stats.student_p(NORMAL.inv_cdf(min(tail, 0.5)) / scale, units - 1))
+    return min(1.0, stats.student_p_value(NORMAL.inv_cdf(min(tail, 0.5)) / scale, units - 1))

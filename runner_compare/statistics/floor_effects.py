@@ -1,61 +1,61 @@
-"""Scores that say little about a model: answers cut off by a limit, and verdicts that are all the
-same."""
+"""Detect scores that say little about a model: cut-off answers, and all verdicts equal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from runner_base.notes import Note, note
-from runner_compare.metrics import BOUNDS, score
+from runner_compare.metrics import BOUNDS, correct_and_total
 
 MOSTLY = 0.5  # from this share on, the score shows the limit rather than the model
 LIMIT = "generation.max_new_tokens"
 
 
-def why_more_would_not_decide(sides: Iterable[Mapping[str, float]]) -> Note | None:
-    """Return why more questions of this kind would not decide between two jobs; None if they could."""
-    counts = [count_cut_off(metrics) for metrics in sides]
+def cut_off_note(metrics_of_sides: Iterable[Mapping[str, float]]) -> Note | None:
+    """Return a note if most answers were cut off, so that more questions would not help; else
+    None.
+    """
+    counts = [count_cut_off(metrics) for metrics in metrics_of_sides]
     mostly = any(answers and cut_off / answers >= MOSTLY for cut_off, answers in counts)
     return note("mostly_cut_off") if mostly else None
 
 
-def why_no_evidence(
-    sides: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
+def no_evidence_notes(
+    metrics_of_sides: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
 ) -> tuple[Note, Note] | None:
-    """Return why two jobs that do equally badly show nothing, and what would show more; None if they do not.
+    """Return notes on why two equally bad jobs show nothing, and on what to do; None otherwise.
 
     A candidate that is broken in the same way as its baseline would give the same verdicts.
     """
     is_none = all(accuracy == 0 for accuracy in accuracies)
-    unread = [_unread(metrics) for metrics in sides]
+    unread = [_count_unread_answers(metrics) for metrics in metrics_of_sides]
     if all(answers and count / answers >= MOSTLY for count, answers in unread):
         return note("few_read", unread=unread, is_none=is_none), note("read_some")
     return (note("none_solved"), note("ask_easier")) if is_none else None
 
 
-def _unread(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return how many answers no rule could read, of how many."""
-    counted = score(metrics)
+def _count_unread_answers(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Return the numbers of answers that no extractor could read, and of all answers."""
+    counted = correct_and_total(metrics)
     return (metrics.get("no_answer", 0.0), counted[1]) if counted else (0.0, 0.0)
 
 
-def what_tells_more(accuracies: Sequence[float | None]) -> Note | None:
-    """Return which questions would tell more than these, if all answers of two jobs are right.
+def all_solved_note(accuracies: Sequence[float | None]) -> Note | None:
+    """Return a note that harder questions are needed if both jobs answer everything correctly.
 
-    The accuracies are those that are compared: of several answers to a question a vote is right
-    where many are wrong.
+    The accuracies are those that are compared: a vote may be right where many answers are
+    wrong.
     """
     return note("all_solved") if all(accuracy == 1 for accuracy in accuracies) else None
 
 
 def count_cut_off(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return how many answers were cut off, of how many that have a verdict; zeros for a job
-    without verdicts.
+    """Return the numbers of cut-off answers and of all answers with a verdict; zeros without
+    verdicts.
 
-    Of several answers to a question, each counts: the job's own count has the questions of which
-    all were cut off.
+    Each of several answers per question counts, while the job's own count is of questions.
     """
-    counted = score(metrics)
+    counted = correct_and_total(metrics)
     if counted is None:
         return 0.0, 0.0
     cut_off, each = metrics.get("cut_off", 0.0), metrics.get("answers_each", 1.0)

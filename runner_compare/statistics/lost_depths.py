@@ -1,13 +1,13 @@
-"""At which depths of a text recall is below the rest, by permutations.
+"""Permutation test for depths of a text at which recall is below the rest.
 
-Where the depth does not matter, what was found at one depth could as well have been found at
-another. So the answers are permuted among the depths: those to a question that was asked at several
-depths among these, others among all questions of their kind at the same length. Every range of
-neighbouring depths has a distance: how much its recall is below that of all depths of its length,
-in standard deviations over the permutations. It counts if it is larger than the largest one of all
-ranges and lengths in most permutations (Westfall and Young, Resampling-Based Multiple Testing,
-1993). So all ranges of all lengths have one error together, and as it follows the answers, few
-questions are enough.
+If the depth does not matter, an answer at one depth could as well have been found at
+another. So answers are permuted among depths: those to a question that was asked at several
+depths among these, others among all questions of their kind at the same length. Every range
+of neighbouring depths has a distance: how far its recall is below that of all depths of its
+length, in standard deviations over the permutations. It counts if it exceeds the largest
+distance of all ranges and lengths in most permutations (Westfall and Young,
+Resampling-Based Multiple Testing, 1993). So all ranges of all lengths have one error
+together, and few questions suffice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Places = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class DepthAnswer:
-    """The share of right answers to a question at a depth of a text of some length."""
+    """Accuracy of a question at one depth of a text."""
 
     length: int
     depth: float
@@ -41,8 +41,7 @@ class DepthAnswer:
 
 @dataclass(frozen=True)
 class LostDepths:
-    """The range of depths that is most below the rest at one length, and whether it is shown to
-    be."""
+    """The range of depths whose recall is furthest below the rest at one length, with its p-value."""
 
     length: int
     first: float
@@ -52,79 +51,86 @@ class LostDepths:
     p: float  # that it is not below the rest, adjusted for all ranges and lengths
 
     @property
-    def is_shown(self) -> bool:
-        """Whether recall is shown to be below the rest."""
+    def is_significant(self) -> bool:
+        """Whether recall is significantly below the rest."""
         return self.p < ALPHA
 
 
 @dataclass(frozen=True)
-class _Exchangeable:
-    """Answers of which each could have been found at the depth of any other: the places of their
-    depths, and shares."""
+class _ExchangeableGroup:
+    """Answers whose depths may be permuted: depth indices and accuracies."""
 
     depths: Places
     shares: Numbers
 
 
-def lost_depths(answers: Sequence[DepthAnswer], families: int = 1, draws: int = DRAWS) -> list[LostDepths]:
-    """Return the range of depths that is most below the rest, for each length with several depths.
+def find_lost_depths(
+    answers: Sequence[DepthAnswer], num_settings: int = 1, num_permutations: int = DRAWS
+) -> list[LostDepths]:
+    """Return, for each length with several depths, the range with the lowest recall.
 
-    `families`: so many settings with such ranges share one error.
+    `num_settings` is the number of settings that share one error.
     """
     found: list[LostDepths] = []
     distances: list[float] = []
-    largest = np.full(draws, -np.inf)
+    largest = np.full(num_permutations, -np.inf)
     generator = np.random.default_rng(SEED)
     for length in sorted({answer.length for answer in answers}):
         own = [answer for answer in answers if answer.length == length]
         depths = sorted({answer.depth for answer in own})
         if len(depths) < 2:
             continue
-        groups, ranges = _exchangeable(own, depths), _ranges(len(depths))
-        expected, deviation = _moments(groups, ranges)
-        sums = ranges @ _sums(groups, len(depths))
+        groups, ranges = _exchangeable_groups(own, depths), _neighbouring_ranges(len(depths))
+        expected, deviation = _permutation_moments(groups, ranges)
+        sums = ranges @ _observed_sums(groups, len(depths))
         of_ranges = (expected - sums) / deviation
         most = int(of_ranges.argmax())
-        found.append(_range_of(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
+        found.append(_depth_range(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
         distances.append(float(of_ranges[most]))
-        drawn = _drawn_sums(groups, len(depths), draws, generator) @ ranges.T
+        drawn = _permuted_sums(groups, len(depths), num_permutations, generator) @ ranges.T
         np.maximum(largest, ((expected - drawn) / deviation).max(axis=1), out=largest)
     for number, distance in enumerate(distances):
-        p = (1 + int((largest >= distance - ROUNDING).sum())) / (1 + draws)
-        found[number] = LostDepths(**{**vars(found[number]), "p": min(1.0, p * families)})
+        p = (1 + int((largest >= distance - ROUNDING).sum())) / (1 + num_permutations)
+        found[number] = LostDepths(**{**vars(found[number]), "p": min(1.0, p * num_settings)})
     return found
 
 
-def _range_of(own: Sequence[DepthAnswer], length: int, depths: Sequence[float]) -> LostDepths:
-    """Return a range of depths with its recall; its p is not known yet."""
-    here = [answer.share for answer in own if answer.depth in depths]
-    rest = [answer.share for answer in own if answer.depth not in depths]
+def _depth_range(
+    answers_at_length: Sequence[DepthAnswer], length: int, depths: Sequence[float]
+) -> LostDepths:
+    """Return a range of depths with its recall, without a p-value yet."""
+    here = [answer.share for answer in answers_at_length if answer.depth in depths]
+    rest = [answer.share for answer in answers_at_length if answer.depth not in depths]
     return LostDepths(length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0)
 
 
-def _ranges(count: int) -> Places:
-    """Return every range of neighbouring depths but that of all: a line each, with 1 for the depths
-    that are in it."""
-    at = np.arange(count)
+def _neighbouring_ranges(num_depths: int) -> Places:
+    """Return a 0/1 matrix with one line per range of neighbouring depths, except the full range."""
+    at = np.arange(num_depths)
     pairs = [
-        (first, last) for first in range(count) for last in range(first, count) if last - first < count - 1
+        (first, last)
+        for first in range(num_depths)
+        for last in range(first, num_depths)
+        if last - first < num_depths - 1
     ]
     return np.array([(first <= at) & (at <= last) for first, last in pairs]).astype(int)
 
 
-def _exchangeable(own: Sequence[DepthAnswer], depths: Sequence[float]) -> list[_Exchangeable]:
+def _exchangeable_groups(
+    answers_at_length: Sequence[DepthAnswer], depths: Sequence[float]
+) -> list[_ExchangeableGroup]:
     """Return the groups of answers of one length that are permuted among themselves."""
     asked_at: dict[tuple[str, str], set[float]] = {}
-    for answer in own:
+    for answer in answers_at_length:
         if answer.cluster is not None:
             asked_at.setdefault((answer.kind, answer.cluster), set()).add(answer.depth)
     groups: dict[tuple[str, str], list[DepthAnswer]] = {}
-    for answer in own:
+    for answer in answers_at_length:
         question = answer.kind, answer.cluster or ""
         is_at_several = len(asked_at.get(question, ())) > 1
         groups.setdefault(question if is_at_several else (answer.kind, ""), []).append(answer)
     return [
-        _Exchangeable(
+        _ExchangeableGroup(
             np.array([depths.index(answer.depth) for answer in group]),
             np.array([answer.share for answer in group]),
         )
@@ -132,17 +138,16 @@ def _exchangeable(own: Sequence[DepthAnswer], depths: Sequence[float]) -> list[_
     ]
 
 
-def _sums(groups: Sequence[_Exchangeable], count: int) -> Numbers:
-    """Return the sum of the shares at each depth, as they were answered."""
-    sums = np.zeros(count)
+def _observed_sums(groups: Sequence[_ExchangeableGroup], num_depths: int) -> Numbers:
+    """Return the observed sum of accuracies at each depth."""
+    sums = np.zeros(num_depths)
     for group in groups:
         np.add.at(sums, group.depths, group.shares)
     return sums
 
 
-def _moments(groups: Sequence[_Exchangeable], ranges: Places) -> tuple[Numbers, Numbers]:
-    """Return the mean of the sum in each range over all permutations, and its standard
-    deviation."""
+def _permutation_moments(groups: Sequence[_ExchangeableGroup], ranges: Places) -> tuple[Numbers, Numbers]:
+    """Return the mean and standard deviation of each range's sum over all permutations."""
     mean, variance = np.zeros(len(ranges)), np.zeros(len(ranges))
     for group in groups:
         size = len(group.shares)
@@ -154,19 +159,22 @@ def _moments(groups: Sequence[_Exchangeable], ranges: Places) -> tuple[Numbers, 
     return mean, np.where(is_constant, np.inf, np.sqrt(np.maximum(variance, ROUNDING)))
 
 
-def _drawn_sums(
-    groups: Sequence[_Exchangeable], count: int, draws: int, generator: np.random.Generator
+def _permuted_sums(
+    groups: Sequence[_ExchangeableGroup],
+    num_depths: int,
+    num_permutations: int,
+    generator: np.random.Generator,
 ) -> Numbers:
     """Return the sum at each depth in each permutation."""
-    sums = np.zeros((draws, count))
+    sums = np.zeros((num_permutations, num_depths))
     for size in sorted({len(group.shares) for group in groups}):
         alike = [group for group in groups if len(group.shares) == size]
         shares = np.stack([group.shares for group in alike])
         depths = np.stack([group.depths for group in alike])
         step = max(1, MOST_NUMBERS // shares.size)
-        for first in range(0, draws, step):
-            last = min(draws, first + step)
+        for first in range(0, num_permutations, step):
+            last = min(num_permutations, first + step)
             permuted = generator.permuted(np.broadcast_to(shares, (last - first, *shares.shape)), axis=2)
-            for at in range(count):
+            for at in range(num_depths):
                 sums[first:last, at] += permuted[:, depths == at].sum(axis=1)
     return sums

@@ -1,7 +1,8 @@
-"""As good as, within a margin: what an effect shows of a difference that is small enough to accept.
+"""Non-inferiority within a margin: whether an effect shows that a loss is small enough to
+accept.
 
-A run is as good as its baseline within a margin if a test shows that the true difference is above
-minus the margin. A test can show that; no test can show that two runs are equal.
+A run is as good as its baseline within a margin if a test shows that the true difference is
+above minus the margin. No test can show that two runs are equal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 from runner_compare.statistics.sequential import Side
-from runner_compare.statistics.stats import ALPHA, POWER, half_step
+from runner_compare.statistics.stats import ALPHA, POWER, continuity_correction
 
 MAX_QUESTIONS = 10_000_000
 NEAR = 0.03  # of a power: what a plan may miss
@@ -23,7 +24,7 @@ NO_PAIRS = (0, 0, 0)
 
 
 class MarginVerdict(StrEnum):
-    """The possible decisions about a difference and a margin."""
+    """Possible verdicts on a difference and a margin."""
 
     better = "better"
     as_good = "as good"
@@ -32,8 +33,8 @@ class MarginVerdict(StrEnum):
     undecided = "undecided"
 
 
-def margin_verdict(difference: Side, from_margin: Side) -> MarginVerdict:
-    """Return what bets have decided, about no difference and about minus the margin."""
+def combine_sequential_sides(difference: Side, from_margin: Side) -> MarginVerdict:
+    """Return the verdict of an always-valid test against no difference and against the margin."""
     if difference is Side.better:
         return MarginVerdict.better
     if from_margin is Side.better:
@@ -41,24 +42,24 @@ def margin_verdict(difference: Side, from_margin: Side) -> MarginVerdict:
     return MarginVerdict.undecided if from_margin is Side.open else MarginVerdict.worse_by_more
 
 
-def questions_needed(
+def paired_questions_needed(
     margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
 ) -> int | None:
-    """Return how many paired questions show with this power that a run is as good, if neither run
-    is better.
+    """Return how many paired questions show non-inferiority with this power if neither run is
+    better.
 
-    `discordant_rate` is the share of further questions that only one of the two solves. `seen` are
-    pairs that count among the questions. The power is exact: a sum over all tables; it moves in
-    steps, and the number is that with at least so much power, or one with a little less if that has
-    too much. None if ten million questions are not enough.
+    `discordant_rate` is the fraction of further questions that only one of the two solves.
+    `seen` are pairs that count among the questions. The power is exact: a sum over all tables.
+    It moves in steps, and the number is the first with at least that power, or one fewer if the
+    power there is too high. None if ten million questions are not enough.
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
 
     def power_at(n: int) -> float:
-        return power_of(n, margin, discordant_rate, alpha, seen=seen)
+        return non_inferiority_power(n, margin, discordant_rate, alpha, seen=seen)
 
-    needed = fewest(power_at, power)
+    needed = smallest_with_power(power_at, power)
     # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked
     # for.
     if needed and power_at(needed) > power + NEAR and power_at(needed - 1) >= power - NEAR:
@@ -66,9 +67,10 @@ def questions_needed(
     return needed
 
 
-def fewest(power_at: Callable[[int], float], power: float) -> int | None:
-    """Return the smallest number that reaches a power, to one in a thousand; None if ten million
-    are not enough."""
+def smallest_with_power(power_at: Callable[[int], float], power: float) -> int | None:
+    """Return the smallest number that reaches a power, to 0.1 %; None if ten million are not
+    enough.
+    """
     low, high = 1, 2
     while power_at(high) < power:
         low, high = high, 2 * high
@@ -85,7 +87,7 @@ def fewest(power_at: Callable[[int], float], power: float) -> int | None:
 
 
 @lru_cache(maxsize=1024)
-def power_of(
+def non_inferiority_power(
     n: int,
     margin: float,
     discordant_rate: float,
@@ -93,10 +95,9 @@ def power_of(
     difference: float = 0.0,
     seen: Pairs = NO_PAIRS,
 ) -> float:
-    """Return the probability that n paired questions show that a run is as good, for a true
-    difference.
+    """Return the probability that n paired questions show non-inferiority, for a true difference.
 
-    They include the `seen` ones, so it is 0 for fewer.
+    The n questions include the `seen` pairs, so the power is 0 for fewer.
     """
     import numpy as np
     from scipy.special import bdtrc
@@ -105,22 +106,21 @@ def power_of(
     seen_wins, seen_losses, seen_pairs = seen
     if n < seen_pairs:
         return 0.0
-    further, chances = likely_counts(n - seen_pairs, discordant_rate)
+    further, chances = likely_success_counts(n - seen_pairs, discordant_rate)
     discordant = further + seen_wins + seen_losses
     # Find the fewest wins that are accepted for each number of discordant pairs: with more wins,
     # all are accepted.
     low, high = np.full(len(discordant), -1), discordant + 1
     while (high - low > 1).any():
         wins = (low + high) // 2
-        accepted = _accepts(wins, discordant - wins, n, margin, alpha)
+        accepted = _shows_non_inferiority(wins, discordant - wins, n, margin, alpha)
         low, high = np.where(accepted, low, wins), np.where(accepted, wins, high)
     win = (discordant_rate + difference) / (2 * discordant_rate) if discordant_rate else 0.5
     return float(chances @ bdtrc(np.minimum(high - 1 - seen_wins, further), further, win))
 
 
-def likely_counts(n: int, rate: float) -> tuple[Any, Any]:
-    """Return the numbers of successes in n that are not negligibly rare, and the probability of
-    each."""
+def likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
+    """Return the numbers of successes in n that are not negligibly rare, with their probabilities."""
     import numpy as np
 
     # takes half a second to import, and only planning needs it
@@ -134,16 +134,16 @@ def likely_counts(n: int, rate: float) -> tuple[Any, Any]:
     return np.arange(first, last + 1), np.diff(below)
 
 
-def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
-    """Whether `stats.paired_difference_p` shows that the difference is above minus the margin.
+def _shows_non_inferiority(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
+    """Whether `stats.paired_difference_p_value` shows that the difference is above minus the margin.
 
-    The same formula on arrays: one table after another would take a hundred times as long.
+    The same formula on arrays: one table at a time would take a hundred times as long.
     """
     import numpy as np
     from scipy.special import bdtr
 
     distance = wins - losses + n * margin
-    beyond = distance - half_step(wins, losses, n)
+    beyond = distance - continuity_correction(wins, losses, n)
     linear = -(2 * n - wins + losses) * margin - wins - losses
     constant = losses * margin * (1 + margin)
     only_second = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)

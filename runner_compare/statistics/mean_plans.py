@@ -1,10 +1,9 @@
-"""What a comparison of means could detect, and how many more clusters decide: by the very test that
-decides.
+"""Power and sample sizes for comparisons of cluster means, simulated with the deciding test.
 
-A power is simulated with a fixed seed. Clusters are drawn from those that were seen, each with a
-random sign, so that they differ as often as so far and neither side is better. Then the loss comes
-on top. It is spread evenly, so that each answer may be lost, or it takes whole clusters, which is
-harder to detect: which of the two, no cluster tells before.
+The simulation has a fixed seed. Clusters are drawn from the observed ones, each with a
+random sign, so that they differ as often as so far and neither side is better. Then the
+loss is added. It is spread evenly, so that each answer may be lost, or it takes whole
+clusters, which is harder to detect: no cluster tells in advance which of the two applies.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
-from runner_compare.statistics.margins import fewest
-from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, mean_ps
+from runner_compare.statistics.margins import smallest_with_power
+from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, mean_p_values
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
 from runner_compare.statistics.stats import POWER, student_quantile
 
@@ -32,33 +31,48 @@ Sums = tuple[float, ...]
 
 
 @lru_cache(maxsize=256)
-def detectable_loss(
-    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, is_strict: bool = False
+def detectable_mean_loss(
+    sums: Sums,
+    sizes: Sums,
+    answers_per_question: int,
+    whole_clusters: bool,
+    level: float,
+    strict: bool = False,
 ) -> float | None:
-    """Return the smallest loss that so many clusters detect with 80 % power; None if they detect
-    none.
+    """Return the smallest loss that this many clusters detect with 80 % power, or None.
 
-    `answers`: so many has each question. `is_whole`: the loss takes whole clusters.
+    `whole_clusters`: the loss takes whole clusters.
     """
-    if power_of(sums, sizes, answers, is_whole, level, 1.0, is_strict) < AIM:
+    if simulate_power(sums, sizes, answers_per_question, whole_clusters, level, 1.0, strict) < AIM:
         return None
-    guess = _by_normal(sums, sizes, answers, is_whole, level)
+    guess = _approximate_detectable_loss(sums, sizes, answers_per_question, whole_clusters, level)
     if len(sums) > MANY_CLUSTERS:
         return guess
     low, high = guess / 2, guess
-    while high < 1 and power_of(sums, sizes, answers, is_whole, level, high, is_strict) < AIM:
+    while (
+        high < 1
+        and simulate_power(sums, sizes, answers_per_question, whole_clusters, level, high, strict) < AIM
+    ):
         low, high = high, min(1.0, 1.5 * high)
     for _ in range(ROUNDS):
         middle = math.sqrt(low * high)
-        is_found = power_of(sums, sizes, answers, is_whole, level, middle, is_strict) >= AIM
+        is_found = (
+            simulate_power(sums, sizes, answers_per_question, whole_clusters, level, middle, strict) >= AIM
+        )
         low, high = (low, middle) if is_found else (middle, high)
     return high
 
 
-def power_of(
-    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, loss: float, is_strict: bool = False
+def simulate_power(
+    sums: Sums,
+    sizes: Sums,
+    answers_per_question: int,
+    whole_clusters: bool,
+    level: float,
+    loss: float,
+    strict: bool = False,
 ) -> float:
-    """Return how often a loss is found in as many clusters."""
+    """Return how often a loss is detected in simulated comparisons of as many clusters."""
     import numpy as np
 
     generator, count = np.random.default_rng(0), len(sums)
@@ -70,19 +84,24 @@ def power_of(
     # What is lost already, or what the other side had not solved, cannot be lost.
     room = np.minimum(drawn_sizes, drawn_sizes + drawn)
     share = min(1.0, loss * float(np.sum(sizes)) / (float(room.sum()) / draws))
-    if is_whole:
+    if whole_clusters:
         drawn -= room * (generator.random(chosen.shape) < share)
     else:
-        drawn -= generator.binomial((room * answers).round().astype(int), share) / answers
-    is_found = (drawn.sum(axis=1) < 0) & (mean_ps(drawn, drawn_sizes, 0.0, is_strict) < level)
+        drawn -= (
+            generator.binomial((room * answers_per_question).round().astype(int), share)
+            / answers_per_question
+        )
+    is_found = (drawn.sum(axis=1) < 0) & (mean_p_values(drawn, drawn_sizes, 0.0, strict) < level)
     rows = np.flatnonzero(is_found)
-    is_found[rows] = flip_ps(drawn[rows]) < level
+    is_found[rows] = sign_flip_p_values(drawn[rows]) < level
     return float(is_found.mean())
 
 
-def flip_ps(sums: Any) -> Any:
-    """Return the p of sign flips for each row of clusters; 0 where so many differ that Student's
-    test is as strict."""
+def sign_flip_p_values(sums: Any) -> Any:
+    """Return the sign-flip p-value of each row of cluster sums.
+
+    It is 0 where so many clusters differ that Student's test is as strict.
+    """
     import numpy as np
 
     ps = np.zeros(len(sums))
@@ -106,33 +125,35 @@ def flip_ps(sums: Any) -> Any:
     return ps
 
 
-def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float) -> float:
-    """Return about the loss that Student's test detects in as many clusters: where the search
-    begins."""
+def _approximate_detectable_loss(
+    sums: Sums, sizes: Sums, answers_per_question: int, whole_clusters: bool, level: float
+) -> float:
+    """Return the approximate loss that Student's test detects, which starts the search."""
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
     noise = math.fsum(unit_sum * unit_sum for unit_sum in sums)
     errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(POWER)
 
-    def is_enough(loss: float) -> bool:
-        of_loss = loss * (1 - loss) * (squares if is_whole else total / answers)
+    def is_detectable(loss: float) -> bool:
+        of_loss = loss * (1 - loss) * (squares if whole_clusters else total / answers_per_question)
         return loss * total >= errors * math.sqrt((noise + of_loss) * count / max(1, count - 1))
 
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
+        low, high = (low, middle) if is_detectable(middle) else (middle, high)
     return high
 
 
-def questions_for_margin(
+def questions_needed_for_margin(
     sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER, is_strict: bool = False
 ) -> int | None:
-    """Return how many questions, in more such clusters, show that a side is as good, if neither is
+    """Return how many questions show non-inferiority, in clusters like these, if neither side is
     better.
 
-    Clusters differ as those that were seen, and a little more often: half of one more cluster
-    differs (Jeffreys). What the test finds in them is normal. None if ten million are not enough.
+    Clusters differ like the observed ones, and a little more often: half of one more cluster
+    differs (Jeffreys). The distribution of the test's statistic is normal. None if ten million
+    are not enough.
     """
     import numpy as np
     from scipy.special import log_ndtr, ndtr
@@ -156,9 +177,11 @@ def questions_for_margin(
     gaps = np.concatenate([values, -values]) + margin * np.concatenate([sizes_too, sizes_too])
     weights = np.concatenate([weights, weights]) / 2
 
-    def of_likelihood(worst: float) -> tuple[float, float]:
-        """Return the mean and the variance of what a cluster adds, if an unseen one is that bad."""
-        scaled = -gaps / max(worst, float(-gaps.min()))
+    def log_likelihood_moments(worst_value: float) -> tuple[float, float]:
+        """Return mean and variance of a cluster's contribution if an unseen cluster has the worst
+        value.
+        """
+        scaled = -gaps / max(worst_value, float(-gaps.min()))
         low, high = 0.0, 1 - 1e-12
         for _ in range(HALVINGS):
             share = (low + high) / 2
@@ -170,8 +193,8 @@ def questions_for_margin(
 
     least = min((abs(unit_sum) for unit_sum in differing), default=1.0)
     ways = [
-        (1.0, *of_likelihood(typical * (1 + margin))),
-        (CAUTION, *of_likelihood(LOST_ANSWERS * least - margin * typical)),
+        (1.0, *log_likelihood_moments(typical * (1 + margin))),
+        (CAUTION, *log_likelihood_moments(LOST_ANSWERS * least - margin * typical)),
     ]
     spread = math.sqrt(float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2))
     # of a cluster, in clusters of equal size
@@ -180,7 +203,7 @@ def questions_for_margin(
     def power_at(questions: int) -> float:
         clusters = max(2.0, questions / of_size)
 
-        def by(caution: float, of_one: float, variance: float) -> float:
+        def power_by_likelihood(caution: float, of_one: float, variance: float) -> float:
             bound = (
                 math.log(2 * caution / level)
                 + clusters * variance / 2
@@ -192,6 +215,6 @@ def questions_for_margin(
             shift = margin * of_size * math.sqrt(clusters)
             return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))
 
-        return max(by(*way) for way in (ways[:1] if is_strict else ways))
+        return max(power_by_likelihood(*way) for way in (ways[:1] if is_strict else ways))
 
-    return fewest(power_at, power)
+    return smallest_with_power(power_at, power)

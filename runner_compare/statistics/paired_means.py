@@ -1,9 +1,9 @@
-"""The mean difference of two runs that answered the same questions: its test and its interval.
+"""Test and interval of the mean difference of two runs that answered the same questions.
 
-A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions
-may belong to clusters (twins, questions about one text): those of one cluster are not independent,
-so the cluster is the unit of each statistic here, and without clusters the question. What so many
-could detect: mean_plans.py.
+A question's value is a verdict or an accuracy, so differences lie in -1..1. Questions may
+belong to clusters (perturbed versions, questions about one text): those of one cluster are
+not independent, so the cluster is the unit of each statistic, and without clusters the
+question. mean_plans.py computes detectable differences.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.ratios import unskewed
+from runner_compare.statistics.empirical_likelihood import likelihood_p_values, smallest_sum_steps
+from runner_compare.statistics.ratios import remove_skewness
 from runner_compare.statistics.stats import ALPHA
-from runner_compare.statistics.unseen_kind import likelihood_ps, steps
 
 # into which a range is divided, again and again, to find an end of the interval in it
 ROUNDS, PARTS = 4, 12
@@ -32,16 +32,17 @@ CAUTION = 3.5
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """A mean difference over n questions in clusters.
+    """A mean difference over n questions in clusters, with its test and interval.
 
-    A true difference is tested by Student's and Hall's t, for as many clusters of equal size as
-    these are worth, and by a likelihood that allows for a kind of cluster that none of these is of
-    (unseen_kind.py): the largest p decides. If that kind may be all lost, p counts as it is; few
-    clusters then show next to nothing. If it loses LOST_ANSWERS, p counts CAUTION times, and the
-    skewness is corrected for the number of clusters. The smaller of the two p is taken: then a kind
-    rarer than about four in n may deceive the test, as it may those of texts and numbers. Against
-    no difference, flips of the clusters' signs decide, too: they are exact if neither side is
-    better. The interval has the differences that are not rejected (bench/compare/cluster_null.py).
+    A true difference is tested by Student's and Hall's t, for the equivalent number of equal
+    clusters, and by a likelihood that allows for a kind of cluster that was not observed
+    (empirical_likelihood.py): the largest p-value decides. If that kind may be lost entirely, p counts
+    unchanged; few clusters then show next to nothing. If it loses LOST_ANSWERS, p counts
+    CAUTION times, and the skewness is corrected for the number of clusters. The smaller of the
+    two p-values is taken: then a kind rarer than about four in n may deceive the test, as it
+    may those of texts and numbers. Against no difference, flips of the clusters' signs decide,
+    too: they are exact if neither side is better. The interval has the differences that are not
+    rejected (bench/compare/cluster_null.py).
     """
 
     n: int
@@ -53,41 +54,47 @@ class MeanDifference:
     is_strict: bool = False  # whether a kind of cluster that is all lost always has to be excluded
 
     @classmethod
-    def of(
+    def from_differences(
         cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None, is_strict: bool = False
     ) -> MeanDifference:
-        """Compute it from the difference of each question, and the cluster of each; None: each is
-        one of its own."""
-        sums, sizes = map(tuple, ratios.cluster_sums(differences, clusters))
-        n, by_flips = len(differences), ratios.sign_flip_p(sums)
-        p = by_flips if by_flips >= 1 else max(by_flips, _p_at(sums, sizes, 0.0, is_strict))
-        return cls(n, math.fsum(differences) / n, sums, sizes, p, ratios.equal_clusters(sizes), is_strict)
+        """Compute it from each question's difference and cluster. With None each question is a
+        cluster.
+        """
+        sums, sizes = map(tuple, ratios.sum_by_cluster(differences, clusters))
+        n, by_flips = len(differences), ratios.sign_flip_p_value(sums)
+        p = by_flips if by_flips >= 1 else max(by_flips, _p_value_at(sums, sizes, 0.0, is_strict))
+        return cls(
+            n, math.fsum(differences) / n, sums, sizes, p, ratios.equivalent_equal_clusters(sizes), is_strict
+        )
 
     @property
-    def is_few(self) -> bool:
+    def has_few_clusters(self) -> bool:
         """Whether more clusters would help more than anything else."""
         return self.clusters_worth < FEW_CLUSTERS
 
-    def p_at(self, difference: float) -> float:
-        """Return the two-sided p against a true difference, to which the interval belongs."""
-        return self.p if difference == 0 else _p_at(self.sums, self.sizes, difference, self.is_strict)
+    def p_value_at(self, null_difference: float) -> float:
+        """Return the two-sided p-value against a true difference, which agrees with the interval."""
+        return (
+            self.p
+            if null_difference == 0
+            else _p_value_at(self.sums, self.sizes, null_difference, self.is_strict)
+        )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
-        """Return the interval at a level."""
-        low, high = (self._end(end, alpha) for end in (-1.0, 1.0))
+        low, high = (self._find_interval_end(end, alpha) for end in (-1.0, 1.0))
         # The test against no difference also flips signs: it may not reject what the interval
         # would.
         return (min(low, 0.0), max(high, 0.0)) if self.p >= alpha else (low, high)
 
-    def _end(self, end: float, alpha: float) -> float:
-        """Return where the interval ends on the way to the end of the range."""
+    def _find_interval_end(self, end: float, alpha: float) -> float:
+        """Return the end of the interval on the way to the end of the range."""
         import numpy as np
 
         inside = self.difference
         for _ in range(ROUNDS):
             tried = np.linspace(inside, end, PARTS + 1)
             sums, sizes = (np.tile(values, (PARTS + 1, 1)) for values in (self.sums, self.sizes))
-            is_outside = np.append(mean_ps(sums, sizes, tried, self.is_strict)[1:] < alpha, True)
+            is_outside = np.append(mean_p_values(sums, sizes, tried, self.is_strict)[1:] < alpha, True)
             first = int(is_outside.argmax()) + 1  # the first one outside
             if first > PARTS:
                 return end
@@ -95,25 +102,27 @@ class MeanDifference:
         return inside
 
 
-def _p_at(sums: Sequence[float], sizes: Sequence[float], difference: float, is_strict: bool) -> float:
+def _p_value_at(
+    sums: Sequence[float], sizes: Sequence[float], null_difference: float, is_strict: bool
+) -> float:
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
-    return float(mean_ps(*rows, difference, is_strict)[0])
+    return float(mean_p_values(*rows, null_difference, is_strict)[0])
 
 
-def mean_ps(sums: Any, sizes: Any, difference: Any, is_strict: bool = False) -> Any:
-    """Return the two-sided p against a true difference, without sign flips, of each row of
-    clusters.
+def mean_p_values(sums: Any, sizes: Any, null_difference: Any, is_strict: bool = False) -> Any:
+    """Return, per row of clusters, the two-sided p-value against a true difference.
 
-    All rows are tested against one difference, or each against its own.
+    Sign flips are not included. All rows are tested against one difference, or each against its
+    own.
     """
     import numpy as np
     from scipy.special import stdtr
 
-    count, total, step = sums.shape[1], sizes.sum(axis=1), steps(sums)
+    count, total, step = sums.shape[1], sizes.sum(axis=1), smallest_sum_steps(sums)
     mean = sums.sum(axis=1) / total
-    distance = np.abs(mean - difference) - step / 2 / total
+    distance = np.abs(mean - null_difference) - step / 2 / total
     off = sums - mean[:, None] * sizes
     squares = (off**2).sum(axis=1)
     error = np.sqrt(count / max(1, count - 1) * squares) / total
@@ -124,16 +133,16 @@ def mean_ps(sums: Any, sizes: Any, difference: Any, is_strict: bool = False) -> 
     )
     freedom = np.maximum(1.0, np.floor(total**2 / (sizes * sizes).sum(axis=1) + ROUNDING) - 1)
 
-    def by_t(more_skewed: float) -> Any:
-        bend = more_skewed * np.sign(mean - difference) * skewness / math.sqrt(count)
-        of_arrays: Any = unskewed
+    def t_test_p_values(more_skewed: float) -> Any:
+        bend = more_skewed * np.sign(mean - null_difference) * skewness / math.sqrt(count)
+        of_arrays: Any = remove_skewness
         least = np.minimum(t, of_arrays(t, bend))
         return 2 * stdtr(freedom, -np.maximum(0.0, least))
 
     # that of the sample is less than that of what it is drawn from
     unbiased = math.sqrt(count * (count - 1)) / max(1, count - 2)
-    strict = np.maximum(by_t(1.0), likelihood_ps(sums, sizes, difference, step))
+    strict = np.maximum(t_test_p_values(1.0), likelihood_p_values(sums, sizes, null_difference, step))
     if is_strict:
         return strict
-    little_lost = likelihood_ps(sums, sizes, difference, step, LOST_ANSWERS)
-    return np.minimum(strict, CAUTION * np.maximum(by_t(unbiased), little_lost))
+    little_lost = likelihood_p_values(sums, sizes, null_difference, step, LOST_ANSWERS)
+    return np.minimum(strict, CAUTION * np.maximum(t_test_p_values(unbiased), little_lost))

@@ -1,11 +1,11 @@
-"""One difference over several tasks: the weighted mean of their paired differences, with its test
-and its interval.
+"""Pooled difference over several tasks: weighted mean of paired differences, with test and
+interval.
 
-If all questions count the same, the wins and losses of all tasks are added, and McNemar's exact
-test decides. If all tasks count the same, wins and losses have weights; the test is then the same
-one with weights: without a difference each question that only one side solved is as likely a win as
-a loss, and the distribution of the weighted sum is computed, not drawn. The interval has to exclude
-0, too. numpy and scipy are imported only there.
+If all questions have equal weight, the wins and losses of all tasks are added, and
+McNemar's exact test decides. If all tasks have equal weight, the same test uses weights:
+without a difference, each question that only one side solved is as likely a win as a loss,
+and the distribution of the weighted sum is computed, not drawn. The interval has to exclude
+0, too. Only that path imports numpy and scipy.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from runner_compare.statistics import ratios, stats
-from runner_compare.statistics.margins import fewest
-from runner_compare.statistics.planning import can_plan_from, expected_disagreement
+from runner_compare.statistics.margins import smallest_with_power
+from runner_compare.statistics.planning import expected_disagreement, has_enough_units_to_plan
 from runner_compare.statistics.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
@@ -27,8 +27,8 @@ MAX_UNKNOWN = 0.1  # of the variance of the mean may come from tasks with too fe
 FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
 
 
-class Weights(StrEnum):
-    """What counts the same in a pooled difference: every question, or every task."""
+class PoolingWeights(StrEnum):
+    """What has equal weight in a pooled difference: every question, or every task."""
 
     questions = "questions"
     tasks = "tasks"
@@ -36,8 +36,7 @@ class Weights(StrEnum):
 
 @dataclass(frozen=True)
 class PairedVerdicts:
-    """The pairs of one task: the questions that only this run solved, those that only the baseline
-    solved, and all."""
+    """Paired verdicts of one task: wins, losses and the number of pairs."""
 
     wins: int
     losses: int
@@ -47,14 +46,13 @@ class PairedVerdicts:
 
 @dataclass(frozen=True)
 class PairedTexts:
-    """The texts of one task: the difference of each in nats, and its size in tokens (or bytes, or
-    1)."""
+    """Texts of one task: differences in nats, and sizes in tokens (or bytes, or 1)."""
 
     differences: Sequence[float]
     sizes: Sequence[float]
 
 
-def mean_difference(tasks: Sequence[PairedVerdicts]) -> float:
+def mean_task_difference(tasks: Sequence[PairedVerdicts]) -> float:
     return math.fsum((task.wins - task.losses) / task.n for task in tasks) / len(tasks)
 
 
@@ -66,56 +64,54 @@ def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALP
     quadrature. So it is not symmetric, and a task without discordant pairs still adds its
     uncertainty.
     """
-    centre, down, up = mean_difference(tasks), 0.0, 0.0
+    centre, down, up = mean_task_difference(tasks), 0.0, 0.0
     for task in tasks:
         own = (task.wins - task.losses) / task.n
-        low, high = _interval(task.wins, task.losses, task.n, alpha)
+        low, high = _cached_tango_interval(task.wins, task.losses, task.n, alpha)
         down, up = math.hypot(down, own - low), math.hypot(up, high - own)
     return max(-1.0, centre - down / len(tasks)), min(1.0, centre + up / len(tasks))
 
 
 @lru_cache(maxsize=4096)
-def _interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float, float]:
+def _cached_tango_interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float, float]:
     return stats.tango_interval(wins, losses, n, alpha)
 
 
-def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> float:
-    """Return the two-sided p against a true mean difference: the level from which on the interval
-    leaves it out."""
+def interval_p_value_at(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
+    """Return the two-sided p-value against a true mean difference, obtained from the interval."""
     from scipy.optimize import brentq
 
-    centre, normal = mean_difference(tasks), NormalDist()
-    side = 0 if difference < centre else 1  # the end of the interval that reaches it
+    centre, normal = mean_task_difference(tasks), NormalDist()
+    side = 0 if null_difference < centre else 1  # the end of the interval that reaches it
 
-    def beyond(z: float) -> float:
-        """By how much the interval of this many standard errors reaches beyond the difference."""
+    def overshoot(z: float) -> float:
+        """Return how far the interval of this many standard errors reaches beyond the difference."""
         end = mean_difference_interval(tasks, 2 * normal.cdf(-z))[side]
-        return end - difference if side else difference - end
+        return end - null_difference if side else null_difference - end
 
-    if beyond(0.0) >= 0:  # the mean itself, up to rounding
+    if overshoot(0.0) >= 0:  # the mean itself, up to rounding
         return 1.0
-    z = MAX_ERRORS if beyond(MAX_ERRORS) < 0 else float(brentq(beyond, 0.0, MAX_ERRORS, xtol=1e-6))
+    z = MAX_ERRORS if overshoot(MAX_ERRORS) < 0 else float(brentq(overshoot, 0.0, MAX_ERRORS, xtol=1e-6))
     return 2 * normal.cdf(-z)
 
 
-def mean_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
-    """Return the two-sided p of the mean difference: that of the flips, or of the interval if only
-    the flips reject.
+def mean_difference_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
+    """Return the two-sided p-value of the mean difference, by flips and by the interval.
 
-    The flips alone reject up to 5.6 % if tasks differ in opposite directions, and would reject
-    means that the interval does not exclude (bench/compare/pool_null.py).
+    The interval counts only if the flips reject. The flips alone reject up to 5.6 % if tasks
+    differ in opposite directions, and would reject means that the interval includes
+    (bench/compare/pool_null.py).
     """
-    p = weighted_flip_p(tasks, finest)
-    return p if p >= ALPHA else max(p, mean_difference_p(tasks, 0.0))
+    p = weighted_flip_p_value(tasks, max_units)
+    return p if p >= ALPHA else max(p, interval_p_value_at(tasks, 0.0))
 
 
-def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> float:
-    """Return the two-sided p of the mean difference if wins and losses were equally likely in each
-    task.
+def weighted_flip_p_value(tasks: Sequence[PairedVerdicts], max_units: int = FINEST) -> float:
+    """Return the two-sided p-value of the mean difference if wins and losses are equally likely.
 
-    A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit where
-    the sums stay below `finest` units, else the nearest whole ones: the test of nearly the same
-    mean, and as exact.
+    A win of a task with n questions counts 1 / n. These weights are whole multiples of a unit
+    where the sums stay below `max_units`, else rounded to whole ones: the test of nearly the
+    same mean, and as exact.
     """
     import numpy as np
 
@@ -123,8 +119,8 @@ def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> fl
     multiple = math.lcm(*(task.n for task in tasks))
     weights = [multiple // task.n for task in tasks]
     largest = sum(weight * count for weight, count in zip(weights, discordant, strict=True))
-    if largest > finest:
-        weights = [max(1, round(weight * finest / largest)) for weight in weights]
+    if largest > max_units:
+        weights = [max(1, round(weight * max_units / largest)) for weight in weights]
         largest = sum(weight * count for weight, count in zip(weights, discordant, strict=True))
     observed = abs(
         sum(weight * (task.wins - task.losses) for weight, task in zip(weights, tasks, strict=True))
@@ -144,12 +140,11 @@ def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> fl
 
 
 def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
-    """Return the smallest true difference, the same in all tasks, that the test detects with 80 %
-    power.
+    """Return the smallest true difference, equal in all tasks, that is detected with 80 % power.
 
-    Connor's formula, as for a single task (`stats.detectable_difference`), with the tasks'
-    variances added; and the interval has to exclude 0, too. One discordant pair a task is added:
-    few of them underestimate how many to expect.
+    Connor's formula, as for a single task (`stats.detectable_paired_difference`), with the tasks'
+    variances added; and the interval has to exclude 0, too. One discordant pair per task is
+    added: few of them underestimate how many to expect.
     """
     from scipy.optimize import brentq
 
@@ -161,22 +156,21 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
         rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
         of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
         of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
-        expected = [_with_losses(task, difference) for task in tasks]
-        half = mean_difference_interval(expected, alpha)[1] - mean_difference(expected)
+        expected = [_with_expected_losses(task, difference) for task in tasks]
+        half = mean_difference_interval(expected, alpha)[1] - mean_task_difference(expected)
         return difference - max(smallest_step + z_alpha * of_null, half) - z_power * of_truth
 
     return None if surplus(1.0) < 0 else float(brentq(surplus, 0.0, 1.0))
 
 
-def questions_for_mean(
+def questions_for_mean_margin(
     tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return how many questions, over all tasks, show that the mean is above minus the margin if
-    neither run is better.
+    """Return how many questions over all tasks show non-inferiority if neither run is better.
 
-    Each task grows in proportion, and its runs disagree as often as so far. The interval that has
-    to exclude the margin is that of the expected disagreement, and the tasks' variances are added.
-    None if ten million are not enough.
+    Each task grows in proportion, and its runs disagree as often as so far. The interval that
+    has to exclude the margin is that of the expected disagreement, and the tasks' variances are
+    added. None if ten million are not enough.
     """
     n, normal = sum(task.n for task in tasks), NormalDist()
     rates = [(task.n / n, expected_disagreement(task.wins + task.losses, task.n)) for task in tasks]
@@ -189,11 +183,11 @@ def questions_for_mean(
             down, spread = (math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share))))
         return normal.cdf((margin * len(tasks) - down) / spread)
 
-    return fewest(power_at, power)
+    return smallest_with_power(power_at, power)
 
 
-def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
-    """Return a task with as many discordant pairs as it has by noise, and losses on top of them."""
+def _with_expected_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
+    """Return a task with its discordant pairs from noise, plus losses."""
     discordant = task.wins + task.losses + 1
     wins = discordant // 2
     return PairedVerdicts(
@@ -201,26 +195,26 @@ def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
     )
 
 
-def of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float:
-    """Return the part of the weighted mean's variance that comes from tasks with too few texts to
-    plan from."""
+def variance_from_small_tasks(tasks: Sequence[PairedTexts], weights: Sequence[float]) -> float:
+    """Return the part of the weighted mean's variance from tasks with too few texts to plan from."""
     return math.fsum(
-        (share * ratios.ratio_error(task.differences, task.sizes)) ** 2
-        for task, share in zip(tasks, shares, strict=True)
-        if not can_plan_from(len(task.sizes))
+        (share * ratios.ratio_standard_error(task.differences, task.sizes)) ** 2
+        for task, share in zip(tasks, weights, strict=True)
+        if not has_enough_units_to_plan(len(task.sizes))
     )
 
 
-def uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
-    """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and
-    Satterthwaite's freedom.
+def weighted_mean_uncertainty(
+    tasks: Sequence[PairedTexts], weights: Sequence[float]
+) -> tuple[float, float, float, int]:
+    """Return the weighted mean's standard error, skewness, kurtosis and degrees of freedom.
 
-    The kurtosis is that of so many alike texts (the freedom and one) whose standard error would be
-    known as precisely.
+    The degrees of freedom are Welch and Satterthwaite's. The kurtosis is that of equal texts
+    (one more than the degrees of freedom) whose standard error would be known as precisely.
     """
     square = cube = fourth = unknown = 0.0
-    for task, share in zip(tasks, shares, strict=True):
-        n, error = len(task.sizes), share * ratios.ratio_error(task.differences, task.sizes)
+    for task, share in zip(tasks, weights, strict=True):
+        n, error = len(task.sizes), share * ratios.ratio_standard_error(task.differences, task.sizes)
         square += error**2
         cube += error**3 * ratios.skewness(task.differences, task.sizes) / math.sqrt(n)
         fourth += error**4 / (n - 1)

@@ -1,31 +1,29 @@
-"""What so many questions can show, and how many show a margin: of a single look at the end, or of
-bets on the way."""
+"""Power and sample size in questions, for a fixed sample or for early stopping."""
 
 from __future__ import annotations
 
-from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import smallest_detectable
-from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
+from runner_compare.statistics.early_stop_plans import early_stop_detectable_loss, early_stop_questions_needed
+from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.planning import smallest_detectable_difference
 
 
-def detectable_loss(
+def detectable_accuracy_loss(
     questions: int, disagreement: float, alpha: float, stops_early: bool = False, margin: float | None = None
 ) -> float | None:
-    """Return the smallest loss that a job detects with the promised power; None without one.
+    """Return the smallest loss that a job detects with 80 % power, or None.
 
-    `margin`: the one that is to be decided before a job stops early.
+    `margin`: the one to be decided before a job stops early.
     """
     if not stops_early:
-        return smallest_detectable(questions, disagreement, alpha)
-    return early_stop_detectable(questions, disagreement, alpha, margin)
+        return smallest_detectable_difference(questions, disagreement, alpha)
+    return early_stop_detectable_loss(questions, disagreement, alpha, margin)
 
 
-def questions_for_margin(
+def questions_needed_for_margin(
     margin: float, disagreement: float, alpha: float, stops_early: bool = False, has_margin: bool = False
 ) -> int | None:
-    """Return how many questions show with the promised power that a job is as good, if neither is
-    better."""
-    fixed = questions_needed(margin, disagreement, alpha)
+    """Return how many questions show non-inferiority with 80 % power if neither side is better."""
+    fixed = paired_questions_needed(margin, disagreement, alpha)
     if fixed is None or not stops_early:
         return fixed
-    return early_stop_questions(margin, disagreement, alpha, fixed, has_margin)
+    return early_stop_questions_needed(margin, disagreement, alpha, fixed, has_margin)

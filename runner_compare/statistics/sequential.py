@@ -1,26 +1,26 @@
-"""Paired verdicts that may be tested after each new pair: when is a difference decided, and how
-large can it be?
+"""Always-valid test of paired verdicts, which may be evaluated after each new pair.
 
-An exact test is made for a single look. If one tests again and again, and stops at the first p
-below 0.05, one finds a difference between equals far too often. So this file tests by betting,
-where the number of looks does not matter. Let D be +1 if only this side solves a question, -1 if
-only the other does, 0 for a tie. Against the claim that the true difference is m or less, a gambler
-bets a share f of its capital on each next question: the question multiplies that part by (1 + D) /
-(1 + m), whose mean is at most 1 if the claim is true. So by Ville's inequality, a capital that
-starts at 1 ever reaches 2 / level with a probability of level / 2 at most, however often one looks.
-Every m against which it does is excluded. A second gambler does the same from above: so the
-intervals contain the true difference at every look with a probability of 1 - level at least.
-Several shares are played in parallel, since the best one depends on the difference; they begin at a
-tenth, since smaller ones decide few more close cases and take up to a quarter more questions for
-clear ones. A Beta mixture of the binomial has a similar power (early_stop_null.py), but gives no
-interval.
+An exact test is made for a single look. If one tests again and again, and stops at the
+first p-value below 0.05, one finds a difference between equals far too often. So this test
+uses betting (e-processes), where the number of looks does not matter. Let D be +1 if only
+this side solves a question, -1 if only the other does, 0 for a tie. Against the claim that
+the true difference is m or less, a bettor stakes a fraction f of its capital on each next
+question: the question multiplies that part by (1 + D) / (1 + m), whose mean is at most 1 if
+the claim is true. So by Ville's inequality, a capital that starts at 1 ever reaches 2 /
+level with a probability of level / 2 at most, however often one looks. Every m against
+which it does is excluded. A second bettor does the same from above: so the intervals
+contain the true difference at every look with a probability of 1 - level at least. Several
+fractions are played in parallel, since the best one depends on the difference; they begin
+at a tenth, since smaller ones decide few more close cases and take up to a quarter more
+questions for clear ones. A Beta mixture of the binomial has a similar power
+(early_stop_null.py), but gives no interval.
 
-The smaller m is, the more is won against it: so the values that are not excluded form an interval,
-and an excluded value stays excluded. Against m = 0 a tie changes nothing. A difference is decided
-as soon as the interval excludes 0, and a margin as soon as it excludes minus the margin. So
-decisions and interval always agree, and any number of claims may be decided at the one level. All
-this assumes that questions come in random order. One pair after another is looked at in pure
-Python, like stats.py; an interval over many looks takes numpy.
+The smaller m is, the more is won against it: so the values that are not excluded form an
+interval, and an excluded value stays excluded. Against m = 0 a tie changes nothing. A
+difference is decided as soon as the interval excludes 0, and a margin as soon as it
+excludes minus the margin. So decisions and interval always agree, and any number of claims
+may be decided at the one level. All this assumes that questions come in random order.
+Single pairs are processed in pure Python; an interval over many looks takes numpy.
 """
 
 from __future__ import annotations
@@ -42,26 +42,28 @@ Look = tuple[int, int, int]  # wins, losses and ties so far
 
 
 class Side(StrEnum):
-    """The finding of the pairs so far about this side."""
+    """Which side of a value the true difference lies on, according to the pairs so far."""
 
     better = "better"
     worse = "worse"
     open = "undecided"
 
 
-def level_of(comparisons: int) -> float:
-    """Return the level of each of several comparisons that share the 5 %."""
-    return ALPHA / comparisons
+def comparison_level(num_comparisons: int) -> float:
+    """Return the level of each of several comparisons that share the 5 % error."""
+    return ALPHA / num_comparisons
 
 
-def confidence_percent(comparisons: int) -> float:
-    """Return the confidence of intervals at that level, as precisely as it is shown: 95, 98.3."""
-    return round(100 - float(f"{100 * level_of(comparisons):.2g}"), 12)
+def confidence_percent(num_comparisons: int) -> float:
+    """Return the confidence of intervals at that level, in percent: 95, 98.3."""
+    return round(100 - float(f"{100 * comparison_level(num_comparisons):.2g}"), 12)
 
 
 @lru_cache(maxsize=256)
-def _steps(difference: float) -> tuple[tuple[float, float, float], ...]:
-    """Return for each share the logs of what a win, a loss and a tie multiply the capital by."""
+def _log_multipliers(difference: float) -> tuple[tuple[float, float, float], ...]:
+    """Return, for each betting fraction, the log factor of the capital after a win, a loss and a
+    tie.
+    """
     # a tie multiplies the bet by this, a win by twice this, a loss by 0
     ratio = 1 / (1 + difference)
     return tuple(
@@ -69,26 +71,26 @@ def _steps(difference: float) -> tuple[tuple[float, float, float], ...]:
     )
 
 
-def log_capital(wins: int, losses: int, ties: int, difference: float = 0.0) -> float:
-    """Return the log of the capital, from 1, of bets against a true difference of at most
-    `difference`, above -1."""
-    logs = [wins * win + losses * loss + ties * tie for win, loss, tie in _steps(difference)]
+def log_betting_capital(wins: int, losses: int, ties: int, null_difference: float = 0.0) -> float:
+    """Return the log capital of bets against a true difference of at most `null_difference`.
+
+    The capital starts at 1; the null difference is above -1.
+    """
+    logs = [wins * win + losses * loss + ties * tie for win, loss, tie in _log_multipliers(null_difference)]
     most = max(logs)
     return most + math.log(math.fsum(math.exp(log - most) for log in logs) / len(logs))
 
 
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
-def p_of(wins: int, losses: int) -> float:
-    """Return the p of these discordant pairs against no difference: that of the better gambler,
-    doubled for two."""
-    most = max(log_capital(wins, losses, 0), log_capital(losses, wins, 0))
+def sequential_p_value(wins: int, losses: int) -> float:
+    """Return the always-valid p-value of discordant pairs against no difference."""
+    most = max(log_betting_capital(wins, losses, 0), log_betting_capital(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
 
 
 @dataclass
-class Pairs:
-    """Paired verdicts in the order of the questions, and what all looks so far have decided at one
-    level."""
+class SequentialPairs:
+    """Paired verdicts in question order, with the decisions of all looks so far at one level."""
 
     level: float = ALPHA  # of all decisions together, and of the interval
     margin: float | None = None  # a difference of minus this is decided about, too
@@ -103,99 +105,100 @@ class Pairs:
     _ends: tuple[float, float] = (-1.0, 1.0)  # the interval after the first `_ended` looks
     _ended: int = 0
 
-    def add(self, solved: bool, base_solved: bool) -> None:
-        """Look at one more pair."""
+    def add_pair(self, solved: bool, base_solved: bool) -> None:
         self.wins += solved and not base_solved
         self.losses += base_solved and not solved
         self.ties += solved == base_solved
         self.looks.append((self.wins, self.losses, self.ties))
         if solved != base_solved:
-            self.p = min(self.p, p_of(self.wins, self.losses))
+            self.p = min(self.p, sequential_p_value(self.wins, self.losses))
         if self.decision is Side.open and self.p <= self.level:
             self.decision = Side.better if self.wins > self.losses else Side.worse
         if self.margin is not None and self.from_margin is Side.open:
             # the only pair from which the gambler below the margin wins
             if base_solved and not solved:
-                is_below = log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
+                is_below = (
+                    log_betting_capital(self.losses, self.wins, self.ties, self.margin)
+                    >= self._decisive_log_capital
+                )
                 self.from_margin = Side.worse if is_below else Side.open
             else:
-                is_above = log_capital(self.wins, self.losses, self.ties, -self.margin) >= self._enough
+                is_above = (
+                    log_betting_capital(self.wins, self.losses, self.ties, -self.margin)
+                    >= self._decisive_log_capital
+                )
                 self.from_margin = Side.better if is_above else Side.open
 
     @property
-    def _enough(self) -> float:
-        """The log of a capital that decides."""
+    def _decisive_log_capital(self) -> float:
+        """The log capital that decides."""
         return math.log(2 / self.level)
 
     @property
-    def count(self) -> int:
-        """How many pairs there are."""
+    def num_pairs(self) -> int:
         return self.wins + self.losses + self.ties
 
     @property
     def difference(self) -> float:
-        """This side's share of solved questions minus the other's; 0 without pairs."""
-        return (self.wins - self.losses) / self.count if self.count else 0.0
+        """This side's accuracy minus the other's; 0 without pairs."""
+        return (self.wins - self.losses) / self.num_pairs if self.num_pairs else 0.0
 
     @property
-    def low(self) -> float:
-        """The lower end of the interval that all looks so far have left."""
-        return self._interval()[0]
+    def interval_low(self) -> float:
+        """Lower end of the interval over all looks so far."""
+        return self._update_interval()[0]
 
     @property
-    def high(self) -> float:
-        """The upper end of that interval."""
-        return self._interval()[1]
+    def interval_high(self) -> float:
+        """Upper end of the interval over all looks so far."""
+        return self._update_interval()[1]
 
-    def _interval(self) -> tuple[float, float]:
-        """Return what the looks since the last call have left of the interval."""
+    def _update_interval(self) -> tuple[float, float]:
+        """Narrow the interval by the looks since the last call, and return it."""
         if self._ended < len(self.looks):
-            above, below = _counts(self.looks[self._ended :])
+            above, below = _counts_of_both_sides(self.looks[self._ended :])
             low, high = self._ends
             self._ends = (
-                max(low, _excluded(above, self._enough)),
-                min(high, -_excluded(below, self._enough)),
+                max(low, _exclusion_bound(above, self._decisive_log_capital)),
+                min(high, -_exclusion_bound(below, self._decisive_log_capital)),
             )
             self._ended = len(self.looks)
         return self._ends
 
-    def side_of(self, difference: float) -> Side:
-        """Return on which side of a value the true difference was first shown to lie, at any look
-        so far."""
-        above, below = _counts(self.looks)
-        is_above = log_capitals(above, difference) >= self._enough
-        is_below = log_capitals(below, -difference) >= self._enough
+    def first_shown_side(self, null_difference: float) -> Side:
+        """Return on which side of a value the true difference was first shown to lie."""
+        above, below = _counts_of_both_sides(self.looks)
+        is_above = log_betting_capitals(above, null_difference) >= self._decisive_log_capital
+        is_below = log_betting_capitals(below, -null_difference) >= self._decisive_log_capital
         if not (is_above | is_below).any():
             return Side.open
         return Side.better if is_above[int((is_above | is_below).argmax())] else Side.worse
 
-    def p_against(self, difference: float) -> float:
-        """Return the p against a true difference by all looks so far: it holds whenever one
-        stops."""
-        above, below = _counts(self.looks)
-        capitals = log_capitals(above, difference), log_capitals(below, -difference)
+    def p_value_against(self, null_difference: float) -> float:
+        """Return the p-value against a true difference over all looks so far; valid at any stop."""
+        above, below = _counts_of_both_sides(self.looks)
+        capitals = log_betting_capitals(above, null_difference), log_betting_capitals(below, -null_difference)
         return min(1.0, 2 * math.exp(-max(capital.max(initial=0.0) for capital in capitals)))
 
 
-def _counts(looks: Sequence[Look]) -> tuple[Any, Any]:
-    """Return wins, losses and ties at each look, as the gambler above a difference sees them and
-    the one below it."""
+def _counts_of_both_sides(looks: Sequence[Look]) -> tuple[Any, Any]:
+    """Return wins, losses and ties at each look, for both bettors."""
     import numpy as np  # only where many looks are gone through at once
 
     counts = np.asarray(looks, dtype=float).reshape(-1, 3)
     return counts, counts[:, [1, 0, 2]]
 
 
-def log_capitals(counts: Any, difference: float) -> Any:
-    """Return `log_capital` of each look."""
+def log_betting_capitals(counts: Any, null_difference: float) -> Any:
+    """Return the log capital at each look."""
     import numpy as np
 
-    logs = counts @ np.transpose(_steps(difference))
+    logs = counts @ np.transpose(_log_multipliers(null_difference))
     most = logs.max(axis=1, keepdims=True)
     return most[:, 0] + np.log(np.exp(logs - most).mean(axis=1))
 
 
-def _excluded(counts: Any, enough: float) -> float:
+def _exclusion_bound(counts: Any, decisive_log_capital: float) -> float:
     """Return the bound below which a look has excluded all differences; -1 if none has."""
     import numpy as np
 
@@ -203,7 +206,7 @@ def _excluded(counts: Any, enough: float) -> float:
     low, high = -1.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_excluded = bool((log_capitals(counts, middle) >= enough).any())
+        is_excluded = bool((log_betting_capitals(counts, middle) >= decisive_log_capital).any())
         low, high = (middle, high) if is_excluded else (low, middle)
         # a tie wins, too, against all that is left: of equally many losses, the last look has won
         # most

@@ -1,8 +1,8 @@
-"""What answers cost in tokens: tokens a question, right answers per 1,000 tokens, and what one team
-saves of another's.
+"""Token costs: tokens per question, correct answers per 1,000 tokens, and savings between
+teams.
 
-Every figure has a 95 % interval over questions (or families of questions) and, where several seeds
-answered them, over seeds.
+Every metric has a 95 % interval over questions (or clusters) and, with several seeds, over
+seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 from statistics import fmean
 from typing import NamedTuple
 
-from runner_compare.statistics.over_seeds import Cells, CrossedMean
+from runner_compare.statistics.seed_means import Cells, CrossedMean
 from runner_compare.statistics.stats import ALPHA
 
 PER = 1000  # tokens
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
 
 class TokenFinding(StrEnum):
-    """The possible findings about the tokens of two teams."""
+    """Possible findings about the token use of two teams."""
 
     saves = "saves"
     costs_more = "costs more"
@@ -38,8 +38,7 @@ class TokenFinding(StrEnum):
 
 @dataclass(frozen=True)
 class TokenCells:
-    """The tokens and verdicts of a run: a row for each seed, and in each row a value for each
-    question."""
+    """Tokens and verdicts of a run: one row per seed, one value per question."""
 
     prompt: Cells
     new: Cells
@@ -47,7 +46,7 @@ class TokenCells:
     clusters: Sequence[Hashable] | None = None  # the family of each question
 
     @property
-    def both(self) -> Cells:
+    def total_tokens(self) -> Cells:
         return [
             [prompt_tokens + new_tokens for prompt_tokens, new_tokens in zip(*rows, strict=True)]
             for rows in zip(self.prompt, self.new, strict=True)
@@ -56,7 +55,7 @@ class TokenCells:
 
 @dataclass(frozen=True)
 class TokenCost:
-    """What the scored questions of a run cost."""
+    """Token cost of a run's scored questions."""
 
     questions: int
     seeds: int
@@ -66,16 +65,15 @@ class TokenCost:
     correct_per_1000: Estimate
 
     @classmethod
-    def of(cls, cells: TokenCells, accuracy: Estimate) -> TokenCost | None:
-        """Compute it, with the interval that the accuracy has elsewhere; None if no tokens were
-        counted."""
-        both = cells.both
-        mean = CrossedMean.of(both, cells.clusters)
+    def from_cells(cls, cells: TokenCells, accuracy: Estimate) -> TokenCost | None:
+        """Compute the token cost, given the accuracy with its interval; None without token counts."""
+        both = cells.total_tokens
+        mean = CrossedMean.from_values(both, cells.clusters)
         if mean.mean <= 0:
             return None
         tokens = Estimate(mean.mean, *mean.interval())
         correlation = correlation_of_means(cells.solved, both, cells.clusters)
-        low, high = ratio_of_estimates(accuracy, tokens, correlation)
+        low, high = ratio_interval_of_estimates(accuracy, tokens, correlation)
         per_1000 = Estimate(*(PER * value for value in (accuracy.value / tokens.value, low, high)))
         prompt, new = (fmean(map(fmean, side)) for side in (cells.prompt, cells.new))
         return cls(len(both[0]), len(both), prompt, new, tokens, per_1000)
@@ -83,8 +81,7 @@ class TokenCost:
 
 @dataclass
 class TokenSaving:
-    """How many tokens a question a run takes less than its baseline, on the questions that both
-    answered."""
+    """Tokens per question that a run saves against its baseline, on shared questions."""
 
     questions: int
     prompt: Estimate  # baseline minus run: above 0, the run saves
@@ -97,25 +94,27 @@ class TokenSaving:
     finding: TokenFinding = TokenFinding.open
 
     @classmethod
-    def of(cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0) -> TokenSaving:
+    def from_cells(
+        cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0
+    ) -> TokenSaving:
         """Compare the tokens of two runs question by question."""
         prompt, new, both = (
-            CrossedMean.difference(*sides, cells.clusters)
+            CrossedMean.from_difference(*sides, cells.clusters)
             for sides in (
                 (base_cells.prompt, cells.prompt),
                 (base_cells.new, cells.new),
-                (base_cells.both, cells.both),
+                (base_cells.total_tokens, cells.total_tokens),
             )
         )
-        units = len(base_cells.both[0]) if cells.clusters is None else len(set(cells.clusters))
+        units = len(base_cells.total_tokens[0]) if cells.clusters is None else len(set(cells.clusters))
         # that of as many equal signs: so few questions can show no more
-        p = max(both.p(), 2.0 ** (1 - units))
+        p = max(both.p_value(), 2.0 ** (1 - units))
         low, high = both.interval()
         if p >= ALPHA:  # the test decides
             low, high = min(low, 0.0), max(high, 0.0)
-        whole = fmean(map(fmean, base_cells.both))
+        whole = fmean(map(fmean, base_cells.total_tokens))
         return cls(
-            len(base_cells.both[0]),
+            len(base_cells.total_tokens[0]),
             Estimate(prompt.mean, *prompt.interval()),
             Estimate(new.mean, *new.interval()),
             Estimate(both.mean, low, high),
@@ -125,86 +124,92 @@ class TokenSaving:
         )
 
     @property
-    def paid_back_after(self) -> Estimate | None:
-        """After how many questions training has paid for itself; None if it cost nothing, or
-        nothing is saved."""
+    def break_even_questions(self) -> Estimate | None:
+        """Number of questions after which training has paid off.
+
+        None if training cost nothing, or if nothing is saved.
+        """
         if self.training_tokens <= 0 or self.finding is not TokenFinding.saves:
             return None
         value, low, high = self.both
-        questions = [break_even(self.training_tokens, 0.0, saved) for saved in (value, high, low)]
+        questions = [break_even_questions(self.training_tokens, 0.0, saved) for saved in (value, high, low)]
         return Estimate(*(math.inf if question is None else question for question in questions))
 
 
-def break_even(
+def break_even_questions(
     train_tokens: float, tokens_per_question: float, other_tokens_per_question: float
 ) -> float | None:
-    """Return after how many questions training has cost less than it saves; None if it never
-    does."""
+    """Return after how many questions training has cost less than it saves; None if never."""
     saved = other_tokens_per_question - tokens_per_question
     return train_tokens / saved if saved > 0 else None
 
 
-def right_answer_cost(
-    cells: TokenCells, accuracy: Estimate, cost: float, prompt_part: float
+def cost_per_correct_answer(
+    cells: TokenCells, accuracy: Estimate, cost: float, prompt_fraction: float
 ) -> Estimate | None:
-    """Return what a right answer costs, with the wrong ones, and its interval over questions; None
-    if there are no tokens or no right answers.
+    """Return the cost per correct answer with its interval; None without tokens or correct
+    answers.
 
-    `prompt_part` is the part of the cost that is due to prompt tokens. Like the answers, the tokens
-    of a question are a sample. That the same job may take longer another time is not counted.
+    The cost includes wrong answers. `prompt_fraction` is the part of the cost that is due to
+    prompt tokens. Tokens of a question are a sample, like its answers. Variation of the time of
+    the same job is not included.
     """
     means = [fmean(map(fmean, side)) for side in (cells.prompt, cells.new)]
     weights = [
         part / mean if mean > 0 else 0.0
-        for part, mean in zip((prompt_part, 1 - prompt_part), means, strict=True)
+        for part, mean in zip((prompt_fraction, 1 - prompt_fraction), means, strict=True)
     ]
     spent = [
         [weights[0] * prompt + weights[1] * new for prompt, new in zip(*rows, strict=True)]
         for rows in zip(cells.prompt, cells.new, strict=True)
     ]
-    mean = CrossedMean.of(spent, cells.clusters)
+    mean = CrossedMean.from_values(spent, cells.clusters)
     if mean.mean <= 0 or accuracy.value <= 0:
         return None
     correlation = correlation_of_means(cells.solved, spent, cells.clusters)
-    low, high = ratio_of_estimates(accuracy, Estimate(mean.mean, *mean.interval()), correlation)
+    low, high = ratio_interval_of_estimates(accuracy, Estimate(mean.mean, *mean.interval()), correlation)
     ends = (cost * accuracy.value / mean.mean / end if end > 0 else math.inf for end in (high, low))
     return Estimate(cost, *ends)
 
 
-def correlation_of_means(ones: Cells, others: Cells, clusters: Sequence[Hashable] | None = None) -> float:
-    """Return the correlation of two means over the same questions and seeds; 0 if one of them does
-    not vary."""
-    errors = [CrossedMean.of(side, clusters).error for side in (ones, others)]
+def correlation_of_means(
+    cells: Cells, other_cells: Cells, clusters: Sequence[Hashable] | None = None
+) -> float:
+    """Return the correlation of two means over the same questions and seeds; 0 without variation."""
+    errors = [CrossedMean.from_values(side, clusters).standard_error for side in (cells, other_cells)]
     if not all(errors) or any(map(math.isinf, errors)):
         return 0.0
     sums = [
         [first / errors[0] + second / errors[1] for first, second in zip(*rows, strict=True)]
-        for rows in zip(ones, others, strict=True)
+        for rows in zip(cells, other_cells, strict=True)
     ]
-    return max(-1.0, min(1.0, CrossedMean.of(sums, clusters).error ** 2 / 2 - 1))
+    return max(-1.0, min(1.0, CrossedMean.from_values(sums, clusters).standard_error ** 2 / 2 - 1))
 
 
-def ratio_of_estimates(top: Estimate, bottom: Estimate, correlation: float) -> tuple[float, float]:
-    """Return the interval of a ratio from the intervals of both parts and the correlation of their
-    estimates.
+def ratio_interval_of_estimates(
+    numerator: Estimate, denominator: Estimate, correlation: float
+) -> tuple[float, float]:
+    """Return the interval of a ratio, given the intervals of both parts and their correlation.
 
-    By Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical
-    Research 21, 2012): an end of the interval is the ratio R at which the interval of top - R *
-    bottom ends at 0. So it stays asymmetric where that of the accuracy is: with all questions
-    solved, the ratio may still be lower. The upper end is infinite if the bottom may be 0.
+    Donner and Zou's method of variance estimates recovery (Statistical Methods in Medical
+    Research 21, 2012): an end of the interval is the ratio R at which the interval of numerator
+    - R * denominator ends at 0. So it stays asymmetric where that of the accuracy is: with all
+    questions solved, the ratio may still be lower. The upper end is infinite if the denominator
+    may be 0.
     """
-    product = top.value * bottom.value
+    product = numerator.value * denominator.value
 
-    def root(above: float, below: float, sign: int) -> float:
-        """The end at which the top is off by `above` and the bottom, in the other direction, by
-        `below`."""
-        squares = bottom.value**2 - below**2
+    def interval_end(above: float, below: float, sign: int) -> float:
+        """Return the end where the numerator is off by `above` and the denominator, opposite, by
+        `below`.
+        """
+        squares = denominator.value**2 - below**2
         if squares <= 0 or math.isinf(below):
             return 0.0 if sign < 0 else math.inf
         middle = product - correlation * above * below
-        radicand = middle**2 - squares * (top.value**2 - above**2)
+        radicand = middle**2 - squares * (numerator.value**2 - above**2)
         return max(0.0, (middle + sign * math.sqrt(max(0.0, radicand))) / squares)
 
-    low = root(top.value - top.low, bottom.high - bottom.value, -1)
-    high = root(top.high - top.value, bottom.value - bottom.low, 1)
-    return min(low, top.value / bottom.value), max(high, top.value / bottom.value)
+    low = interval_end(numerator.value - numerator.low, denominator.high - denominator.value, -1)
+    high = interval_end(numerator.high - numerator.value, denominator.value - denominator.low, 1)
+    return min(low, numerator.value / denominator.value), max(high, numerator.value / denominator.value)

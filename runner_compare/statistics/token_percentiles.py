@@ -1,12 +1,12 @@
-"""Percentiles of what tokens have, with intervals over texts: the tokens of one text are not
+"""Percentiles of token values, with intervals over texts, since tokens of a text are not
 independent.
 
-Percentiles are those of llama-perplexity: between two tokens, linear. An interval ends where the
-tokens beyond it could no longer be, or just be, as many as the percentile says: the share that they
-are of each text is a number between 0 and 1, and its mean over texts has Gaffke's bound
-(bounded_means.py), which adds one text that lies wholly beyond. So the interval also holds where a
-rare kind of text has the whole tail (tails_null.py), and there is none where a kind that is in none
-of the texts could have it: of so few texts nobody can know the percentile.
+Percentiles are those of llama-perplexity, linearly interpolated. An interval ends where the
+tokens beyond it could no longer be, or just be, as many as the percentile says: their
+fraction of each text is a number between 0 and 1, and its mean over texts has Gaffke's
+bound (bounded_means.py), which adds one text that lies wholly beyond. So the interval also
+holds where a rare kind of text has the whole tail (tails_null.py). There is none where an
+unobserved kind could have it: so few texts cannot determine the percentile.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from runner_compare.statistics.bounded_means import chance_of
+from runner_compare.statistics.bounded_means import p_value_of_mean
 from runner_compare.statistics.stats import ALPHA
 
 FINE = 200  # an end is found to this part of the rarer side of the percentile, and is then the wider one
 
 
 class TokenValues:
-    """The numbers of all tokens in ascending order, each with the number of its text."""
+    """Values of all tokens in ascending order, each with the number of its text."""
 
     def __init__(self, by_text: Sequence[Sequence[float]]) -> None:
         import numpy as np
@@ -33,51 +33,56 @@ class TokenValues:
         self.texts = np.repeat(np.arange(len(by_text)), [len(some) for some in by_text])[order]
         self.sizes: Any = np.array([len(some) for some in by_text], dtype=np.float64)
 
-    def percentile(self, share: float) -> float:
-        """Return the value that this share of the tokens does not exceed."""
-        return _at(self.ordered, share * (len(self.ordered) - 1))
+    def percentile(self, fraction: float) -> float:
+        """Return the value that this fraction of the tokens does not exceed."""
+        return _interpolate_at(self.ordered, fraction * (len(self.ordered) - 1))
 
-    def interval(self, share: float) -> tuple[float, float] | None:
-        """Return the 95 % interval of such a percentile; None if texts that are not there could all
-        be beyond it."""
+    def interval(self, fraction: float) -> tuple[float, float] | None:
+        """Return the 95 % interval of a percentile.
+
+        Returns None if unobserved texts could lie entirely beyond it.
+        """
         if self.ordered[0] == self.ordered[-1]:
             return float(self.ordered[0]), float(self.ordered[0])
-        if not (self._is_less(0, share) and self._is_less(0, 1 - share, from_top=True)):
+        if not (
+            self._is_below_fraction(0, fraction) and self._is_below_fraction(0, 1 - fraction, from_top=True)
+        ):
             return None
-        value, above = self.percentile(share), self._too_few(1 - share, from_top=True)
-        low, high = self.ordered[self._too_few(share)], self.ordered[len(self.ordered) - above - 1]
+        value, above = self.percentile(fraction), self._max_insufficient_tokens(1 - fraction, from_top=True)
+        low, high = (
+            self.ordered[self._max_insufficient_tokens(fraction)],
+            self.ordered[len(self.ordered) - above - 1],
+        )
         return min(value, float(low)), max(value, float(high))
 
-    def _too_few(self, share: float, from_top: bool = False) -> int:
-        """Return how many of the lowest (or highest) tokens are still too few to be this share of
-        all."""
+    def _max_insufficient_tokens(self, fraction: float, from_top: bool = False) -> int:
+        """Return how many of the lowest (or highest) tokens are still fewer than this fraction of all."""
         n = len(self.ordered)
-        few, enough = 0, math.ceil(share * n)
-        while enough - few > max(1.0, min(share, 1 - share) * n / FINE):
+        few, enough = 0, math.ceil(fraction * n)
+        while enough - few > max(1.0, min(fraction, 1 - fraction) * n / FINE):
             middle = (few + enough) // 2
-            if self._is_less(middle, share, from_top):
+            if self._is_below_fraction(middle, fraction, from_top):
                 few = middle
             else:
                 enough = middle
         return few
 
-    def _is_less(self, tokens: int, share: float, from_top: bool = False) -> bool:
-        """Whether so many of the lowest (or highest) tokens are less than a share in all texts that
-        could be drawn."""
+    def _is_below_fraction(self, num_tokens: int, fraction: float, from_top: bool = False) -> bool:
+        """Whether this many of the lowest (or highest) tokens are significantly below a fraction."""
         import numpy as np
 
-        texts = self.texts[len(self.texts) - tokens :] if from_top else self.texts[:tokens]
+        texts = self.texts[len(self.texts) - num_tokens :] if from_top else self.texts[:num_tokens]
         tops: Any = np.bincount(texts, minlength=len(self.sizes)).astype(np.float64)
-        return chance_of(tops, self.sizes, share, 1) < ALPHA / 2
+        return p_value_of_mean(tops, self.sizes, fraction, 1) < ALPHA / 2
 
 
-def texts_needed(share: float) -> int:
-    """Return of how many equally long texts, at least, such a percentile has an interval."""
-    return math.ceil(math.log(ALPHA / 2) / math.log(max(share, 1 - share)))
+def min_texts_for_interval(fraction: float) -> int:
+    """Return the smallest number of equally long texts for which a percentile has an interval."""
+    return math.ceil(math.log(ALPHA / 2) / math.log(max(fraction, 1 - fraction)))
 
 
-def _at(ordered: Any, position: float) -> float:
-    """Return the value at a place of an ordered array: between two places, linear."""
+def _interpolate_at(ordered: Any, position: float) -> float:
+    """Return the value at a position of an ordered array, linearly interpolated."""
     position = min(max(position, 0.0), len(ordered) - 1.0)
     first, part = int(position), position - int(position)
     after = ordered[min(first + 1, len(ordered) - 1)]

@@ -1,8 +1,7 @@
-"""A score that says how answers are written: the rule that judges found nothing in answers where
-another one did.
+"""Metric names for answers in which the scoring extractor found nothing and another one did.
 
-Only answers that ended by themselves count here: of those that a limit has cut off,
-floor_effects.py speaks.
+Such a score depends on the answer format. Only answers that ended by themselves count here;
+floor_effects.py handles those that a limit cut off.
 """
 
 from __future__ import annotations

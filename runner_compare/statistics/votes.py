@@ -1,8 +1,7 @@
-"""What k of n answers to a question come to: pass@k (one is right), pass^k (all are), maj@k (they
-elect a right one).
+"""Exact pass@k (one is correct), pass^k (all are) and maj@k (majority vote) from n answers.
 
-All are exact, unbiased means over all ways to choose k of the n answers: the numbers of a tie share
-it equally, as they would with a random order.
+All are exact, unbiased means over all ways to choose k of the n answers. Values with
+equally many votes share the election equally, as they would with a random order.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from math import comb
 
 @dataclass(frozen=True)
 class VoteCounts:
-    """The votes of the answers to one question."""
+    """Votes of the answers to one question."""
 
     # the votes for each right number: one number, unless it has several spellings
     right: tuple[int, ...]
@@ -24,18 +23,18 @@ class VoteCounts:
     n: int
     solved: int  # the answers that are right, with or without a vote
 
-    def pass_at(self, k: int) -> float:
-        """Return the probability that k of the answers include a right one."""
-        return pass_at(k, self.n, self.solved)
+    def estimate_pass_at_k(self, k: int) -> float:
+        """Return the probability that k of the answers include a correct one."""
+        return estimate_pass_at_k(k, self.n, self.solved)
 
-    def all_at(self, k: int) -> float:
-        """Return the probability that k of the answers are all right."""
-        return all_at(k, self.n, self.solved)
+    def estimate_pass_hat_k(self, k: int) -> float:
+        """Return the probability that k of the answers are all correct."""
+        return estimate_pass_hat_k(k, self.n, self.solved)
 
-    def majority_at(self, k: int) -> float:
-        """Return the probability that k of the answers elect a right number."""
+    def estimate_majority_at_k(self, k: int) -> float:
+        """Return the probability that the majority vote of k answers is correct."""
         shares = [
-            majority_at(
+            estimate_majority_at_k(
                 k, self.n, own_votes, tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong]))
             )
             for at, own_votes in enumerate(self.right)
@@ -43,33 +42,32 @@ class VoteCounts:
         return float(sum(shares, Fraction(0)))
 
 
-def sizes(n: int) -> list[int]:
-    """Return the numbers of answers to report: 1, 2, 4 … and n."""
+def reported_answer_counts(n: int) -> list[int]:
+    """Return the values of k to report: 1, 2, 4 … and n."""
     return sorted({n, *(1 << power for power in range(n.bit_length()))})
 
 
-def pass_at(k: int, n: int, right: int) -> float:
-    """Return 1 - C(n - right, k) / C(n, k)."""
-    assert 0 <= right <= n
+def estimate_pass_at_k(k: int, n: int, num_correct: int) -> float:
+    """Return pass@k: 1 - C(n - num_correct, k) / C(n, k)."""
+    assert 0 <= num_correct <= n
     assert 1 <= k <= n
-    return float(1 - Fraction(comb(n - right, k), comb(n, k)))
+    return float(1 - Fraction(comb(n - num_correct, k), comb(n, k)))
 
 
-def all_at(k: int, n: int, right: int) -> float:
-    """Return C(right, k) / C(n, k): pass^k."""
-    assert 0 <= right <= n
+def estimate_pass_hat_k(k: int, n: int, num_correct: int) -> float:
+    """Return pass^k: C(num_correct, k) / C(n, k)."""
+    assert 0 <= num_correct <= n
     assert 1 <= k <= n
-    return float(Fraction(comb(right, k), comb(n, k)))
+    return float(Fraction(comb(num_correct, k), comb(n, k)))
 
 
 @lru_cache(maxsize=4096)  # many questions have the same counts
-def majority_at(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Fraction:
-    """Return the probability that k of n answers elect a number with `own_votes`, a tie shared
-    equally.
+def estimate_majority_at_k(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Fraction:
+    """Return the probability that k of n answers elect a value with `own_votes` votes.
 
-    It is counted, not simulated. For each number of votes that the number may get, `ways` counts
-    how the rivals can get no more than that: by their total votes, and by how many of them are tied
-    with it.
+    Ties are shared equally. The probability is counted, not simulated. For each number of votes
+    that the value may get, `ways` counts how the rivals can get no more than that: by their
+    total votes, and by how many of them are tied.
     """
     abstaining = n - own_votes - sum(rivals)
     assert abstaining >= 0

@@ -1,4 +1,4 @@
-"""The ways in which two runs are compared: a module each, found by the one table of their names."""
+"""Methods of comparing two runs: one module each, listed in one table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from runner_base.notes import Note
 from runner_compare.model.data import Run
 from runner_compare.reader import Reader
-from runner_compare.statistics import Compared
+from runner_compare.statistics import RunComparison
 
 # in the order in which two runs are shown to them: the first one that fits compares them
 WAYS = ("numbers", "likelihoods", "repeats", "verdicts")
@@ -23,44 +23,47 @@ CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a comparison is asked for."""
+class PairingOptions:
+    """Options for pairing two runs' answers."""
 
     # that are compared: prompts may differ if one of these changes prompts
     keys: Sequence[str] = ()
     is_unpaired: bool = False  # whether what cannot be paired is compared by its counts
 
     @property
-    def changes_prompts(self) -> bool:
-        """Whether a key is compared that changes prompts."""
+    def may_change_prompts(self) -> bool:
+        """Whether a compared key changes prompts."""
         return any(key.startswith((*PROMPT_KEYS, *CONTEXT_KEYS)) for key in self.keys)
 
 
-class Way(Protocol):
-    """A module that compares runs by what they have: reads their samples, and makes tests of
-    them."""
+class ComparisonMethod(Protocol):
+    """A module that compares runs by one kind of result."""
 
-    def fits(self, run: Run) -> bool:
-        """Whether a run has what is compared."""
+    def can_compare_run(self, run: Run) -> bool:
+        """Whether a run has this kind of result."""
         ...
 
-    def compare(self, run: Run, base: Run, reader: Reader, asked: Asked, /) -> list[Compared]:
-        """Return the comparisons with a baseline; NotPaired with the reason if there is none."""
+    def compare(self, run: Run, base: Run, reader: Reader, pairing: PairingOptions, /) -> list[RunComparison]:
+        """Return the comparisons with a baseline. Raises NotPaired with the reason if there are none."""
         ...
 
 
 @cache
-def ways() -> tuple[Way, ...]:
-    """Return the ways in their order."""
-    return tuple(cast(Way, import_module(f"runner_compare.ways.{name}")) for name in WAYS)
+def comparison_methods() -> tuple[ComparisonMethod, ...]:
+    """Return the comparison methods in the order in which they are tried."""
+    return tuple(cast(ComparisonMethod, import_module(f"runner_compare.ways.{name}")) for name in WAYS)
 
 
-def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]:
-    """Compare a run with its baseline in the first way that fits; NotPaired with the reason if they
-    cannot be."""
-    return next(way for way in ways() if way.fits(run)).compare(run, base, reader, asked)
+def compare_runs(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
+    """Compare a run with its baseline by the first method that fits.
+
+    Raises NotPaired with the reason if they cannot be compared.
+    """
+    return next(way for way in comparison_methods() if way.can_compare_run(run)).compare(
+        run, base, reader, pairing
+    )
 
 
-def noting(compared: Compared, *remarks: Note | None) -> Compared:
-    """Return a comparison with further remarks."""
-    return replace(compared, remarks=(*compared.remarks, *filter(None, remarks)))
+def with_notes(compared: RunComparison, *notes: Note | None) -> RunComparison:
+    """Return a comparison with additional notes."""
+    return replace(compared, remarks=(*compared.remarks, *filter(None, notes)))

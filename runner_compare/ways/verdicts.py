@@ -1,4 +1,4 @@
-"""Compares the verdicts on two runs' answers to the same questions."""
+"""Compare the verdicts of two runs on the same questions."""
 
 from __future__ import annotations
 
@@ -6,89 +6,105 @@ from collections.abc import Callable, Set
 from functools import partial
 
 from runner_base.notes import Note, note
-from runner_compare.features.seeds.seed_tests import with_seeds
-from runner_compare.model.baselines import scoring
-from runner_compare.model.data import ENGINE, Answers, Bounds, NotPaired, Question, Run, TooFew
-from runner_compare.model.mean_pairs import Pairs, cluster_field, compare_means, has_means, with_functions
+from runner_compare.features.seeds.seed_tests import add_seed_variation
+from runner_compare.model.baselines import scoring_method
+from runner_compare.model.data import ENGINE, AccuracyBounds, Answers, NotPaired, Question, Run, TooFewPairs
+from runner_compare.model.mean_pairs import (
+    Pairs,
+    add_function_clusters,
+    compare_means,
+    find_cluster_field,
+    needs_means,
+)
 from runner_compare.reader import Reader
-from runner_compare.statistics import Bets, Compared, Fisher, McNemar, Test
-from runner_compare.ways import Asked, noting
+from runner_compare.statistics import FisherTest, McNemarTest, RunComparison, SequentialTest, Test
+from runner_compare.ways import PairingOptions, with_notes
 
 Score = tuple[int, int]  # right answers, of all
-NOTHING_ELSE = Asked()
+NOTHING_ELSE = PairingOptions()
 
 
-def fits(run: Run) -> bool:
+def can_compare_run(run: Run) -> bool:
     """Whether a run has verdicts."""
-    return run.score is not None
+    return run.correct_and_total is not None
 
 
-def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]:
-    """Compare two runs question by question, or by their counts if that is asked for."""
+def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
+    """Compare two runs question by question, or by their counts if requested."""
     try:
-        return [with_seeds(compare_pair(run, base, reader, asked), run, base)]
+        return [add_seed_variation(compare_pair(run, base, reader, pairing), run, base)]
     except NotPaired as reason:
-        if not asked.is_unpaired or isinstance(reason, TooFew) or run.over_seeds or base.over_seeds:
+        if not pairing.is_unpaired or isinstance(reason, TooFewPairs) or run.over_seeds or base.over_seeds:
             raise
         return [compare_unpaired(run, base, str(reason))]
 
 
-def compare_pair(run: Run, base: Run, reader: Reader, asked: Asked = NOTHING_ELSE) -> Compared:
+def compare_pair(
+    run: Run, base: Run, reader: Reader, pairing: PairingOptions = NOTHING_ELSE
+) -> RunComparison:
     """Compare two runs question by question."""
-    return compare_answers(run, base, (reader.of(run), reader.of_baseline(base)), reader, asked)
+    return compare_answers(run, base, (reader.load_answers(run), reader.of_baseline(base)), reader, pairing)
 
 
 def compare_answers(
-    run: Run, base: Run, answers: tuple[Answers, Answers], reader: Reader, asked: Asked = NOTHING_ELSE
-) -> Compared:
-    """Compare two runs of which these are the answers."""
-    check_scoring(run, base, reader)
+    run: Run,
+    base: Run,
+    answers: tuple[Answers, Answers],
+    reader: Reader,
+    pairing: PairingOptions = NOTHING_ELSE,
+) -> RunComparison:
+    """Compare two runs, given their answers."""
+    check_same_scoring(run, base, reader)
     of_run, of_base = answers
     shared = sorted(of_run.keys() & of_base.keys())  # in the order of the questions
-    remarks = [check_questions(run, base, answers, len(shared), reader)]
-    pairs = with_functions(shared, [(of_run[question], of_base[question]) for question in shared])
-    remarks += [check_prompts(pairs, asked), _other_engine(run, base)]
+    remarks = [check_same_questions(run, base, answers, len(shared), reader)]
+    pairs = add_function_clusters(shared, [(of_run[question], of_base[question]) for question in shared])
+    remarks += [check_same_prompts(pairs, pairing), _engine_note(run, base)]
     if run.compared_while_running or base.compared_while_running:
-        return noting(_compared_by_bets(run, base, pairs), *remarks)
+        return with_notes(_compare_sequentially(run, base, pairs), *remarks)
     test_of = (
-        partial(compare_means, field=cluster_field(run, base, pairs)) if has_means(pairs) else by_verdicts
+        partial(compare_means, cluster_field_name=find_cluster_field(run, base, pairs))
+        if needs_means(pairs)
+        else mcnemar_test
     )
-    return noting(at_both_ends(test_of, pairs), *remarks)
+    return with_notes(compare_with_cut_off_bounds(test_of, pairs), *remarks)
 
 
-def check_scoring(run: Run, base: Run, reader: Reader) -> None:
+def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
     """Raise NotPaired if two runs were scored by different rules."""
-    if scoring(run) != scoring(base):
-        changed = reader.rules_between(run.task, (base.task_version, run.task_version))
+    if scoring_method(run) != scoring_method(base):
+        changed = reader.describe_rule_changes(run.task, (base.task_version, run.task_version))
         why = f" ({changed}; run the older job again)" if changed else ""
         raise NotPaired(
-            f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}{why}"
+            f"scored differently: the baseline with {scoring_method(base)}, this run with {scoring_method(run)}{why}"
         )
 
 
-def check_questions(
-    run: Run, base: Run, answers: tuple[Answers, Answers], shared: int, reader: Reader
+def check_same_questions(
+    run: Run, base: Run, answers: tuple[Answers, Answers], num_shared: int, reader: Reader
 ) -> Note | None:
-    """Return a remark if some questions do not count in both; NotPaired if the questions are not
-    the same."""
+    """Return a note if some questions do not count in both runs.
+
+    Raises NotPaired if the questions are not the same.
+    """
     of_run, of_base = answers
     if of_run.keys() == of_base.keys():
         return None
     if (
-        shared
-        and _are_left_out(run, of_base.keys() - of_run.keys(), reader)
-        and _are_left_out(base, of_run.keys() - of_base.keys(), reader)
+        num_shared
+        and _are_excluded_by_task(run, of_base.keys() - of_run.keys(), reader)
+        and _are_excluded_by_task(base, of_run.keys() - of_base.keys(), reader)
     ):
-        return note("paired_on_counted", shared=shared, here=len(of_run), there=len(of_base))
-    if (run.stopped_early or base.stopped_early) and shared == min(len(of_run), len(of_base)):
+        return note("paired_on_counted", shared=num_shared, here=len(of_run), there=len(of_base))
+    if (run.stopped_early or base.stopped_early) and num_shared == min(len(of_run), len(of_base)):
         return None
     same_text = {key[:2] for key in of_run} == {key[:2] for key in of_base}
-    what = "the gold answers differ" if same_text else f"{shared} are the same"
+    what = "the gold answers differ" if same_text else f"{num_shared} are the same"
     raise NotPaired(f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}")
 
 
-def check_prompts(pairs: Pairs, asked: Asked) -> Note | None:
-    """Return a remark if prompts differ and may; NotPaired if they may not."""
+def check_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
+    """Return a note if prompts differ and may. Raises NotPaired if they may not."""
     n = len(pairs)
     different = sum(
         outcome.prompt != base_outcome.prompt and None not in (outcome.prompt, base_outcome.prompt)
@@ -96,95 +112,99 @@ def check_prompts(pairs: Pairs, asked: Asked) -> Note | None:
     )
     if not different:
         return None
-    if not asked.changes_prompts:
+    if not pairing.may_change_prompts:
         raise NotPaired(
             f"different prompts: {different} of {n} questions have another prompt than in the baseline"
         )
     return note("different_prompts", different=different, n=n)
 
 
-def _other_engine(run: Run, base: Run) -> Note | None:
-    engine, other = run.value(ENGINE), base.value(ENGINE)
+def _engine_note(run: Run, base: Run) -> Note | None:
+    engine, other = run.get_value(ENGINE), base.get_value(ENGINE)
     return None if engine == other else note("different_engines", here=engine, there=other)
 
 
-def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
-    """Compare by bets, whether or not a run stopped early: a choice of two tests would find too
-    many differences."""
+def _compare_sequentially(run: Run, base: Run, pairs: Pairs) -> RunComparison:
+    """Compare by the always-valid test, whether or not a run stopped early.
+
+    Choosing between two tests would find too many differences.
+    """
     comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
-    compared = at_both_ends(partial(by_bets, comparisons), pairs)
+    compared = compare_with_cut_off_bounds(partial(sequential_test, comparisons), pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
     remarks = [
         note("stopped_early", jobs=stopped, n=len(pairs)) if stopped else note("watched", jobs=watched)
     ]
-    several = max((outcome.samples for pair in pairs for outcome in pair), default=1)
+    several = max((outcome.num_answers for pair in pairs for outcome in pair), default=1)
     if several > 1:
         remarks.append(note("of_votes", answers=several))
     if run.errors or base.errors:  # which --count-errors has let in
         remarks.append(note("errors_not_solved"))
-    return noting(compared, *remarks)
+    return with_notes(compared, *remarks)
 
 
-def by_verdicts(pairs: Pairs) -> McNemar:
-    """Compare single verdicts of independent questions."""
+def mcnemar_test(pairs: Pairs) -> McNemarTest:
+    """Return the test of single verdicts of independent questions."""
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
-    return McNemar(wins, losses, len(pairs), sum(their.solved for _, their in pairs))
+    return McNemarTest(wins, losses, len(pairs), sum(their.solved for _, their in pairs))
 
 
-def by_bets(comparisons: int | None, pairs: Pairs) -> Bets:
-    """Compare verdicts of which a job looked at one after another while it ran."""
-    return Bets([(our.solved, their.solved) for our, their in pairs], comparisons)
+def sequential_test(comparisons: int | None, pairs: Pairs) -> SequentialTest:
+    """Return the always-valid test of verdicts that a job evaluated one by one during execution."""
+    return SequentialTest([(our.solved, their.solved) for our, their in pairs], comparisons)
 
 
-def at_both_ends(test_of: Callable[[Pairs], Test], pairs: Pairs) -> Compared:
-    """Compare pairs; with answers that were cut off, also at both ends of what these could have
-    been."""
-    test = test_of(pairs)
+def compare_with_cut_off_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
+    """Test pairs, and also both extremes for cut-off answers."""
+    test = create_test(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)
     if not any(cut_off):
-        return Compared(test)
+        return RunComparison(test)
     worst, best = (
-        test_of([(our.if_cut_off(right), their.if_cut_off(not right)) for our, their in pairs])
+        create_test([(our.with_cut_off_as(right), their.with_cut_off_as(not right)) for our, their in pairs])
         for right in (False, True)
     )
-    return Compared(test, cut_off, (worst, best))
+    return RunComparison(test, cut_off, (worst, best))
 
 
-def _are_left_out(run: Run, missing: Set[Question], reader: Reader) -> bool:
-    """Whether a run lacks questions only because task.only did not ask them, or task.without does
-    not count them."""
-    is_asked_less = all((part.value("task.only") or "null") != "null" for part in run.parts or [run])
-    return not missing or is_asked_less or missing <= reader.left_out(run)
+def _are_excluded_by_task(run: Run, missing: Set[Question], reader: Reader) -> bool:
+    """Whether questions are missing only because of task.only or task.without."""
+    is_asked_less = all((part.get_value("task.only") or "null") != "null" for part in run.parts or [run])
+    return not missing or is_asked_less or missing <= reader.find_excluded_questions(run)
 
 
-def compare_unpaired(run: Run, base: Run, why: str) -> Compared:
-    """Compare two accuracies by their logged counts alone, as if they had no question in common."""
-    score, base_score = run.score or (0, 0), base.score or (0, 0)
+def compare_unpaired(run: Run, base: Run, reason: str) -> RunComparison:
+    """Compare two accuracies by their logged counts alone, as if no question was shared."""
+    score, base_score = run.correct_and_total or (0, 0), base.correct_and_total or (0, 0)
     if not score[1] or not base_score[1]:
         raise NotPaired("one of the two answered no question")
-    if run.answers_each > 1 or base.answers_each > 1:
-        raise NotPaired(f"{why}; unpaired, only runs with one answer to each question are compared")
-    return noting(unpaired_scores(score, run.bounds, base_score, base.bounds), note("unpaired", why=why))
+    if run.max_answers_per_question > 1 or base.max_answers_per_question > 1:
+        raise NotPaired(f"{reason}; unpaired, only runs with one answer to each question are compared")
+    return with_notes(
+        compare_unpaired_scores(score, run.accuracy_bounds, base_score, base.accuracy_bounds),
+        note("unpaired", why=reason),
+    )
 
 
-def unpaired_scores(
-    score: Score, bounds: Bounds | None, base_score: Score, base_bounds: Bounds | None
-) -> Compared:
-    """Compare right answers of all; with answers that were cut off, also at both ends of what these
-    could have been."""
-    test = Fisher(*score, *base_score)
-    (worst, best), (base_worst, base_best) = (_ends_of(score, bounds), _ends_of(base_score, base_bounds))
+def compare_unpaired_scores(
+    score: Score, bounds: AccuracyBounds | None, base_score: Score, base_bounds: AccuracyBounds | None
+) -> RunComparison:
+    """Test correct answers of all, and also both extremes for cut-off answers."""
+    test = FisherTest(*score, *base_score)
+    (worst, best), (base_worst, base_best) = (
+        _correct_bounds(score, bounds),
+        _correct_bounds(base_score, base_bounds),
+    )
     if worst == best and base_worst == base_best:
-        return Compared(test)
+        return RunComparison(test)
     n, base_n = score[1], base_score[1]
-    ends = Fisher(worst, n, base_best, base_n), Fisher(best, n, base_worst, base_n)
-    return Compared(test, (best - worst, base_best - base_worst), ends)
+    ends = FisherTest(worst, n, base_best, base_n), FisherTest(best, n, base_worst, base_n)
+    return RunComparison(test, (best - worst, base_best - base_worst), ends)
 
 
-def _ends_of(score: Score, bounds: Bounds | None) -> tuple[int, int]:
-    """Return how many answers are right if all that were cut off are wrong, and if they are
-    right."""
+def _correct_bounds(score: Score, bounds: AccuracyBounds | None) -> tuple[int, int]:
+    """Return the number of correct answers if all cut-off ones are wrong, and if they are correct."""
     correct, n = score
     return (correct, correct) if bounds is None else (round(bounds.at_worst * n), round(bounds.at_best * n))

@@ -1,11 +1,18 @@
-"""Attention over rows of a KV cache. These names are what forward passes need of this folder.
+"""Attention over sequences in a KV cache. Forward passes import these names.
 
-A decoding step on a GPU is made of the folder's parts, and takes these from their modules.
+A decoding step on a GPU combines this package's parts and imports them from their
+modules.
 """
 
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
-from runner_engine.attention.interface import PLAIN, Softmax, in_call_order, register, running
-from runner_engine.attention.page_trial import page_of
+from runner_engine.attention.interface import (
+    PLAIN,
+    Softmax,
+    number_layers_by_call,
+    register_attention,
+    use_attention,
+)
+from runner_engine.attention.page_trial import find_page_size
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # where tokens are, and what they see
@@ -13,10 +20,10 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "PrefixUse",  # a prefix, and the tokens of a pass that see it
     "Span",  # neighbouring tokens of one row: each sees those before it
     # how the model comes to it
-    "register",  # registers the attention with transformers
-    "running",  # a context in which the layers of a model attend by a function
-    "in_call_order",  # attention whose layers are numbered by their calls
+    "register_attention",  # registers the attention with transformers
+    "use_attention",  # a context in which the layers of a model attend by a function
+    "number_layers_by_call",  # attention whose layers are numbered by their calls
     "Softmax",  # a layer's softmax: its cap and sinks
     "PLAIN",  # a softmax with neither
-    "page_of",  # the places of a page, where attention by pages passes its trial
+    "find_page_size",  # the places of a page, where attention by pages passes its trial
 ]

@@ -1,10 +1,11 @@
-"""Attention over rows of a KV cache: shared prefixes are read once a pass and not once a row.
+"""Attention over sequences in a KV cache. Each shared prefix is read once per pass, not once
+per sequence.
 
-One forward pass holds a flat list of tokens [1, T] of many rows. A token attends to the prefixes of
-its row, all rows of a prefix in one product; to earlier tokens of its own row in the same pass (a
-span); and to its row's own keys. Where a layer has a window, it attends only to keys within the
-window. The partial results are joined by their maxima and sums, so the result equals that of one
-softmax.
+One forward pass holds a flat list of tokens [1, T] of many sequences. A token attends to
+its sequence's prefixes (one matmul per prefix for all its tokens), to earlier tokens of
+its sequence in the same pass (a span), and to its sequence's own keys. In a layer with a
+sliding window it attends only to keys inside the window. The partial results are joined
+by their maxima and sums, so the result equals that of one softmax.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ import torch
 
 from runner_engine.attention.device_attention import (
     SpanBatches,
-    attend_to_earlier,
+    attend_to_earlier_keys,
     attend_to_prefix,
     attend_within_spans,
 )
 from runner_engine.attention.interface import PLAIN, Softmax
-from runner_engine.attention.own_attention import OwnPlaces, attend_own
-from runner_engine.attention.parts import (
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.partial_attention import (
     PartialAttention,
     Scaling,
     attend_to_keys,
-    by_token,
-    joined,
-    most_scores,
-    own_term,
-    padded_heads,
+    join_terms,
+    max_scores_in_memory,
+    merge_groups_by_token,
+    own_keys_term,
+    pad_heads,
     sinks_term,
 )
-from runner_engine.attention.shared_attention import SharedPlaces, attend_shared
+from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
 from runner_engine.kernels.native import Kernels
-from runner_engine.kv_cache import Heads, OwnKv, SharedKv, Slots, Window
+from runner_engine.kv_cache import KvCacheSpec, KvStore, SharedKv, SlotStore, Window
 
 
 @dataclass
 class PrefixUse:
-    """A prefix and the tokens of a pass that see it."""
+    """A prefix, and the tokens of a pass that attend to it."""
 
     kv: SharedKv
     rows: torch.Tensor | None  # [n] places in the pass; None = all tokens, in order
@@ -57,8 +58,9 @@ class PrefixUse:
 
 @dataclass
 class Span:
-    """Neighbouring tokens of one row: each sees those before it, and the row's keys from earlier
-    passes."""
+    """Adjacent tokens of one sequence. Each attends to earlier tokens of the span and to keys of
+    earlier passes.
+    """
 
     first: int
     last: int  # exclusive
@@ -68,7 +70,7 @@ class Span:
 
 @dataclass
 class WindowView:
-    """What the tokens of a pass see in the layers of one window."""
+    """What the tokens of a pass attend to in layers with one sliding window."""
 
     uses: list[PrefixUse]
     first: torch.Tensor | None = (
@@ -79,7 +81,7 @@ class WindowView:
 
 @dataclass
 class LayerAttention:
-    """One layer of a pass: what its attention depends on besides queries, keys and values."""
+    """One layer's attention in a pass: its scale, softmax and sliding window view."""
 
     layer: int  # of the store
     scale: float
@@ -88,17 +90,17 @@ class LayerAttention:
 
     @property
     def scaling(self) -> Scaling:
-        """How the layer's scores are scaled and capped before the softmax."""
+        """How scores are scaled and capped before the softmax."""
         return Scaling(self.scale, self.softmax.cap)
 
 
 @dataclass
 class PassLayout:
-    """Where the tokens of one forward pass are in the KV cache, and what they see."""
+    """Where the tokens of one forward pass are stored in the KV cache, and what they attend to."""
 
-    heads: Heads
+    heads: KvCacheSpec
     kernels: Kernels | None
-    own: OwnKv  # where this pass stores keys and values: those of rows, or of the prefix that it reads
+    own: KvStore  # where this pass stores keys and values: those of rows, or of the prefix that it reads
     slot: torch.Tensor  # int32 [T]
     place: torch.Tensor  # int32 [T]
     # int32 [T]: own keys that a token sees in its slot; 0 where a span provides them
@@ -111,8 +113,8 @@ class PassLayout:
     _views: dict[Window, WindowView] = field(default_factory=dict)
 
     @cached_property
-    def span_rows(self) -> list[torch.Tensor]:
-        """For each span: a token's place in it, -1 = it is outside."""
+    def span_token_indices(self) -> list[torch.Tensor]:
+        """For each span: every token's index in the span, or -1 outside it."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
             row_of[span.first : span.last] = torch.arange(span.last - span.first, device=row_of.device)
@@ -120,39 +122,40 @@ class PassLayout:
 
     @cached_property
     def _span_batches(self) -> SpanBatches:
-        return SpanBatches.of(
+        return SpanBatches.from_spans(
             [(span.first, span.last) for span in self.spans], len(self.slot), self.slot.device
         )
 
     # Reading a number from a GPU waits for the GPU, so this is computed once a pass and not in each
     # layer.
     @cached_property
-    def longest(self) -> int:
-        """The largest number of own keys that a token sees."""
+    def max_visible_keys(self) -> int:
+        """Largest number of own keys that a token attends to."""
         return int(self.seen.max())
 
     @cached_property
     def is_in_slot_order(self) -> bool:
-        """Whether token t has slot t: then no row of the store has to be copied."""
+        """Whether token t is in slot t. Then no keys or values have to be copied."""
         return bool((self.slot == torch.arange(len(self.slot), device=self.slot.device)).all())
 
-    def _view(self, layer: int) -> WindowView:
-        """Return what the tokens see in a layer."""
+    def _layer_view(self, layer: int) -> WindowView:
+        """Return what the tokens attend to in a layer."""
         window = self.heads.windows[layer] if self.heads.windows else None
-        if window is None or self._furthest < window.size:
+        if window is None or self._max_position < window.size:
             return WindowView(self.uses)
         if window not in self._views:
-            self._views[window] = self._view_through(window)
+            self._views[window] = self._window_view(window)
         return self._views[window]
 
     @cached_property
-    def _furthest(self) -> int:
+    def _max_position(self) -> int:
         return max(self.positions)
 
-    def _view_through(self, window: Window) -> WindowView:
-        """Return what the tokens see through a window; a prefix that no token sees any more is left
-        out."""
-        positions = self.positions, [window.first(at) for at in self.positions]
+    def _window_view(self, window: Window) -> WindowView:
+        """Return what the tokens attend to inside a window. Prefixes before every token's window are
+        omitted.
+        """
+        positions = self.positions, [window.first_position(at) for at in self.positions]
         position, first = torch.tensor(positions, dtype=torch.int32, device=self.place.device)
         uses = []
         for use in self.uses:
@@ -168,19 +171,22 @@ class PassLayout:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
         softmax: Softmax = PLAIN,
     ) -> torch.Tensor:  # fmt: skip
-        """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
+        """Return attention outputs [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one
+        layer.
+        """
         width = value.shape[-1]
         query, key, value = (
-            self.heads.turned(some, self.kernels) for some in padded_heads(self.heads, query, key, value)
+            self.heads.rotate_if_enabled(some, self.kernels)
+            for some in pad_heads(self.heads, query, key, value)
         )
-        attention = LayerAttention(self.heads.store_of(layer), scale, softmax, self._view(layer))
-        result = self.heads.turned(self._attend(attention, query, key, value), self.kernels)
+        attention = LayerAttention(self.heads.store_layer(layer), scale, softmax, self._layer_view(layer))
+        result = self.heads.rotate_if_enabled(self._attend_padded(attention, query, key, value), self.kernels)
         return result if width == self.heads.dim else result[..., :width]
 
-    def _attend(
+    def _attend_padded(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """As `attend`, for heads of the store's number and width."""
+        """Like `attend`, for heads with the store's number and width."""
         layer = attention.layer
         self.heads.check_layer(layer)
         query = query if query.stride(2) == 1 else query.contiguous()
@@ -188,7 +194,9 @@ class PassLayout:
         if self.kernels is None or not self.is_step:  # else the attention kernel stores them
             self.own.write(layer, *new, self.slot, self.place)
         if self.kernels is not None:
-            return _join(self, attention, query, new, _shared_parts(self, attention, query))
+            return _attend_own_and_join(
+                self, attention, query, new, _attend_shared_keys(self, attention, query)
+            )
         heads = self.heads
         # head h reads key-value head h // G
         grouped = query.view(heads.kv_heads, heads.group, -1, heads.dim)
@@ -198,44 +206,45 @@ class PassLayout:
             chosen = grouped if use.rows is None else grouped[:, :, use.rows]
             keys, values = (some[:, use.least :] for some in use.kv.read(layer))
             first = None if use.first is None else (use.first - use.least).repeat_interleave(heads.group)
-            chosen = by_token(chosen)
+            chosen = merge_groups_by_token(chosen)
             if by_sdpa:
                 part = attend_to_prefix(attention.scaling, chosen, keys, values)
             else:
                 part = attend_to_keys(attention.scaling, chosen, keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
-            if heads.in_bytes:  # a span's tokens see each other's keys as later tokens will
-                key, value = self._as_read(layer, key, value)
+            if heads.is_quantized:  # a span's tokens see each other's keys as later tokens will
+                key, value = self._round_trip_kv(layer, key, value)
             if by_sdpa:
-                parts += self._span_parts(attention, query, key, value)
+                parts += self._attend_spans_with_sdpa(attention, query, key, value)
             else:
                 parts.append(_attend_within_spans(self, attention, grouped, key, value))
-        return _join(self, attention, query, new, parts)
+        return _attend_own_and_join(self, attention, query, new, parts)
 
-    def _as_read(
+    def _round_trip_kv(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return new keys and values [KVH, T, D] as they are when they are read from the store."""
-        read = self.heads.to_numbers(layer, *self.heads.to_stored(layer, key, value))
-        if not self.heads.first_plain:
+        """Return new keys and values [KVH, T, D] with the rounding of the KV cache's format."""
+        read = self.heads.decode_kv(layer, *self.heads.encode_kv(layer, key, value))
+        if not self.heads.num_unquantized_first:
             return read
-        assert isinstance(self.own, Slots)
-        is_first = self.own.first.among(self.slot, self.place)[None, :, None]
+        assert isinstance(self.own, SlotStore)
+        is_first = self.own.first.unquantized_mask(self.slot, self.place)[None, :, None]
         return key.where(is_first, read[0]), value.where(is_first, read[1])
 
-    def _span_parts(
+    def _attend_spans_with_sdpa(
         self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> list[PartialAttention]:
-        """Attend within all spans at once, and for each span to its row's keys of earlier
-        passes."""
+        """Attend within all spans in one call, and per span to its sequence's keys of earlier
+        passes.
+        """
         scaling = attention.scaling
         parts = [attend_within_spans(self.heads, scaling, self._span_batches, query, key, value)]
-        for span, row_of in zip(self.spans, self.span_rows, strict=True):
+        for span, row_of in zip(self.spans, self.span_token_indices, strict=True):
             if span.before:
                 earlier = self.own.read(attention.layer, span.slot, span.before)
                 of_span = query[:, span.first : span.last]
-                parts.append(attend_to_earlier(self.heads, scaling, of_span, *earlier, row_of))
+                parts.append(attend_to_earlier_keys(self.heads, scaling, of_span, *earlier, row_of))
         return parts
 
 
@@ -246,8 +255,9 @@ def _attend_within_spans(
     key: torch.Tensor,
     value: torch.Tensor,
 ) -> PartialAttention:
-    """Attend the tokens of each span to those before them; tokens outside of spans have no row in
-    the part."""
+    """Attend each span's tokens to earlier tokens of the span. Tokens outside spans get no
+    result.
+    """
     heads, tokens = layout.heads, grouped.shape[2]
     rows = tokens * heads.group
     out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=torch.float32)
@@ -259,7 +269,7 @@ def _attend_within_spans(
         if span.before:
             earlier = layout.own.read(attention.layer, span.slot, span.before)
             keys, values = (torch.cat((earlier[0], keys), dim=1), torch.cat((earlier[1], values), dim=1))
-        step = max(most_scores(key) // (heads.kv_heads * heads.group * keys.shape[1]), 16)
+        step = max(max_scores_in_memory(key) // (heads.kv_heads * heads.group * keys.shape[1]), 16)
         for first in range(span.first, span.last, step):
             last = min(first + step, span.last)
             reach = span.before + last - span.first  # none of these tokens sees later keys
@@ -274,7 +284,7 @@ def _attend_within_spans(
                 for some in (firsts, limit)
             ]
             at = slice(first * heads.group, last * heads.group)
-            chosen = by_token(grouped[:, :, first:last])
+            chosen = merge_groups_by_token(grouped[:, :, first:last])
             out[:, at], top[:, at], total[:, at] = attend_to_keys(
                 attention.scaling, chosen, keys[:, least:reach], values[:, least:reach], *ends
             )
@@ -282,15 +292,14 @@ def _attend_within_spans(
     return PartialAttention(out, top, total, row_of, tokens)
 
 
-def _shared_parts(
+def _attend_shared_keys(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor
 ) -> list[PartialAttention]:
-    """Attend to prefixes and within spans by the kernel that works in tiles and stores no
-    scores."""
+    """Attend to prefixes and within spans with the tiled kernel, which stores no scores."""
     parts, view = [], attention.view
     for use in view.uses:
         parts.append(
-            _shared_part(
+            _attend_key_range(
                 layout,
                 attention,
                 query,
@@ -303,12 +312,12 @@ def _shared_parts(
                 use.first,
             )
         )
-    for span, row_of in zip(layout.spans, layout.span_rows, strict=True):
+    for span, row_of in zip(layout.spans, layout.span_token_indices, strict=True):
         at = slice(span.first, span.last)
         first, sees = None if view.first is None else view.first[at], span.before + 1
         count = span.last - span.first
         parts.append(
-            _shared_part(
+            _attend_key_range(
                 layout,
                 attention,
                 query[:, at],
@@ -325,51 +334,60 @@ def _shared_parts(
     return parts
 
 
-def _shared_part(
+def _attend_key_range(
     layout: PassLayout, attention: LayerAttention, query: torch.Tensor,
-    chosen: torch.Tensor | None, row_of: torch.Tensor, count: int,
-    store: OwnKv, slot: int, sees: int, first: torch.Tensor | None, causal: bool = False,
+    token_indices: torch.Tensor | None, indices_in_part: torch.Tensor, count: int,
+    store: KvStore, slot: int, num_visible: int, first_positions: torch.Tensor | None, causal: bool = False,
 ) -> PartialAttention:  # fmt: skip
-    """Attend [H, T, D], or the chosen of these tokens, to the first `sees` places of a slot, from
-    `first` on.
+    """Attend tokens [H, T, D] to the positions from first_positions to num_visible of a slot.
 
-    causal: each token sees one place more than the one before.
+    token_indices: the tokens that attend; None means all. causal: each token attends to one
+    position more than the token before.
     """
     assert layout.kernels is not None
-    places = SharedPlaces(store, slot, sees, causal)
-    result = attend_shared(
-        layout.kernels, layout.heads, attention.scaling, attention.layer, query, chosen, count, places, first
+    places = SharedKeyRange(store, slot, num_visible, causal)
+    result = attend_shared_keys(
+        layout.kernels,
+        layout.heads,
+        attention.scaling,
+        attention.layer,
+        query,
+        token_indices,
+        count,
+        places,
+        first_positions,
     )
-    return PartialAttention(*result, row_of, count)
+    return PartialAttention(*result, indices_in_part, count)
 
 
-def _join(
+def _attend_own_and_join(
     layout: PassLayout,
     attention: LayerAttention,
     query: torch.Tensor,
-    new: tuple[torch.Tensor, torch.Tensor],
+    new_kv: tuple[torch.Tensor, torch.Tensor],
     parts: list[PartialAttention],
 ) -> torch.Tensor:
-    """Attend to the rows' own keys, join the result with the parts, and divide by the sums: [T, H,
-    D]."""
+    """Attend to each sequence's own keys, join all parts, and divide by the sums. Returns [T, H,
+    D].
+    """
     heads, own, layer = layout.heads, layout.own, attention.layer
     first, sinks = attention.view.first, attention.softmax.sinks
     query = query.transpose(0, 1).contiguous()
     tokens = query.shape[0]
     if layout.kernels is not None:
-        places = OwnPlaces(own, layout.slot, layout.seen, first)
-        stored = new if layout.is_step else None
-        return attend_own(
+        places = OwnKeyRanges(own, layout.slot, layout.seen, first)
+        stored = new_kv if layout.is_step else None
+        return attend_own_keys(
             layout.kernels, heads, attention.scaling, layer, query, places, parts, stored, sinks
         )
-    assert isinstance(own, Slots)
+    assert isinstance(own, SlotStore)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    terms = [part.term(heads) for part in parts]
-    if longest := layout.longest:
+    terms = [part.to_token_terms(heads) for part in parts]
+    if longest := layout.max_visible_keys:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
-        keys, values = own.numbers(layer, slots, longest)
-        terms.append(own_term(attention.scaling, query, keys, values, layout.seen, first))
+        keys, values = own.read_slots(layer, slots, longest)
+        terms.append(own_keys_term(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
         terms.append(sinks_term(sinks, shape, heads.dim))
-    return joined(terms, query.dtype)
+    return join_terms(terms, query.dtype)

@@ -1,8 +1,8 @@
-"""Attention as transformers calls it: the models' own code is unchanged, and passes each layer's
-queries to ours.
+"""Attention as transformers calls it: the models' own code is unchanged and passes queries
+to ours.
 
-The function that a pass attends with is kept in the context of its thread, so that passes of
-several models can run side by side.
+The attention function of a pass is a context variable of its thread, so that passes of
+several models can run in parallel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from runner_engine.kv_cache import windows
+from runner_engine.kv_cache import sliding_windows
 
 NAME = "runner_scheduler"
 # arguments of attention that change nothing here; what a window hides is known from the masks
@@ -29,7 +29,7 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Softmax:
-    """A layer's softmax, apart from its scale."""
+    """A layer's softmax options: logit cap, attention sinks and mask."""
 
     cap: float = 0.0  # scores become cap · tanh(score / cap); 0: no cap
     sinks: torch.Tensor | None = None  # float32 [H]: for each head, a score that gets weight but has no value
@@ -43,8 +43,8 @@ _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that r
 
 
 @contextmanager
-def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
-    """Let the model's layers attend with this function, for one forward pass."""
+def use_attention(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
+    """Make the model's layers call this attention function during one forward pass."""
     settings = model.config.get_text_config()
     before, outer = settings._attn_implementation, _attend.set(attend)
     settings._attn_implementation = name
@@ -55,9 +55,11 @@ def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
         _attend.reset(outer)
 
 
-def in_call_order(attend: Attend) -> Attend:
-    """Return a function for one pass that numbers layers by their calls: not all layers of the
-    model attend."""
+def number_layers_by_call(attend: Attend) -> Attend:
+    """Wrap an attention function for one pass so that it numbers layers in call order.
+
+    Needed where not all layers of the model attend.
+    """
     numbers = count()
 
     def numbered(_: int, *more: Any) -> torch.Tensor:
@@ -66,17 +68,18 @@ def in_call_order(attend: Attend) -> Attend:
     return numbered
 
 
-def register() -> None:
-    """Register the attention with transformers: without masks, and with masks that are
-    inspected."""
+def register_attention() -> None:
+    """Register our attention with transformers: once without masks, and once with inspected
+    masks.
+    """
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
-    AttentionInterface.register(NAME, _attention)
-    AttentionInterface.register(windows.MASK_PROBE, _attention)
-    windows.register()
+    AttentionInterface.register(NAME, _transformers_attention)
+    AttentionInterface.register(sliding_windows.MASK_PROBE, _transformers_attention)
+    sliding_windows.register_mask_probe()
 
 
-def _attention(
+def _transformers_attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -87,7 +90,9 @@ def _attention(
     s_aux: torch.Tensor | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return [1, T, H, D] for query [1, H, T, D], key and value [1, KVH, T, D]."""
+    """Attention with transformers' signature: [1, T, H, D] for query [1, H, T, D], key and value
+    [1, KVH, T, D].
+    """
     unknown = [name for name, given in more.items() if given is not None and name not in HARMLESS]
     if unknown or query.shape[0] != 1:
         raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""Whether a decoding step may read keys in pages by a table: a trial on the device itself."""
+"""Tests on the device whether a decoding step can read keys through a page table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from runner_base import is_memory_error, one_line
-from runner_engine.attention.device_attention import OwnKeys, attend_by_length, attends_by_length
-from runner_engine.attention.parts import Scaling
-from runner_engine.kv_cache import Heads
+from runner_base import is_out_of_memory_error, to_one_line
+from runner_engine.attention.device_attention import (
+    OwnKeys,
+    attend_variable_lengths,
+    supports_variable_lengths,
+)
+from runner_engine.attention.partial_attention import Scaling
+from runner_engine.kv_cache import KvCacheSpec
 
 log = logging.getLogger(__name__)
 
@@ -20,46 +24,49 @@ ALLOWED_OFF = 0.05  # where a wrong key gives 0.2 and more
 ROWS = {(4, 2, 7, 1): 3.01, (4, 2, 3, 8): 2.3, (5, 9, 9, 9): 0.5, (4, 6, 0, 0): 2.0, (10, 11, 12, 13): 3.99}
 
 
-def page_of(heads: Heads) -> int:
-    """Return how many places a page has in which a step may read keys; 0 where it cannot, and the
-    log says why."""
-    if not attends_by_length(heads):
+def find_page_size(kv_spec: KvCacheSpec) -> int:
+    """Return the page size in positions for paged attention. Returns 0 and logs a reason if
+    unsupported.
+    """
+    if not supports_variable_lengths(kv_spec):
         return 0
     try:
-        schema = _schema()
+        schema = _flash_attention_schema()
         if missing := [name for name in ("block_table", "num_splits") if name not in schema]:
             raise RuntimeError(f"this torch's flash attention has no {' and no '.join(missing)}")
         for window in {
             None if window is None else min(window.size, PAGE + PAGE // 8)
-            for window in heads.windows or (None,)
+            for window in kv_spec.windows or (None,)
         }:
-            off = _off_in_pages(heads, window)
+            off = _paged_attention_error(kv_spec, window)
             if not off <= ALLOWED_OFF:
                 raise RuntimeError(
                     f"attention would be off by {off:.2g}" + (" in a window" if window else "")
                 )
     except RuntimeError as error:
-        if is_memory_error(error):
+        if is_out_of_memory_error(error):
             raise
         log.info(
-            "shared prefixes are no pages, and a step attends to each of them: %s", one_line(error, limit=160)
+            "shared prefixes are no pages, and a step attends to each of them: %s",
+            to_one_line(error, limit=160),
         )
         return 0
     return PAGE
 
 
-def _schema() -> str:
+def _flash_attention_schema() -> str:
     return str(torch.ops.aten._flash_attention_forward.default._schema)
 
 
-def _off_in_pages(heads: Heads, window: int | None) -> float:
-    """Return by how much attention to pages differs from that to copies side by side; what no row
-    sees is NaN."""
-    device = heads.device
+def _paged_attention_error(kv_spec: KvCacheSpec, window: int | None) -> float:
+    """Return the largest difference between paged and contiguous attention. Invisible positions
+    hold NaN.
+    """
+    device = kv_spec.device
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(heads.dtype)
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(kv_spec.dtype)
 
     blocks, counts = (
         torch.tensor(some, dtype=torch.int32, device=device)
@@ -71,16 +78,20 @@ def _off_in_pages(heads: Heads, window: int | None) -> float:
     pool = []
     for _ in ("keys", "values"):
         pool.append(
-            torch.full((14 * PAGE, heads.kv_heads, heads.dim), torch.nan, dtype=heads.dtype, device=device)
+            torch.full(
+                (14 * PAGE, kv_spec.kv_heads, kv_spec.dim), torch.nan, dtype=kv_spec.dtype, device=device
+            )
         )
-        pool[-1][seen] = random(len(seen), heads.kv_heads, heads.dim)
+        pool[-1][seen] = random(len(seen), kv_spec.kv_heads, kv_spec.dim)
     query, scaling = (
-        random(len(ROWS), heads.kv_heads * heads.group, heads.dim),
-        Scaling(2 * heads.dim**-0.5, 0.0),
+        random(len(ROWS), kv_spec.kv_heads * kv_spec.group, kv_spec.dim),
+        Scaling(2 * kv_spec.dim**-0.5, 0.0),
     )
     keys, values = pool
     paged = OwnKeys(keys, values, rows, rows * places, counts, places, window, blocks)
     keys, values = (some[where.flatten()].nan_to_num() for some in pool)
-    ours, _ = attend_by_length(scaling, query, paged)
-    expected, _ = attend_by_length(scaling, query, replace(paged, keys=keys, values=values, blocks=None))
+    ours, _ = attend_variable_lengths(scaling, query, paged)
+    expected, _ = attend_variable_lengths(
+        scaling, query, replace(paged, keys=keys, values=values, blocks=None)
+    )
     return float((ours.float() - expected.float()).abs().max())

@@ -1,7 +1,7 @@
-"""Patterns and ranks in a PEFT adapter's settings, which PEFT matches and allocates without limits.
+"""Checks patterns and ranks in an adapter's config, which PEFT matches and allocates without limits.
 
-A regular expression with a repeat inside a repeat may take years on a module's name. It is tried in
-a process that can be killed.
+A regular expression with nested repeats may take years on a module's name. It is tried in a process
+that can be killed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from runner_base import ConfigError, one_line
-from runner_base.known_secrets import environment_for_children
+from runner_base import ConfigError, to_one_line
+from runner_base.known_secrets import untrusted_child_environment
 
 LONGEST_S = 5.0  # for all patterns of an adapter; on an idle machine they take milliseconds
 LARGEST_RANK = 1024  # that is allowed beyond the ranks of the adapter's own matrices
@@ -27,41 +27,40 @@ TRY = (
 )
 
 
-def check_ranks(settings: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
-    """Raise ConfigError for a rank that is no whole number, or far above those of the matrices."""
+def check_ranks(adapter_config: Mapping[str, Any], ranks: Iterable[int], label: str) -> None:
+    """Raise ConfigError for a rank that is no integer, or far above the ranks of the matrices."""
     most = max([LARGEST_RANK, *ranks])
-    by_pattern = settings.get("rank_pattern")
-    found = {"r": settings.get("r", 1)}
+    by_pattern = adapter_config.get("rank_pattern")
+    found = {"r": adapter_config.get("r", 1)}
     found |= by_pattern if isinstance(by_pattern, dict) else {}
     for key, rank in found.items():
         if not isinstance(rank, int) or not 1 <= rank <= most:
             raise ConfigError(
-                f"adapter_config.json has the rank {one_line(rank, 40)} for {one_line(key, 40)}: "
+                f"adapter_config.json has the rank {to_one_line(rank, 40)} for {to_one_line(key, 40)}: "
                 f"a whole number from 1 to {most:,} expected",
                 key=label,
                 code="damaged",
             )
 
 
-def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) -> None:
-    """Raise ConfigError for a pattern that takes too long on the names of modules, or for too many
-    of them."""
-    for key, value in settings.items():
+def check_patterns(adapter_config: Mapping[str, Any], names: list[str], label: str) -> None:
+    """Raise ConfigError for patterns that take too long on module names, or for too many patterns."""
+    for key, value in adapter_config.items():
         if isinstance(value, list | dict) and len(value) > MOST_NAMES:
             raise ConfigError(
-                f"{one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
+                f"{to_one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
                 f"more than {MOST_NAMES:,}",
                 key=label,
                 code="too_large",
             )
-    start = re.fullmatch(r"pissa_niter_(\d+)", str(settings.get("init_lora_weights"))[:40])
+    start = re.fullmatch(r"pissa_niter_(\d+)", str(adapter_config.get("init_lora_weights"))[:40])
     if start is not None and int(start[1]) > MOST_ITERATIONS:
         raise ConfigError(
             f"init_lora_weights={start[0]} in adapter_config.json: more than {MOST_ITERATIONS} iterations",
             key=label,
             code="too_large",
         )
-    patterns = [pattern for pattern in _patterns(settings) if _may_backtrack(pattern)]
+    patterns = [pattern for pattern in _iter_patterns(adapter_config) if _can_backtrack(pattern)]
     if not patterns:
         return
     tried = [f"(?:.*\\.)?(?:{pattern})$" for pattern in patterns] + patterns
@@ -72,33 +71,33 @@ def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) ->
             text=True,
             check=False,
             timeout=LONGEST_S,
-            env=environment_for_children(),
+            env=untrusted_child_environment(),
             stderr=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"a pattern in adapter_config.json takes too long on the names of modules: "
-            f"{one_line(patterns[0], 80)}. List the modules by their names instead",
+            f"{to_one_line(patterns[0], 80)}. List the modules by their names instead",
             key=label,
             code="refused",
         ) from None
 
 
-def _patterns(settings: Mapping[str, Any]) -> Iterator[str]:
+def _iter_patterns(adapter_config: Mapping[str, Any]) -> Iterator[str]:
     for key in ("target_modules", "exclude_modules", "target_parameters", "modules_to_save"):
-        if isinstance(value := settings.get(key), str):
+        if isinstance(value := adapter_config.get(key), str):
             yield value
     for key in ("rank_pattern", "alpha_pattern"):
-        if isinstance(value := settings.get(key), dict):
+        if isinstance(value := adapter_config.get(key), dict):
             yield from value
-    of_layers = settings.get("layers_pattern")
+    of_layers = adapter_config.get("layers_pattern")
     for value in of_layers if isinstance(of_layers, list) else [of_layers]:
         if isinstance(value, str):
             yield value
 
 
-def _may_backtrack(pattern: str) -> bool:
-    """Whether a pattern has a repeat inside a repeat; one that cannot be read is left to PEFT."""
+def _can_backtrack(pattern: str) -> bool:
+    """Whether a pattern has nested repeats. Invalid patterns are left to PEFT."""
     try:
         return _has_nested_repeat(re._parser.parse(pattern), False)  # type: ignore[attr-defined]
     except (re.error, OverflowError, RecursionError):

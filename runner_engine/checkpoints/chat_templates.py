@@ -1,5 +1,4 @@
-"""Whether a checkpoint has a chat template, before its weights are read; imports no
-transformers."""
+"""Checks for a checkpoint's chat template before its weights are read, without transformers."""
 
 from __future__ import annotations
 
@@ -7,9 +6,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from runner_base import ConfigError, RunnerError, load_json, read_text
+from runner_base import ConfigError, RunnerError, load_json_object, read_text
 from runner_engine.checkpoints import gguf_file
-from runner_engine.checkpoints.resolve import ModelFiles
+from runner_engine.checkpoints.resolved_model import ModelFiles
 
 MAY_HOLD_ONE = (
     "chat_template.jinja",
@@ -21,21 +20,19 @@ MAY_HOLD_ONE = (
 ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
 
 
-def missing(model_name: str) -> str:
+def format_missing_template(model_name: str) -> str:
     """Return the message of a model that cannot be asked as a chat."""
     return f"model.name={model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
 
 
-def check(files: ModelFiles) -> None:
-    """Refuse questions in a chat template if the checkpoint surely has none; the tokenizer tells
-    the others."""
-    if not files.model.random_weights and surely_lacks_one(files.path):
-        raise ConfigError(missing(files.model.name), code="unsupported")
+def check_has_chat_template(files: ModelFiles) -> None:
+    """Raise ConfigError if the checkpoint certainly has no chat template. The tokenizer decides other cases."""
+    if not files.model.random_weights and certainly_lacks_template(files.path):
+        raise ConfigError(format_missing_template(files.model.name), code="unsupported")
 
 
-def surely_lacks_one(path: Path) -> bool:
-    """Return whether neither a .gguf file's metadata nor a folder's files contain a chat
-    template."""
+def certainly_lacks_template(path: Path) -> bool:
+    """Whether no chat template is in a .gguf file's metadata or a folder's files."""
     if path.is_file():
         return not any(
             key.startswith("tokenizer.chat_template") for key in gguf_file.read_header(path).metadata
@@ -43,15 +40,14 @@ def surely_lacks_one(path: Path) -> bool:
     if any((path / name).exists() for name in MAY_HOLD_ONE):
         return False
     try:
-        settings = load_json(path / "tokenizer_config.json")
+        settings = load_json_object(path / "tokenizer_config.json")
     except RunnerError:
         return False  # the tokenizer's own loading says what is wrong
     return not settings.get("chat_template") and "auto_map" not in settings
 
 
-def text_of(path: Path) -> str | None:
-    """Return the text of a checkpoint's chat templates, as far as its files show it; None if they
-    show none."""
+def read_chat_templates(path: Path) -> str | None:
+    """Return the source of all chat templates in a checkpoint. None if its files show none."""
     if path.is_file():
         metadata = gguf_file.read_header(path).metadata
         texts = [str(value) for key, value in metadata.items() if key.startswith("tokenizer.chat_template")]
@@ -60,20 +56,20 @@ def text_of(path: Path) -> str | None:
     found = [read_text(file, "the chat template") for file in files if file.is_file()]
     for name in ("chat_template.json", "tokenizer_config.json"):
         with suppress(RunnerError):
-            own = load_json(path / name).get("chat_template")
+            own = load_json_object(path / name).get("chat_template")
             named = own if isinstance(own, list) else [{"template": own}]
             found += [str(one["template"]) for one in named if isinstance(one, dict) and one.get("template")]
     return "\n".join(found) or None
 
 
-def takes_tools(template: str) -> bool:
-    """Whether a chat template reads the functions that a chat offers."""
+def supports_tools(template: str) -> bool:
+    """Whether a chat template renders tools."""
     return re.search(r"\btools\b", template) is not None
 
 
-def check_takes_tools(template: str, model_name: str) -> None:
-    """Refuse functions for a chat template that leaves them out."""
-    if not takes_tools(template):
+def check_supports_tools(template: str, model_name: str) -> None:
+    """Raise ConfigError if a chat template ignores tools."""
+    if not supports_tools(template):
         raise ConfigError(
             f"the chat template of model.name={model_name} takes no tools: the model would never see the functions; "
             "task.offer=system (task=tools) puts them into the system message, as JSON",

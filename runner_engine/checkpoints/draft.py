@@ -1,5 +1,4 @@
-"""The draft model of generation.speculate, or the model's own head: what is asked for, and whether it
-fits the model. Imports no torch."""
+"""Resolves and checks the draft model or MTP head of generation.speculate. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from runner_base import ConfigError, DataError, load_json, names_gguf_file
+from runner_base import ConfigError, DataError, is_gguf_file_name, load_json_object
 from runner_engine.checkpoints import gguf_file
-from runner_engine.checkpoints.layer_kinds import layer_kinds
-from runner_engine.checkpoints.own_head import check_head
-from runner_engine.checkpoints.resolve import ResolvedModel, draft_model, resolve
+from runner_engine.checkpoints.layer_kinds import derive_layer_kinds
+from runner_engine.checkpoints.mtp_head import check_head
+from runner_engine.checkpoints.resolved_model import ResolvedModel, build_draft_model_config, resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.rope import RopeConfig
-from runner_engine.settings.speculation import KEY, Guesser, Speculate
+from runner_engine.settings.speculation import KEY, DrafterKind, SpeculationConfig
 from runner_engine.spec import OWN_HEAD, ModelSpec
 
 MOST_NAMED = 3  # tokens that a message shows
@@ -25,33 +24,32 @@ FILLING = 100  # one in so many tokens of a model may be missing in a draft: the
 LISTED = "tokenizer.ggml.tokens"  # where a .gguf file lists them
 
 
-def draft_of(resolved: ResolvedModel) -> ResolvedModel | None:
-    """Return the draft model beside a model, or its own head; None where none guesses."""
+def resolve_draft(resolved: ResolvedModel) -> ResolvedModel | None:
+    """Resolve the draft model or MTP head. None if speculation uses neither."""
     how = resolved.spec.generation.speculation
-    is_model = how.kind in (Guesser.draft, Guesser.mtp)
-    return resolve(draft_spec(resolved.spec, how)) if is_model else None
+    is_model = how.kind in (DrafterKind.draft, DrafterKind.mtp)
+    return resolve(build_draft_spec(resolved.spec, how)) if is_model else None
 
 
-def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
-    """Return what the engine is asked for as a draft: never with the adapter, whose model checks
-    its guesses."""
-    if how.kind is Guesser.mtp:
+def build_draft_spec(spec: ModelSpec, speculation: SpeculationConfig) -> ModelSpec:
+    """Build the draft model's spec. It has no adapter, because the adapted model checks its draft tokens."""
+    if speculation.kind is DrafterKind.mtp:
         model, quantization, rope = spec.model, QuantizationConfig(), spec.rope
-    elif how.model is None:
+    elif speculation.model is None:
         model, quantization, rope = spec.model, spec.quantization, spec.rope
     else:
-        model = draft_model(spec.model, how.model)
-        is_file = names_gguf_file(how.model)
+        model = build_draft_model_config(spec.model, speculation.model)
+        is_file = is_gguf_file_name(speculation.model)
         quantization = CHOICES["gguf"]() if is_file else QuantizationConfig()
         rope = RopeConfig()
-    if how.quantization is not None:
-        if how.quantization not in CHOICES.names():
-            known = ", ".join(CHOICES.names())
+    if speculation.quantization is not None:
+        if speculation.quantization not in CHOICES.list_names():
+            known = ", ".join(CHOICES.list_names())
             raise ConfigError(
-                f"quantization must be one of {known}", key=KEY, value=how, code="unknown_choice"
+                f"quantization must be one of {known}", key=KEY, value=speculation, code="unknown_choice"
             )
-        quantization = CHOICES[how.quantization]()
-        _refuse_second_quantization(model.name, quantization, how)
+        quantization = CHOICES[speculation.quantization]()
+        _reject_requantization(model.name, quantization, speculation)
     generation = replace(spec.generation, speculate="off", kv_cache="as_model")
     return ModelSpec(
         model,
@@ -61,117 +59,122 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
         generation,
         spec.seed,
         spec.workload,
-        first_layers=OWN_HEAD if how.kind is Guesser.mtp else how.layers,
+        first_layers=OWN_HEAD if speculation.kind is DrafterKind.mtp else speculation.layers,
     )
 
 
-def _refuse_second_quantization(name: str, wanted: QuantizationConfig, how: Speculate) -> None:
-    """Refuse to quantize the weights of a .gguf file once more, as `draft` alone would."""
-    if names_gguf_file(name) and wanted.source is not CheckpointSource.gguf:
+def _reject_requantization(
+    model_name: str, quantization: QuantizationConfig, speculation: SpeculationConfig
+) -> None:
+    """Raise ConfigError if the draft would quantize a .gguf file's weights again."""
+    if is_gguf_file_name(model_name) and quantization.source is not CheckpointSource.gguf:
         raise ConfigError(
-            f"the draft {name} is a .gguf file, and quantization {wanted.name} cannot be made of it. Use "
+            f"the draft {model_name} is a .gguf file, and quantization {quantization.name} cannot be made of it. Use "
             "the file's first layers, {kind: draft, layers: N}; a smaller model, {kind: draft, model: FILE.gguf}; or "
             f"{KEY}=ngram",
             key=KEY,
-            value=how,
+            value=speculation,
             code="unsupported",
         )
 
 
-def kept_share(draft: ResolvedModel, weights: Mapping[str, int]) -> float:
-    """Return the share of a draft's weights, given by part, that stays if it keeps only its first
-    layers."""
+def compute_draft_weight_share(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
+    """Return the share of the draft's weights that remains after truncation to its first layers."""
     kept, layers = draft.spec.first_layers, draft.files.text_settings.get("num_hidden_layers")
-    whole = sum(weights.values())
+    whole = sum(weight_bytes.values())
     if not kept or not layers or not whole:
         return 1.0
-    ends = sum(weights.get(part, 0) for part in ("embedding", "head"))
+    ends = sum(weight_bytes.get(part, 0) for part in ("embedding", "head"))
     return (ends + (whole - ends) * float(kept) / float(layers)) / whole
 
 
 @contextmanager
-def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
-    """Give the draft beside a model, whose libraries are here, or the head that the model has; a
-    mistake in it names the key that asks for it."""
+def resolve_checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
+    """Context that yields the checked draft model or MTP head. Its errors name generation.speculate."""
     how = resolved.spec.generation.speculation
-    if how.kind is Guesser.mtp:
+    if how.kind is DrafterKind.mtp:
         check_head(how, resolved.files)
-    draft = draft_of(resolved)
+    draft = resolve_draft(resolved)
     try:
-        for choice in () if draft is None else draft.mix.choices:
+        for choice in () if draft is None else draft.quantization_mix.quantizing_configs:
             choice.require_packages(f"its draft in {choice.name}")
         yield draft
     except ConfigError as error:
         raise type(error)(str(error), key=KEY, value=how, code=error.code) from error
 
 
-def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
-    """Reject a draft that does not fit the model: its layers, or its tokens."""
+def check_draft_fits(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
+    """Raise ConfigError if the draft's number of layers or its tokens do not match the model."""
     how = resolved.spec.generation.speculation
-    if draft is None or how.kind is Guesser.mtp:
+    if draft is None or how.kind is DrafterKind.mtp:
         return
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
         raise ConfigError(
             f"the draft has {layers} layers, and not {how.layers}", key=KEY, value=how, code="bad_value"
         )
-    _check_attends(how, draft)
-    own, its = _tokens(resolved), _tokens(draft)
+    _check_has_attention(how, draft)
+    own, its = _read_tokens(resolved), _read_tokens(draft)
     if how.model is not None and own is not None and its is not None:  # else when both are loaded
-        check_tokens(how, own, its)
+        check_same_tokens(how, own, its)
 
 
-def _check_attends(how: Speculate, draft: ResolvedModel) -> None:
-    """Reject first layers of a hybrid that end before its first attention: no pass can be checked by what it keeps."""
-    kinds = layer_kinds(draft.files.text_settings)
-    least = next((number for number, kind in enumerate(kinds, start=1) if kind.attends), None)
-    if how.layers is not None and least is not None and how.layers < least:
+def _check_has_attention(speculation: SpeculationConfig, draft: ResolvedModel) -> None:
+    """Reject a truncated hybrid draft without an attention layer, because its tokens cannot be verified."""
+    kinds = derive_layer_kinds(draft.files.text_settings)
+    least = next((number for number, kind in enumerate(kinds, start=1) if kind.has_attention), None)
+    if speculation.layers is not None and least is not None and speculation.layers < least:
         raise ConfigError(
-            f"the draft's first {how.layers} layers have no attention. Use layers: {least} or more",
+            f"the draft's first {speculation.layers} layers have no attention. Use layers: {least} or more",
             key=KEY,
-            value=how,
+            value=speculation,
             code="unsupported",
         )
 
 
-def check_tokens(how: Speculate, own: Mapping[int, str], its: Mapping[int, str]) -> None:
-    """Reject a draft whose tokens are not those of the model, number by number; rows that only fill
-    a table up do not count."""
-    others = [number for number in own if number in its and own[number] != its[number]]
-    missing = [number for number in own if number not in its]
-    if not others and len(missing) <= len(own) // FILLING:
+def check_same_tokens(
+    speculation: SpeculationConfig, model_tokens: Mapping[int, str], draft_tokens: Mapping[int, str]
+) -> None:
+    """Raise ConfigError if the draft's tokens differ from the model's. Unused table entries are ignored."""
+    others = [
+        number
+        for number in model_tokens
+        if number in draft_tokens and model_tokens[number] != draft_tokens[number]
+    ]
+    missing = [number for number in model_tokens if number not in draft_tokens]
+    if not others and len(missing) <= len(model_tokens) // FILLING:
         return
     shown = ", ".join(
-        f"{number} is {own[number]!r} and {its.get(number)!r}" for number in (others or missing)[:MOST_NAMED]
+        f"{number} is {model_tokens[number]!r} and {draft_tokens.get(number)!r}"
+        for number in (others or missing)[:MOST_NAMED]
     )
     count = len(others) + len(missing)
     raise ConfigError(
-        f"a draft must have the model's own tokens, and {count:,} of {len(own):,} differ ({shown}): "
+        f"a draft must have the model's own tokens, and {count:,} of {len(model_tokens):,} differ ({shown}): "
         "use a draft of the same family",
         key=KEY,
-        value=how,
+        value=speculation,
         code="mismatch",
     )
 
 
-def _tokens(resolved: ResolvedModel) -> dict[int, str] | None:
-    """Return the texts of a model's tokens by their numbers, as its files have them; None where
-    these cannot be read here."""
+def _read_tokens(resolved: ResolvedModel) -> dict[int, str] | None:
+    """Read a model's tokens by id from its files. None if they cannot be read here."""
     path = resolved.files.path
     try:
         if path.is_file():
             header = gguf_file.read_header(path)
-            return dict(enumerate(gguf_file.read_array(header, LISTED, of_texts=True)))
+            return dict(enumerate(gguf_file.read_array(header, LISTED, is_text=True)))
         file = path / "tokenizer.json"
-        return _of_json(load_json(file)) if file.is_file() else None
+        return _parse_tokenizer_json(load_json_object(file)) if file.is_file() else None
     except (DataError, OSError, AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
-def _of_json(settings: dict[str, Any]) -> dict[int, str] | None:
-    vocabulary = settings["model"]["vocab"]
+def _parse_tokenizer_json(tokenizer_config: dict[str, Any]) -> dict[int, str] | None:
+    vocabulary = tokenizer_config["model"]["vocab"]
     if isinstance(vocabulary, dict):
         tokens = {number: text for text, number in vocabulary.items()}
     else:  # a unigram's pairs of text and score
         tokens = {number: pair[0] for number, pair in enumerate(vocabulary)}
-    return tokens | {one["id"]: one["content"] for one in settings.get("added_tokens") or ()}
+    return tokens | {one["id"]: one["content"] for one in tokenizer_config.get("added_tokens") or ()}

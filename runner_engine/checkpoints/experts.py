@@ -1,9 +1,9 @@
-"""The experts of a mixture, matrix by matrix, by the names of a checkpoint's tensors; no torch.
+"""Lists a mixture's experts matrix by matrix, from a checkpoint's tensor names; no torch.
 
-Some checkpoints store each matrix of each expert apart, others all experts of a layer in one tensor
-with three dimensions. Listed here they are alike: a linear weight for each matrix of each expert,
-named as most checkpoints have it, `model.layers.0.mlp.experts.3.gate_proj.weight`. So one walk
-decides about all of them, and the loader follows it.
+Some checkpoints store each matrix of each expert separately, others all experts of a layer in one
+tensor with three dimensions. Both are listed in the same form: a linear weight for each matrix of
+each expert, named as in most checkpoints, `model.layers.0.mlp.experts.3.gate_proj.weight`. So one
+walk decides about all of them, and the loader follows it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.weight_files import TensorLocation
 
 # an expert's matrices, as most checkpoints name them
 GATE, UP, DOWN = ("gate_proj", "up_proj", "down_proj")
@@ -45,31 +45,30 @@ NOT_APART = frozenset({"longcat_flash", "step3p7"})
 
 
 @dataclass(frozen=True)
-class ExpertMatrix(Tensor):
-    """A matrix of one expert, [outputs, inputs]; its bytes are among those of a stored tensor."""
+class ExpertMatrix(TensorLocation):
+    """A matrix of one expert, [outputs, inputs], whose bytes lie within a stored tensor."""
 
     layer: str = ""  # the path of the experts of its layer
     number: int = 0
     matrix: str = ""  # gate_proj, up_proj or down_proj
-    stored: Tensor | None = None  # the tensor of this matrix alone, or of all experts
+    stored: TensorLocation | None = None  # the tensor of this matrix alone, or of all experts
     is_fused: bool = False
 
 
-def expert_matrices(tensors: Iterable[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
-    """Return a checkpoint's tensors with those of experts as matrices; all as they are if its
-    experts stay fused."""
+def split_experts(tensors: Iterable[TensorLocation], config: Mapping[str, Any]) -> list[TensorLocation]:
+    """Return a checkpoint's tensors with experts split into matrices, unless the family keeps them fused."""
     listed = list(tensors)
-    family = str(settings.get("model_type", ""))
+    family = str(config.get("model_type", ""))
     if family in NOT_APART:
         return listed
-    return [matrix for tensor in listed for matrix in _matrices_of(tensor, family in TRANSPOSED)]
+    return [matrix for tensor in listed for matrix in _iter_matrices(tensor, family in TRANSPOSED)]
 
 
-def _matrices_of(tensor: Tensor, is_transposed: bool) -> Iterator[Tensor]:
+def _iter_matrices(tensor: TensorLocation, is_transposed: bool) -> Iterator[TensorLocation]:
     apart = OF_ONE.fullmatch(tensor.name) if len(tensor.shape) == 2 else None
     if apart is not None:
         layer = apart["layer"].replace(OLDER, ".mlp.experts")
-        yield _matrix(tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False)
+        yield _build_matrix(tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False)
         return
     fused = OF_ALL.fullmatch(tensor.name) if len(tensor.shape) == 3 else None
     if fused is None:
@@ -82,14 +81,14 @@ def _matrices_of(tensor: Tensor, is_transposed: bool) -> Iterator[Tensor]:
         names, outputs = [GATE, UP], outputs // 2
     for number in range(experts):
         for matrix in names:
-            yield _matrix(tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True)
+            yield _build_matrix(tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True)
 
 
-def _matrix(
-    tensor: Tensor, layer: str, number: int, matrix: str, shape: tuple[int, ...], is_fused: bool
+def _build_matrix(
+    tensor: TensorLocation, layer: str, expert: int, matrix: str, shape: tuple[int, ...], is_fused: bool
 ) -> ExpertMatrix:
-    nbytes = shape[0] * shape[1] * tensor.nbytes // max(tensor.params, 1)
-    name = f"{layer}.{number}.{matrix}.weight"
+    nbytes = shape[0] * shape[1] * tensor.nbytes // max(tensor.num_elements, 1)
+    name = f"{layer}.{expert}.{matrix}.weight"
     return ExpertMatrix(
         name,
         tensor.dtype,
@@ -99,7 +98,7 @@ def _matrix(
         nbytes,
         None,
         layer,
-        number,
+        expert,
         matrix,
         tensor,
         is_fused,

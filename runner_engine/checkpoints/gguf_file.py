@@ -1,8 +1,6 @@
-"""Reads and checks the header of a .gguf file: the model's settings and where its tensors are,
-without the weights.
+"""Reads and checks a .gguf file's header: the model's settings and tensor offsets, without weights.
 
-Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is
-planned.
+Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is planned.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner_base import DataError, names_gguf_file, reading, short
+from runner_base import DataError, is_gguf_file_name, os_errors_as_data_error, truncated_repr
 from runner_engine.checkpoints.architectures import MODULES
-from runner_engine.checkpoints.gguf_header import Array, Header
-from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, Tensor
+from runner_engine.checkpoints.gguf_header import ArrayLocation, GgufHeader
+from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, TensorLocation
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
@@ -107,8 +105,8 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 
 
 def is_gguf(path: Path) -> bool:
-    """Tell whether a file is a .gguf file, or has the name of one."""
-    if names_gguf_file(path.name):
+    """Whether a file has the .gguf magic, or exists with the .gguf suffix."""
+    if is_gguf_file_name(path.name):
         return path.is_file()
     try:
         with path.open("rb") as stream:
@@ -117,25 +115,24 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a .gguf file and check it against the file's size; cached until the file
-    changes."""
-    with reading(path):
+def read_header(path: Path) -> GgufHeader:
+    """Read and check a .gguf file's header. The result is cached until the file changes."""
+    with os_errors_as_data_error(path):
         stat = path.stat()
-        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+        return _read_header_cached(path, stat.st_size, stat.st_mtime_ns)
 
 
-def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
-    """Return an array of the header, such as a vocabulary: texts, or numbers."""
+def read_array(header: GgufHeader, key: str, is_text: bool) -> list[Any]:
+    """Read an array of the header, such as a vocabulary, as strings or numbers."""
     array = header.arrays.get(key)
-    if array is None or (array.kind != STRING if of_texts else array.kind not in SCALARS):
+    if array is None or (array.kind != STRING if is_text else array.kind not in SCALARS):
         raise DataError(
-            f"{key}: a list of {'texts' if of_texts else 'numbers'} expected", key=header.file, code="damaged"
+            f"{key}: a list of {'texts' if is_text else 'numbers'} expected", key=header.file, code="damaged"
         )
-    with reading(header.file), header.file.open("rb") as stream:
+    with os_errors_as_data_error(header.file), header.file.open("rb") as stream:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
-        if not of_texts:
+        if not is_text:
             return list(struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start))
         texts, at, length_at = [], array.start, LENGTH.unpack_from
         try:
@@ -148,10 +145,10 @@ def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
         return texts
 
 
-def read_settings(header: Header) -> dict[str, Any]:
-    """Return the sizes that a config.json would contain, and the dtype of the unpacked weights.
+def read_settings(header: GgufHeader) -> dict[str, Any]:
+    """Return the sizes that a config.json would contain, and the dtype of the dequantized weights.
 
-    Numbers in blocks are products of a float16 and a small integer, which only float32 represents
+    Weights in blocks are products of a float16 and a small integer, which only float32 represents
     exactly.
     """
     of = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
@@ -162,9 +159,9 @@ def read_settings(header: Header) -> dict[str, Any]:
     settings = {
         "num_hidden_layers": of.get("block_count"),
         "hidden_size": of.get("embedding_length"),
-        "intermediate_size": largest(of.get("feed_forward_length")),
-        "num_attention_heads": largest(of.get("attention.head_count")),
-        "num_key_value_heads": largest(of.get("attention.head_count_kv")),
+        "intermediate_size": max_value(of.get("feed_forward_length")),
+        "num_attention_heads": max_value(of.get("attention.head_count")),
+        "num_key_value_heads": max_value(of.get("attention.head_count_kv")),
         "head_dim": of.get("attention.key_length") or of.get("rope.dimension_count"),
         "vocab_size": of.get("vocab_size") or of.get("tokenizer.ggml.tokens"),
         "tie_word_embeddings": "output.weight" not in names,
@@ -173,27 +170,25 @@ def read_settings(header: Header) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def is_known(header: Header) -> bool:
-    """Whether the file's settings and names are known here (gguf_names.py); else transformers reads
-    it, in seconds."""
+def is_supported(header: GgufHeader) -> bool:
+    """Whether our own reader supports the architecture. Otherwise transformers reads the file, in seconds."""
     # transformers makes a Mistral of a Llama with this name
     return header.architecture in MODULES and header.metadata.get("general.name") != "mistral"
 
 
-def can_keep_blocks(header: Header) -> bool:
-    """Whether a model's matrices can stay in the blocks of the file."""
-    return is_known(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
+def can_keep_blocks(header: GgufHeader) -> bool:
+    """Whether a model's matrices can stay quantized in the file's blocks."""
+    return is_supported(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
 
 
-def kept_tensors(header: Header) -> list[Tensor]:
-    """List the tensors as they are in memory if blocks are kept; those of other types are
-    unpacked."""
+def list_in_memory_tensors(header: GgufHeader) -> list[TensorLocation]:
+    """List the tensors as held in memory if blocks are kept. Other types are dequantized."""
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
-    return [kept.get(tensor.name, tensor) for tensor in unpacked_tensors(header)]
+    return [kept.get(tensor.name, tensor) for tensor in list_dequantized_tensors(header)]
 
 
-def bytes_beyond_file(tensor: Tensor) -> int:
-    """Count the bytes that a matrix takes in the kernels' panels, beyond those in the file."""
+def packing_overhead_bytes(tensor: TensorLocation) -> int:
+    """Return how many bytes a matrix needs in the kernels' packed layout beyond its size in the file."""
     if tensor.dtype not in KEPT_TYPES or len(tensor.shape) not in (2, 3):
         return 0
     *experts, outputs, inputs = tensor.shape
@@ -202,19 +197,19 @@ def bytes_beyond_file(tensor: Tensor) -> int:
     return math.prod(experts) * math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
 
 
-def unpacked_tensors(header: Header) -> list[Tensor]:
-    """List the tensors as transformers unpacks them: as float32 numbers."""
+def list_dequantized_tensors(header: GgufHeader) -> list[TensorLocation]:
+    """List the tensors as transformers loads them: dequantized to float32."""
     weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
-    return [replace(tensor, dtype="F32", nbytes=4 * tensor.params) for tensor in weights]
+    return [replace(tensor, dtype="F32", nbytes=4 * tensor.num_elements) for tensor in weights]
 
 
-def largest(value: Any) -> Any:
-    """Return a number, or the largest one of a list: some models have one number per layer."""
+def max_value(value: Any) -> Any:
+    """Return a number, or the maximum of a list. Some models have one number per layer."""
     return max(value) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=64)
-def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
+def _read_header_cached(path: Path, size: int, _mtime_ns: int) -> GgufHeader:
     with path.open("rb") as stream:
         start = stream.read(4)
         if start != MAGIC:
@@ -224,7 +219,7 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
-            return _parse(_GgufReader(blob), path, size)
+            return _parse_header(_HeaderReader(blob), path, size)
         except (struct.error, IndexError, OverflowError) as error:
             raise DataError(
                 f"truncated: its {size} bytes end within the header", key=path, code="damaged"
@@ -233,27 +228,27 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
             raise DataError(f"damaged header ({error})", key=path, code="damaged") from error
 
 
-class _GgufReader:
-    """Reads the values of the header in their order."""
+class _HeaderReader:
+    """Reads the header's values in file order."""
 
     def __init__(self, blob: mmap.mmap) -> None:
         self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
 
-    def spend(self, values: int, path: Path) -> None:
-        """Count what is to be read one by one."""
-        self.values_left -= values
+    def count_values(self, num_values: int, path: Path) -> None:
+        """Count values to read. Raises DataError beyond the limit."""
+        self.values_left -= num_values
         if self.values_left < 0:
             raise DataError(
                 f"damaged header: more than {MAX_VALUES:,} values by byte {self.at}", key=path, code="damaged"
             )
 
-    def scalar(self, kind: str) -> Any:
+    def read_scalar(self, kind: str) -> Any:
         (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
         self.at += struct.calcsize(f"<{kind}")
         return value
 
-    def string(self, path: Path) -> str:
-        length = self.scalar("Q")
+    def read_string(self, path: Path) -> str:
+        length = self.read_scalar("Q")
         if length > len(self.blob) - self.at:
             raise IndexError("the string ends beyond the file")
         if length > MAX_TEXT_BYTES:
@@ -263,7 +258,7 @@ class _GgufReader:
         self.at += length
         return self.blob[self.at - length : self.at].decode()
 
-    def skip_texts(self, count: int) -> None:
+    def skip_strings(self, count: int) -> None:
         # a vocabulary may have 262,144 texts
         blob, at, length_at = (self.blob, self.at, LENGTH.unpack_from)
         for _ in range(count):
@@ -272,24 +267,24 @@ class _GgufReader:
             raise IndexError("the last string ends beyond the file")
         self.at = at
 
-    def value(self, kind: int, path: Path) -> Any:
+    def read_value(self, kind: int, path: Path) -> Any:
         if kind == STRING:
-            return self.string(path)
+            return self.read_string(path)
         if kind in SCALARS:
-            return self.scalar(SCALARS[kind])
+            return self.read_scalar(SCALARS[kind])
         if kind != ARRAY:
             raise DataError(
                 f"damaged header: a value of the unknown type {kind} at byte {self.at}",
                 key=path,
                 code="damaged",
             )
-        inner, count = self.scalar("I"), self.scalar("Q")
+        inner, count = self.read_scalar("I"), self.read_scalar("Q")
         if count <= LONG_ARRAY or inner == STRING:
-            self.spend(count, path)
+            self.count_values(count, path)
         if count <= LONG_ARRAY:
-            return [self.value(inner, path) for _ in range(count)]
+            return [self.read_value(inner, path) for _ in range(count)]
         if inner == STRING:
-            self.skip_texts(count)
+            self.skip_strings(count)
         elif inner in SCALARS:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
@@ -301,50 +296,54 @@ class _GgufReader:
         return count
 
 
-def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
-    version = reader.scalar("I")
+def _parse_header(reader: _HeaderReader, path: Path, size: int) -> GgufHeader:
+    version = reader.read_scalar("I")
     if version not in VERSIONS:
         raise DataError(
             f"GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read",
             key=path,
             code="unsupported",
         )
-    tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
+    tensor_count, pairs = reader.read_scalar("Q"), reader.read_scalar("Q")
     if tensor_count > MAX_TENSORS:
         raise DataError(
             f"damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read",
             key=path,
             code="damaged",
         )
-    reader.spend(pairs, path)
+    reader.count_values(pairs, path)
     metadata: dict[str, Any] = {}
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, ArrayLocation] = {}
     for _ in range(pairs):
-        key = reader.string(path)
+        key = reader.read_string(path)
         if key in metadata:
-            raise DataError(f"damaged header: the key {short(key)} is duplicated", key=path, code="damaged")
-        kind = reader.scalar("I")
+            raise DataError(
+                f"damaged header: the key {truncated_repr(key)} is duplicated", key=path, code="damaged"
+            )
+        kind = reader.read_scalar("I")
         if kind == ARRAY:
             inner, count = struct.unpack_from("<IQ", reader.blob, reader.at)
-            arrays[key] = Array(inner, count, reader.at + 12)
-        value = reader.value(kind, path)
+            arrays[key] = ArrayLocation(inner, count, reader.at + 12)
+        value = reader.read_value(kind, path)
         metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
     _check_metadata(metadata, path)
     alignment = metadata.get("general.alignment", ALIGNMENT)
-    unaligned: dict[str, Tensor] = {}
+    unaligned: dict[str, TensorLocation] = {}
     for _ in range(tensor_count):
-        name = reader.string(path)
+        name = reader.read_string(path)
         if name in unaligned:
-            raise DataError(f"damaged header: two tensors are called {short(name)}", key=path, code="damaged")
-        dimensions = reader.scalar("I")
+            raise DataError(
+                f"damaged header: two tensors are called {truncated_repr(name)}", key=path, code="damaged"
+            )
+        dimensions = reader.read_scalar("I")
         if dimensions > MAX_DIMENSIONS:
             raise DataError(
                 f"tensor {name} has {dimensions:,} dimensions; at most {MAX_DIMENSIONS} can be read",
                 key=path,
                 code="unsupported",
             )
-        fastest_first = [reader.scalar("Q") for _ in range(dimensions)]
-        kind, offset = reader.scalar("I"), reader.scalar("Q")
+        fastest_first = [reader.read_scalar("Q") for _ in range(dimensions)]
+        kind, offset = reader.read_scalar("I"), reader.read_scalar("Q")
         if kind not in BLOCKS:
             raise DataError(
                 f"tensor {name} is stored in the type {kind}, which is unknown here",
@@ -365,7 +364,9 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
                 key=path,
                 code="damaged",
             )
-        unaligned[name] = Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes)
+        unaligned[name] = TensorLocation(
+            name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes
+        )
     start = -(-reader.at // alignment) * alignment
     tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned.values())
     for tensor in tensors:
@@ -380,15 +381,15 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     for one, after in pairwise(in_order):
         if after.offset < one.offset + one.nbytes:
             raise DataError(f"tensors {one.name} and {after.name} overlap", key=path, code="damaged")
-    return Header(path, metadata, arrays, tensors)
+    return GgufHeader(path, metadata, arrays, tensors)
 
 
 def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
-    """Reject values of other types than those that are read here, or out of range."""
+    """Raise DataError for metadata of an unexpected type or out of range."""
 
-    def fail(key: str, expected: str) -> NoReturn:
+    def reject_value(key: str, expected: str) -> NoReturn:
         raise DataError(
-            f"damaged header: {key}: {expected} expected, found {short(metadata[key])}",
+            f"damaged header: {key}: {expected} expected, found {truncated_repr(metadata[key])}",
             key=path,
             code="damaged",
         )
@@ -400,17 +401,17 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
         raise DataError("names no general.architecture, so it contains no model", key=path, code="damaged")
     architecture = metadata["general.architecture"]
     if not isinstance(architecture, str) or not architecture:
-        fail("general.architecture", "a text")
+        reject_value("general.architecture", "a text")
     alignment = metadata.get("general.alignment", ALIGNMENT)
     if not is_count(alignment) or alignment.bit_count() != 1:
-        fail("general.alignment", "a power of two")
+        reject_value("general.alignment", "a power of two")
     if not is_count(metadata.get("tokenizer.ggml.tokens", 0)):
-        fail("tokenizer.ggml.tokens", "a list")
+        reject_value("tokenizer.ggml.tokens", "a list")
     for name, may_be_list in COUNTS.items():
         value = metadata.get(key := f"{architecture}.{name}", 0)
         values = value if may_be_list and isinstance(value, list) and value else [value]
         if not all(map(is_count, values)):
-            fail(
+            reject_value(
                 key,
                 f"a whole number from 0 to {MAX_COUNT}{(', or one for each layer,' if may_be_list else '')}",
             )

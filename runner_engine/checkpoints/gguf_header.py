@@ -1,4 +1,4 @@
-"""What the header of a .gguf file says; gguf_file.py reads it."""
+"""Data classes for a .gguf file's header, which gguf_file.py reads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.weight_files import TensorLocation
 
 
 @dataclass(frozen=True)
-class Array:
-    """Where the elements of an array are in the file."""
+class ArrayLocation:
+    """Element type, length and byte offset of an array in the file."""
 
     kind: int  # of its elements
     count: int
@@ -20,22 +20,21 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Header:
-    """The header of a .gguf file; `metadata` contains a long array's length instead of the
-    array."""
+class GgufHeader:
+    """A .gguf file's header. `metadata` holds a long array's length instead of the array."""
 
     file: Path
     metadata: dict[str, Any]
-    arrays: dict[str, Array]  # all of them, also short ones: `read_array` reads one
-    tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
+    arrays: dict[str, ArrayLocation]  # all of them, also short ones: `read_array` reads one
+    tensors: tuple[TensorLocation, ...]  # with GGUF's names of dtypes: F32, Q8_0
 
     @property
     def architecture(self) -> str:
-        """The model's architecture, as llama.cpp names it."""
+        """The model's architecture by llama.cpp's name."""
         return self.metadata["general.architecture"]  # type: ignore[no-any-return]  # checked to be a text
 
     @property
-    def types(self) -> str:
-        """How the tensors are stored, e.g. `Q8_0 ×15, F32 ×6`."""
+    def type_counts(self) -> str:
+        """Tensor types and counts, such as `Q8_0 ×15, F32 ×6`."""
         counts = Counter(tensor.dtype for tensor in self.tensors)
         return ", ".join(f"{name} ×{count}" for name, count in counts.most_common())

@@ -1,9 +1,10 @@
-"""Downloads models from the hub into the hub's own cache, resumes interrupted files and checks finished ones.
+"""Downloads models from the Hugging Face hub into its cache, resumes partial files and verifies checksums.
 
-huggingface_hub's `snapshot_download` starts an interrupted file again and checks only its size. Here a file grows in
-`blobs/<checksum>.part`, is continued there by the next process, and becomes `blobs/<checksum>` only when its content
-has that checksum. The result is an ordinary cache for `from_pretrained` and every other tool. huggingface_hub reads the
-token (HF_TOKEN or its stored login), which is sent as a header and is not logged.
+huggingface_hub's `snapshot_download` restarts an interrupted file and checks only its size. Here a
+file grows in `blobs/<checksum>.part`, is continued there by the next process, and becomes
+`blobs/<checksum>` only when its content has that checksum. The result is an ordinary cache for
+`from_pretrained` and every other tool. huggingface_hub reads the token (HF_TOKEN or its stored
+login), which is sent as a header and is not logged.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
 
-from runner_base import ConfigError, Progress, few
+from runner_base import ConfigError, Progress, join_first_names
 from runner_engine.checkpoints import hub_cache
-from runner_engine.checkpoints.hub_cache import COMMIT, File, Snapshot, Tree
+from runner_engine.checkpoints.hub_cache import COMMIT, HubSnapshot, RepositoryFile, Tree
 
 log = logging.getLogger(__name__)
 
@@ -43,60 +44,63 @@ RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20
 
 
-def find(
-    key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
-) -> Snapshot:
-    """Ask the hub for the files of a model; if it cannot be reached, a complete cache is enough."""
+def find_snapshot(
+    key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]
+) -> HubSnapshot:
+    """Query the hub for a model's files. If the hub is unreachable, a complete cache suffices."""
     patterns, wanted = tuple(patterns), revision or constants.DEFAULT_REVISION
     try:
-        folder_name = repo_folder_name(repo_id=name, repo_type="model")
+        folder_name = repo_folder_name(repo_id=repo_id, repo_type="model")
     except hub.HFValidationError as error:
-        raise ConfigError(f"not a hub id: {error}", key=key, value=name, code="bad_value") from error
+        raise ConfigError(f"not a hub id: {error}", key=key, value=repo_id, code="bad_value") from error
     repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
     commit = hub_cache.cached_commit(repo, wanted)
-    tree = hub_cache.read_tree(repo, commit)
-    cached = Snapshot(key, name, wanted, commit, repo, hub_cache.pick_files(tree, patterns), tree)
-    gaps = hub_cache.gaps(cached, patterns) if commit else []
+    tree = hub_cache.read_file_list(repo, commit)
+    cached = HubSnapshot(key, repo_id, wanted, commit, repo, hub_cache.select_files(tree, patterns), tree)
+    gaps = hub_cache.find_missing_files(cached, patterns) if commit else []
     if commit == wanted and tree and not gaps:
         return cached  # a commit never changes: there is nothing to ask
     try:
         if is_offline_mode():
             raise hub.OfflineModeIsEnabled()
-        commit, tree = _ask(name, revision)
+        commit, tree = _query_hub(repo_id, revision)
     except (TRANSPORT, OSError, *UNREADABLE) as error:
         usable = commit and cached.folder.is_dir() and not gaps
         if usable and not isinstance(error, hub.RevisionNotFoundError):
             if not is_offline_mode():
-                log.warning("%s=%s: %s: the files in the cache are used", key, name, why_not(error))
-            return Snapshot(key, name, wanted, commit, repo, ())
-        raise _rejection(cached, error) or _unavailable(cached, gaps, error) from error
-    return Snapshot(key, name, wanted, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+                log.warning(
+                    "%s=%s: %s: the files in the cache are used", key, repo_id, describe_hub_failure(error)
+                )
+            return HubSnapshot(key, repo_id, wanted, commit, repo, ())
+        raise _build_rejection_error(cached, error) or _build_unavailable_error(
+            cached, gaps, error
+        ) from error
+    return HubSnapshot(key, repo_id, wanted, commit, repo, hub_cache.select_files(tree, patterns), tree)
 
 
-def download(snapshot: Snapshot) -> None:
-    """Fetch the missing files; whatever was fetched, even parts of files, stays in the cache after
-    an error."""
-    missing = snapshot.missing
-    snapshot.check_room()
+def download_snapshot(snapshot: HubSnapshot) -> None:
+    """Download the missing files. After an error, everything downloaded so far stays in the cache."""
+    missing = snapshot.missing_files
+    snapshot.check_disk_space()
     _check_token()
     try:
         with Progress(sum(file.size for file in missing), f"download {snapshot.name}", "bytes") as bar:
-            meter = _Meter(bar)
+            meter = _DownloadMeter(bar)
             for file in missing:
-                _fetch(snapshot, file, meter)
+                _download_file(snapshot, file, meter)
                 meter.finished += file.size
         hub_cache.write_ref(snapshot)
     except (TRANSPORT, OSError) as error:
-        raise _rejection(snapshot, error) or _interrupted(snapshot, error) from error
+        raise _build_rejection_error(snapshot, error) or _build_interruption_error(snapshot, error) from error
 
 
 @lru_cache(maxsize=64)  # a job asks more than once, and must always get the first answer
-def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
-    """Return the commit that a revision stands for, and its files."""
+def _query_hub(repo_id: str, revision: str | None) -> tuple[str, Tree]:
+    """Return the commit that a revision names, and its files."""
     _check_token()
     seconds = constants.HF_HUB_ETAG_TIMEOUT
     info = HfApi(library_name="runner").model_info(
-        name, revision=revision, files_metadata=True, timeout=seconds
+        repo_id, revision=revision, files_metadata=True, timeout=seconds
     )
     if not COMMIT.fullmatch(info.sha or ""):
         raise ValueError("the hub names no commit")
@@ -110,30 +114,29 @@ def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
 
 
 @dataclass
-class _Meter:
-    """The progress and speed of a download."""
+class _DownloadMeter:
+    """Progress and speed of a download."""
 
     bar: Progress
     finished: int = 0  # bytes of the files that are done
     received: int = 0  # bytes from the network
     started: float = field(default_factory=time.perf_counter)
 
-    def count(self, position: int, fresh: int) -> None:
+    def add_bytes(self, position: int, fresh: int) -> None:
         self.received += fresh
         rate = self.received / max(time.perf_counter() - self.started, 1e-9)
-        self.bar.show(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
+        self.bar.set_position(self.finished + position, speed=f"{rate / 1e9:.3f} GB/s")
 
 
-def _open_no_link(path: str, flags: int) -> int:
+def _open_without_symlinks(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 class _PartialFile(FileIO):
-    """The first part of a file, hashed as it grows; when it is opened again, it continues at its
-    end."""
+    """A partly downloaded file that is hashed as it grows. Opened again, it continues at its end."""
 
-    def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
-        super().__init__(path, "a+", opener=_open_no_link)
+    def __init__(self, path: Path, checksum: str, size: int, meter: _DownloadMeter) -> None:
+        super().__init__(path, "a+", opener=_open_without_symlinks)
         self._meter = meter
         self._git_head = None if len(checksum) == 64 else b"blob %d\0" % size
         self.digest = self._new_digest()
@@ -142,20 +145,20 @@ class _PartialFile(FileIO):
         self.seek(0)
         while piece := self.read(READ_BYTES):
             self.digest.update(piece)
-        meter.count(self.tell(), 0)
+        meter.add_bytes(self.tell(), 0)
 
     def write(self, data: Any) -> int:
-        """Write all data; if the disk gets full, the written part is kept for the next attempt."""
+        """Write all data. If the disk fills up, the written part stays for the next attempt."""
         rest = memoryview(data)
         while rest:
             count = super().write(rest) or 0
             self.digest.update(rest[:count])
             rest = rest[count:]
-        self._meter.count(self.tell(), len(data))
+        self._meter.add_bytes(self.tell(), len(data))
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Start again, because the server did not continue at the requested byte."""
+        """Restart the file, because the server did not continue at the requested byte."""
         kept = super().truncate(size)
         assert kept == 0, "a file is hashed from its first byte"
         self.seek(0)
@@ -166,37 +169,38 @@ class _PartialFile(FileIO):
         return hashlib.sha256() if self._git_head is None else hashlib.sha1(self._git_head)
 
 
-def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
-    """Fetch one file into the cache, under a lock: a process that has waited for the lock finds the
-    file there."""
+def _download_file(snapshot: HubSnapshot, file: RepositoryFile, meter: _DownloadMeter) -> None:
+    """Download one file into the cache under a lock. A process that waited for the lock finds it complete."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
     checksum, size = (file.checksum or about.etag or "", file.size if about.size is None else about.size)
     if not CHECKSUM.fullmatch(checksum):
         raise ConfigError(
-            f"{_host()} gives no checksum for {file.name}, so it cannot be checked "
+            f"{_get_hub_host()} gives no checksum for {file.name}, so it cannot be checked "
             "after the download: use the hub itself, or a mirror that passes its ETags on",
             key=snapshot.key,
             value=snapshot.name,
             code="unsupported",
         )
-    hub_cache.begin(snapshot)
+    hub_cache.write_file_list(snapshot)
     # as huggingface_hub has it
     lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
-        if not snapshot.blob(checksum).exists():
-            _fetch_rest(snapshot, file.name, url, checksum, size, meter)
-            snapshot.blob(checksum, ".part").replace(snapshot.blob(checksum))
-        hub_cache.link(snapshot, file, checksum)
+        if not snapshot.get_blob_path(checksum).exists():
+            _resume_file(snapshot, file.name, url, checksum, size, meter)
+            snapshot.get_blob_path(checksum, ".part").replace(snapshot.get_blob_path(checksum))
+        hub_cache.link_file(snapshot, file, checksum)
 
 
-def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
-    """Fetch the rest of a file, and compare the whole with its checksum."""
-    part = snapshot.blob(checksum, ".part")
+def _resume_file(
+    snapshot: HubSnapshot, file_name: str, url: str, checksum: str, size: int, meter: _DownloadMeter
+) -> None:
+    """Download the rest of a file and verify the checksum of the whole file."""
+    part = snapshot.get_blob_path(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
-            f"{name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
+            f"{file_name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
             f"`hf download {snapshot.name}` fetches it another way, into the same cache",
             key=snapshot.key,
             value=snapshot.name,
@@ -205,18 +209,18 @@ def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: in
     with _PartialFile(part, checksum, size, meter) as stream:
         start = stream.tell()
         try:
-            _get(url, stream, size)
+            _download_over_http(url, stream, size)
         except hub.HfHubHTTPError as error:
             if error.response.status_code != RANGE_REFUSED or not start:
                 raise
             stream.truncate(0)
-            _get(url, stream, size)
+            _download_over_http(url, stream, size)
         os.fsync(stream.fileno())
     if (actual := stream.digest.hexdigest()) != checksum:
         part.unlink()
         before = f", {start:,} of its bytes by an earlier run" if start else ""
         raise ConfigError(
-            f"{name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
+            f"{file_name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
             "It was deleted and is not in the cache; run the same command to fetch it again",
             key=snapshot.key,
             value=snapshot.name,
@@ -224,7 +228,7 @@ def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: in
         )
 
 
-def _get(url: str, stream: _PartialFile, size: int) -> None:
+def _download_over_http(url: str, stream: _PartialFile, size: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
     # the whole download has one bar
@@ -233,7 +237,7 @@ def _get(url: str, stream: _PartialFile, size: int) -> None:
 
 
 def _check_token() -> None:
-    """Reject a token that is not valid in a header: the HTTP client's own message would show it."""
+    """Reject a token that is invalid in a header, because the HTTP client's own message would reveal it."""
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
         raise ConfigError(
             "HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again",
@@ -241,8 +245,8 @@ def _check_token() -> None:
         )
 
 
-def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
-    """Return the error, with a fix, if the hub rejected the request; else None."""
+def _build_rejection_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError | None:
+    """Return an error with a fix if the hub rejected the request, else None."""
     key, name = snapshot.key, snapshot.name
     if isinstance(error, hub.GatedRepoError):
         return ConfigError(
@@ -258,7 +262,7 @@ def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
         return ConfigError(
             f"no folder {Path(name).absolute()}, and {reason}", key=key, value=name, code="not_found"
         )
-    if _status(error) == 401:
+    if _get_http_status(error) == 401:
         return ConfigError(
             "the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it",
             key=key,
@@ -268,11 +272,12 @@ def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
     return None
 
 
-def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
-    """Return the error for a model that is not, or only partly, in the cache while the hub is not
-    available."""
-    key, name, why = cached.key, cached.name, why_not(error)
-    if not gaps:
+def _build_unavailable_error(
+    cached: HubSnapshot, missing_files: list[str], error: BaseException
+) -> ConfigError:
+    """Return the error for a model that is not fully cached while the hub is unavailable."""
+    key, name, why = cached.key, cached.name, describe_hub_failure(error)
+    if not missing_files:
         return ConfigError(
             f"no folder {Path(name).absolute()}; it is not in the cache and {why}",
             key=key,
@@ -280,7 +285,7 @@ def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> Con
             code="unreachable",
         )
     return ConfigError(
-        f"only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
+        f"only a part of it is in the cache: {cached.folder} lacks {join_first_names(missing_files, 5)}, and {why}. "
         "As soon as the hub is reachable, the same command fetches what is missing",
         key=key,
         value=name,
@@ -288,8 +293,8 @@ def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> Con
     )
 
 
-def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
-    """Return the error for a download that was interrupted."""
+def _build_interruption_error(snapshot: HubSnapshot, error: BaseException) -> ConfigError:
+    """Return the error for an interrupted download."""
     key, name, code = snapshot.key, snapshot.name, error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
@@ -308,31 +313,30 @@ def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
             code="refused",
         )
     return ConfigError(
-        f"the download broke off: {why_not(error)}. Run the same command to resume",
+        f"the download broke off: {describe_hub_failure(error)}. Run the same command to resume",
         key=key,
         value=name,
         code="unreachable",
     )
 
 
-def why_not(error: BaseException) -> str:
-    """Say in a few words why the hub gives no answer; never quote what was sent to it, which
-    contains the token."""
-    status = _status(error)
+def describe_hub_failure(error: BaseException) -> str:
+    """Describe why the hub did not answer. The request is never quoted, because it contains the token."""
+    status = _get_http_status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"
     if status is not None:
-        return f"the hub ({_host()}) answers with status {status}"
+        return f"the hub ({_get_hub_host()}) answers with status {status}"
     if isinstance(error, UNREADABLE):
-        return f"the server at {_host()} is not a hub"
+        return f"the server at {_get_hub_host()} is not a hub"
     if type(error) is OSError:  # raised by http_get itself
-        return f"the hub ({_host()}) sent another number of bytes than it announced"
-    return f"the hub ({_host()}) cannot be reached ({type(error).__name__})"
+        return f"the hub ({_get_hub_host()}) sent another number of bytes than it announced"
+    return f"the hub ({_get_hub_host()}) cannot be reached ({type(error).__name__})"
 
 
-def _status(error: BaseException) -> int | None:
+def _get_http_status(error: BaseException) -> int | None:
     return error.response.status_code if isinstance(error, hub.HfHubHTTPError) else None
 
 
-def _host() -> str:
+def _get_hub_host() -> str:
     return urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]

@@ -1,9 +1,9 @@
-"""The hub's cache on disk, in huggingface_hub's layout: which files a snapshot needs, and which are there.
+"""The hub's cache on disk, in huggingface_hub's layout: needed and present files of a snapshot.
 
-CACHE/models--OWNER--NAME/blobs/<checksum>           contents; <checksum>.part while one is being fetched
-                          snapshots/<commit>/FILE    links to them: the folder that a model is read from
-                          refs/<revision>            the commit of a branch or tag when the hub was last asked
-                          trees/<commit>.json        the files of the repository at a commit, with sizes and checksums
+CACHE/models--OWNER--NAME/blobs/<checksum>           contents; <checksum>.part during a download
+                          snapshots/<commit>/FILE    links to them: the folder of a model
+                          refs/<revision>            the commit of a branch or tag, as last queried
+                          trees/<commit>.json        a commit's files with sizes and checksums
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import replace_text
-from runner_base.files import replace_with
-from runner_engine.checkpoints import byteio, model_files
+from runner_base.files import replace_atomically
+from runner_engine.checkpoints import file_io, model_files
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
@@ -31,9 +31,8 @@ Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file l
 
 
 @dataclass(frozen=True)
-class File:
-    """A file of a repository; its checksum, which also names its blob, is empty if the listing has
-    none."""
+class RepositoryFile:
+    """A file of a hub repository. The checksum names its blob; it is empty if the listing has none."""
 
     name: str
     size: int
@@ -41,68 +40,69 @@ class File:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The files of a hub id at a revision, and their place in the cache."""
+class HubSnapshot:
+    """The files of a hub model at one revision, and their location in the cache."""
 
     key: str
     name: str
     revision: str
     commit: str
     repo: Path
-    files: tuple[File, ...]
+    files: tuple[RepositoryFile, ...]
     tree: Tree = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        """The folder that a model is read from."""
+        """The folder from which a model is read."""
         return self.repo / "snapshots" / self.commit
 
     @property
-    def missing(self) -> list[File]:
-        """The files that have to be fetched, small ones first."""
+    def missing_files(self) -> list[RepositoryFile]:
+        """The files to download, small ones first."""
         absent = [file for file in self.files if not (self.folder / file.name).exists()]
         return sorted(absent, key=lambda file: (file.name.endswith(WEIGHTS), file.name))
 
     @property
     def missing_bytes(self) -> int:
-        """How much has to be fetched, without what an interrupted download has fetched."""
-        return sum(max(0, file.size - self._cached_bytes(file)) for file in self.missing)
+        """Bytes left to download, without those that an interrupted download has stored."""
+        return sum(max(0, file.size - self._cached_bytes(file)) for file in self.missing_files)
 
-    def check_room(self) -> None:
-        """Reject a download that does not fit on the disk."""
+    def check_disk_space(self) -> None:
+        """Raise ConfigError if the download does not fit on the disk."""
         fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
-        byteio.require_room(
+        file_io.check_requested_space(
             self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix
         )
 
-    def blob(self, checksum: str, end: str = "") -> Path:
-        """Return the path of a file's content; it ends in `.part` while it is being fetched."""
-        return self.repo / "blobs" / f"{checksum}{end}"
+    def get_blob_path(self, checksum: str, suffix: str = "") -> Path:
+        """Return the path of a file's content. It ends in `.part` during a download."""
+        return self.repo / "blobs" / f"{checksum}{suffix}"
 
-    def _cached_bytes(self, file: File) -> int:
-        places = [self.blob(file.checksum, end) for end in ("", ".part") if file.checksum]
+    def _cached_bytes(self, file: RepositoryFile) -> int:
+        places = [self.get_blob_path(file.checksum, end) for end in ("", ".part") if file.checksum]
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
-def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
-    """Pick the files of a repository that a model needs, without other copies of the weights."""
+def select_files(tree: Tree, patterns: Iterable[str]) -> tuple[RepositoryFile, ...]:
+    """Select the repository files that a model needs, without duplicate weight formats."""
     patterns = tuple(patterns)
     has_main = any(MAIN.fullmatch(name) for name in tree)
-    names = [name for name in tree if model_files.wanted(name, patterns)]
-    return tuple(_file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name)))
+    names = [name for name in tree if model_files.is_model_file(name, patterns)]
+    return tuple(
+        _parse_repository_file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name))
+    )
 
 
-def _file(name: str, entry: dict[str, Any]) -> File:
+def _parse_repository_file(name: str, entry: dict[str, Any]) -> RepositoryFile:
     size, checksum = (
         entry.get("lfs_size") or entry.get("size"),
         entry.get("lfs_sha256") or entry.get("blob_id"),
     )
-    return File(name, int(size or 0), str(checksum or ""))
+    return RepositoryFile(name, int(size or 0), str(checksum or ""))
 
 
-def begin(snapshot: Snapshot) -> None:
-    """Store the list of the snapshot's files, so that later runs can tell whether it is
-    complete."""
+def write_file_list(snapshot: HubSnapshot) -> None:
+    """Store the list of a snapshot's files, so that later runs can tell whether it is complete."""
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
@@ -112,23 +112,22 @@ def begin(snapshot: Snapshot) -> None:
         write_ref(snapshot)
 
 
-def write_ref(snapshot: Snapshot) -> None:
-    """Store the commit of the branch or tag."""
+def write_ref(snapshot: HubSnapshot) -> None:
+    """Store the commit of a branch or tag."""
     if snapshot.revision != snapshot.commit:
         replace_text(snapshot.repo / "refs" / snapshot.revision, snapshot.commit)
 
 
-def link(snapshot: Snapshot, file: File, checksum: str) -> None:
-    """Link a file whose content is in the cache into the snapshot."""
-    blob = snapshot.blob(checksum)
-    replace_with(
+def link_file(snapshot: HubSnapshot, file: RepositoryFile, checksum: str) -> None:
+    """Link a cached blob into the snapshot."""
+    blob = snapshot.get_blob_path(checksum)
+    replace_atomically(
         snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent))
     )
 
 
 def cached_commit(repo: Path, revision: str) -> str:
-    """Return the commit of a revision when the hub was last asked; empty if the cache does not know
-    it."""
+    """Return a revision's commit at the last hub query. Empty if the cache does not know it."""
     if COMMIT.fullmatch(revision):
         return revision
     try:
@@ -138,8 +137,8 @@ def cached_commit(repo: Path, revision: str) -> str:
     return commit if COMMIT.fullmatch(commit) else ""
 
 
-def read_tree(repo: Path, commit: str) -> Tree:
-    """Return the files of a repository at a commit; nothing if the cache has no listing."""
+def read_file_list(repo: Path, commit: str) -> Tree:
+    """Return the files of a repository at a commit. Empty if the cache has no listing."""
     try:
         stored = json.loads(_tree_path(repo, commit).read_text())
         return dict(stored["files"]) if stored["format_version"] == TREE_FORMAT else {}
@@ -147,11 +146,10 @@ def read_tree(repo: Path, commit: str) -> Tree:
         return {}
 
 
-def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
-    """Return what a cached snapshot lacks, by its listing or its index of shards, or weights if it
-    has none."""
+def find_missing_files(cached: HubSnapshot, patterns: Iterable[str]) -> list[str]:
+    """List what a cached snapshot lacks, by its file list, its shard index or the presence of weights."""
     if cached.tree or not cached.folder.is_dir():
-        return [file.name for file in cached.missing]
+        return [file.name for file in cached.missing_files]
     if not any(pattern.endswith(WEIGHTS) for pattern in patterns):
         return []
     present = {path.name for path in cached.folder.iterdir() if path.exists()}

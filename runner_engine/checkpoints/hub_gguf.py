@@ -1,4 +1,4 @@
-"""A .gguf file of a hub, as OWNER/MODEL:QUANT names it."""
+"""Parses hub names of .gguf files, OWNER/MODEL:QUANT, and finds the file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ BESIDE = ("mmproj", "imatrix")  # what lies beside the model in such a repositor
 
 
 @dataclass(frozen=True)
-class Named:
-    """A repository, and which of its files is meant."""
+class HubGgufName:
+    """A hub repository and the quantization that selects one of its .gguf files."""
 
     repository: str
     quant: str
 
     @property
-    def patterns(self) -> tuple[str, ...]:
-        """The files to fetch, as the quant is usually spelled."""
+    def download_patterns(self) -> tuple[str, ...]:
+        """File patterns to download, in the usual spellings of the quantization."""
         spellings = dict.fromkeys((self.quant, self.quant.upper(), self.quant.lower()))
         return tuple(f"*{spelling}*.gguf" for spelling in spellings)
 
-    def pick(self, folder: Path, key: str) -> Path:
-        """Return the one file in a folder, or the first part of it; ConfigError if there is none,
-        or if there are several."""
+    def find_file(self, folder: Path, key: str) -> Path:
+        """Return the only matching file, or its first part. Raises ConfigError for none or several."""
         exact = re.compile(rf"(^|[.\-_/]){re.escape(self.quant)}([.\-]|$)", re.I)
         found = [
             file
@@ -49,7 +48,7 @@ class Named:
         return found[0]
 
 
-def named(name: str) -> Named | None:
-    """Return what OWNER/MODEL:QUANT names; None if a name is none such."""
+def parse_hub_gguf(name: str) -> HubGgufName | None:
+    """Parse OWNER/MODEL:QUANT. Returns None for other names."""
     found = NAMED.fullmatch(name)
-    return None if found is None else Named(found[1], found[2])
+    return None if found is None else HubGgufName(found[1], found[2])

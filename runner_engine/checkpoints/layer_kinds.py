@@ -1,8 +1,7 @@
-"""What each layer of a model looks back at, from its config.json: all tokens, a window, a state, or
-nothing; no torch.
+"""Derives each layer's kind from config.json: full attention, sliding window, state, or none; no torch.
 
-Newer files name the kind of each layer. For older ones the family's own rule counts, as
-transformers has it.
+Newer files name the kind of each layer. For older ones the family's own rule applies, as in
+transformers.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 
 class LayerKind(StrEnum):
-    """What a layer keeps of earlier tokens."""
+    """What a layer stores of earlier tokens."""
 
     full = "full"  # keys and values of all of them
     window = "window"  # those within a window
@@ -24,18 +23,18 @@ class LayerKind(StrEnum):
     nothing = "nothing"
 
     @property
-    def attends(self) -> bool:
-        """Whether it keeps keys and values."""
+    def has_attention(self) -> bool:
+        """Whether the layer stores keys and values."""
         return self not in (LayerKind.state, LayerKind.nothing)
 
     @property
     def has_window(self) -> bool:
-        """Whether it keeps keys and values within a window only."""
+        """Whether the layer stores keys and values only within a sliding window."""
         return self in (LayerKind.window, LayerKind.state_and_window)
 
     @property
     def has_state(self) -> bool:
-        """Whether it keeps a state."""
+        """Whether the layer stores a recurrent state."""
         return self in (LayerKind.state, LayerKind.state_and_full, LayerKind.state_and_window)
 
 
@@ -75,75 +74,77 @@ FULL_EVERY = {  # one layer in so many sees everything, the others have a window
 ATTENTION_EVERY = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4, "olmo_hybrid": 4}
 
 
-def layer_kinds(settings: Mapping[str, Any]) -> list[LayerKind]:
-    pattern = settings.get("hybrid_override_pattern")
+def derive_layer_kinds(config: Mapping[str, Any]) -> list[LayerKind]:
+    pattern = config.get("hybrid_override_pattern")
     if isinstance(pattern, str):
         return [LETTERS.get(letter, FULL) for letter in pattern]
-    names = next((settings[key] for key in LAYER_LISTS if isinstance(settings.get(key), list)), None)
+    names = next((config[key] for key in LAYER_LISTS if isinstance(config.get(key), list)), None)
     if names is not None:
         kinds = [NAMES.get(str(name), FULL) for name in names]
     else:
-        count = layer_count(settings)
-        kinds = [_kind(settings, number, count) for number in range(count)]
-    if window_of(settings) is None:
+        count = count_layers(config)
+        kinds = [_infer_layer_kind(config, number, count) for number in range(count)]
+    if read_sliding_window(config) is None:
         without = {WINDOW: FULL, LayerKind.state_and_window: LayerKind.state_and_full}
         kinds = [without.get(kind, kind) for kind in kinds]
     return kinds
 
 
-def layer_count(settings: Mapping[str, Any]) -> int:
-    """Return the number of layers; those of a family that attends twice in each count twice."""
-    count = next((settings[key] for key in ("num_hidden_layers", "n_layer") if settings.get(key)), 0)
-    return int(count) if count else 2 * int(settings.get("num_layers") or 0)
+def count_layers(config: Mapping[str, Any]) -> int:
+    """Return the number of layers. Families with two attentions per layer count each layer twice."""
+    count = next((config[key] for key in ("num_hidden_layers", "n_layer") if config.get(key)), 0)
+    return int(count) if count else 2 * int(config.get("num_layers") or 0)
 
 
-def window_of(settings: Mapping[str, Any]) -> int | None:
-    """Return how many tokens its layers with a window see; None if there are none."""
-    if settings.get("use_sliding_window") is False:
+def read_sliding_window(config: Mapping[str, Any]) -> int | None:
+    """Return the sliding window in tokens. None if no layer has one."""
+    if config.get("use_sliding_window") is False:
         return None
-    sizes = [settings[key] for key in WINDOWS if isinstance(settings.get(key), int)]
+    sizes = [config[key] for key in WINDOWS if isinstance(config.get(key), int)]
     return int(sizes[0]) if sizes and sizes[0] > 0 else None
 
 
-def first_sharing_layer(settings: Mapping[str, Any]) -> int:
-    """Return the number of the first layer that attends to the keys and values of an earlier one,
-    as all later do."""
-    return len(layer_kinds(settings)) - int(settings.get("num_kv_shared_layers") or 0)
+def find_first_kv_sharing_layer(config: Mapping[str, Any]) -> int:
+    """Return the index of the first layer that reuses an earlier layer's keys and values.
+
+    All later layers do so, too.
+    """
+    return len(derive_layer_kinds(config)) - int(config.get("num_kv_shared_layers") or 0)
 
 
-def _kind(settings: Mapping[str, Any], number: int, count: int) -> LayerKind:
-    """Return the kind of a layer that is not named."""
-    full_family = str(settings.get("model_type", ""))
+def _infer_layer_kind(config: Mapping[str, Any], layer: int, num_layers: int) -> LayerKind:
+    """Return the kind of a layer that the config does not name, by its family's rule."""
+    full_family = str(config.get("model_type", ""))
     family = re.sub(r"(_text|_unified)+$", "", full_family)
     if family in ONLY_STATES:
         return STATE
     if family in BOTH:
         return BOTH[family]
-    cycle = settings.get("block_types")
+    cycle = config.get("block_types")
     if isinstance(cycle, list) and cycle:  # RecurrentGemma: its attention has a window in all layers
-        return STATE if cycle[number % len(cycle)] == "recurrent" else WINDOW
-    if (attending := _attending(settings, family, count)) is not None:
-        other = LayerKind.state_and_full if isinstance(settings.get("hybrid_layer_ids"), list) else FULL
-        return other if number in attending else STATE
-    every = settings.get("sliding_window_pattern", FULL_EVERY.get(family))
+        return STATE if cycle[layer % len(cycle)] == "recurrent" else WINDOW
+    if (attending := _find_attention_layers(config, family, num_layers)) is not None:
+        other = LayerKind.state_and_full if isinstance(config.get("hybrid_layer_ids"), list) else FULL
+        return other if layer in attending else STATE
+    every = config.get("sliding_window_pattern", FULL_EVERY.get(family))
     if isinstance(every, int) and every > 0:
-        return FULL if (number + 1) % every == 0 else WINDOW
-    if isinstance(first := settings.get("max_window_layers"), int):  # Qwen: the window begins behind these
-        return WINDOW if number >= first else FULL
+        return FULL if (layer + 1) % every == 0 else WINDOW
+    if isinstance(first := config.get("max_window_layers"), int):  # Qwen: the window begins behind these
+        return WINDOW if layer >= first else FULL
     return WINDOW
 
 
-def _attending(settings: Mapping[str, Any], family: str, count: int) -> set[int] | None:
-    """Return the layers of a hybrid that attend; None for other models."""
+def _find_attention_layers(config: Mapping[str, Any], family: str, num_layers: int) -> set[int] | None:
+    """Return a hybrid model's attention layers. None for other models."""
     for key in ("attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids"):
-        if isinstance(settings.get(key), list):
-            return set(settings[key])
-    of_linear = settings.get("linear_attn_config")
+        if isinstance(config.get(key), list):
+            return set(config[key])
+    of_linear = config.get("linear_attn_config")
     if isinstance(of_linear, Mapping) and isinstance(of_linear.get("full_attn_layers"), list):
         return {number - 1 for number in of_linear["full_attn_layers"]}
-    if isinstance(period := settings.get("attn_layer_period"), int) and period > 0:
-        offset = int(settings.get("attn_layer_offset") or 0)
-        return {number for number in range(count) if number % period == offset}
-    if (every := settings.get("full_attention_interval", ATTENTION_EVERY.get(family))) is not None:
-        return {number for number in range(count) if (number + 1) % int(every) == 0}
+    if isinstance(period := config.get("attn_layer_period"), int) and period > 0:
+        offset = int(config.get("attn_layer_offset") or 0)
+        return {number for number in range(num_layers) if number % period == offset}
+    if (every := config.get("full_attention_interval", ATTENTION_EVERY.get(family))) is not None:
+        return {number for number in range(num_layers) if (number + 1) % int(every) == 0}
     return None

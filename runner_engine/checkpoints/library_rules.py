@@ -1,10 +1,9 @@
-"""What transformers does to some tensors of a family, whatever is asked of it, by their names in
-checkpoints; no torch.
+"""Rules of transformers and libraries for a family's tensors, by their names in checkpoints; no torch.
 
-In a few families some tensors stay in float32, libraries leave some linear layers as they are, or
-there are linear layers beside the blocks. A plan follows the same rules;
+In a few families some tensors stay in float32, libraries leave some linear layers unquantized, or
+there are linear layers outside the blocks. A plan follows the same rules;
 `tests/engine/checkpoints/test_library_rules.py` compares their families with transformers' own.
-Tensors of few numbers, such as the correction biases of routers, are left out.
+Small tensors, such as the correction biases of routers, are ignored.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ OUTSIDE_BLOCKS = re.compile(
 )
 
 
-def plain_bytes(name: str, numbers: int, family: str, dtype_bytes: int) -> int:
-    """Return the bytes of a tensor that is not quantized."""
+def compute_unquantized_nbytes(tensor_name: str, num_elements: int, family: str, dtype_bytes: int) -> int:
+    """Return the bytes of an unquantized tensor, which some families keep in float32."""
     kept = IN_FLOAT32.get(family)
-    is_kept = kept is not None and kept.search(name) is not None
-    return numbers * (max(dtype_bytes, FLOAT32_BYTES) if is_kept else dtype_bytes)
+    is_kept = kept is not None and kept.search(tensor_name) is not None
+    return num_elements * (max(dtype_bytes, FLOAT32_BYTES) if is_kept else dtype_bytes)
 
 
-def is_left_plain(name: str, family: str) -> bool:
-    """Whether libraries leave a linear layer as it is."""
+def is_never_quantized(tensor_name: str, family: str) -> bool:
+    """Whether libraries never quantize this linear layer."""
     left = LEFT_PLAIN.get(family)
-    return left is not None and left.search(name) is not None
+    return left is not None and left.search(tensor_name) is not None

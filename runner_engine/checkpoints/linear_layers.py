@@ -1,11 +1,10 @@
-"""The linear layers of a checkpoint, by the names of its tensors, and what a quantization makes of
-each; no torch.
+"""Finds a checkpoint's linear layers by tensor names, and decides how each is quantized; no torch.
 
-One walk over the headers decides: what a plan predicts, what is refused, and what the loader leaves
-plain follow from it. Names decide what is a linear layer in the model: where a quantization takes
-experts apart (experts.py), each of their matrices is one; else transformers fuses them into one
-parameter. Its routers are no linear layers. A checkpoint's own code (model.trust_remote_code) may
-keep each expert apart.
+One walk over the headers decides: predictions, refusals and the layers that the loader leaves plain
+follow from it. Names decide what is a linear layer in the model: where quantization separates
+experts (experts.py), each of their matrices is one; else transformers fuses them into one
+parameter. Routers are no linear layers. A checkpoint's own code (model.trust_remote_code) may keep
+experts separate.
 """
 
 from __future__ import annotations
@@ -17,13 +16,17 @@ from typing import Any
 
 from runner_base import ConfigError
 from runner_engine.checkpoints.experts import ExpertMatrix
-from runner_engine.checkpoints.library_rules import OUTSIDE_BLOCKS, is_left_plain, plain_bytes
-from runner_engine.checkpoints.resolve import ModelFiles
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.library_rules import (
+    OUTSIDE_BLOCKS,
+    compute_unquantized_nbytes,
+    is_never_quantized,
+)
+from runner_engine.checkpoints.resolved_model import ModelFiles
+from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig
-from runner_engine.quantization.capabilities import ChecksSizes
-from runner_engine.quantization.mixed import Mix
-from runner_engine.quantization.share import Share, check_unfit
+from runner_engine.quantization.capabilities import SizeChecker
+from runner_engine.quantization.quantization_mix import QuantizationMix
+from runner_engine.quantization.quantized_share import QuantizedShare, check_unquantizable
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 EXPERT = re.compile(r"(^|\.)experts\.\d+\.")  # one of a mixture, whose matrices are stored apart
@@ -36,65 +39,83 @@ HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What a quantization makes of each tensor of an unquantized checkpoint, by the tensor's
-    name."""
+class QuantizationPlan:
+    """How each tensor of an unquantized checkpoint will be quantized, by tensor name."""
 
     choices: dict[str, QuantizationConfig]  # of those that are quantized
     unfit: dict[str, tuple[str, int]]  # layers that cannot be: why, and their numbers
-    share: Share
+    share: QuantizedShare
     left: dict[str, int]  # the numbers in each matrix that stays as it is
 
-    def check_unfit(self, name: str) -> None:
-        """Reject layers that cannot be quantized, unless they are few."""
-        check_unfit(name, self.unfit, self.share.in_blocks)
+    def check_unquantizable(self, quantization_name: str) -> None:
+        """Raise ConfigError for layers that cannot be quantized, unless they are few."""
+        check_unquantizable(quantization_name, self.unfit, self.share.in_blocks)
 
 
-def walk(
-    tensors: Iterable[Tensor],
-    settings: Mapping[str, Any],
-    mix: Mix,
+def plan_quantization(
+    tensors: Iterable[TensorLocation],
+    config: Mapping[str, Any],
+    quantization_mix: QuantizationMix,
     device: str = "cpu",
     fuses_experts: bool = True,
     dtype_bytes: int = 2,
-) -> Walk:
-    """Decide for each tensor by its name and shape; a layer that does not fit its choice stays
-    plain."""
-    family = str(settings.get("model_type", ""))
-    ties_blocks = fuses_experts and bool(settings.get("tie_word_embeddings", True))
+) -> QuantizationPlan:
+    """Decide for each tensor by name and shape. A layer that its format does not support stays plain."""
+    family = str(config.get("model_type", ""))
+    ties_blocks = fuses_experts and bool(config.get("tie_word_embeddings", True))
     listed = list(tensors)
-    parts = {tensor.name: part_of(tensor, fuses_experts, family) for tensor in listed}
-    is_tied = bool(settings.get("tie_word_embeddings")) and "embedding" in parts.values()
+    parts = {tensor.name: classify_tensor(tensor, fuses_experts, family) for tensor in listed}
+    is_tied = bool(config.get("tie_word_embeddings")) and "embedding" in parts.values()
     choices: dict[str, QuantizationConfig] = {}
     unfit: dict[str, tuple[str, int]] = {}
     total = in_blocks = named = quantized_bytes = left_bytes = 0
     left: dict[str, int] = {}
     for tensor in listed:
-        part, path, is_in_block = (parts[tensor.name], layer_of(tensor), bool(IN_A_BLOCK.search(tensor.name)))
+        part, path, is_in_block = (
+            parts[tensor.name],
+            get_layer_path(tensor),
+            bool(IN_A_BLOCK.search(tensor.name)),
+        )
         if part == "head" and is_tied:
             continue  # the same numbers as the embedding's
-        total += tensor.params
-        in_blocks += tensor.params * is_in_block
-        choice = mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
-        is_reached = part == "head" or (choice is not None and choice.reaches(family, mix.base.is_mixed))
+        total += tensor.num_elements
+        in_blocks += tensor.num_elements * is_in_block
+        choice = (
+            quantization_mix.select_layer_config(path, is_head=part == "head")
+            if part in ("linear", "head")
+            else None
+        )
+        is_reached = part == "head" or (
+            choice is not None and choice.supports_family(family, quantization_mix.base.is_mixed)
+        )
         is_shared = ties_blocks and SHARED.search(tensor.name)
-        is_left = is_shared or is_left_plain(tensor.name, family)
+        is_left = is_shared or is_never_quantized(tensor.name, family)
         if choice is not None and choice.packed and is_reached and not is_left:
-            outputs, inputs = sizes_of(tensor, settings)
-            reason = choice.unfit(outputs, inputs, device) if isinstance(choice, ChecksSizes) else ""
+            outputs, inputs = get_linear_shape(tensor, config)
+            reason = (
+                choice.find_unquantizable_reason(outputs, inputs, device)
+                if isinstance(choice, SizeChecker)
+                else ""
+            )
             if not reason:
                 choices[tensor.name] = choice
-                quantized_bytes += sum(choice.price(outputs, tensor.params, dtype_bytes))
+                quantized_bytes += sum(
+                    choice.compute_weight_nbytes(outputs, tensor.num_elements, dtype_bytes)
+                )
                 continue
-            unfit[path] = reason, tensor.params
-        elif is_in_block and mix.base.is_mixed and not mix.choice_for(path).packed:
-            named += tensor.params
-        left_bytes += plain_bytes(tensor.name, tensor.params, family, dtype_bytes)
+            unfit[path] = reason, tensor.num_elements
+        elif (
+            is_in_block
+            and quantization_mix.base.is_mixed
+            and not quantization_mix.select_layer_config(path).packed
+        ):
+            named += tensor.num_elements
+        left_bytes += compute_unquantized_nbytes(tensor.name, tensor.num_elements, family, dtype_bytes)
         if len(tensor.shape) > 1:
-            left[tensor.name] = tensor.params
-    numbers = {tensor.name: tensor.params for tensor in listed}
+            left[tensor.name] = tensor.num_elements
+    numbers = {tensor.name: tensor.num_elements for tensor in listed}
     quantized = [name for name in choices if IN_A_BLOCK.search(name)]
-    share = Share(
+    share = QuantizedShare(
         sum(numbers[name] for name in choices),
         total,
         sum(numbers[name] for name in quantized),
@@ -103,64 +124,75 @@ def walk(
         quantized_bytes,
         quantized_bytes + left_bytes,
     )
-    return Walk(choices, unfit, share, left)
+    return QuantizationPlan(choices, unfit, share, left)
 
 
-def walk_files(files: ModelFiles, mix: Mix, device: str) -> Walk:
-    """Walk over the headers of a job's model."""
-    return walk(files.matrices, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes)
+def plan_model_quantization(
+    files: ModelFiles, quantization_mix: QuantizationMix, device: str
+) -> QuantizationPlan:
+    """Plan the quantization of a job's model from its headers."""
+    return plan_quantization(
+        files.separate_tensors,
+        files.text_settings,
+        quantization_mix,
+        device,
+        files.fuses_experts,
+        files.dtype_bytes,
+    )
 
 
-def are_experts_apart(files: ModelFiles, mix: Mix) -> bool:
-    """Whether a load takes experts apart, which it does if it quantizes any of their matrices."""
-    matrices = (tensor for tensor in files.matrices if isinstance(tensor, ExpertMatrix))
-    return mix.quantizes and any(mix.choice_for(layer_of(matrix)).packed for matrix in matrices)
+def separates_experts(files: ModelFiles, quantization_mix: QuantizationMix) -> bool:
+    """Whether a load separates experts, which it does if any of their matrices is quantized."""
+    matrices = (tensor for tensor in files.separate_tensors if isinstance(tensor, ExpertMatrix))
+    return quantization_mix.quantizes and any(
+        quantization_mix.select_layer_config(get_layer_path(matrix)).packed for matrix in matrices
+    )
 
 
-def held_tensors(files: ModelFiles, mix: Mix) -> list[Tensor]:
-    """Return the tensors of a model as it holds them once it is loaded: with experts apart, or as
-    they are stored."""
-    return files.matrices if are_experts_apart(files, mix) else files.tensors
+def list_loaded_tensors(files: ModelFiles, quantization_mix: QuantizationMix) -> list[TensorLocation]:
+    """Return a model's tensors in their loaded form, with experts separate or as stored."""
+    return files.separate_tensors if separates_experts(files, quantization_mix) else files.tensors
 
 
 @dataclass(frozen=True)
 class PlainLayers:
-    """What a mix leaves in model.dtype."""
+    """The linear layers that a quantization leaves in model.dtype."""
 
     nbytes: int  # of the linear weights in blocks
     share_of_shapes: float  # of all shapes of linear weights, so many have a plain one
     has_quantized_head: bool
 
 
-def plain_layers(files: ModelFiles, mix: Mix) -> PlainLayers:
-    """Count what a mix leaves in model.dtype."""
-    layers, heads = linear_layers(held_tensors(files, mix), files.text_settings, files.fuses_experts)
-    plain = [tensor for path, tensor in layers.items() if not mix.choice_for(path).packed]
+def measure_plain_layers(files: ModelFiles, quantization_mix: QuantizationMix) -> PlainLayers:
+    layers, heads = find_linear_layers(
+        list_loaded_tensors(files, quantization_mix), files.text_settings, files.fuses_experts
+    )
+    plain = [
+        tensor for path, tensor in layers.items() if not quantization_mix.select_layer_config(path).packed
+    ]
     shapes, plain_shapes = ({tensor.shape for tensor in some} for some in (layers.values(), plain))
     return PlainLayers(
-        sum(tensor.params for tensor in plain) * files.dtype_bytes,
+        sum(tensor.num_elements for tensor in plain) * files.dtype_bytes,
         len(plain_shapes) / max(len(shapes), 1),
-        any(mix.choice_for(path, is_head=True).packed for path in heads),
+        any(quantization_mix.select_layer_config(path, is_head=True).packed for path in heads),
     )
 
 
-def linear_layers(
-    tensors: Iterable[Tensor], settings: Mapping[str, Any], fuses_experts: bool = True
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the linear weights in blocks by the path of their layer, and the head unless it is
-    tied."""
-    by_part: dict[str, dict[str, Tensor]] = {}
+def find_linear_layers(
+    tensors: Iterable[TensorLocation], config: Mapping[str, Any], fuses_experts: bool = True
+) -> tuple[dict[str, TensorLocation], dict[str, TensorLocation]]:
+    """Return linear weights in blocks by layer path, and the head unless it is tied."""
+    by_part: dict[str, dict[str, TensorLocation]] = {}
     for tensor in tensors:
-        part = part_of(tensor, fuses_experts, settings.get("model_type"))
+        part = classify_tensor(tensor, fuses_experts, config.get("model_type"))
         if part != "linear" or IN_A_BLOCK.search(tensor.name):
-            by_part.setdefault(part, {})[layer_of(tensor)] = tensor
-    is_tied = settings.get("tie_word_embeddings") and "embedding" in by_part
+            by_part.setdefault(part, {})[get_layer_path(tensor)] = tensor
+    is_tied = config.get("tie_word_embeddings") and "embedding" in by_part
     return by_part.get("linear", {}), {} if is_tied else by_part.get("head", {})
 
 
-def part_of(tensor: Tensor, fuses_experts: bool = True, family: object = "") -> str:
-    """Return whether a tensor is a linear weight, an expert's, the embedding, the head or something
-    else."""
+def classify_tensor(tensor: TensorLocation, fuses_experts: bool = True, family: object = "") -> str:
+    """Return a tensor's part of the model: linear, expert, embedding, head or other."""
     if isinstance(tensor, ExpertMatrix):
         return "linear"
     if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
@@ -176,16 +208,15 @@ def part_of(tensor: Tensor, fuses_experts: bool = True, family: object = "") -> 
     return "other"
 
 
-def sizes_of(tensor: Tensor, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the outputs and inputs of a linear weight; GPT-2's lies the other way round."""
+def get_linear_shape(tensor: TensorLocation, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the outputs and inputs of a linear weight. GPT-2 stores it transposed."""
     first, second = tensor.shape
-    is_turned = settings.get("model_type") in OTHER_LINEAR and IN_A_BLOCK.search(tensor.name)
+    is_turned = config.get("model_type") in OTHER_LINEAR and IN_A_BLOCK.search(tensor.name)
     return (second, first) if is_turned else (first, second)
 
 
-def first_number(path: str) -> int:
-    """Return which part of a layer's path is the number of its block; ConfigError if it is in
-    none."""
+def find_block_index(path: str) -> int:
+    """Return which component of a layer's path is its block number. Raises ConfigError if none is."""
     number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
     if number is None:
         raise ConfigError(
@@ -196,11 +227,11 @@ def first_number(path: str) -> int:
     return number
 
 
-def block_of(path: str) -> str:
-    """Return the path of the block that a layer belongs to."""
-    return ".".join(path.split(".")[: first_number(path) + 1])
+def get_block_path(path: str) -> str:
+    """Return the path of the block that contains a layer."""
+    return ".".join(path.split(".")[: find_block_index(path) + 1])
 
 
-def layer_of(tensor: Tensor) -> str:
-    """Return the path of the layer whose weight it is."""
+def get_layer_path(tensor: TensorLocation) -> str:
+    """Return the path of the layer that a weight belongs to."""
     return tensor.name.removesuffix(".weight")

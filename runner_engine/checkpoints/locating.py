@@ -1,5 +1,4 @@
-"""Where the files of a model or an adapter are: a folder, a single file, the hub's cache, or a
-download into it."""
+"""Locates a model's or adapter's files: folder, single file, hub cache, or download."""
 
 from __future__ import annotations
 
@@ -8,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from runner_base import MIB, ConfigError, check, names_gguf_file
-from runner_engine.checkpoints import gguf_file, hub_gguf, model_files, no_model, random_weights
+from runner_base import MIB, ConfigError, check_value, is_gguf_file_name
+from runner_engine.checkpoints import gguf_file, hub_gguf, model_files, random_weights, unknown_model
 from runner_engine.embedded import LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from runner_engine.settings.lora import AdapterConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -17,13 +16,13 @@ from runner_engine.settings.model import LocalModelConfig
 _no_downloads = ContextVar("no_downloads", default=False)
 
 
-class ToDownload(Exception):
-    """A download is needed to continue, within `no_downloads`."""
+class DownloadRequired(Exception):
+    """Raised within `no_downloads` if a download is needed."""
 
 
 @contextmanager
 def no_downloads(enabled: bool) -> Iterator[None]:
-    """Raise ToDownload instead of downloading, as for a plan."""
+    """Context in which downloads raise DownloadRequired, as for a plan."""
     before = _no_downloads.set(enabled)
     try:
         yield
@@ -31,11 +30,10 @@ def no_downloads(enabled: bool) -> Iterator[None]:
         _no_downloads.reset(before)
 
 
-def locate(model: LocalModelConfig) -> Path:
-    """Return the local folder of a model's files, or its .gguf file; only a hub id is
-    downloaded."""
+def locate_model(model: LocalModelConfig) -> Path:
+    """Return a model's local folder or .gguf file. Only hub ids are downloaded."""
     if model.random_weights:
-        return random_weights.make(model)
+        return random_weights.ensure_checkpoint(model)
     path = Path(model.name).expanduser().absolute()
     if not model.asks_hub and not path.exists():
         raise ConfigError(
@@ -49,10 +47,10 @@ def locate(model: LocalModelConfig) -> Path:
         return MODEL_DIR
     if gguf_file.is_gguf(path):
         return path
-    if (of_hub := hub_gguf.named(model.name)) is not None and model.asks_hub and not path.exists():
+    if (of_hub := hub_gguf.parse_hub_gguf(model.name)) is not None and model.asks_hub and not path.exists():
         key = f"{model.key}.name"
-        fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.patterns
-        return of_hub.pick(download(key, *fetched), key)
+        fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.download_patterns
+        return of_hub.find_file(download_folder(key, *fetched), key)
     if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
             "a folder with .gguf files; name one, with quantization=gguf: "
@@ -61,14 +59,14 @@ def locate(model: LocalModelConfig) -> Path:
             value=model.name,
             code="ambiguous",
         )
-    return _folder(f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir)
+    return _resolve_folder(f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir)
 
 
-def locate_config(name: str) -> Path:
-    """Return a folder with a model's config.json; for a hub id, nothing else is fetched."""
+def locate_config_folder(name: str) -> Path:
+    """Return a folder with a model's config.json. Of a hub id, only that file is downloaded."""
     if name == "embedded":
         return MODEL_DIR
-    return _folder("--base", name, "config.json", only=("config.json",))
+    return _resolve_folder("--base", name, "config.json", patterns=("config.json",))
 
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
@@ -85,28 +83,27 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
         return shipped[lora.path]
     if not is_file:
         revision = getattr(lora, "revision", None)
-        return _folder(lora.key, lora.path, "adapter_config.json", revision, model.cache_dir)
+        return _resolve_folder(lora.path_key, lora.path, "adapter_config.json", revision, model.cache_dir)
     path = Path(lora.path).expanduser().absolute()
     need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
-    check(not path.is_dir(), "lora.path", lora.path, need)
-    check(path.is_file(), "lora.path", lora.path, f"there is no file {path}", "not_found")
+    check_value(not path.is_dir(), "lora.path", lora.path, need)
+    check_value(path.is_file(), "lora.path", lora.path, f"there is no file {path}", "not_found")
     return path
 
 
-def _folder(
+def _resolve_folder(
     key: str,
     name: str,
     required: str,
     revision: str | None = None,
     cache_dir: str | None = None,
-    only: tuple[str, ...] = model_files.HUB,
+    patterns: tuple[str, ...] = model_files.HUB,
 ) -> Path:
-    """Return the folder that a name means, downloaded if it is a hub id; it must contain the
-    required file."""
+    """Return the folder that a name denotes, downloaded if it is a hub id. It must contain `required`."""
     path = Path(name).expanduser()
     what = "adapter" if required.startswith("adapter") else "model"
     looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
-    looks_local |= names_gguf_file(name)  # not a hub id, although OWNER/FILE.gguf looks like one
+    looks_local |= is_gguf_file_name(name)  # not a hub id, although OWNER/FILE.gguf looks like one
     if path.is_dir():
         folder = path.absolute()
     elif path.exists():
@@ -116,7 +113,7 @@ def _folder(
         )
     elif looks_local:
         is_of_hub = (
-            names_gguf_file(name) and "/" in name and not path.is_absolute() and not name.startswith(".")
+            is_gguf_file_name(name) and "/" in name and not path.is_absolute() and not name.startswith(".")
         )
         fix = (
             ". Is it on a hub? `hf download OWNER/MODEL FILE.gguf --local-dir .` fetches it"
@@ -127,28 +124,27 @@ def _folder(
             f"{what} path does not exist: {path.absolute()}{fix}", key=key, value=name, code="not_found"
         )
     elif "/" not in name:
-        raise no_model.no_place(key, name, what)
+        raise unknown_model.build_unknown_name_error(key, name, what)
     else:
-        folder = download(key, name, revision, cache_dir, only)
+        folder = download_folder(key, name, revision, cache_dir, patterns)
     if not (folder / required).exists():
-        raise no_model.without_settings(key, name, folder, required)
+        raise unknown_model.build_missing_config_error(key, name, folder, required)
     return folder
 
 
-def download(
-    key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]
+def download_folder(
+    key: str, repo_id: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]
 ) -> Path:
-    """Return the folder of a hub id's files in the hub's cache, after fetching those that are
-    missing."""
+    """Download a hub model's missing files, and return its folder in the hub cache."""
     from runner_engine.checkpoints import hub  # its import takes longer than identifying most jobs
 
-    snapshot = hub.find(key, name, revision, cache_dir, patterns)
-    if missing := snapshot.missing:
+    snapshot = hub.find_snapshot(key, repo_id, revision, cache_dir, patterns)
+    if missing := snapshot.missing_files:
         if _no_downloads.get():
-            snapshot.check_room()
-            raise ToDownload(
-                f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {name} "
+            snapshot.check_disk_space()
+            raise DownloadRequired(
+                f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {repo_id} "
                 f"(commit {snapshot.commit[:12]}), into {snapshot.repo}"
             )
-        hub.download(snapshot)
+        hub.download_snapshot(snapshot)
     return snapshot.folder

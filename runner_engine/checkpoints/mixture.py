@@ -1,5 +1,4 @@
-"""How many of a mixture's parameters each token uses, by config.json and the headers of its
-weights; no torch."""
+"""Counts a mixture's total and active parameters, from config.json and weight headers; no torch."""
 
 from __future__ import annotations
 
@@ -8,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner_engine.checkpoints.linear_layers import IN_A_BLOCK, part_of
-from runner_engine.checkpoints.own_head import without_head
-from runner_engine.checkpoints.resolve import ModelFiles
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.quantization.base import Format
+from runner_engine.checkpoints.linear_layers import IN_A_BLOCK, classify_tensor
+from runner_engine.checkpoints.mtp_head import exclude_head_tensors
+from runner_engine.checkpoints.resolved_model import ModelFiles
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.quantization.base import StoredFormat
 
 COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 USED = (
@@ -30,8 +29,8 @@ CODES = ("U8", "I8", "I32", "F8_E4M3")  # stored types of which a number takes l
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """A model of whose experts each token uses a few."""
+class MixtureSize:
+    """Parameter counts of a mixture of experts, of which each token uses a few."""
 
     experts: int
     used: int  # by each token, in each layer that has them
@@ -40,37 +39,38 @@ class Mixture:
     in_blocks: int  # of these, the parameters in blocks
 
     @property
-    def active(self) -> int:
-        """The parameters that a token goes through, the embedding counted as others do."""
+    def active_parameters(self) -> int:
+        """Parameters that a token uses. The embedding counts, as in others' figures."""
         return self.parameters - self.routed + self.routed * self.used // self.experts
 
-    def touched(self, rows: float) -> float:
-        """Return the share of experts that so many tokens use together, if each is chosen equally
-        often."""
-        unused: float = (1 - self.used / self.experts) ** rows
+    def estimate_used_expert_share(self, num_tokens: float) -> float:
+        """Return the expected share of experts that `num_tokens` tokens use, if routing is uniform."""
+        unused: float = (1 - self.used / self.experts) ** num_tokens
         return 1 - unused
 
     @property
     def routed_share(self) -> float:
-        """The share of the parameters in blocks that experts have."""
+        """Share of the parameters in blocks that belong to routed experts."""
         return self.routed / max(self.in_blocks, 1)
 
     def __str__(self) -> str:
-        return f"{self.used} of {self.experts} · {short(self.active)} of {short(self.parameters)} active"
+        return (
+            f"{self.used} of {self.experts} · {format_parameter_count(self.active_parameters)} "
+            f"of {format_parameter_count(self.parameters)} active"
+        )
 
 
-def mixture_of(
-    settings: Mapping[str, Any], tensors: Iterable[Tensor], stored: Format | None = None
-) -> Mixture | None:
-    """Return what a model's settings and the headers of its weights say; None if it is no
-    mixture."""
-    experts, used = (_first(settings, keys) for keys in (COUNTS, USED))
+def measure_mixture(
+    config: Mapping[str, Any], tensors: Iterable[TensorLocation], stored_format: StoredFormat | None = None
+) -> MixtureSize | None:
+    """Measure a mixture from its config and weight headers. None if the model is no mixture."""
+    experts, used = (_find_first_setting(config, keys) for keys in (COUNTS, USED))
     if experts < 2 or not used:
         return None
     total = of_output = routed = in_blocks = 0
     has_embedding = False
     for tensor in tensors:
-        part, count = part_of(tensor), numbers_of(tensor, stored)
+        part, count = classify_tensor(tensor), count_encoded_weights(tensor, stored_format)
         has_embedding |= part == "embedding"
         of_output += count * (part == "head")
         total += count
@@ -78,42 +78,40 @@ def mixture_of(
             in_blocks += count
             is_fused = len(tensor.shape) == 3 and FUSED.search(tensor.name)
             routed += count * bool(is_fused or ROUTED.search(tensor.name))
-    if settings.get("tie_word_embeddings") and has_embedding:
+    if config.get("tie_word_embeddings") and has_embedding:
         total -= of_output  # a copy of the embedding
-    return Mixture(experts, min(used, experts), total, routed, in_blocks) if routed else None
+    return MixtureSize(experts, min(used, experts), total, routed, in_blocks) if routed else None
 
 
-def mixture_in(files: ModelFiles) -> Mixture | None:
-    """Return what a job's files say of their model's experts, without those of its own head; None if
-    it has none."""
-    tensors = without_head(files, files.tensors)
-    return mixture_of(files.text_settings, tensors, files.stored)
+def measure_model_mixture(files: ModelFiles) -> MixtureSize | None:
+    """Measure the mixture in a job's files, without an MTP head. None if the model is no mixture."""
+    tensors = exclude_head_tensors(files, files.tensors)
+    return measure_mixture(files.text_settings, tensors, files.stored_format)
 
 
-def numbers_of(tensor: Tensor, stored: Format | None) -> int:
-    """Return how many numbers a tensor stands for: of a quantized layer, those that its codes
-    do."""
-    if stored is None or tensor.dtype not in CODES:
+def count_encoded_weights(tensor: TensorLocation, stored_format: StoredFormat | None) -> int:
+    """Return how many weights a tensor encodes. Scales of quantized layers count as 0."""
+    if stored_format is None or tensor.dtype not in CODES:
         return (
-            tensor.params
-            if stored is None or tensor.name.endswith((".weight", "_proj", ".bias", "_bias"))
+            tensor.num_elements
+            if stored_format is None or tensor.name.endswith((".weight", "_proj", ".bias", "_bias"))
             else 0
         )
     is_fused = len(tensor.shape) == 3 and tensor.name.endswith("_proj")  # of all experts of a layer
-    is_codes = is_fused or tensor.name.endswith((*stored.config.tensors.codes, ".weight"))
-    return stored.numbers(tensor.nbytes, tensor.dtype) if is_codes else 0
+    is_codes = is_fused or tensor.name.endswith((*stored_format.config.tensors.codes, ".weight"))
+    return stored_format.count_weights(tensor.nbytes, tensor.dtype) if is_codes else 0
 
 
-def short(count: float) -> str:
-    """Return a number of parameters as models are named by them: 30.5B."""
+def format_parameter_count(count: float) -> str:
+    """Format a number of parameters in the usual style: 30.5B."""
     for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if count >= unit:
             return f"{count / unit:.1f}{letter}"
     return f"{count:.0f}"
 
 
-def _first(settings: Mapping[str, Any], keys: Iterable[str]) -> int:
-    value = next((settings[key] for key in keys if settings.get(key)), 0)
+def _find_first_setting(config: Mapping[str, Any], keys: Iterable[str]) -> int:
+    value = next((config[key] for key in keys if config.get(key)), 0)
     if isinstance(value, list):
         value = max(value)
     return int(value) if isinstance(value, int) else 0

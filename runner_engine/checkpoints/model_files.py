@@ -1,5 +1,4 @@
-"""Which files a model's answers depend on: the one list for a job's identity and for downloads; and
-their SHA-256."""
+"""Lists the files that a model's answers depend on, for job identity and downloads; hashes them."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import replace_text
-from runner_base.texts import read_cache
-from runner_engine.checkpoints.byteio import file_sha256
+from runner_base.texts import read_json_cache
+from runner_engine.checkpoints.file_io import hash_file_sha256
 
 WEIGHTS = ("*.safetensors", "*.bin")
 OTHERS = (  # configs, tokenizers, chat templates, code
@@ -34,9 +33,8 @@ SPLIT_MANIFEST, SPLIT_FORMAT = ("manifest.json", "runner-split")
 AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")
 
 
-def wanted(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file, by its path in a model's folder, belongs to the model; in subfolders only
-    templates and code."""
+def is_model_file(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a file belongs to the model. In subfolders only templates and code do."""
     *folders, file = name.split("/")
     if "\\" in name or any(part.startswith(".") or not part for part in (*folders, file)):
         return False  # hidden, or a hostile name that leads out of the folder
@@ -44,25 +42,26 @@ def wanted(name: str, patterns: Iterable[str]) -> bool:
     return (inside or not folders) and any(fnmatchcase(file, pattern) for pattern in patterns)
 
 
-def of_folder(folder: Path) -> dict[str, Path]:
-    """Return a model's files by name; code in subfolders only if the model has its own code."""
-    deep = folder.rglob("*.py") if any(True for _ in code_references(folder)) else ()
+def list_model_files(folder: Path) -> dict[str, Path]:
+    """Return a model folder's files by name. Code in subfolders counts only if the model has its own code."""
+    deep = folder.rglob("*.py") if any(True for _ in iter_code_references(folder)) else ()
     paths = (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
     by_name = {path.relative_to(folder).as_posix(): path for path in paths}
     return {
-        name: by_name[name] for name in sorted(by_name) if wanted(name, LOCAL) and by_name[name].is_file()
+        name: by_name[name]
+        for name in sorted(by_name)
+        if is_model_file(name, LOCAL) and by_name[name].is_file()
     }
 
 
-def of_gguf(file: Path) -> dict[str, Path]:
-    """Return a .gguf file and the files that transformers reads beside it."""
+def list_gguf_files(file: Path) -> dict[str, Path]:
+    """Return a .gguf file and the tokenizer and template files that transformers reads next to it."""
     beside = sorted(path for one in BESIDE_GGUF for path in file.parent.glob(one) if path.is_file())
     return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
 
 
-def code_references(folder: Path) -> Iterator[str]:
-    """Yield the references in auto_map: FILE.CLASS, or OWNER/NAME--FILE.CLASS in another
-    repository."""
+def iter_code_references(folder: Path) -> Iterator[str]:
+    """Yield the auto_map entries: FILE.CLASS, or OWNER/NAME--FILE.CLASS in another repository."""
     for name in AUTO_MAP_FILES:
         try:
             auto_map: Any = json.loads((folder / name).read_text(encoding="utf-8"))["auto_map"]
@@ -75,36 +74,34 @@ def code_references(folder: Path) -> Iterator[str]:
             )
 
 
-def other_repositories(folder: Path) -> list[str]:
-    """Return the other repositories that a model loads code from."""
+def list_code_repositories(folder: Path) -> list[str]:
+    """List the other repositories from which a model loads code."""
     return sorted(
         {
             code_reference.partition("--")[0]
-            for code_reference in code_references(folder)
+            for code_reference in iter_code_references(folder)
             if "--" in code_reference
         }
     )
 
 
-def files_sha256(path: Path, cache: Path) -> str:
-    """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read
-    beside it."""
-    return _sha256(of_folder(path) if path.is_dir() else of_gguf(path), cache)
+def hash_model_files(path: Path, cache: Path) -> str:
+    """Hash the files that a model's answers depend on, in a folder or next to a .gguf file."""
+    return _hash_files(list_model_files(path) if path.is_dir() else list_gguf_files(path), cache)
 
 
-def _sha256(files: dict[str, Path], cache: Path) -> str:
-    """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime,
-    ctime and inode.
+def _hash_files(files: dict[str, Path], cache: Path) -> str:
+    """Hash files under their names. `cache` (a JSON file) stores hashes by path, size, mtime, ctime and inode.
 
     The ctime reveals an edit in place that keeps the size and resets the mtime.
     """
-    known = read_cache(cache)
+    known = read_json_cache(cache)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for name, file in files.items():
         stat = file.stat()
         key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-        digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
+        digest = known.get(key) or fresh.setdefault(key, hash_file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:
         # without the cache only time is lost; an unwritable output folder is reported elsewhere

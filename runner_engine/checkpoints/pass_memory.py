@@ -1,7 +1,6 @@
-"""The memory of one forward pass besides weights, and the limits of how many tokens it may have; no
-torch.
+"""Estimates the memory of a forward pass without weights, and limits its number of tokens; no torch.
 
-The scheduler reads its limits here, so that predictions match what it does.
+The scheduler reads its limits here, so that predictions match it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_base import BYTES
-from runner_engine.checkpoints.kept_kv import kept_kv
+from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
@@ -26,8 +25,7 @@ MIN_WAITING = 256
 
 @dataclass(frozen=True)
 class PassShape:
-    """The largest pass of its kind: its rows, the tokens of each, and the context of eager
-    attention."""
+    """The largest forward pass: sequences, tokens of each, and context of eager attention."""
 
     rows: int
     tokens: int  # of each row
@@ -35,40 +33,40 @@ class PassShape:
     sampled_bytes: int = 0  # for each of the logits, to draw a token by them
 
 
-def streamed(device: str, rows: int, prompt_tokens: int) -> PassShape:
-    """Return the largest prefill pass of the scheduler, which splits longer prompts into pieces."""
+def compute_max_prefill_pass(device: str, num_sequences: int, prompt_tokens: int) -> PassShape:
+    """Return the scheduler's largest prefill pass. It splits longer prompts into pieces."""
     most = PREFILL_TOKENS.get(device, PREFILL_TOKENS["cpu"])
-    return PassShape(max(1, min(rows, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
+    return PassShape(max(1, min(num_sequences, most // max(prompt_tokens, 1))), min(prompt_tokens, most))
 
 
-def most_rows(device: str, dtype_bytes: int) -> int:
-    """Return how many rows may decode at once: fewer with wider numbers, so that the KV cache takes
-    the same memory."""
+def compute_max_sequences(device: str, dtype_bytes: int) -> int:
+    """Return how many sequences may decode at once. Wider dtypes allow fewer, for equal KV memory."""
     return MAX_ROWS.get(device, MAX_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
 
 
-def place_bytes(settings: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model) -> int:
-    """Return the bytes of keys and values of one token in all layers, from a model's settings."""
-    return kept_kv(settings, dtype_bytes, kv_cache).token_bytes
+def compute_kv_bytes_per_token(
+    config: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model
+) -> int:
+    """Return the bytes of one token's keys and values in all layers."""
+    return compute_kv_size(config, dtype_bytes, kv_cache).token_bytes
 
 
-def pass_bytes(settings: dict[str, Any], dtype_bytes: int, rows: int, tokens: int) -> int:
-    """Estimate what one pass of so many rows and tokens takes besides keys and values."""
-    shape = shape_of(settings)
+def pass_bytes(config: dict[str, Any], dtype_bytes: int, num_sequences: int, tokens: int) -> int:
+    """Estimate the bytes of one forward pass, without keys and values."""
+    shape = read_model_shape(config)
     return max(
-        activation_bytes(shape, dtype_bytes, PassShape(rows, 1)),
+        activation_bytes(shape, dtype_bytes, PassShape(num_sequences, 1)),
         activation_bytes(shape, dtype_bytes, PassShape(1, tokens)),
     )
 
 
 def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassShape) -> int:
-    """Estimate the peak in the MLP or attention of one block, or at the logits, whichever is
-    largest.
+    """Estimate peak activation bytes of a pass: MLP, attention or logits, whichever is largest.
 
-    MLP: gate, up and their product, and two copies of the hidden state. Attention: query, key,
-    value and output, and a copy of one layer's keys as the cache grows; eager attention also stores
-    its scores, in the model's dtype and in float32. Logits: the last position's, in the model's
-    dtype and in float32, and what torch needs to draw from them.
+    MLP: gate, up and their product, and two copies of the hidden state. Attention: query, key, value
+    and output, and a copy of one layer's keys as the cache grows; eager attention also stores its
+    scores, in the model's dtype and in float32. Logits: the last position's, in the model's dtype and
+    in float32, and what torch needs to sample from them.
     """
     positions = pass_shape.rows * pass_shape.tokens
     mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
@@ -79,11 +77,10 @@ def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassSh
     return max(mlp, attention, logits)
 
 
-def sampled_bytes(sampling: SamplingKeys) -> int:
-    """Return what torch needs for each of the logits to draw a token where no C does it: as in
-    tokens/sampling.py.
+def compute_sampling_bytes_per_logit(sampling: SamplingKeys) -> int:
+    """Return the bytes per logit that torch needs to sample a token, as in tokens/sampling.py.
 
-    A top_p that is null is often one of the model's own settings.
+    A top_p of null often means the model's own setting.
     """
     penalties = active_parameters(sampling, lambda one: one.for_greedy)
     # whether and how often a row has it; its lowered score
@@ -94,80 +91,91 @@ def sampled_bytes(sampling: SamplingKeys) -> int:
     return 2 * BYTES["float64"] + of_sorting + of_history  # probabilities and their sums
 
 
-def recorded_rows(rows: int, first: int = 0, last: int = 0) -> int:
-    """Return the rows whose logits recorded decoding steps keep on a GPU: as in
-    decode/passes/device_step.py.
+def count_recorded_logits(num_sequences: int, first_position: int = 0, last_position: int = 0) -> int:
+    """Return how many logit vectors the recorded decoding steps hold on a GPU.
 
-    A step is recorded for each rounded number of rows, which becomes less as rows end one after
-    another. Where own keys are read up to the longest row's, from place `first` to `last`, the
-    rounded number of these makes another one, too.
+    This matches decode/passes/device_step.py. A step is recorded for each rounded batch size, which
+    shrinks as sequences end. Where own keys are read up to the longest sequence, whose length grows from
+    first_position to last_position, each rounded length adds a step.
     """
     places, count = {FEWEST_PLACES}, FEWEST_PLACES
-    while count < last:
+    while count < last_position:
         places |= {count * 3 // 2, count * 2}
         count *= 2
-    used = [place for place in sorted(places) if place >= first]
-    shapes = sum(before < last for before in [0, *used[:-1]])
-    fewer = {rounded_rows(count) for count in range(1, rows + 1)}
-    return sum(fewer) + max(shapes - 1, 0) * rounded_rows(rows)
+    used = [place for place in sorted(places) if place >= first_position]
+    shapes = sum(before < last_position for before in [0, *used[:-1]])
+    fewer = {round_batch_size(count) for count in range(1, num_sequences + 1)}
+    return sum(fewer) + max(shapes - 1, 0) * round_batch_size(num_sequences)
 
 
-def rounded_rows(count: int) -> int:
-    """Return a number of rows rounded up: to a power of two, or a multiple of 16 or of an
-    eighth."""
+def round_batch_size(count: int) -> int:
+    """Round a batch size up: to a power of two, or a multiple of 16 or of an eighth."""
     if count <= 16:
         return 1 << (count - 1).bit_length()
     step = max(16, 1 << ((count - 1).bit_length() - 3))
     return -(-count // step) * step
 
 
-def shape_of(settings: dict[str, Any]) -> dict[str, int]:
-    """Return the sizes that memory depends on, from settings with Llama's or GPT-2's key names."""
+def read_model_shape(config: dict[str, Any]) -> dict[str, int]:
+    """Return the sizes that memory depends on, from a config with Llama's or GPT-2's key names."""
 
-    def first(*keys: str, default: int = 0) -> int:
-        value = next((settings[key] for key in keys if settings.get(key)), default)
+    def find_first_setting(*keys: str, default: int = 0) -> int:
+        value = next((config[key] for key in keys if config.get(key)), default)
         # one for each layer: the largest
         return int(max(value) if isinstance(value, list) else value)
 
-    heads = first("num_attention_heads", "n_head", default=1)
-    hidden = first("hidden_size", "n_embd")
+    heads = find_first_setting("num_attention_heads", "n_head", default=1)
+    hidden = find_first_setting("hidden_size", "n_embd")
     return {
-        "layers": first("num_hidden_layers", "n_layer"),
+        "layers": find_first_setting("num_hidden_layers", "n_layer"),
         "hidden": hidden,
-        "intermediate": first("intermediate_size", "n_inner", default=4 * hidden),
+        "intermediate": find_first_setting("intermediate_size", "n_inner", default=4 * hidden),
         "heads": heads,
-        "kv_heads": first("num_key_value_heads", default=heads),
-        "head_dim": first("head_dim", default=hidden // heads),
-        "vocab": first("vocab_size"),
+        "kv_heads": find_first_setting("num_key_value_heads", default=heads),
+        "head_dim": find_first_setting("head_dim", default=hidden // heads),
+        "vocab": find_first_setting("vocab_size"),
     }
 
 
-def quantized_workspace_bytes(rows: int, inputs: int, threads: int) -> int:
-    """Return the workspace of kernels/quantized.h: rows as bytes, data on rows and columns, and
-    thread buffers."""
+def quantized_workspace_bytes(num_activations: int, inputs: int, threads: int) -> int:
+    """Return the workspace bytes of kernels/quantized.h: int8 activations, sums and thread buffers."""
     padded = -(-inputs // 64) * 64
     # scales; sums, and those of halves, as integers and as numbers
-    of_parts = rows * padded // 32 * (1 + 3 + 3) * 4
-    return padded * (rows + 5) + 4 * rows + of_parts + 64 + threads * THREAD_BUFFER_BYTES + 64 * 10
+    of_parts = num_activations * padded // 32 * (1 + 3 + 3) * 4
+    return (
+        padded * (num_activations + 5)
+        + 4 * num_activations
+        + of_parts
+        + 64
+        + threads * THREAD_BUFFER_BYTES
+        + 64 * 10
+    )
 
 
 def expert_workspace_bytes(
-    rows: int, experts: int, hidden: int, inner: int, size: int, of_product: int
+    num_activations: int, experts: int, hidden: int, inner: int, element_bytes: int, description_bytes: int
 ) -> int:
-    """Return the workspace of kernels/experts.h without that of quantized rows: rows of all chosen
-    experts, in order.
+    """Return the workspace bytes of kernels/experts.h, without those of quantized activations.
 
-    of_product: bytes of what C notes on the rows of an expert.
+    of_product: bytes of the C matmul description of one expert.
     """
-    return expert_note_bytes(rows, experts, of_product) + rows * (hidden + 3 * inner) * size + 64 * 3
+    return (
+        compute_expert_index_bytes(num_activations, experts, description_bytes)
+        + num_activations * (hidden + 3 * inner) * element_bytes
+        + 64 * 3
+    )
 
 
-def expert_note_bytes(rows: int, experts: int, of_product: int) -> int:
-    """Return what is noted there on the rows of a layer."""
-    return 8 * rows + 8 * (experts + 1) + 2 * min(rows, experts) * of_product + 64 * 5
+def compute_expert_index_bytes(num_activations: int, experts: int, description_bytes: int) -> int:
+    """Return the bytes of a layer's index of activations by expert."""
+    return (
+        8 * num_activations
+        + 8 * (experts + 1)
+        + 2 * min(num_activations, experts) * description_bytes
+        + 64 * 5
+    )
 
 
-def waiting_places(vocab_size: int) -> int:
-    """Return how many float32 distributions of one model may wait at a time for those of
-    another."""
+def max_waiting_distributions(vocab_size: int) -> int:
+    """Return how many float32 distributions of one model may wait for those of another."""
     return max(WAITING_NUMBERS // max(vocab_size, 1), MIN_WAITING)

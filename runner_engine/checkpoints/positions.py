@@ -1,4 +1,4 @@
-"""How many positions a model has, from its config.json and a chosen scaling; no torch."""
+"""Computes a model's number of positions from its config.json and the configured rope; no torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True)
-class Positions:
-    """How many positions a model has, as far as its files tell before a load."""
+class PositionLimits:
+    """A model's position limits, as far as its files tell before a load."""
 
     own: int | None = None  # it was made for, without a scaling; None: unknown
     room: float = math.inf  # the loaded model will have; infinity: unknown
@@ -26,8 +26,8 @@ class Positions:
     made_for: float | None = None
 
 
-def positions_under(maximum: int, original: int | None, factor: float | None) -> int:
-    """Return the positions of a model under its own scaling or a chosen one.
+def compute_scaled_positions(maximum: int, original: int | None, factor: float | None) -> int:
+    """Return the number of positions under a rope scaling.
 
     As in transformers, the maximum is the length after scaling if the config also names a shorter
     original one; if both are equal, and for scalings without an original length, the factor counts.
@@ -36,17 +36,16 @@ def positions_under(maximum: int, original: int | None, factor: float | None) ->
     return maximum if first < maximum else int(first * (factor or 1))
 
 
-def own_scaling(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the scaling that a model's settings have; empty without one."""
-    own = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+def read_native_scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rope scaling in a model's own config. Empty if there is none."""
+    own = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = own.get("rope_type") or own.get("type") if isinstance(own, Mapping) else None
     return own if isinstance(kind, str) and kind != "default" else {}
 
 
-def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
-    """Reject a factor beyond the model's own scaling: the positions that it would make have no
-    room."""
-    own, most = (own_scaling(settings), next((settings[key] for key in MOST if settings.get(key)), None))
+def check_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> None:
+    """Raise ConfigError for a factor that exceeds the model's own rope scaling."""
+    own, most = (read_native_scaling(config), next((config[key] for key in MOST if config.get(key)), None))
     if (
         not own
         or not isinstance(rope, RopeLengthScalingConfig)
@@ -54,7 +53,7 @@ def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
         or type(most) is not int
     ):
         return
-    trained = rope.original_max_position_embeddings or own.get(ORIGINAL) or settings.get(ORIGINAL)
+    trained = rope.original_max_position_embeddings or own.get(ORIGINAL) or config.get(ORIGINAL)
     if type(trained) is not int or trained >= most or trained * rope.factor <= most:
         return
     raise ConfigError(
@@ -67,13 +66,13 @@ def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
     )
 
 
-def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
-    """Return what a scaling takes the place of, where the model has one of its own."""
-    own = own_scaling(settings)
+def note_replaced_scaling(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
+    """Return a note if the configured scaling replaces the model's own."""
+    own = read_native_scaling(config)
     if not own or not isinstance(rope, RopeScalingConfig):
         return []
     kind, factor = own.get("rope_type") or own.get("type"), own.get("factor")
-    trained = own.get(ORIGINAL) or settings.get(ORIGINAL)
+    trained = own.get(ORIGINAL) or config.get(ORIGINAL)
     is_known = type(trained) is int
     return [
         note(
@@ -88,28 +87,26 @@ def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[Note]
     ]
 
 
-def positions_of(settings: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the positions that a model will have once it is loaded; infinity where no limit is
-    known or heeded."""
-    return math.inf if rope.beyond_trained else made_for(settings, rope)
+def compute_max_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
+    """Return a loaded model's number of positions. Infinity if no limit is known or enforced."""
+    return math.inf if rope.beyond_trained else compute_trained_positions(config, rope)
 
 
-def made_for(settings: Mapping[str, Any], rope: RopeConfig) -> float:
-    """Return the positions that a setting is made for; infinity where the model's settings name
-    none."""
-    maximum = next((settings[key] for key in MOST if settings.get(key)), None)
+def compute_trained_positions(config: Mapping[str, Any], rope: RopeConfig) -> float:
+    """Return the number of positions that the rope setting is made for. Infinity if unknown."""
+    maximum = next((config[key] for key in MOST if config.get(key)), None)
     if type(maximum) is not int or maximum <= 0:
         return math.inf
-    own = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    original, factor = own.get(ORIGINAL) or settings.get(ORIGINAL), own.get("factor")
+    own = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    original, factor = own.get(ORIGINAL) or config.get(ORIGINAL), own.get("factor")
     if isinstance(rope, RopeScalingConfig):
         given = rope.original_max_position_embeddings if isinstance(rope, RopeLengthScalingConfig) else None
         has_length = isinstance(rope, RopeLengthScalingConfig)
         original, factor = (
-            (given or original or maximum) if has_length else settings.get(ORIGINAL),
+            (given or original or maximum) if has_length else config.get(ORIGINAL),
             rope.factor,
         )
     is_known = (original is None or type(original) is int) and (
         factor is None or isinstance(factor, int | float)
     )
-    return float(positions_under(maximum, original, factor)) if is_known else math.inf
+    return float(compute_scaled_positions(maximum, original, factor)) if is_known else math.inf

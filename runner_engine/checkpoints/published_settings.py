@@ -1,9 +1,7 @@
-"""How a model's own files say that its answers are drawn: its generation_config.json, or a .gguf
-file's header.
+"""Reads the publisher's sampling settings from generation_config.json or a .gguf file's header.
 
-A generation_config.json is read as transformers' `generate` reads it: without `do_sample` it is
-greedy, and what it does not name has transformers' defaults. What a .gguf file does not name is
-off.
+A generation_config.json is read as in transformers' `generate`: without `do_sample` it is greedy,
+and unnamed settings have transformers' defaults. What a .gguf file does not name is off.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, load_json, short
+from runner_base import DataError, load_json_object, truncated_repr
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 from runner_engine.settings.generation import GenerationConfig
@@ -34,7 +32,7 @@ GGUF_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """How a model's publisher draws its answers, and where each setting comes from."""
+    """A publisher's sampling settings, and the source of each."""
 
     file: str  # the words for the file
     # by the name of a key of `generation`; all but the penalties by frequency and presence
@@ -46,12 +44,12 @@ class PublishedSettings:
 
     @property
     def samples(self) -> bool:
-        """Whether the publisher draws at random."""
+        """Whether the publisher samples instead of decoding greedily."""
         return bool(self.values["temperature"])
 
     @property
-    def words(self) -> str:
-        """The settings that have an effect."""
+    def description(self) -> str:
+        """Describe the settings that have an effect."""
         if not self.samples:
             return "greedy"
         named = {"temperature": self.values["temperature"]}
@@ -59,8 +57,8 @@ class PublishedSettings:
         return ", ".join(f"{name} {value:g}" for name, value in named.items())
 
 
-def read_published(path: Path) -> PublishedSettings | None:
-    """Return what the files of a model, a folder or a .gguf file, say; None if they say nothing."""
+def read_published_settings(path: Path) -> PublishedSettings | None:
+    """Read the publisher's settings from a model folder or .gguf file. None if it has none."""
     if path.is_file() and gguf_file.is_gguf(path):
         named = {
             key.removeprefix(OF_GGUF): value
@@ -68,22 +66,21 @@ def read_published(path: Path) -> PublishedSettings | None:
             if key.startswith(OF_GGUF)
         }
         if named:
-            return _of_gguf(path, named)
+            return _parse_gguf_settings(path, named)
     folder = path if path.is_dir() else path.parent
-    return _of_json(folder / FILE) if (folder / FILE).is_file() else None
+    return _parse_generation_config(folder / FILE) if (folder / FILE).is_file() else None
 
 
-def _of_json(file: Path) -> PublishedSettings:
-    """Return what a generation_config.json says."""
-    named = load_json(file)
+def _parse_generation_config(path: Path) -> PublishedSettings:
+    named = load_json_object(path)
     name_of_file = f"the model's {FILE}"
     from_file = note("from_file", file=name_of_file)
     samples = named.get("do_sample") or False
     if not isinstance(samples, bool):
         raise DataError(
-            f"do_sample: true or false expected, found {short(samples)}", key=file, code="damaged"
+            f"do_sample: true or false expected, found {truncated_repr(samples)}", key=path, code="damaged"
         )
-    values, sources = _neutral(note("from_transformers"))
+    values, sources = _make_neutral_settings(note("from_transformers"))
     if not samples:
         values["temperature"] = 0.0
         sources["temperature"] = from_file
@@ -92,36 +89,37 @@ def _of_json(file: Path) -> PublishedSettings:
     for name, parameter in PARAMETERS.items():
         is_used = samples or parameter.for_greedy
         if named.get(name) is not None and is_used and name in values:
-            values[name] = _number(file, name, named[name], name)
+            values[name] = _read_number(path, name, named[name], name)
             sources[name] = from_file
     length = named.get("max_new_tokens")
     if length is not None and not (is_number(length, int) and length >= 1):
         raise DataError(
-            f"max_new_tokens: a whole number from 1 expected, found {short(length)}", key=file, code="damaged"
+            f"max_new_tokens: a whole number from 1 expected, found {truncated_repr(length)}",
+            key=path,
+            code="damaged",
         )
     return PublishedSettings(name_of_file, values, sources, length)
 
 
-def _of_gguf(path: Path, named: Mapping[str, Any]) -> PublishedSettings:
-    """Return what the header of a .gguf file says."""
-    values, sources = _neutral(note("not_in_gguf"))
+def _parse_gguf_settings(path: Path, named: Mapping[str, Any]) -> PublishedSettings:
+    values, sources = _make_neutral_settings(note("not_in_gguf"))
     ignored = dict(named)
     for own_name, name in GGUF_NAMES.items():
         if own_name in named:
-            values[name] = _number(path, OF_GGUF + own_name, ignored.pop(own_name), name)
+            values[name] = _read_number(path, OF_GGUF + own_name, ignored.pop(own_name), name)
             sources[name] = note("from_file", file="the .gguf file")
     return PublishedSettings("the .gguf file", values, sources, ignored=ignored)
 
 
-def _neutral(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
-    """Return the settings of a publisher who samples and names nothing, with their source."""
+def _make_neutral_settings(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
+    """Return sampling settings without any restriction, with their source."""
     values = {"temperature": 1.0}
     values |= {name: NEUTRAL[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
     return values, dict.fromkeys(values, source)
 
 
-def _number(file: Path, key: str, value: Any, name: str) -> float:
-    """Return a setting of a file, if it is in the range that the key of `generation` has."""
+def _read_number(file: Path, key: str, value: Any, name: str) -> float:
+    """Return a setting's value, if it is in the range of the same key in `generation`."""
     parameter = PARAMETERS[name]
     # as llama.cpp and vLLM write it
     is_off = name == "top_k" and is_number(value, int) and value == -1
@@ -129,19 +127,18 @@ def _number(file: Path, key: str, value: Any, name: str) -> float:
         return 0
     is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
     number = int(value) if is_whole else value
-    if not parameter.fits(number):
-        raise DataError(f"{key}={short(value)} {parameter.need}", key=file, code="damaged")
+    if not parameter.is_valid(number):
+        raise DataError(f"{key}={truncated_repr(value)} {parameter.range_text}", key=file, code="damaged")
     return round(float(number), 6) if parameter.kind is float else int(number)
 
 
-def notes_on_publisher(generation: GenerationConfig, published: PublishedSettings | None) -> list[Note]:
-    """Return notes where answers are greedy and the model's publisher draws at random, or names what
-    no engine here does."""
+def collect_publisher_notes(generation: GenerationConfig, published: PublishedSettings | None) -> list[Note]:
+    """Return notes if answers are greedy but the publisher samples, or if its settings are unsupported."""
     if published is None:
         return []
     notes = []
     if generation.temperature == 0 and generation.name == GenerationConfig.name and published.samples:
-        notes.append(note("publisher_samples", file=published.file, settings=published.words))
+        notes.append(note("publisher_samples", file=published.file, settings=published.description))
     if published.ignored:
         notes.append(note("ignored_settings", file=published.file, ignored=published.ignored))
     return notes

@@ -1,5 +1,4 @@
-"""The zip archive that torch.save writes: its directory, checked before anything in it is read.
-Imports no torch.
+"""Checks the zip archive that torch.save writes before anything is read. Imports no torch.
 
 torch never compresses entries. A compressed one can be a thousand times as large in memory as on
 disk, so none is ever unpacked here.
@@ -20,9 +19,8 @@ WRAPPERS = ("model_state_dict", "state_dict", "module", "model")
 SAVE_ANEW = "save the tensors again: torch.save(TENSORS, NEW)"
 
 
-def entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
-    """Return the entries of an archive; DataError if one is compressed, BadZipFile if it is not an
-    archive."""
+def list_entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
+    """List an archive's entries. DataError for compressed ones, BadZipFile if it is no archive."""
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     for entry in infos:
@@ -37,24 +35,25 @@ def entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
     return infos
 
 
-def refuse_compressed(path: Path, label: str) -> None:
-    """Reject an archive with compressed entries; other files are checked elsewhere."""
+def reject_compressed(path: Path, label: str) -> None:
+    """Reject an archive with compressed entries. Other files are checked elsewhere."""
     if zipfile.is_zipfile(path):
         try:
-            entries(path, label)
+            list_entries(path, label)
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
             return
 
 
-def unwrap(
+def unwrap_state_dict(
     state: dict[Any, Any], label: str, is_tensor: Callable[[Any], bool]
 ) -> tuple[dict[Any, Any], tuple[Note, ...]]:
-    """Return the dictionary of tensors in the checkpoint of a training run, and a note on where it
-    was."""
+    """Return the state dict nested in a training checkpoint, and a note on its key."""
     keys: list[str] = []
     left_out: list[str] = []
     while found := [
-        key for key in WRAPPERS if isinstance(state.get(key), dict) and _has_tensors(state[key], is_tensor)
+        key
+        for key in WRAPPERS
+        if isinstance(state.get(key), dict) and _contains_tensors(state[key], is_tensor)
     ]:
         if len(found) > 1:
             raise DataError(
@@ -68,7 +67,9 @@ def unwrap(
     return state, (note("tensors_under", file=label, keys=".".join(keys), left_out=tuple(left_out)),)
 
 
-def _has_tensors(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
-    """Whether there is a tensor in a dictionary, or in one that it wraps."""
+def _contains_tensors(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
+    """Whether a dictionary, or one nested under a known key, contains a tensor."""
     wrapped = (state[key] for key in WRAPPERS if isinstance(state.get(key), dict))
-    return any(map(is_tensor, state.values())) or any(_has_tensors(inner, is_tensor) for inner in wrapped)
+    return any(map(is_tensor, state.values())) or any(
+        _contains_tensors(inner, is_tensor) for inner in wrapped
+    )

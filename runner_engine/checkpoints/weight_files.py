@@ -1,5 +1,4 @@
-"""A checkpoint on disk: its weight files and their safetensors headers, read and checked without
-the weights.
+"""Reads and checks a checkpoint's safetensors headers without the weights.
 
 Imports neither torch nor safetensors. A damaged or hostile header is rejected before anything is
 written, with the tensor, the expected and the actual value. A caller that wants to read a .bin
@@ -14,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, load_json, reading, short
+from runner_base import DataError, load_json_object, os_errors_as_data_error, truncated_repr
 from runner_base.notes import Note
-from runner_base.texts import parse_object
+from runner_base.texts import parse_json_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -57,7 +56,7 @@ DTYPE_NAMES = {  # from the frameworks' names
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorLocation:
     """Where a tensor is stored: `offset` counts bytes from the start of its file."""
 
     name: str
@@ -71,28 +70,25 @@ class Tensor:
     )
 
     @property
-    def params(self) -> int:
-        """How many numbers it has."""
+    def num_elements(self) -> int:
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights: raw header with its length field (empty for a .bin), tensors in the
-    order of their bytes."""
+    """One weight file: its raw header with the length field (empty for a .bin), and its tensors by offset."""
 
     path: Path
     size: int
     header: bytes
     metadata: dict[str, str]
-    tensors: list[Tensor]
+    tensors: list[TensorLocation]
     notes: tuple[Note, ...] = ()  # what a reader of the result has to know
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: the weight files that are used, the files to copy with them, and the files
-    left out."""
+    """A model folder: weight files, files to copy with them, and ignored files."""
 
     folder: Path
     config: dict[str, Any]
@@ -102,15 +98,14 @@ class Checkpoint:
     format: str = "safetensors"
 
     @property
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[TensorLocation]:
         return [tensor for file in self.files for tensor in file.tensors]
 
 
 def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
-    """Read the headers of a model folder and check that they, the files and the index agree.
+    """Read a model folder's headers, and check that headers, files and index agree.
 
-    safetensors are preferred, as in transformers; a .bin is read only if the caller passes a
-    reader.
+    safetensors are preferred, as in transformers; a .bin is read only if the caller passes a reader.
     """
     readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
     for kind, reader in readers.items():
@@ -123,28 +118,30 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
             continue
         break
     else:
-        found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
+        found = (
+            ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight_name(path.name))) or "none"
+        )
         names = ", ".join(name for kind in readers for name in NAMES[kind])
         raise DataError(f"{folder} contains none of {names} (weight files found: {found})", code="not_found")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     # the index of .bin files is not copied
     kept = {INDEX} if kind == "safetensors" and not single.exists() else set()
     companions = [
-        path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))
+        path for path in entries if path.is_file() and (path.name in kept or not _is_weight_name(path.name))
     ]
     known = {file.path.name for file in files} | {path.name for path in companions}
     left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
-    return Checkpoint(folder, load_json(folder / "config.json"), files, companions, left_out, kind)
+    return Checkpoint(folder, load_json_object(folder / "config.json"), files, companions, left_out, kind)
 
 
-def _is_weight(name: str) -> bool:
+def _is_weight_name(name: str) -> bool:
     return name.endswith((*WEIGHT_SUFFIXES, ".safetensors.index.json", ".bin.index.json"))
 
 
-def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[WeightFile]:
-    """Read every shard that the index names; index and shards must agree on every tensor."""
+def _read_shards(index: Path, read_file: Callable[[Path], WeightFile]) -> list[WeightFile]:
+    """Read every shard that the index names. Index and shards must agree on every tensor."""
     weight_map = read_index(index)
-    files = [read(path) for path in shard_files(index, weight_map)]
+    files = [read_file(path) for path in list_shards(index, weight_map)]
     actual: dict[str, str] = {}
     for file in files:
         for tensor in file.tensors:
@@ -165,27 +162,26 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return the file of each tensor from an index; they are bare names, which cannot lead out of
-    its folder."""
-    weight_map = load_json(index).get("weight_map")
+    """Read the file of each tensor from an index. Names with folders are rejected."""
+    weight_map = load_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(
-            f"weight_map must map tensor names to file names, found {short(weight_map)}",
+            f"weight_map must map tensor names to file names, found {truncated_repr(weight_map)}",
             key=index,
             code="damaged",
         )
     for name, shard in weight_map.items():
-        if not is_bare_name(shard):
+        if not is_plain_file_name(shard):
             raise DataError(
-                f"tensor {name} is listed in {short(shard)}; expected a bare file name",
+                f"tensor {name} is listed in {truncated_repr(shard)}; expected a bare file name",
                 key=index,
                 code="damaged",
             )
     return weight_map
 
 
-def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
-    """Return the files that an index names; DataError if one does not exist."""
+def list_shards(index: Path, weight_map: dict[str, str]) -> list[Path]:
+    """Return the files that an index names. Raises DataError if one does not exist."""
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
@@ -197,20 +193,19 @@ def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
     return files
 
 
-def loaded_files(folder: Path) -> tuple[str, list[Path]]:
-    """Return the kind and the files of the weights that transformers would load from a folder, if
-    any."""
+def find_loaded_files(folder: Path) -> tuple[str, list[Path]]:
+    """Return format and paths of the weights that transformers would load from a folder."""
     for kind, (single, index) in NAMES.items():
         if (folder / single).is_file():
             return kind, [folder / single]
         if (folder / index).is_file():
-            return kind, shard_files(folder / index, read_index(folder / index))
+            return kind, list_shards(folder / index, read_index(folder / index))
     return "", []
 
 
 def read_weight_file(path: Path) -> WeightFile:
-    """Read and check one safetensors header; no weights are read."""
-    with reading(path):
+    """Read and check one safetensors header. No weights are read."""
+    with os_errors_as_data_error(path):
         size = path.stat().st_size
         with path.open("rb") as stream:
             start = stream.read(8)
@@ -226,15 +221,14 @@ def read_weight_file(path: Path) -> WeightFile:
 
 
 def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
-    """Check a raw header against the size of its file: types, sizes, and tensors that fill the file
-    without gaps."""
-    entries = parse_object(header[8:], str(path))
+    """Check a raw header against its file's size: dtypes, sizes, and tensors that fill the file without gaps."""
+    entries = parse_json_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DataError(
-            f"__metadata__ must map names to text, found {short(metadata)}", key=path, code="damaged"
+            f"__metadata__ must map names to text, found {truncated_repr(metadata)}", key=path, code="damaged"
         )
-    unsorted = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
+    unsorted = [_parse_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
     for tensor in tensors:
@@ -261,7 +255,7 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     return WeightFile(path, size, header, metadata, tensors)
 
 
-def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
+def _parse_tensor(name: str, entry: Any, path: Path, header_bytes: int) -> TensorLocation:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         is_valid = (
@@ -273,7 +267,7 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
         is_valid = False
     if not is_valid:
         raise DataError(
-            f"tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)} "
+            f"tensor {name}: dtype, shape and two data_offsets expected, found {truncated_repr(entry)} "
             f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)",
             key=path,
             code="damaged",
@@ -285,14 +279,14 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(
-            f"tensor {name}: {dtype} of shape {short(shape)} needs {bits / 8:.10g} bytes, "
+            f"tensor {name}: {dtype} of shape {truncated_repr(shape)} needs {bits / 8:.10g} bytes, "
             f"its data_offsets {begin}..{end} give {end - begin}",
             key=path,
             code="damaged",
         )
-    return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
+    return TensorLocation(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
 
 
-def is_bare_name(name: object) -> bool:
+def is_plain_file_name(name: object) -> bool:
     """Whether a name is a plain file name, which cannot lead to another folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

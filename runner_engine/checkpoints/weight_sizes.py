@@ -1,8 +1,7 @@
-"""The bytes of a model's weights in memory, tensor by tensor, as the libraries will hold them; no
-torch.
+"""Computes the bytes of loaded weights, tensor by tensor; no torch.
 
-Which tensors are quantized while loading is decided elsewhere (plan/load_plan.py). The others keep
-model.dtype, or are codes in the file; tied tensors count once.
+plan/load_plan.py decides which tensors are quantized while loading. The others keep model.dtype, or
+are codes in the file; tied tensors count once.
 """
 
 from __future__ import annotations
@@ -10,99 +9,108 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner_engine.checkpoints.library_rules import plain_bytes
-from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.quantization.base import Format, OwnLayers, QuantizationConfig
-from runner_engine.quantization.mixed import Mix
+from runner_engine.checkpoints.library_rules import compute_unquantized_nbytes
+from runner_engine.checkpoints.linear_layers import classify_tensor, get_layer_path, get_linear_shape
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.quantization.base import OwnLayers, QuantizationConfig, StoredFormat
+from runner_engine.quantization.quantization_mix import QuantizationMix
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 PARTS = ("linear", "scales", "expert", "embedding", "head", "other")
 
 
 def weight_bytes(
-    tensors: list[Tensor],
-    settings: Mapping[str, Any],
-    stored: Format | None,
-    choices: Mapping[str, QuantizationConfig],
+    tensors: list[TensorLocation],
+    config: Mapping[str, Any],
+    stored_format: StoredFormat | None,
+    quantization_configs: Mapping[str, QuantizationConfig],
     dtype_bytes: int,
     fuses_experts: bool = True,
 ) -> dict[str, int]:
-    """Bytes of the loaded weights by part, quantization constants (`scales`) included.
+    """Return the bytes of loaded weights by part of the model. `scales` are quantization constants.
 
-    choices: of the tensors that the load quantizes, by name.
+    choices: quantization configs of the tensors that the load quantizes, by tensor name.
     """
     parts = dict.fromkeys(PARTS, 0)
-    has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
-    coded = _coded(tensors, stored)
+    has_embedding = any(classify_tensor(tensor) == "embedding" for tensor in tensors)
+    coded = _find_coded_names(tensors, stored_format)
     for tensor in tensors:
-        part = part_of(tensor, fuses_experts, settings.get("model_type"))
-        if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
+        part = classify_tensor(tensor, fuses_experts, config.get("model_type"))
+        if part == "head" and config.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if (
-            stored is not None
-            and stored.config.own_layers is OwnLayers.made_groups
+            stored_format is not None
+            and stored_format.config.own_layers is OwnLayers.made_groups
             and "_weight_" in tensor.name
         ):
-            if tensor.name.endswith(stored.config.tensors.codes):  # a byte for each code in the file
-                linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
+            if tensor.name.endswith(stored_format.config.tensors.codes):  # a byte for each code in the file
+                linear, scales = stored_format.config.compute_weight_nbytes(
+                    tensor.shape[0], tensor.num_elements, dtype_bytes
+                )
                 parts["linear"], parts["scales"] = (parts["linear"] + linear, parts["scales"] + scales)
-        elif stored is not None and _is_of_codes(tensor, stored, coded):
-            part = "linear" if tensor.name.endswith(stored.config.tensors.codes) else "scales"
-            is_note = any(name in tensor.name for name in stored.config.tensors.notes)
+        elif stored_format is not None and _is_quantization_tensor(tensor, stored_format, coded):
+            part = "linear" if tensor.name.endswith(stored_format.config.tensors.codes) else "scales"
+            is_note = any(name in tensor.name for name in stored_format.config.tensors.notes)
             parts[part] += 0 if is_note else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:  # stored quantized: loaded as it is, an expert's, too
             parts["linear" if part == "expert" else part] += tensor.nbytes
-        elif tensor.name in choices:
-            linear, scales = choices[tensor.name].price(
-                sizes_of(tensor, settings)[0], tensor.params, dtype_bytes
+        elif tensor.name in quantization_configs:
+            linear, scales = quantization_configs[tensor.name].compute_weight_nbytes(
+                get_linear_shape(tensor, config)[0], tensor.num_elements, dtype_bytes
             )
             parts["linear"] += linear
             parts["scales"] += scales
         else:
-            parts[part] += plain_bytes(
-                tensor.name, tensor.params, str(settings.get("model_type", "")), dtype_bytes
+            parts[part] += compute_unquantized_nbytes(
+                tensor.name, tensor.num_elements, str(config.get("model_type", "")), dtype_bytes
             )
     return parts
 
 
-def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
-    """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
-    packed = stored is not None and tensor.name.endswith(stored.config.tensors.codes)
-    if stored is not None and (
-        packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
+def count_linear_weights(
+    tensor: TensorLocation,
+    stored_format: StoredFormat | None,
+    quantization_mix: QuantizationMix | None = None,
+) -> int:
+    """Count the weights of a linear layer's tensor, packed or not. 0 for any other tensor."""
+    packed = stored_format is not None and tensor.name.endswith(stored_format.config.tensors.codes)
+    if stored_format is not None and (
+        packed or (classify_tensor(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
     ):
         # of one expert
-        return stored.numbers(tensor.nbytes, tensor.dtype) // (
+        return stored_format.count_weights(tensor.nbytes, tensor.dtype) // (
             tensor.shape[0] if len(tensor.shape) > 2 else 1
         )
-    part = part_of(tensor)
+    part = classify_tensor(tensor)
     is_quantized_head = (
-        mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
+        quantization_mix is not None
+        and part == "head"
+        and quantization_mix.select_layer_config(get_layer_path(tensor), is_head=True).packed
     )
-    return tensor.params if part == "linear" or is_quantized_head else 0
+    return tensor.num_elements if part == "linear" or is_quantized_head else 0
 
 
-def _coded(tensors: list[Tensor], stored: Format | None) -> set[str]:
+def _find_coded_names(tensors: list[TensorLocation], stored_format: StoredFormat | None) -> set[str]:
     """Return the names of stored codes, and the paths of their layers."""
-    ends = () if stored is None else stored.config.tensors.codes
+    ends = () if stored_format is None else stored_format.config.tensors.codes
     names = {tensor.name: end for tensor in tensors for end in ends if tensor.name.endswith(end)}
     return {*names, *(name.removesuffix(end) for name, end in names.items())}
 
 
-def _is_of_codes(tensor: Tensor, stored: Format, coded: set[str]) -> bool:
-    """Whether a tensor is of a quantized layer, and neither its codes under the name of a weight
-    nor its bias."""
+def _is_quantization_tensor(
+    tensor: TensorLocation, stored_format: StoredFormat, coded_names: set[str]
+) -> bool:
+    """Whether a tensor belongs to a quantized layer and is neither its `.weight` nor its bias."""
     if tensor.name.endswith((".weight", ".bias", "_bias")):
         return False
-    if tensor.name.endswith(stored.config.tensors.fused_scales):
+    if tensor.name.endswith(stored_format.config.tensors.fused_scales):
         return True
-    if not stored.config.tensors.codes:
+    if not stored_format.config.tensors.codes:
         return True  # codes have the name of the weight, so their layers cannot be told by names
     # LAYER.scales, LAYER_scales
     paths = {tensor.name.rpartition(".")[0], tensor.name.rpartition("_")[0]}
     return (
-        not coded.isdisjoint(paths)
-        or tensor.name.endswith(stored.config.tensors.codes)
+        not coded_names.isdisjoint(paths)
+        or tensor.name.endswith(stored_format.config.tensors.codes)
         or tensor.dtype not in STORED_BYTES
     )

@@ -1,8 +1,8 @@
-"""Who comes in and when: which rows enter the next pass, and which tokens of their prompts it
-reads.
+"""Admission decides which sequences enter the next pass, and which tokens of their prompts
+it prefills.
 
-While a long prompt is read piece by piece, active rows decode in the same passes, so that no row
-waits for it. With attention in plain torch, which would copy their keys for that, they decode
+While a long prompt is prefilled in chunks, active sequences decode in the same passes and
+do not wait. Attention in plain torch would copy their keys for that, so there they decode
 between these passes.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.kv_budget import KvBudget
-from runner_engine.decode.passes import PiecePace, TokenSpan
-from runner_engine.decode.rows import Row, RowsUnderWay
+from runner_engine.decode.passes import ChunkSizer, TokenSpan
+from runner_engine.decode.sequences import SequenceQueues, TokenSequence
 from runner_engine.kv_cache import NewPrompt
-from runner_engine.sessions import EngineStats, RowShortage
+from runner_engine.sessions import EngineStats, SequenceShortage
 
 MIN_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
 SHARE_OF_PIECES = 2  # one in so many tokens of a pass is for long prompts, while other rows could enter
@@ -23,147 +23,169 @@ SHARE_TO_ENTER = 8  # one in so many rows has to leave before others enter, if d
 
 
 class Admission:
-    """Decides which rows enter; rows that wait are in an order in which those with common
-    beginnings are neighbours."""
+    """Decides which waiting sequences enter. Sequences with common prefixes are neighbors in the
+    queue.
+    """
 
     def __init__(
-        self, rows: RowsUnderWay, kv: KvBudget, decoder: Decoder, stats: EngineStats, asked_rows: int | None
+        self,
+        queues: SequenceQueues,
+        kv_budget: KvBudget,
+        decoder: Decoder,
+        stats: EngineStats,
+        max_sequences: int | None,
     ) -> None:
-        self.rows, self.kv, self.decoder, self.stats = rows, kv, decoder, stats
-        self.asked_rows = asked_rows  # None: any number
-        self.pace = PiecePace()
+        self.rows, self.kv, self.decoder, self.stats = queues, kv_budget, decoder, stats
+        self.asked_rows = max_sequences  # None: any number
+        self.pace = ChunkSizer()
         self.reset()
 
     def reset(self) -> None:
-        """Forget shortages of memory."""
-        self.most_rows = self.asked_rows or self.kv.heads.most_rows
+        """Forget recorded memory shortages and restore the requested number of sequences."""
+        self.most_rows = self.asked_rows or self.kv.heads.max_sequences
         self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
         self.has_noted_shortage = False
 
-    def add(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> None:
-        """Add rows behind those that are waiting; they share beginnings with the prompts that are
-        mentioned, too."""
-        prompts = [NewPrompt(row.prompt, row.kv, row.given is not None) for row in rows]
-        beginnings = dict(zip(rows, self.kv.prefixes.arrange(prompts, mentioned), strict=True))
+    def add_waiting(
+        self, sequences: Sequence[TokenSequence], announced_prompts: Sequence[list[int]] = ()
+    ) -> None:
+        """Append sequences to the waiting queue. They can share prefixes with the announced prompts."""
+        prompts = [NewPrompt(row.prompt, row.kv, row.given is not None) for row in sequences]
+        beginnings = dict(
+            zip(sequences, self.kv.prefixes.assign_prefixes(prompts, announced_prompts), strict=True)
+        )
         # the longest first
-        self.rows.waiting.extend(sorted(rows, key=lambda row: (beginnings[row], -row.need)))
+        self.rows.waiting.extend(sorted(sequences, key=lambda row: (beginnings[row], -row.max_kv_tokens)))
 
-    def set_budget(self) -> None:
-        """Set the budget by free memory; where it has grown, the next row may fit."""
-        if self.kv.set_budget():
+    def update_budget(self) -> None:
+        """Update the token budget from free memory. If it has grown, the next sequence may fit."""
+        if self.kv.update_budget():
             self.full_at = 0
 
-    def halve(self, at_once: int) -> None:
-        """Let half as many rows be in the KV cache from now on as there were."""
-        self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
+    def halve_max_sequences(self, num_running: int) -> None:
+        """Halve the number of sequences that may be in the KV cache from now on."""
+        self.most_rows = max(min(num_running or self.most_rows, self.most_rows) // 2, 1)
 
     # --------------------------------------------------------------------------- how many, and when
 
-    def may_enter(self) -> int:
-        """Return how many rows may enter now."""
+    def num_admissible(self) -> int:
         waiting, reads_with_kernels = (
             self.rows.waiting,
             bool(self.rows.reading) and self.decoder.has_kernels,
         )
-        return self.most_entering(reads_with_kernels or (bool(waiting) and self.joins_decoding(waiting[0])))
+        return self.max_new_sequences(
+            reads_with_kernels or (bool(waiting) and self.can_join_decode_pass(waiting[0]))
+        )
 
-    def most_entering(self, joins_decoding: bool) -> int:
-        """Return how many rows may enter now; 0 if they are too few to be worth a pass without
-        decoding."""
+    def max_new_sequences(self, shares_decode_pass: bool) -> int:
+        """Return how many sequences may enter now. 0 if too few to justify a pass without decoding."""
 
-        def few(rows: int) -> int:  # a pass for one row costs as much as one for ten
-            return 1 if joins_decoding else max(rows // SHARE_TO_ENTER, 1)
+        def min_new_sequences(num_sequences: int) -> int:  # a pass for one row costs as much as one for ten
+            return 1 if shares_decode_pass else max(num_sequences // SHARE_TO_ENTER, 1)
 
         in_slots, waiting = len(self.rows.in_slots), len(self.rows.waiting)
         free = min(self.most_rows - in_slots, waiting)
         if not self.rows.active:
             return free
-        is_full = bool(self.full_at) and in_slots > self.full_at - few(self.full_at)
-        return 0 if is_full or free < min(few(self.most_rows), waiting) else free
+        is_full = bool(self.full_at) and in_slots > self.full_at - min_new_sequences(self.full_at)
+        return 0 if is_full or free < min(min_new_sequences(self.most_rows), waiting) else free
 
-    def joins_decoding(self, row: Row) -> bool:
-        """Whether a row's prompt is read in a pass in which active rows decode: the kernels attend
-        token by token."""
-        return bool(self.rows.active) and len(row.pending) < self.decoder.short_span
+    def can_join_decode_pass(self, sequence: TokenSequence) -> bool:
+        """Whether a prompt is prefilled in the same pass in which active sequences decode.
 
-    def most_tokens(self) -> int:
-        """Return how many tokens of prompts the next pass may read besides one token of each
-        decoding row."""
-        most = self.kv.memory.most_tokens()
+        The kernels attend token by token in such a pass, so only short prompts join it.
+        """
+        return bool(self.rows.active) and len(sequence.pending_tokens) < self.decoder.short_span
+
+    def max_prefill_tokens(self) -> int:
+        """Return how many prompt tokens the next pass may prefill, besides one token per decoding
+        sequence.
+        """
+        most = self.kv.memory.max_prefill_tokens()
         decoding = len(self.rows.active) if self.decoder.has_kernels else 0
         return max(most - decoding, most // 4, MIN_PIECE)
 
     # ----------------------------------------------------------------------------------- which rows
 
-    def choose(self, entering: list[Row], free: int, most: int) -> list[Row]:
-        """Move rows that enter now from `waiting` to `entering`; return those that are too long for
-        one pass."""
-        waiting, reading, long = self.rows.waiting, self.rows.reading, list[Row]()
+    def admit_waiting(
+        self, admitted: list[TokenSequence], max_sequences: int, max_tokens: int
+    ) -> list[TokenSequence]:
+        """Move sequences from `waiting` to `admitted`. Returns those that are too long for one pass."""
+        waiting, reading, long = self.rows.waiting, self.rows.reading, list[TokenSequence]()
         tokens = positions = 0
-        while waiting and len(entering) < free:
+        while waiting and len(admitted) < max_sequences:
             row = waiting[0]
-            whole = len(entering) - len(long)
+            whole = len(admitted) - len(long)
             if (
                 whole
                 and not (reading or long)
-                and self.joins_decoding(row) != self.joins_decoding(entering[0])
+                and self.can_join_decode_pass(row) != self.can_join_decode_pass(admitted[0])
             ):
                 break
-            self.kv.find_copies(row)
-            share = most - most // SHARE_OF_PIECES if reading or long else most
-            left, wanted = len(row.pending) - row.kv.copied, len(row.given or ())
-            is_long = left > share or wanted > self.decoder.most_scored or self._is_read_in_spans(row, left)
+            self.kv.find_reusable_kv(row)
+            share = max_tokens - max_tokens // SHARE_OF_PIECES if reading or long else max_tokens
+            left, wanted = len(row.pending_tokens) - row.kv.copied, len(row.given or ())
+            is_long = left > share or wanted > self.decoder.most_scored or self._needs_short_spans(row, left)
             if (
                 whole
                 and not is_long
                 and (tokens + left > share or positions + wanted > self.decoder.most_scored)
             ):
                 break
-            others = [*self.rows.in_slots, *entering]
-            if others and not self.kv.fits(row, others):
+            others = [*self.rows.in_slots, *admitted]
+            if others and not self.kv.has_room_for(row, others):
                 self.full_at = len(others)
-                self._note_shortage(len(others))
+                self._record_shortage(len(others))
                 break
-            if not self.decoder.read_prefixes(row, self.kv.prefixes, most):
+            if not self.decoder.prefill_prefixes(row, self.kv.prefixes, max_tokens):
                 break
-            entering.append(waiting.popleft())
+            admitted.append(waiting.popleft())
             if is_long:
                 long.append(row)
             else:
                 tokens, positions = tokens + left, positions + wanted
         return long
 
-    def _is_read_in_spans(self, row: Row, left: int) -> bool:
-        """Whether a row's answer was begun, and its tokens are read in short spans, as they were
-        decoded."""
-        return bool(row.tokens) and 1 < self.decoder.short_span <= left
+    def _needs_short_spans(self, sequence: TokenSequence, num_unread: int) -> bool:
+        """Whether resumed tokens are prefilled in short spans, so that they attend as in decoding."""
+        return bool(sequence.tokens) and 1 < self.decoder.short_span <= num_unread
 
-    def _note_shortage(self, rows: int) -> None:
-        """Note once that fewer concurrent rows than requested have room."""
-        if self.asked_rows and not self.has_noted_shortage and rows < self.most_rows == self.asked_rows:
+    def _record_shortage(self, num_sequences: int) -> None:
+        """Record once that the KV cache has room for fewer concurrent sequences than requested."""
+        if (
+            self.asked_rows
+            and not self.has_noted_shortage
+            and num_sequences < self.most_rows == self.asked_rows
+        ):
             self.has_noted_shortage = True
-            self.stats.row_shortages.append(RowShortage(rows, self.most_rows, self.kv.tokens))
+            self.stats.row_shortages.append(SequenceShortage(num_sequences, self.most_rows, self.kv.tokens))
 
     # --------------------------------------------------------------------------------- which tokens
 
-    def pieces(self, whole: Sequence[Row], reading: Sequence[Row], most: int) -> list[TokenSpan]:
-        """Return what this pass reads: whole prompts, and in order as many pieces of long ones as
-        fit."""
+    def plan_prefill_chunks(
+        self,
+        short_sequences: Sequence[TokenSequence],
+        long_sequences: Sequence[TokenSequence],
+        max_tokens: int,
+    ) -> list[TokenSpan]:
+        """Return the chunks of the next pass: short prompts whole, and as many chunks of long
+        prompts as fit.
+        """
         first, most_scored, short_span = (
             len(self.rows.active),
             self.decoder.most_scored,
             self.decoder.short_span,
         )
         pieces = [
-            next_piece(row, slot, len(row.pending), most_scored, short_span)
-            for slot, row in enumerate(whole, start=first)
+            next_prefill_chunk(row, slot, len(row.pending_tokens), most_scored, short_span)
+            for slot, row in enumerate(short_sequences, start=first)
         ]
-        tokens = max(most - sum(len(piece.ids) for piece in pieces), most // SHARE_OF_PIECES)
+        tokens = max(max_tokens - sum(len(piece.ids) for piece in pieces), max_tokens // SHARE_OF_PIECES)
         if self.rows.active and self.decoder.has_kernels:
             tokens = min(tokens, self.pace.tokens)
         positions = most_scored - sum(len(piece.targets) for piece in pieces)
-        for slot, row in enumerate(reading, start=first + len(whole)):
-            piece = next_piece(row, slot, tokens, positions, short_span)
+        for slot, row in enumerate(long_sequences, start=first + len(short_sequences)):
+            piece = next_prefill_chunk(row, slot, tokens, positions, short_span)
             if piece.ids:
                 pieces.append(piece)
             tokens, positions = tokens - len(piece.ids), positions - len(piece.targets)
@@ -172,22 +194,23 @@ class Admission:
         return pieces
 
 
-def next_piece(row: Row, slot: int, tokens: int, logits: int, short_span: int) -> TokenSpan:
-    """Return the next piece of a row's pending tokens, with at most `tokens` tokens and `logits`
-    scored targets.
+def next_prefill_chunk(
+    sequence: TokenSequence, slot: int, max_tokens: int, max_logits: int, short_span: int
+) -> TokenSpan:
+    """Return the next chunk of a sequence's pending tokens, limited by tokens and scored logits.
 
-    Of an answer that was begun, the tokens are read in short spans after the prompt, which attend
-    as in decoding; where no span is short, all are read together.
+    Tokens of a resumed answer are prefilled after the prompt in short spans, which attend as
+    in decoding. Without short spans, all tokens are prefilled together.
     """
-    pending, start = row.pending, row.kv.places
-    end = min(start + tokens, len(pending))
-    if row.given is None:
-        prompt = len(pending) - len(row.tokens)
-        if row.tokens and 1 < short_span <= len(pending) - start:
+    pending, start = sequence.pending_tokens, sequence.kv.places
+    end = min(start + max_tokens, len(pending))
+    if sequence.given is None:
+        prompt = len(pending) - len(sequence.tokens)
+        if sequence.tokens and 1 < short_span <= len(pending) - start:
             end = min(end, prompt if start < prompt else start + short_span - 1)
-        return TokenSpan(row, slot, pending[start:end], start, is_last=end == len(pending))
+        return TokenSpan(sequence, slot, pending[start:end], start, is_last=end == len(pending))
     # the token that the continuation's first one follows
-    scored_from = len(pending) - len(row.given)
-    end = min(end, max(start, scored_from) + logits)
-    targets = row.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
-    return TokenSpan(row, slot, pending[start:end], start, targets, end == len(pending))
+    scored_from = len(pending) - len(sequence.given)
+    end = min(end, max(start, scored_from) + max_logits)
+    targets = sequence.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
+    return TokenSpan(sequence, slot, pending[start:end], start, targets, end == len(pending))

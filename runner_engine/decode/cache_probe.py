@@ -1,5 +1,6 @@
-"""What a model's own cache keeps: keys and values, states for which there are mixers, or what
-cannot be kept here."""
+"""Inspects what a model's own cache keeps: keys and values, recurrent states, or unsupported
+state.
+"""
 
 from __future__ import annotations
 
@@ -28,39 +29,38 @@ HINTS = "transformers.integrations.hub_kernels"  # advises to install libraries 
 NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 
 
-class Incompatible(Exception):
-    """The scheduler cannot serve a model."""
+class IncompatibleModel(Exception):
+    """The scheduler cannot serve this model."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None]:
-    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other
-    state.
+def inspect_cache_layers(model: Any, token_ids: torch.Tensor, num_mixers: int) -> list[int | None]:
+    """Return how many tokens each layer's cache keeps; None means all.
 
-    mixers: for so many layers we have a mixer, which keeps the state of one such layer.
+    Raises IncompatibleModel if the cache keeps other state. num_mixers: number of recurrent
+    layers that our mixers support.
 
-    The filled cache itself is checked, since missing state does not always show in the logits of a
-    short trial.
+    The filled cache itself is checked, because missing state does not always show in the
+    logits of a short trial.
     """
-    if mixers:
-        logging.getLogger(HINTS).addFilter(_is_no_hint)
+    if num_mixers:
+        logging.getLogger(HINTS).addFilter(_is_not_kernel_hint)
     cache: Any = DynamicCache(config=model.config)
-    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    model(input_ids=token_ids, past_key_values=cache, use_cache=True)
     layers = [layer for layer in cache.layers if type(layer) not in NOTHING]
     others = {type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES}
-    if mixers and mixers == sum(type(layer) in STATES | BOTH for layer in layers):
+    if num_mixers and num_mixers == sum(type(layer) in STATES | BOTH for layer in layers):
         others -= {kind.__name__ for kind in STATES | BOTH}
         layers = [layer for layer in layers if type(layer) not in STATES]
-    if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
+    if others or any(layer.get_seq_length() != token_ids.shape[1] for layer in layers):
         what = ", ".join(sorted(others)) or "a cache of its own"
-        raise Incompatible(note("other_state", what=what))
+        raise IncompatibleModel(note("other_state", what=what))
     return [getattr(layer, "sliding_window", None) for layer in cache.layers if type(layer) not in STATES]
 
 
-def _is_no_hint(record: logging.LogRecord) -> bool:
-    """Whether a message is not about the family's own functions, which are called in trials
-    alone."""
+def _is_not_kernel_hint(record: logging.LogRecord) -> bool:
+    """Log filter: drop hints about the model family's own kernels, which only trials call."""
     return "falling back to its reference PyTorch implementation" not in record.getMessage()

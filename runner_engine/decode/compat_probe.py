@@ -1,5 +1,6 @@
-"""Whether the scheduler can serve a model: a trial of a few tokens is compared with the model's own
-attention."""
+"""Tests whether the scheduler supports a model: its logits must match the model's own
+attention.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +15,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base import is_memory_error, one_line
-from runner_base.notes import given, note
-from runner_engine.attention import Softmax, in_call_order, page_of, register, running
-from runner_engine.attention.device_attention import is_wanted
-from runner_engine.decode.cache_probe import Incompatible, kept_by_cache
+from runner_base import is_out_of_memory_error, to_one_line
+from runner_base.notes import note, text_note
+from runner_engine.attention import (
+    Softmax,
+    find_page_size,
+    number_layers_by_call,
+    register_attention,
+    use_attention,
+)
+from runner_engine.attention.device_attention import should_try_sdpa
+from runner_engine.decode.cache_probe import IncompatibleModel, inspect_cache_layers
 from runner_engine.decode.fused_forward import FusedForward
-from runner_engine.decode.last_bits import distance, wavers_to, worst_distance
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
-from runner_engine.decode.rows import Row
-from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.decode.rounding_noise import is_within_rounding_noise, max_logit_error, mean_logit_error
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache import (
     MASK_PROBE,
-    Heads,
+    KvCacheSpec,
     Prefix,
-    RowKv,
-    Unknown,
+    SequenceKv,
+    UnknownWindow,
     Window,
-    own_kv,
-    probing_masks,
-    stores_of,
+    create_kv_store,
+    find_store_layers,
+    record_masks,
 )
-from runner_engine.matmul import ExpertLayer, LayerWeights, note_on, unrounded_rows
+from runner_engine.matmul import ExpertLayer, LayerWeights, note_unstable_layers, unrounded_activations
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.gguf_blocks import GgufLinear
-from runner_engine.models.load import Loaded
-from runner_engine.recurrent import UnsupportedMixer, mixers_of
+from runner_engine.recurrent import UnsupportedMixer, create_mixers
 from runner_engine.sessions import Request
 
 log = logging.getLogger(__name__)
@@ -58,17 +65,19 @@ COUNT_BEFORE = {"llama4", "llama4_text"}
 ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
-def sliding_window(loaded: Loaded) -> float:
-    """Return the longest row that fits into the sliding window, for a model whose layers' windows
-    are unknown."""
+def max_window_length(loaded: LoadedModel) -> float:
+    """Return the longest sequence that fits in the sliding window, if the layers' windows are
+    unknown.
+    """
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
-def rope_stable_length(loaded: Loaded) -> float:
-    """Return the longest row before the rotary embedding changes for all keys, which only
-    `generate` handles."""
+def rope_stable_length(loaded: LoadedModel) -> float:
+    """Return the sequence length from which RoPE changes for all keys. Only `generate` supports
+    longer ones.
+    """
     settings = loaded.model.config.get_text_config()
     parameters = getattr(settings, "rope_parameters", None) or {}
     reaches = [math.inf]
@@ -79,71 +88,81 @@ def rope_stable_length(loaded: Loaded) -> float:
     return min(reaches)
 
 
-def allowed_off(loaded: Loaded) -> float:
-    """Return how far logits may be from the model's own, as a share of their spread."""
+def logits_tolerance(loaded: LoadedModel) -> float:
+    """Return the allowed mean logit error, as a share of the logits' standard deviation."""
     quantized = int(loaded.metrics.get("quantized_modules", 0))
     return COARSE if quantized else TOLERANCE.get(loaded.model.dtype, COARSE)
 
 
-def probe_heads(loaded: Loaded) -> Heads:
-    """Return the shape of the model's attention; Incompatible if the scheduler would not give the
-    model's answers."""
+def probe_attention(loaded: LoadedModel) -> KvCacheSpec:
+    """Inspect a model's attention and test the scheduler on it.
+
+    Raises IncompatibleModel if the scheduler's logits differ from the model's own.
+    """
     model = loaded.model
     settings = model.config.get_text_config()
     if getattr(settings, "attn_temperature_tuning", None) and settings.model_type not in COUNT_BEFORE:
-        raise Incompatible(note("attention_counts_tokens"))
+        raise IncompatibleModel(note("attention_counts_tokens"))
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
-        raise Incompatible(note("several_devices"))
-    register()
+        raise IncompatibleModel(note("several_devices"))
+    register_attention()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
     ids = ids.to(loaded.device)
 
-    def own_logits() -> torch.Tensor:
+    def compute_own_logits() -> torch.Tensor:
         logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
         return logits[0, -2:].float()
 
     try:
         with torch.inference_mode():
-            with _without_unpacking(model):
-                mixers = mixers_of(model)
-                kept_tokens = kept_by_cache(model, ids[None, :2], len(mixers))
+            with _skip_dequantization(model):
+                mixers = create_mixers(model)
+                kept_tokens = inspect_cache_layers(model, ids[None, :2], len(mixers))
                 heads = _inspect_attention(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
-            with unrounded_rows(model) as zeroed:
-                expected, ours = own_logits(), _scheduled_logits(model, heads, ids.tolist())
-                off = distance(ours, expected)
-                is_right = _is_right(loaded, ours, expected, own_logits)
-    except Incompatible:
+            with unrounded_activations(model) as zeroed:
+                expected, ours = compute_own_logits(), _scheduler_trial_logits(model, heads, ids.tolist())
+                off = mean_logit_error(ours, expected)
+                is_right = _logits_match(loaded, ours, expected, compute_own_logits)
+    except IncompatibleModel:
         raise
     except UnsupportedMixer as error:
-        raise Incompatible(given(str(error))) from error
+        raise IncompatibleModel(text_note(str(error))) from error
     except NotImplementedError as error:  # its message is a whole reason
-        raise Incompatible(given(one_line(error, limit=160))) from error
+        raise IncompatibleModel(text_note(to_one_line(error, limit=160))) from error
     except Exception as error:
-        if is_memory_error(error):
+        if is_out_of_memory_error(error):
             raise
-        raise Incompatible(given(f"{type(error).__name__}: {one_line(error, limit=160)}")) from error
+        raise IncompatibleModel(
+            text_note(f"{type(error).__name__}: {to_one_line(error, limit=160)}")
+        ) from error
     if not is_right:
-        raise Incompatible(note("logits_off", off=off))
+        raise IncompatibleModel(note("logits_off", off=off))
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
-    heads = replace(heads, note=note_on(zeroed))
-    return _by_sdpa_if_right(loaded, heads, ids.tolist(), own_logits) if is_wanted(heads.device) else heads
+    heads = replace(heads, note=note_unstable_layers(zeroed))
+    return (
+        _use_sdpa_if_equivalent(loaded, heads, ids.tolist(), compute_own_logits)
+        if should_try_sdpa(heads.device)
+        else heads
+    )
 
 
-def _is_right(
-    loaded: Loaded, ours: torch.Tensor, expected: torch.Tensor, own: Callable[[], torch.Tensor]
+def _logits_match(
+    loaded: LoadedModel,
+    logits: torch.Tensor,
+    expected: torch.Tensor,
+    compute_own_logits: Callable[[], torch.Tensor],
 ) -> bool:
-    allowed = allowed_off(loaded)
-    return distance(ours, expected) <= allowed or (
-        allowed == COARSE and wavers_to(loaded.model, ours, own, allowed)
+    allowed = logits_tolerance(loaded)
+    return mean_logit_error(logits, expected) <= allowed or (
+        allowed == COARSE and is_within_rounding_noise(loaded.model, logits, compute_own_logits, allowed)
     )
 
 
 @contextmanager
-def _without_unpacking(model: Any) -> Iterator[None]:
-    """Let layers that unpack their weights return zeros, for passes of which only shapes and masks
-    count."""
+def _skip_dequantization(model: Any) -> Iterator[None]:
+    """Let GGUF layers return zeros, for passes of which only shapes and masks matter."""
     layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
 
     def zeros(layer: GgufLinear, rows: torch.Tensor) -> torch.Tensor:
@@ -158,30 +177,38 @@ def _without_unpacking(model: Any) -> Iterator[None]:
             del layer.forward
 
 
-def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], own: Callable[[], torch.Tensor]) -> Heads:
-    """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else
-    the same heads."""
-    by_sdpa = replace(heads, by_sdpa=True)
-    in_pages = replace(by_sdpa, page=0 if heads.states else page_of(by_sdpa))
+def _use_sdpa_if_equivalent(
+    loaded: LoadedModel,
+    kv_spec: KvCacheSpec,
+    token_ids: list[int],
+    compute_own_logits: Callable[[], torch.Tensor],
+) -> KvCacheSpec:
+    """Enable SDPA attention if its logits match the model's. Otherwise return the spec
+    unchanged.
+    """
+    by_sdpa = replace(kv_spec, by_sdpa=True)
+    in_pages = replace(by_sdpa, page=0 if kv_spec.states else find_page_size(by_sdpa))
     for one in (in_pages, by_sdpa) if in_pages.page else (by_sdpa,):
         try:
-            with torch.inference_mode(), unrounded_rows(loaded.model):
-                ours, expected = _scheduled_logits(loaded.model, one, ids), own()
-                if _is_right(loaded, ours, expected, own):
+            with torch.inference_mode(), unrounded_activations(loaded.model):
+                ours, expected = _scheduler_trial_logits(loaded.model, one, token_ids), compute_own_logits()
+                if _logits_match(loaded, ours, expected, compute_own_logits):
                     return one
-            why = f"by SDPA its logits would be off by {distance(ours, expected):.2g} of their spread"
+            why = f"by SDPA its logits would be off by {mean_logit_error(ours, expected):.2g} of their spread"
         except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
-            if is_memory_error(error):
+            if is_out_of_memory_error(error):
                 raise
-            why = one_line(error, limit=160)
+            why = to_one_line(error, limit=160)
         how = "without pages" if one.page else "operation by operation"
         log.info("attention is computed %s, which is slower: %s", how, why)
-    return heads
+    return kv_spec
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """What one layer hands to its attention."""
+class _LayerShape:
+    """Head counts, head size, dtype and device of the tensors that one layer passes to
+    attention.
+    """
 
     kv_heads: int
     heads: int
@@ -191,42 +218,41 @@ class _Shape:
 
 
 def _inspect_attention(
-    model: Any, ids: torch.Tensor, kept_tokens: list[int | None], has_mixers: bool
-) -> Heads:
-    """Return the shape that fits the heads of all layers, with their windows if all of them are
-    known.
+    model: Any, token_ids: torch.Tensor, cached_tokens: list[int | None], has_mixers: bool
+) -> KvCacheSpec:
+    """Return the KV spec that fits all layers, with their sliding windows if all are known.
 
-    kept_tokens: how many tokens the cache of each layer keeps. If these are fewer than its mask
-    shows, `generate` has another window from the second token on. has_mixers: not all layers
-    attend, perhaps none; they are numbered by their calls.
+    cached_tokens: how many tokens each layer's cache keeps. If these are fewer than the
+    layer's mask shows, `generate` has another window from the second token on. has_mixers:
+    some or all layers do not attend, so layers are numbered in call order.
     """
-    shapes: dict[int, _Shape] = {}
+    shapes: dict[int, _LayerShape] = {}
     windows: dict[int, Window | None] = {}
     softmaxes: set[bool] = set()
     tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values of each layer
 
-    def record(
+    def record_shapes(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
     ) -> torch.Tensor:
-        """Return zeros: only shapes and masks matter here."""
+        """Record a layer's shapes and mask, and return zeros."""
         width = max(key.shape[2], value.shape[2])
         tensors[layer] = key, value
-        shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
+        shapes[layer] = _LayerShape(key.shape[0], query.shape[0], width, key.dtype, key.device)
         softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
-        with suppress(Unknown):
-            windows[layer] = masks.window(softmax.mask)
+        with suppress(UnknownWindow):
+            windows[layer] = masks.find_window(softmax.mask)
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    attend = in_call_order(record) if has_mixers else record
-    with probing_masks() as masks, running(model, attend, MASK_PROBE):
-        model(input_ids=ids, position_ids=positions, use_cache=False)
+    positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+    attend = number_layers_by_call(record_shapes) if has_mixers else record_shapes
+    with record_masks() as masks, use_attention(model, attend, MASK_PROBE):
+        model(input_ids=token_ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
     if not layers and has_mixers:
-        return Heads(0, 1, 1, LANES, model.dtype, ids.device)
-    stores = stores_of([tensors[layer] for layer in sorted(tensors)])
+        return KvCacheSpec(0, 1, 1, LANES, model.dtype, token_ids.device)
+    stores = find_store_layers([tensors[layer] for layer in sorted(tensors)])
     if not layers:
-        raise Incompatible(note("attention_elsewhere"))
+        raise IncompatibleModel(note("attention_elsewhere"))
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
     kv_heads, width = (
         max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width")
@@ -236,54 +262,54 @@ def _inspect_attention(
         or len(alike) != 1
         or any(kv_heads % shape.kv_heads for shape in all_shapes)
     ):
-        raise Incompatible(note("shapes_differ", layers=layers, shapes=len(set(all_shapes))))
+        raise IncompatibleModel(note("shapes_differ", layers=layers, shapes=len(set(all_shapes))))
     [(query_heads, dtype, device)] = alike
     if device.type == "cpu":  # the kernels need whole vectors
         width = -(-width // LANES) * LANES
     known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
     pairs = (
-        zip(kept_tokens, known, strict=True)
-        if len(kept_tokens) == len(known)
-        else [(kept_token, None) for kept_token in kept_tokens]
+        zip(cached_tokens, known, strict=True)
+        if len(cached_tokens) == len(known)
+        else [(kept_token, None) for kept_token in cached_tokens]
     )
     if any(most is not None and (window is None or window.size > most) for most, window in pairs):
         known = ()
     settings = model.config.get_text_config()
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
-        raise Incompatible(note("attention_in_chunks"))
+        raise IncompatibleModel(note("attention_in_chunks"))
     stored = layers if not stores else max(stores) + 1
-    return Heads(
+    return KvCacheSpec(
         stored, kv_heads, query_heads // kv_heads, width, dtype, device, known, stores, all(softmaxes)
     )
 
 
-def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
-    """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
-    forward = Forward(model, heads)
+def _scheduler_trial_logits(model: Any, kv_spec: KvCacheSpec, token_ids: list[int]) -> torch.Tensor:
+    """Return the last two logits. Prefix, span and single token run in separate passes."""
+    forward = Forward(model, kv_spec)
     forward.short_span = 1  # so that this short prompt is read as a span, like a long one
-    prefix = Prefix(ids[:PREFIX])
-    row = Row(Request(0, ()), ids[:-1], "", 1, kv=RowKv(prefix))
-    forward.read_prefix(prefix, PREFIX)
-    own = own_kv(heads, forward.kernels, [PREFIX + SUFFIX + 1], [prefix])
-    read = forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
-    row.kv.places, row.tokens = SUFFIX, ids[-1:]
-    return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
+    prefix = Prefix(token_ids[:PREFIX])
+    row = TokenSequence(Request(0, ()), token_ids[:-1], "", 1, kv=SequenceKv(prefix))
+    forward.prefill_prefix(prefix, PREFIX)
+    own = create_kv_store(kv_spec, forward.kernels, [PREFIX + SUFFIX + 1], [prefix])
+    read = forward.run_token_spans(own, [TokenSpan(row, 0, row.pending_tokens)])
+    row.kv.places, row.tokens = SUFFIX, token_ids[-1:]
+    return torch.cat((read, forward.step(own, [row], forward.build_prefix_uses([row])))).float()
 
 
 def probe_fused_forward(
-    loaded: Loaded,
-    heads: Heads,
-    packed: Mapping[nn.Module, LayerWeights],
-    experts: Mapping[nn.Module, ExpertLayer],
-    is_right: bool = False,
+    loaded: LoadedModel,
+    kv_spec: KvCacheSpec,
+    packed_layers: Mapping[nn.Module, LayerWeights],
+    expert_layers: Mapping[nn.Module, ExpertLayer],
+    is_verified: bool = False,
 ) -> FusedForward | None:
-    """Return the forward pass in a single call; None where C does not know a part, or the logits
-    differ.
+    """Create the fused forward pass. Returns None if C lacks one of the model's parts or the
+    logits differ.
 
-    packed, experts: the layers whose weights C already has; the model's own pass multiplies by the
-    same weights. is_right: whether an earlier trial has found that the logits do not differ.
+    packed_layers, expert_layers: layers whose weights are already packed for C. is_verified:
+    an earlier trial has shown that the logits match.
     """
-    forward = Forward(loaded.model, heads)
+    forward = Forward(loaded.model, kv_spec)
     if forward.kernels is None:
         return None
     room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded)))
@@ -291,18 +317,18 @@ def probe_fused_forward(
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
         with torch.inference_mode():
-            fused = FusedForward(loaded.model, heads, room, forward.kernels, packed, experts)
-            if is_right:
+            fused = FusedForward(loaded.model, kv_spec, room, forward.kernels, packed_layers, expert_layers)
+            if is_verified:
                 return fused
-            expected = _trial_logits(forward, ids)
+            expected = _batch_trial_logits(forward, ids)
             forward.fused = fused
-            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.in_bytes
+            is_exact = kv_spec.dtype is torch.float32 and not fused.is_quantized and not kv_spec.is_quantized
             # elsewhere a number may be rounded to the other side, and then the farthest of 49,152
             # logits is 0.2 off: noise that a token's mean does not have, and in which each real
             # difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
-            off = worst_distance(_trial_logits(forward, ids), expected, of_tokens)
-            if not off <= allowed and (is_exact or not _is_noise(forward, ids, fused)):
+            off = max_logit_error(_batch_trial_logits(forward, ids), expected, of_tokens)
+            if not off <= allowed and (is_exact or not _is_rounding_noise(forward, ids, fused)):
                 raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
@@ -311,80 +337,85 @@ def probe_fused_forward(
     return fused
 
 
-def _is_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
-    """Whether a single call is off by no more than the operations themselves are with other last
-    bits."""
+def _is_rounding_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
+    """Whether the fused forward's error is no larger than the effect of changed last bits."""
 
-    def own_logits() -> torch.Tensor:
+    def compute_own_logits() -> torch.Tensor:
         forward.fused = None
-        return _trial_logits(forward, ids)
+        return _batch_trial_logits(forward, token_ids)
 
-    forward.fused = fused
-    is_near = wavers_to(forward.model, _trial_logits(forward, ids), own_logits, COARSE)
-    return is_near or _is_as_near_as_its_noise(forward, ids, fused)
+    forward.fused = fused_forward
+    is_near = is_within_rounding_noise(
+        forward.model, _batch_trial_logits(forward, token_ids), compute_own_logits, COARSE
+    )
+    return is_near or _is_below_split_noise(forward, token_ids, fused_forward)
 
 
-def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
-    """Whether a single call gives the first layers' logits, and all layers' as nearly as the
-    operations themselves do.
+def _is_below_split_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
+    """Whether the fused forward matches in the first layers, and in all layers within rounding
+    noise.
 
-    A last bit grows from layer to layer in a trained model. So in few layers the logits must be the
-    same, and in all of them no further off than those of the same operations are where a prompt is
-    split elsewhere.
+    In a trained model, a changed last bit grows from layer to layer. So the logits of few
+    layers must match. In all layers the error may not exceed the one that splitting the
+    prompt elsewhere causes.
     """
 
-    def logits(by: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
-        forward.fused = by
-        return _trial_logits(forward, ids, prefix)
+    def trial_logits(fused_or_none: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
+        forward.fused = fused_or_none
+        return _batch_trial_logits(forward, token_ids, prefix)
 
-    with fused.shallow(forward.model, SHALLOW):
-        shallow = worst_distance(logits(fused), logits(None))
-    expected = logits(None)
-    noise = max(worst_distance(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
-    off = worst_distance(logits(fused), expected)
+    with fused_forward.limit_layers(forward.model, SHALLOW):
+        shallow = max_logit_error(trial_logits(fused_forward), trial_logits(None))
+    expected = trial_logits(None)
+    noise = max(max_logit_error(trial_logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
+    off = max_logit_error(trial_logits(fused_forward), expected)
     log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
     return shallow <= COARSE and off <= NEAR * noise
 
 
-def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
-    """Return all logits of two rows: of their prompts, read together, and of one more token each.
+def _batch_trial_logits(forward: Forward, token_ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
+    """Return all logits of two sequences: of their prompts in one pass, and of one more token
+    each.
 
-    The first row has a prefix, and the second prompt is read as a span. Where rows choose among
-    adapters, one has the first, and the other the last one.
+    The first sequence has a prefix, and the second prompt is read as a span. Where sequences
+    choose among adapters, one uses the first adapter and the other the last.
     """
     names = forward.adapters.names if forward.adapters else (None,)
-    prefix = Prefix(ids[:prefix_length], adapter=names[0])
-    forward.read_prefix(prefix, prefix_length)
+    prefix = Prefix(token_ids[:prefix_length], adapter=names[0])
+    forward.prefill_prefix(prefix, prefix_length)
     rows = [
-        Row(Request(0, (), adapter=names[0]), ids[:-1], "", 1, kv=RowKv(prefix)),
-        Row(Request(1, (), adapter=names[-1]), ids[3:-1], "", 1),
+        TokenSequence(Request(0, (), adapter=names[0]), token_ids[:-1], "", 1, kv=SequenceKv(prefix)),
+        TokenSequence(Request(1, (), adapter=names[-1]), token_ids[3:-1], "", 1),
     ]
-    forward.short_span = len(rows[1].pending)
-    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows), [row.kv.prefix for row in rows])
-    pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
-    read = forward.read_prompts(own, pieces)
+    forward.short_span = len(rows[1].pending_tokens)
+    own = create_kv_store(
+        forward.heads, forward.kernels, [len(token_ids)] * len(rows), [row.kv.prefix for row in rows]
+    )
+    pieces = [
+        TokenSpan(row, slot, row.pending_tokens, targets=row.pending_tokens) for slot, row in enumerate(rows)
+    ]
+    read = forward.run_token_spans(own, pieces)
     for row in rows:
-        row.kv.places, row.tokens = len(row.pending), ids[-1:]
-    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows))))
+        row.kv.places, row.tokens = len(row.pending_tokens), token_ids[-1:]
+    return torch.cat((read, forward.step(own, rows, forward.build_prefix_uses(rows))))
 
 
-def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
-    """Whether tokens of a row that are read in one pass give bit for bit the logits that each gives
-    alone."""
+def batched_logits_match_single(forward: Forward, vocab_size: int) -> bool:
+    """Whether several tokens in one pass give bit for bit the same logits as each token alone."""
     trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()
-    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED, kv=RowKv(Prefix(ids[:PREFIX])))
+    row = TokenSequence(Request(0, ()), ids[:SUFFIX], "", CHECKED, kv=SequenceKv(Prefix(ids[:PREFIX])))
     assert row.kv.prefix is not None
-    trial.read_prefix(row.kv.prefix, PREFIX)
-    own = own_kv(trial.heads, trial.kernels, [len(ids)], [row.kv.prefix])
-    trial.read_prompts(own, [TokenSpan(row, 0, row.pending)])
-    first = row.kv.places = len(row.pending)
+    trial.prefill_prefix(row.kv.prefix, PREFIX)
+    own = create_kv_store(trial.heads, trial.kernels, [len(ids)], [row.kv.prefix])
+    trial.run_token_spans(own, [TokenSpan(row, 0, row.pending_tokens)])
+    first = row.kv.places = len(row.pending_tokens)
     alone = []
     for token in ids[SUFFIX:]:
         row.tokens.append(token)
-        alone.append(trial.step(own, [row], trial.uses_of([row])))
+        alone.append(trial.step(own, [row], trial.build_prefix_uses([row])))
         row.kv.places += 1
-    together = trial.read_prompts(own, [TokenSpan(row, 0, row.tokens, first, targets=row.tokens)])
+    together = trial.run_token_spans(own, [TokenSpan(row, 0, row.tokens, first, targets=row.tokens)])
     return torch.equal(torch.cat(alone), together)

@@ -1,165 +1,181 @@
-"""Which forward pass runs, and which tokens come of it: prompts are read, and active rows get a
-token, or several."""
+"""The decoder chooses the forward pass, and samples the tokens that follow from its logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from runner_engine.decode.passes import Ahead, Forward, TokenSpan
-from runner_engine.decode.rows import Row
+from runner_engine.decode.passes import AsyncStep, Forward, TokenSpan
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import (
-    Guesses,
     Sampler,
+    Speculator,
     Stopping,
-    most_positions,
-    read_and_score,
-    sampler_of,
+    create_sampler,
+    max_scored_positions,
+    prefill_and_score,
     unread_tokens,
 )
-from runner_engine.kv_cache import Heads, OwnKv, Prefixes
+from runner_engine.kv_cache import KvCacheSpec, KvStore, PrefixTree
 from runner_engine.sessions import EngineStats
 
-NewTokens = list[tuple[Row, int]]  # in the order in which they came
+NewTokens = list[tuple[TokenSequence, int]]  # in the order in which they came
 
 
 class Decoder:
-    """Computes the next tokens of rows; the active ones have the slots 0 … n-1 of the store."""
+    """Computes the next tokens of sequences. Active sequences have the slots 0 … n-1 of the KV
+    store.
+    """
 
     def __init__(
         self,
         model: Any,
-        heads: Heads,
+        kv_spec: KvCacheSpec,
         vocab_size: int,
         stats: EngineStats,
         stopping: Stopping,
-        speculation: Guesses,
+        speculator: Speculator,
     ) -> None:
-        self.stats, self.stopping, self.speculation = stats, stopping, speculation
-        self.vocab_size, self.device = vocab_size, heads.device
-        self.forward = Forward(model, heads)
-        if speculation.hidden_reader is not None:
-            self.forward.keep_hidden(speculation.hidden_reader)
-        self.ahead = Ahead(self.forward)
+        self.stats, self.stopping, self.speculation = stats, stopping, speculator
+        self.vocab_size, self.device = vocab_size, kv_spec.device
+        self.forward = Forward(model, kv_spec)
+        if speculator.hidden_reader is not None:
+            self.forward.enable_hidden_states(speculator.hidden_reader)
+        self.ahead = AsyncStep(self.forward)
         # positions of continuations, in one pass
-        self.most_scored = most_positions(heads.device, vocab_size)
+        self.most_scored = max_scored_positions(kv_spec.device, vocab_size)
         self.reset()
 
     def reset(self) -> None:
-        self.ahead.drop()
-        self.speculation.forget()
+        self.ahead.discard()
+        self.speculation.reset()
         self.sampler = Sampler(self.vocab_size, self.device)
-        self.ahead.change_rows()
+        self.ahead.invalidate_sequences()
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep only these of the active rows, in this order."""
-        self.sampler.keep(rows)
-        self.ahead.change_rows()
+    def reorder_sequences(self, indices: Sequence[int]) -> None:
+        """Keep only the active sequences with these indices, in this order."""
+        self.sampler.keep_sequences(indices)
+        self.ahead.invalidate_sequences()
 
     @property
     def has_kernels(self) -> bool:
-        """Whether attention is by the kernels, in whose passes some rows decode while others are
-        read."""
+        """Whether attention uses our kernels, so that one pass can prefill and decode together."""
         return self.forward.kernels is not None
 
     @property
     def short_span(self) -> int:
-        """From how many tokens on a span is not attended to token by token."""
+        """Number of tokens from which a span is no longer attended to token by token."""
         return self.forward.short_span
 
     @property
     def has_begun_step(self) -> bool:
-        """Whether the active rows' next step has begun, and no row may enter it."""
+        """Whether the next decoding step has begun, so that no sequence may enter it."""
         return self.ahead.has_begun
 
     # -------------------------------------------------------------------------------------- prompts
 
-    def read_prefixes(self, row: Row, prefixes: Prefixes, most: int) -> bool:
-        """Compute keys and values of a row's prefixes; return whether all are complete.
+    def prefill_prefixes(self, sequence: TokenSequence, prefixes: PrefixTree, max_tokens: int) -> bool:
+        """Compute the keys and values of a sequence's prefixes. Returns whether all are complete.
 
-        A prefix of more than `most` tokens is read in one pass at each call, since other rows are
-        decoding.
+        Each call reads a prefix of more than `max_tokens` tokens in one pass only, because other
+        sequences are decoding.
         """
-        for prefix in row.kv.needed:
+        for prefix in sequence.kv.needed_prefixes:
             if prefix.kv is None:
                 freed = prefix.freed
-                count = self.forward.read_prefix(prefix, most)
-                prefixes.note_read(prefix, count - (prefix.freed - freed))
+                count = self.forward.prefill_prefix(prefix, max_tokens)
+                prefixes.count_prefilled(prefix, count - (prefix.freed - freed))
                 self.stats.prefill_tokens += count
             if prefix.kv is None:
                 return False
         return True
 
-    def read(
-        self, own: OwnKv, pieces: Sequence[TokenSpan], decoding: list[Row], joins_decoding: bool
+    def prefill(
+        self,
+        kv_store: KvStore,
+        chunks: Sequence[TokenSpan],
+        decoding: list[TokenSequence],
+        shares_decode_pass: bool,
     ) -> NewTokens:
-        """Read pieces of prompts in one pass, and score continuations; return the next tokens of
-        the other rows.
+        """Prefill chunks and score continuations in one pass. Returns the next tokens of the other
+        sequences.
 
-        decoding: active rows that get their next token, too: in this pass, or if not
-        `joins_decoding`, from the step that has begun. Rows whose prompts end here become active.
+        decoding: active sequences that get their next token too: in this pass, or, without
+        `shares_decode_pass`, from the step that has begun. Sequences whose prompts end here
+        become active.
         """
-        self.catch_up(own, decoding)
+        self.catch_up_states(kv_store, decoding)
         steps = [TokenSpan(row, slot, row.tokens[-1:], row.kv.places) for slot, row in enumerate(decoding)]
-        logits = read_and_score(self.forward, own, [*steps, *pieces] if joins_decoding else pieces)
-        of_decoding = self.ahead.take(decoding)
+        logits = prefill_and_score(
+            self.forward, kv_store, [*steps, *chunks] if shares_decode_pass else chunks
+        )
+        of_decoding = self.ahead.take_logits(decoding)
         if of_decoding is None:
             of_decoding, logits = logits[: len(decoding)], logits[len(decoding) :]
-        for piece in pieces:
+        for piece in chunks:
             piece.row.kv.places += len(piece.ids)
-            own.fill(piece.slot, piece.row.kv.places)
-        self.ahead.change_rows()
-        started = [piece.row for piece in pieces if piece.is_last and piece.row.given is None]
+            kv_store.set_filled(piece.slot, piece.row.kv.places)
+        self.ahead.invalidate_sequences()
+        started = [piece.row for piece in chunks if piece.is_last and piece.row.given is None]
         if not (started or decoding):
             return []
-        newcomers = sampler_of(started, self.vocab_size, self.device)
-        self.stopping.force(of_decoding, decoding)
-        self.stopping.force(logits, started)
-        picked = self.sampler.pick(of_decoding).tolist() if decoding else []
-        picked += newcomers.pick(logits).tolist() if started else []
-        self.sampler.take(newcomers)
-        self._note_places(own, decoding)
+        newcomers = create_sampler(started, self.vocab_size, self.device)
+        self.stopping.constrain_logits(of_decoding, decoding)
+        self.stopping.constrain_logits(logits, started)
+        picked = self.sampler.sample(of_decoding).tolist() if decoding else []
+        picked += newcomers.sample(logits).tolist() if started else []
+        self.sampler.append_sampler(newcomers)
+        self._advance_positions(kv_store, decoding)
         return list(zip([*decoding, *started], picked, strict=True))
 
     # ---------------------------------------------------------------------------------------- steps
 
-    def step(self, own: OwnKv, rows: list[Row], reading: Sequence[Row]) -> NewTokens:
-        """Give every active row its next token, or several that were guessed.
+    def step(
+        self, kv_store: KvStore, sequences: list[TokenSequence], prefilling: Sequence[TokenSequence]
+    ) -> NewTokens:
+        """Decode the next token of every active sequence, or several speculated tokens.
 
-        reading: the rows in the slots behind them, whose prompts are not complete.
+        prefilling: sequences in the following slots whose prompts are incomplete.
         """
-        drafts = [] if self.ahead.has_begun else self.speculation.drafts(rows, self.forward, self.sampler)
+        drafts = (
+            []
+            if self.ahead.has_begun
+            else self.speculation.propose_drafts(sequences, self.forward, self.sampler)
+        )
         if drafts:
-            new = self.speculation.check(self.forward, own, rows, drafts, self.sampler, self.stopping)
-            self.speculation.note(len(new))
+            new = self.speculation.verify_drafts(
+                self.forward, kv_store, sequences, drafts, self.sampler, self.stopping
+            )
+            self.speculation.record_step(len(new))
             return new
-        self.catch_up(own, rows)
-        logits = self.ahead.logits(own, rows, reading)
-        self.stopping.force(logits, rows)
-        picked = self.sampler.pick(logits)
+        self.catch_up_states(kv_store, sequences)
+        logits = self.ahead.take_or_run_step(kv_store, sequences, prefilling)
+        self.stopping.constrain_logits(logits, sequences)
+        picked = self.sampler.sample(logits)
         del logits  # the next step needs memory for its own
-        self._note_places(own, rows)
-        tokens = self.ahead.read(picked, own, rows, reading)
-        self.speculation.note(None)
-        return list(zip(rows, tokens, strict=True))
+        self._advance_positions(kv_store, sequences)
+        tokens = self.ahead.read_tokens(picked, kv_store, sequences, prefilling)
+        self.speculation.record_step(None)
+        return list(zip(sequences, tokens, strict=True))
 
-    def catch_up(self, own: OwnKv, rows: Sequence[Row]) -> None:
-        """Let the states of rows, in the slots from 0 on, stand for all tokens but the last; after a
-        wrong guess they stand for fewer."""
-        if own.states is None or not self.speculation.copies_states:
+    def catch_up_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
+        """Advance recurrent states to the last token but one. After a rejected draft they are
+        further behind.
+        """
+        if kv_store.states is None or not self.speculation.copies_states:
             return  # no guess was in them
         pieces = []
-        for slot, row in enumerate(rows):
-            behind = unread_tokens(own, slot, row)[:-1]
+        for slot, row in enumerate(sequences):
+            behind = unread_tokens(kv_store, slot, row)[:-1]
             if behind:
                 first = row.kv.places - len(behind)
                 pieces.append(TokenSpan(row, slot, behind, first, is_last=False))
         if pieces:
-            self.forward.read_prompts(own, pieces, is_decoded=True)
+            self.forward.run_token_spans(kv_store, pieces, is_decoded=True)
 
-    def _note_places(self, own: OwnKv, rows: Sequence[Row]) -> None:
-        """Note that each of these rows, the first ones, has one more token in its slot."""
-        for slot, row in enumerate(rows):
+    def _advance_positions(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
+        """Record that each of these sequences has one more token in its slot."""
+        for slot, row in enumerate(sequences):
             row.kv.places += 1
-            own.fill(slot, row.kv.places)
-        self.stats.decode_tokens += len(rows)
+            kv_store.set_filled(slot, row.kv.places)
+        self.stats.decode_tokens += len(sequences)

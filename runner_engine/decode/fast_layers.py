@@ -1,10 +1,10 @@
-"""Faster functions for some layers on a CPU: linear layers with packed weights, RMS norms in one
-pass.
+"""Layer replacements on a CPU: linear layers with packed weights, and fused RMS norms.
 
-torch rearranges a plain weight matrix at each product. Here it is packed once, in the way that is
-fastest on this processor (products.py): in panels for our own products, or in oneDNN's order. A
-norm of seven torch operations reads its rows seven times. The layers stay the model's own: only the
-`forward` of an instance is replaced, after a trial, and restored when the job ends.
+torch rearranges a plain weight matrix at each matmul. Here it is packed once for the
+fastest backend of this processor: in tiles for our own kernels, or in oneDNN's order. A
+norm of seven torch operations reads its input seven times. The layers stay the model's
+own: only the `forward` of an instance is replaced, after a trial, and restored when the
+job ends.
 """
 
 from __future__ import annotations
@@ -19,116 +19,120 @@ from torch import nn
 
 from runner_base import machine
 from runner_base.notes import Note, note
-from runner_engine.decode.norms import norms_of, replace_norm
-from runner_engine.devices.heap import Heap
+from runner_engine.decode.norms import find_rms_norms, replace_norm
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
-from runner_engine.kv_cache import Heads, kernels_for
+from runner_engine.kv_cache import KvCacheSpec, select_kernels
 from runner_engine.matmul import (
     OWN,
-    Choice,
+    BackendChoice,
     ExpertLayer,
     GroupedExperts,
     LayerWeights,
-    Panels,
+    MatmulBackend,
+    PlainPackedWeights,
     Product,
     QuantizedLayers,
-    Way,
-    choose_bytes,
-    choose_plain,
-    choose_unpacked,
-    is_transposed,
-    matrix_of,
-    packing_problem,
-    plain_layers,
-    product_of,
+    build_matmul,
+    choose_bfloat16_backend,
+    choose_int8_backend,
+    choose_plain_backend,
+    find_packing_problem,
+    find_plain_layers,
+    get_weight_matrix,
+    is_transposed_linear,
 )
-from runner_engine.plan.load_plan import PACKED_SHARE, SHARED_BYTES, may_pack
+from runner_engine.plan.load_plan import PACKED_SHARE, SHARED_BYTES, can_pack_weights
 
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class FastLayers:
-    """Layers of a model whose `forward` is replaced, until `restore`."""
+    """Replaces the `forward` of a model's layers by faster functions until `restore`."""
 
     def __init__(
         self,
         model: nn.Module,
         kernels: native.Kernels | None,
-        choices: Mapping[torch.dtype, Choice] | None = None,
+        choices: Mapping[torch.dtype, BackendChoice] | None = None,
     ) -> None:
-        """Replace what can be faster; choices: the way of products with weights of each dtype, as
-        `choices_for`."""
+        """Replace all layers that can be faster. choices: the matmul backend per weight dtype."""
         self.layers: list[nn.Module] = []
         self.notes: list[Note] = []
-        self.heap, self.packed_mib = Heap(), 0.0
-        self.panels: dict[nn.Module, Panels] = {}
-        choices = choices_for(model, kernels) if choices is None else choices
+        self.heap, self.packed_mib = HeapTrimmer(), 0.0
+        self.panels: dict[nn.Module, PlainPackedWeights] = {}
+        choices = choose_matmul_backends(model, kernels) if choices is None else choices
         mapped, unpacked = MappedFiles(), set[torch.dtype]()
-        for layer in plain_layers(model):
+        for layer in find_plain_layers(model):
             choice = choices[layer.weight.dtype]
-            if is_transposed(layer) and choice.way not in OWN:
+            if is_transposed_linear(layer) and choice.way not in OWN:
                 continue  # torch multiplies by it as it lies
-            release = None if is_transposed(layer) else mapped.release  # panels are made of a copy
-            packed = product_of(choice, matrix_of(layer), layer.bias, kernels, release)
-            if isinstance(packed, Panels):
+            release = (
+                None if is_transposed_linear(layer) else mapped.release_pages
+            )  # panels are made of a copy
+            packed = build_matmul(choice, get_weight_matrix(layer), layer.bias, kernels, release)
+            if isinstance(packed, PlainPackedWeights):
                 self.panels[layer] = packed
-                packed = packed.product
+                packed = packed.matmul
             if packed is not None:
                 self._replace_forward(layer, packed, mapped)
             elif choice.is_free:
                 unpacked.add(layer.weight.dtype)
-        self._share_tables(model, mapped)
+        self._share_embedding_weights(model, mapped)
         self.notes += [choice.note for choice in choices.values() if choice.note]
         self.notes += [
             note("slow_products", dtype=str(dtype).removeprefix("torch."), problem=problem)
             for dtype in unpacked
-            if (problem := packing_problem(dtype))
+            if (problem := find_packing_problem(dtype))
         ]
         self.quantized = QuantizedLayers(model, self.heap)
-        self.layers += self.quantized.exchanged
+        self.layers += self.quantized.replaced_layers
         self.notes += self.quantized.notes
         for layer in self.quantized.left:
-            self._watch_heap(layer)
-        tile_rows = {dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == Way.tiles}
-        self.experts = GroupedExperts.of(model, kernels, self.matrices, tile_rows)
+            self._trim_heap_before_forward(layer)
+        tile_rows = {
+            dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == MatmulBackend.tiles
+        }
+        self.experts = GroupedExperts.install_in_model(model, kernels, self.packed_weights, tile_rows)
         self.notes += self.experts.notes
         if kernels is not None:
-            norms = [layer for layer in norms_of(model) if _is_here(layer)]
+            norms = [layer for layer in find_rms_norms(model) if _is_supported_norm(layer)]
             self.layers += [
-                layer for layer in norms if replace_norm(layer, partial(_norm, kernels), TOLERANCE)
+                layer for layer in norms if replace_norm(layer, partial(_rms_norm_in_c, kernels), TOLERANCE)
             ]
 
     @property
-    def matrices(self) -> dict[nn.Module, LayerWeights]:
-        """The weights that our own products read, by layer."""
+    def packed_weights(self) -> dict[nn.Module, LayerWeights]:
+        """Weights that our own matmul kernels read, by layer."""
         return {**self.panels, **self.quantized.matrices}
 
     @property
-    def grouped(self) -> dict[nn.Module, ExpertLayer]:
-        """The layers of experts that our own products read."""
+    def expert_layers(self) -> dict[nn.Module, ExpertLayer]:
+        """Layers of experts that our own matmul kernels read."""
         return self.experts.layers
 
     def restore(self) -> None:
-        """Give every layer its own `forward` back."""
+        """Restore the original `forward` of every layer."""
         for layer in self.layers:
             del layer.forward
         self.experts.restore()
         self.layers, self.panels = [], {}
 
     def _replace_forward(self, layer: nn.Linear, product: Product, mapped: MappedFiles) -> None:
-        """Let a layer multiply by packed weights; its own weights are not read any more."""
+        """Replace a layer's matmul by one with packed weights. The layer's own weights are not read
+        any more.
+        """
         layer.forward = product  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
-        mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
+        mapped.release_pages(layer.weight.data_ptr(), layer.weight.nbytes)
 
-    def _share_tables(self, model: nn.Module, mapped: MappedFiles) -> None:
-        """Let embeddings take their rows from the panels of a head with the same weights.
+    def _share_embedding_weights(self, model: nn.Module, mapped: MappedFiles) -> None:
+        """Let embeddings read their vectors from the packed lm_head with the same weights.
 
-        Else their pages of the checkpoint, which were released, would come back into memory token
-        by token.
+        Otherwise the checkpoint's released memory pages would return to memory token by token.
         """
         weights = ((layer.weight, panels) for layer, panels in self.panels.items())
         heads = {weight.data_ptr(): panels for weight, panels in weights if isinstance(weight, torch.Tensor)}
@@ -136,14 +140,13 @@ class FastLayers:
             if not isinstance(table, nn.Embedding) or type(table) is not nn.Embedding:
                 continue  # a family's own may scale its rows
             weight, panels = table.weight, heads.get(table.weight.data_ptr())
-            is_in_file = weight.nbytes >= SHARED_BYTES and mapped.has(weight.data_ptr())
+            is_in_file = weight.nbytes >= SHARED_BYTES and mapped.is_mapped_address(weight.data_ptr())
             if panels is not None and is_in_file and table.max_norm is None:
-                table.forward = panels.rows  # type: ignore[method-assign,assignment]
+                table.forward = panels.select_outputs  # type: ignore[method-assign,assignment]
                 self.layers.append(table)
 
-    def _watch_heap(self, layer: nn.Linear) -> None:
-        """Return memory that quantized products of many tokens leave on the heap, before the next
-        one."""
+    def _trim_heap_before_forward(self, layer: nn.Linear) -> None:
+        """Free heap memory left by earlier quantized matmuls of many tokens before a layer runs."""
         own, heap = layer.forward, self.heap
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
@@ -155,21 +158,23 @@ class FastLayers:
         self.layers.append(layer)
 
 
-def choices_for(
-    model: Any, kernels: native.Kernels | None, packed_share: float = PACKED_SHARE
-) -> dict[torch.dtype, Choice]:
-    """Return the way of products with a model's weights, by their dtype.
+def choose_matmul_backends(
+    model: Any, kernels: native.Kernels | None, max_packed_share: float = PACKED_SHARE
+) -> dict[torch.dtype, BackendChoice]:
+    """Choose the matmul backend for a model's plain weights, by dtype.
 
-    packed_share: plain weights are packed, which takes a second copy, if they need at most this
-    share of free memory.
+    max_packed_share: weights are packed, which needs a second copy, only if they take at most
+    this share of free memory.
     """
-    plain = plain_layers(model)
+    plain = find_plain_layers(model)
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
-    if not may_pack(sum(layer.weight.nbytes for layer in plain), machine.available_mib(), packed_share):
+    if not can_pack_weights(
+        sum(layer.weight.nbytes for layer in plain), machine.available_memory_mib(), max_packed_share
+    ):
         return dict.fromkeys(
             dtypes,
-            Choice(
-                Way.plain,
+            BackendChoice(
+                MatmulBackend.plain,
                 note("way_with_reasons", way=note("torch_unpacked"), reasons=(note("too_little_memory"),)),
                 is_free=False,
             ),
@@ -177,42 +182,47 @@ def choices_for(
     is_small = (
         sum(parameter.numel() for parameter in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
     )
-    return {dtype: choose_plain(plain, dtype, kernels, is_small) for dtype in dtypes}
+    return {dtype: choose_plain_backend(plain, dtype, kernels, is_small) for dtype in dtypes}
 
 
-def ways_of(
-    model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: Choice | None
+def describe_backends(
+    model: nn.Module,
+    kv_spec: KvCacheSpec,
+    matmul_choices: Mapping[torch.dtype, BackendChoice],
+    attention_choice: BackendChoice | None,
 ) -> dict[str, Note]:
-    """Describe the ways of products and of attention to shared keys that were chosen by
-    measurements."""
+    """Describe the measured choices of matmul and shared-prefix attention backends."""
     ways = dict[str, Note]()
-    if choice := products.get(heads.dtype):
+    if choice := matmul_choices.get(kv_spec.dtype):
         ways["products"] = choice.fact
-    if heads.device.type == "cpu":
-        of_bytes = choose_bytes(model, kernels_for(heads))
+    if kv_spec.device.type == "cpu":
+        of_bytes = choose_int8_backend(model, select_kernels(kv_spec))
         ways |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
-        unpacked = choose_unpacked(model, kernels_for(heads))
+        unpacked = choose_bfloat16_backend(model, select_kernels(kv_spec))
         ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
-    return ways | ({} if attention is None else {"shared_attention": attention.fact})
+    return ways | ({} if attention_choice is None else {"shared_attention": attention_choice.fact})
 
 
-def _is_here(norm: Any) -> bool:
+def _is_supported_norm(norm: Any) -> bool:
     weight = getattr(norm, "weight", None)
     return weight is not None and weight.dtype in native.FORMATS and weight.device.type == "cpu"
 
 
-def _norm(kernels: native.Kernels, rows: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Normalize rows in one call of C."""
-    rows, width = rows.contiguous(), weight.numel()
-    if rows.shape[-1] != width or rows.device.type != "cpu":
-        raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a norm of {width} numbers")
-    result = torch.empty_like(rows)
+def _rms_norm_in_c(
+    kernels: native.Kernels, activations: torch.Tensor, weight: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    activations, width = activations.contiguous(), weight.numel()
+    if activations.shape[-1] != width or activations.device.type != "cpu":
+        raise ValueError(
+            f"rows {list(activations.shape)} on {activations.device} for a norm of {width} numbers"
+        )
+    result = torch.empty_like(activations)
     kernels(
         "norm",
-        rows.dtype,
-        rows.data_ptr(),
+        activations.dtype,
+        activations.data_ptr(),
         weight.data_ptr(),
-        rows.numel() // width,
+        activations.numel() // width,
         width,
         ctypes.c_float(epsilon),
         result.data_ptr(),

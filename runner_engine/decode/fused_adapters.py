@@ -1,5 +1,4 @@
-"""Adapters beside a model's layers, as C adds them to the products of a fused pass
-(kernels/adapter_structs.h)."""
+"""LoRA adapters in the fused forward: C adds them to matmuls (kernels/adapter_structs.h)."""
 
 from __future__ import annotations
 
@@ -13,26 +12,28 @@ from torch import nn
 
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.kernels import native
-from runner_engine.kernels.adapter_numbers import AdaptedTokens, AdapterTile, LowRank
-from runner_engine.kernels.shared_numbers import ADAPTER_PHASES, LANES, PHASE_BYTES, REGISTER_ROWS, Matrix
-from runner_engine.kernels.state_numbers import MIXER_MATRICES
-from runner_engine.models.lora import several
-from runner_engine.models.lora.beside import Beside, matrices_beside
+from runner_engine.kernels.adapter_structures import AdaptedTokens, AdapterTile, LowRank
+from runner_engine.kernels.c_interface import ADAPTER_PHASES, LANES, PHASE_BYTES, REGISTER_ROWS, Matrix
+from runner_engine.kernels.state_structures import MIXER_MATRICES
+from runner_engine.models.lora import multi_adapter
+from runner_engine.models.lora.unmerged import UnmergedMatrices, find_unmerged_matrices
 
 
 class FusedAdapters:
-    """The adapters of a model; none in most."""
+    """The unmerged adapters of a model, in the structures that C reads."""
 
     def __init__(self, model: Any) -> None:
-        self.rows = several.of_model(model)  # None where all rows have the same adapter, or none
+        self.rows = multi_adapter.find_token_adapters(
+            model
+        )  # None where all rows have the same adapter, or none
         self._most_rank = self._layers = 0
         self._seen = set[nn.Module]()
         self._kept: list[Any] = []  # what C has the addresses of
         self._of_pass: Any = None
 
-    def beside(self, layer: Any, matrix: Matrix) -> Matrix:
-        """Return a layer's matrix, with what adapters add to it."""
-        own = matrices_beside(layer)
+    def attach_adapters(self, layer: Any, matrix: Matrix) -> Matrix:
+        """Return a layer's matrix with its adapters attached."""
+        own = find_unmerged_matrices(layer)
         if own is None:
             return matrix
         sizes, (a, b) = own.sizes, own.matrices
@@ -40,8 +41,8 @@ class FusedAdapters:
         start = (ctypes.c_int64 * len(ends))(*ends)
         scaling = (ctypes.c_float * len(sizes.scalings))(*sizes.scalings)
         made = LowRank(
-            native.pointer(a.detach(), torch.float32, *a.shape),
-            native.pointer(b.detach(), torch.float32, len(b), matrix.outputs),
+            native.get_tensor_address(a.detach(), torch.float32, *a.shape),
+            native.get_tensor_address(b.detach(), torch.float32, len(b), matrix.outputs),
             ctypes.addressof(start),
             ctypes.addressof(scaling),
         )
@@ -52,21 +53,19 @@ class FusedAdapters:
         adapted.adapters = ctypes.addressof(made)
         return adapted
 
-    def check_seen(self, model: Any, layers: int, apart: Iterable[nn.Module]) -> None:
-        """Reject a model of so many layers with adapters beside some that neither C nor a module
-        computes."""
-        self._layers = layers
-        seen = self._seen.union(*(module.modules() for module in apart))
+    def check_all_supported(self, model: Any, num_layers: int, separate_modules: Iterable[nn.Module]) -> None:
+        """Raise NotFusable if adapters change layers that neither C nor a separate module computes."""
+        self._layers = num_layers
+        seen = self._seen.union(*(module.modules() for module in separate_modules))
         for path, module in model.named_modules():
-            if isinstance(module, Beside) and module not in seen:
+            if isinstance(module, UnmergedMatrices) and module not in seen:
                 raise NotFusable(f"adapters change {path.rpartition('.')[0]}")
 
-    def of_pass(self, count: int) -> AdaptedTokens | None:
-        """Return which of the tokens of the pass that runs have which adapter; None where none has
-        one."""
+    def group_tokens_by_adapter(self, num_tokens: int) -> AdaptedTokens | None:
+        """Group the current pass's tokens by adapter for C. Returns None if no token has an adapter."""
         if not self._most_rank:
             return None
-        numbers: Sequence[int] = [0] * count
+        numbers: Sequence[int] = [0] * num_tokens
         of_base = 1
         if self.rows is not None:
             if self.rows.of_tokens is None:
@@ -91,11 +90,11 @@ class FusedAdapters:
             self._most_rank,
         )
 
-    def workspace_pieces(self, of_pass: AdaptedTokens | None, widest: int) -> list[int]:
-        """Return the bytes of what a pass allocates for them; widest: inputs of its matrices."""
-        if of_pass is None:
+    def workspace_sizes(self, adapted_tokens: AdaptedTokens | None, max_inputs: int) -> list[int]:
+        """Return the bytes of each workspace buffer that adapters need in a pass."""
+        if adapted_tokens is None:
             return []
-        rows = REGISTER_ROWS * -(-widest // LANES) * LANES
+        rows = REGISTER_ROWS * -(-max_inputs // LANES) * LANES
         width = MIXER_MATRICES * self._most_rank
         phases = self._layers * ADAPTER_PHASES * PHASE_BYTES
-        return [phases, 4 * of_pass.tokens * width, 4 * torch.get_num_threads() * rows]
+        return [phases, 4 * adapted_tokens.tokens * width, 4 * torch.get_num_threads() * rows]

@@ -1,5 +1,4 @@
-"""The layers of a fused pass whose heads come out of latents, as C reads them
-(kernels/latent_structs.h)."""
+"""Layers with multi-head latent attention in the fused forward (kernels/latent_structs.h)."""
 
 from __future__ import annotations
 
@@ -8,66 +7,65 @@ from collections.abc import Callable
 from typing import Any
 
 from runner_engine.decode.layouts import LatentLayout, NormLayout
-from runner_engine.kernels.shared_numbers import LATENT_PHASES, PHASE_BYTES, FusedNorm, Latent, Matrix
-from runner_engine.kv_cache import Heads
+from runner_engine.kernels.c_interface import LATENT_PHASES, PHASE_BYTES, FusedNorm, Latent, Matrix
+from runner_engine.kv_cache import KvCacheSpec
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs
 NormOf = Callable[[NormLayout | None, int | None], FusedNorm]
 
 
 class FusedLatents:
-    """Those layers of a model; none in most."""
+    """The latent attention layers of a model, in the structures that C reads."""
 
-    def __init__(self, heads: Heads, matrix_of: MatrixOf, norm_of: NormOf) -> None:
-        self.heads, self.matrix_of, self.norm_of = heads, matrix_of, norm_of
+    def __init__(self, kv_spec: KvCacheSpec, build_matrix: MatrixOf, build_norm: NormOf) -> None:
+        self.heads, self.matrix_of, self.norm_of = kv_spec, build_matrix, build_norm
         self._of_layers: list[LatentLayout] = []
         self._kept: list[Any] = []  # what C has the addresses of
 
-    def widths(self, of: LatentLayout) -> tuple[int, int]:
-        """Return how many numbers the two matrices of a token give."""
-        return of.query_width or self._queries(of), of.pair_width + of.rotated
+    def output_widths(self, layout: LatentLayout) -> tuple[int, int]:
+        """Return the output widths of a layer's two input projections."""
+        return layout.query_width or self._query_width(layout), layout.pair_width + layout.rotated
 
-    def address(self, of: LatentLayout) -> int:
-        """Return where C reads what a layer's heads come out of."""
+    def struct_address(self, layout: LatentLayout) -> int:
+        """Build a layer's C structure and return its address."""
         count = self.heads.kv_heads
-        pairs = self.matrix_of(of.to_pairs, of.pair_width, count * (of.unrotated + of.value))
+        pairs = self.matrix_of(layout.to_pairs, layout.pair_width, count * (layout.unrotated + layout.value))
         queries = None
-        if of.query_width:
-            queries = self.matrix_of(of.to_queries, of.query_width, self._queries(of))
+        if layout.query_width:
+            queries = self.matrix_of(layout.to_queries, layout.query_width, self._query_width(layout))
         made = Latent(
-            norm_queries=self.norm_of(of.norm_queries, None),
-            norm_pairs=self.norm_of(of.norm_pairs, None),
-            query_width=of.query_width,
-            pair_width=of.pair_width,
-            unrotated=of.unrotated,
-            rotated=of.rotated,
-            value=of.value,
+            norm_queries=self.norm_of(layout.norm_queries, None),
+            norm_pairs=self.norm_of(layout.norm_pairs, None),
+            query_width=layout.query_width,
+            pair_width=layout.pair_width,
+            unrotated=layout.unrotated,
+            rotated=layout.rotated,
+            value=layout.value,
             to_queries=None if queries is None else ctypes.addressof(queries),
             to_pairs=ctypes.addressof(pairs),
         )
-        self._of_layers.append(of)
+        self._of_layers.append(layout)
         self._kept += [pairs, queries, made]
         return ctypes.addressof(made)
 
     @property
-    def widest(self) -> int:
+    def max_inputs(self) -> int:
         return max((max(of.query_width, of.pair_width) for of in self._of_layers), default=0)
 
-    def workspace_pieces(self, tokens: int) -> list[int]:
-        """Return the bytes of what a pass allocates for its latents, as latent_structs.h does."""
+    def workspace_sizes(self, num_tokens: int) -> list[int]:
+        """Return the bytes of each workspace buffer of the latents, as in latent_structs.h."""
         layers = self._of_layers
         if not layers:
             return []
         widths = (
-            max(sum(self.widths(of)) for of in layers),
+            max(sum(self.output_widths(of)) for of in layers),
             max(of.query_width for of in layers),
             max(of.pair_width for of in layers),
-            max(self._queries(of) if of.query_width else 0 for of in layers),
+            max(self._query_width(of) if of.query_width else 0 for of in layers),
             max(self.heads.kv_heads * (of.unrotated + of.value) for of in layers),
         )
-        pieces = [tokens * width * self.heads.dtype.itemsize for width in widths]
+        pieces = [num_tokens * width * self.heads.dtype.itemsize for width in widths]
         return [*pieces, len(layers) * LATENT_PHASES * PHASE_BYTES]
 
-    def _queries(self, of: LatentLayout) -> int:
-        """Return how many numbers the queries of a token have."""
-        return self.heads.kv_heads * (of.unrotated + of.rotated)
+    def _query_width(self, layout: LatentLayout) -> int:
+        return self.heads.kv_heads * (layout.unrotated + layout.rotated)

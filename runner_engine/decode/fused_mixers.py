@@ -1,5 +1,6 @@
-"""The layers of a fused pass that carry a state: their structures, and the states that a pass reads
-and writes."""
+"""Recurrent layers in the fused forward: their C structures, and the states that a pass
+updates.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import ctypes
 from typing import Any
 
 from runner_engine.decode.layouts import ModelLayout
-from runner_engine.kernels.shared_numbers import BESIDE_PHASES, CACHE_LINE, FusedTokens
-from runner_engine.kernels.state_numbers import (
+from runner_engine.kernels.c_interface import BESIDE_PHASES, CACHE_LINE, FusedTokens
+from runner_engine.kernels.state_structures import (
     MIXER_PHASES,
     ROUND_TOKENS,
     STATE_LANES,
@@ -18,13 +19,13 @@ from runner_engine.kernels.state_numbers import (
     HeadsLayer,
     MixerKind,
 )
-from runner_engine.recurrent import RowStates
+from runner_engine.recurrent import SequenceStates
 
 FLOAT_BYTES = 4
 
 
 class FusedMixers:
-    """Those layers of a model; none in most."""
+    """The recurrent layers of a model, in the structures that C reads."""
 
     def __init__(self, layout: ModelLayout) -> None:
         found = [layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers]
@@ -32,50 +33,51 @@ class FusedMixers:
         self._attends = [layer.attention is not None for layer in layout.layers]
         self.has_beside = any(layer.beside for layer in layout.layers)
         self.count = len(self._parts)
-        made = [parts.structure(at) for at, parts in enumerate(self._parts.values())]
+        made = [parts.build_struct(at) for at, parts in enumerate(self._parts.values())]
         self._structures = dict(zip(self._parts, made, strict=True))
         # numbers of a token before and behind the widest
         self.before = max((one.width for one in made), default=0)
         self.behind = max((one.inner for one in made), default=0)
         self._kept: list[Any] = []  # what a pass has the addresses of
 
-    def address(self, layer: int) -> int:
-        """Return where C reads what a layer computes."""
+    def struct_address(self, layer: int) -> int:
+        """Return the address of a layer's C structure."""
         return ctypes.addressof(self._structures[layer])
 
-    def attending_before(self, layer: int) -> int:
-        """Return how many layers before this one attend."""
+    def count_attention_before(self, layer: int) -> int:
+        """Return how many attention layers come before this layer."""
         return sum(self._attends[:layer])
 
-    def phases(self, tokens: int) -> int:
-        """Return how many phases threads go through, beside those of any layer, as phases_of in
-        fused_forward.h."""
-        return self.count * (MIXER_PHASES * -(-tokens // ROUND_TOKENS) + BESIDE_PHASES)
+    def count_phases(self, num_tokens: int) -> int:
+        """Return how many thread phases the recurrent layers add, as phases_of in fused_forward.h."""
+        return self.count * (MIXER_PHASES * -(-num_tokens // ROUND_TOKENS) + BESIDE_PHASES)
 
-    def bytes(self, tokens: int, size: int) -> int:
-        """Return the memory for what they compute, as mixer_bytes in mixer_structs.h; size: of a
-        number."""
-        return max((_bytes(one, tokens, size) for one in self._structures.values()), default=0)
+    def workspace_nbytes(self, num_tokens: int, element_nbytes: int) -> int:
+        """Return the bytes of the recurrent layers' workspace, as mixer_bytes in mixer_structs.h."""
+        return max(
+            (_mixer_workspace_nbytes(one, num_tokens, element_nbytes) for one in self._structures.values()),
+            default=0,
+        )
 
-    def point(self, tokens: FusedTokens, states: RowStates | None) -> None:
-        """Let a pass read and write the states of its rows."""
+    def set_state_pointers(self, tokens: FusedTokens, states: SequenceStates | None) -> None:
+        """Set the addresses of the sequences' states in a pass's C structure."""
         if states is None or states.segments is None:
             raise RuntimeError("no states are read in this pass")
-        table, addresses = states.segments.table, states.addresses()
+        table, addresses = states.segments.table, states.tensor_addresses()
         self._kept = [table, addresses]
         tokens.segments, tokens.segment_count = table.data_ptr(), table.shape[1]
         tokens.state_slots, tokens.states = states.slots, addresses.data_ptr()
 
 
-def _bytes(mixer: FusedMixer, tokens: int, size: int) -> int:
+def _mixer_workspace_nbytes(mixer: FusedMixer, num_tokens: int, element_nbytes: int) -> int:
     if mixer.kind == MixerKind.heads_mixer:
         heads = HeadsLayer.from_address(mixer.heads)
         return (
-            int(min(tokens, ROUND_TOKENS) * (heads.conv.channels + mixer.inner + 2 * STATE_LANES))
+            int(min(num_tokens, ROUND_TOKENS) * (heads.conv.channels + mixer.inner + 2 * STATE_LANES))
             * FLOAT_BYTES
         )
     if mixer.kind == MixerKind.delta_mixer:
         conv, delta = ConvLayer.from_address(mixer.conv), DeltaLayer.from_address(mixer.delta)
         numbers = conv.channels + mixer.width * bool(mixer.by_key_heads)
-        return int(tokens * (numbers * size + 2 * delta.heads * FLOAT_BYTES)) + CACHE_LINE
+        return int(num_tokens * (numbers * element_nbytes + 2 * delta.heads * FLOAT_BYTES)) + CACHE_LINE
     return 0

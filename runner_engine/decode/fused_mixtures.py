@@ -1,4 +1,4 @@
-"""The mixtures of experts of a fused pass as C reads them (kernels/mixture_structs.h)."""
+"""Mixtures of experts in the fused forward, as C reads them (kernels/mixture_structs.h)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_engine.checkpoints.pass_memory import expert_note_bytes
+from runner_engine.checkpoints.pass_memory import compute_expert_index_bytes
 from runner_engine.decode.layouts import LayerLayout, MixtureLayout, MlpLayout, NotFusable
 from runner_engine.kernels import native
-from runner_engine.kernels.expert_numbers import (
+from runner_engine.kernels.c_interface import CACHE_LINE, PHASE_BYTES, Activation, Matrix
+from runner_engine.kernels.expert_structures import (
     EXPERT_PASS_BYTES,
     EXPERT_PRODUCT_BYTES,
     MIXTURE_PHASES,
     ExpertSet,
     Mixture,
 )
-from runner_engine.kernels.shared_numbers import CACHE_LINE, PHASE_BYTES, Activation, Matrix
-from runner_engine.matmul import ExpertLayer, row_format
+from runner_engine.matmul import ExpertLayer, get_activation_format
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs
 
 
 class FusedMixtures:
-    """Those layers' mixtures that C computes; others are left to their own modules."""
+    """Mixtures of experts that C computes. Other mixtures are computed by their own modules."""
 
     def __init__(
         self,
         layers: Sequence[LayerLayout],
-        experts: Mapping[nn.Module, ExpertLayer],
+        expert_layers: Mapping[nn.Module, ExpertLayer],
         dtype: torch.dtype,
-        matrix_of: MatrixOf,
+        build_matrix: MatrixOf,
     ) -> None:
-        """Describe what can be; experts: the layers of experts that C reads already."""
-        self.experts, self.dtype, self.matrix_of = experts, dtype, matrix_of
+        """Describe all supported mixtures. expert_layers: layers of experts that C already reads."""
+        self.experts, self.dtype, self.matrix_of = expert_layers, dtype, build_matrix
         self.layers = len(layers)
         self.of_layer: dict[int, Mixture] = {}
         self.counts: dict[
@@ -46,72 +46,80 @@ class FusedMixtures:
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         for number, layer in enumerate(layers):
             found = layer.mixture
-            if found is None or found.experts not in experts:
+            if found is None or found.experts not in expert_layers:
                 continue
             try:
-                self.of_layer[number] = self._described(found)
+                self.of_layer[number] = self._describe_mixture(found)
             except NotFusable:
                 continue
 
     @property
-    def has_shared(self) -> bool:
-        """Whether there is an MLP beside the experts of some layer."""
+    def has_shared_experts(self) -> bool:
+        """Whether some layer has a shared expert."""
         return any(one.shared_inner for one in self.of_layer.values())
 
     @property
-    def chosen(self) -> int:
-        """The most experts of a token; 1 without mixtures."""
+    def max_experts_per_token(self) -> int:
+        """Largest number of experts per token. 1 without mixtures."""
         return max((int(one.set.chosen) for one in self.of_layer.values()), default=1)
 
     @property
-    def widest(self) -> int:
-        """The widest inputs of the matrices of experts, and of MLPs beside them."""
+    def max_inputs(self) -> int:
+        """Largest number of inputs of any expert's or shared expert's matrix."""
         return max((int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0)
 
     @property
     def needs_workspace(self) -> bool:
-        """Whether a product of some experts takes memory for its rows, or for unpacked weights."""
+        """Whether some experts' matmuls need memory for activations or dequantized weights."""
         return any(one.set.needs_workspace for one in self.of_layer.values())
 
-    def fields(self, layer: int) -> dict[str, Any]:
-        """Return the fields of a layer for C."""
+    def layer_fields(self, layer: int) -> dict[str, Any]:
         return {"mixture": ctypes.addressof(self.of_layer[layer])}
 
-    def workspace_pieces(self, tokens: int) -> list[int]:
-        """Return the bytes of what a pass allocates for its mixtures, as mixture_structs.h does."""
+    def workspace_sizes(self, num_tokens: int) -> list[int]:
+        """Return the bytes of each workspace buffer of the mixtures, as in mixture_structs.h."""
         all_of = list(self.of_layer.values())
         if not all_of:
             return []
-        size, chosen = self.dtype.itemsize, self.chosen
+        size, chosen = self.dtype.itemsize, self.max_experts_per_token
         rows, inner, shared = (
-            tokens * chosen,
+            num_tokens * chosen,
             max(one.set.inner for one in all_of),
             max(o.shared_inner for o in all_of),
         )
-        pieces = [tokens * max(one.set.experts for one in all_of) * 4, rows * 4, rows * 8]
-        pieces += [tokens * 2 * shared * size, tokens * shared * size, self.layers * EXPERT_PASS_BYTES]
+        pieces = [num_tokens * max(one.set.experts for one in all_of) * 4, rows * 4, rows * 8]
+        pieces += [
+            num_tokens * 2 * shared * size,
+            num_tokens * shared * size,
+            self.layers * EXPERT_PASS_BYTES,
+        ]
         pieces += [rows * all_of[0].set.hidden * size, rows * inner * size, rows * 2 * inner * size]
         pieces += [
-            expert_note_bytes(tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES) + CACHE_LINE
+            compute_expert_index_bytes(num_tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES)
+            + CACHE_LINE
             for one in all_of
         ]
         return [*pieces, len(all_of) * MIXTURE_PHASES * PHASE_BYTES]
 
-    def _described(self, found: MixtureLayout) -> Mixture:
-        layer, router, formula = self.experts[found.experts], found.router, found.router.formula
+    def _describe_mixture(self, layout: MixtureLayout) -> Mixture:
+        layer, router, formula = self.experts[layout.experts], layout.router, layout.router.formula
         if layer.dtype is not self.dtype or router.weight.dtype is not self.dtype:
             raise NotFusable("its experts have another number format")
         own = ExpertSet.from_buffer_copy(layer.set)
         own.chosen = formula.chosen
         weight, added = (router.weight.contiguous(), None if router.added is None else router.added.float())
-        at = native.pointer(weight, self.dtype, own.experts, own.hidden)
-        of_added = None if added is None else native.pointer(added.contiguous(), torch.float32, own.experts)
+        at = native.get_tensor_address(weight, self.dtype, own.experts, own.hidden)
+        of_added = (
+            None
+            if added is None
+            else native.get_tensor_address(added.contiguous(), torch.float32, own.experts)
+        )
         with torch.inference_mode(False):  # it is changed outside as well
             counts = torch.zeros(own.experts, dtype=torch.int64)
-        shared = self._shared(found.shared, own.hidden, found.shared_scale)
+        shared = self._shared_expert_fields(layout.shared, own.hidden, layout.shared_scale)
         self._kept += [layer, weight, added]
         self.is_by_row = self.is_by_row and layer.is_by_row
-        self.counts[found.experts] = counts
+        self.counts[layout.experts] = counts
         return Mixture(
             set=own,
             router=at,
@@ -130,13 +138,14 @@ class FusedMixtures:
             **shared,
         )
 
-    def _shared(self, mlp: MlpLayout | None, hidden: int, scale: torch.Tensor | None) -> dict[str, Any]:
-        """Return the fields of the MLP that all tokens go through."""
+    def _shared_expert_fields(
+        self, mlp: MlpLayout | None, hidden_size: int, scale: torch.Tensor | None
+    ) -> dict[str, Any]:
         if mlp is None:
             return {}
         wide = mlp.inner * (1 + mlp.has_gate) // len(mlp.into)
-        into = [self.matrix_of(part, hidden, wide) for part in mlp.into]
-        if len({(*row_format(matrix), matrix.block) for matrix in into}) > 1:
+        into = [self.matrix_of(part, hidden_size, wide) for part in mlp.into]
+        if len({(*get_activation_format(matrix), matrix.block) for matrix in into}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         if scale is not None:
             if scale.dtype is not self.dtype:
@@ -147,12 +156,14 @@ class FusedMixtures:
             "shared_count": len(into),
             "shared_activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
             "shared_has_gate": mlp.has_gate,
-            "shared_scale": None if scale is None else native.pointer(scale, self.dtype, hidden),
-            "shared_into": self._address(*into),
-            "shared_down": self._address(self.matrix_of(mlp.out, mlp.inner, hidden)),
+            "shared_scale": None
+            if scale is None
+            else native.get_tensor_address(scale, self.dtype, hidden_size),
+            "shared_into": self._hold_matrices(*into),
+            "shared_down": self._hold_matrices(self.matrix_of(mlp.out, mlp.inner, hidden_size)),
         }
 
-    def _address(self, *matrices: Matrix) -> int:
+    def _hold_matrices(self, *matrices: Matrix) -> int:
         """Keep matrices alive, and return the address of the first one."""
         self._kept.append((Matrix * len(matrices))(*matrices))
         return ctypes.addressof(self._kept[-1])

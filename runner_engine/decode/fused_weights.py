@@ -1,6 +1,7 @@
 """The weights of a decoder in the order in which C reads them (kernels/fused_structs.h).
 
-What a model's layers consist of is described in layouts/: what C does not know is not fusable.
+layouts/ describes the parts of a model's layers. A model with parts that C does not
+support is not fusable.
 """
 
 from __future__ import annotations
@@ -23,35 +24,35 @@ from runner_engine.decode.layouts import (
     ModelLayout,
     NormLayout,
     NotFusable,
-    describe,
+    describe_model,
 )
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import (
+from runner_engine.kernels.c_interface import (
     Activation,
     FusedLayer,
     FusedModel,
     FusedNorm,
     Matrix,
-    MixerBeside,
     NormKind,
+    ParallelMixer,
     WeightFormat,
 )
-from runner_engine.kernels.state_numbers import MIXER_MATRICES
-from runner_engine.kv_cache import Heads, Window
+from runner_engine.kernels.state_structures import MIXER_MATRICES
+from runner_engine.kv_cache import KvCacheSpec, Window
 from runner_engine.matmul import (
     OWN,
     ExpertLayer,
     LayerWeights,
-    Panels,
-    fits_panels,
-    is_plain,
-    is_transposed,
-    matrix_of,
-    requested,
-    row_format,
+    PlainPackedWeights,
+    can_pack,
+    get_activation_format,
+    get_weight_matrix,
+    is_plain_linear,
+    is_transposed_linear,
+    read_forced_matmul_backend,
 )
-from runner_engine.models.lora.beside import has_other_hooks, matrices_beside
-from runner_engine.recurrent import CallParts
+from runner_engine.models.lora.unmerged import find_unmerged_matrices, has_other_hooks
+from runner_engine.recurrent import MixerParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fusable"]
 
@@ -64,33 +65,32 @@ class FusedWeights:
     def __init__(
         self,
         model: Any,
-        heads: Heads,
+        kv_spec: KvCacheSpec,
         kernels: native.Kernels,
-        packed: Mapping[nn.Module, LayerWeights],
-        experts: Mapping[nn.Module, ExpertLayer],
+        packed_layers: Mapping[nn.Module, LayerWeights],
+        expert_layers: Mapping[nn.Module, ExpertLayer],
     ) -> None:
-        """Read the model; NotFusable where it has parts that C does not know, or that are not
-        supported.
+        """Describe the model for C. Raises NotFusable if C does not support one of its parts.
 
-        packed: the layers whose weights C already has; the others are packed here if the model is
-        small. experts: the layers of experts that C reads.
+        packed_layers: layers whose weights are already packed for C. Others are packed here if
+        the model is small. expert_layers: layers of experts that C reads.
         """
-        self.heads, self.kernels, self.packed = heads, kernels, packed
+        self.heads, self.kernels, self.packed = kv_spec, kernels, packed_layers
         self.unpack_rows: nn.Embedding | None = None  # gives a pass the rows of its tokens
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
         self.is_by_row = True  # a row's sums do not depend on other rows; unknown of an MLP's own module
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
-        check_fusable(model, heads, kernels)
+        check_fusable(model, kv_spec, kernels)
         self.adapters = FusedAdapters(model)
-        layout = describe(model, heads)
+        layout = describe_model(model, kv_spec)
         self.tables, self.rotation = layout.tables, layout.rotation
         self.body, self.name_of_layers = layout.body, layout.name_of_layers
         # of the model, of which each layer consists
         self.blocks = [layer.blocks for layer in layout.layers]
         # that it has rows for
         self.positions = None if layout.positions is None else len(layout.positions.weight)
-        self.mixtures = FusedMixtures(layout.layers, experts, heads.dtype, self._matrix)
+        self.mixtures = FusedMixtures(layout.layers, expert_layers, kv_spec.dtype, self._build_matrix)
         # MLPs that their own modules compute, by layer
         self.apart = {
             number: layer.apart
@@ -105,83 +105,87 @@ class FusedWeights:
         self.hidden, self.inner = layout.norm.weight.numel(), inners.pop() if inners else 0
         self.windows: list[Window | None] = [
             None,
-            *dict.fromkeys(window for window in heads.windows if window),
+            *dict.fromkeys(window for window in kv_spec.windows if window),
         ]
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
-        self.has_halves = _has_halves(layout) or self.mixtures.has_shared
+        self.has_halves = _needs_residual_buffer(layout) or self.mixtures.has_shared_experts
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
-        self.has_query_gates = _same(attending, "has_gates")
+        self.has_query_gates = _uniform_flag(attending, "has_gates")
         self.query_scale = layout.query_scale
-        self.latents = FusedLatents(heads, self._matrix, self._norm)
+        self.latents = FusedLatents(kv_spec, self._build_matrix, self._build_norm)
         self.mixers = FusedMixers(layout)
-        layers = [self._layer(number, layer) for number, layer in enumerate(layout.layers)]
+        layers = [self._build_layer(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
-        if (len(attending), self.mixers.count) != (heads.layers, len(heads.states)):
+        if (len(attending), self.mixers.count) != (kv_spec.layers, len(kv_spec.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
-        if matrices_beside(head) is not None:
+        if find_unmerged_matrices(head) is not None:
             raise NotFusable("an adapter changes its head")
-        of_head = self._matrix(head, self.hidden, self.vocabulary)
-        self.adapters.check_seen(model, len(layers), self.apart.values())
+        of_head = self._build_matrix(head, self.hidden, self.vocabulary)
+        self.adapters.check_all_supported(model, len(layers), self.apart.values())
         self.layers = (FusedLayer * len(layers))(*layers)
-        embedding, is_in_panels = self._embedding(layout)
+        embedding, is_in_panels = self._embedding_address(layout)
         self.model = FusedModel(
             layers=len(layers),
             hidden=self.hidden,
             inner=self.inner,
-            kv_heads=heads.kv_heads,
-            group=heads.group,
-            dim=heads.dim,
+            kv_heads=kv_spec.kv_heads,
+            group=kv_spec.group,
+            dim=kv_spec.dim,
             is_quantized=self.is_quantized,
-            has_kv_bytes=heads.in_bytes,
+            has_kv_bytes=kv_spec.is_quantized,
             embedding_rows=self.rows,
-            attention_tile_rows=heads.attention_tile_rows,
+            attention_tile_rows=kv_spec.attention_tile_rows,
             rotated=0 if self.rotation is None else self.rotation.rotated,
             points=0 if self.rotation is None else self.rotation.points,
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
-            has_heads_together=_same(attending, "has_heads_together"),
+            has_heads_together=_uniform_flag(attending, "has_heads_together"),
             mixers=self.mixers.count,
-            embedding_scale=self._scale_of_rows(layout),
+            embedding_scale=self._embedding_scale(layout),
             residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale,
             logit_cap=layout.logit_cap,
             embedding_in_panels=is_in_panels,
             embedding=embedding,
-            position_embedding=self._position_embedding(layout),
-            norm=self._norm(layout.norm, self.hidden),
+            position_embedding=self._position_embedding_address(layout),
+            norm=self._build_norm(layout.norm, self.hidden),
             head=of_head,
         )
 
-    def _layer(self, number: int, layer: LayerLayout) -> FusedLayer:
-        norms = [self._norm(norm, self.hidden) for norm in layer.norms]
+    def _build_layer(self, layer_index: int, layer: LayerLayout) -> FusedLayer:
+        norms = [self._build_norm(norm, self.hidden) for norm in layer.norms]
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
             raise NotFusable("its MLP is beside its attention, and what both add is normed")
-        before = self._mixer(layer.mixer, number) if layer.mixer else self._attention(layer, number)
+        before = (
+            self._mixer_fields(layer.mixer, layer_index)
+            if layer.mixer
+            else self._attention_fields(layer, layer_index)
+        )
         return FusedLayer(
             norm_in=norms[0],
             after_attention=norms[1],
             norm_mid=norms[2],
             after_mlp=norms[3],
             is_parallel=layer.is_parallel,
-            beside=self._beside(number, layer),
-            **self._mlp(number, layer),
+            beside=self._build_parallel_mixer(layer_index, layer),
+            **self._mlp_fields(layer_index, layer),
             **before,
         )
 
-    def _beside(self, number: int, layer: LayerLayout) -> int | None:
-        """Return the address of a mixer beside attention, and of what numbers are multiplied by."""
+    def _build_parallel_mixer(self, layer_index: int, layer: LayerLayout) -> int | None:
+        """Return the address of a recurrent mixer that runs parallel to attention, with its scales."""
         if layer.beside is None or layer.attention is None or layer.mlp is None:
             return None
         beside, (into, *others) = layer.beside, layer.beside.mixer.into
         if others:
             raise NotFusable("the mixer beside its attention has several matrices")
         out, mlp = beside.mixer.out, layer.mlp
-        made = MixerBeside(
-            mixer=self.mixers.address(number),
-            into=self._matrix(into, self.hidden, into.out_features),
-            out=self._matrix(out, out.in_features, self.hidden),
+        made = ParallelMixer(
+            mixer=self.mixers.struct_address(layer_index),
+            into=self._build_matrix(into, self.hidden, into.out_features),
+            out=self._build_matrix(out, out.in_features, self.hidden),
             heads=beside.heads,
             keys=layer.attention.key_scale,
             attention=beside.attention,
@@ -192,15 +196,17 @@ class FusedWeights:
         self._kept.append(made)
         return ctypes.addressof(made)
 
-    def _mixer(self, parts: CallParts, number: int) -> dict[str, Any]:
-        """Return the fields of a layer that carries a state."""
-        into = self._side_by_side([self._matrix(part, self.hidden, part.out_features) for part in parts.into])
-        out = self._matrix(parts.out, parts.out.in_features, self.hidden)
-        address = self.mixers.address(number)
+    def _mixer_fields(self, parts: MixerParts, layer_index: int) -> dict[str, Any]:
+        """Return the C fields of a recurrent layer."""
+        into = self._input_matrices(
+            [self._build_matrix(part, self.hidden, part.out_features) for part in parts.into]
+        )
+        out = self._build_matrix(parts.out, parts.out.in_features, self.hidden)
+        address = self.mixers.struct_address(layer_index)
         return {"rope": -1, "qkv_count": len(parts.into), "qkv": into, "out": out, "mixer": address}
 
-    def _attention(self, layer: LayerLayout, number: int) -> dict[str, Any]:
-        """Return the fields of a layer's attention."""
+    def _attention_fields(self, layer: LayerLayout, layer_index: int) -> dict[str, Any]:
+        """Return the C fields of a layer's attention."""
         attention, heads, hidden = layer.attention, self.heads, self.hidden
         assert attention is not None
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim
@@ -210,16 +216,22 @@ class FusedWeights:
         )
         found, latent = queries, None
         if attention.latent is not None:
-            widths, latent = (self.latents.widths(attention.latent), self.latents.address(attention.latent))
+            widths, latent = (
+                self.latents.output_widths(attention.latent),
+                self.latents.struct_address(attention.latent),
+            )
             found = heads.kv_heads * attention.latent.value
-        qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
-        norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
+        qkv = [
+            self._build_matrix(part, hidden, width)
+            for part, width in zip(attention.into, widths, strict=True)
+        ]
+        norm_q, norm_k = (self._build_norm(norm, None) for norm in layer.head_norms or (None, None))
         sinks = (
             None
             if attention.sinks is None
-            else self._hold_floats(attention.sinks, heads.kv_heads * heads.group)
+            else self._hold_float32(attention.sinks, heads.kv_heads * heads.group)
         )
-        kv_layer = self.mixers.attending_before(number)
+        kv_layer = self.mixers.count_attention_before(layer_index)
         window = heads.windows[kv_layer] if heads.windows else None
         return {
             "norm_q": norm_q,
@@ -233,22 +245,31 @@ class FusedWeights:
             "norms_rotated": attention.norms_rotated,
             "latent": latent,
             "qkv_count": len(qkv),
-            "qkv": self._side_by_side(qkv),
-            "out": self._matrix(attention.out, found, hidden),
+            "qkv": self._input_matrices(qkv),
+            "out": self._build_matrix(attention.out, found, hidden),
             "kv": heads.kernel_layers[kv_layer],
         }
 
-    def _side_by_side(self, matrices: list[Matrix]) -> Any:
-        """Return the matrices that compute what attention or a mixer reads."""
-        if len({row_format(matrix) for matrix in matrices if WeightFormat(matrix.kind).has_byte_rows}) > 1:
+    def _input_matrices(self, matrices: list[Matrix]) -> Any:
+        """Return the array of matrices that compute the inputs of attention or of a recurrent mixer."""
+        if (
+            len(
+                {
+                    get_activation_format(matrix)
+                    for matrix in matrices
+                    if WeightFormat(matrix.kind).has_int8_activations
+                }
+            )
+            > 1
+        ):
             raise NotFusable("the rows before its attention are quantized in different ways")
-        return _filled(matrices, MIXER_MATRICES)
+        return _matrix_array(matrices, MIXER_MATRICES)
 
-    def _mlp(self, number: int, layer: LayerLayout) -> dict[str, Any]:
-        """Return the fields of a layer's MLP, or of the mixture in its place."""
+    def _mlp_fields(self, layer_index: int, layer: LayerLayout) -> dict[str, Any]:
+        """Return the C fields of a layer's MLP or mixture of experts."""
         mlp = layer.mlp
-        if number in self.mixtures.of_layer:
-            return self.mixtures.fields(number)
+        if layer_index in self.mixtures.of_layer:
+            return self.mixtures.layer_fields(layer_index)
         if mlp is None and layer.apart is None:
             return {"has_no_mlp": 1}
         if mlp is None:
@@ -258,26 +279,26 @@ class FusedWeights:
                 raise NotFusable("its MLP reads what is not normed")
             return {"mlp_apart": 1}
         wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
-        gated = [self._matrix(part, self.hidden, wide) for part in mlp.into]
-        if len({(*row_format(matrix), matrix.block) for matrix in gated}) > 1:
+        gated = [self._build_matrix(part, self.hidden, wide) for part in mlp.into]
+        if len({(*get_activation_format(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return {
             "activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
             "has_gate": mlp.has_gate,
             "gated_count": len(gated),
-            "gated": _filled(gated, 2),
-            "down": self._matrix(mlp.out, self.inner, self.hidden),
+            "gated": _matrix_array(gated, 2),
+            "down": self._build_matrix(mlp.out, self.inner, self.hidden),
         }
 
-    def _matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
+    def _build_matrix(self, layer: Any, inputs: int, outputs: int) -> Matrix:
         weights = self.packed.get(layer)
         if weights is None:
-            if not is_plain(layer) and not is_transposed(layer):
+            if not is_plain_linear(layer) and not is_transposed_linear(layer):
                 raise NotFusable("its linear layers are not plain ones")
-            is_ours = requested() in (None, *OWN)
-            if not self.is_small or not is_ours or not fits_panels(matrix_of(layer), self.kernels):
+            is_ours = read_forced_matmul_backend() in (None, *OWN)
+            if not self.is_small or not is_ours or not can_pack(get_weight_matrix(layer), self.kernels):
                 raise NotFusable("its linear layers cannot be packed in panels")
-            weights = Panels.of(matrix_of(layer), layer.bias, self.kernels)
+            weights = PlainPackedWeights.pack(get_weight_matrix(layer), layer.bias, self.kernels)
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (
             outputs,
             inputs,
@@ -287,31 +308,33 @@ class FusedWeights:
         self.is_quantized |= WeightFormat(weights.matrix.kind).needs_workspace
         if weights.matrix.kind == WeightFormat.row_int8 and weights.matrix.threshold:
             self.is_by_row = False  # the outliers of one row count for all rows
-        return self.adapters.beside(layer, weights.matrix)
+        return self.adapters.attach_adapters(layer, weights.matrix)
 
-    def _embedding(self, layout: ModelLayout) -> tuple[int | None, bool]:
-        """Return the address of the table, and whether that is a head in panels; None if it is in
-        blocks, or in panels of something else: a pass gets the rows of its tokens."""
+    def _embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
+        """Return the embedding table's address and whether it is the packed lm_head.
+
+        The address is None if the table is quantized or packed otherwise. Then a pass gets the
+        embeddings of its tokens.
+        """
         layer, panels = layout.embedding, self.packed.get(layout.head)
         if type(layer) is nn.Embedding and "forward" in vars(layer):
             is_tied = layer.weight.data_ptr() == layout.head.weight.data_ptr()
-            if is_tied and isinstance(panels, Panels) and self.rows <= self.vocabulary:
+            if is_tied and isinstance(panels, PlainPackedWeights) and self.rows <= self.vocabulary:
                 return int(panels.matrix.weight), True
         elif not getattr(layer, "makes_rows", False):
-            return self._hold(layer.weight, self.rows, self.hidden), False
+            return self._hold_tensor(layer.weight, self.rows, self.hidden), False
         elif layer.dtype != self.heads.dtype:
             raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
         return None, False
 
-    def _position_embedding(self, layout: ModelLayout) -> int | None:
-        """Return the address of what is added to the rows of tokens by their positions."""
+    def _position_embedding_address(self, layout: ModelLayout) -> int | None:
+        """Return the address of the learned position embeddings, or None."""
         table = layout.positions
-        return None if table is None else self._hold(table.weight, self.positions or 0, self.hidden)
+        return None if table is None else self._hold_tensor(table.weight, self.positions or 0, self.hidden)
 
-    def _scale_of_rows(self, layout: ModelLayout) -> float:
-        """Return what C multiplies the rows of the embedding by; rows in blocks are scaled where
-        they are unpacked."""
+    def _embedding_scale(self, layout: ModelLayout) -> float:
+        """Return the factor that C applies to embeddings. Dequantized embeddings are already scaled."""
         factor = getattr(self.unpack_rows, "factor", None)
         return (
             layout.embedding_scale
@@ -319,56 +342,55 @@ class FusedWeights:
             else layout.embedding_scale / float(factor.to(self.heads.dtype))
         )
 
-    def _norm(self, norm: NormLayout | None, width: int | None) -> FusedNorm:
+    def _build_norm(self, norm: NormLayout | None, width: int | None) -> FusedNorm:
         if norm is None:
             return FusedNorm()
         if width is not None and norm.weight.numel() != width:
             raise NotFusable("its norms differ")
         count = norm.weight.numel()
         is_plain = norm.kind is NormKind.rms_in_steps
-        weight = self._hold(norm.weight, count) if is_plain else self._hold_floats(norm.weight, count)
-        bias = None if norm.bias is None else self._hold_floats(norm.bias, count)
+        weight = self._hold_tensor(norm.weight, count) if is_plain else self._hold_float32(norm.weight, count)
+        bias = None if norm.bias is None else self._hold_float32(norm.bias, count)
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 
-    def _hold_floats(self, tensor: torch.Tensor, count: int) -> int:
-        """Keep numbers alive in float32, and return their address."""
+    def _hold_float32(self, tensor: torch.Tensor, count: int) -> int:
+        """Keep a float32 copy of a tensor alive, and return its address."""
         self._kept.append(tensor.detach().float().contiguous())
-        return native.pointer(self._kept[-1], torch.float32, count)
+        return native.get_tensor_address(self._kept[-1], torch.float32, count)
 
-    def _hold(self, tensor: torch.Tensor, *shape: int) -> int:
+    def _hold_tensor(self, tensor: torch.Tensor, *shape: int) -> int:
         """Keep a tensor alive, and return its address."""
         tensor = tensor.detach()
         if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu" or tensor.shape != shape:
             raise NotFusable("it has weights of another kind")
         self._kept.append(tensor.contiguous())
-        return native.pointer(self._kept[-1], self.heads.dtype, *shape)
+        return native.get_tensor_address(self._kept[-1], self.heads.dtype, *shape)
 
 
-def check_fusable(model: Any, heads: Heads, kernels: native.Kernels) -> None:
-    """Reject a model that C cannot run, whatever its parts are."""
-    if not kernels.has("fused_forward", heads.dtype):
+def check_fusable(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
+    """Raise NotFusable if C cannot run the model on this processor or its layers have hooks."""
+    if not kernels.has_function("fused_forward", kv_spec.dtype):
         raise NotFusable("this processor has no products of such numbers")
     if any(map(has_other_hooks, model.modules())):
         raise NotFusable("its layers have hooks")
 
 
-def _same(attending: Sequence[AttentionLayout], name: str) -> bool:
-    """Return what is so in all layers that attend; NotFusable if they differ."""
-    found = {bool(getattr(attention, name)) for attention in attending}
+def _uniform_flag(attention_layouts: Sequence[AttentionLayout], name: str) -> bool:
+    """Return a flag that all attention layers share. Raises NotFusable if they differ."""
+    found = {bool(getattr(attention, name)) for attention in attention_layouts}
     if len(found) > 1:
         raise NotFusable("its layers differ")
     return True in found
 
 
-def _has_halves(layout: ModelLayout) -> bool:
-    """Whether what attention or an MLP computes is not added as it is, or an MLP beside attention
-    has its own norm."""
+def _needs_residual_buffer(layout: ModelLayout) -> bool:
+    """Whether attention or MLP outputs are scaled or normalized before the residual addition."""
     apart = layout.residual_scale != 1 or any(
         layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
     )
     return apart or any(layer.is_parallel and layer.norms[2] for layer in layout.layers)
 
 
-def _filled(matrices: Sequence[Matrix], count: int) -> Any:
-    """Return an array of so many matrices for C."""
+def _matrix_array(matrices: Sequence[Matrix], count: int) -> Any:
+    """Return a C array of `count` matrices, padded with empty ones."""
     return (Matrix * count)(*matrices, *[NO_MATRIX] * (count - len(matrices)))

@@ -1,7 +1,8 @@
-"""The scheduler's part of memory: where rows have their keys and values, and how many more tokens there is room for.
+"""KV memory of the scheduler: where keys and values are stored, and for how many more tokens
+there is room.
 
-Rows share prefixes (a prefix tree), get copies of what earlier prompts left (a prompt cache, conversations), and have
-places of their own in one store, which exists while there are rows.
+Sequences share prefixes (a prefix tree), get copies of earlier prompts (prompt cache,
+conversations), and own slots in one store, which exists while there are sequences.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from collections.abc import Sequence
 from math import ceil
 
 from runner_engine.decode.passes import Forward
-from runner_engine.decode.rows import Row, RowsUnderWay
+from runner_engine.decode.sequences import SequenceQueues, TokenSequence
 from runner_engine.kv_cache import (
     ConversationCache,
-    OwnKv,
+    KvStore,
     PagedSlots,
-    Prefixes,
+    PrefixTree,
     PromptCache,
-    kept_tokens,
-    own_cost,
-    own_kv,
-    put_state,
-    room_tokens,
+    copy_prefix_state,
+    create_kv_store,
+    kv_capacity_tokens,
+    kv_store_cost,
+    resident_token_counter,
 )
 from runner_engine.memory import MemoryGuard, release_failed_pass
 from runner_engine.sessions import EngineStats
@@ -30,7 +31,9 @@ GROWN = 8  # a budget has grown if it is larger by one in so many tokens
 
 
 class KvBudget:
-    """Keys and values of a scheduler's rows, within a budget of tokens that follows free memory."""
+    """Keys and values of a scheduler's sequences, within a token budget that follows free
+    memory.
+    """
 
     def __init__(
         self,
@@ -38,194 +41,242 @@ class KvBudget:
         stats: EngineStats,
         conversations: ConversationCache,
         prompts: PromptCache,
-        beside: int = 0,
-        beside_row: int = 0,
+        draft_bytes_per_token: int = 0,
+        draft_bytes_per_sequence: int = 0,
         copies_states: bool = False,
     ) -> None:
-        """beside, beside_row: bytes that a draft model keeps for each token, and for each row, besides
-        those here; copies_states: whether states are copied before guesses are read."""
+        """Configure the budget of a model's KV store.
+
+        draft_bytes_per_token, draft_bytes_per_sequence: memory that a draft model needs in
+        addition. copies_states: whether recurrent states are copied before draft tokens are
+        verified.
+        """
         self.forward, self.heads, self.stats = forward, forward.heads, stats
         self.conversations, self.prompts = conversations, prompts
-        self.prefixes = Prefixes(self.heads, forward.most_prefixes, conversations)
+        self.prefixes = PrefixTree(self.heads, forward.max_prefixes, conversations)
         self.memory = MemoryGuard(forward.model, self.heads.device)
         own_bytes = self.heads.bytes_per_token
         # of each row, in tokens: copies of its states, and what a draft keeps of it
-        self.copied = self.heads.state_tokens * copies_states + ceil(beside_row / own_bytes)
-        self.kept_tokens = kept_tokens(self.heads)
-        self.share = own_bytes / (own_bytes + beside)  # of the memory for keys and values
-        self.own: OwnKv | None = None  # the rows' own keys and values, by slot
+        self.copied = self.heads.state_tokens * copies_states + ceil(draft_bytes_per_sequence / own_bytes)
+        self.kept_tokens = resident_token_counter(self.heads)
+        self.share = own_bytes / (own_bytes + draft_bytes_per_token)  # of the memory for keys and values
+        self.own: KvStore | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
         self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
 
     def reset(self) -> None:
-        """Forget the store; a GPU's stays, for its recorded steps."""
+        """Drop the KV store. A GPU's store stays, because its recorded CUDA graphs refer to it."""
         if self.heads.device.type != "cuda":
             self.own = None
 
-    def drop(self) -> None:
-        """Drop the store with all that rows have in it."""
+    def drop_store(self) -> None:
+        """Drop the KV store with all keys and values in it."""
         self.own = None
 
     # ------------------------------------------------------------------------------------- how much
 
-    def set_budget(self) -> bool:
-        """Set the budget to a share of memory that is free now, as other programs use it; return
-        whether it grew."""
+    def update_budget(self) -> bool:
+        """Set the token budget to a share of currently free memory. Returns whether it grew clearly."""
         before = self.tokens
-        held = 0 if self.own is None else self.own.held_with_states
-        room = room_tokens(self.heads, held + self.prefixes.tokens)
+        held = 0 if self.own is None else self.own.resident_tokens_with_states
+        room = kv_capacity_tokens(self.heads, held + self.prefixes.tokens)
         self.tokens = self.prefixes.budget = int(room * self.share)
         return self.tokens > before + before // GROWN
 
     def is_outdated(self) -> bool:
-        """Whether free memory was measured since the last time, so that the budget is to be set
-        again."""
-        self.memory.look()
+        """Whether free memory was measured again since the budget was set."""
+        self.memory.measure()
         is_outdated = self.memory.looked_s != self._measured_s
         self._measured_s = self.memory.looked_s
         return is_outdated
 
-    def check_memory(self, rows: int) -> None:
-        """Raise MemoryError if the next token of so many rows may not fit; unused arenas are freed
-        first."""
+    def check_memory(self, num_sequences: int) -> None:
+        """Free unused arenas if the next tokens may not fit. Raises MemoryError if that is not
+        enough.
+        """
         try:
-            self.memory.check(rows)
+            self.memory.check(num_sequences)
         except MemoryError:
-            if not self.free_spare():
+            if not self.free_unused_arenas():
                 raise
-            self.memory.forget()
-            self.memory.check(rows)
+            self.memory.invalidate()
+            self.memory.check(num_sequences)
 
-    def free_spare(self) -> bool:
-        """Free arenas that no row uses; return whether there were any."""
-        return self.own is not None and self.own.keep_spare(0)
+    def free_unused_arenas(self) -> bool:
+        """Free arenas that no sequence uses. Returns whether there were any."""
+        return self.own is not None and self.own.free_unused(0)
 
-    def cost(self, needs: Sequence[int]) -> int:
-        """Return what rows with such needs take together, in tokens."""
-        return own_cost(self.heads, self.forward.kernels, needs) + len(needs) * self.copied
+    def kv_cost_tokens(self, max_tokens: Sequence[int]) -> int:
+        """Return the memory of sequences with these maximum lengths, in tokens, states included."""
+        return kv_store_cost(self.heads, self.forward.kernels, max_tokens) + len(max_tokens) * self.copied
 
-    def fits(self, row: Row, others: Sequence[Row]) -> bool:
-        """Whether the budget has room for another row with its prefixes."""
-        missing = sum(prefix.size - prefix.held - prefix.freed for prefix in row.kv.needed)
-        needs = [self._kept(one) for one in (*others, row)]
-        return self.cost(needs) + self.prefixes.tokens + missing <= self.tokens
+    def has_room_for(self, sequence: TokenSequence, active_sequences: Sequence[TokenSequence]) -> bool:
+        """Whether the budget has room for one more sequence with its prefixes."""
+        missing = sum(
+            prefix.stored_size - prefix.resident_tokens - prefix.freed
+            for prefix in sequence.kv.needed_prefixes
+        )
+        needs = [self._max_resident_tokens(one) for one in (*active_sequences, sequence)]
+        return self.kv_cost_tokens(needs) + self.prefixes.tokens + missing <= self.tokens
 
-    def _kept(self, row: Row) -> int:
-        """Return as many tokens as the memory of a row has room for when it ends."""
-        frees_places = self.forward.kernels is not None and not _is_kept_whole(row)
-        return self.kept_tokens(row.need) if frees_places else row.need
+    def _max_resident_tokens(self, sequence: TokenSequence) -> int:
+        """Return the tokens a sequence has in memory when it ends. Sliding windows free some."""
+        frees_places = self.forward.kernels is not None and not _must_keep_all_kv(sequence)
+        return self.kept_tokens(sequence.max_kv_tokens) if frees_places else sequence.max_kv_tokens
 
-    def stored_bytes(self, rows: Sequence[Row]) -> int:
-        """Return the memory of all prefixes, and of these rows, at the end of a pass, before what
-        it frees is free."""
+    def stored_nbytes(self, sequences: Sequence[TokenSequence]) -> int:
+        """Return the memory of all prefixes and these sequences at the end of a pass.
+
+        Memory that the pass frees is still counted.
+        """
         if not self.heads.layers:  # states alone
-            return self.heads.bytes_per_token * self.heads.state_tokens * len(rows)
-        freed = 0 if self.own is None else self.own.freed_before_pass()
-        beginnings = self.prefixes.beginnings + sum(not row.kv.path for row in rows)
-        of_first = self.heads.first_plain_bytes * beginnings
-        return self.heads.bytes_per_token * (self.stored(rows) - freed) + of_first
+            return self.heads.bytes_per_token * self.heads.state_tokens * len(sequences)
+        freed = 0 if self.own is None else self.own.freed_tokens_before_pass()
+        beginnings = self.prefixes.num_root_prefixes + sum(not row.kv.path for row in sequences)
+        of_first = self.heads.first_tokens_nbytes * beginnings
+        return self.heads.bytes_per_token * (self.stored_tokens(sequences) - freed) + of_first
 
-    def stored(self, rows: Sequence[Row]) -> int:
-        """Return of how many tokens keys and values are stored: of all prefixes, and of these rows,
-        with states."""
-        return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in rows)
+    def stored_tokens(self, sequences: Sequence[TokenSequence]) -> int:
+        """Return how many tokens' keys and values are stored, prefixes and recurrent states
+        included.
+        """
+        return self.prefixes.tokens + sum(row.kv.places + self.heads.state_tokens for row in sequences)
 
     # ----------------------------------------------------------------------------- rows come and go
 
-    def find_copies(self, row: Row) -> None:
-        """Note in a row which of its pending tokens earlier prompts, or a prefix, have left."""
-        row.kv.blocks, row.kv.copied = [], 0
-        if row.request.recurring and row.given is None and not self.heads.states:
-            self.prompts.find(row.kv, row.prompt, row.pending)
-        self.prefixes.find_copy(row.kv)
+    def find_reusable_kv(self, sequence: TokenSequence) -> None:
+        """Find cached keys and values of earlier prompts or prefixes for a sequence's pending
+        tokens.
+        """
+        sequence.kv.blocks, sequence.kv.copied = [], 0
+        if sequence.request.recurring and sequence.given is None and not self.heads.states:
+            self.prompts.find_blocks(sequence.kv, sequence.prompt, sequence.pending_tokens)
+        self.prefixes.find_prefix_copy(sequence.kv)
 
-    def make_room(
-        self, rows: RowsUnderWay, whole: Sequence[Row], long: Sequence[Row], most_rows: int
-    ) -> OwnKv:
-        """Make a slot for each row that enters: behind the active rows, or for long prompts, behind
-        `reading`."""
+    def allocate_slots(
+        self,
+        queues: SequenceQueues,
+        short_sequences: Sequence[TokenSequence],
+        long_sequences: Sequence[TokenSequence],
+        max_sequences: int,
+    ) -> KvStore:
+        """Allocate a slot for each admitted sequence.
+
+        Short prompts come directly after the active sequences, and long prompts after those in
+        prefill.
+        """
         if self.own is None:
-            self.own = own_kv(self.heads, self.forward.kernels)
+            self.own = create_kv_store(self.heads, self.forward.kernels)
         if isinstance(self.own, PagedSlots):
-            self.own.expect({prefix for row in (*whole, *long) for prefix in row.kv.path})
-        before_long = [*rows.active, *whole, *rows.reading]
-        all_rows = [*before_long, *long]
-        to_come = len(rows.waiting)
-        self._insert(
-            self.own, before_long, len(rows.active), len(whole), min(most_rows, len(before_long) + to_come)
+            self.own.reserve_prefix_pages(
+                {prefix for row in (*short_sequences, *long_sequences) for prefix in row.kv.path}
+            )
+        before_long = [*queues.active, *short_sequences, *queues.reading]
+        all_rows = [*before_long, *long_sequences]
+        to_come = len(queues.waiting)
+        self._insert_slots(
+            self.own,
+            before_long,
+            len(queues.active),
+            len(short_sequences),
+            min(max_sequences, len(before_long) + to_come),
         )
-        self._insert(self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come))
-        cost = self.cost([self._kept(row) for row in all_rows])
-        self.own.keep_spare(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
+        self._insert_slots(
+            self.own,
+            all_rows,
+            len(before_long),
+            len(long_sequences),
+            min(max_sequences, len(all_rows) + to_come),
+        )
+        cost = self.kv_cost_tokens([self._max_resident_tokens(row) for row in all_rows])
+        self.own.free_unused(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
         return self.own
 
-    def _insert(self, own: OwnKv, rows: Sequence[Row], at: int, count: int, expected: int) -> None:
-        """Insert `count` of the rows, from `at` on, into the store; expected: how many rows may
-        come to be in it."""
+    def _insert_slots(
+        self,
+        kv_store: KvStore,
+        sequences: Sequence[TokenSequence],
+        first_slot: int,
+        count: int,
+        expected_sequences: int,
+    ) -> None:
+        """Insert `count` slots into the KV store. expected_sequences: how many it may hold later."""
         if not count:
             return
-        needs = [row.need for row in rows]
-        kept = max(*(self._kept(row) for row in rows), 1)
-        expected = min(expected, self.tokens // self.cost([kept]))
-        own.insert(
-            at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows))
+        needs = [row.max_kv_tokens for row in sequences]
+        kept = max(*(self._max_resident_tokens(row) for row in sequences), 1)
+        expected_sequences = min(expected_sequences, self.tokens // self.kv_cost_tokens([kept]))
+        kv_store.insert_sequences(
+            first_slot,
+            count,
+            needs,
+            [row.kv.rest + len(row.pending_tokens) for row in sequences],
+            max(expected_sequences, len(sequences)),
         )
 
-    def begin(self, entering: Sequence[tuple[int, Row]]) -> None:
-        """Copy into the slots of rows that enter what was found for them."""
+    def initialize_slots(self, admitted: Sequence[tuple[int, TokenSequence]]) -> None:
+        """Copy cached keys, values and states into the slots of admitted sequences."""
         assert self.own is not None
-        self.prefixes.copy([(slot, row.kv) for slot, row in entering], self.own)
-        for slot, row in entering:
-            put_state(self.own, slot, row.kv.prefix)
-            self.own.set_beginning(slot, not row.kv.path)
-            if _is_kept_whole(row):
-                self.own.keep_whole(slot)
-            self.prompts.copy(row.kv, self.own, slot)
+        self.prefixes.copy_prefixes([(slot, row.kv) for slot, row in admitted], self.own)
+        for slot, row in admitted:
+            copy_prefix_state(self.own, slot, row.kv.prefix)
+            self.own.set_text_start(slot, not row.kv.path)
+            if _must_keep_all_kv(row):
+                self.own.disable_freeing(slot)
+            self.prompts.copy_blocks(row.kv, self.own, slot)
             row.kv.places = row.kv.copied
-            self.stats.shared_tokens += row.kv.shared + row.kv.copied
+            self.stats.shared_tokens += row.kv.num_shared_tokens + row.kv.copied
 
-    def lengthen(self, rows: Sequence[Row]) -> OwnKv:
-        """Make room for the next token of each row."""
+    def grow_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
+        """Make room in the KV store for the next token of each sequence."""
         assert self.own is not None
-        self.own.lengthen(max(row.kv.places for row in rows) + 1, max(row.need for row in rows))
+        self.own.ensure_capacity(
+            max(row.kv.places for row in sequences) + 1, max(row.max_kv_tokens for row in sequences)
+        )
         return self.own
 
-    def keep(self, row: Row, slot: int) -> None:
-        """Keep what later prompts can use of a row that ends."""
+    def cache_finished(self, sequence: TokenSequence, slot: int) -> None:
+        """Cache a finished sequence's keys and values for later prompts."""
         assert self.own is not None
-        if row.error is not None:
+        if sequence.error is not None:
             return
         # these cannot be cut back to a block of the prompt cache
         has_states = bool(self.heads.states)
         states = self.own.states
-        if states is not None and states.read[slot] != row.kv.shared + row.kv.places:
+        if states is not None and states.read[slot] != sequence.kv.num_shared_tokens + sequence.kv.places:
             return  # it stands for guessed tokens behind the row's end
-        if row.request.keep or (row.request.recurring and has_states):
-            self.conversations.keep(row.prompt + row.tokens, row.kv, self.own, slot, self.tokens)
-        if row.request.recurring and not has_states:
-            self.prompts.keep(row.kv, row.prompt, row.tokens, self.own, slot, self.tokens)
+        if sequence.request.keep or (sequence.request.recurring and has_states):
+            self.conversations.store_sequence(
+                sequence.prompt + sequence.tokens, sequence.kv, self.own, slot, self.tokens
+            )
+        if sequence.request.recurring and not has_states:
+            self.prompts.store_blocks(
+                sequence.kv, sequence.prompt, sequence.tokens, self.own, slot, self.tokens
+            )
 
-    def leave(self, slot: int, rows: int, is_sound: bool) -> None:
-        """Free a slot; the last one of so many rows moves into it. is_sound: it has no NaN."""
+    def free_slot(self, slot: int, num_sequences: int, is_finite: bool) -> None:
+        """Free a slot. The last sequence moves into it. is_finite: the slot contains no NaN."""
         assert self.own is not None
-        self.own.remove(slot, rows, is_sound)
+        self.own.remove_sequence(slot, num_sequences, is_finite)
 
-    def release(self, row: Row) -> None:
-        """Free the prefixes that only this row has used."""
-        is_kept = row.error is None and (row.request.keep or row.request.recurring)
-        self.prefixes.release(row.kv, is_kept)
+    def release_prefixes(self, sequence: TokenSequence) -> None:
+        """Free the prefixes that only this sequence has used."""
+        is_kept = sequence.error is None and (sequence.request.keep or sequence.request.recurring)
+        self.prefixes.release(sequence.kv, is_kept)
 
-    def free(self, error: BaseException) -> None:
-        """Free everything after a pass that has failed: all that is needed is computed again."""
-        self.drop()
-        self.prefixes.forget()
-        self.conversations.forget()
-        self.prompts.forget()
-        self.forward.forget_recorded()
+    def free_all(self, error: BaseException) -> None:
+        """Free all keys and values after a failed pass. They are recomputed when needed."""
+        self.drop_store()
+        self.prefixes.free_all()
+        self.conversations.clear()
+        self.prompts.clear()
+        self.forward.free_recordings()
         release_failed_pass(error, self.heads.device)
-        self.memory.forget()
+        self.memory.invalidate()
 
 
-def _is_kept_whole(row: Row) -> bool:
-    """Whether later prompts may begin with any part of it: then windows free nothing of it."""
-    return row.request.keep or row.request.recurring
+def _must_keep_all_kv(sequence: TokenSequence) -> bool:
+    """Whether later prompts may reuse any part of a sequence, so that sliding windows free
+    nothing.
+    """
+    return sequence.request.keep or sequence.request.recurring

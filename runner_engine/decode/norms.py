@@ -1,7 +1,7 @@
-"""RMS norms by one function, where transformers writes six operations or more; on a CPU and on a
-GPU.
+"""RMS norms as one function, instead of the six or more operations in transformers.
 
-The layers stay the model's own: only the `forward` of an instance is replaced, after a trial.
+The layers stay the model's own: only the `forward` of an instance is replaced, after a
+trial.
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ GPU_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 class GpuNorms:
-    """A model's norms as one kernel each, until `restore`: a small model's step is a queue of short
-    kernels."""
+    """A model's RMS norms as one GPU kernel each, until `restore`. Saves kernel launches in
+    small models.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         # a layer with a hook of accelerate's has a `forward` of its own already
-        norms = [layer for layer in norms_of(model) if not hasattr(layer, "_hf_hook")]
-        self.layers = [layer for layer in norms if replace_norm(layer, _by_torch, GPU_TOLERANCE)]
+        norms = [layer for layer in find_rms_norms(model) if not hasattr(layer, "_hf_hook")]
+        self.layers = [layer for layer in norms if replace_norm(layer, _torch_rms_norm, GPU_TOLERANCE)]
 
     def restore(self) -> None:
-        """Give every norm its own `forward` back."""
+        """Restore the original `forward` of every norm."""
         for layer in self.layers:
             del layer.forward
         self.layers = []
 
 
-def norms_of(model: nn.Module) -> Iterator[Any]:
-    """Go through a model's RMS norms."""
+def find_rms_norms(model: nn.Module) -> Iterator[Any]:
     return (module for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
 
 
-def replace_norm(layer: Any, fused: Fused, tolerance: Mapping[torch.dtype, float]) -> bool:
-    """Let a norm compute by another function, and return whether it does: if a trial gives what its
-    own one gives."""
+def replace_norm(layer: Any, fused_norm: Fused, tolerance: Mapping[torch.dtype, float]) -> bool:
+    """Replace a norm's `forward` by a fused function if a trial matches. Returns whether it was
+    replaced.
+    """
     weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
     if epsilon is None or weight is None or weight.dtype not in tolerance:
         return False
     own, weight = layer.forward, weight.detach().contiguous()
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = fused(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
+        result: torch.Tensor = fused_norm(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
         return result
 
     with torch.no_grad():
@@ -62,5 +63,5 @@ def replace_norm(layer: Any, fused: Fused, tolerance: Mapping[torch.dtype, float
     return True
 
 
-def _by_torch(rows: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    return nn.functional.rms_norm(rows, weight.shape, weight, epsilon)
+def _torch_rms_norm(activations: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    return nn.functional.rms_norm(activations, weight.shape, weight, epsilon)

@@ -1,5 +1,4 @@
-"""How requests become rows: the prompt as the model sees it, its token ids, limits, and what is
-wrong with it."""
+"""Converts requests to token sequences: chat template, token ids, limits and validation."""
 
 from __future__ import annotations
 
@@ -8,107 +7,115 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner_base import ConfigError, unknown
+from runner_base import ConfigError, unknown_choice_message
 from runner_base.notes import Note, note
-from runner_base.thinking import opened_by
-from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.decode.rows import Row
-from runner_engine.grammars import Grammars, Held
-from runner_engine.models.load import Loaded
+from runner_base.thinking import find_open_tag
+from runner_engine.checkpoints.resolved_model import ResolvedModel
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.grammars import GrammarCache, GrammarState
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.load_tokenizer import load_tokenizer
-from runner_engine.models.tokenizing import ids_of, text_of
-from runner_engine.models.vocabulary import check_ids, rows_of
+from runner_engine.models.tokenization import decode_ids, encode_text
+from runner_engine.models.vocabulary import check_token_ids, count_embeddings
 from runner_engine.sessions import (
     MOST_OPENING,
     MOST_PARTIAL,
-    Budget,
     ChatTemplate,
     Message,
     OfferedTools,
     Request,
-    Thought,
-    check_scored,
-    end_tokens,
+    ThinkingBudget,
+    ThinkingState,
+    check_scorable,
+    check_template_values,
+    find_thinking_tags,
     request_sha256,
-    tags_of,
-    template_values,
+    thinking_end_tokens,
 )
 from runner_engine.settings.rope import READ_BEYOND
 from runner_engine.spec import ModelSpec
 
 
 class RequestEncoder:
-    """Turns requests into rows, in any thread."""
+    """Converts requests to token sequences. Thread-safe."""
 
     def __init__(
         self,
         spec: ModelSpec,
         tokenizer: Any,
         model_name: str,
-        room: float,
-        branch_room: float | None = None,
-        own: Mapping[str, Any] | None = None,
+        max_context_tokens: float,
+        max_branch_tokens: float | None = None,
+        model_generation: Mapping[str, Any] | None = None,
         vocab_size: float = math.inf,
-        grammars: Grammars | None = None,
+        grammars: GrammarCache | None = None,
     ) -> None:
-        self.generation, self.seed = spec.generation.with_model_defaults(own or {}), spec.seed
-        self.tokenizer, self.model_name, self.adapters = tokenizer, model_name, spec.lora.names
-        self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
+        self.generation, self.seed = spec.generation.with_model_defaults(model_generation or {}), spec.seed
+        self.tokenizer, self.model_name, self.adapters = tokenizer, model_name, spec.lora.adapter_names
+        self.room = int(min(max_context_tokens, 1e9))  # tokens, the prompt's and the new ones
         self.room_hint = f": {READ_BEYOND} reads on"  # an engine that does not read on empties it
-        self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
-        values = template_values(spec.model.chat_template_kwargs, tokenizer, spec.model.name)
+        self.branch_room = self.room if max_branch_tokens is None else min(self.room, int(max_branch_tokens))
+        values = check_template_values(spec.model.chat_template_kwargs, tokenizer, spec.model.name)
         self.template = ChatTemplate(tokenizer, model_name, values)
         self.vocab_size = vocab_size  # the model's token ids are below it
-        self.tags = tags_of(self.generation, tokenizer)
+        self.tags = find_thinking_tags(self.generation, tokenizer)
         self.grammars = grammars
         self._lock = threading.Lock()  # tokenizers may not be thread-safe
         self._longest_end: int | None = None  # tokens of the longest end of a thinking that is forced
 
-    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+    def encode_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt after the chat template (text, or the given ids) and its token ids."""
         prompt = request.prompt
         if isinstance(prompt, str):
-            return prompt, self._ids(prompt, special=True)
+            return prompt, self._tokenize(prompt, add_special_tokens=True)
         if all(isinstance(part, Message) for part in prompt):
-            text = self._chat([part for part in prompt if isinstance(part, Message)])
-            return text, self._ids(text, special=False)
-        ids = self._known([part for part in prompt if isinstance(part, int)])
+            text = self._render_chat([part for part in prompt if isinstance(part, Message)])
+            return text, self._tokenize(text, add_special_tokens=False)
+        ids = self._check_token_ids([part for part in prompt if isinstance(part, int)])
         return ids, ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that token ids have within a longer text: at its start some tokens lose a
-        space."""
-        before = self._ids("a", special=False)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Decode token ids as they read inside a longer text. At a text's start some tokens lose a
+        space.
+        """
+        before = self._tokenize("a", add_special_tokens=False)
         with self._lock:
             alone, text = (
-                text_of(self.tokenizer, some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                for some in (before, [*before, *ids])
+                decode_ids(
+                    self.tokenizer, some, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                )
+                for some in (before, [*before, *token_ids])
             )
         return text[len(alone) :]
 
-    def rows(self, request: Request, is_wanted: Callable[[], bool] = lambda: True) -> list[Row]:
-        """Return a row for each choice, for each branch, or for the continuation; a row may have an
-        error.
+    def create_sequences(
+        self, request: Request, is_active: Callable[[], bool] = lambda: True
+    ) -> list[TokenSequence]:
+        """Return a sequence for each choice, for each branch, or for the continuation.
 
-        is_wanted: whether the request has not been cancelled meanwhile."""
+        A sequence that cannot run has an error. is_active: returns False once the request is
+        cancelled.
+        """
         if request.adapter is not None and request.adapter not in self.adapters:
-            raise ConfigError(unknown("adapter", request.adapter, self.adapters), code="unknown_choice")
-        seen, ids = self.encode(request)
+            raise ConfigError(
+                unknown_choice_message("adapter", request.adapter, self.adapters), code="unknown_choice"
+            )
+        seen, ids = self.encode_prompt(request)
         if request.branches:
-            return self._branches(request, seen, ids)
+            return self._create_branch_sequences(request, seen, ids)
         if request.continuation is not None:
-            return [self._continuation(request, seen, ids)]
-        sampling = request.sampling.over(self.generation, self.seed).effective
-        budget = self._budget(request)
-        wanted, room = self._wanted(request) + self._most_thinking(budget), self.room - len(ids)
+            return [self._create_scored_sequence(request, seen, ids)]
+        sampling = request.sampling.with_defaults(self.generation, self.seed).effective
+        budget = self._thinking_budget(request)
+        wanted, room = self._max_new_tokens(request) + self._max_thinking_tokens(budget), self.room - len(ids)
         limit = min(wanted, room)
-        error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
-        sha256, tag = request_sha256(seen, request), opened_by(self._end_of(seen), self.tags)
+        error = None if ids and limit >= 1 else self._prompt_length_error(len(ids))
+        sha256, tag = request_sha256(seen, request), find_open_tag(self._prompt_tail(seen), self.tags)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
-            begun = request.begun.of(sha256, request.n)
+            begun = request.begun.tokens_for_prompt(sha256, request.n)
         return [
-            Row(
+            TokenSequence(
                 request,
                 ids,
                 sha256,
@@ -118,152 +125,174 @@ class RequestEncoder:
                 fills_context=room < wanted,
                 error=error,
                 tokens=list(tokens),
-                thought=Thought(tag, budget),
-                held=self._held(request, is_wanted),
+                thought=ThinkingState(tag, budget),
+                held=self._start_grammar(request, is_active),
             )
             for choice, tokens in enumerate(begun)
         ]
 
-    def _held(self, request: Request, is_wanted: Callable[[], bool]) -> Held | None:
-        """Return the beginning of the grammar that holds a choice; ConfigError if there is none."""
+    def _start_grammar(self, request: Request, is_active: Callable[[], bool]) -> GrammarState | None:
+        """Return the initial state of the request's grammar, or None without one. Raises ConfigError
+        if it is invalid.
+        """
         if request.grammar is None:
             return None
         assert self.grammars is not None, "an encoder of a loaded model makes rows"
-        return self.grammars.begin(request.grammar, is_wanted)
+        return self.grammars.start(request.grammar, is_active)
 
-    def _end_of(self, seen: str | Sequence[int]) -> str:
-        """Return the end of a prompt as text, in which the opening tag of a thinking may be."""
-        if isinstance(seen, str):
-            return seen
+    def _prompt_tail(self, prompt: str | Sequence[int]) -> str:
+        """Return the end of a prompt as text. It may contain an opening thinking tag."""
+        if isinstance(prompt, str):
+            return prompt
         with self._lock:
-            return text_of(self.tokenizer, seen[-MOST_OPENING:], skip_special_tokens=False)
+            return decode_ids(self.tokenizer, prompt[-MOST_OPENING:], skip_special_tokens=False)
 
-    def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
-        """Append each text to the prompt, without special tokens; choices count from 1."""
-        branches = [self._ids(text, special=False) for text in request.branches]
-        longest, room = len(main) + max(map(len, branches)), self.branch_room
-        error = None if main else self._rejection_reason(0)
+    def _create_branch_sequences(
+        self, request: Request, prompt: str | Sequence[int], main_ids: list[int]
+    ) -> list[TokenSequence]:
+        """Append each branch's text to the prompt, without special tokens. Branch numbers start at
+        1.
+        """
+        branches = [self._tokenize(text, add_special_tokens=False) for text in request.branches]
+        longest, room = len(main_ids) + max(map(len, branches)), self.branch_room
+        error = None if main_ids else self._prompt_length_error(0)
         if longest >= room:
             error = note("branch_too_long", tokens=longest, room=room)
-        wanted = self._wanted(request)
+        wanted = self._max_new_tokens(request)
         sampling, budget = (
-            request.sampling.over(self.generation, self.seed).effective,
-            self._budget(request),
+            request.sampling.with_defaults(self.generation, self.seed).effective,
+            self._thinking_budget(request),
         )
-        sha256, most = request_sha256(seen, request), wanted + self._most_thinking(budget)
-        end = self._end_of(seen)
+        sha256, most = request_sha256(prompt, request), wanted + self._max_thinking_tokens(budget)
+        end = self._prompt_tail(prompt)
         return [
-            Row(
+            TokenSequence(
                 request,
-                [*main, *ids],
+                [*main_ids, *ids],
                 sha256,
-                min(most, room - len(main) - len(ids)),
+                min(most, room - len(main_ids) - len(ids)),
                 number,
                 sampling,
-                branch_at=len(main),
+                branch_at=len(main_ids),
                 error=error,
-                thought=Thought(opened_by(f"{end}{text}", self.tags), budget),
+                thought=ThinkingState(find_open_tag(f"{end}{text}", self.tags), budget),
             )
             for number, (ids, text) in enumerate(zip(branches, request.branches, strict=True), start=1)
         ]
 
-    def _continuation(self, request: Request, seen: str | Sequence[int], ids: list[int]) -> Row:
-        """Cut the continuation's tokens from those of the whole text: its text alone may have other
-        tokens."""
+    def _create_scored_sequence(
+        self, request: Request, prompt: str | Sequence[int], prompt_ids: list[int]
+    ) -> TokenSequence:
+        """Tokenize prompt and continuation together, and split off the continuation's tokens.
+
+        Tokenized alone, the continuation may have different tokens.
+        """
         continuation = request.continuation
         if not isinstance(continuation, str):
-            given = self._known(list(continuation or ()))
-        elif isinstance(seen, str):
-            check_scored(request.prompt, seen)
+            given = self._check_token_ids(list(continuation or ()))
+        elif isinstance(prompt, str):
+            check_scorable(request.prompt, prompt)
             # a chat template adds the special tokens itself
             is_text = isinstance(request.prompt, str)
-            given = self._ids(seen + continuation, special=is_text)[len(ids) :]
+            given = self._tokenize(prompt + continuation, add_special_tokens=is_text)[len(prompt_ids) :]
         else:
-            given = self._ids(continuation, special=False)
-        self._known([token for tokens in request.score_token_ids for token in tokens])
-        error = None if ids else self._rejection_reason(0)
-        if ids and not given:
+            given = self._tokenize(continuation, add_special_tokens=False)
+        self._check_token_ids([token for tokens in request.score_token_ids for token in tokens])
+        error = None if prompt_ids else self._prompt_length_error(0)
+        if prompt_ids and not given:
             error = note("empty_continuation")
-        elif len(ids) + len(given) - 1 > self.room:
-            error = note("continuation_too_long", tokens=len(ids) + len(given), room=self._room())
+        elif len(prompt_ids) + len(given) - 1 > self.room:
+            error = note(
+                "continuation_too_long", tokens=len(prompt_ids) + len(given), room=self._context_room_note()
+            )
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
             error = note("scores_unlike_tokens", entries=len(request.score_token_ids), tokens=len(given))
-        return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
+        return TokenSequence(
+            request, prompt_ids, request_sha256(prompt, request), 0, given=given, error=error
+        )
 
-    def _known(self, ids: list[int]) -> list[int]:
-        """Refuse token ids without an embedding: they would break the pass and fail all its
-        rows."""
-        check_ids(ids, self.vocab_size, self.tokenizer, self.model_name)
-        return ids
+    def _check_token_ids(self, token_ids: list[int]) -> list[int]:
+        """Reject token ids without an embedding. They would fail the pass for all its sequences."""
+        check_token_ids(token_ids, self.vocab_size, self.tokenizer, self.model_name)
+        return token_ids
 
-    def _wanted(self, request: Request) -> int:
+    def _max_new_tokens(self, request: Request) -> int:
         return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
-    def _budget(self, request: Request) -> Budget | None:
-        """Return the budget of a request's thinking; None if it has none."""
+    def _thinking_budget(self, request: Request) -> ThinkingBudget | None:
+        """Return the thinking budget of a request, or None if it has none."""
         own, of_job = request.thinking_tokens, self.generation.thinking_tokens
         tokens = of_job if own is None else own
-        return None if tokens is None else Budget(tokens, self._wanted(request), self.generation.thinking_end)
+        return (
+            None
+            if tokens is None
+            else ThinkingBudget(tokens, self._max_new_tokens(request), self.generation.thinking_end)
+        )
 
-    def _most_thinking(self, budget: Budget | None) -> int:
-        """Return the most tokens that come before the answer, tags included."""
+    def _max_thinking_tokens(self, budget: ThinkingBudget | None) -> int:
+        """Return the maximum number of tokens before the answer, thinking tags included."""
         if budget is None:
             return 0
         if self._longest_end is None:
             with self._lock:
-                self._longest_end = max(len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags)
+                self._longest_end = max(
+                    len(thinking_end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags
+                )
         return budget.tokens + MOST_OPENING + MOST_PARTIAL + self._longest_end
 
-    def _rejection_reason(self, tokens: int) -> Note:
-        return note("prompt_too_long", tokens=tokens, room=self._room()) if tokens else note("empty_prompt")
+    def _prompt_length_error(self, num_tokens: int) -> Note:
+        return (
+            note("prompt_too_long", tokens=num_tokens, room=self._context_room_note())
+            if num_tokens
+            else note("empty_prompt")
+        )
 
-    def _room(self) -> Note:
+    def _context_room_note(self) -> Note:
         return note("room", tokens=self.room, hint=self.room_hint)
 
-    def _chat(self, messages: list[Message]) -> str:
-        """Render the chat template, without the lock, because that may take long."""
+    def _render_chat(self, messages: list[Message]) -> str:
+        """Render the chat template. Does not take the lock, because rendering may be slow."""
         offered = next((message.tools for message in messages if isinstance(message, OfferedTools)), None)
-        turns = [message.as_dict() for message in messages if not isinstance(message, OfferedTools)]
+        turns = [message.to_dict() for message in messages if not isinstance(message, OfferedTools)]
         return self.template.render(turns, tools=offered)
 
-    def _ids(self, text: str, special: bool) -> list[int]:
-        """Return the token ids of a text, with or without special tokens around them."""
+    def _tokenize(self, text: str, add_special_tokens: bool) -> list[int]:
         with self._lock:
-            ids = ids_of(self.tokenizer, text, special, self.model_name)
-        return self._known(ids)
+            ids = encode_text(self.tokenizer, text, add_special_tokens, self.model_name)
+        return self._check_token_ids(ids)
 
 
-def own_generation(model: Any) -> dict[str, Any]:
-    """Return the settings of the model's generation config that differ from transformers'
-    defaults."""
+def generation_config_diff(model: Any) -> dict[str, Any]:
+    """Return the settings of a model's generation config that differ from transformers'
+    defaults.
+    """
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
     return settings
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the end tokens of the tokenizer and of the model's generation config."""
+    """Return the end-of-sequence tokens of the tokenizer and of the model's generation config."""
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
 
 
-def request_encoder_for(loaded: Loaded, spec: ModelSpec) -> RequestEncoder:
-    """Return what turns requests to a loaded model into rows."""
+def create_request_encoder(loaded: LoadedModel, spec: ModelSpec) -> RequestEncoder:
     # branches cannot slide
     window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)
     room, own, vocab_size = (
         loaded.metrics["max_positions"],
-        own_generation(loaded.model),
-        rows_of(loaded.model),
+        generation_config_diff(loaded.model),
+        count_embeddings(loaded.model),
     )
     stops = stop_tokens(loaded.model, loaded.tokenizer)
-    grammars = Grammars(loaded.tokenizer, vocab_size, stops)
+    grammars = GrammarCache(loaded.tokenizer, vocab_size, stops)
     name = spec.model.name
     return RequestEncoder(spec, loaded.tokenizer, name, room, window, own, vocab_size, grammars)
 
 
-def request_encoder_of(resolved: ResolvedModel) -> RequestEncoder:
-    """Return what turns requests into rows, with the tokenizer alone: no weight is read."""
+def create_tokenizer_only_encoder(resolved: ResolvedModel) -> RequestEncoder:
+    """Create an encoder from the tokenizer alone, without loading model weights."""
     model = resolved.files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
     rows = resolved.files.text_settings.get("vocab_size", math.inf)

@@ -1,11 +1,15 @@
-"""Continuous batching: rows enter when there is room and leave when they end, while others go on.
+"""Continuous batching: sequences enter and leave a running batch.
 
-Active rows have the slots 0 … n-1 of the key-value store; when a row ends, the last one moves into its slot. Each
-forward pass is a flat list of tokens: a shared prefix, the own prompts of rows that enter, or one token of every row. A
-continuation that is to be scored is read in the same pass as its prompt.
-When memory runs out, half as many rows continue, and the others continue later from the tokens that they have.
+Active sequences have the slots 0 … n-1 of the KV store. When a sequence ends, the last
+active sequence moves into its slot. Each forward pass is a flat list of tokens: a shared
+prefix, the prompts of admitted sequences, or one token of every sequence. A continuation
+to score is prefilled in the same pass as its prompt.
 
-`Admission` says who comes in and when, `KvBudget` has their keys and values, `Decoder` computes their tokens.
+When memory runs out, half as many sequences continue. The others continue later from
+their tokens so far.
+
+`Admission` decides which sequences enter and when. `KvBudget` allocates their keys and
+values. `Decoder` computes their tokens.
 """
 
 from __future__ import annotations
@@ -15,52 +19,52 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from runner_base import MEMORY_ERRORS, FinishReason, is_memory_error, trim
+from runner_base import MEMORY_ERRORS, FinishReason, is_out_of_memory_error, release_free_memory
 from runner_base.notes import note
 from runner_engine.decode.admission import Admission
 from runner_engine.decode.decoder import Decoder, NewTokens
 from runner_engine.decode.kv_budget import KvBudget
-from runner_engine.decode.row_progress import RowProgress
-from runner_engine.decode.rows import Row, RowsUnderWay
-from runner_engine.decode.tokens import Guesses, Stopping, scored
-from runner_engine.kv_cache import ConversationCache, Heads, PromptCache
+from runner_engine.decode.sequence_progress import SequenceProgress
+from runner_engine.decode.sequences import SequenceQueues, TokenSequence
+from runner_engine.decode.tokens import Speculator, Stopping, build_scored_completion
+from runner_engine.kv_cache import ConversationCache, KvCacheSpec, PromptCache
 from runner_engine.memory import PeakMemory
-from runner_engine.sessions import EngineStats, Event, RequestId, RowCount, RowShortage
+from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount, SequenceShortage
 
 
 class Scheduler:
-    """Decodes rows over one store, which exists while there are rows."""
+    """Decodes sequences over one KV store, which exists while there are sequences."""
 
     def __init__(
         self,
         model: Any,
-        heads: Heads,
+        heads: KvCacheSpec,
         vocab_size: int,
         stats: EngineStats,
-        peaks: PeakMemory,
+        peak_memory: PeakMemory,
         stopping: Stopping,
-        asked_rows: int | None,
+        max_sequences: int | None,
         conversations: ConversationCache,
         prompts: PromptCache,
-        speculation: Guesses,
+        speculator: Speculator,
     ) -> None:
-        self.stats, self.peaks, self.stopping, self.count = stats, peaks, stopping, RowCount(stats)
-        self.rows = RowsUnderWay()
-        self.decoder = Decoder(model, heads, vocab_size, stats, stopping, speculation)
+        self.stats, self.peaks, self.stopping, self.count = stats, peak_memory, stopping, SequenceCount(stats)
+        self.rows = SequenceQueues()
+        self.decoder = Decoder(model, heads, vocab_size, stats, stopping, speculator)
         self.kv = KvBudget(
             self.decoder.forward,
             stats,
             conversations,
             prompts,
-            speculation.bytes_per_token,
-            speculation.bytes_per_row,
-            speculation.copies_states,
+            speculator.bytes_per_token,
+            speculator.bytes_per_row,
+            speculator.copies_states,
         )
-        self.admission = Admission(self.rows, self.kv, self.decoder, stats, asked_rows)
+        self.admission = Admission(self.rows, self.kv, self.decoder, stats, max_sequences)
         self._reset()
 
     def _reset(self) -> None:
-        """Forget earlier rows: their store, its size, and shortages of memory."""
+        """Reset the KV store, its token budget and the recorded memory shortages."""
         self.kv.reset()
         self.admission.reset()
         self.decoder.reset()
@@ -68,86 +72,88 @@ class Scheduler:
         self.others_waited = (
             False  # whether active rows were not in the last pass, so that the next one is theirs
         )
-        self.progress = RowProgress()
-        self.count.now(0, 0)
+        self.progress = SequenceProgress()
+        self.count.update(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
-        self.stats.decoding_graphs = self.decoder.forward.recorded or self.stats.decoding_graphs
+        self.stats.decoding_graphs = self.decoder.forward.recording_summary or self.stats.decoding_graphs
 
     @property
     def is_busy(self) -> bool:
         return bool(self.rows.active or self.rows.reading or self.rows.waiting)
 
-    def add(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> None:
-        """Add rows behind those that are waiting; they share beginnings with the prompts that are
-        mentioned, too."""
+    def add_sequences(
+        self, sequences: Sequence[TokenSequence], announced_prompts: Sequence[list[int]] = ()
+    ) -> None:
+        """Append sequences to the waiting queue. They can share prefixes with the announced prompts."""
         if not self.is_busy:
-            self.admission.set_budget()
-        self.admission.add(rows, mentioned)
+            self.admission.update_budget()
+        self.admission.add_waiting(sequences, announced_prompts)
 
-    def cancel(self, ids: Collection[RequestId]) -> list[Event]:
-        """End the rows of these requests with the tokens that they have."""
+    def cancel_requests(self, request_ids: Collection[RequestId]) -> list[Event]:
+        """End the sequences of the given requests. Each sequence keeps the tokens that it has."""
         events: list[Event] = []
         rows = self.rows
-        not_decoding = [row for row in (*rows.waiting, *rows.reading) if row.request.id in ids]
-        rows.waiting = deque(row for row in rows.waiting if row.request.id not in ids)
+        not_decoding = [row for row in (*rows.waiting, *rows.reading) if row.request.id in request_ids]
+        rows.waiting = deque(row for row in rows.waiting if row.request.id not in request_ids)
         for slot, row in reversed(list(enumerate(rows.reading, start=len(rows.active)))):
-            if row.request.id in ids and self.kv.own is not None:
+            if row.request.id in request_ids and self.kv.own is not None:
                 rows.reading.remove(row)
-                self.kv.leave(slot, slot + 1, is_sound=False)
-        ended = [row for row in rows.active if row.request.id in ids]
+                self.kv.free_slot(slot, slot + 1, is_finite=False)
+        ended = [row for row in rows.active if row.request.id in request_ids]
         for row in (*ended, *not_decoding):
-            self.stopping.cancel(row, _seconds(row), events)
+            self.stopping.cancel_sequence(row, _elapsed_s(row), events)
         for row in not_decoding:
-            self.kv.release(row)
-        events += self._remove_ended(ended)
+            self.kv.release_prefixes(row)
+        events += self._remove_finished(ended)
         if not self.is_busy:
             self._reset()
         return events
 
     def step(self) -> list[Event]:
-        """Let rows enter, or give every active row one more token; return the events."""
+        """Admit waiting sequences, or decode one more token of every active sequence. Returns the
+        events.
+        """
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
         self.at_once = len(self.rows.in_slots)
         try:
             self.kv.check_memory(len(self.rows.active))
-            events = self._enter()
+            events = self._admit_and_prefill()
             if events is None:
-                events = self._decode() if self.rows.active else []
+                events = self._decode_active() if self.rows.active else []
         except MEMORY_ERRORS as error:
-            events = self._shrink(error)
+            events = self._recover_from_oom(error)
         passed = time.perf_counter() - started
         self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
-        self._tell_progress(events)
+        self._update_progress(events)
         if not self.is_busy:
             self._reset()
         return events
 
     def close(self) -> None:
-        """Drop all rows."""
+        """Drop all sequences and free the KV store."""
         for row in (*self.rows.active, *self.rows.reading, *self.rows.waiting):
-            self.kv.release(row)
+            self.kv.release_prefixes(row)
         self.rows.active, self.rows.reading = [], []
         self.rows.waiting.clear()
-        self.kv.drop()
-        self.decoder.forward.forget_recorded()
+        self.kv.drop_store()
+        self.decoder.forward.free_recordings()
         self._reset()
 
     # ------------------------------------------------------------------------------------- entering
 
-    def _enter(self) -> list[Event] | None:
-        """Let rows enter and read prompts, if there is room; None if nothing was read and active
-        rows go on."""
-        free = self.admission.may_enter()
+    def _admit_and_prefill(self) -> list[Event] | None:
+        """Admit waiting sequences and prefill their prompts. Returns None if nothing was prefilled."""
+        free = self.admission.num_admissible()
         if not (free or self.rows.reading) or (self.rows.active and self.others_waited):
             self.others_waited = False
             return None
         started = time.perf_counter()
         if self.kv.is_outdated():
-            self.admission.set_budget()
-        entering: list[Row] = []
+            self.admission.update_budget()
+        entering: list[TokenSequence] = []
         try:
-            most = self.admission.most_tokens()
-            long = self.admission.choose(entering, free, most)
+            most = self.admission.max_prefill_tokens()
+            long = self.admission.admit_waiting(entering, free, most)
             self.stats.prefill_s += time.perf_counter() - started  # prefixes were read
             if not (entering or self.rows.reading):
                 return None
@@ -159,156 +165,163 @@ class Scheduler:
             raise
         return self._accept_tokens(new, events)
 
-    def _prefill(self, whole: list[Row], long: list[Row], most: int) -> tuple[NewTokens, list[Event]]:
-        """Read prompts of rows that enter, and pieces of long ones; active rows decode in the same
-        pass, or wait.
+    def _prefill(
+        self, short_sequences: list[TokenSequence], long_sequences: list[TokenSequence], max_tokens: int
+    ) -> tuple[NewTokens, list[Event]]:
+        """Prefill short prompts whole and long prompts in chunks, in one pass.
 
-        Return new tokens, and events of scored rows: those have the last slots, and leave after the
-        pass.
+        Active sequences decode in the same pass, or wait. Returns the new tokens and the events
+        of scored sequences. Scored sequences have the last slots and leave after the pass.
         """
         started, rows = time.perf_counter(), self.rows
-        whole.sort(key=lambda row: row.given is not None)
-        own = self.kv.make_room(rows, whole, long, self.admission.most_rows)
-        reading, first = [*rows.reading, *long], len(rows.active)
+        short_sequences.sort(key=lambda row: row.given is not None)
+        own = self.kv.allocate_slots(rows, short_sequences, long_sequences, self.admission.most_rows)
+        reading, first = [*rows.reading, *long_sequences], len(rows.active)
         entering = [
-            (slot, row) for slot, row in enumerate([*whole, *reading], start=first) if row not in rows.reading
+            (slot, row)
+            for slot, row in enumerate([*short_sequences, *reading], start=first)
+            if row not in rows.reading
         ]
-        self.kv.begin(entering)
+        self.kv.initialize_slots(entering)
         for _, row in entering:
             row.entered_s = row.entered_s or started
-        pieces = self.admission.pieces(whole, reading, most)
-        joins_decoding = self.decoder.has_kernels if reading else self.admission.joins_decoding(whole[0])
+        pieces = self.admission.plan_prefill_chunks(short_sequences, reading, max_tokens)
+        joins_decoding = (
+            self.decoder.has_kernels if reading else self.admission.can_join_decode_pass(short_sequences[0])
+        )
         decoding = rows.active[:] if joins_decoding or self.decoder.has_begun_step else []
-        new = self.decoder.read(own, pieces, decoding, joins_decoding)
+        new = self.decoder.prefill(own, pieces, decoding, joins_decoding)
         started_rows = [row for row, _ in new[len(decoding) :]]
         ended = [piece for piece in pieces if piece.is_last and piece.row.given is not None]
         rows.active += started_rows
-        rows.reading = [row for row in reading if row.kv.places < len(row.pending)]
-        self._note_memory([piece.row for piece in ended])
+        rows.reading = [row for row in reading if row.kv.places < len(row.pending_tokens)]
+        self._record_peak_memory([piece.row for piece in ended])
         for row in started_rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
-        events: list[Event] = [scored(piece.row, _seconds(piece.row)) for piece in ended]
+        events: list[Event] = [build_scored_completion(piece.row, _elapsed_s(piece.row)) for piece in ended]
         for piece in reversed(ended):
-            self.kv.leave(piece.slot, piece.slot + 1, is_sound=piece.row.error is None)
-            self.kv.release(piece.row)
+            self.kv.free_slot(piece.slot, piece.slot + 1, is_finite=piece.row.error is None)
+            self.kv.release_prefixes(piece.row)
         tokens = sum(len(piece.ids) for piece in pieces)
         self.stats.prefill_tokens += tokens
         self.others_waited = bool(first and not decoding and (ended or reading))
         if not (rows.waiting or rows.reading or decoding):
-            trim()  # the process would keep the memory of reading prompts, while the rows will grow
+            release_free_memory()  # the process would keep the memory of reading prompts, while the rows will grow
         passed = time.perf_counter() - started
         if reading and decoding:
-            self.admission.pace.note(tokens, passed)
+            self.admission.pace.record_pass(tokens, passed)
         self.stats.prefill_s += passed * tokens / (tokens + len(decoding))
         return new, events
 
     # ------------------------------------------------------------------------------------- decoding
 
-    def _decode(self) -> list[Event]:
-        """Give every active row its next token, or several that were guessed."""
+    def _decode_active(self) -> list[Event]:
+        """Decode the next token of every active sequence, or several speculated tokens."""
         rows = self.rows
         self.at_once = len(rows.in_slots)
-        own = self.kv.lengthen(rows.active)
+        own = self.kv.grow_for_next_token(rows.active)
         new = self.decoder.step(own, rows.active, rows.reading)
-        self._note_memory()
+        self._record_peak_memory()
         return self._accept_tokens(new, [])
 
-    def _note_memory(self, leaving: Sequence[Row] = ()) -> None:
-        """Note the memory of keys and values, before rows leave, and the size of the largest
-        pass."""
+    def _record_peak_memory(self, finished: Sequence[TokenSequence] = ()) -> None:
+        """Record the memory of keys and values before finished sequences leave, and the largest
+        pass.
+        """
         forward = self.decoder.forward
-        self.peaks.note_kv(self.kv.stored_bytes([*self.rows.in_slots, *leaving]))
-        self.peaks.note_pass(forward.most_tokens, forward.most_logits)
+        self.peaks.record_kv_peak(self.kv.stored_nbytes([*self.rows.in_slots, *finished]))
+        self.peaks.record_pass_peak(forward.most_tokens, forward.most_logits)
 
-    def _accept_tokens(self, new: NewTokens, events: list[Event]) -> list[Event]:
-        """Note the new tokens, and remove the rows that end with them."""
-        ended: list[Row] = []
-        stopped: Row | None = None
-        for row, token in new:
+    def _accept_tokens(self, new_tokens: NewTokens, events: list[Event]) -> list[Event]:
+        """Append the new tokens to their sequences, and remove sequences that end with them."""
+        ended: list[TokenSequence] = []
+        stopped: TokenSequence | None = None
+        for row, token in new_tokens:
             if row is stopped:  # guessed beyond its end, or beyond the end of its thinking
                 row.kv.places -= 1
                 self.stats.decode_tokens -= 1
-            elif not self.stopping.accept(row, token, _seconds(row), events):
+            elif not self.stopping.accept_token(row, token, _elapsed_s(row), events):
                 ended.append(row)
                 stopped = row
             elif row.thought.forced:
                 stopped = row
-        return events + self._remove_ended(ended)
+        return events + self._remove_finished(ended)
 
-    def _remove_ended(self, ended: list[Row]) -> list[Event]:
-        """Remove active rows that have ended; their completions must not be lost if memory runs out
-        here."""
+    def _remove_finished(self, finished: list[TokenSequence]) -> list[Event]:
+        """Remove finished sequences. Their completions are kept even if memory runs out here."""
         events: list[Event] = []
         problem = None
         try:
-            for row in ended:
-                self._remove(row)
+            for row in finished:
+                self._remove_active(row)
         except MEMORY_ERRORS as error:
             problem = error
-            self.rows.active = [row for row in self.rows.active if row not in ended]
-        for row in ended:
-            self.kv.release(row)
+            self.rows.active = [row for row in self.rows.active if row not in finished]
+        for row in finished:
+            self.kv.release_prefixes(row)
         if problem is not None:
-            events += self._shrink(problem)
+            events += self._recover_from_oom(problem)
         return events
 
-    def _remove(self, row: Row) -> None:
-        """Remove an active row; the last one moves into its slot."""
+    def _remove_active(self, sequence: TokenSequence) -> None:
+        """Remove an active sequence. The last active sequence moves into its slot."""
         active = self.rows.active
-        at, last = active.index(row), len(active) - 1
-        if self.kv.own is not None and (row.request.keep or row.request.recurring):
-            self.decoder.catch_up(self.kv.own, active)
-        self.kv.keep(row, at)
+        at, last = active.index(sequence), len(active) - 1
+        if self.kv.own is not None and (sequence.request.keep or sequence.request.recurring):
+            self.decoder.catch_up_states(self.kv.own, active)
+        self.kv.cache_finished(sequence, at)
         order = list(range(last))
-        self.kv.leave(at, len(active), is_sound=row.error is None)
+        self.kv.free_slot(at, len(active), is_finite=sequence.error is None)
         if not self.rows.waiting:
-            self.kv.free_spare()
+            self.kv.free_unused_arenas()
         if at != last:
             active[at] = active[last]
             order[at] = last
         active.pop()
-        self.decoder.keep(order)
+        self.decoder.reorder_sequences(order)
 
-    def _tell_progress(self, events: list[Event]) -> None:
-        """Note how far the rows are."""
-        self.progress.note_ended(events)
+    def _update_progress(self, events: list[Event]) -> None:
+        self.progress.count_finished(events)
         in_slots = self.rows.in_slots
-        self.count.now(len(in_slots), len(self.rows.waiting))
+        self.count.update(len(in_slots), len(self.rows.waiting))
         self.stats.kept_tokens = self.kv.prompts.tokens
-        self.stats.kv_tokens = self.kv.stored(in_slots)
-        self.stats.under_way = self.progress.under_way(self.rows.active, self.stats)
+        self.stats.kv_tokens = self.kv.stored_tokens(in_slots)
+        self.stats.under_way = self.progress.estimate_active_progress(self.rows.active, self.stats)
 
     # ------------------------------------------------------------------------------------- out of
     # memory
 
     def _requeue_all(self) -> None:
-        """Move all rows back to `waiting`; they continue later from the tokens that they have."""
+        """Move all sequences back to the waiting queue. They continue later from their tokens so
+        far.
+        """
         self.rows.waiting.extendleft(reversed(self.rows.in_slots))
         self.rows.active, self.rows.reading = [], []
-        self.kv.drop()
+        self.kv.drop_store()
         self.decoder.reset()
         for row in self.rows.waiting:
-            row.wait_again()
+            row.prepare_requeue()
 
-    def _shrink(self, error: BaseException) -> list[Event]:
-        """Move all rows back and continue with half as many; raise an error that is not about
-        memory."""
-        if not is_memory_error(error):
+    def _recover_from_oom(self, error: BaseException) -> list[Event]:
+        """Requeue all sequences and halve the number that may run. Re-raises errors unrelated to
+        memory.
+        """
+        if not is_out_of_memory_error(error):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.admission.most_rows == 1
         self._requeue_all()
-        self.kv.free(error)
+        self.kv.free_all(error)
         if alone:
             row = self.rows.waiting.popleft()
-            self.kv.release(row)
+            self.kv.release_prefixes(row)
             row.error = note("row_out_of_memory", tokens=len(row.prompt) + len(row.given or ()))
-            return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
-        self.admission.halve(at_once)
-        self.stats.row_shortages.append(RowShortage(self.admission.most_rows, at_once, ran_out=True))
+            return [self.stopping.build_completion(row, FinishReason.error, _elapsed_s(row))]
+        self.admission.halve_max_sequences(at_once)
+        self.stats.row_shortages.append(SequenceShortage(self.admission.most_rows, at_once, ran_out=True))
         return []
 
 
-def _seconds(row: Row) -> float:
-    """Return the seconds since a row entered."""
-    return time.perf_counter() - row.entered_s if row.entered_s else 0.0
+def _elapsed_s(sequence: TokenSequence) -> float:
+    """Return the seconds since a sequence was admitted, or 0 if it is still waiting."""
+    return time.perf_counter() - sequence.entered_s if sequence.entered_s else 0.0

@@ -1,5 +1,4 @@
-"""torch's GPUs and the memory that it has allocated there, without importing torch: if nobody has,
-none is in use."""
+"""GPU memory of torch, without importing torch: if no code has imported it, no GPU is in use."""
 
 from __future__ import annotations
 
@@ -7,45 +6,43 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from runner_base import MIB
-from runner_base.errors import lost_gpu
+from runner_base.errors import gpu_failure_message
 
 if TYPE_CHECKING:
     import torch
 
 
-def _torch_with_gpus() -> Any:
+def _torch_if_gpu_in_use() -> Any:
     torch = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
-def sent(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on a device; from pinned memory to a GPU, so that the host does
-    not wait."""
-    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+def send_to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a host tensor to a device. Pinned memory keeps the host from waiting for a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def put(numbers: torch.Tensor, into: torch.Tensor) -> None:
-    """Copy a tensor of the host into one on a device, in the same way."""
-    if into.device.type == "cuda":
-        into.copy_(numbers.pin_memory(), non_blocking=True)
+def copy_into(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy a host tensor into a device tensor. Pinned memory keeps the host from waiting for a GPU."""
+    if target.device.type == "cuda":
+        target.copy_(source.pin_memory(), non_blocking=True)
     else:
-        into.copy_(numbers)
+        target.copy_(source)
 
 
-def restart_peak() -> None:
-    """Reset the allocator's high-water marks to what is allocated now."""
-    if (torch := _torch_with_gpus()) is not None:
+def reset_peak_memory() -> None:
+    """Reset the allocator's peak counters to what is allocated now."""
+    if (torch := _torch_if_gpu_in_use()) is not None:
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
 
 
-def why_lost() -> str:
-    """Return why this process can use its GPUs no more, such as a failed assertion on one of them;
-    empty if it can.
+def find_gpu_failure() -> str:
+    """Return why this process's GPUs have become unusable, such as a failed assertion. Empty if they work.
 
-    Whoever caught the error may not have passed it on, but torch reports it again.
+    The code that caught the error may not have passed it on, but torch reports it again.
     """
-    torch = _torch_with_gpus()
+    torch = _torch_if_gpu_in_use()
     try:
         for device in range(torch.cuda.device_count()) if torch is not None else ():
             if torch.cuda.memory_reserved(
@@ -53,25 +50,24 @@ def why_lost() -> str:
             ):  # only what is in use, since to wait for a GPU takes some memory
                 torch.cuda.synchronize(device)
     except RuntimeError as error:
-        return lost_gpu(error)
+        return gpu_failure_message(error)
     return ""
 
 
-def free_unused() -> None:
-    """Give back memory that torch keeps for itself; nothing if the GPU is lost, which another error
-    has said."""
-    torch = _torch_with_gpus()
+def free_cached_memory() -> None:
+    """Free torch's cached GPU memory. Does nothing if the GPU failed, which another error has reported."""
+    torch = _torch_if_gpu_in_use()
     try:
         if torch is not None:
             torch.cuda.empty_cache()
     except RuntimeError as error:
-        if not lost_gpu(error):
+        if not gpu_failure_message(error):
             raise
 
 
-def peak_mib() -> float | None:
-    """Return the peak allocation since then, summed over all GPUs; None if none is in use."""
-    torch = _torch_with_gpus()
+def get_peak_memory_mib() -> float | None:
+    """Return the peak allocation in MiB since `reset_peak_memory`, over all GPUs. None if none is in use."""
+    torch = _torch_if_gpu_in_use()
     if torch is None:
         return None
     peaks = [float(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count())]

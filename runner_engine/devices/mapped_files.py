@@ -1,5 +1,4 @@
-"""The pages of mapped files in this process's memory, such as a checkpoint's: which are resident,
-and releasing them.
+"""Finds and releases resident pages of memory-mapped files, such as a checkpoint's.
 
 A page of a mapped file that is no longer read stays resident, and counts as this process's own,
 until memory is short. A released page comes back from the file, or from the system's cache of it,
@@ -20,7 +19,7 @@ OF_FILE, IS_PRESENT = (1 << 61, 3 << 62)
 
 
 class MappedFiles:
-    """The parts of this process's memory that are mapped files, at the time of the call."""
+    """The memory ranges of this process that are mapped files, as of construction."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int, str]] = []  # first address, end, file; in order
@@ -34,28 +33,27 @@ class MappedFiles:
                 first, last = (int(address, 16) for address in addresses.split("-"))
                 self.ranges.append((first, last, path[0] if path else ""))
 
-    def has(self, address: int) -> bool:
+    def is_mapped_address(self, address: int) -> bool:
         return any(begin <= address < end for begin, end, _ in self.ranges)
 
-    def release(self, address: int, size: int) -> None:
-        """Release the whole pages of a piece of memory, if they are a file's."""
+    def release_pages(self, address: int, nbytes: int) -> None:
+        """Release the whole pages of a memory range, if they belong to a file."""
         page = mmap.PAGESIZE
         first = -(-address // page) * page
-        last = (address + size) // page * page
+        last = (address + nbytes) // page * page
         if first < last and any(begin <= first and last <= end for begin, end, _ in self.ranges):
-            _release(first, last - first)
+            _release_unchanged(first, last - first)
 
     def release_files(self, files: Iterable[Path]) -> None:
-        """Release all pages of some files."""
+        """Release all pages of the given files."""
         paths = {str(file.resolve()) for file in files}
         for first, last, path in self.ranges:
             if path in paths:
-                _release(first, last - first)
+                _release_unchanged(first, last - first)
 
 
-def resident_mib(files: Iterable[Path]) -> float:
-    """Return how much of some files is in this process's memory, as the kernel counts each
-    mapping."""
+def measure_resident_file_mib(files: Iterable[Path]) -> float:
+    """Return how many MiB of the given files are in this process's memory, by the kernel's count."""
     paths, is_of, kib = {str(file.resolve()) for file in files}, False, 0
     try:
         lines = Path("/proc/self/smaps").read_text().splitlines()
@@ -70,27 +68,25 @@ def resident_mib(files: Iterable[Path]) -> float:
     return kib / 1024
 
 
-def _release(first: int, size: int) -> None:
-    """Drop unchanged pages; if changes cannot be seen, have the pages written out, if need be to
-    swap.
+def _release_unchanged(address: int, nbytes: int) -> None:
+    """Drop unchanged pages. If changes cannot be detected, page them out, to swap if needed.
 
     A changed page is this process's own: if it were dropped, the change would be lost.
     """
-    changed = _is_changed(first, size)
+    changed = _has_changed_pages(address, nbytes)
     if not changed:
         advice = MADV_PAGEOUT if changed is None else MADV_DONTNEED
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), advice)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice)
 
 
-def _is_changed(first: int, size: int) -> bool | None:
-    """Whether a page of a mapped file was changed since it was mapped; None if the kernel hides
-    that."""
+def _has_changed_pages(address: int, nbytes: int) -> bool | None:
+    """Whether a mapped file's page was changed in memory. None if the kernel hides that."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
-            pages.seek(first // mmap.PAGESIZE * ENTRY_BYTES)
-            entries = pages.read(size // mmap.PAGESIZE * ENTRY_BYTES)
+            pages.seek(address // mmap.PAGESIZE * ENTRY_BYTES)
+            entries = pages.read(nbytes // mmap.PAGESIZE * ENTRY_BYTES)
     except OSError:
         return None
-    if len(entries) < size // mmap.PAGESIZE * ENTRY_BYTES:
+    if len(entries) < nbytes // mmap.PAGESIZE * ENTRY_BYTES:
         return None
     return any(entry & IS_PRESENT and not entry & OF_FILE for entry in memoryview(entries).cast("Q"))

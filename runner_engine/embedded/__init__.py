@@ -1,4 +1,4 @@
-"""The paths of the shipped tiny model, with which the first run works offline."""
+"""Paths of the bundled tiny model, with which the first run works offline."""
 
 from pathlib import Path
 

@@ -1,48 +1,47 @@
-"""The experts of a mixture, each with matrices of its own. These names are what the engine needs of
-this folder.
+"""Experts of a mixture as separate linear layers: this package's public names.
 
-transformers fuses the experts of a layer into parameters with three dimensions, which no library
-quantizes. Taken apart, each matrix is a linear layer like any other, under the name that
-checkpoints have for it.
+transformers fuses the experts of a layer into three-dimensional parameters, which no library
+quantizes. Separated, each matrix is a linear layer like any other, under its usual name in
+checkpoints.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner_base.first_use import at_first_use
+from runner_base.lazy_imports import lazy_getattr
 
 if TYPE_CHECKING:
-    from runner_engine.experts.form import Form as Form
-    from runner_engine.experts.form import apart as apart
-    from runner_engine.experts.form import form_of as form_of
-    from runner_engine.experts.left_out import LeftOut as LeftOut
-    from runner_engine.experts.left_out import leaving_out as leaving_out
-    from runner_engine.experts.left_out import numbers_left_out as numbers_left_out
-    from runner_engine.experts.separate import Expert as Expert
-    from runner_engine.experts.separate import SeparateExperts as SeparateExperts
-    from runner_engine.experts.separate import separate_all as separate_all
-    from runner_engine.experts.separate import separated as separated
-    from runner_engine.experts.use import ExpertUse as ExpertUse
+    from runner_engine.experts.expert_format import ExpertFormat as ExpertFormat
+    from runner_engine.experts.expert_format import detect_expert_format as detect_expert_format
+    from runner_engine.experts.expert_format import select_matrix as select_matrix
+    from runner_engine.experts.expert_usage import ExpertUsageCounter as ExpertUsageCounter
+    from runner_engine.experts.omitted_experts import OmittedExperts as OmittedExperts
+    from runner_engine.experts.omitted_experts import count_omitted_weights as count_omitted_weights
+    from runner_engine.experts.omitted_experts import omitting_experts as omitting_experts
+    from runner_engine.experts.separate_experts import Expert as Expert
+    from runner_engine.experts.separate_experts import SeparateExperts as SeparateExperts
+    from runner_engine.experts.separate_experts import build_separate_experts as build_separate_experts
+    from runner_engine.experts.separate_experts import separate_all_experts as separate_all_experts
 
 PLACES = {
     # a layer's experts
-    "SeparateExperts": "separate",  # stands in place of the family's module; each expert is a child, by its number
-    "Expert": "separate",  # one expert: gate_proj unless its family has none, up_proj, down_proj
-    "separated": "separate",  # what stands in place of a family's module of fused experts
-    "separate_all": "separate",  # puts that in place of each such module of a model
-    "ExpertUse": "use",  # counts how often each expert is chosen
+    "SeparateExperts": "separate_experts",  # stands in place of the family's module; each expert is a child, by its number
+    "Expert": "separate_experts",  # one expert: gate_proj unless its family has none, up_proj, down_proj
+    "build_separate_experts": "separate_experts",  # what stands in place of a family's module of fused experts
+    "separate_all_experts": "separate_experts",  # puts that in place of each such module of a model
+    "ExpertUsageCounter": "expert_usage",  # counts how often each expert is chosen
     # while a model is read
-    "leaving_out": "left_out",  # a context in which models are built without their fused experts
-    "LeftOut": "left_out",  # what stands in their place
-    "numbers_left_out": "left_out",  # how many numbers a model lacks for that
+    "omitting_experts": "omitted_experts",  # a context in which models are built without their fused experts
+    "OmittedExperts": "omitted_experts",  # what stands in their place
+    "count_omitted_weights": "omitted_experts",  # how many numbers a model lacks for that
     # how a family fuses them
-    "Form": "form",  # transposed, interleaved, with a gate, with biases …
-    "form_of": "form",  # the form of a module; None if it has no fused experts that can be taken apart
-    "apart": "form",  # a matrix of one expert, out of a fused parameter
-    "together": "form",  # what its two matrices give, as the family's own gate takes it
+    "ExpertFormat": "expert_format",  # transposed, interleaved, with a gate, with biases …
+    "detect_expert_format": "expert_format",  # the form of a module; None if it has no fused experts that can be taken apart
+    "select_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
+    "join_gate_and_up": "expert_format",  # what its two matrices give, as the family's own gate takes it
 }
 
 __all__ = [*PLACES]
 
-__getattr__ = at_first_use(__name__, PLACES)
+__getattr__ = lazy_getattr(__name__, PLACES)

@@ -1,11 +1,10 @@
-"""Answers that a grammar holds: which tokens may come next. These names are what others need of
-this folder."""
+"""Constrained decoding: answers that follow a grammar."""
 
-from runner_engine.grammars.compiling import Grammars
-from runner_engine.grammars.held import Held, leave_allowed
+from runner_engine.grammars.grammar_cache import GrammarCache
+from runner_engine.grammars.grammar_state import GrammarState, mask_disallowed_tokens
 
 __all__ = [
-    "Grammars",  # grammars for one tokenizer: begin
-    "Held",  # where a row stands in its grammar
-    "leave_allowed",  # leaves rows of logits the tokens that their grammars allow
+    "GrammarCache",  # grammars for one tokenizer: begin
+    "GrammarState",  # where a row stands in its grammar
+    "mask_disallowed_tokens",  # leaves rows of logits the tokens that their grammars allow
 ]

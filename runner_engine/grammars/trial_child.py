@@ -1,8 +1,9 @@
-"""The process that tries a grammar before the engine compiles it (compiling.py starts it, by this
-file's path).
+"""Child process that tries a grammar before the engine compiles it. grammar_cache.py starts
+it by this file's path.
 
-A few characters of a schema can take minutes and gigabytes. Here the kernel limits both. What is
-tried is what the engine will do: compile the grammar, and compute the masks of an answer.
+A few characters of a schema can take minutes and gigabytes. In this process the operating
+system limits both. The trial does what the engine will do: compile the grammar, and
+compute the token masks of an answer.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner_base.limited_forks import serve
+from runner_base.limited_forks import run_fork_server
 
 WALKED = 24  # tokens of the answer that is tried
 
 
 def prepare(preparation: bytes) -> Callable[[bytes], bytes]:
-    """Load the tokenizer, and return what tries a grammar."""
+    """Load the tokenizer, and return the function that tries a grammar."""
     import llguidance
 
     given = json.loads(preparation)
@@ -30,22 +31,24 @@ def prepare(preparation: bytes) -> Callable[[bytes], bytes]:
     limits = llguidance.LLParserLimits(**given["limits"])
 
     def try_grammar(message: bytes) -> bytes:
-        before_mib = private_mib()
+        before_mib = private_memory_mib()
         matcher = llguidance.LLMatcher(tokenizer, message.decode(), log_level=0, limits=limits)
         # a warning names what is left out: then the answer would have another grammar
         reasons = [matcher.get_error() or "", *matcher.get_grammar_warnings()]
         found: dict[str, Any] = {"reason": next(filter(None, reasons), "")}
         if not found["reason"]:
-            found["mask_s"], found["error"] = walk(matcher)
-            found["mib"] = private_mib() - before_mib
+            found["mask_s"], found["error"] = sample_answer(matcher)
+            found["mib"] = private_memory_mib() - before_mib
         return json.dumps(found).encode()
 
     return try_grammar
 
 
-def walk(matcher: Any) -> tuple[float, str]:
-    """Draw the tokens of an answer; return the CPU time of the slowest mask behind the first, and
-    why there is no further one: empty if the answer goes on, or has ended."""
+def sample_answer(matcher: Any) -> tuple[float, str]:
+    """Sample tokens of an answer. Returns the slowest mask's CPU seconds and an error text.
+
+    The first mask is not timed. The error is empty if the answer can continue or has ended.
+    """
     draw, slowest_s = random.Random(0), 0.0
     for place in range(WALKED):
         started = time.process_time()
@@ -66,8 +69,8 @@ def walk(matcher: Any) -> tuple[float, str]:
     return slowest_s, ""
 
 
-def private_mib() -> float:
-    """Return the memory that this process does not share with the one it was forked from."""
+def private_memory_mib() -> float:
+    """Return the memory that this process does not share with its parent process."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -76,4 +79,4 @@ def private_mib() -> float:
 
 
 if __name__ == "__main__":
-    serve(prepare)
+    run_fork_server(prepare)

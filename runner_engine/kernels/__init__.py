@@ -1,1 +1,1 @@
-"""The compiled half of the local engine's attention."""
+"""The engine's C kernels: building, loading and calling them."""

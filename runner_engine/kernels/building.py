@@ -1,8 +1,7 @@
-"""Builds the kernels once for each source, compiler and processor, in a cache that all clones of a
-user share.
+"""Builds the C kernels once per source, compiler and processor, in the user cache.
 
-This imports no torch. A command that will need the kernels builds them before its job begins: a
-build within a job would be counted as its time.
+This imports no torch. A command that needs the kernels builds them before its job begins, because a
+build within a job would count as its time.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
-from runner_base import doing, hold, machine, processor
-from runner_base.files import replace_with, user_cache
-from runner_base.kept import note_use, remove_unused
+from runner_base import lock_file, machine, processor, report_step
+from runner_base.files import replace_atomically, user_cache_folder
+from runner_base.user_cache import mark_file_used, remove_unused_files
 from runner_engine.kernels import prebuilt
 
 log = logging.getLogger(__name__)
@@ -61,50 +60,49 @@ LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)
 
 
-def of_wheel() -> Path | None:
-    """Return the library that a wheel brings for this processor; None where it is to be built."""
-    return prebuilt.library()
+def find_wheel_library() -> Path | None:
+    """Return the wheel's library for this processor. None if it must be built."""
+    return prebuilt.find_prebuilt_library()
 
 
-def prepare(features: Collection[str] = ()) -> float:
-    """Build the kernels with some features unless the cache or a wheel has them; return the
-    seconds, or 0.
+def build_if_missing(features: Collection[str] = ()) -> float:
+    """Build the kernels with these features, unless cache or wheel has them. Returns the seconds, or 0.
 
-    A failure is not reported here: torch does the work then, and the engine says why when it loads.
+    A failure is not reported here: torch does the work then, and the engine reports the reason when it
+    loads.
     """
-    compiler, started = processor.c_compiler(), time.perf_counter()
-    if compiler is None or prebuilt.library():
+    compiler, started = processor.find_c_compiler(), time.perf_counter()
+    if compiler is None or prebuilt.find_prebuilt_library():
         return 0.0
     with suppress(*FAILURES):
-        if not is_ours(_place(compiler, features)):
-            library(compiler, features)
+        if not is_owned_by_user(_get_library_path(compiler, features)):
+            ensure_library(compiler, features)
             return time.perf_counter() - started
     return 0.0
 
 
-def library(compiler: str, features: Collection[str] = ()) -> Path:
-    """Return the compiled library, built if the cache does not have it; one of FAILURES where that
-    is impossible."""
-    path = _place(compiler, features)
-    if is_ours(path):
-        note_use(path)
+def ensure_library(compiler: str, features: Collection[str] = ()) -> Path:
+    """Return the compiled library, and build it if needed. Raises one of FAILURES if that is impossible."""
+    path = _get_library_path(compiler, features)
+    if is_owned_by_user(path):
+        mark_file_used(path)
         return path
     with ExitStack() as locked:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
-            locked.enter_context(hold(path.with_name(LOCK)))
-        if not is_ours(path):  # nobody has built it while this process waited
+            locked.enter_context(lock_file(path.with_name(LOCK)))
+        if not is_owned_by_user(path):  # nobody has built it while this process waited
             log.info("building the kernels for this processor, once: this takes 10 to 30 s")
-            with doing("building the kernels for this processor"):
-                _build(compiler, path)
-            remove_unused()
+            with report_step("building the kernels for this processor"):
+                _build_library(compiler, path)
+            remove_unused_files()
     return path
 
 
-def unit_command(compiler: str, unit: str, output: Path, processor_flags: str = NATIVE) -> list[str]:
-    """Return the compiler's command for one unit; RUNNER_CFLAGS adds flags, for `make sanitize`."""
+def build_compile_command(compiler: str, unit: str, output: Path, processor_flags: str = NATIVE) -> list[str]:
+    """Return the compiler command for one unit. RUNNER_CFLAGS adds flags, for `make sanitize`."""
     return [
         compiler,
-        *_flags(processor_flags),
+        *_build_compiler_flags(processor_flags),
         f"-DUNIT={unit}",
         "-c",
         str(FOLDER / SOURCE),
@@ -116,70 +114,81 @@ def unit_command(compiler: str, unit: str, output: Path, processor_flags: str = 
 def link_command(
     compiler: str, objects: Iterable[Path], output: Path, processor_flags: str = NATIVE
 ) -> list[str]:
-    """Return the command that makes a library of units."""
-    return [compiler, *_flags(processor_flags), "-shared", *map(str, objects), "-o", str(output), "-lm"]
+    """Return the command that links units to a library."""
+    return [
+        compiler,
+        *_build_compiler_flags(processor_flags),
+        "-shared",
+        *map(str, objects),
+        "-o",
+        str(output),
+        "-lm",
+    ]
 
 
-def key_of(file: Path) -> str:
-    """Return what libraries have in common that are of the same units, whichever of them are
-    linked."""
+def build_key(file: Path) -> str:
+    """Return the key that libraries of the same compiled units share."""
     return file.name.split(".")[0]
 
 
-def _flags(processor_flags: str = NATIVE) -> list[str]:
+def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
     more = os.environ.get("RUNNER_CFLAGS", "").split()
-    left_out = processor.compiler_flags() if processor_flags == NATIVE else []
+    left_out = processor.disabled_feature_flags() if processor_flags == NATIVE else []
     return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
-def _build(compiler: str, path: Path) -> None:
-    """Compile the units of a library that are not there, side by side, and link all of them."""
+def _build_library(compiler: str, path: Path) -> None:
+    """Compile a library's missing units in parallel, and link all of them."""
     features = set(path.name.split(".")[1:-1])
     objects = {
-        unit: path.with_name(f"{key_of(path)}.{unit}.o") for unit, of in UNITS.items() if of <= features
+        unit: path.with_name(f"{build_key(path)}.{unit}.o") for unit, of in UNITS.items() if of <= features
     }
 
     def compile_missing(unit: str) -> None:
-        if not is_ours(objects[unit]):
-            _make(objects[unit], lambda partial: unit_command(compiler, unit, partial))
+        if not is_owned_by_user(objects[unit]):
+            _run_atomically(objects[unit], lambda partial: build_compile_command(compiler, unit, partial))
 
-    with ThreadPoolExecutor(machine.cores()) as several:
+    with ThreadPoolExecutor(machine.available_cores()) as several:
         list(several.map(compile_missing, objects))
     try:
-        _make(path, lambda partial: link_command(compiler, objects.values(), partial))
+        _run_atomically(path, lambda partial: link_command(compiler, objects.values(), partial))
     except subprocess.CalledProcessError:  # one may be damaged: the next attempt compiles them again
         for file in objects.values():
             file.unlink(missing_ok=True)
         raise
 
 
-def _make(path: Path, command: Callable[[Path], list[str]]) -> None:
-    def make(partial: Path) -> None:
+def _run_atomically(path: Path, command: Callable[[Path], list[str]]) -> None:
+    def run_command(partial: Path) -> None:
         subprocess.run(command(partial), check=True, capture_output=True, text=True, timeout=900)
         partial.chmod(partial.stat().st_mode & ~OTHERS_WRITE)
 
-    replace_with(path, make)
+    replace_atomically(path, run_command)
 
 
-def _place(compiler: str, features: Collection[str]) -> Path:
-    """Return where the cache has, or would have, the library that this compiler builds for this
-    processor."""
+def _get_library_path(compiler: str, features: Collection[str]) -> Path:
+    """Return the cache path for this compiler, processor and set of features."""
     # not the path of the source
-    parts = (source(), compiler, *_flags(), _version(compiler), _processor())
+    parts = (
+        read_source(),
+        compiler,
+        *_build_compiler_flags(),
+        _read_compiler_version(compiler),
+        _read_processor_features(),
+    )
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     # linkers elsewhere may want all that is named
     some = FEATURES if sys.platform != "linux" else set(features)
-    return _cache(user_cache()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
+    return _find_writable_cache(user_cache_folder()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
 
 
-def source() -> str:
-    """Return the text of all kernels."""
+def read_source() -> str:
+    """Return the concatenated source of all kernels."""
     return "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file or folder is there, and nobody but this user and root can have written it: it
-    will be run."""
+def is_owned_by_user(path: Path) -> bool:
+    """Whether a path exists and only this user or root can write it. Its code will be run."""
     try:
         found = path.stat()
     except OSError:
@@ -188,51 +197,47 @@ def is_ours(path: Path) -> bool:
 
 
 @cache
-def _cache(folder: Path | None) -> Path:
-    """Return the user's cache; where nothing can be written there, or others can write, a folder
-    for this process."""
+def _find_writable_cache(folder: Path | None) -> Path:
+    """Return the user cache, or a folder of this process if others can write there or this user cannot."""
     if folder is None:
-        return _own_folder()
+        return _create_process_folder()
     with suppress(OSError):  # only its owner may; a umask of 002 lets the group write
         folder.chmod(folder.stat().st_mode & ~OTHERS_WRITE)
-    if is_ours(folder):
+    if is_owned_by_user(folder):
         return folder
     log.warning(
         "others may write in %s: no kernels are run from there, and each process builds its own. "
         "XDG_CACHE_HOME=FOLDER names a folder of yours",
         folder,
     )
-    return _own_folder()
+    return _create_process_folder()
 
 
-def folder_of(library: Path) -> Path:
-    """Return where measurements of a library are stored: beside it, or of a wheel's in the
-    cache."""
-    return _cache(user_cache()) if library.parent == prebuilt.FOLDER else library.parent
+def find_timing_folder(library: Path) -> Path:
+    """Return the folder for a library's timings: next to it, or in the cache for a wheel's library."""
+    return _find_writable_cache(user_cache_folder()) if library.parent == prebuilt.FOLDER else library.parent
 
 
-def is_kept(library: Path) -> bool:
-    """Whether later processes will find what is stored for a library: its folder is the user's
-    cache."""
-    folder = folder_of(library)
-    return not _own_folder.cache_info().currsize or folder != _own_folder()
+def is_persistent(library: Path) -> bool:
+    """Whether later processes find what is stored for a library, because it is in the user cache."""
+    folder = find_timing_folder(library)
+    return not _create_process_folder.cache_info().currsize or folder != _create_process_folder()
 
 
 @cache
-def _own_folder() -> Path:
+def _create_process_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="runner-"))
 
 
 @cache
-def _version(compiler: str) -> str:
-    """Return what the compiler says about its version: an updated compiler has the same path, and
-    builds again."""
+def _read_compiler_version(compiler: str) -> str:
+    """Return the compiler's version text. An updated compiler keeps its path, but needs a new build."""
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
     return done.stdout
 
 
-def _processor() -> str:
-    """Return the instruction set: different machines may share a cache on a shared disk."""
+def _read_processor_features() -> str:
+    """Return the processor's instruction sets. Different machines may share a cache on a network disk."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
@@ -241,10 +246,10 @@ def _processor() -> str:
 
 
 def main() -> None:
-    """Build the kernels for `make install`, which goes on without them."""
-    if processor.c_compiler() is None:
+    """Build the kernels for `make install`, which continues without them."""
+    if processor.find_c_compiler() is None:
         print("no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly")
-    elif seconds := prepare():
+    elif seconds := build_if_missing():
         print(f"built the kernels for this processor in {seconds:.0f} s")
 
 

@@ -1,15 +1,15 @@
-"""What C has to know of how a layer's keys and values are stored: kv_layer in attention.h."""
+"""ctypes structure for a layer's KV format: kv_layer in attention.h."""
 
 from __future__ import annotations
 
 import ctypes
 from enum import IntEnum
 
-from runner_engine.kernels.c_fields import fields_of
+from runner_engine.kernels.ctypes_fields import build_same_type_fields
 
 
 class KvCode(IntEnum):
-    """How keys, or values, are stored."""
+    """C's number for the format of keys or values."""
 
     kv_as_model = 0
     kv_int8 = 1
@@ -17,9 +17,9 @@ class KvCode(IntEnum):
 
 
 class KvLayer(ctypes.Structure):
-    """kv_layer in attention.h."""
+    """C structure kv_layer in attention.h."""
 
-    _fields_ = fields_of(
+    _fields_ = build_same_type_fields(
         ctypes.c_int64,
         *(
             "keys",

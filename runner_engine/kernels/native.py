@@ -1,9 +1,8 @@
-"""The compiled kernels of the engine: the functions of `kernels.c` and its headers, bound through
-ctypes.
+"""Loads the engine's compiled C kernels through ctypes.
 
-They are those that a wheel brings for this processor, or are built here. Where neither can be had,
-or the check of the library fails, `kernels()` is None and plain torch does the same work.
-RUNNER_NATIVE=0 turns it off.
+They come from a wheel for this processor, or are built here. If neither works, or the check of the
+library fails, `load_kernels()` returns None and plain torch does the same work. RUNNER_NATIVE=0 turns
+them off.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import torch
 
 from runner_base import RunnerError, processor
 from runner_base.notes import Note, note
-from runner_engine.kernels import building, shared_numbers
-from runner_engine.kernels.refusals import error_of
+from runner_engine.kernels import building, c_interface
+from runner_engine.kernels.kernel_errors import build_refusal_error
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +70,22 @@ _MISSING = (building.PACKED, building.KV_BYTES, building.RECURRENT)
 _UNCHECKED = ("argmax", "norm", "sample")
 
 
-class DifferentStructures(Exception):
-    """C and Python would read each other's memory wrongly."""
+class StructureMismatch(Exception):
+    """Raised if C and Python have different memory layouts."""
 
 
 class Kernels:
-    """The functions of the library, for both number formats."""
+    """The library's functions for float32 and bfloat16."""
 
     def __init__(self, library: ctypes.CDLL, features: frozenset[str] = frozenset()) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.features = features
-        self._use(library)
-        self.is_kept = building.is_kept(self.file)
+        self._bind_functions(library)
+        self.is_kept = building.is_persistent(self.file)
 
-    def _use(self, library: ctypes.CDLL) -> None:
-        if wrong := shared_numbers.differences(library):
-            raise DifferentStructures("; ".join(wrong))
+    def _bind_functions(self, library: ctypes.CDLL) -> None:
+        if wrong := c_interface.find_differences(library):
+            raise StructureMismatch("; ".join(wrong))
         # only for processors with wide products of bytes
         self.has_quantized = hasattr(library, "has_quantized")
         self.file = Path(library._name)
@@ -95,76 +94,73 @@ class Kernels:
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
-                if _features_of(name, dtype) <= self.features:
+                if _find_required_features(name, dtype) <= self.features:
                     function = getattr(library, f"{name}_{suffix}" if suffix else name)
                     function.argtypes, function.restype = (signature, None if name in _UNCHECKED else _INT)
                     self._functions[name, dtype] = function
                 else:
-                    self._functions[name, dtype] = partial(self._load_and_call, name, dtype)
+                    self._functions[name, dtype] = partial(self._load_feature_and_call, name, dtype)
 
-    def _load_and_call(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
-        self.load(_features_of(name, dtype))
-        return self._functions[name, dtype](*arguments)
+    def _load_feature_and_call(self, function: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
+        self.load_features(_find_required_features(function, dtype))
+        return self._functions[function, dtype](*arguments)
 
-    def load(self, features: frozenset[str]) -> None:
-        """Go on with a library that has these features, too, built if necessary."""
-        compiler = processor.c_compiler()
+    def load_features(self, features: frozenset[str]) -> None:
+        """Switch to a library that also has these features, built if needed."""
+        compiler = processor.find_c_compiler()
         try:
             if compiler is None:
                 raise FileNotFoundError("the C compiler is gone")
-            library = ctypes.CDLL(str(building.library(compiler, self.features | features)))
+            library = ctypes.CDLL(str(building.ensure_library(compiler, self.features | features)))
         except building.FAILURES as error:
             raise RunnerError(
-                f"the kernels for {', '.join(sorted(features))} could not be built: {_reason(error)}; "
+                f"the kernels for {', '.join(sorted(features))} could not be built: {_format_error(error)}; "
                 "RUNNER_NATIVE=0 leaves their work to torch, which takes longer",
                 code="failed",
             ) from error
         self.features |= features
-        self._use(library)
+        self._bind_functions(library)
 
     @cached_property
     def tiles_problem(self) -> Note | None:
-        """Why products by tiles (AMX) cannot be used here, None if they can: found out by using
-        them."""
-        if "amx" in processor.left_out():
+        """Why matmul by tiles (AMX) does not work here, or None. Found by trying them."""
+        if "amx" in processor.disabled_features():
             return note("amx_left_out", variable=processor.LEFT_OUT)
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
-    def vectors_for(self, dtype: torch.dtype) -> str:
-        """Name what numbers of this format are multiplied with."""
+    def name_vector_instructions(self, dtype: torch.dtype) -> str:
+        """Name the vector instructions that multiply numbers of this dtype."""
         return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
 
-    def has(self, name: str, dtype: torch.dtype) -> bool:
-        """Whether this processor has a function for a number format."""
-        return (name, dtype) in self._functions
+    def has_function(self, function: str, dtype: torch.dtype) -> bool:
+        """Whether this processor has a kernel for a dtype."""
+        return (function, dtype) in self._functions
 
-    def __call__(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> None:
-        """Call a function on as many threads as torch uses; dtype None: it has only one version.
+    def __call__(self, function: str, dtype: torch.dtype | None, *arguments: Any) -> None:
+        """Call a kernel on as many threads as torch uses; dtype None: it has only one version.
 
-        IndexError where a number among the arguments points beyond the memory that it is for:
-        nothing was done then.
+        Raises IndexError, before anything is done, if an argument points beyond its memory.
         """
-        refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
-        while refusal and refusal >> 32 == shared_numbers.Refusal.MISSING_UNIT:
+        refusal = self._functions[function, dtype](*arguments, torch.get_num_threads())
+        while refusal and refusal >> 32 == c_interface.Refusal.MISSING_UNIT:
             feature = _MISSING[refusal & 0xFFFFFFFF]
             if feature in self.features:
                 break
-            self.load(frozenset({feature}))
-            refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
+            self.load_features(frozenset({feature}))
+            refusal = self._functions[function, dtype](*arguments, torch.get_num_threads())
         if refusal:
-            raise error_of(refusal, name)
+            raise build_refusal_error(refusal, function)
 
 
-def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
-    of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
-    of_keys = {building.KV_BYTES} if name.endswith("_bytes") or name == "rotate" else set()
-    of_layers = {building.RECURRENT} if name in _RECURRENT else set()
+def _find_required_features(function: str, dtype: torch.dtype | None) -> frozenset[str]:
+    of_format = {building.FLOAT32} if dtype is torch.float32 and function not in _IN_ALL_LIBRARIES else set()
+    of_keys = {building.KV_BYTES} if function.endswith("_bytes") or function == "rotate" else set()
+    of_layers = {building.RECURRENT} if function in _RECURRENT else set()
     return frozenset(of_format | of_keys | of_layers)
 
 
-def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Return the address of a tensor that C reads or writes; ValueError unless it is as C expects
-    it."""
+def get_tensor_address(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
+    """Return a tensor's address for C. Raises ValueError unless dtype, shape and layout match."""
     if (
         tensor.dtype is not dtype
         or tensor.shape != shape
@@ -178,47 +174,46 @@ def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
     return tensor.data_ptr()
 
 
-def pointer_or_none(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int) -> int | None:
-    """As `pointer`, for a tensor that may be absent."""
-    return None if tensor is None else pointer(tensor, dtype, *shape)
+def get_optional_tensor_address(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int) -> int | None:
+    """Return an optional tensor's address for C, or None."""
+    return None if tensor is None else get_tensor_address(tensor, dtype, *shape)
 
 
 @cache
-def kernels() -> Kernels | None:
-    """Return the kernels, built if necessary; None if they are unavailable, and the log says
-    why."""
-    if brought := _of_wheel():
+def load_kernels() -> Kernels | None:
+    """Load the C kernels, and build them if needed. None if they are unavailable; the log has the reason."""
+    if brought := _load_wheel_kernels():
         return brought
-    compiler = processor.c_compiler()
+    compiler = processor.find_c_compiler()
     if compiler is None:
         log.info(
             "there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower"
         )
         return None
     try:
-        library = building.library(compiler)
+        library = building.ensure_library(compiler)
         try:
             return Kernels(ctypes.CDLL(str(library)))
         except (OSError, AttributeError):  # damaged: once more, from the source
             library.unlink(missing_ok=True)
-            return Kernels(ctypes.CDLL(str(building.library(compiler))))
-    except DifferentStructures as error:
+            return Kernels(ctypes.CDLL(str(building.ensure_library(compiler))))
+    except StructureMismatch as error:
         log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
     except building.FAILURES as error:
-        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _reason(error))
+        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _format_error(error))
     return None
 
 
-def _of_wheel() -> Kernels | None:
-    file = building.of_wheel()
+def _load_wheel_kernels() -> Kernels | None:
+    file = building.find_wheel_library()
     if file is None:
         return None
     try:
         return Kernels(ctypes.CDLL(str(file)), building.FEATURES)
-    except (OSError, AttributeError, DifferentStructures) as error:  # an older libc, say
-        log.warning("the wheel's kernels cannot be used here, others are built: %s", _reason(error))
+    except (OSError, AttributeError, StructureMismatch) as error:  # an older libc, say
+        log.warning("the wheel's kernels cannot be used here, others are built: %s", _format_error(error))
         return None
 
 
-def _reason(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return str(getattr(error, "stderr", None) or error).strip()[:300]

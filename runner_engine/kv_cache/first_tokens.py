@@ -1,9 +1,9 @@
-"""The first tokens of texts in the model's own numbers, beside slots in fewer bits: where torch
-computes attention.
+"""The first tokens of texts in the model's own dtype, next to quantized slots, for torch
+attention.
 
-They lie beside what is stored of all tokens, and are laid over it wherever a slot is read that
-begins a text. A prefix that is shared has at least so many tokens, so all of them are in one store.
-Kernels have them in their arenas (kernels/attention.h).
+They are stored in addition to the quantized values and replace them when a slot that
+begins a text is read. A shared prefix has at least as many tokens, so all first tokens
+are in one store. Kernels keep them in their arenas (kernels/attention.h).
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ from collections.abc import Sequence
 
 import torch
 
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 
 Slices = slice | torch.Tensor
 
 
 class FirstTokens:
-    """Keys, and values, of first tokens in each slot; nothing where the format has none."""
+    """Unquantized keys and values of the first tokens of each slot. Empty if the KV format needs
+    none.
+    """
 
-    def __init__(self, heads: Heads, slots: int) -> None:
-        self.heads, self.count = heads, heads.first_plain
-        self.tensors = self._empty(slots)  # keys of all layers, then values: [slot, KVH, LANES, D]
+    def __init__(self, kv_spec: KvCacheSpec, slots: int) -> None:
+        self.heads, self.count = kv_spec, kv_spec.num_unquantized_first
+        self.tensors = self._allocate(slots)  # keys of all layers, then values: [slot, KVH, LANES, D]
         # whether a slot begins a text
-        self.begins = torch.ones(slots, dtype=torch.bool, device=heads.device)
+        self.begins = torch.ones(slots, dtype=torch.bool, device=kv_spec.device)
 
-    def enter(self, at: int, count: int) -> None:
-        """Let the rows of new slots begin texts."""
+    def reset_slots(self, first_slot: int, count: int) -> None:
+        """Mark new slots as beginnings of texts."""
         if self.count:
-            self.begins[at : at + count] = True
+            self.begins[first_slot : first_slot + count] = True
 
-    def set_beginning(self, slot: int, is_beginning: bool) -> None:
-        """Note whether a slot begins a text."""
+    def set_text_start(self, slot: int, is_text_start: bool) -> None:
+        """Mark whether a slot begins a text."""
         if self.count:
-            self.begins[slot] = is_beginning
+            self.begins[slot] = is_text_start
 
-    def grow(self, used: int, slots: int) -> None:
+    def resize(self, used_slots: int, slots: int) -> None:
         """Make room for more slots."""
         if not self.count:
             return
         before, begins = self.tensors, self.begins
-        self.tensors, self.begins = self._empty(slots), begins.new_ones(slots)
-        self.begins[:used] = begins[:used]
+        self.tensors, self.begins = self._allocate(slots), begins.new_ones(slots)
+        self.begins[:used_slots] = begins[:used_slots]
         for old, new in zip(before, self.tensors, strict=True):
-            new[:used] = old[:used]
+            new[:used_slots] = old[:used_slots]
 
-    def copy(self, source: int, target: int) -> None:
-        """Copy a slot into another one."""
+    def copy_slot(self, source: int, target: int) -> None:
         if not self.count:
             return
         self.begins[target] = self.begins[source]
@@ -55,45 +56,51 @@ class FirstTokens:
             tensor[target] = tensor[source]
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
     ) -> None:
-        """Keep those of keys and values [T, KVH, D] whose places are among the first."""
+        """Store the keys and values [T, KVH, D] of tokens at the first positions."""
         if not self.count:
             return
-        early = place < self.count
-        at = slot[early].long(), slice(None), place[early].long()
-        for tensor, given in zip(self._of_layer(layer), (keys, values), strict=True):
+        early = positions < self.count
+        at = slots[early].long(), slice(None), positions[early].long()
+        for tensor, given in zip(self._layer_tensors(layer), (keys, values), strict=True):
             tensor[at] = given[early]
 
-    def laid_over(
+    def overlay(
         self, layer: int, slots: Slices, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [slot, KVH, places, D] with the first ones in the model's
-        numbers."""
+        """Replace the first positions of keys and values [slot, KVH, positions, D] by the
+        unquantized ones.
+        """
         if not self.count:
             return keys, values
         some = min(self.count, keys.shape[2])
         begins = self.begins[slots][:, None, None, None]
         read = []
-        for tensor, given in zip(self._of_layer(layer), (keys, values), strict=True):
+        for tensor, given in zip(self._layer_tensors(layer), (keys, values), strict=True):
             first = tensor[slots][:, :, :some].where(begins, given[:, :, :some])
             read.append(torch.cat((first, given[:, :, some:]), dim=2))
         return read[0], read[1]
 
-    def among(self, slot: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """Return which of these tokens are stored in the model's numbers: bool [T]."""
-        return (place < self.count) & self.begins[slot.long()]
+    def unquantized_mask(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return which of these tokens are stored unquantized: bool [T]."""
+        return (positions < self.count) & self.begins[slots.long()]
 
-    def _of_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _layer_tensors(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.tensors[layer], self.tensors[self.heads.layers + layer]
 
-    def _empty(self, slots: int) -> list[torch.Tensor]:
+    def _allocate(self, slots: int) -> list[torch.Tensor]:
         heads, shape = self.heads, (slots, self.heads.kv_heads, self.count, self.heads.dim)
         tensors = 2 * heads.layers if self.count else 0
         return [torch.zeros(shape, dtype=heads.dtype, device=heads.device) for _ in range(tensors)]
 
 
-def copy_tensors(given: Sequence[torch.Tensor], to: Sequence[torch.Tensor]) -> None:
-    """Copy some tensors into others of the same shapes."""
-    for source, target in zip(given, to, strict=True):
+def copy_tensors(sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
+    """Copy tensors into others of the same shapes."""
+    for source, target in zip(sources, targets, strict=True):
         target.copy_(source)

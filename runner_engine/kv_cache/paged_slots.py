@@ -1,8 +1,10 @@
-"""Slots that consist of pages, and pages of prefixes behind them: for attention that reads each row's pages by a table.
+"""Slots made of pages, for attention that reads each sequence's pages through a page table.
 
-A row's keys and values are then where its positions are: position p is in page p // page of its list, whoever has
-computed it. The whole pages of a prefix are stored once, and are in the lists of all rows that begin with it. What is
-left of the prefix, less than a page, is copied to the beginning of each row's slot, and the row's own places follow.
+A sequence's keys and values are ordered by position: position p is in page p // page of
+its list, whoever has computed it. The whole pages of a prefix are stored once, and are in
+the lists of all sequences that begin with it. The rest of the prefix, less than a page,
+is copied to the beginning of each sequence's slot, and the sequence's own positions
+follow.
 """
 
 from __future__ import annotations
@@ -12,19 +14,19 @@ from itertools import chain
 
 import torch
 
-from runner_engine.devices.gpu import put
-from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.devices.gpu import copy_into
+from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache.formats import KvFormat
-from runner_engine.kv_cache.kv_cache import Heads, rounded
+from runner_engine.kv_cache.kv_store import KvCacheSpec, round_up_positions
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.kv_cache.slots import SlotStore
 
 
-class PagedSlots(Slots):
-    """A slot of whole pages for each row, and behind all slots the pages that rows share."""
+class PagedSlots(SlotStore):
+    """A slot of whole pages for each sequence, followed by the pages that sequences share."""
 
-    def __init__(self, heads: Heads) -> None:
-        self.page = heads.page
+    def __init__(self, kv_spec: KvCacheSpec) -> None:
+        self.page = kv_spec.page
         self.spare = 0  # pages behind the slots
         self.shared: dict[
             Prefix, list[int]
@@ -33,107 +35,128 @@ class PagedSlots(Slots):
         self.before: list[
             int
         ] = []  # places of each slot with a copy of this prefix's end; the row's own ones follow
-        self._blocks = torch.zeros(0, 0, dtype=torch.int32, device=heads.device)
-        self._starts = torch.zeros(0, dtype=torch.int64, device=heads.device)
+        self._blocks = torch.zeros(0, 0, dtype=torch.int32, device=kv_spec.device)
+        self._starts = torch.zeros(0, dtype=torch.int64, device=kv_spec.device)
         self._is_new = True  # the tables do not show what rows have now
-        super().__init__(heads)
+        super().__init__(kv_spec)
 
     @property
-    def held(self) -> int:
-        """As for slots; pages of prefixes that rows continue are counted with the prefixes."""
-        of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._prefixes())
+    def resident_tokens(self) -> int:
+        """As in Slots, without the pages of prefixes, which are counted with the prefixes."""
+        of_prefixes = self.page * sum(
+            len(self.shared.get(prefix, ())) for prefix in self._continued_prefixes()
+        )
         return (
-            super().held
+            super().resident_tokens
             if self.heads.device.type == "cpu"
             else len(self.keys[0]) * self.capacity - of_prefixes
         )
 
     @property
-    def blocks(self) -> torch.Tensor:
-        """The pages of each slot's row, in order: int32 [slot, pages], in one place until more are
-        needed."""
-        self._show()
+    def page_table(self) -> torch.Tensor:
+        """Page indices of each slot in order: int32 [slot, pages]. Its address changes only when it
+        grows.
+        """
+        self._update_tables()
         return self._blocks
 
-    def expect(self, prefixes: Collection[Prefix]) -> None:
-        """Let the store's first tensors have room for the pages of these prefixes, too: to grow
-        copies everything."""
+    def reserve_prefix_pages(self, prefixes: Collection[Prefix]) -> None:
+        """Reserve room for these prefixes' pages in the first allocation. Growing later copies
+        everything.
+        """
         if not self.slots:
-            self.spare = sum(prefix.pages(self.page) for prefix in prefixes)
+            self.spare = sum(prefix.num_pages(self.page) for prefix in prefixes)
 
-    def begin(self, first: int, count: int, prefix: Prefix | None) -> None:
-        """Let rows that enter neighbouring slots continue a prefix whose keys and values are
-        complete."""
+    def start_from_prefix(self, first_slot: int, count: int, prefix: Prefix | None) -> None:
+        """Let sequences in adjacent slots continue a complete prefix."""
         rest = prefix.length % self.page if prefix else 0
-        self.continued[first : first + count], self.before[first : first + count] = (
+        self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (
             [prefix] * count,
             [rest] * count,
         )
         self._is_new = True
         if prefix is None:
             return
-        self._share(prefix)
+        self._add_prefix_pages(prefix)
         for layer in range(self.heads.layers):
             place = 0
-            for keys, values in _stored(prefix, layer, prefix.length - rest, prefix.length):
+            for keys, values in _iter_stored_kv(prefix, layer, prefix.length - rest, prefix.length):
                 at = slice(place, place + keys.shape[1])
-                self.keys[layer][first : first + count, :, at] = keys
-                self.values[layer][first : first + count, :, at] = values
+                self.keys[layer][first_slot : first_slot + count, :, at] = keys
+                self.values[layer][first_slot : first_slot + count, :, at] = values
                 place = at.stop
-        for slot in range(first, first + count):
+        for slot in range(first_slot, first_slot + count):
             self.filled[slot] = max(self.filled[slot], rest)
 
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
-        """As for slots: the rows continue nothing until `begin`."""
-        super().enter(at, count, needs, held, most)
-        self.continued[at : at + count], self.before[at : at + count] = [None] * count, [0] * count
+    def insert_slots(
+        self,
+        first_slot: int,
+        count: int,
+        max_positions: Sequence[int],
+        num_filled: Sequence[int],
+        expected_sequences: int,
+    ) -> None:
+        """As in Slots. The new sequences continue no prefix until `start_from_prefix`."""
+        super().insert_slots(first_slot, count, max_positions, num_filled, expected_sequences)
+        self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (
+            [None] * count,
+            [0] * count,
+        )
         self._is_new = True
 
-    def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        super().leave(slot, active, is_sound)
+    def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
+        super().remove_slot(slot, num_active, is_finite)
         self.continued[self.used], self.before[self.used] = None, 0
         self._is_new = True
 
-    def holds(self, places: Sequence[int]) -> bool:
-        """As for slots, behind the copies of what rows continue."""
-        return all(own + before <= self.capacity for own, before in zip(places, self.before, strict=False))
+    def has_capacity(self, num_positions: Sequence[int]) -> bool:
+        """As in Slots, counting the copied ends of prefixes."""
+        return all(
+            own + before <= self.capacity for own, before in zip(num_positions, self.before, strict=False)
+        )
 
-    def lengthen(self, places: int, need: int) -> None:
-        """As for slots, behind the copies of what rows continue."""
-        super().lengthen(min(places + max(self.before), max(places, need)), need)
+    def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
+        """As in Slots, counting the copied ends of prefixes."""
+        super().ensure_capacity(
+            min(num_positions + max(self.before), max(num_positions, max_positions)), max_positions
+        )
 
-    def fill(self, slot: int, places: int) -> None:
-        """Note how many own places of a slot hold tokens."""
-        super().fill(slot, self.before[slot] + places)
+    def set_filled(self, slot: int, num_positions: int) -> None:
+        """Record how many own positions of a slot hold tokens."""
+        super().set_filled(slot, self.before[slot] + num_positions)
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
     ) -> None:
-        """Store keys and values [T, KVH, D] of a layer in their slots and own places."""
-        self._show()
-        super().write(layer, keys, values, slot, place + self._starts[slot.long()])
+        """Store keys and values [T, KVH, D] of a layer in their slots and own positions."""
+        self._update_tables()
+        super().write(layer, keys, values, slots, positions + self._starts[slots.long()])
 
-    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, places, W] of a row's own places."""
+    def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the stored vectors [KVH, positions, W] of a sequence's own positions."""
         start = self.before[slot]
-        keys, values = super().stored(layer, slot, start + places)
+        keys, values = super().read_stored(layer, slot, start + num_positions)
         return keys[:, start:], values[:, start:]
 
-    def tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values: the row's own places, as many as are whole
-        blocks."""
+    def slot_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return keys of all layers, then values, of the sequence's own positions in whole blocks."""
         start = self.before[slot]
         end = start + (self.capacity - start) // LANES * LANES
-        return [tensor[:, start:end] for tensor in super().tensors(slot)]
+        return [tensor[:, start:end] for tensor in super().slot_tensors(slot)]
 
-    def flat(self, layer: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of all pages: a row's may be anywhere."""
-        return super().flat(layer, len(self.keys[layer]))
+    def flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of all pages, because a sequence's pages may be anywhere."""
+        return super().flat_kv(layer, len(self.keys[layer]))
 
     # else the tables that one pass makes could not be changed outside of passes
     @torch.inference_mode(mode=False)
-    def _show(self) -> None:
-        """Bring the tables on the device up to date."""
+    def _update_tables(self) -> None:
+        """Update the page tables on the device if slots or prefixes have changed."""
         if not self._is_new:
             return
         self._is_new, each = False, self.capacity // self.page
@@ -158,27 +181,27 @@ class PagedSlots(Slots):
         for some in lists:
             some += some[-1:] * (width - len(some))  # never read, and yet a page
         for table, numbers in ((self._blocks, lists), (self._starts, self.before)):
-            put(torch.tensor(numbers, dtype=table.dtype), table)
+            copy_into(torch.tensor(numbers, dtype=table.dtype), table)
 
-    def _share(self, prefix: Prefix) -> None:
-        """Store the whole pages of a prefix that are not there; those that no row reads any more
-        become free."""
-        prefixes = self._prefixes()
+    def _add_prefix_pages(self, prefix: Prefix) -> None:
+        """Store the missing whole pages of a prefix. Pages that no sequence reads any more become
+        free.
+        """
+        prefixes = self._continued_prefixes()
         self.shared = {one: pages for one, pages in self.shared.items() if one in prefixes}
         used = set(chain.from_iterable(self.shared.values()))
-        missing = [one for one in prefix.path if one not in self.shared and one.pages(self.page)]
-        wanted = sum(one.pages(self.page) for one in missing)
+        missing = [one for one in prefix.path if one not in self.shared and one.num_pages(self.page)]
+        wanted = sum(one.num_pages(self.page) for one in missing)
         if self.spare - len(used) < wanted:
             self.spare = max(2 * self.spare, len(used) + wanted)
             self._grow(self.slots, self.capacity)
         free = (page for page in range(self.spare) if page not in used)
         for one in missing:
-            self.shared[one] = [next(free) for _ in range(one.pages(self.page))]
-            self._store(one)
+            self.shared[one] = [next(free) for _ in range(one.num_pages(self.page))]
+            self._write_prefix_pages(one)
 
-    def _store(self, prefix: Prefix) -> None:
-        """Store a prefix's whole pages; the first one may begin with the end of the prefix
-        before."""
+    def _write_prefix_pages(self, prefix: Prefix) -> None:
+        """Write a prefix's whole pages. The first page may begin with the end of the parent prefix."""
         places = (
             torch.tensor(self.shared[prefix], device=self.heads.device) * self.page
             + self.slots * self.capacity
@@ -187,20 +210,22 @@ class PagedSlots(Slots):
         first, last = (some // self.page * self.page for some in (prefix.start, prefix.length))
         for layer in range(self.heads.layers):
             for pool, parts in zip(
-                self.flat(layer, 0), zip(*_stored(prefix, layer, first, last), strict=True), strict=True
+                self.flat_kv(layer, 0),
+                zip(*_iter_stored_kv(prefix, layer, first, last), strict=True),
+                strict=True,
             ):
                 pool.index_copy_(0, places, torch.cat(parts, dim=1).transpose(0, 1))
 
-    def _prefixes(self) -> set[Prefix]:
-        """Return what rows continue, with all that is before."""
+    def _continued_prefixes(self) -> set[Prefix]:
+        """Return all prefixes that sequences continue, parents included."""
         return {one for prefix in set(self.continued) if prefix for one in prefix.path}
 
-    def _rounded(self, places: int) -> int:
-        return rounded(places, self.page)
+    def _round_capacity(self, num_positions: int) -> int:
+        return round_up_positions(num_positions, self.page)
 
-    def _empty(self, of: KvFormat, slots: int, capacity: int) -> torch.Tensor:
-        return super()._empty(
-            of, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity
+    def _allocate(self, kv_format: KvFormat, slots: int, capacity: int) -> torch.Tensor:
+        return super()._allocate(
+            kv_format, slots + (-(-self.spare * self.page // capacity) if capacity else 0), capacity
         )
 
     def _grow(self, slots: int, capacity: int) -> None:
@@ -209,8 +234,8 @@ class PagedSlots(Slots):
         self.before += [0] * (slots - len(self.before))
         self._is_new = True
 
-    def _move(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
-        super()._move(old, new, slots)
+    def _copy_to_grown(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
+        super()._copy_to_grown(old, new, slots)
         ours, theirs = (
             some.transpose(1, 2).flatten(0, 1)[count * some.shape[2] :]
             for some, count in ((old, self.slots), (new, slots))
@@ -218,14 +243,17 @@ class PagedSlots(Slots):
         ours = ours[: len(theirs)]
         theirs[: len(ours)] = ours
 
-    def _copy(self, source: int, target: int) -> None:
-        super()._copy(source, target)
+    def _copy_slot(self, source: int, target: int) -> None:
+        super()._copy_slot(source, target)
         self.continued[target], self.before[target] = self.continued[source], self.before[source]
 
 
-def _stored(prefix: Prefix, layer: int, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Go through keys and values [KVH, n, W] of the positions first … last-1 of a prefix, as they
-    are stored."""
+def _iter_stored_kv(
+    prefix: Prefix, layer: int, first: int, last: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the stored keys and values [KVH, n, W] of positions first … last-1 of a prefix and
+    its parents.
+    """
     for one in prefix.path:
         at = slice(max(first - one.start, 0), max(last - one.start, 0))
         keys, values = (some[:, at] for some in one.kv.stored(layer))

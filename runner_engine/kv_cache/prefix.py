@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(eq=False)
 class Prefix:
-    """Tokens that several prompts have in common, after those of the parent."""
+    """Tokens that several prompts have in common, following those of the parent prefix."""
 
     tokens: list[int]
     parent: Prefix | None = None
@@ -34,34 +34,34 @@ class Prefix:
         return [*(self.parent.path if self.parent else []), self]
 
     @property
-    def attended(self) -> Prefix | None:
-        """The deepest prefix on its path that rows attend to."""
-        return self if not self.is_copied else self.parent.attended if self.parent else None
+    def attended_prefix(self) -> Prefix | None:
+        """The deepest prefix on the path that sequences attend to instead of copying it."""
+        return self if not self.is_copied else self.parent.attended_prefix if self.parent else None
 
     @property
     def length(self) -> int:
-        """Tokens from the start of the prompt to the end of this prefix."""
+        """Number of tokens from the start of the prompt to the end of this prefix."""
         return len(self.tokens) + self.start
 
     @property
     def start(self) -> int:
-        """Tokens of the prompt before this prefix."""
+        """Number of prompt tokens before this prefix."""
         return self.parent.length if self.parent else 0
 
-    def pages(self, page: int) -> int:
+    def num_pages(self, page_size: int) -> int:
         """Return how many whole pages of a prompt end in this prefix."""
-        return self.length // page - self.start // page
+        return self.length // page_size - self.start // page_size
 
     @property
-    def size(self) -> int:
-        """Tokens whose keys and values are stored when it is complete."""
+    def stored_size(self) -> int:
+        """Memory of the complete prefix in tokens, with its pages and recurrent state."""
         return len(self.tokens) + self.in_pages + self.of_state
 
     @property
-    def held(self) -> int:
-        """Tokens whose keys and values are stored, without what was given back."""
-        return (self.read if self.kv is None else self.size) - self.freed
+    def resident_tokens(self) -> int:
+        """Memory in use, in tokens, without positions freed before sliding windows."""
+        return (self.read if self.kv is None else self.stored_size) - self.freed
 
-    def forget(self) -> None:
-        """Free keys and values."""
+    def free_kv(self) -> None:
+        """Free the keys and values. They are recomputed when needed."""
         self.kv, self.partial, self.read, self.freed = None, None, 0, 0

@@ -1,7 +1,9 @@
-"""Prefixes that prompts share with each other, in a small radix tree over token ids, and with earlier conversations.
+"""Prefixes that prompts share, in a radix tree over token ids, and prefixes of earlier
+conversations.
 
-A prefix is computed when the first row needs it, and freed with the last row that uses it. The keys and values of a
-conversation are kept when a turn ends, so that the next turn computes only what is new.
+A prefix is computed when the first sequence needs it, and freed with the last sequence
+that uses it. A conversation's keys and values are stored when a turn ends, so that the
+next turn computes only what is new.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from typing import NamedTuple
 import torch
 
 from runner_engine.kv_cache.first_tokens import copy_tensors
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
+from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.row_kv import RowKv
+from runner_engine.kv_cache.sequence_kv import SequenceKv
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.kv_cache.slots import SlotStore
 
 MIN_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
 MIN_SAVED = 128  # tokens that a prefix must save
@@ -29,87 +31,105 @@ MAX_CONVERSATIONS = 8  # the oldest one is dropped for a new one
 SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 
 
-def share(
+def find_shared_prefixes(
     prompts: Sequence[Sequence[int]],
     parent: Prefix | None = None,
     are_scored: bool = False,
     adapter: str | None = None,
 ) -> list[Prefix | None]:
-    """Return for each prompt the deepest prefix that it shares; at least one token of each prompt
-    stays its own.
+    """Return each prompt's deepest shared prefix. At least one token of each prompt stays
+    outside it.
 
-    If there is a parent, all prompts begin with it and are longer. All are computed with the
-    adapter.
+    All prompts begin with the parent, if given, and are longer. All are computed with the
+    same adapter.
     """
     least = SCORED if are_scored else 1
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
     deepest: list[Prefix | None] = [parent] * len(prompts)
 
-    def descend(rows: list[int], start: int, parent: Prefix | None, depth: int) -> None:
-        if len(rows) < 2 or depth == DEEPEST:
+    def split_group(indices: list[int], start: int, parent: Prefix | None, depth: int) -> None:
+        if len(indices) < 2 or depth == DEEPEST:
             return
         # rows are sorted: all have in common what the first and the last have; a prompt's last
         # token is its own
         end = min(
-            common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1
+            common_prefix_length(prompts[indices[0]], prompts[indices[-1]], start),
+            min(len(prompts[row]) for row in indices) - 1,
         )
         own = end - start
-        if own * least >= MIN_TOKENS and own * (len(rows) - 1) * least >= MIN_SAVED:
-            parent = Prefix(list(prompts[rows[0]][start:end]), parent, adapter)
-            for row in rows:
+        if own * least >= MIN_TOKENS and own * (len(indices) - 1) * least >= MIN_SAVED:
+            parent = Prefix(list(prompts[indices[0]][start:end]), parent, adapter)
+            for row in indices:
                 deepest[row] = parent
             start, depth = end, depth + 1
         # a prompt that ends here shares no more
-        longer = [row for row in rows if len(prompts[row]) > end + 1]
-        if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
+        longer = [row for row in indices if len(prompts[row]) > end + 1]
+        if len(longer) < len(indices) or prompts[indices[0]][end] != prompts[indices[-1]][end]:
             for _, group in groupby(longer, key=lambda row: prompts[row][end]):
-                descend(list(group), start, parent, depth)
+                split_group(list(group), start, parent, depth)
 
-    descend(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
+    split_group(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
     return deepest
 
 
-def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
-    """Return how many first tokens of two prompts are equal, when those before `start` are known to
-    be."""
-    pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+def common_prefix_length(left: Sequence[int], right: Sequence[int], start: int) -> int:
+    """Return how many first tokens of two prompts are equal, if those before `start` are known
+    to be.
+    """
+    pairs = enumerate(zip(left[start:], right[start:], strict=False), start)
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
 
 
 class ConversationCache:
-    """The latest conversations.
+    """Keys and values of the latest conversations.
 
-    Where layers carry a state, a conversation is of use only to prompts that continue all of it. So
-    beginnings that a prompt has in common with one are kept, too, when they have been computed as a
-    prefix: the next prompt finds them.
+    In models with recurrent states, a conversation helps only prompts that continue all of
+    it. So shared prefixes that were computed are stored too, and the next prompt finds them.
     """
 
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
 
-    def keep(self, tokens: list[int], row_kv: RowKv, own: OwnKv, slot: int, budget_tokens: int) -> None:
-        """Keep the keys and values of a row: of all its tokens but the last, which the model has
-        not read."""
-        kv = SharedKv.empty(own.heads, row_kv.shared + row_kv.places, own.kernels)
-        for layer in range(own.heads.layers):
+    def store_sequence(
+        self, tokens: list[int], sequence_kv: SequenceKv, kv_store: KvStore, slot: int, budget_tokens: int
+    ) -> None:
+        """Store a sequence's keys and values, without those of its last token, which the model has
+        not read.
+        """
+        kv = SharedKv.allocate(
+            kv_store.heads, sequence_kv.num_shared_tokens + sequence_kv.places, kv_store.kernels
+        )
+        for layer in range(kv_store.heads.layers):
             parts = [
-                *(prefix.kv.stored(layer) for prefix in row_kv.path),
-                own.stored(layer, slot, row_kv.places),
+                *(prefix.kv.stored(layer) for prefix in sequence_kv.path),
+                kv_store.read_stored(layer, slot, sequence_kv.places),
             ]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
-            kv.store.put_stored(layer, keys, values)
-        first = row_kv.path[0].kv.store.first_tensors(0) if row_kv.path else own.first_tensors(slot)
-        copy_tensors(first, kv.store.first_tensors(0))
-        if kv.store.states is not None and own.states is not None:
-            kv.store.states.put(0, own.states, slot)
-        least = max((prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0)
-        self.add(tokens[: kv.length], kv, budget_tokens, least, row_kv.adapter)
+            kv.store.write_stored(layer, keys, values)
+        first = (
+            sequence_kv.path[0].kv.store.first_token_tensors(0)
+            if sequence_kv.path
+            else kv_store.first_token_tensors(slot)
+        )
+        copy_tensors(first, kv.store.first_token_tensors(0))
+        if kv.store.states is not None and kv_store.states is not None:
+            kv.store.states.copy_from(0, kv_store.states, slot)
+        least = max(
+            (prefix.length if prefix.freed else prefix.least for prefix in sequence_kv.path), default=0
+        )
+        self.add_conversation(tokens[: kv.length], kv, budget_tokens, least, sequence_kv.adapter)
 
-    def add(
-        self, tokens: list[int], kv: SharedKv, budget_tokens: int, least: int = 0, adapter: str | None = None
+    def add_conversation(
+        self,
+        tokens: list[int],
+        kv: SharedKv,
+        budget_tokens: int,
+        min_tokens: int = 0,
+        adapter: str | None = None,
     ) -> None:
-        """Keep a conversation; it replaces those that are of no more use beside it. least, adapter:
-        as of Prefix."""
+        """Store a conversation. It replaces those that it makes useless. min_tokens, adapter: as in
+        Prefix.
+        """
         has_states = kv.store.states is not None
         others = [
             conversation
@@ -125,17 +145,18 @@ class ConversationCache:
             len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) + of_state for other in others) > room
         ):
             others.pop(0)
-        self._conversations = [*others, Prefix(tokens, adapter=adapter, kv=kv, least=least)]
+        self._conversations = [*others, Prefix(tokens, adapter=adapter, kv=kv, least=min_tokens)]
 
-    def forget(self) -> None:
-        """Free everything: rows need the memory."""
+    def clear(self) -> None:
+        """Free all conversations, because sequences need the memory."""
         self._conversations = []
 
-    def find(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
-        """Return the longest prefix that a prompt has in common with a conversation of its adapter,
-        with its keys and values."""
+    def find_prefix(self, prompt: Sequence[int], adapter: str | None = None) -> Prefix | None:
+        """Return the longest stored prefix of a prompt for its adapter, with keys and values, or
+        None.
+        """
         usable = [
-            _usable(conversation, prompt) if conversation.adapter == adapter else 0
+            _usable_length(conversation, prompt) if conversation.adapter == adapter else 0
             for conversation in self._conversations
         ]
         length = max(usable, default=0)
@@ -148,175 +169,189 @@ class ConversationCache:
         kv = best.kv.beginning(length)
         return Prefix(best.tokens[:length], adapter=adapter, kv=kv, least=best.least)
 
-    def beginnings(self) -> list[list[int]]:
-        """Return the texts of which a beginning may be of use to others, though the whole is
-        not."""
+    def reusable_token_lists(self) -> list[list[int]]:
+        """Return tokens of conversations whose beginning may help other prompts although the whole
+        does not.
+        """
         return [one.tokens for one in self._conversations if one.kv.store.states is not None]
 
 
-def _usable(conversation: Prefix, prompt: Sequence[int]) -> int:
-    """Return how many first tokens of a prompt a conversation has, but for its last one, which is
-    always computed.
+def _usable_length(conversation: Prefix, prompt: Sequence[int]) -> int:
+    """Return how many first tokens of a prompt a conversation can provide, without the prompt's
+    last token.
 
-    Its state stands for all of its tokens, and behind windows not all keys are there for a
-    beginning of it.
+    A recurrent state covers all tokens of a conversation. Before sliding windows, some keys
+    of a shorter beginning are missing.
     """
-    length = min(common(conversation.tokens, prompt, 0), len(prompt) - 1)
+    length = min(common_prefix_length(conversation.tokens, prompt, 0), len(prompt) - 1)
     if conversation.kv.store.states is not None and length < len(conversation.tokens):
         return 0
     return 0 if length < conversation.least else length
 
 
 class NewPrompt(NamedTuple):
-    """A prompt whose prefixes are looked for."""
+    """A prompt that prefixes are searched for."""
 
     tokens: list[int]
-    kv: RowKv
+    kv: SequenceKv
     is_scored: bool
 
 
-class Prefixes:
-    """All prefixes of the scheduler's rows, and how many tokens they hold.
+class PrefixTree:
+    """All prefixes of the scheduler's sequences, and their memory in tokens.
 
-    most_attended: how many prefixes a decoding step reads for all of its rows; None: any number.
+    max_attended: how many prefixes a decoding step can read for all sequences. None means any
+    number.
     """
 
-    def __init__(self, heads: Heads, most_attended: int | None, conversations: ConversationCache) -> None:
-        self.heads, self.most_attended, self.conversations = heads, most_attended, conversations
+    def __init__(
+        self, kv_spec: KvCacheSpec, max_attended: int | None, conversations: ConversationCache
+    ) -> None:
+        self.heads, self.most_attended, self.conversations = kv_spec, max_attended, conversations
         self.tokens = 0  # whose keys and values are stored
         self.budget = 0  # how many may be
         # by parent, adapter and first token
         self._alive: dict[tuple[Prefix | None, str | None, int], list[Prefix]] = {}
 
-    def arrange(
-        self, prompts: Sequence[NewPrompt], mentioned: Sequence[list[int]] = ()
+    def assign_prefixes(
+        self, prompts: Sequence[NewPrompt], announced_prompts: Sequence[list[int]] = ()
     ) -> list[tuple[int, ...]]:
-        """Find the prefixes of new prompts; return the numbers of each one's, which sort prompts by
-        common beginnings.
+        """Assign prefixes to new prompts. Returns sort keys that make prompts with common prefixes
+        neighbors.
 
-        A prefix may be shared with prompts that are only mentioned. Prompts of different adapters
-        share none: their keys and values differ.
+        A prefix may be shared with announced prompts. Prompts of different adapters share none,
+        because their keys and values differ.
         """
         groups: dict[tuple[Prefix | None, str | None], list[NewPrompt]] = {}
         for prompt in prompts:
             adapter = prompt.kv.adapter
-            prompt.kv.prefix = self.conversations.find(prompt.tokens, adapter)
+            prompt.kv.prefix = self.conversations.find_prefix(prompt.tokens, adapter)
             if prompt.kv.prefix is None:
-                parent = self._deepest(prompt.tokens, adapter)
+                parent = self._find_deepest(prompt.tokens, adapter)
                 groups.setdefault((parent, adapter), []).append(prompt)
         for (parent, adapter), group in groups.items():
-            others = [*mentioned, *self.conversations.beginnings()] if parent is None else []
+            others = (
+                [*announced_prompts, *self.conversations.reusable_token_lists()] if parent is None else []
+            )
             are_scored = all(prompt.is_scored for prompt in group)
             texts = [*(prompt.tokens for prompt in group), *others]
-            deepest = share(texts, parent, are_scored, adapter)
+            deepest = find_shared_prefixes(texts, parent, are_scored, adapter)
             for prompt, prefix in zip(group, deepest, strict=False):
                 prompt.kv.prefix = prefix
-        if self.most_attended is not None and not self.heads.in_pages:
-            self._copy_some([prompt.kv for prompt in prompts], self.most_attended)
+        if self.most_attended is not None and not self.heads.uses_pages:
+            self._select_copied([prompt.kv for prompt in prompts], self.most_attended)
         number_of: dict[int, int] = {}
         for prompt in prompts:
-            self._use(prompt.kv)
+            self._add_user(prompt.kv)
         return [
-            tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed)
+            tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed_prefixes)
             for prompt in prompts
         ]
 
-    def _use(self, row_kv: RowKv) -> None:
-        """Count a row among the users of its prefixes."""
-        page = self.heads.page if self.heads.in_pages else 0
-        row_kv.rest = row_kv.shared % page if page else 0
-        for prefix in row_kv.needed:
+    def _add_user(self, sequence_kv: SequenceKv) -> None:
+        """Count a sequence among the users of its prefixes."""
+        page = self.heads.page if self.heads.uses_pages else 0
+        sequence_kv.rest = sequence_kv.num_shared_tokens % page if page else 0
+        for prefix in sequence_kv.needed_prefixes:
             if not prefix.users:
-                self._alive.setdefault(_key(prefix), []).append(prefix)
-                prefix.in_pages = prefix.pages(page) * page if page else 0
+                self._alive.setdefault(_lookup_key(prefix), []).append(prefix)
+                prefix.in_pages = prefix.num_pages(page) * page if page else 0
                 prefix.of_state = self.heads.state_tokens
-                self.tokens += prefix.held  # of a conversation
+                self.tokens += prefix.resident_tokens  # of a conversation
             prefix.users += 1
 
-    def note_read(self, prefix: Prefix, tokens: int) -> None:
-        """Note that so many more tokens of a prefix were computed."""
-        self.tokens += tokens + (prefix.size - len(prefix.tokens) if prefix.kv is not None else 0)
+    def count_prefilled(self, prefix: Prefix, num_tokens: int) -> None:
+        """Add newly computed tokens of a prefix to the stored total."""
+        self.tokens += num_tokens + (prefix.stored_size - len(prefix.tokens) if prefix.kv is not None else 0)
 
-    def release(self, row_kv: RowKv, is_kept: bool = False) -> None:
-        """Free the prefixes of a row that no other row uses. is_kept: later prompts may begin like
-        this one."""
-        for prefix in row_kv.needed:
+    def release(self, sequence_kv: SequenceKv, is_reusable: bool = False) -> None:
+        """Free a sequence's prefixes that no other sequence uses. is_reusable: later prompts may
+        share them.
+        """
+        for prefix in sequence_kv.needed_prefixes:
             prefix.users -= 1
             if prefix.users:
                 continue
-            key = _key(prefix)
+            key = _lookup_key(prefix)
             self._alive[key].remove(prefix)
             if not self._alive[key]:
                 del self._alive[key]
-            self.tokens -= prefix.held
-            if is_kept and self.heads.states and prefix.parent is None and prefix.kv is not None:
+            self.tokens -= prefix.resident_tokens
+            if is_reusable and self.heads.states and prefix.parent is None and prefix.kv is not None:
                 least = prefix.length if prefix.freed else prefix.least
-                self.conversations.add(prefix.tokens, prefix.kv, self.budget, least, prefix.adapter)
-            prefix.forget()
+                self.conversations.add_conversation(
+                    prefix.tokens, prefix.kv, self.budget, least, prefix.adapter
+                )
+            prefix.free_kv()
 
     @property
-    def beginnings(self) -> int:
-        """How many prefixes begin a text."""
+    def num_root_prefixes(self) -> int:
+        """Number of prefixes that begin a text."""
         return sum(len(prefixes) for (parent, *_), prefixes in self._alive.items() if parent is None)
 
-    def forget(self) -> None:
-        """Free all keys and values; they are computed again when needed."""
+    def free_all(self) -> None:
+        """Free all keys and values. They are recomputed when needed."""
         for prefixes in self._alive.values():
             for prefix in prefixes:
-                prefix.forget()
+                prefix.free_kv()
         self.tokens = 0
 
-    def _copy_some(self, rows: Sequence[RowKv], most: int) -> None:
-        """Where rows have more prefixes than a step attends to, let them get copies of those that
-        few of them have."""
-        users = Counter(prefix for row in rows for prefix in row.path)
+    def _select_copied(self, sequences: Sequence[SequenceKv], max_attended: int) -> None:
+        """Mark rarely used prefixes for copying if there are more prefixes than a step can attend
+        to.
+        """
+        users = Counter(prefix for row in sequences for prefix in row.path)
         # parents first
         new = sorted((prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start)
         attended = sum(not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes)
-        spare, kept = most - attended, new
+        spare, kept = max_attended - attended, new
         if len(new) > spare:
             # so are their parents
-            often = [prefix for prefix in new if users[prefix] * most >= len(rows)]
+            often = [prefix for prefix in new if users[prefix] * max_attended >= len(sequences)]
             kept = often[: max(spare, 0)]
         for prefix in new:
             prefix.is_copied = prefix not in kept or (prefix.parent is not None and prefix.parent.is_copied)
-        for row in rows:
-            if row.prefix is not None and row.prefix.attended is not row.prefix:
-                row.source, row.prefix = row.prefix, row.prefix.attended
+        for row in sequences:
+            if row.prefix is not None and row.prefix.attended_prefix is not row.prefix:
+                row.source, row.prefix = row.prefix, row.prefix.attended_prefix
 
-    def find_copy(self, row_kv: RowKv) -> None:
-        """Note in a row how many of its own tokens a copy has, if these are more than it has found
-        elsewhere."""
-        length = row_kv.source.length - row_kv.shared if row_kv.source else 0
-        if length > row_kv.copied:
-            row_kv.blocks, row_kv.copied = [], length
+    def find_prefix_copy(self, sequence_kv: SequenceKv) -> None:
+        """Record how many of a sequence's own tokens a prefix copy provides, if more than found
+        elsewhere.
+        """
+        length = sequence_kv.source.length - sequence_kv.num_shared_tokens if sequence_kv.source else 0
+        if length > sequence_kv.copied:
+            sequence_kv.blocks, sequence_kv.copied = [], length
 
-    def copy(self, entering: Sequence[tuple[int, RowKv]], own: OwnKv) -> None:
-        """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
-        if isinstance(own, PagedSlots):
-            for _, run in groupby(enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
+    def copy_prefixes(self, admitted: Sequence[tuple[int, SequenceKv]], kv_store: KvStore) -> None:
+        """Copy prefixes into the slots of admitted sequences. Adjacent slots are copied at once."""
+        if isinstance(kv_store, PagedSlots):
+            for _, run in groupby(enumerate(admitted), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
                 slots = [slot_and_kv for _, slot_and_kv in run]
-                own.begin(slots[0][0], len(slots), slots[0][1].prefix)
+                kv_store.start_from_prefix(slots[0][0], len(slots), slots[0][1].prefix)
             return
         wanted = [
-            (slot, row_kv) for slot, row_kv in entering if row_kv.source is not None and not row_kv.blocks
+            (slot, row_kv) for slot, row_kv in admitted if row_kv.source is not None and not row_kv.blocks
         ]
         for _, run in groupby(
             enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])
         ):
             slots = [slot_and_kv for _, slot_and_kv in run]
             (first, row_kv), (last, _) = slots[0], slots[-1]
-            assert isinstance(own, Slots)
-            for prefix in row_kv.needed[len(row_kv.path) :]:
-                at = prefix.start - row_kv.shared
-                for layer in range(own.heads.layers):
+            assert isinstance(kv_store, SlotStore)
+            for prefix in row_kv.needed_prefixes[len(row_kv.path) :]:
+                at = prefix.start - row_kv.num_shared_tokens
+                for layer in range(kv_store.heads.layers):
                     stored = prefix.kv.stored(layer)
-                    for slot_tensor, copied in zip((own.keys[layer], own.values[layer]), stored, strict=True):
+                    for slot_tensor, copied in zip(
+                        (kv_store.keys[layer], kv_store.values[layer]), stored, strict=True
+                    ):
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
-    def _deepest(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
-        """Return the deepest known prefix that a prompt of an adapter begins with; the prompt's
-        last token stays its own."""
+    def _find_deepest(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:
+        """Return the deepest known prefix of a prompt for its adapter, excluding the prompt's last
+        token.
+        """
         deepest: Prefix | None = None
         start = 0
         while start < len(prompt) - 1:
@@ -330,6 +365,6 @@ class Prefixes:
         return deepest
 
 
-def _key(prefix: Prefix) -> tuple[Prefix | None, str | None, int]:
-    """Return what a prefix is found by."""
+def _lookup_key(prefix: Prefix) -> tuple[Prefix | None, str | None, int]:
+    """Return the dictionary key of a prefix."""
     return prefix.parent, prefix.adapter, prefix.tokens[0]

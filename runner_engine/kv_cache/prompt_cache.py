@@ -1,11 +1,11 @@
-"""Keys and values of earlier prompts, kept in blocks of places for later prompts that begin with
-the same tokens.
+"""Prompt cache: keys and values of earlier prompts in blocks of positions, for prompts with
+the same beginning.
 
-A server often gets the same tokens again: the same question, the same instructions, the next turn
-of a conversation. A block holds the keys and values of 16 tokens; its key is these tokens and the
-block before it. A prompt's last block may be shorter, for exactly the same prompt. A row that
-enters gets copies in its own slot, so that attention reads it like any other row. When the cache is
-full, the blocks that were used longest ago are replaced.
+A server often gets the same tokens again: the same question, the same instructions, the
+next turn of a conversation. A block holds the keys and values of 16 tokens. Its key is
+these tokens and the block before it. A prompt's last block may be shorter, for exactly
+the same prompt. An admitted sequence gets copies in its own slot, so that attention needs
+no special case. When the cache is full, the least recently used blocks are replaced.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from itertools import count
 import torch
 
 from runner_base import MIB
-from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kernels.c_interface import LANES
 from runner_engine.kv_cache.first_tokens import copy_tensors
-from runner_engine.kv_cache.kv_cache import OwnKv
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.kv_cache.kv_store import KvStore
+from runner_engine.kv_cache.sequence_kv import SequenceKv
+from runner_engine.kv_cache.slots import SlotStore
 
 SHARE_OF_BUDGET = 0.125  # of the scheduler's tokens
 MAX_MIB = 256  # even with much memory: a server's memory should not grow for long
@@ -35,7 +35,7 @@ Key = tuple[Parent, tuple[int, ...]]
 
 @dataclass
 class _Block:
-    """A block of the store, with a number that no other block ever has."""
+    """A block of the prompt cache, with a number that is never reused."""
 
     at: int
     number: int
@@ -43,10 +43,10 @@ class _Block:
 
 
 class PromptCache:
-    """Blocks of keys and values of prompts and answers, by their tokens."""
+    """Cached blocks of keys and values of prompts and answers, found by their tokens."""
 
     def __init__(self) -> None:
-        self._store: Slots | None = None  # a slot for each block
+        self._store: SlotStore | None = None  # a slot for each block
         # by number, the one used last at the end
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._known: dict[Key, _Block] = {}
@@ -54,59 +54,70 @@ class PromptCache:
 
     @property
     def tokens(self) -> int:
-        """The places that it takes."""
+        """Number of token positions in cached blocks."""
         return len(self._blocks) * LANES
 
-    def forget(self) -> None:
-        """Free everything: rows need the memory."""
+    def clear(self) -> None:
+        """Free all blocks, because sequences need the memory."""
         self._store = None
         self._blocks.clear()
         self._known.clear()
 
-    def find(self, row_kv: RowKv, prompt: list[int], pending: list[int]) -> None:
-        """Note for a row which blocks hold the beginning of its pending tokens; valid until the
-        next `keep`.
+    def find_blocks(self, sequence_kv: SequenceKv, prompt: list[int], pending_tokens: list[int]) -> None:
+        """Record which cached blocks begin a sequence's pending tokens. Valid until blocks are
+        stored again.
 
         The last token always remains to be computed.
         """
-        end, start = len(pending) - 1, 0
-        parent: Parent = _digest(prompt[: row_kv.shared], row_kv.adapter)
+        end, start = len(pending_tokens) - 1, 0
+        parent: Parent = _prefix_digest(prompt[: sequence_kv.num_shared_tokens], sequence_kv.adapter)
         blocks: list[_Block] = []
         while start < end:
-            block = self._known.get((parent, tuple(pending[start : min(start + LANES, end)])))
+            block = self._known.get((parent, tuple(pending_tokens[start : min(start + LANES, end)])))
             if block is None:
                 break
             blocks.append(block)
             start, parent = min(start + LANES, end), block.number
-        self._touch(blocks)
-        row_kv.blocks, row_kv.copied = [block.at for block in blocks], start
+        self._mark_used(blocks)
+        sequence_kv.blocks, sequence_kv.copied = [block.at for block in blocks], start
 
-    def copy(self, row_kv: RowKv, own: OwnKv, slot: int) -> None:
-        """Copy the blocks that `find` noted into the first places of a row's slot."""
-        if row_kv.blocks and self._store is not None:
-            chosen = torch.tensor(row_kv.blocks, device=own.heads.device)
-            for kept, of_slot in self._pairs(own, slot):
-                of_slot[:, : len(row_kv.blocks)] = kept[chosen].transpose(0, 1)
-            if not row_kv.shared:
-                copy_tensors(self._store.first_tensors(row_kv.blocks[0]), own.first_tensors(slot))
+    def copy_blocks(self, sequence_kv: SequenceKv, kv_store: KvStore, slot: int) -> None:
+        """Copy the blocks that `find_blocks` recorded to the first positions of a sequence's slot."""
+        if sequence_kv.blocks and self._store is not None:
+            chosen = torch.tensor(sequence_kv.blocks, device=kv_store.heads.device)
+            for kept, of_slot in self._iter_block_views(kv_store, slot):
+                of_slot[:, : len(sequence_kv.blocks)] = kept[chosen].transpose(0, 1)
+            if not sequence_kv.num_shared_tokens:
+                copy_tensors(
+                    self._store.first_token_tensors(sequence_kv.blocks[0]), kv_store.first_token_tensors(slot)
+                )
 
-    def keep(
-        self, row_kv: RowKv, prompt: list[int], answer: list[int], own: OwnKv, slot: int, budget_tokens: int
+    def store_blocks(
+        self,
+        sequence_kv: SequenceKv,
+        prompt: list[int],
+        answer: list[int],
+        kv_store: KvStore,
+        slot: int,
+        budget_tokens: int,
     ) -> None:
-        """Keep the keys and values of a row: of its whole prompt, and of its answer in whole
-        blocks."""
-        tokens = (prompt + answer)[row_kv.shared : row_kv.shared + row_kv.places]
+        """Store a sequence's keys and values: of its whole prompt, and of its answer in whole
+        blocks.
+        """
+        tokens = (prompt + answer)[
+            sequence_kv.num_shared_tokens : sequence_kv.num_shared_tokens + sequence_kv.places
+        ]
         if self._store is None:
             # each block has room for both, though only those of first tokens need it
-            token_bytes = own.heads.bytes_per_token + own.heads.first_plain_bytes // LANES
+            token_bytes = kv_store.heads.bytes_per_token + kv_store.heads.first_tokens_nbytes // LANES
             slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / token_bytes)) // LANES
             if not slots:
                 return
-            self._store = Slots(own.heads, slots, LANES)
+            self._store = SlotStore(kv_store.heads, slots, LANES)
         # so many tokens are looked up when the same prompt comes again
-        prompt_end = len(prompt) - row_kv.shared - 1
+        prompt_end = len(prompt) - sequence_kv.num_shared_tokens - 1
         wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
-        parent: Parent = _digest(prompt[: row_kv.shared], row_kv.adapter)
+        parent: Parent = _prefix_digest(prompt[: sequence_kv.num_shared_tokens], sequence_kv.adapter)
         used: list[_Block] = []
         new: list[tuple[int, int]] = []  # block of the slot, and of the store
         for at in range(min(wanted, self._store.slots)):
@@ -116,34 +127,35 @@ class PromptCache:
                 keys.append((parent, tuple(tokens[start:prompt_end])))
             block = self._known.get(keys[0])
             if block is None:
-                block = self._new_block()
+                block = self._allocate_block()
                 new.append((at, block.at))
             for key in keys:
                 if key not in self._known:
                     self._known[key] = block
                     block.keys.append(key)
             used.append(block)
-            self._touch(used[-1:])
+            self._mark_used(used[-1:])
             parent = block.number
-        self._touch(used)
+        self._mark_used(used)
         if new:
             in_slot, in_store = (
-                torch.tensor(blocks, device=own.heads.device) for blocks in zip(*new, strict=True)
+                torch.tensor(blocks, device=kv_store.heads.device) for blocks in zip(*new, strict=True)
             )
-            for kept, of_slot in self._pairs(own, slot):
+            for kept, of_slot in self._iter_block_views(kv_store, slot):
                 kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
-        if new and new[0][0] == 0 and not row_kv.shared:
-            copy_tensors(own.first_tensors(slot), self._store.first_tensors(new[0][1]))
+        if new and new[0][0] == 0 and not sequence_kv.num_shared_tokens:
+            copy_tensors(kv_store.first_token_tensors(slot), self._store.first_token_tensors(new[0][1]))
 
-    def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH,
-        block, LANES, W]."""
+    def _iter_block_views(self, kv_store: KvStore, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield pairs of cached [block, KVH, LANES, W] and slot [KVH, block, LANES, W] tensors."""
         assert self._store is not None
-        for kept, of_slot in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
-            yield kept, of_slot.view(own.heads.kv_heads, -1, LANES, kept.shape[-1])
+        for kept, of_slot in zip(
+            (*self._store.keys, *self._store.values), kv_store.slot_tensors(slot), strict=True
+        ):
+            yield kept, of_slot.view(kv_store.heads.kv_heads, -1, LANES, kept.shape[-1])
 
-    def _new_block(self) -> _Block:
-        """Return a free block; if there is none, the one that was used longest ago is replaced."""
+    def _allocate_block(self) -> _Block:
+        """Return a free block, or replace the least recently used one."""
         assert self._store is not None
         at = len(self._blocks)
         if at == self._store.slots:
@@ -155,14 +167,16 @@ class PromptCache:
         self._blocks[block.number] = block
         return block
 
-    def _touch(self, blocks: Sequence[_Block]) -> None:
-        """Note that blocks are used: a block stays longer than those after it, which cannot be
-        found without it."""
+    def _mark_used(self, blocks: Sequence[_Block]) -> None:
+        """Mark blocks as used. Earlier blocks stay longer, because later ones cannot be found
+        without them.
+        """
         for block in reversed(blocks):
             self._blocks.move_to_end(block.number)
 
 
-def _digest(tokens: Sequence[int], adapter: str | None) -> bytes:
-    """Return the digest of a prefix and its adapter; its tokens, in the keys of each prompt after
-    it, would take far more memory."""
+def _prefix_digest(tokens: Sequence[int], adapter: str | None) -> bytes:
+    """Hash a prefix and its adapter. Its tokens in the key of each block would take far more
+    memory.
+    """
     return hashlib.sha256(array("q", tokens).tobytes() + (adapter or "").encode()).digest()

@@ -1,4 +1,4 @@
-"""Stores for keys and values: the choice between the two kinds, and prefixes that many rows read."""
+"""Creates KV stores, and holds keys and values of prefixes that many sequences read."""
 
 from __future__ import annotations
 
@@ -7,81 +7,96 @@ from collections.abc import Sequence
 import torch
 
 from runner_engine.kernels import native
-from runner_engine.kv_cache.kv_arenas import KvArenas
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
+from runner_engine.kv_cache.kv_arenas import KvArenaStore
+from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore, round_up_positions
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.slots import Slots
-from runner_engine.recurrent import RowStates
+from runner_engine.kv_cache.slots import SlotStore
+from runner_engine.recurrent import SequenceStates
 
 
-def own_kv(
-    heads: Heads,
+def create_kv_store(
+    kv_spec: KvCacheSpec,
     kernels: native.Kernels | None,
-    needs: Sequence[int] = (),
+    max_positions: Sequence[int] = (),
     prefixes: Sequence[Prefix | None] = (),
-) -> OwnKv:
-    """Return a store with rows that may fill so many places each, and continue prefixes that are
-    complete."""
-    store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
-    if needs:
-        store.insert(0, len(needs), needs, needs, len(needs))
+) -> KvStore:
+    """Create a KV store for sequences with these maximum lengths that continue complete
+    prefixes.
+    """
+    store: KvStore = (
+        PagedSlots(kv_spec) if kv_spec.uses_pages and kernels is None else _create_store(kv_spec, kernels)
+    )
+    if max_positions:
+        store.insert_sequences(0, len(max_positions), max_positions, max_positions, len(max_positions))
     for slot, prefix in enumerate(prefixes):
-        store.set_beginning(slot, prefix is None)
+        store.set_text_start(slot, prefix is None)
     if store.states is not None:
         for slot, prefix in enumerate(prefixes):
-            put_state(store, slot, prefix)
+            copy_prefix_state(store, slot, prefix)
     if isinstance(store, PagedSlots):
         for slot, prefix in enumerate(prefixes):
-            store.begin(slot, 1, prefix)
+            store.start_from_prefix(slot, 1, prefix)
     return store
 
 
-def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int]) -> int:
-    """Return how many places rows take together in such a store that may fill so many each."""
-    of_states = len(needs) * (heads.state_tokens + heads.first_plain_tokens)
+def kv_store_cost(kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_positions: Sequence[int]) -> int:
+    """Return the tokens of memory that sequences with these maximum lengths take in such a
+    store.
+    """
+    of_states = len(max_positions) * (kv_spec.state_tokens + kv_spec.first_tokens_cost)
     if kernels is not None:
-        return KvArenas.cost(needs) + of_states
-    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs) + of_states
+        return KvArenaStore.required_positions(max_positions) + of_states
+    return (
+        SlotStore.required_positions(
+            [round_up_positions(need, kv_spec.page) for need in max_positions]
+            if kv_spec.uses_pages
+            else max_positions
+        )
+        + of_states
+    )
 
 
-def put_state(own: OwnKv, slot: int, prefix: Prefix | None) -> None:
-    """Let a row without tokens continue from a prefix's state, if there are states."""
-    if own.states is not None and prefix is not None:
-        own.states.put(slot, prefix.kv.store.states)
+def copy_prefix_state(kv_store: KvStore, slot: int, prefix: Prefix | None) -> None:
+    """Copy a prefix's recurrent state into the slot of a sequence without tokens, if there are
+    states.
+    """
+    if kv_store.states is not None and prefix is not None:
+        kv_store.states.copy_from(slot, prefix.kv.store.states)
 
 
-def _store(heads: Heads, kernels: native.Kernels | None) -> OwnKv:
-    store: OwnKv = Slots(heads) if kernels is None else KvArenas(heads, kernels)
-    store.states = RowStates(heads.states, heads.device) if heads.states else None
+def _create_store(kv_spec: KvCacheSpec, kernels: native.Kernels | None) -> KvStore:
+    store: KvStore = SlotStore(kv_spec) if kernels is None else KvArenaStore(kv_spec, kernels)
+    store.states = SequenceStates(kv_spec.states, kv_spec.device) if kv_spec.states else None
     return store
 
 
 class SharedKv:
-    """Keys and values that many rows read: the first places of a store with a single row."""
+    """Keys and values that many sequences read: the first positions of a store with one slot."""
 
-    def __init__(self, store: OwnKv, length: int) -> None:
+    def __init__(self, store: KvStore, length: int) -> None:
         self.store, self.length = store, length
 
     @classmethod
-    def empty(
-        cls, heads: Heads, length: int, kernels: native.Kernels | None, is_beginning: bool = True
+    def allocate(
+        cls, kv_spec: KvCacheSpec, length: int, kernels: native.Kernels | None, is_text_start: bool = True
     ) -> SharedKv:
-        """Make room for a prefix, in the layout in which it will be read; is_beginning: of
-        texts."""
-        store = _store(heads, kernels)
-        store.insert(0, 1, [length], [length], 1)
-        store.set_beginning(0, is_beginning)
+        """Allocate a prefix's keys and values in the layout for reading. is_text_start: it begins
+        texts.
+        """
+        store = _create_store(kv_spec, kernels)
+        store.insert_sequences(0, 1, [length], [length], 1)
+        store.set_text_start(0, is_text_start)
         return cls(store, length)
 
-    def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, L, W] of a layer as they are stored."""
-        return self.store.stored(layer, 0, self.length)
+    def read_stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return stored vectors [KVH, L, W] of a layer."""
+        return self.store.read_stored(layer, 0, self.length)
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, L, D] of a layer."""
+        """Return decoded keys and values [KVH, L, D] of a layer."""
         return self.store.read(layer, 0, self.length)
 
-    def beginning(self, length: int) -> SharedKv:
-        """Return the first `length` places, in the same store."""
+    def view_first(self, length: int) -> SharedKv:
+        """Return the first `length` positions, in the same store."""
         return SharedKv(self.store, length)

@@ -1,5 +1,4 @@
-"""Slots for attention in plain torch: side by side in one tensor for each layer, all of one
-length."""
+"""KV store for attention in torch: all slots in one tensor per layer, with equal capacity."""
 
 from __future__ import annotations
 
@@ -9,177 +8,195 @@ import torch
 
 from runner_engine.kv_cache.first_tokens import FirstTokens
 from runner_engine.kv_cache.formats import KvFormat
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv, rounded
+from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore, round_up_positions
 
 ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to grow
 
 
-class Slots(OwnKv):
-    """A slot for each row in one tensor for each layer [slot, KVH, place, W], all of one capacity.
+class SlotStore(KvStore):
+    """A KV store with one tensor [slot, KVH, position, W] per layer. All slots have the same
+    capacity.
 
-    For SDPA all heads of a place are side by side in memory, so that `flat` needs no copy.
+    For SDPA all heads of a position are adjacent in memory, so that `flat_kv` needs no copy.
     """
 
-    def __init__(self, heads: Heads, slots: int = 0, capacity: int = 0) -> None:
-        self.heads, self.slots, self.capacity, self.used = heads, slots, self._rounded(capacity), 0
-        kinds = [heads.formats(layer) for layer in range(heads.layers)]
-        self.keys = [self._empty(of_keys, slots, self.capacity) for of_keys, _ in kinds]
-        self.values = [self._empty(of_values, slots, self.capacity) for _, of_values in kinds]
+    def __init__(self, kv_spec: KvCacheSpec, slots: int = 0, capacity: int = 0) -> None:
+        self.heads, self.slots, self.capacity, self.used = kv_spec, slots, self._round_capacity(capacity), 0
+        kinds = [kv_spec.layer_formats(layer) for layer in range(kv_spec.layers)]
+        self.keys = [self._allocate(of_keys, slots, self.capacity) for of_keys, _ in kinds]
+        self.values = [self._allocate(of_values, slots, self.capacity) for _, of_values in kinds]
         self.filled = [0] * slots  # places of each that were ever written, and so take memory
         self._table = torch.zeros(slots, 4, dtype=torch.int64)
-        self.first = FirstTokens(heads, slots)
+        self.first = FirstTokens(kv_spec, slots)
 
     @property
-    def table(self) -> torch.Tensor:
-        """No addresses: kernels do not read the slots of such a store."""
+    def address_table(self) -> torch.Tensor:
+        """Zeros, because kernels do not read such a store."""
         return self._table
 
     @staticmethod
-    def cost(needs: Sequence[int]) -> int:
-        """Return the places of so many slots, each as long as the longest row."""
-        return len(needs) * max(needs, default=0)
+    def required_positions(max_positions: Sequence[int]) -> int:
+        """Return the positions of all slots, each as long as the longest sequence."""
+        return len(max_positions) * max(max_positions, default=0)
 
     @property
-    def held(self) -> int:
-        """Places that were ever written, or on a GPU, all of them."""
+    def resident_tokens(self) -> int:
+        """Positions that were ever written, or all positions on a GPU."""
         return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
 
-    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
-        """Make a slot for each row, and for expected ones, so that not every row that enters causes
-        a copy."""
-        self.used = len(needs) - count
-        need, longest = max(needs), max(held)
+    def insert_slots(
+        self,
+        first_slot: int,
+        count: int,
+        max_positions: Sequence[int],
+        num_filled: Sequence[int],
+        expected_sequences: int,
+    ) -> None:
+        """Insert slots and reserve expected ones, so that not every new sequence causes a copy."""
+        self.used = len(max_positions) - count
+        need, longest = max(max_positions), max(num_filled)
         slots, capacity = self.slots, self.capacity
-        if len(needs) > slots:
-            slots = max(len(needs), min(most, 2 * slots) if slots else most)
+        if len(max_positions) > slots:
+            slots = max(
+                len(max_positions), min(expected_sequences, 2 * slots) if slots else expected_sequences
+            )
         if longest > capacity:
             # on a GPU at once for all that rows may need: with each other tensor its recorded steps
             # would be lost
-            capacity = self._rounded(
+            capacity = self._round_capacity(
                 need if self.heads.device.type == "cuda" else min(need, longest + ROOM_TO_GROW)
             )
         if (slots, capacity) != (self.slots, self.capacity):
             self._grow(slots, capacity)
-        for slot in reversed(range(at, self.used)):
-            self._copy(slot, slot + count)
-        self.used = len(needs)
-        self.first.enter(at, count)
+        for slot in reversed(range(first_slot, self.used)):
+            self._copy_slot(slot, slot + count)
+        self.used = len(max_positions)
+        self.first.reset_slots(first_slot, count)
 
-    def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        """Copy the last row into the slot that becomes free, and overwrite NaN."""
-        if not is_sound:
+    def remove_slot(self, slot: int, num_active: int, is_finite: bool = True) -> None:
+        """Copy the last sequence into the freed slot, and overwrite NaN."""
+        if not is_finite:
             for tensor in (*self.keys, *self.values, *self.first.tensors):
                 tensor[slot] = 0
         for source, target in (
-            (active - 1, slot),
-            *((behind, behind - 1) for behind in range(active, self.used)),
+            (num_active - 1, slot),
+            *((behind, behind - 1) for behind in range(num_active, self.used)),
         ):
             if source != target:
-                self._copy(source, target)
+                self._copy_slot(source, target)
         self.used -= 1
 
-    def holds(self, places: Sequence[int]) -> bool:
-        """Whether there is room for so many places of each of the first rows."""
-        return max(places) <= self.capacity
+    def has_capacity(self, num_positions: Sequence[int]) -> bool:
+        """Whether there is room for these numbers of positions in the first slots."""
+        return max(num_positions) <= self.capacity
 
-    def lengthen(self, places: int, need: int) -> None:
-        """Grow by half, or as far as the longest row may need."""
-        if places > self.capacity:
-            self._grow(self.slots, self._rounded(min(need, max(places, int(self.capacity * 1.5)))))
+    def ensure_capacity(self, num_positions: int, max_positions: int) -> None:
+        """Grow by half if needed, but not beyond the longest sequence's maximum."""
+        if num_positions > self.capacity:
+            self._grow(
+                self.slots,
+                self._round_capacity(min(max_positions, max(num_positions, int(self.capacity * 1.5)))),
+            )
 
-    def fill(self, slot: int, places: int) -> None:
-        """Note how many places of a slot hold tokens."""
-        self.filled[slot] = max(self.filled[slot], places)
+    def set_filled(self, slot: int, num_positions: int) -> None:
+        """Record how many positions of a slot hold tokens."""
+        self.filled[slot] = max(self.filled[slot], num_positions)
 
-    def keep_spare(self, most: int) -> bool:
-        """Do nothing: free slots are in the middle of the tensor."""
+    def free_unused(self, max_tokens: int) -> bool:
+        """Do nothing, because free slots are in the middle of the tensor."""
         return False
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
     ) -> None:
-        """Store keys and values [T, KVH, D] of a layer in their slots and places."""
-        self.first.write(layer, keys, values, slot, place)
-        keys, values = self.heads.to_stored(layer, keys, values)
-        self.keys[layer][slot.long(), :, place.long()] = keys
-        self.values[layer][slot.long(), :, place.long()] = values
+        """Store keys and values [T, KVH, D] of a layer in their slots and positions."""
+        self.first.write(layer, keys, values, slots, positions)
+        keys, values = self.heads.encode_kv(layer, keys, values)
+        self.keys[layer][slots.long(), :, positions.long()] = keys
+        self.values[layer][slots.long(), :, positions.long()] = values
 
-    def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put keys and values [KVH, places, W] into the first places of the first slot."""
+    def write_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Write stored vectors [KVH, positions, W] to the first positions of the first slot."""
         self.keys[layer][0, :, : keys.shape[1]] = keys
         self.values[layer][0, :, : values.shape[1]] = values
 
-    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, places, W] of a row."""
-        return self.keys[layer][slot, :, :places], self.values[layer][slot, :, :places]
+    def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the stored vectors [KVH, positions, W] of a sequence."""
+        return self.keys[layer][slot, :, :num_positions], self.values[layer][slot, :, :num_positions]
 
-    def numbers(
-        self, layer: int, slots: slice | torch.Tensor, places: int
+    def read_slots(
+        self, layer: int, slots: slice | torch.Tensor, num_positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [slot, KVH, places, D] of several rows as numbers of the model."""
+        """Return decoded keys and values [slot, KVH, positions, D] of several slots."""
         heads, stored = (
             self.heads,
-            (self.keys[layer][slots, :, :places], self.values[layer][slots, :, :places]),
+            (self.keys[layer][slots, :, :num_positions], self.values[layer][slots, :, :num_positions]),
         )
-        if not heads.in_bytes:
+        if not heads.is_quantized:
             return stored
-        keys, values = heads.to_numbers(layer, *(some.flatten(0, 1) for some in stored))
+        keys, values = heads.decode_kv(layer, *(some.flatten(0, 1) for some in stored))
         shape = -1, heads.kv_heads, *keys.shape[1:]
-        return self.first.laid_over(layer, slots, keys.view(shape), values.view(shape))
+        return self.first.overlay(layer, slots, keys.view(shape), values.view(shape))
 
-    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, places, D] of a row."""
-        keys, values = super().read(layer, slot, places)
-        keys, values = self.first.laid_over(layer, slice(slot, slot + 1), keys[None], values[None])
+    def read(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return decoded keys and values [KVH, positions, D] of a sequence."""
+        keys, values = super().read(layer, slot, num_positions)
+        keys, values = self.first.overlay(layer, slice(slot, slot + 1), keys[None], values[None])
         return keys[0], values[0]
 
-    def first_tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, in the model's numbers."""
+    def first_token_tensors(self, slot: int) -> list[torch.Tensor]:
+        """Return the unquantized first keys of all layers, then values."""
         return [tensor[slot] for tensor in self.first.tensors]
 
-    def set_beginning(self, slot: int, is_beginning: bool) -> None:
-        """Note whether a slot's first tokens are those of a text."""
-        self.first.set_beginning(slot, is_beginning)
+    def set_text_start(self, slot: int, is_text_start: bool) -> None:
+        """Mark whether a slot's first tokens begin a text."""
+        self.first.set_text_start(slot, is_text_start)
 
-    def tensors(self, slot: int) -> list[torch.Tensor]:
+    def slot_tensors(self, slot: int) -> list[torch.Tensor]:
         """Return keys of all layers, then values."""
         return [tensor[slot] for tensor in (*self.keys, *self.values)]
 
-    def flat(self, layer: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of the first slots, place by place: [slot · place, KVH, W]."""
+    def flat_kv(self, layer: int, num_slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of the first slots as [slot · position, KVH, W]."""
         keys, values = (
-            some[layer][:slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values)
+            some[layer][:num_slots].transpose(1, 2).flatten(0, 1) for some in (self.keys, self.values)
         )
         return keys, values
 
-    def _rounded(self, places: int) -> int:
-        """Return a capacity for so many places."""
-        return rounded(places)
+    def _round_capacity(self, num_positions: int) -> int:
+        return round_up_positions(num_positions)
 
-    def _empty(self, of: KvFormat, slots: int, capacity: int) -> torch.Tensor:
+    def _allocate(self, kv_format: KvFormat, slots: int, capacity: int) -> torch.Tensor:
         if self.heads.by_sdpa:
-            return self.heads.empty(of, slots, capacity, self.heads.kv_heads).transpose(1, 2)
-        return self.heads.empty(of, slots, self.heads.kv_heads, capacity)
+            return self.heads.allocate_vectors(kv_format, slots, capacity, self.heads.kv_heads).transpose(
+                1, 2
+            )
+        return self.heads.allocate_vectors(kv_format, slots, self.heads.kv_heads, capacity)
 
     def _grow(self, slots: int, capacity: int) -> None:
-        """Make room for more slots, or more places in each, a layer at a time."""
+        """Enlarge the number of slots or their capacity, one layer at a time."""
         for side, tensors in enumerate((self.keys, self.values)):
             for layer, old in enumerate(tensors):
-                new = self._empty(self.heads.formats(layer)[side], slots, capacity)
-                self._move(old, new, slots)
+                new = self._allocate(self.heads.layer_formats(layer)[side], slots, capacity)
+                self._copy_to_grown(old, new, slots)
                 tensors[layer] = new
         self.filled = [self.capacity] * self.used + [0] * (slots - self.used)
         self._table = torch.zeros(slots, 4, dtype=torch.int64)
-        self.first.grow(self.used, slots)
+        self.first.resize(self.used, slots)
         self.slots, self.capacity = slots, capacity
 
-    def _move(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
-        """Put what rows have in an old tensor into a new one of so many slots."""
+    def _copy_to_grown(self, old: torch.Tensor, new: torch.Tensor, slots: int) -> None:
+        """Copy all sequences from an old tensor to a larger one."""
         new[: self.used, :, : self.capacity] = old[: self.used]
 
-    def _copy(self, source: int, target: int) -> None:
+    def _copy_slot(self, source: int, target: int) -> None:
         places = self.filled[source]
         for tensor in (*self.keys, *self.values):
             tensor[target, :, :places] = tensor[source, :, :places]
         self.filled[target] = max(self.filled[target], places)
-        self.first.copy(source, target)
+        self.first.copy_slot(source, target)

@@ -1,1 +1,1 @@
-"""The local engine: a transformers model on this machine."""
+"""The local engine: runs a transformers model on this machine."""

@@ -1,5 +1,6 @@
-"""What the local engine can do with a spec; known before anything is loaded, so this imports no
-torch."""
+"""The local engine's capabilities for a spec, known before anything is loaded. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +11,17 @@ from runner_engine.settings.rope import Rope2dConfig
 from runner_engine.spec import ModelSpec
 
 
-def capabilities_of(spec: ModelSpec) -> frozenset[Capability]:
-    """Return all capabilities; branches need rope_2d, an attention with a mask and a KV cache in
-    the model's format, and one adapter at most."""
+def supported_capabilities(spec: ModelSpec) -> frozenset[Capability]:
+    """Return the capabilities that a spec supports.
+
+    Branches need rope_2d, attention with a mask, a KV cache in the model's dtype, and at most
+    one adapter.
+    """
     has_mask = spec.model.attention is not Attention.flash_attention_2
     has_branches = isinstance(spec.rope, Rope2dConfig) and has_mask
-    has_branches = has_branches and spec.generation.stored_kv == KvCache.as_model
+    has_branches = has_branches and spec.generation.kv_cache_config == KvCache.as_model
     lacks = {
-        Capability.branches: not has_branches or bool(spec.lora.each),
-        Capability.adapters: not spec.lora.each,
+        Capability.branches: not has_branches or bool(spec.lora.selectable_adapters),
+        Capability.adapters: not spec.lora.selectable_adapters,
     }
     return frozenset(Capability) - {capability for capability, is_so in lacks.items() if is_so}

@@ -1,5 +1,6 @@
-"""What guesses the next tokens beside the engine of a model: another engine, whose model is a draft,
-or the head that the model's own files carry (MTP)."""
+"""Creates the draft model of speculative decoding: another engine, or the model's own MTP
+head.
+"""
 
 from __future__ import annotations
 
@@ -12,87 +13,90 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError, machine
-from runner_engine.checkpoints.draft import check_tokens, draft_of
-from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.decode.cache_probe import Incompatible
-from runner_engine.decode.compat_probe import probe_fused_forward, probe_heads
+from runner_engine.checkpoints.draft import check_same_tokens, resolve_draft
+from runner_engine.checkpoints.resolved_model import ResolvedModel
+from runner_engine.decode.cache_probe import IncompatibleModel
+from runner_engine.decode.compat_probe import probe_attention, probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.norms import GpuNorms
 from runner_engine.decode.passes import Forward
-from runner_engine.kv_cache import kernels_for
+from runner_engine.kv_cache import select_kernels
 from runner_engine.matmul import LayerWeights
-from runner_engine.models.loaded import Loaded
-from runner_engine.models.own_head import bytes_of_head, load_head
-from runner_engine.render.notes import render
+from runner_engine.models.loaded_model import LoadedModel
+from runner_engine.models.mtp_head import count_mtp_head_nbytes, load_mtp_head
+from runner_engine.render.notes import render_engine_note
 from runner_engine.sessions import EngineReport
-from runner_engine.settings.speculation import KEY, Guesser, Speculate
+from runner_engine.settings.speculation import KEY, DrafterKind, SpeculationConfig
 
 
-def draft_engine(engine: Any, resolved: ResolvedModel) -> Any:
-    """Return what guesses beside the engine of a model: another engine, or the model's own head;
-    None where nothing of both does."""
-    draft = draft_of(resolved)
+def create_draft_engine(engine: Any, resolved: ResolvedModel) -> Any:
+    """Create the draft engine or MTP head for an engine, or return None without speculation."""
+    draft = resolve_draft(resolved)
     if draft is None:
         return None
-    return OwnHead(engine, draft) if draft.spec.is_own_head else type(engine)(draft)
+    return MtpHead(engine, draft) if draft.spec.is_mtp_head else type(engine)(draft)
 
 
-def load_draft(how: Speculate, loaded: Loaded, draft: Any) -> dict[str, str]:
-    """Load the draft's engine, if there is one, and return the fact of who guesses; the number of
-    threads stays the model's."""
-    if not how.is_steady:
+def load_draft(config: SpeculationConfig, loaded: LoadedModel, draft_engine: Any) -> dict[str, str]:
+    """Load the draft model, if any, and return a fact about it. The thread count stays the main
+    model's.
+    """
+    if not config.drafts_every_step:
         return {}
-    if draft is not None:
+    if draft_engine is not None:
         threads = torch.get_num_threads()
-        of_draft = draft.load().metrics
+        of_draft = draft_engine.load().metrics
         torch.set_num_threads(threads)
         loaded.metrics["draft_mib"] = of_draft["weight_mib"]
-    if draft is not None and how.kind is not Guesser.mtp:
-        own, its = (one.tokenizer.get_vocab() for one in (loaded, draft.loaded))
-        check_tokens(how, *({number: text for text, number in one.items()} for one in (own, its)))
-    return {"speculation": render(how.fact)}
+    if draft_engine is not None and config.kind is not DrafterKind.mtp:
+        own, its = (one.tokenizer.get_vocab() for one in (loaded, draft_engine.loaded))
+        check_same_tokens(config, *({number: text for text, number in one.items()} for one in (own, its)))
+    return {"speculation": render_engine_note(config.description)}
 
 
-class Whole(Protocol):
-    """The engine of the model whose head it is."""
-
-    @property
-    def loaded(self) -> Loaded:
-        """The loaded model."""
+class TargetEngine(Protocol):
+    """The engine of the model that an MTP head belongs to."""
 
     @property
-    def matrices(self) -> Mapping[nn.Module, LayerWeights]:
-        """The weights that our own products read, by layer."""
+    def loaded(self) -> LoadedModel:
+        """The target model, loaded."""
+
+    @property
+    def packed_weights(self) -> Mapping[nn.Module, LayerWeights]:
+        """Weights that our own matmul kernels read, by layer."""
 
 
-class OwnHead:
-    """The head of a model that is loaded."""
+class MtpHead:
+    """The multi-token prediction head of a loaded model."""
 
-    def __init__(self, of: Whole, resolved: ResolvedModel) -> None:
-        self.of, self._resolved = of, resolved
-        self._loaded: Loaded | None = None
+    def __init__(self, target: TargetEngine, resolved: ResolvedModel) -> None:
+        self.of, self._resolved = target, resolved
+        self._loaded: LoadedModel | None = None
         self._fast_layers: FastLayers | GpuNorms | None = None
 
     def load(self) -> EngineReport:
-        """Load the head unless it is loaded, and describe it."""
+        """Load the head unless it is loaded, and report its metrics."""
         if self._loaded is None:
             whole, started = self.of.loaded, time.perf_counter()
-            head = load_head(whole.model, self._resolved)
-            own = {"weight_mib": bytes_of_head(head) / machine.MIB, "load_s": time.perf_counter() - started}
+            head = load_mtp_head(whole.model, self._resolved)
+            own = {
+                "weight_mib": count_mtp_head_nbytes(head) / machine.MIB,
+                "load_s": time.perf_counter() - started,
+            }
             self._loaded = replace(whole, model=head, metrics=whole.metrics | own, facts={}, notes=[])
         return EngineReport(dict(self._loaded.metrics), {}, [])
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         assert self._loaded is not None, "load() comes first"
         return self._loaded
 
-    def forward(self) -> Forward:
-        """Return passes of the head, which keep what its output matrix reads."""
+    def create_forward(self) -> Forward:
+        """Create forward passes of the head that keep the hidden states before the lm_head."""
         loaded, body = self.loaded, self.loaded.model.get_decoder()
         try:
-            heads = probe_heads(loaded)
-        except Incompatible as reason:
+            heads = probe_attention(loaded)
+        except IncompatibleModel as reason:
             raise ConfigError(
                 f"the model's own head cannot guess: {reason}", key=KEY, code="unsupported"
             ) from reason
@@ -101,14 +105,14 @@ class OwnHead:
             self._fast_layers = GpuNorms(body)
         elif heads.device.type == "cpu":
             # the embedding and the output matrix are the model's, and are as fast as there
-            fast = self._fast_layers = FastLayers(body, kernels_for(heads))
-            matrices = {**self.of.matrices, **fast.matrices}
-            forward.fused = probe_fused_forward(loaded, heads, matrices, fast.grouped)
-        forward.keep_hidden()
+            fast = self._fast_layers = FastLayers(body, select_kernels(heads))
+            matrices = {**self.of.packed_weights, **fast.packed_weights}
+            forward.fused = probe_fused_forward(loaded, heads, matrices, fast.expert_layers)
+        forward.enable_hidden_states()
         return forward
 
     def close(self) -> None:
-        """Let go of the head; the model's own layers stay as they are."""
+        """Free the head. The target model's own layers do not change."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
         self._loaded = self._fast_layers = None

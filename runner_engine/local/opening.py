@@ -1,4 +1,4 @@
-"""From a spec to an engine or to a session: what a program needs that has no jobs."""
+"""Opens engines and sessions for programs without jobs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from runner_base.notes import Note
-from runner_engine.checkpoints.resolve import ResolvedModel, resolve
-from runner_engine.local.before_load import check_files, check_fits
-from runner_engine.plan.formats import notes_of_reach
+from runner_engine.checkpoints.resolved_model import ResolvedModel, resolve
+from runner_engine.local.preload_checks import check_files, check_memory_fits
+from runner_engine.plan.format_check import note_low_share
 from runner_engine.sessions import Session
 from runner_engine.spec import ModelSpec
 
@@ -17,18 +17,20 @@ if TYPE_CHECKING:  # imports torch
     from runner_engine.local.engine import LocalEngine
 
 
-def check(resolved: ResolvedModel) -> list[Note]:
-    """Reject what cannot work, as far as the files tell; return notes on what is close to a
-    limit."""
+def check_model(resolved: ResolvedModel) -> list[Note]:
+    """Raise an error if a model cannot run, as far as its files tell. Returns notes on close
+    limits.
+    """
     check_files(resolved)
-    return notes_of_reach(resolved) + check_fits(resolved)
+    return note_low_share(resolved) + check_memory_fits(resolved)
 
 
 def open_engine(spec: ModelSpec) -> LocalEngine:
-    """Return the engine of a model on this machine; it loads when a session is opened, or when
-    `load` is called."""
+    """Create the engine of a local model. The model loads when a session is opened or `load` is
+    called.
+    """
     resolved = resolve(spec)
-    check(resolved)
+    check_model(resolved)
     # imports torch: only when the files are right
     from runner_engine.local.engine import LocalEngine
 
@@ -36,11 +38,11 @@ def open_engine(spec: ModelSpec) -> LocalEngine:
 
 
 @contextmanager
-def open_session(spec: ModelSpec, batch_size: int | None = None) -> Iterator[Session]:
-    """Load a model, and free it at the end; batch_size: most requests at once, None: what fits."""
+def open_session(spec: ModelSpec, max_batch_size: int | None = None) -> Iterator[Session]:
+    """Load a model, and free it at the end. max_batch_size: None means as many requests as fit."""
     engine = open_engine(spec)
     try:
-        with engine.open(batch_size) as session:
+        with engine.open(max_batch_size) as session:
             yield session
     finally:
         engine.close()

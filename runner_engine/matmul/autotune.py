@@ -1,14 +1,13 @@
-"""Which of several ways to compute the same is the fastest on this machine: of products, and of
-attention.
+"""Selects the fastest backend on this machine, for matmul and attention.
 
-Processors differ: an instruction has full rate on one maker's cores and a fraction of it on
-another's. So the ways that are here are tried beside a reference, measured once (measured.py) and
-kept beside the kernels (kept_seconds.py). A variable may force one of them. The notes on the
-decision are made in choice.py.
+Processors differ: an instruction has full rate on one vendor's cores and a fraction of it on
+another's. So each available backend is checked against a reference, measured once
+(interleaved_timing.py) and its timings are stored next to the kernels (timing_cache.py). A variable
+may force a backend. backend_choice.py writes the notes on the decision.
 
-A row's result must not depend on how many rows go along. Tiles (AMX) and vectors in their order may
-be mixed by the number of rows, because they sum bit for bit alike; every other way serves any
-number of rows.
+A sequence's result must not depend on the batch size. Tiles (AMX) and vectors in tile order may
+be mixed by batch size, because their sums are bitwise equal; every other backend serves all batch
+sizes.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner_base.notes import Note
-from runner_engine.kernels.shared_numbers import NO_TILES
-from runner_engine.matmul.measured import Seconds
+from runner_engine.kernels.c_interface import NO_TILES
+from runner_engine.matmul.interleaved_timing import Seconds
 
 TILES = "tiles"
 TIE = 1.1  # a way that is faster by less does not take the place of an earlier one
@@ -29,8 +28,8 @@ def _no_trial() -> None:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to compute the same."""
+class BackendCandidate:
+    """A backend that may be selected."""
 
     name: str
     missing: Note | None = None  # why it is not here
@@ -39,8 +38,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """How the fastest of several ways is found."""
+class BackendBenchmark:
+    """How the fastest of several backends is found."""
 
     seconds: Callable[[list[str]], Seconds | None]  # of some ways; None where they cannot be kept
     fastest: Callable[[Seconds], tuple[str, int]]  # a way and its tile_rows
@@ -48,8 +47,8 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The way that is used, and why."""
+class BackendDecision:
+    """The selected backend, and why."""
 
     way: str
     tile_rows: int  # of tiles: from so many rows on they are used, vectors below
@@ -59,48 +58,48 @@ class Decision:
     is_unmeasured: bool = False  # several ways work, and the first is used because nothing could be kept
 
 
-def decide(candidates: Sequence[Candidate], wanted: str | None, contest: Contest) -> Decision:
-    """Return the way to use: the one that a variable forces, the only one that works here, or the
-    fastest.
+def select_backend(
+    candidates: Sequence[BackendCandidate], forced: str | None, benchmark: BackendBenchmark
+) -> BackendDecision:
+    """Select the backend: the forced one, the only one that works, or the fastest.
 
-    wanted: the forced way; one that does not work is replaced by the first of those after it.
+    forced: a backend that does not work is replaced by the first working one after it.
     """
     names = [candidate.name for candidate in candidates]
-    considered = candidates[names.index(wanted) if wanted else 0 :]
+    considered = candidates[names.index(forced) if forced else 0 :]
     trials = {candidate.name: candidate.trial() for candidate in considered if not candidate.missing}
     differences = {name: how for name, how in trials.items() if how}
     usable = [name for name, how in trials.items() if not how]
     first = usable[0]
-    tile_rows = contest.fewest_tile_rows if first == TILES else 0
-    if wanted:
-        problem = differences.get(wanted, considered[0].missing)
-        return Decision(first, tile_rows, differences, wanted, problem)
+    tile_rows = benchmark.fewest_tile_rows if first == TILES else 0
+    if forced:
+        problem = differences.get(forced, considered[0].missing)
+        return BackendDecision(first, tile_rows, differences, forced, problem)
     if len(usable) == 1:
-        return Decision(first, tile_rows, differences)
-    took = contest.seconds(usable)
+        return BackendDecision(first, tile_rows, differences)
+    took = benchmark.seconds(usable)
     if took is None:
-        return Decision(first, tile_rows, differences, is_unmeasured=True)
-    way, tile_rows = contest.fastest(took)
-    return Decision(way, tile_rows, differences)
+        return BackendDecision(first, tile_rows, differences, is_unmeasured=True)
+    way, tile_rows = benchmark.fastest(took)
+    return BackendDecision(way, tile_rows, differences)
 
 
-def fastest_way(
-    took: Seconds,
-    in_order: str,
+def find_fastest_backend(
+    timings: Seconds,
+    vectors_name: str,
     passes: Mapping[int, int],
     advantage: Callable[[str, str], float],
-    most_tile_rows: int | None = None,
+    max_tile_rows: int | None = None,
 ) -> tuple[str, int]:
-    """Return the way that is the fastest over some passes, by their numbers of rows, and its
-    tile_rows.
+    """Return the backend with the smallest total time over some passes, and its tile_rows.
 
-    in_order: what is measured of vectors in the order of tiles. advantage: by how much a way has to
-    be faster to take the place of another one.
+    passes: how often each batch size occurs. vectors_name: the timing of vectors in tile order.
+    advantage: the factor by which a backend must be faster to replace another.
     """
-    expected, tile_rows = dict(took), 0
-    if TILES in took:
-        tiles, vectors = took[TILES], expected.pop(in_order)
-        tile_rows = fewest_faster_rows(tiles, vectors, sorted(tiles), NO_TILES, most_tile_rows)
+    expected, tile_rows = dict(timings), 0
+    if TILES in timings:
+        tiles, vectors = timings[TILES], expected.pop(vectors_name)
+        tile_rows = find_min_faster_batch(tiles, vectors, sorted(tiles), NO_TILES, max_tile_rows)
         expected[TILES] = {count: min(tiles[count], vectors[count]) for count in tiles}
     total = {
         way: sum(by_rows[count] * times for count, times in passes.items())
@@ -113,17 +112,20 @@ def fastest_way(
     return best, tile_rows if best == TILES else 0
 
 
-def fewest_faster_rows(
-    tiles: Mapping[int, float],
-    vectors: Mapping[int, float],
-    rows: Sequence[int],
-    otherwise: int,
-    most: int | None = None,
+def find_min_faster_batch(
+    tile_times: Mapping[int, float],
+    vector_times: Mapping[int, float],
+    batch_sizes: Sequence[int],
+    default: int,
+    max_rows: int | None = None,
 ) -> int:
-    """Return the fewest of the numbers of rows from which on tiles are faster; `otherwise` if there
-    is none.
+    """Return the smallest batch size from which tiles are always faster. `default` if there is none.
 
-    most: no larger number is returned.
+    max_rows: no larger size is returned.
     """
-    found = (few for few in rows if all(tiles[more] < vectors[more] for more in rows if more >= few))
-    return next((few for few in found if most is None or few <= most), otherwise)
+    found = (
+        few
+        for few in batch_sizes
+        if all(tile_times[more] < vector_times[more] for more in batch_sizes if more >= few)
+    )
+    return next((few for few in found if max_rows is None or few <= max_rows), default)

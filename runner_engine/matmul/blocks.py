@@ -1,10 +1,8 @@
-"""A .gguf file's matrices, whose weights stay in blocks of 2 to 8 bits: the layout that
-kernels/blocks.h multiplies.
+"""Packs .gguf matrices in blocks of 2 to 8 bits into the layout that kernels/blocks.h multiplies.
 
-A file stores a block of one output after another. Here the blocks of the outputs of a panel lie
-together, byte by byte, so that the processor unpacks one input of all of them at a time. The scales
-of the parts of a block, of 6 bits in some types, get a byte each: that is 2 to 4 % of a matrix. No
-weight changes.
+A file stores the blocks output by output. Packing interleaves the blocks of several outputs byte by
+byte, so that the processor unpacks one input of all of them at a time. Sub-block scales, of 6 bits in
+some types, get a byte each: that is 2 to 4 % of a matrix. No weight changes.
 """
 
 from __future__ import annotations
@@ -16,46 +14,48 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.kernels.native import FORMATS, Kernels, pointer
-from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
+from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.kernels.native import FORMATS, Kernels, get_tensor_address
 from runner_engine.matmul import huge_pages
-from runner_engine.matmul.matrices import (
+from runner_engine.matmul.layer_replacement import KernelResources, LayerReplacement, UnsupportedLayer
+from runner_engine.matmul.layer_weights import (
     TOLERANCE,
     TRIAL_OUTPUTS,
+    MatmulWorkspace,
     PackedWeights,
-    Workspace,
-    difference,
-    trial_rows,
+    compare_outputs,
+    make_trial_activations,
 )
-from runner_engine.matmul.replacing import Means, Replacement, UnsupportedLayer
-from runner_engine.models.fours import fours_of
+from runner_engine.models.code_interleaving import interleave_codes
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
-from runner_engine.models.gguf_types import TYPES, BlockType, split
+from runner_engine.models.gguf_types import TYPES, BlockType, split_last_dim
 
-ROW_PARTS = {one.number: one.row_part for one in TYPES.values()}
+ROW_PARTS = {one.number: one.activation_group for one in TYPES.values()}
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 
 
-class Blocks(PackedWeights):
-    """A matrix [outputs, inputs] in blocks, uint8 [panels, bytes], as C reads it."""
+class GgufWeights(PackedWeights):
+    """A matrix [outputs, inputs] of .gguf blocks, packed to uint8 [packed blocks, bytes] for the C kernels."""
 
     @classmethod
-    def of(
+    def from_layer(
         cls,
         layer: GgufLinear,
         kernels: Kernels,
-        workspace: Workspace,
+        workspace: MatmulWorkspace,
         tile_rows: int = 0,
         release: Callable[[int, int], None] | None = None,
-    ) -> Blocks:
-        """Put a layer's blocks into panels; the last one is padded with zeros.
+    ) -> GgufWeights:
+        """Pack a layer's blocks. The last packed block is padded with zeros.
 
-        workspace: for rows in bytes. tile_rows: as of Panels, in bfloat16. release: as of Panels.
+        workspace: for int8 activations. tile_rows, release: as in PlainPackedWeights.pack, in bfloat16.
         """
         kind, outputs = TYPES[layer.kind], layer.out_features
-        weight = packed(layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width, release)
+        weight = pack_blocks(
+            layer.get_weight_blocks(0, outputs), kind, layer.in_features, kernels.panel_width, release
+        )
         bias = None if layer.bias is None else layer.bias.detach().contiguous()
-        bias_at = None if bias is None else pointer(bias, bias.dtype, outputs)
+        bias_at = None if bias is None else get_tensor_address(bias, bias.dtype, outputs)
         form = WeightFormat.byte_blocks if layer.has_byte_rows else WeightFormat.blocks
         matrix = Matrix(
             weight=weight.data_ptr(),
@@ -74,9 +74,8 @@ class Blocks(PackedWeights):
             workspace=workspace if layer.has_byte_rows else None,
         )
 
-    def rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there
-        is no such one."""
+    def dequantize_rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Dequantize the weights [..., inputs] of some outputs, such as tokens. IndexError if one does not exist."""
         outputs = outputs.to(torch.int32).contiguous()
         result = torch.empty(*outputs.shape, self.inputs, dtype=dtype)
         self.kernels(
@@ -90,66 +89,71 @@ class Blocks(PackedWeights):
         )
         return result
 
-    def exchange(self, embedding: GgufEmbedding) -> None:
-        """Let an embedding with the same weights take its rows from here: it reads nothing of the
-        file any more."""
+    def share_with_embedding(self, embedding: GgufEmbedding) -> None:
+        """Let an embedding with the same weights read them here, so that the file is no longer needed."""
 
         def forward(input: torch.Tensor) -> torch.Tensor:
-            return embedding.scaled(self.rows(input, embedding.dtype))
+            return embedding.scale_embeddings(self.dequantize_rows(input, embedding.dtype))
 
         embedding.forward = forward  # type: ignore[method-assign]
 
 
-def replacement(layer: GgufLinear, means: Means) -> Replacement:
-    """Return what multiplies a layer by the kernels, from panels of its blocks."""
-    kernels, tile_rows, release = means.kernels, means.unpacked_tile_rows, means.mapped.release
-    if reason := problem(layer, kernels, tile_rows):
+def build_replacement(layer: GgufLinear, resources: KernelResources) -> LayerReplacement:
+    """Build a forward function that multiplies a layer's packed blocks with the C kernels."""
+    kernels, tile_rows, release = (
+        resources.kernels,
+        resources.unpacked_tile_rows,
+        resources.mapped_files.release_pages,
+    )
+    if reason := find_problem(layer, kernels, tile_rows):
         raise UnsupportedLayer(reason, note("blocks_multiplied_by_torch", kind=layer.kind))
     assert kernels is not None
-    means.heap.trim_if_grown()
-    weights, own = Blocks.of(layer, kernels, means.workspace, tile_rows, release), layer.forward
+    resources.heap.trim_if_grown()
+    weights, own = (
+        GgufWeights.from_layer(layer, kernels, resources.workspace, tile_rows, release),
+        layer.forward,
+    )
     formats = weights.formats
-    embedding = means.embeddings.get(layer.weight.data_ptr())
+    embedding = resources.embeddings.get(layer.weight.data_ptr())
     if embedding is not None and (embedding.dtype not in FORMATS or layer.order is not None):
         embedding = None
     if embedding is not None:
-        weights.exchange(embedding)
+        weights.share_with_embedding(embedding)
 
-    def forward(rows: torch.Tensor) -> torch.Tensor:
-        if rows.dtype not in formats or not rows.numel():
-            return own(rows)
-        return weights.product(rows)
+    def forward(activations: torch.Tensor) -> torch.Tensor:
+        if activations.dtype not in formats or not activations.numel():
+            return own(activations)
+        return weights.matmul(activations)
 
     release(layer.weight.data_ptr(), layer.weight.nbytes)
-    return Replacement(forward, weights, () if embedding is None else (embedding,))
+    return LayerReplacement(forward, weights, () if embedding is None else (embedding,))
 
 
-def packed(
-    stored: torch.Tensor,
-    kind: BlockType,
+def pack_blocks(
+    block_bytes: torch.Tensor,
+    block_type: BlockType,
     inputs: int,
     width: int,
     release: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Return a file's blocks, uint8 [outputs, bytes], in panels of `width` outputs: uint8 [panels,
-    bytes].
+    """Pack .gguf blocks, uint8 [outputs, bytes], into groups of `width` outputs: uint8 [groups, bytes].
 
-    release: called with the address and the size of what has been read.
+    release: called with the address and size of what has been read.
     """
-    outputs, blocks = stored.shape[0], inputs // kind.inputs
+    outputs, blocks = block_bytes.shape[0], inputs // block_type.inputs
     panels = -(-outputs // width)
-    result = huge_pages.empty(panels, blocks * kind.packed_bytes * width, dtype=torch.uint8)
+    result = huge_pages.allocate_empty(panels, blocks * block_type.packed_bytes * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for first in range(0, panels, some):
         last = min(first + some, panels)
-        read = rows = stored[first * width : last * width]
+        read = rows = block_bytes[first * width : last * width]
         if rows.shape[0] < (last - first) * width:
             rows = torch.cat((rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1])))
-        parts = kind.take_apart(rows.view(rows.shape[0], blocks, kind.stored_bytes))
-        planes = [split(parts.scales, -1, 2), parts.of_parts[..., None]]
-        planes.append(fours_of(parts.bits & ((1 << kind.low) - 1), kind.low))
-        if kind.high:
-            planes.append(fours_of(parts.bits >> kind.low, kind.high))
+        parts = block_type.take_apart(rows.view(rows.shape[0], blocks, block_type.stored_bytes))
+        planes = [split_last_dim(parts.scales, -1, 2), parts.of_parts[..., None]]
+        planes.append(interleave_codes(parts.bits & ((1 << block_type.low) - 1), block_type.low))
+        if block_type.high:
+            planes.append(interleave_codes(parts.bits >> block_type.low, block_type.high))
         # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side
         # for each number
         sides = [
@@ -168,9 +172,8 @@ def packed(
 _tried: dict[tuple[str, int, bool, int], Note | None] = {}
 
 
-def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
-    """Return why the kernels cannot multiply a layer; None if they can. One layer of each type is
-    tried beside torch."""
+def find_problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
+    """Return why the kernels cannot multiply a layer, or None. One layer per type is checked against torch."""
     if kernels is None:
         return note("no_kernels")
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
@@ -178,16 +181,22 @@ def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> N
     key = layer.kind, layer.in_features, layer.has_byte_rows, tile_rows
     if key not in _tried:
         _tried[key] = next(
-            filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), None
+            filter(None, (_compare_with_torch(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), None
         )
     return _tried[key]
 
 
-def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> Note | None:
+def _compare_with_torch(
+    layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int
+) -> Note | None:
     few = nn.Linear(layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta")
-    trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
-    x = trial_rows(layer.in_features, dtype, tile_rows)
+    trial = GgufLinear(
+        few, layer.get_weight_blocks(0, few.out_features), layer.kind, None, layer.has_byte_rows
+    )
+    x = make_trial_activations(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
-        return difference(
-            Blocks.of(trial, kernels, Workspace(), tile_rows).product(x), trial(x), TOLERANCE[dtype]
+        return compare_outputs(
+            GgufWeights.from_layer(trial, kernels, MatmulWorkspace(), tile_rows).matmul(x),
+            trial(x),
+            TOLERANCE[dtype],
         )

@@ -1,9 +1,8 @@
-"""Layers of `quantization=int8_dynamic`, as torch can compute them exactly on any CPU.
+"""Multiplies layers of `quantization=int8_dynamic`, exactly on any CPU.
 
-torchao quantizes weights with a scale for each output, and rows as they come with a scale for each
-row. Its own product is slow on a CPU, and where the processor has no products of bytes (VNNI) its
-sums may saturate without a word. So on a CPU it is never asked: the kernels do its arithmetic, or
-these functions do.
+torchao quantizes weights with one scale per output, and activations with one scale per token. Its
+own matmul is slow on a CPU, and without int8 instructions (VNNI) its sums may saturate silently. So
+on a CPU either the kernels or these functions replace it.
 """
 
 from __future__ import annotations
@@ -14,41 +13,45 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul.library_layers import (
-    check_trial,
-    formats_of,
-    forward_by,
-    in_large_pages,
-    kernels_for,
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.matmul.layer_replacement import (
+    Forward,
+    KernelResources,
+    LayerReplacement,
+    UnsupportedLayer,
 )
-from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
-from runner_engine.matmul.replacing import Forward, Means, Replacement, UnsupportedLayer
+from runner_engine.matmul.layer_weights import QuantizedWeights, sum_shift_offsets
+from runner_engine.matmul.library_layers import (
+    build_forward,
+    check_against_reference,
+    list_supported_dtypes,
+    move_unless_mapped,
+    require_kernels,
+)
 
 EXACT_INPUTS = 1024  # so many products of bytes are at most 2 ** 24, up to which float32 holds every integer
 LARGEST = 127.5  # torchao's scale is the largest number of a row, divided by this
 LEAST_SCALE = 2.0**-23
 
 
-def replacement(layer: Any, means: Means) -> Replacement:
-    """Return what multiplies a layer by the kernels; where they cannot, torch does."""
+def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
+    """Build a forward function with the C kernels, or with exact torch sums if the kernels cannot."""
     try:
-        return _by_kernels(layer, means)
+        return _build_with_kernels(layer, resources)
     except UnsupportedLayer as unsupported:
         if rejection_reason(layer):
             raise
         instead = note("multiplied_by_torch", what=type(layer).__name__)
-        raise UnsupportedLayer(unsupported.reason, instead, forward_of(layer)) from unsupported
+        raise UnsupportedLayer(unsupported.reason, instead, build_exact_forward(layer)) from unsupported
 
 
-def is_dynamic(layer: nn.Module) -> bool:
-    """Whether torchao quantizes the rows of a layer, too."""
+def quantizes_activations(layer: nn.Module) -> bool:
+    """Whether torchao quantizes a layer's activations, too."""
     return getattr(getattr(layer, "weight", None), "act_quant_kwargs", None) is not None
 
 
 def rejection_reason(layer: Any) -> Note | None:
-    """Return why a layer's rows and weights are not those of `quantization=int8_dynamic`, None if
-    they are."""
+    """Return why a layer does not match `quantization=int8_dynamic`. None if it does."""
     from torchao.quantization import MappingType, PerRow
 
     weight = layer.weight
@@ -64,60 +67,56 @@ def rejection_reason(layer: Any) -> Note | None:
     return None if is_by_output and is_readable else note("other_storage")
 
 
-def _by_kernels(layer: Any, means: Means) -> Replacement:
-    kernels_for(layer, means)
+def _build_with_kernels(layer: Any, resources: KernelResources) -> LayerReplacement:
+    require_kernels(layer, resources)
     if reason := rejection_reason(layer):
         raise UnsupportedLayer(reason)
     stored = layer.weight
-    weight = in_large_pages(stored.qdata, means)
-    scale, sums = stored.scale.flatten().contiguous(), shifted_sums(weight)
-    formats = formats_of(layer.bias)
+    weight = move_unless_mapped(stored.qdata, resources)
+    scale, sums = stored.scale.flatten().contiguous(), sum_shift_offsets(weight)
+    formats = list_supported_dtypes(layer.bias)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)
-    weights.matrix.tile_rows = means.byte_tile_rows
-    weights.point_at(weight, layer.bias, scale, sums)
-    forward = forward_by(layer, weights, means, lambda: layer.weight is stored)
-    check_trial(layer, forward, forward_of(layer), means)
-    return Replacement(forward, weights)
+    weights.matrix.tile_rows = resources.byte_tile_rows
+    weights.set_tensors(weight, layer.bias, scale, sums)
+    forward = build_forward(layer, weights, resources, lambda: layer.weight is stored)
+    check_against_reference(layer, forward, build_exact_forward(layer), resources)
+    return LayerReplacement(forward, weights)
 
 
-def forward_of(layer: Any) -> Forward:
-    """Return a layer's function by torch's exact sums; where its weight is not on a CPU any more,
-    its own."""
+def build_exact_forward(layer: Any) -> Forward:
+    """Build a forward function with torch's exact sums. Off the CPU it calls the layer's own."""
     own, stored = layer.forward, layer.weight
     weight, scale = stored.qdata, stored.scale.flatten()
 
-    def forward(rows: torch.Tensor) -> torch.Tensor:
-        if layer.weight is not stored or rows.device.type != "cpu":
-            return own(rows)  # type: ignore[no-any-return]
-        return product(rows, weight, scale, layer.bias)
+    def forward(activations: torch.Tensor) -> torch.Tensor:
+        if layer.weight is not stored or activations.device.type != "cpu":
+            return own(activations)  # type: ignore[no-any-return]
+        return multiply_quantized_exactly(activations, weight, scale, layer.bias)
 
     return forward
 
 
-def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows [n, inputs] as whole numbers in float32, and the scale [n, 1] of each, as torchao
-    does."""
-    scale = (rows.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE).float()
-    return (rows * (1.0 / scale)).round().clamp(-128, 127), scale
+def quantize_activations(activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize activations [n, inputs] as torchao does. Returns integers in float32, and scales [n, 1]."""
+    scale = (activations.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=LEAST_SCALE).float()
+    return (activations * (1.0 / scale)).round().clamp(-128, 127), scale
 
 
-def exact_sums(numbers: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return the int32 sums [n, outputs] of whole numbers [n, inputs] with int8 weights [outputs,
-    inputs]."""
-    sums = torch.zeros(len(numbers), len(weight), dtype=torch.int32)
-    for first in range(0, numbers.shape[1], EXACT_INPUTS):
+def multiply_int8_exactly(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return exact int32 products of integers [n, inputs] with int8 weights [outputs, inputs]."""
+    sums = torch.zeros(len(activations), len(weight), dtype=torch.int32)
+    for first in range(0, activations.shape[1], EXACT_INPUTS):
         part = slice(first, first + EXACT_INPUTS)
-        sums += (numbers[:, part] @ weight[:, part].float().T).int()
+        sums += (activations[:, part] @ weight[:, part].float().T).int()
     return sums
 
 
-def product(
-    rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+def multiply_quantized_exactly(
+    activations: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs] by weights int8 [outputs, inputs] with their
-    scales [outputs]."""
-    numbers, of_row = quantize_rows(rows.reshape(-1, rows.shape[-1]))
-    result = (exact_sums(numbers, weight) * of_row).to(rows.dtype) * scale
+    """Multiply activations [..., inputs] by int8 weights [outputs, inputs] with scales [outputs]."""
+    numbers, of_row = quantize_activations(activations.reshape(-1, activations.shape[-1]))
+    result = (multiply_int8_exactly(numbers, weight) * of_row).to(activations.dtype) * scale
     if bias is not None:
         result += bias
-    return result.to(rows.dtype).reshape(*rows.shape[:-1], len(weight))
+    return result.to(activations.dtype).reshape(*activations.shape[:-1], len(weight))

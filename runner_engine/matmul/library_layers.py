@@ -1,5 +1,4 @@
-"""What modules for layers of a library have in common: the first pass, the trial beside its own
-function, its bias."""
+"""Shared helpers for replacing a library's quantized layers: first pass, checks and bias."""
 
 from __future__ import annotations
 
@@ -12,89 +11,92 @@ from torch import nn
 from runner_base.notes import Note, note
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul import huge_pages
-from runner_engine.matmul.matrices import QuantizedWeights, difference, multiply
-from runner_engine.matmul.replacing import Forward, Means, UnsupportedLayer
+from runner_engine.matmul.layer_replacement import Forward, KernelResources, UnsupportedLayer
+from runner_engine.matmul.layer_weights import QuantizedWeights, compare_outputs, multiply
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; 4-bit weights must be whole panels
 
 
-def kernels_for(layer: nn.Linear, means: Means) -> Kernels:
-    """Return the kernels for a layer; UnsupportedLayer where there are none."""
-    means.heap.trim_if_grown()
-    if means.kernels is None:
+def require_kernels(layer: nn.Linear, resources: KernelResources) -> Kernels:
+    """Return the kernels for a layer. Raises UnsupportedLayer if there are none."""
+    resources.heap.trim_if_grown()
+    if resources.kernels is None:
         raise UnsupportedLayer(note("needs_compiler"))
-    if layer.training or layer.weight.device.type != "cpu" or means.dtype not in FORMATS:
+    if layer.training or layer.weight.device.type != "cpu" or resources.dtype not in FORMATS:
         raise UnsupportedLayer(note("trained_elsewhere_or_other_format"))
-    return means.kernels
+    return resources.kernels
 
 
-def let_rearrange(layer: nn.Linear, means: Means) -> None:
-    """Let a library rearrange a layer's weights, which it does in their first pass."""
+def run_first_pass(layer: nn.Linear, resources: KernelResources) -> None:
+    """Run a layer once, because its library rearranges the weights in the first pass."""
     with torch.no_grad():
-        layer(torch.ones(1, layer.in_features, dtype=means.dtype))
+        layer(torch.ones(1, layer.in_features, dtype=resources.dtype))
 
 
-def forward_by(
-    layer: Any, weights: QuantizedWeights, means: Means, is_unchanged: Callable[[], bool]
+def build_forward(
+    layer: Any, weights: QuantizedWeights, resources: KernelResources, is_unchanged: Callable[[], bool]
 ) -> Forward:
-    """Return a function by these weights: the layer's own for other rows, or once it holds other
-    weights.
+    """Build a forward function that uses these weights, or the layer's own for other dtypes or weights.
 
-    A library may convert a bias in place for rows of another number format.
+    A library may convert a bias in place for activations of another dtype.
     """
-    own, kernels, bias_at = layer.forward, means.kernels, weights.matrix.bias
-    workspace = means.workspace
+    own, kernels, bias_at = layer.forward, resources.kernels, weights.matrix.bias
+    workspace = resources.workspace
     assert kernels is not None
 
-    def forward(rows: torch.Tensor) -> torch.Tensor:
+    def forward(activations: torch.Tensor) -> torch.Tensor:
         bias = layer.bias
         has_bias = bias is None if bias_at is None else bias is not None and bias.data_ptr() == bias_at
-        if rows.dtype not in weights.formats or not rows.numel() or not has_bias or not is_unchanged():
-            return own(rows)  # type: ignore[no-any-return]
-        return multiply(kernels, rows, weights, workspace.of(rows))
+        if (
+            activations.dtype not in weights.formats
+            or not activations.numel()
+            or not has_bias
+            or not is_unchanged()
+        ):
+            return own(activations)  # type: ignore[no-any-return]
+        return multiply(kernels, activations, weights, workspace.get_buffer(activations))
 
     return forward
 
 
-def check_trial(layer: nn.Linear, forward: Forward, reference: Forward, means: Means) -> None:
-    """Try one layer of each kind beside its reference; UnsupportedLayer where more than rounding
-    differs."""
+def check_against_reference(
+    layer: nn.Linear, forward: Forward, reference: Forward, resources: KernelResources
+) -> None:
+    """Compare one layer per kind with a reference. Raises UnsupportedLayer if more than rounding differs."""
     kind = type(layer), layer.in_features, layer.out_features, layer.bias is None
-    if kind not in means.trials:
-        means.trials[kind] = _difference(reference, forward, layer.in_features, means.dtype)
-    if problem := means.trials[kind]:
+    if kind not in resources.trials:
+        resources.trials[kind] = _compare_forwards(reference, forward, layer.in_features, resources.dtype)
+    if problem := resources.trials[kind]:
         raise UnsupportedLayer(problem)
 
 
-def in_large_pages(weight: torch.Tensor, means: Means) -> torch.Tensor:
-    """Move weights that each token reads whole to large pages, unless they are in a checkpoint's
-    mapped file."""
-    if not means.mapped.has(weight.data_ptr()):
-        huge_pages.move(weight)
+def move_unless_mapped(weight: torch.Tensor, resources: KernelResources) -> torch.Tensor:
+    """Move weights to huge pages, unless they lie in a checkpoint's memory-mapped file."""
+    if not resources.mapped_files.is_mapped_address(weight.data_ptr()):
+        huge_pages.move_to_huge_pages(weight)
     return weight
 
 
-def formats_of(bias: torch.Tensor | None) -> tuple[torch.dtype, ...]:
-    """Return the number formats of rows that a bias can be added to."""
-    return tuple(dtype for dtype in FORMATS if is_of(bias, dtype))
+def list_supported_dtypes(bias: torch.Tensor | None) -> tuple[torch.dtype, ...]:
+    """Return the dtypes of activations to which a bias can be added."""
+    return tuple(dtype for dtype in FORMATS if is_absent_or_dtype(bias, dtype))
 
 
-def is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether there is no bias, or one of this number format."""
+def is_absent_or_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether there is no bias, or one of this dtype."""
     return bias is None or bias.dtype is dtype
 
 
-def _difference(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> Note | None:
-    """Return by how much the outputs for rows with outliers would differ; None if that is only
-    rounding."""
+def _compare_forwards(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> Note | None:
+    """Return a note if outputs for activations with outliers differ by more than rounding."""
     for count in TRIAL_ROWS:
         rows = torch.randn(
             count, inputs, generator=torch.Generator().manual_seed(count), dtype=torch.float32
         ).to(dtype)
         rows[:, ::50] *= 9
         with torch.no_grad():
-            if problem := difference(forward(rows), reference(rows), TOLERANCE):
+            if problem := compare_outputs(forward(rows), reference(rows), TOLERANCE):
                 return problem
     return None

@@ -1,5 +1,4 @@
-"""Products by oneDNN with weights in its own order: packed once, where torch would rearrange them
-at each product."""
+"""Multiplies with oneDNN and weights packed once, which torch would rearrange at each matmul."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from functools import cache
 
 import torch
 
-from runner_base.notes import Note, given, note
+from runner_base.notes import Note, note, text_note
 
 ROWS = (
     128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
@@ -16,21 +15,21 @@ ROWS = (
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
-def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """Return the product with weights in oneDNN's order."""
+def build_onednn_matmul(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """Pack weights in oneDNN's layout and return their matmul function."""
     with torch.no_grad():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
 
-    def product(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+    def product(activations: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(activations, packed, bias, "none", [], "")
         return result
 
     return product
 
 
 @cache
-def packing_problem(dtype: torch.dtype) -> Note | None:
-    """Return why weights of a dtype cannot be packed here, None if they can.
+def find_packing_problem(dtype: torch.dtype) -> Note | None:
+    """Return why oneDNN cannot pack weights of a dtype here. None if it can.
 
     The functions are not public in torch and depend on the processor, so each dtype is tried.
     """
@@ -42,4 +41,4 @@ def packing_problem(dtype: torch.dtype) -> Note | None:
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
             raise
-        return given(" ".join(str(error).split())[:160])
+        return text_note(" ".join(str(error).split())[:160])

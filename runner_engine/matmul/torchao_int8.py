@@ -1,5 +1,4 @@
-"""Layers of torchao's int8: weights alone, whose rows stay bfloat16 and whose scale is applied
-last."""
+"""Multiplies torchao's weight-only int8 layers: bfloat16 activations, with the scale applied last."""
 
 from __future__ import annotations
 
@@ -8,37 +7,36 @@ from typing import Any
 import torch
 
 from runner_base.notes import note
-from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.matmul import int8_dynamic
+from runner_engine.matmul.layer_replacement import KernelResources, LayerReplacement, UnsupportedLayer
+from runner_engine.matmul.layer_weights import QuantizedWeights
 from runner_engine.matmul.library_layers import (
     PANEL,
-    check_trial,
-    forward_by,
-    in_large_pages,
-    is_of,
-    kernels_for,
-    let_rearrange,
+    build_forward,
+    check_against_reference,
+    is_absent_or_dtype,
+    move_unless_mapped,
+    require_kernels,
+    run_first_pass,
 )
-from runner_engine.matmul.matrices import QuantizedWeights
-from runner_engine.matmul.replacing import Means, Replacement, UnsupportedLayer
 
 
-def replacement(layer: Any, means: Means) -> Replacement:
-    """Return what multiplies a layer by the kernels; where its rows are quantized, too, as
-    int8_dynamic does."""
-    if int8_dynamic.is_dynamic(layer):
-        return int8_dynamic.replacement(layer, means)
-    kernels_for(layer, means)
-    let_rearrange(layer, means)
+def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
+    """Build a forward function with the C kernels. Layers with quantized activations use int8_dynamic."""
+    if int8_dynamic.quantizes_activations(layer):
+        return int8_dynamic.build_replacement(layer, resources)
+    require_kernels(layer, resources)
+    run_first_pass(layer, resources)
     own, stored = layer.forward, layer.weight
-    weights = _weights_of(layer, means)
-    forward = forward_by(layer, weights, means, lambda: layer.weight is stored)
-    check_trial(layer, forward, own, means)
-    return Replacement(forward, weights)
+    weights = _describe_weights(layer, resources)
+    forward = build_forward(layer, weights, resources, lambda: layer.weight is stored)
+    check_against_reference(layer, forward, own, resources)
+    return LayerReplacement(forward, weights)
 
 
-def _weights_of(layer: Any, means: Means) -> QuantizedWeights:
-    """Return a layer's weights as C reads them, in the library's memory."""
+def _describe_weights(layer: Any, resources: KernelResources) -> QuantizedWeights:
+    """Describe a layer's weights for C, in torchao's memory."""
     inputs, outputs, stored = layer.in_features, layer.out_features, layer.weight
     weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
     is_plain = (
@@ -48,9 +46,9 @@ def _weights_of(layer: Any, means: Means) -> QuantizedWeights:
         raise UnsupportedLayer(note("other_storage"))
     if inputs % 4 or outputs % PANEL:
         raise UnsupportedLayer(note("other_sizes", outputs=PANEL))
-    if not is_of(layer.bias, torch.bfloat16):
+    if not is_absent_or_dtype(layer.bias, torch.bfloat16):
         raise UnsupportedLayer(note("other_bias_format"))
     weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
-    weights.matrix.tile_rows = means.unpacked_tile_rows
-    weights.point_at(in_large_pages(weight, means), layer.bias, scale)
+    weights.matrix.tile_rows = resources.unpacked_tile_rows
+    weights.set_tensors(move_unless_mapped(weight, resources), layer.bias, scale)
     return weights

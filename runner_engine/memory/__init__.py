@@ -1,8 +1,13 @@
-"""How much memory is free, and what a model has taken. These names are what others need of this
-folder."""
+"""Free memory, and the peak memory of a model."""
 
-from runner_engine.memory.memory import MemoryGuard, free_mib, release_failed_pass
-from runner_engine.memory.own_memory import PeakMemory, note_cache, note_cuda, note_pass, restart_cuda
+from runner_engine.memory.memory_guard import MemoryGuard, free_mib, release_failed_pass
+from runner_engine.memory.peak_memory import (
+    PeakMemory,
+    record_cache_peak,
+    record_cuda_peak,
+    record_pass_peak,
+    reset_cuda_peaks,
+)
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # free memory
@@ -11,8 +16,8 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "release_failed_pass",  # frees what a failed pass has left
     # peaks, for the result
     "PeakMemory",  # notes the peaks of keys, values and passes of a loaded model
-    "note_pass",  # notes the size of a pass
-    "note_cache",  # notes the bytes of a cache of transformers
-    "note_cuda",  # notes the GPU allocator's peak
-    "restart_cuda",  # forgets the peak of loading
+    "record_pass_peak",  # notes the size of a pass
+    "record_cache_peak",  # notes the bytes of a cache of transformers
+    "record_cuda_peak",  # notes the GPU allocator's peak
+    "reset_cuda_peaks",  # forgets the peak of loading
 ]

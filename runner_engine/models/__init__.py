@@ -1,1 +1,1 @@
-"""From files to a loaded model: weights, quantization, adapters, rotary embeddings."""
+"""Model loading: weights, quantization, adapters and rotary embeddings."""

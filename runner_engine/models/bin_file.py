@@ -1,10 +1,9 @@
-"""A legacy .bin: where its tensors are in the file, so that they can be copied like those of
-safetensors.
+"""Locates the tensors in a legacy PyTorch .bin file, so that they can be copied like safetensors.
 
 Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry
 per storage. torch unpickles it with only tensors allowed (`weights_only`) and onto the meta device:
-no weight is read, nothing in the file is run, and every storage tells at which byte of the file it
-begins. These positions are compared with the archive's own directory.
+no weight is read, no code in the file runs, and each storage reports its byte offset in the file.
+These offsets are checked against the archive's own directory.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from runner_base import ConfigError, DataError, reading
+from runner_base import ConfigError, DataError, os_errors_as_data_error
 from runner_base.notes import Note
 from runner_engine.checkpoints import torch_archive
-from runner_engine.checkpoints.byteio import file_size
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile
+from runner_engine.checkpoints.file_io import file_size
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, TensorLocation, WeightFile
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
@@ -36,28 +35,27 @@ DTYPES = DTYPE_NAMES | {
 }
 
 
-class OldFormat(DataError):
-    """A file of torch before 1.6, which is not an archive: torch can load it, but cannot tell where
-    a tensor is."""
+class PreZipFormatError(DataError):
+    """A .bin file of torch before 1.6. torch can load it, but cannot tell where its tensors are."""
 
 
 def read_bin(path: Path) -> WeightFile:
-    """Read which tensors a .bin contains and where; a file with code that would run is rejected."""
+    """Read the names and byte offsets of a .bin file's tensors. Rejects files that contain code."""
     size = file_size(path)
-    state, storages, notes = _open(path, size)
-    tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
+    state, storages, notes = _read_structure(path, size)
+    tensors = [_locate_tensor(path, name, value, storages) for name, value in state.items()]
     return WeightFile(
         path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes
     )
 
 
-def check_loadable(files: Iterable[Path]) -> None:
+def check_bin_files(paths: Iterable[Path]) -> None:
     """Reject .bin files that transformers must not load, with the same messages as task=split."""
-    for path in files:
+    for path in paths:
         try:
-            _, _, notes = _open(path, file_size(path))
-        except OldFormat:
-            refuse_code(path, "")
+            _, _, notes = _read_structure(path, file_size(path))
+        except PreZipFormatError:
+            reject_code(path, "")
             continue
         if notes:
             raise ConfigError(
@@ -68,26 +66,28 @@ def check_loadable(files: Iterable[Path]) -> None:
             )
 
 
-def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[Note, ...]]:
-    """Return the content of a .bin on the meta device, where its storages are, and notes."""
+def _read_structure(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[Note, ...]]:
+    """Return a .bin file's content on the meta device, its storages' offsets, and notes."""
     import torch
 
     _require_zip(path, size)
-    storages = _read_directory(path, size)
-    state = _unpickle(path)
+    storages = _read_entry_sizes(path, size)
+    state = _load_on_meta(path)
     if not isinstance(state, dict):
         raise DataError(
             f"a dictionary from name to tensor is expected, found a {type(state).__name__}",
             key=path,
             code="damaged",
         )
-    state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
+    state, notes = torch_archive.unwrap_state_dict(
+        state, str(path), lambda value: isinstance(value, torch.Tensor)
+    )
     return state, storages, notes
 
 
 def _require_zip(path: Path, size: int) -> None:
-    """Reject a file that is not a zip archive, and say what it is if that is known."""
-    with reading(path), path.open("rb") as stream:
+    """Raise DataError if a file is not a zip archive. The message names its format if that is known."""
+    with os_errors_as_data_error(path), path.open("rb") as stream:
         start = stream.read(len(LFS))
     if start.startswith(ZIP):
         return
@@ -95,9 +95,9 @@ def _require_zip(path: Path, size: int) -> None:
         raise DataError(
             f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull", code="missing"
         )
-    refuse_code(path, "")
+    reject_code(path, "")
     if start.startswith(OLD_FORMAT):
-        raise OldFormat(
+        raise PreZipFormatError(
             f"written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)",
@@ -109,11 +109,11 @@ def _require_zip(path: Path, size: int) -> None:
     )
 
 
-def _read_directory(path: Path, size: int) -> dict[int, int]:
-    """Return where each entry of the archive begins, and how long it is."""
+def _read_entry_sizes(path: Path, size: int) -> dict[int, int]:
+    """Map the byte offset of each archive entry to its size in bytes."""
     lengths: dict[int, int] = {}
     try:
-        entries = torch_archive.entries(path)
+        entries = torch_archive.list_entries(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
             for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
@@ -143,9 +143,8 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
     return lengths
 
 
-def _unpickle(path: Path) -> Any:
-    """Have torch read the pickle alone: tensors on the meta device, whose storages know their
-    position in the file."""
+def _load_on_meta(path: Path) -> Any:
+    """Unpickle a .bin file with torch onto the meta device, where storages record their file offset."""
     import torch
 
     try:
@@ -153,7 +152,7 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns before it fails
             return torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # torch raises a different exception for each kind of damage
-        refuse_code(path, str(error))
+        reject_code(path, str(error))
         reason = (
             "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         )
@@ -162,18 +161,17 @@ def _unpickle(path: Path) -> Any:
         ) from error
 
 
-def refuse_code(path: Path, message: str) -> None:
-    """Raise DataError if unpickling would have called code; torch's own message suggests to run it
-    nevertheless."""
+def reject_code(path: Path, message: str) -> None:
+    """Raise DataError if unpickling would run code. torch's own message suggests running it anyway."""
     import torch
 
-    from runner_engine.models.pickled import code_in
+    from runner_engine.models.pickle_reading import find_pickled_code
 
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # noqa: BLE001  # not a zip archive, TorchScript, or damaged: the second check says more
         names = []
-    if names := names or [code for code in [code_in(path, message)] if code]:
+    if names := names or [code for code in [find_pickled_code(path, message)] if code]:
         raise DataError(
             f"{path} contains code ({', '.join(names[:5])}) and was rejected: nothing in it was run. Weights are only "
             "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else",
@@ -181,9 +179,8 @@ def refuse_code(path: Path, message: str) -> None:
         ) from None
 
 
-def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:
-    """Return where a tensor is in the file; reject anything but a plain tensor, and one outside of
-    its entry."""
+def _locate_tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> TensorLocation:
+    """Locate a tensor in the file. Rejects values that are no plain tensor or exceed their archive entry."""
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
@@ -200,7 +197,7 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
     nbytes = size * math.prod(shape)
     if nbytes == 0:
-        return Tensor(name, dtype, shape, path, 0, 0)
+        return TensorLocation(name, dtype, shape, path, 0, 0)
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
         raise DataError(
@@ -221,4 +218,4 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
             code="damaged",
         )
     strides = None if value.is_contiguous() else tuple(value.stride())
-    return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)
+    return TensorLocation(name, dtype, shape, path, begin + first, nbytes, strides)

@@ -1,7 +1,7 @@
-"""Linear layers and embeddings whose weights are blocks of a .gguf file.
+"""Linear layers and embeddings whose weights are quantized blocks of a .gguf file.
 
-They stay in the mapped file, as a safetensors checkpoint's do; on a CPU the local engine multiplies
-the blocks (runner_engine/matmul/blocks.py). models/loading/gguf.py reads them.
+The blocks stay in the memory-mapped file, like a safetensors checkpoint's tensors. On a CPU the
+local engine multiplies them (runner_engine/matmul/blocks.py). models/loading/gguf.py reads them.
 """
 
 from __future__ import annotations
@@ -11,61 +11,62 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_engine.models.gguf_types import TYPES, unpacked
-from runner_engine.models.grouped import multiply_in_steps, rounded_by_parts
+from runner_engine.models.gguf_types import TYPES, dequantize_blocks
+from runner_engine.models.grouped_linear import multiply_in_steps, round_to_int8
 
 # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 UNPACKED_AT_ONCE = 2**20
 
 
 class GgufLinear(nn.Linear):
-    """A linear layer whose weight, uint8 [outputs, bytes], is a file's blocks."""
+    """A linear layer whose weight holds .gguf blocks as uint8 [outputs, bytes]."""
 
     def __init__(
         self,
-        like: nn.Linear,
-        stored: torch.Tensor,
-        kind: str,
+        original: nn.Linear,
+        blocks: torch.Tensor,
+        type_name: str,
         order: torch.Tensor | None,
         has_byte_rows: bool = False,
     ) -> None:
-        """like: the layer in whose place it is. order: the rows of the file in the model's order;
-        None: they are.
+        """original: the layer that this one replaces. order: the file's tensor rows in the model's order,
+        None if the order is equal.
 
-        has_byte_rows: inputs are rounded to 8 bits before they are multiplied.
+        has_byte_rows: inputs are rounded to 8 bits before the product.
         """
         nn.Module.__init__(self)
-        self.in_features, self.out_features = like.in_features, like.out_features
+        self.in_features, self.out_features = original.in_features, original.out_features
         # a head that is tied to the embedding has the same parameter
         self.weight = (
-            stored if isinstance(stored, nn.Parameter) else nn.Parameter(stored, requires_grad=False)
+            blocks if isinstance(blocks, nn.Parameter) else nn.Parameter(blocks, requires_grad=False)
         )
-        self.bias, self.kind, self.order, self.has_byte_rows = like.bias, kind, order, has_byte_rows
+        self.bias, self.kind, self.order, self.has_byte_rows = original.bias, type_name, order, has_byte_rows
 
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        """Return the blocks of these outputs."""
+    def get_weight_blocks(self, first: int, last: int) -> torch.Tensor:
+        """Return the blocks of the outputs `first` to `last`, in the model's order."""
         return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Round the rows if that is asked for, and multiply them."""
-        return self.multiplied(
-            rounded_by_parts(input, TYPES[self.kind].row_part) if self.has_byte_rows else input
+        return self.multiply_dequantized(
+            round_to_int8(input, TYPES[self.kind].activation_group) if self.has_byte_rows else input
         )
 
-    def multiplied(self, input: torch.Tensor) -> torch.Tensor:
-        """Unpack some outputs at a time: slow, for places where there are no kernels."""
+    def multiply_dequantized(self, input: torch.Tensor) -> torch.Tensor:
+        """Multiply after dequantizing some outputs at a time. This is slow and serves devices without kernels."""
 
-        def weights(first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
-            return unpacked(self.rows(first, last), self.kind, self.in_features).to(dtype)
+        def dequantize_range(first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+            return dequantize_blocks(self.get_weight_blocks(first, last), self.kind, self.in_features).to(
+                dtype
+            )
 
-        return multiply_in_steps(self, weights, input, max(1, UNPACKED_AT_ONCE // self.in_features))
+        return multiply_in_steps(self, dequantize_range, input, max(1, UNPACKED_AT_ONCE // self.in_features))
 
 
-class InOrder(nn.Module):
-    """A layer before which the inputs are put in the order of the file's columns."""
+class InputReorderedLinear(nn.Module):
+    """A linear layer that first puts its inputs into the order of the file's columns."""
 
     def __init__(self, layer: GgufLinear, order: torch.Tensor) -> None:
-        """order: which one of the file's columns each input is."""
+        """order: the file's column for each input."""
         super().__init__()
         self.layer = layer
         self.register_buffer("order", order.argsort(), persistent=False)
@@ -73,12 +74,11 @@ class InOrder(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the layer's outputs."""
         return self.layer(input[..., self.order])  # type: ignore[no-any-return]
 
 
-class OfDtype(nn.Module):
-    """A head in blocks for a model that asks its head's weight for the dtype of what it gets."""
+class LinearWithDtype(nn.Module):
+    """Wraps a .gguf lm_head for models that read their input dtype from the head's weight."""
 
     def __init__(self, layer: GgufLinear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -86,71 +86,78 @@ class OfDtype(nn.Module):
         self.register_buffer("weight", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the head's outputs."""
         return self.layer(input)  # type: ignore[no-any-return]
 
 
-def with_columns(
-    like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None, columns: torch.Tensor
+def build_reordered_linear(
+    original: nn.Linear,
+    blocks: torch.Tensor,
+    type_name: str,
+    order: torch.Tensor | None,
+    columns: torch.Tensor,
 ) -> nn.Module:
-    """Return a layer whose inputs have another order than the file's columns; blocks move where
-    whole ones can."""
-    block = TYPES[kind].inputs
+    """Build a layer whose inputs have another order than the file's columns.
+
+    Blocks are moved if whole blocks can be; otherwise the inputs are reordered at run time.
+    """
+    block = TYPES[type_name].inputs
     starts = columns.view(-1, block)[:, :1] if len(columns) % block == 0 else columns[:0, None]
     moves_blocks = len(starts) and bool((starts % block == 0).all())
     if moves_blocks and bool((columns.view(-1, block) == starts + torch.arange(block)).all()):
-        in_blocks = stored.view(stored.shape[0], -1, TYPES[kind].stored_bytes)
-        return GgufLinear(like, in_blocks[:, starts[:, 0] // block].flatten(1), kind, order)
-    return InOrder(GgufLinear(like, stored, kind, order), columns)
+        in_blocks = blocks.view(blocks.shape[0], -1, TYPES[type_name].stored_bytes)
+        return GgufLinear(original, in_blocks[:, starts[:, 0] // block].flatten(1), type_name, order)
+    return InputReorderedLinear(GgufLinear(original, blocks, type_name, order), columns)
 
 
 class GgufEmbedding(nn.Embedding):
-    """An embedding whose table, uint8 [tokens, bytes], is a file's blocks; a pass unpacks the rows
-    of its tokens."""
+    """An embedding whose table holds .gguf blocks as uint8 [tokens, bytes].
+
+    A forward pass dequantizes only the entries of its tokens.
+    """
 
     makes_rows = True  # a pass in a single call asks for those of its tokens
 
-    def __init__(self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, original: nn.Embedding, blocks: torch.Tensor, type_name: str, dtype: torch.dtype
+    ) -> None:
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim, self.padding_idx = (
-            like.num_embeddings,
-            like.embedding_dim,
+            original.num_embeddings,
+            original.embedding_dim,
             None,
         )
-        self.weight = nn.Parameter(stored, requires_grad=False)
-        self.kind, self.dtype = kind, dtype
-        self.factor = getattr(like, "embed_scale", None)  # Gemma's
+        self.weight = nn.Parameter(blocks, requires_grad=False)
+        self.kind, self.dtype = type_name, dtype
+        self.factor = getattr(original, "embed_scale", None)  # Gemma's
 
     def extra_repr(self) -> str:
-        """Return what `print(model)` shows of it."""
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind}"
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the rows of these tokens."""
         rows = self.weight[input.reshape(-1)]
         table = (
-            unpacked(rows, self.kind, self.embedding_dim)
+            dequantize_blocks(rows, self.kind, self.embedding_dim)
             .to(self.dtype)
             .view(*input.shape, self.embedding_dim)
         )
-        return self.scaled(table)
+        return self.scale_embeddings(table)
 
-    def scaled(self, table: torch.Tensor) -> torch.Tensor:
-        """Return rows as the model gets them."""
-        return table if self.factor is None else table * self.factor.to(self.dtype)
+    def scale_embeddings(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Multiply embeddings by the model's embedding scale, if it has one."""
+        return embeddings if self.factor is None else embeddings * self.factor.to(self.dtype)
 
 
-def parameters(model: Any) -> int:
-    """Count a model's parameters: those in blocks as the numbers that they stand for."""
+def count_parameters(model: Any) -> int:
+    """Count a model's parameters. Blocks count as the weights that they encode."""
     stored = {
         module.weight.data_ptr(): module
         for module in model.modules()
         if isinstance(module, GgufLinear | GgufEmbedding)
     }
-    numbers = sum(map(numbers_in_blocks, stored.values()))
+    numbers = sum(map(count_block_weights, stored.values()))
     return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers)
 
 
-def numbers_in_blocks(layer: GgufLinear | GgufEmbedding) -> int:
-    """Return how many numbers the blocks of a layer stand for."""
+def count_block_weights(layer: GgufLinear | GgufEmbedding) -> int:
+    """Return how many weights the blocks of a layer encode."""
     return int(TYPES[layer.kind].inputs * layer.weight.numel() // TYPES[layer.kind].stored_bytes)

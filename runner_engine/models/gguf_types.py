@@ -1,8 +1,8 @@
-"""The types of blocks in a .gguf file that stay blocks in memory, and how a block is taken apart.
+"""Block types of .gguf files that stay quantized in memory, and how each is split into its parts.
 
 A block holds neighbouring weights of one output: a scale in float16, for some types the scales of
-its parts and what is subtracted, and 2 to 8 bits for each weight. The kernels have the same types
-(kernels/blocks.h).
+its sub-blocks and an offset to subtract, and 2 to 8 bits for each weight. The kernels have the same
+types (kernels/blocks.h).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from runner_engine.models.grouped import ROW_BLOCK, ROW_PART
+from runner_engine.models.grouped_linear import ROW_BLOCK, ROW_PART
 
 
 class BlockParts(NamedTuple):
-    """The blocks of some outputs, taken apart: [outputs, blocks, …] each."""
+    """Scales, sub-block scales and weight bits of some outputs' blocks, each [outputs, blocks, …]."""
 
     # uint8 [outputs, blocks, 2 or 4]: float16 of the scale, and of what is subtracted
     scales: torch.Tensor
@@ -28,8 +28,7 @@ class BlockParts(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockType:
-    """How a type of blocks is stored: its number in a file, its size, and the bits that a weight
-    has."""
+    """How a .gguf block type is stored: its number in a file, its size, and the bits of a weight."""
 
     number: int
     inputs: int  # of a block
@@ -44,126 +43,127 @@ class BlockType:
     scales: int = 1  # with what is subtracted: 2
 
     @property
-    def row_part(self) -> int:
-        """How many inputs of a row in bytes share a scale: where those of weights do so in 256, as
-        many."""
+    def activation_group(self) -> int:
+        """Number of neighbouring activations that share a scale: 256 for blocks of 256 weights, otherwise 32."""
         return ROW_BLOCK if self.inputs == ROW_BLOCK else ROW_PART
 
     @property
     def packed_bytes(self) -> int:
-        """The bytes of a block here."""
+        """Size in bytes of a block after repacking for the kernels."""
         parts = self.take_apart(torch.zeros(1, 1, self.stored_bytes, dtype=torch.uint8))
         return parts.scales.shape[2] + parts.of_parts.shape[2] + self.inputs * (self.low + self.high) // 8
 
 
-def split(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """Split the last dimension into dimensions of these sizes."""
+def split_last_dim(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
+    """Split the last dimension into dimensions of the given sizes."""
     return tensor.reshape(*tensor.shape[:-1], *sizes)
 
 
-def _nibbles(stored: torch.Tensor) -> torch.Tensor:
-    """Return the lower halves of bytes, and then the upper ones: [..., 2 n] of [..., n]."""
-    return torch.cat((stored & 15, stored >> 4), dim=-1)
+def _unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Unpack [..., n] bytes to [..., 2 n]: all lower halves, then all upper halves."""
+    return torch.cat((packed & 15, packed >> 4), dim=-1)
 
 
-def _shifted(stored: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
-    """Return bits of bytes [..., n]: for each shift all bytes, [..., shifts, n]."""
-    return torch.stack([stored >> shift & mask for shift in shifts], dim=-2)
+def _extract_bits(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
+    """Extract bits of the bytes [..., n] at each shift: [..., shifts, n]."""
+    return torch.stack([packed >> shift & mask for shift in shifts], dim=-2)
 
 
-def _of_32(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
-    """Return what takes blocks of 32 weights of 4 or 5 bits apart."""
+def _make_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
+    """Return a function that splits blocks of 32 weights of 4 or 5 bits into their parts."""
     scales = 4 if has_minimum else 2
 
-    def take_apart(blocks: torch.Tensor) -> BlockParts:
-        bits = _nibbles(blocks[..., scales + 4 * has_fifth_bit :])
+    def split_block(blocks: torch.Tensor) -> BlockParts:
+        bits = _unpack_nibbles(blocks[..., scales + 4 * has_fifth_bit :])
         if has_fifth_bit:
             fifth = (
-                _shifted(blocks[..., scales : scales + 4], tuple(range(8)), 1).transpose(-1, -2).flatten(-2)
+                _extract_bits(blocks[..., scales : scales + 4], tuple(range(8)), 1)
+                .transpose(-1, -2)
+                .flatten(-2)
             )
             bits = bits | fifth << 4
         return BlockParts(blocks[..., :scales], blocks[..., :0], bits)
 
-    return take_apart
+    return split_block
 
 
-def _q8_0(blocks: torch.Tensor) -> BlockParts:
+def _split_q8_0(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(blocks[..., :2], blocks[..., :0], blocks[..., 2:])
 
 
-def _q2_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q2_k(blocks: torch.Tensor) -> BlockParts:
     of_parts, bits, scales = blocks[..., :16], blocks[..., 16:80], blocks[..., 80:]
-    return BlockParts(scales, of_parts, _shifted(split(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3))
+    return BlockParts(
+        scales, of_parts, _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
+    )
 
 
-def _q3_k(blocks: torch.Tensor) -> BlockParts:
+def _split_q3_k(blocks: torch.Tensor) -> BlockParts:
     high, bits, packed, scale = (blocks[..., :32], blocks[..., 32:96], blocks[..., 96:108], blocks[..., 108:])
-    lower = _nibbles(packed[..., :8])
-    upper = _shifted(packed[..., 8:], (0, 2, 4, 6), 3).flatten(-2)
-    low = _shifted(split(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
-    third = _shifted(high, tuple(range(8)), 1).flatten(-2)
+    lower = _unpack_nibbles(packed[..., :8])
+    upper = _extract_bits(packed[..., 8:], (0, 2, 4, 6), 3).flatten(-2)
+    low = _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
+    third = _extract_bits(high, tuple(range(8)), 1).flatten(-2)
     return BlockParts(scale, (lower | upper << 4) - 32, low | third << 2)
 
 
-def _scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
-    """Return the eight scales of parts and their minima in turns, [..., 16], of 6 bits each in 12
-    bytes."""
+def _unpack_scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
+    """Unpack eight pairs of 6-bit sub-block scale and minimum from 12 bytes: [..., 16], alternating."""
     first, second, upper = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = torch.cat((first & 63, upper & 15 | first >> 6 << 4), dim=-1)
     minima = torch.cat((second & 63, upper >> 4 | second >> 6 << 4), dim=-1)
     return torch.stack((scales, minima), dim=-1).flatten(-2)
 
 
-def _q4_k(blocks: torch.Tensor) -> BlockParts:
-    bits = _nibbles(split(blocks[..., 16:], 4, 32)).flatten(-2)
-    return BlockParts(blocks[..., :4], _scales_and_minima(blocks[..., 4:16]), bits)
+def _split_q4_k(blocks: torch.Tensor) -> BlockParts:
+    bits = _unpack_nibbles(split_last_dim(blocks[..., 16:], 4, 32)).flatten(-2)
+    return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks[..., 4:16]), bits)
 
 
-def _q5_k(blocks: torch.Tensor) -> BlockParts:
-    fifth = _shifted(blocks[..., 16:48], tuple(range(8)), 1).flatten(-2)
-    bits = _nibbles(split(blocks[..., 48:], 4, 32)).flatten(-2)
-    return BlockParts(blocks[..., :4], _scales_and_minima(blocks[..., 4:16]), bits | fifth << 4)
+def _split_q5_k(blocks: torch.Tensor) -> BlockParts:
+    fifth = _extract_bits(blocks[..., 16:48], tuple(range(8)), 1).flatten(-2)
+    bits = _unpack_nibbles(split_last_dim(blocks[..., 48:], 4, 32)).flatten(-2)
+    return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks[..., 4:16]), bits | fifth << 4)
 
 
-def _q6_k(blocks: torch.Tensor) -> BlockParts:
-    low = _shifted(split(blocks[..., :128], 2, 64), (0, 4), 15).flatten(-3)
-    high = _shifted(split(blocks[..., 128:192], 2, 32), (0, 2, 4, 6), 3).flatten(-3)
+def _split_q6_k(blocks: torch.Tensor) -> BlockParts:
+    low = _extract_bits(split_last_dim(blocks[..., :128], 2, 64), (0, 4), 15).flatten(-3)
+    high = _extract_bits(split_last_dim(blocks[..., 128:192], 2, 32), (0, 2, 4, 6), 3).flatten(-3)
     return BlockParts(blocks[..., 208:], blocks[..., 192:208], low | high << 4)
 
 
-def _iq4_xs(blocks: torch.Tensor) -> BlockParts:
-    upper = _shifted(blocks[..., 2:4], (0, 2, 4, 6), 3).transpose(-1, -2).flatten(-2)
-    lower = _shifted(blocks[..., 4:8], (0, 4), 15).transpose(-1, -2).flatten(-2)
-    bits = _nibbles(split(blocks[..., 8:], 8, 16)).flatten(-2)
+def _split_iq4_xs(blocks: torch.Tensor) -> BlockParts:
+    upper = _extract_bits(blocks[..., 2:4], (0, 2, 4, 6), 3).transpose(-1, -2).flatten(-2)
+    lower = _extract_bits(blocks[..., 4:8], (0, 4), 15).transpose(-1, -2).flatten(-2)
+    bits = _unpack_nibbles(split_last_dim(blocks[..., 8:], 8, 16)).flatten(-2)
     return BlockParts(blocks[..., :2], (lower | upper << 4) - 32, bits)
 
 
-def _mxfp4(blocks: torch.Tensor) -> BlockParts:
-    return BlockParts(_halves(blocks[..., :1]), blocks[..., :0], _nibbles(blocks[..., 1:]))
+def _split_mxfp4(blocks: torch.Tensor) -> BlockParts:
+    return BlockParts(_decode_exponents(blocks[..., :1]), blocks[..., :0], _unpack_nibbles(blocks[..., 1:]))
 
 
-def _halves(exponents: torch.Tensor) -> torch.Tensor:
-    """Return the halves of powers of two as float16, in bytes; what is too small for float16
-    becomes 0."""
+def _decode_exponents(exponents: torch.Tensor) -> torch.Tensor:
+    """Return half of each power of two as float16 bytes. Values too small for float16 become 0."""
     powers = torch.exp2(exponents.float() - HALVED_BIAS)
     return powers.to(torch.float16).view(torch.uint8)
 
 
 HALVED_BIAS = 128  # of an exponent: 127, and 1 because the list holds twice the weights
 TYPES = {
-    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _of_32(False, False)),
-    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _of_32(True, False), scales=2),
-    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _of_32(False, True)),
-    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _of_32(True, True), scales=2),
-    "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _q8_0),
-    "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _q2_k, scales_at=80, scales=2),
-    "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _q3_k, True, 108),
-    "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _q4_k, scales=2),
-    "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _q5_k, scales=2),
-    "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _q6_k, True, 208),
-    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _of_32(False, False)),
-    "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _iq4_xs, True),
-    "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _mxfp4),
+    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _make_block32_splitter(False, False)),
+    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _make_block32_splitter(True, False), scales=2),
+    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _make_block32_splitter(False, True)),
+    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _make_block32_splitter(True, True), scales=2),
+    "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0),
+    "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _split_q2_k, scales_at=80, scales=2),
+    "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _split_q3_k, True, 108),
+    "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _split_q4_k, scales=2),
+    "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _split_q5_k, scales=2),
+    "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _split_q6_k, True, 208),
+    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _make_block32_splitter(False, False)),
+    "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs, True),
+    "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4),
 }
 UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the four-bit floats
@@ -171,29 +171,28 @@ FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the 
 LISTED = {"IQ4_NL": UNEVEN, "IQ4_XS": UNEVEN, "MXFP4": FLOAT4}
 
 
-def scales_of(stored: torch.Tensor, name: str) -> torch.Tensor:
-    """Return the scales of a file's blocks in float16, and what is subtracted: [outputs, blocks, 1
-    or 2]."""
-    kind = TYPES[name]
-    blocks = split(stored, -1, kind.stored_bytes)
-    if name == "MXFP4":
-        return _halves(blocks[..., :1]).view(torch.float16)
+def extract_block_scales(block_bytes: torch.Tensor, type_name: str) -> torch.Tensor:
+    """Return the float16 scales of .gguf blocks, and their minima if any: [outputs, blocks, 1 or 2]."""
+    kind = TYPES[type_name]
+    blocks = split_last_dim(block_bytes, -1, kind.stored_bytes)
+    if type_name == "MXFP4":
+        return _decode_exponents(blocks[..., :1]).view(torch.float16)
     return blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales].contiguous().view(torch.float16)
 
 
-def unpacked(stored: torch.Tensor, name: str, inputs: int) -> torch.Tensor:
-    """Return the weights, float32 [outputs, inputs], of a file's blocks, uint8 [outputs, bytes]."""
-    kind = TYPES[name]
-    blocks = stored.view(stored.shape[0], inputs // kind.inputs, kind.stored_bytes)
+def dequantize_blocks(block_bytes: torch.Tensor, type_name: str, inputs: int) -> torch.Tensor:
+    """Dequantize .gguf blocks, uint8 [outputs, bytes], to float32 [outputs, inputs]."""
+    kind = TYPES[type_name]
+    blocks = block_bytes.view(block_bytes.shape[0], inputs // kind.inputs, kind.stored_bytes)
     _, of_parts, bits = kind.take_apart(blocks)
-    both = scales_of(stored, name).float()[..., None]  # [outputs, blocks, 1 or 2, 1]
-    if name in LISTED:
-        weights = torch.tensor(LISTED[name], dtype=torch.float32)[bits.long()]
+    both = extract_block_scales(block_bytes, type_name).float()[..., None]  # [outputs, blocks, 1 or 2, 1]
+    if type_name in LISTED:
+        weights = torch.tensor(LISTED[type_name], dtype=torch.float32)[bits.long()]
     else:
-        weights = (bits.view(torch.int8) if name == "Q8_0" else bits).float() - kind.offset
-    weights = split(weights, -1, kind.part)
+        weights = (bits.view(torch.int8) if type_name == "Q8_0" else bits).float() - kind.offset
+    weights = split_last_dim(weights, -1, kind.part)
     scale, minimum = both[..., :1, :], both[..., 1:, :]
-    if name == "Q2_K":
+    if type_name == "Q2_K":
         scale, minimum = scale * (of_parts & 15)[..., None], minimum * (of_parts >> 4)[..., None]
     elif kind.has_signed_parts:
         scale = scale * of_parts.view(torch.int8)[..., None]

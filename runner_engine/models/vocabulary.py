@@ -1,10 +1,10 @@
-"""Which token ids a model has an embedding for.
+"""Checks token ids against the model's embedding.
 
 A tokenizer may know more tokens: a text-only checkpoint may still have the tokens for images, and a
-fine-tuned one may have a new token for padding. Most of these never occur in a prompt, so they are
-only noted when the model loads. A prompt that contains one is rejected before a pass, which would
-read memory beyond the embedding. Only a tokenizer that puts such a token into every prompt is
-rejected before the load.
+fine-tuned one may have a new token for padding. Most of these never occur in a prompt, so the load
+only reports a note. A prompt that contains one is rejected before a forward pass, which would read
+memory beyond the embedding. Only a tokenizer that puts such a token into every prompt is rejected
+before the load.
 """
 
 from __future__ import annotations
@@ -12,47 +12,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner_base import ConfigError, few
+from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
-from runner_engine.models.tokenizing import ids_of
+from runner_engine.models.tokenization import encode_text
 
 
-def rows_of(model: Any) -> int:
+def count_embeddings(model: Any) -> int:
     """Return how many tokens a loaded model has embeddings for."""
     rows: int = model.config.get_text_config().vocab_size
     return min(rows, getattr(model.get_input_embeddings(), "num_embeddings", rows))
 
 
-def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> None:
-    """Reject token ids that the model has no embedding for."""
-    if ids and not (min(ids) >= 0 and max(ids) < rows):
-        invalid = next(identifier for identifier in ids if not 0 <= identifier < rows)
+def check_token_ids(ids: Sequence[int], num_embeddings: float, tokenizer: Any, model_name: str) -> None:
+    """Raise ConfigError for token ids that the model has no embedding for."""
+    if ids and not (min(ids) >= 0 and max(ids) < num_embeddings):
+        invalid = next(identifier for identifier in ids if not 0 <= identifier < num_embeddings)
         raise ConfigError(
-            f"{invalid} is not a token of {named}: its ids go from 0 to {rows - 1}{_origin(invalid, tokenizer)}",
+            (
+                f"{invalid} is not a token of {model_name}: its ids go from 0 to "
+                f"{num_embeddings - 1}{_describe_token(invalid, tokenizer)}"
+            ),
             code="bad_value",
         )
 
 
-def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[Note]:
-    """Reject a tokenizer whose every prompt would be rejected; return a note on tokens that no
-    prompt may contain."""
+def check_tokenizer(tokenizer: Any, num_embeddings: int, model_name: str) -> list[Note]:
+    """Reject a tokenizer that puts unknown tokens into every prompt. Notes other tokens without embedding."""
     # what it puts around every text
-    check_ids(ids_of(tokenizer, "", True, named), rows, tokenizer, named)
-    if tokenizer.vocab_size <= rows and all(number < rows for number in tokenizer.added_tokens_decoder):
+    check_token_ids(encode_text(tokenizer, "", True, model_name), num_embeddings, tokenizer, model_name)
+    if tokenizer.vocab_size <= num_embeddings and all(
+        number < num_embeddings for number in tokenizer.added_tokens_decoder
+    ):
         return []
-    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
-    tokens = few([f"{token} ({number})" for number, token in beyond])
-    return [note("tokens_beyond_model", count=len(beyond), known=rows, tokens=tokens)]
+    beyond = sorted(
+        (number, token) for token, number in tokenizer.get_vocab().items() if number >= num_embeddings
+    )
+    tokens = join_first_names([f"{token} ({number})" for number, token in beyond])
+    return [note("tokens_beyond_model", count=len(beyond), known=num_embeddings, tokens=tokens)]
 
 
-def padding_of(tokenizer: Any, rows: float) -> int:
-    """Return the id that pads prompts; any id with an embedding will do."""
+def choose_padding_id(tokenizer: Any, num_embeddings: float) -> int:
+    """Return a token id for padding prompts. Any id with an embedding works."""
     number: int | None = tokenizer.pad_token_id
-    return number if number is not None and number < rows else 0
+    return number if number is not None and number < num_embeddings else 0
 
 
-def _origin(invalid: int, tokenizer: Any) -> str:
-    """Say which of the tokenizer's tokens it is, if it is one."""
+def _describe_token(invalid: int, tokenizer: Any) -> str:
+    """Describe a token id without embedding for an error message."""
     if not 0 <= invalid < len(tokenizer) and invalid not in tokenizer.added_tokens_decoder:
         return ""
     return (

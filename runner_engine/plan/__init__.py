@@ -1,2 +1,1 @@
-"""What is decided of a load before torch is imported: one plan, which the prediction of memory reads
-and the load executes."""
+"""The load plan, decided before torch is imported: memory prediction reads it, and the load executes it."""

@@ -1,8 +1,8 @@
-"""One plan of a load: how the weights come in, what each tensor becomes, and which kernels multiply.
+"""The load plan: loading backend, format of each tensor, and kernels.
 
-The prediction of memory (footprint.py) and the load (models/load.py) read the same plan. Where a load
-knows better, because torch cannot use a GPU or lacks an attention, it replaces that field. What
-follows from a plan is computed at its first use, because a damaged header is the load's to report.
+The prediction of memory (footprint.py) and the load (models/base_loading.py) read the same plan. If
+the load finds that torch cannot use a GPU or lacks an attention, it replaces that field. Derived
+values are computed at first use, because the load must report a damaged header.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from functools import cached_property
 from typing import Any
 
 from runner_base import BYTES, MIB, DataError, processor
-from runner_base.dtypes import stored_dtype
+from runner_base.dtypes import find_stored_dtype
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.linear_layers import (
     PlainLayers,
-    Walk,
-    are_experts_apart,
-    plain_layers,
-    walk_files,
+    QuantizationPlan,
+    measure_plain_layers,
+    plan_model_quantization,
+    separates_experts,
 )
-from runner_engine.checkpoints.own_head import as_one_layer, without_head
-from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.mtp_head import convert_head_to_model, exclude_head_tensors
+from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel
+from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.checkpoints.weight_sizes import weight_bytes
 from runner_engine.quantization.base import CheckpointSource, OwnLayers, QuantizationConfig
-from runner_engine.quantization.mixed import Mix
+from runner_engine.quantization.quantization_mix import QuantizationMix
 from runner_engine.settings.model import Attention
 from runner_engine.spec import ModelSpec
 
@@ -54,112 +54,124 @@ class LoadPlan:
         return self.resolved.files
 
     @property
-    def mix(self) -> Mix:
+    def quantization_mix(self) -> QuantizationMix:
         """The quantization of the loaded weights."""
-        return self.resolved.mix
+        return self.resolved.quantization_mix
 
     @cached_property
-    def way(self) -> str:
-        """The way of loading: a module of models/loading/."""
-        files, held = self.files, self.mix.base
+    def backend_name(self) -> str:
+        """The loading backend: a module of models/loading/."""
+        files, held = self.files, self.quantization_mix.base
         is_file = files.is_gguf_file and files.model.device_map is None
-        if is_file and gguf_file.is_known(gguf_file.read_header(files.path)):
+        if is_file and gguf_file.is_supported(gguf_file.read_header(files.path)):
             return "gguf"
-        if self.spec.lora.merges_first:
+        if self.spec.lora.merges_before_quantization:
             return "merged"
         if held.is_mixed:
             return "mixed"
         if held.own_layers is OwnLayers.groups:
             return "stored_groups"
         if held.own_layers is OwnLayers.made_groups:
-            return "made_groups" if files.stored is None else "adopted_groups"
+            return "made_groups" if files.stored_format is None else "adopted_groups"
         return "library"
 
     # -------------------------------------------------------------------- tensors, and their formats
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings of the text model, or of the model's own head."""
-        return as_one_layer(self.files)[1] if self.spec.is_own_head else self.files.text_settings
+        """The config of the text model, or of its MTP head."""
+        return convert_head_to_model(self.files)[1] if self.spec.is_mtp_head else self.files.text_settings
 
     @cached_property
-    def takes_experts_apart(self) -> bool:
-        """Whether each matrix of each expert becomes a layer of its own."""
-        return are_experts_apart(self.files, self.mix)
+    def separates_experts(self) -> bool:
+        """Whether each matrix of each expert becomes its own layer."""
+        return separates_experts(self.files, self.quantization_mix)
 
     @cached_property
-    def tensors(self) -> list[Tensor]:
-        """The tensors of the loaded model; none if no file has a header that can be read."""
+    def tensors(self) -> list[TensorLocation]:
+        """The tensors of the loaded model. Empty if no file has a readable header."""
         files = self.files
-        if self.spec.is_own_head:
-            return as_one_layer(files)[0]
-        if self.mix.base.own_layers is OwnLayers.blocks:
-            return gguf_file.kept_tensors(gguf_file.read_header(files.path))
-        return list(without_head(files, files.matrices if self.takes_experts_apart else files.tensors))
+        if self.spec.is_mtp_head:
+            return convert_head_to_model(files)[0]
+        if self.quantization_mix.base.own_layers is OwnLayers.blocks:
+            return gguf_file.list_in_memory_tensors(gguf_file.read_header(files.path))
+        return list(
+            exclude_head_tensors(files, files.separate_tensors if self.separates_experts else files.tensors)
+        )
 
     @cached_property
-    def walk(self) -> Walk:
-        """What quantizing while loading makes of each tensor."""
-        return walk_files(self.files, self.mix, self.device)
+    def quantization_plan(self) -> QuantizationPlan:
+        """How each tensor is quantized while loading."""
+        return plan_model_quantization(self.files, self.quantization_mix, self.device)
 
     @property
-    def reach(self) -> Walk | None:
-        """The same for checks; None if nothing is quantized, or no header can be read."""
-        wanted = self.spec.mix
+    def checked_quantization_plan(self) -> QuantizationPlan | None:
+        """The quantization plan for checks. None if nothing is quantized or no header can be read."""
+        wanted = self.spec.layer_mix
         if wanted.base.source is not CheckpointSource.plain or not wanted.quantizes:
             return None
         try:
-            is_read = self.files.stored is None and self.files.tensors
+            is_read = self.files.stored_format is None and self.files.tensors
         except DataError:
             return None  # a damaged header: the load reads it, too, and names the tensor
-        return self.walk if is_read else None
+        return self.quantization_plan if is_read else None
 
     @property
-    def choices(self) -> dict[str, QuantizationConfig]:
-        """The format of each tensor that the load quantizes."""
-        is_stored = self.files.stored is not None or self.mix.base.own_layers is OwnLayers.blocks
-        return self.walk.choices if self.mix.quantizes and not is_stored else {}
+    def quantization_configs(self) -> dict[str, QuantizationConfig]:
+        """The quantization of each tensor that the load quantizes."""
+        is_stored = (
+            self.files.stored_format is not None or self.quantization_mix.base.own_layers is OwnLayers.blocks
+        )
+        return self.quantization_plan.choices if self.quantization_mix.quantizes and not is_stored else {}
 
     @cached_property
     def plain_layers(self) -> PlainLayers:
-        """The linear layers that a mix leaves in model.dtype."""
-        return plain_layers(self.files, self.mix)
+        """The linear layers that stay in model.dtype."""
+        return measure_plain_layers(self.files, self.quantization_mix)
 
     @cached_property
-    def weights(self) -> dict[str, int]:
+    def weight_bytes_by_part(self) -> dict[str, int]:
         """The bytes of the loaded weights by part."""
         files, lora = self.files, self.spec.lora
         weights = weight_bytes(
-            self.tensors, self.settings, files.stored, self.choices, files.dtype_bytes, files.fuses_experts
+            self.tensors,
+            self.settings,
+            files.stored_format,
+            self.quantization_configs,
+            files.dtype_bytes,
+            files.fuses_experts,
         )
-        if lora.adapts and not lora.merges:
-            numbers = sum(one.files.adapter_numbers for one in self.resolved.apart or [self.resolved])
+        if lora.adapts and not lora.merges_adapter:
+            numbers = sum(
+                one.files.num_adapter_parameters
+                for one in self.resolved.single_adapter_models or [self.resolved]
+            )
             weights["lora"] = numbers * BYTES["float32"]  # also for a 16-bit model
         return weights
 
     # ------------------------------------------------------------------- what stays in the mapped file
 
     @property
-    def converts(self) -> bool:
-        """Whether plain weights are converted to another number format."""
-        return stored_dtype(self.files.settings) != self.files.dtype
+    def converts_dtype(self) -> bool:
+        """Whether plain weights are converted to another dtype."""
+        return find_stored_dtype(self.files.settings) != self.files.dtype
 
     @property
     def is_mapped(self) -> bool:
-        """Whether plain weights stay in the mapped checkpoint; a .gguf file is unpacked."""
-        return not self.files.is_gguf_file and not self.converts
+        """Whether plain weights stay in the memory-mapped checkpoint. A .gguf file is dequantized."""
+        return not self.files.is_gguf_file and not self.converts_dtype
 
     @property
     def mapped_bytes(self) -> int:
-        """The bytes of weights that stay in the mapped checkpoint."""
-        weights, base = self.weights, self.mix.base
+        """Bytes of weights that stay in the memory-mapped checkpoint."""
+        weights, base = self.weight_bytes_by_part, self.quantization_mix.base
         if base.own_layers is OwnLayers.blocks:
             return sum(weights.values()) - weights["other"]
         if not self.is_mapped:
             return 0
         in_memory, left_plain = ["expert", "lora"], 0  # experts are joined
-        makes_codes = self.mix.quantizes and self.files.stored is None
-        if self.spec.lora.merges or makes_codes or base.own_layers is OwnLayers.made_groups:
+        makes_codes = self.quantization_mix.quantizes and self.files.stored_format is None
+        if self.spec.lora.merges_adapter or makes_codes or base.own_layers is OwnLayers.made_groups:
             in_memory += ["linear", "scales"]
             left_plain = self.plain_layers.nbytes if base.is_mixed else 0
         return sum(size for part, size in weights.items() if part not in in_memory) + left_plain
@@ -167,26 +179,26 @@ class LoadPlan:
     # --------------------------------------------------------------------------------- which kernels
 
     @property
-    def is_streamed(self) -> bool:
-        """Whether the scheduler decodes, with attention of its own; a trial may reject the model."""
+    def uses_scheduler(self) -> bool:
+        """Whether the scheduler decodes with its own attention. A trial at load may reject the model."""
         return self.attention is Attention.auto
 
     @property
     def uses_kernels(self) -> bool:
         """Whether the engine's C kernels compute a pass."""
-        return self.is_streamed and self.device == "cpu" and processor.c_compiler() is not None
+        return self.uses_scheduler and self.device == "cpu" and processor.find_c_compiler() is not None
 
     @property
-    def multiplies_packed(self) -> bool:
-        """Whether these kernels multiply quantized layers, and unpack only a panel at a time."""
-        return self.uses_kernels and self.mix.has_kernels(self.files.dtype_bytes)
+    def uses_quantized_kernels(self) -> bool:
+        """Whether the C kernels multiply quantized layers without dequantizing whole weights."""
+        return self.uses_kernels and self.quantization_mix.has_kernels(self.files.dtype_bytes)
 
 
 def plan_load(resolved: ResolvedModel) -> LoadPlan:
-    """Plan the load of a model by its keys and files alone."""
+    """Plan a model's load from its config and files alone."""
     return LoadPlan(resolved, resolved.files.device, resolved.files.model.attention)
 
 
-def may_pack(nbytes: float, free_mib: float, packed_share: float = PACKED_SHARE) -> bool:
-    """Whether plain weights are packed, which takes a second copy of them."""
-    return nbytes <= packed_share * free_mib * MIB
+def can_pack_weights(nbytes: float, free_mib: float, max_share: float = PACKED_SHARE) -> bool:
+    """Whether plain weights may be packed, which needs a second copy of them."""
+    return nbytes <= max_share * free_mib * MIB

@@ -1,4 +1,4 @@
-"""quantization – one file for each library, and the one list of all choices."""
+"""Quantization formats: one file per library, and the registry of all choices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from runner_base.choices import Choices
-from runner_engine.quantization.base import Format, QuantizationConfig
+from runner_engine.quantization.base import QuantizationConfig, StoredFormat
 
 PLACES = {  # the module and the class of each choice
     "none": "base:QuantizationConfig",
@@ -39,49 +39,44 @@ WITHOUT_CHOICE = ("modelopt:ModelOptConfig",)  # formats that `none` loads, and 
 SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when memory is short
 
 
-def methods() -> tuple[str, ...]:
-    """Return the quant_method of each choice that names one in a config.json."""
-    own = [*(CHOICES[name] for name in PLACES), *_without_choice()]
+def list_quant_methods() -> tuple[str, ...]:
+    """Return each quant_method that some choice reads from a config.json."""
+    own = [*(CHOICES[name] for name in PLACES), *_iter_unnamed_formats()]
     return tuple(dict.fromkeys(choice.method for choice in own if choice.method))
 
 
-def read_format(settings: dict[str, Any]) -> Format | None:
-    """Return how the weights are quantized, from a config.json; None if they are not."""
-    if not (stored := stored_settings(settings)):
+def detect_stored_format(config: dict[str, Any]) -> StoredFormat | None:
+    """Detect from a config.json how the weights are quantized. None if they are not."""
+    if not (stored := read_stored_quantization_config(config)):
         return None
-    for choices in ([*CHOICES.values()], [*_without_choice()], CHOICES.from_plug_ins()):
-        formats = [found for choice in choices if (found := choice.read_stored(stored)) is not None]
+    for choices in ([*CHOICES.values()], [*_iter_unnamed_formats()], CHOICES.iter_plug_in_choices()):
+        formats = [found for choice in choices if (found := choice.parse_stored_format(stored)) is not None]
         if formats:  # of several choices of one library, the one that makes just this
             return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
-    return Format(
+    return StoredFormat(
         method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False
     )
 
 
-def _without_choice() -> Iterator[type[QuantizationConfig]]:
-    """Yield what reads formats that no choice names."""
+def _iter_unnamed_formats() -> Iterator[type[QuantizationConfig]]:
+    """Yield the config classes that read formats without a choice."""
     for place in WITHOUT_CHOICE:
         module, _, name = place.partition(":")
         yield getattr(import_module(f"{__name__}.{module}"), name)
 
 
-def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the quantization_config in a config.json; empty if there is none."""
-    return (
-        settings.get("quantization_config")
-        or settings.get("text_config", {}).get("quantization_config")
-        or {}
-    )
+def read_stored_quantization_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the quantization_config section of a config.json. Empty if there is none."""
+    return config.get("quantization_config") or config.get("text_config", {}).get("quantization_config") or {}
 
 
-def holders() -> tuple[str, ...]:
-    """Return the modules that define the classes of quantized layers, or of their weights."""
+def list_quantized_layer_modules() -> tuple[str, ...]:
+    """Return the Python modules that define quantized layers or weights."""
     return tuple({holder for choice in CHOICES.values() for holder in choice.holders})
 
 
-def quiet_imports() -> None:
-    """Silence what the libraries log on import: transformers and peft import those that are
-    installed."""
+def mute_library_imports() -> None:
+    """Mute import messages of quantization libraries, which transformers and peft import if installed."""
     for choice in CHOICES.values():
         choice.library.silence()

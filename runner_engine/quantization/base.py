@@ -1,8 +1,8 @@
-"""What every choice of `quantization` defines, and the choice `none`.
+"""Base classes of all quantization choices, and the choice `none`.
 
-A choice is one class: its keys and their checks, the packages it needs, its price in bytes, the
-arguments for transformers, and how its checkpoints and its layers are recognised. What only some
-can do stands in capabilities.py. torch and transformers are imported inside functions only.
+A choice is one class: its keys and their checks, the packages it needs, its size in bytes, the
+arguments for transformers, and how its checkpoints and layers are recognised. capabilities.py
+defines what only some can do. torch and transformers are imported inside functions only.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from enum import Enum, StrEnum, auto
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from runner_base import UNLESS_DEFAULT, ConfigError, Inert, setting
+from runner_base import UNLESS_DEFAULT, ConfigError, NotInIdentity, config_field
 from runner_base.notes import Note
 
-# of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
+# of every choice: which layers it leaves to others (runner_engine/quantization/quantization_mix.py)
 MIX_KEYS = ("skip", "overrides")
 # that say nothing about the numbers of a quantized layer
 GENERAL_KEYS = (*MIX_KEYS, "allow_partial")
@@ -29,7 +29,7 @@ OTHER_LINEAR = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transforme
 
 
 class CheckpointSource(StrEnum):
-    """Which checkpoints a choice loads."""
+    """Which kind of checkpoint a quantization choice loads."""
 
     plain = "plain"  # unquantized ones, which are quantized while loading
     quantized = "quantized"  # only those that its library has quantized
@@ -37,16 +37,16 @@ class CheckpointSource(StrEnum):
 
 
 class OwnLayers(Enum):
-    """Which of the runner's own layers hold the weights of a choice."""
+    """Which of the runner's own layer classes hold a choice's weights."""
 
     blocks = auto()  # of a .gguf file
-    groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped.py)
+    groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped_linear.py)
     made_groups = auto()  # groups made while loading (runner_engine/models/loading/made_groups.py)
 
 
 @dataclass(frozen=True)
-class Library:
-    """What a choice needs besides the core install, and what is peculiar about it."""
+class QuantizationLibrary:
+    """The packages that a choice needs, and how to handle their quirks."""
 
     packages: tuple[str, ...] = ()
     install: str = ""  # the command that installs them
@@ -57,8 +57,8 @@ class Library:
 
 
 @dataclass(frozen=True)
-class StoredTensors:
-    """The names of tensors in a quantized checkpoint."""
+class StoredTensorNames:
+    """Names of tensors in a quantized checkpoint."""
 
     codes: tuple[str, ...] = ()  # how those of packed weights end, if not in .weight
     fused_scales: tuple[str, ...] = ()  # how those of scales beside codes of all experts of a layer end
@@ -67,8 +67,8 @@ class StoredTensors:
 
 
 @dataclass(frozen=True)
-class Products:
-    """How linear layers of a choice are multiplied, and the memory that this takes."""
+class MatmulCosts:
+    """How a choice's linear layers are multiplied, and the memory that this takes."""
 
     unpacked_bytes: int = 0  # of a number in the copy that a product makes of a whole weight; 0: no copy
     has_kernels: bool = False  # the local engine has its own kernels for them, which make no copy
@@ -78,18 +78,18 @@ class Products:
 
 @dataclass
 class QuantizationConfig:
-    """No quantization: the weights are in model.dtype, or as in the checkpoint."""
+    """No quantization: weights are in model.dtype, or as in the checkpoint."""
 
     name: ClassVar[str] = "none"
 
-    library: ClassVar[Library] = Library()
+    library: ClassVar[QuantizationLibrary] = QuantizationLibrary()
     source: ClassVar[CheckpointSource] = CheckpointSource.plain
     own_layers: ClassVar[OwnLayers | None] = None  # None: layers of the library
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     # the modules that define the classes of its layers, or of their weights
     holders: ClassVar[tuple[str, ...]] = ()
-    tensors: ClassVar[StoredTensors] = StoredTensors()  # of its checkpoints
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames()  # of its checkpoints
     load_bytes_per_number: ClassVar[int] = 0  # that quantizing the largest weight takes while loading
 
     # not in the text of a choice, which names timings that were taken without these keys: see
@@ -101,72 +101,72 @@ class QuantizationConfig:
         default_factory=dict, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT}
     )
     allow_partial: bool = field(
-        default=False, kw_only=True, repr=False, metadata={"counts": Inert("runs what is refused without it")}
+        default=False,
+        kw_only=True,
+        repr=False,
+        metadata={"counts": NotInIdentity("runs what is refused without it")},
     )
 
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of one linear weight in memory, and of its constants."""
-        return numbers * dtype_bytes, 0
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return the bytes of one linear weight in memory, and of its quantization constants."""
+        return num_weights * dtype_bytes, 0
 
-    def products(self, dtype_bytes: int) -> Products:
-        """Return how layers are multiplied by activations whose numbers have so many bytes."""
-        return Products()
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return how layers are multiplied by activations of `dtype_bytes` bytes per number."""
+        return MatmulCosts()
 
     @property
-    def has_byte_rows(self) -> bool:
-        """Whether our layers round rows to 8 bits, a part of a row at a time."""
+    def has_int8_activations(self) -> bool:
+        """Whether our layers round activations to 8 bits, group by group."""
         return False
 
     @property
-    def mixes_rows(self) -> bool:
-        """Whether a row's result depends on the rows that are computed with it."""
+    def depends_on_batch(self) -> bool:
+        """Whether a sequence's result depends on the other sequences of its batch."""
         return False
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return the arguments with which `from_pretrained` quantizes a plain checkpoint."""
+        """Return the `from_pretrained` arguments that quantize a plain checkpoint."""
         return {}
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003
-        """Return the format from `quantization_config` in a config.json; None if another library
-        made it."""
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:  # noqa: ARG003
+        """Parse the quantization_config of a config.json. None if another library wrote it."""
         return None
 
-    def reaches(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether it takes the class of linear layers that a family (`model_type`) has, alone or in
-        a mix."""
+    def supports_family(self, family: str, layer_by_layer: bool) -> bool:
+        """Whether a model family's linear layers can be quantized, alone or in a mix."""
         return family not in DERIVED_LINEAR
 
-    def require_packages(self, who: str = "") -> None:
-        """Reject a choice whose package is not installed, with the command that installs it."""
+    def require_packages(self, subject: str = "") -> None:
+        """Raise ConfigError if a package is not installed, with the command that installs it."""
         missing = [name for name in self.library.packages if find_spec(name) is None]
         if missing:
             are = "is" if len(missing) == 1 else "are"
             raise ConfigError(
-                f"{who or f'quantization={self.name}'} needs {' and '.join(missing)}, which {are} not installed: "
-                f"{self.library.install}{'' if who else ', or use quantization=none'}",
+                f"{subject or f'quantization={self.name}'} needs {' and '.join(missing)}, which {are} not installed: "
+                f"{self.library.install}{'' if subject else ', or use quantization=none'}",
                 code="needs_package",
             )
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The choice's own keys."""
+        """The choice's own config keys and values."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in GENERAL_KEYS}
 
     @property
     def mix_keys(self) -> list[Any]:
-        """What sets a mix apart from its base; nothing without one."""
+        """The per-layer settings, `skip` and `overrides`. Empty if neither is set."""
         return [self.skip, self.overrides] if self.is_mixed else []
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some layers are named that get something else."""
+        """Whether some layers have another quantization than the base."""
         return bool(self.skip or self.overrides)
 
     @property
     def label(self) -> str:
-        """The name, with what the named layers get instead: `nf4 (layers.0: none; down_proj:
-        int8)`."""
+        """The name with its per-layer exceptions: `nf4 (layers.0: none; down_proj: int8)`."""
         parts = [f"{', '.join(self.skip)}: none"] if self.skip else []
         for pattern, value in self.overrides.items():
             parts.append(f"{pattern}: {value.get('name') if isinstance(value, dict) else value}")
@@ -174,18 +174,18 @@ class QuantizationConfig:
 
 
 @dataclass
-class Quantized(QuantizationConfig, ABC):
-    """The members that a choice must define itself instead of inheriting them from `none`."""
+class QuantizedConfig(QuantizationConfig, ABC):
+    """Base of choices that quantize, which must define these methods themselves."""
 
     packed: ClassVar[bool] = True
 
     @abstractmethod
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes of one linear weight in memory, and of its constants."""
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return the bytes of one linear weight in memory, and of its quantization constants."""
 
     @abstractmethod
-    def products(self, dtype_bytes: int) -> Products:
-        """Return how its layers are multiplied."""
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return how the choice's layers are multiplied."""
 
     @abstractmethod
     def load_arguments(self) -> dict[str, Any]:
@@ -193,35 +193,34 @@ class Quantized(QuantizationConfig, ABC):
 
 
 @dataclass
-class WithByteRows(QuantizationConfig):
-    """int8_rows: rows are rounded to 8 bits before they are multiplied by the codes of our
-    layers."""
+class Int8ActivationsConfig(QuantizationConfig):
+    """Adds int8_rows: activations are rounded to 8 bits before our layers multiply them."""
 
-    int8_rows: bool = setting(False, UNLESS_DEFAULT)
+    int8_rows: bool = config_field(False, UNLESS_DEFAULT)
 
     @property
-    def has_byte_rows(self) -> bool:
-        """Whether that is asked for."""
+    def has_int8_activations(self) -> bool:
+        """Whether int8_rows is set."""
         return self.int8_rows
 
-    def products(self, dtype_bytes: int) -> Products:
-        """Return what the weights have, with memory for rows in 8 bits."""
-        return replace(super().products(dtype_bytes), may_round_rows=self.int8_rows)
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the weights' costs, with memory for 8-bit activations."""
+        return replace(super().describe_matmul_costs(dtype_bytes), may_round_rows=self.int8_rows)
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The keys of the weights: a checkpoint says nothing about the rows."""
+        """The weights' keys, without int8_rows, because a checkpoint states nothing about activations."""
         return {key: value for key, value in super().keys.items() if key != "int8_rows"}
 
     @property
     def label(self) -> str:
-        """The choice, with rows in 8 bits if it has them."""
+        """The label, with a suffix if activations have 8 bits."""
         return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label
 
 
 @dataclass(frozen=True)
-class Format:
-    """How a checkpoint's weights are quantized on disk, in terms of the group `quantization`."""
+class StoredFormat:
+    """How a checkpoint's weights are quantized on disk, in terms of the config group `quantization`."""
 
     method: str  # quant_method of its config.json
     config: QuantizationConfig  # the choice with the checkpoint's own keys, as the loaded model will have it
@@ -232,8 +231,8 @@ class Format:
     refusal: Note | None = None  # why the runner cannot read this variant
     note: Note | None = None  # what of it is not used
 
-    def numbers(self, nbytes: int, dtype: str) -> int:
-        """Return how many numbers codes of this type stand for."""
+    def count_weights(self, nbytes: int, dtype: str) -> int:
+        """Return how many weights codes of this dtype encode."""
         return nbytes * 8 // self.config.tensors.bits_by_type.get(dtype, self.bits)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints of BitNet: weights of -1, 0 and 1, four in a byte, multiplied by rows of int8.
+"""BitNet checkpoints: weights of -1, 0 and 1, four per byte, multiplied by int8 activations.
 
 The runner reads them itself (runner_engine/models/layouts/ternary.py). `none` also loads them as
 they are.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import Format, StoredTensors
+from runner_engine.quantization.base import StoredFormat, StoredTensorNames
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 # what happens to outputs by the scale
@@ -23,33 +23,32 @@ class BitnetConfig(GroupedConfig):
 
     name: ClassVar[str] = "bitnet"
     method: ClassVar[str] = "bitnet"
-    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight",))
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """There are no keys but the class of layers."""
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
         return (
-            Format(cls.method, cls(), 2, cls.name, refusal=cls.refusal_of(stored))
-            if cls.is_own(stored)
+            StoredFormat(cls.method, cls(), 2, cls.name, refusal=cls.find_refusal(stored_config))
+            if cls.matches_config(stored_config)
             else None
         )
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Both classes of layers round rows alike."""
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the layer settings. Both layer classes round activations equally."""
         return GroupSettings(
-            "ternary", (2,), -1, rows=LINEAR_CLASSES[stored.get("linear_class", "bitlinear")]
+            "ternary", (2,), -1, rows=LINEAR_CLASSES[stored_config.get("linear_class", "bitlinear")]
         )
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Weights are packed, and rows are not normalized once more."""
-        linear_class = stored.get("linear_class", "bitlinear")
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note on an unsupported variant: unpacked weights, or layers with their own norm."""
+        linear_class = stored_config.get("linear_class", "bitlinear")
         if linear_class not in LINEAR_CLASSES:
             known = ", ".join(LINEAR_CLASSES)
             return note("setting_not_read", key="linear_class", value=linear_class, known=known)
-        if (mode := stored.get("quantization_mode", "offline")) != "offline":
+        if (mode := stored_config.get("quantization_mode", "offline")) != "offline":
             return note("quantized_online", value=mode)
-        if stored.get("use_rms_norm"):
-            return note("norm_in_layers", value=stored["use_rms_norm"])
+        if stored_config.get("use_rms_norm"):
+            return note("norm_in_layers", value=stored_config["use_rms_norm"])
         return None

@@ -1,4 +1,4 @@
-"""What only some choices of `quantization` can do: a choice has a capability if it defines its method."""
+"""Optional capabilities of quantization choices: a choice has one if it defines its method."""
 
 from __future__ import annotations
 
@@ -12,57 +12,56 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class QuantizesLayers(Protocol):
-    """It quantizes single layers of a loaded model, for a mix; others quantize whole models only."""
+class LayerQuantizer(Protocol):
+    """Capability: quantizes single layers of a loaded model, for a mix. Others quantize whole models only."""
 
     def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
-        """Return a plain linear layer in this format, perhaps as the same object; one that it cannot
-        quantize as it is."""
+        """Return a linear layer in this format, perhaps the same object. Unsupported layers are unchanged."""
 
 
-def quantizes_layers(kind: type[QuantizationConfig]) -> bool:
+def can_quantize_layers(config_class: type[QuantizationConfig]) -> bool:
     """Whether a choice can quantize single layers of a loaded model."""
-    return kind.own_layers is OwnLayers.made_groups or issubclass(kind, QuantizesLayers)
+    return config_class.own_layers is OwnLayers.made_groups or issubclass(config_class, LayerQuantizer)
 
 
 @runtime_checkable
-class HoldsBlocks(Protocol):
-    """It reads a file whose blocks may stay as they are."""
+class BlockFormat(Protocol):
+    """Capability: reads a file whose blocks may stay quantized."""
 
-    def in_blocks(self) -> QuantizationConfig | None:
-        """Return what describes the loaded file whose blocks stay; None if they shall not."""
+    def get_block_config(self) -> QuantizationConfig | None:
+        """Return the config for a file whose blocks stay quantized. None if they must not."""
 
-    def check_unpacked(self) -> None:
-        """Reject keys that have a meaning only for blocks that stay."""
-
-
-@runtime_checkable
-class ChecksDevice(Protocol):
-    """Its library does not run on every device."""
-
-    def prepare(self, device: str) -> None:
-        """Reject a device before any weight is read."""
+    def check_dequantized_keys(self) -> None:
+        """Raise ConfigError for keys that only apply to blocks that stay quantized."""
 
 
 @runtime_checkable
-class ChecksSizes(Protocol):
-    """It cannot quantize layers of all sizes."""
+class DeviceChecker(Protocol):
+    """Capability: checks the device, because the library does not run on each."""
 
-    def unfit(self, outputs: int, inputs: int, device: str) -> str:
-        """Say why a layer of this size cannot be quantized, after its path; empty if it can."""
-
-
-@runtime_checkable
-class ChecksLoaded(Protocol):
-    """Its library's kernels cannot compute all layers that they load."""
-
-    def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject these layers, or let the kernels compute them."""
+    def check_device(self, device: str) -> None:
+        """Raise ConfigError for an unsupported device, before any weight is read."""
 
 
 @runtime_checkable
-class ProtectsWeights(Protocol):
-    """Its weights need protection while an adapter is applied to the model."""
+class SizeChecker(Protocol):
+    """Capability: checks layer sizes, because not all can be quantized."""
 
-    def adapting(self, model: torch.nn.Module) -> AbstractContextManager[None]:
-        """Protect them."""
+    def find_unquantizable_reason(self, outputs: int, inputs: int, device: str) -> str:
+        """Return why a layer of this size cannot be quantized. Empty if it can."""
+
+
+@runtime_checkable
+class LoadedLayerChecker(Protocol):
+    """Capability: checks loaded layers, because the library's kernels cannot compute all of them."""
+
+    def check_loaded_layers(self, model: torch.nn.Module) -> None:
+        """Reject layers that the kernels cannot compute, or change them so that they can."""
+
+
+@runtime_checkable
+class WeightProtector(Protocol):
+    """Capability: protects weights while an adapter is applied to the model."""
+
+    def protect_weights(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        """Context that protects the weights."""

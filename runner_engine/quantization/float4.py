@@ -1,4 +1,4 @@
-"""Checkpoints of compressed-tensors whose weights are four-bit floats (e2m1): NVFP4 and MXFP4.
+"""compressed-tensors checkpoints of four-bit floats (e2m1): NVFP4 and MXFP4.
 
 The runner reads them itself (runner_engine/models/layouts/float4.py). `none` also loads them as
 they are.
@@ -10,81 +10,94 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import StoredTensors
-from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
+from runner_engine.quantization.base import StoredTensorNames
+from runner_engine.quantization.compressed_tensors import (
+    CompressedTensorsConfig,
+    note_unsupported_kind,
+    read_activation_mode,
+    select_keys,
+)
 from runner_engine.quantization.grouped import GroupSettings
 
 FUSED = "mxfp4"  # quant_method of gpt-oss's own checkpoints
 
 
 @dataclass
-class Float4Config(CompressedConfig):
-    """What both have in common."""
+class Float4Config(CompressedTensorsConfig):
+    """Common base of NVFP4 and MXFP4."""
 
-    tensors: ClassVar[StoredTensors] = StoredTensors((".weight_packed",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight_packed",))
     group: ClassVar[int] = 0  # inputs that share a scale
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """All groups of layers quantize rows in the same way."""
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the layer settings. All groups quantize activations equally."""
         return GroupSettings(
-            cls.name, (4,), cls.group, rows=rows_of(next(iter(stored["config_groups"].values())))
+            cls.name,
+            (4,),
+            cls.group,
+            rows=read_activation_mode(next(iter(stored_config["config_groups"].values()))),
         )
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> Note | None:
-        """Weights have the groups of the format."""
-        found = keys_of(weights, num_bits=None, type=None, symmetric=True, group_size=None)
+    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:
+        """Return a note unless the weights have the format's group size."""
+        found = select_keys(weights, num_bits=None, type=None, symmetric=True, group_size=None)
         if tuple(found.values()) == (4, "float", True, cls.group):
             return None
-        return unread("weights", found, note("reads_float4_groups", group=cls.group))
+        return note_unsupported_kind("weights", found, note("reads_float4_groups", group=cls.group))
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """Rows stay as they are."""
+    def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return a note, because activations must be unquantized."""
         return note("rows_quantized_too")
 
 
 @dataclass
 class Nvfp4Config(Float4Config):
-    """A checkpoint of compressed-tensors in NVFP4: groups of 16 with scales in float8, and one
-    scale for all."""
+    """A compressed-tensors checkpoint in NVFP4: groups of 16 with float8 scales, and one global scale."""
 
     name: ClassVar[str] = "nvfp4_pack_quantized"
     form: ClassVar[str] = "nvfp4-pack-quantized"
     group: ClassVar[int] = 16
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:
-        """Rows are rounded to NVFP4, too."""
-        found = keys_of(rows, num_bits=None, type=None, dynamic=None, group_size=None)
-        if tuple(found.values()) == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
+    def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
+        """Return a note unless activations are rounded to NVFP4."""
+        found = select_keys(activation_settings, num_bits=None, type=None, dynamic=None, group_size=None)
+        if (
+            tuple(found.values()) == (4, "float", "local", cls.group)
+            and activation_settings.get("symmetric", True) is True
+        ):
             return None
-        return unread("rows", found, note("reads_local_float4"))
+        return note_unsupported_kind("rows", found, note("reads_local_float4"))
 
 
 @dataclass
 class Mxfp4Config(Float4Config):
-    """A checkpoint in MXFP4, of compressed-tensors or gpt-oss's own: groups of 32 whose scales are
-    powers of two."""
+    """An MXFP4 checkpoint of compressed-tensors or gpt-oss: groups of 32 with powers of two as scales."""
 
     name: ClassVar[str] = "mxfp4_pack_quantized"
     form: ClassVar[str] = "mxfp4-pack-quantized"
     group: ClassVar[int] = 32
-    tensors: ClassVar[StoredTensors] = StoredTensors((".weight_packed", "_blocks"))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight_packed", "_blocks"))
 
     @classmethod
-    def is_own(cls, stored: dict[str, Any]) -> bool:
-        """Also that of gpt-oss, whose experts alone are quantized."""
-        return stored.get("quant_method") == FUSED or super().is_own(stored)
+    def matches_config(cls, stored_config: dict[str, Any]) -> bool:
+        """Whether the config is of this format, or gpt-oss's, in which only experts are quantized."""
+        return stored_config.get("quant_method") == FUSED or super().matches_config(stored_config)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """gpt-oss has one variant."""
-        return None if stored.get("quant_method") == FUSED else super().refusal_of(stored)
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note on an unsupported variant. gpt-oss has only one."""
+        return None if stored_config.get("quant_method") == FUSED else super().find_refusal(stored_config)
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Codes of all experts may be in one tensor."""
-        is_fused = stored.get("quant_method") == FUSED
-        return GroupSettings("mxfp4_fused", (4,), cls.group) if is_fused else super().settings_of(stored)
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the layer settings. One tensor may hold the codes of all experts."""
+        is_fused = stored_config.get("quant_method") == FUSED
+        return (
+            GroupSettings("mxfp4_fused", (4,), cls.group)
+            if is_fused
+            else super().parse_group_settings(stored_config)
+        )

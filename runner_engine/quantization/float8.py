@@ -1,5 +1,4 @@
-"""Checkpoints of float8 (e4m3) weights: DeepSeek's blocks, compressed-tensors' float-quantized,
-FBGEMM's rows.
+"""Float8 (e4m3) checkpoints: DeepSeek's blocks, compressed-tensors' float-quantized, FBGEMM.
 
 The runner reads them itself (runner_engine/models/layouts/float8.py). `none` also loads them as
 they are.
@@ -11,8 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import StoredTensors
-from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
+from runner_engine.quantization.base import StoredTensorNames
+from runner_engine.quantization.compressed_tensors import (
+    CompressedTensorsConfig,
+    note_unsupported_kind,
+    read_activation_mode,
+    select_keys,
+)
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 MAX_BLOCK = 2**20
@@ -20,106 +24,111 @@ MAX_BLOCK = 2**20
 
 @dataclass
 class Float8Config(GroupedConfig):
-    """A checkpoint of float8 weights with a scale for each block of them, as DeepSeek's and Qwen's
-    FP8 models."""
+    """Float8 weights with one scale per block, as in DeepSeek's and Qwen's FP8 models."""
 
     name: ClassVar[str] = "fp8"
     method: ClassVar[str] = "fp8"
-    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",), ("_proj_scale_inv",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight",), ("_proj_scale_inv",))
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Rows stay as they are, as transformers leaves them on a CPU."""
-        block = _block(stored)
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the layer settings. Activations stay unquantized, as in transformers on a CPU."""
+        block = _read_block_size(stored_config)
         outputs, group = (-1, -1) if block is None else block
         return GroupSettings("float8_blocks", (8,), group, outputs=outputs)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        block = _block(stored)
-        if block is not None and (not block or not _are_sizes(block, 2)):
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        block = _read_block_size(stored_config)
+        if block is not None and (not block or not _are_valid_sizes(block, 2)):
             return note("bad_block_size", value=block, most=MAX_BLOCK)
-        if stored.get("expert_dtype", "fp8") != "fp8":
-            return note("setting_not_read", key="expert_dtype", value=stored["expert_dtype"], known="fp8")
+        if stored_config.get("expert_dtype", "fp8") != "fp8":
+            return note(
+                "setting_not_read", key="expert_dtype", value=stored_config["expert_dtype"], known="fp8"
+            )
         return None
 
 
 @dataclass
 class FbgemmFp8Config(GroupedConfig):
-    """A checkpoint of float8 weights with a scale for each output, as Llama 3.1 405B's FP8
-    model."""
+    """Float8 weights with one scale per output, as in Llama 3.1 405B's FP8 model."""
 
     name: ClassVar[str] = "fbgemm_fp8"
     method: ClassVar[str] = "fbgemm_fp8"
-    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",), ("_proj_scale",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight",), ("_proj_scale",))
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:  # noqa: ARG003
-        """Rows stay as they are: what rounds them is a program for GPUs."""
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:  # noqa: ARG003
+        """Return the layer settings. Activations stay unquantized: only GPU kernels round them."""
         return GroupSettings("float8", (8,), -1)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:  # noqa: ARG003
-        """There is one variant."""
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return None: there is only one variant."""
         return None
 
 
 @dataclass
-class FloatQuantizedConfig(CompressedConfig):
-    """A checkpoint of compressed-tensors whose weights are float8, and perhaps its rows (FP8 of
-    llm-compressor)."""
+class FloatQuantizedConfig(CompressedTensorsConfig):
+    """A compressed-tensors checkpoint with float8 weights and maybe float8 activations (llm-compressor FP8)."""
 
     name: ClassVar[str] = "float_quantized"
     form: ClassVar[str] = "float-quantized"
-    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".weight",))
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """All groups of layers have the same settings."""
-        group = next(iter(stored["config_groups"].values()))
-        outputs, inputs = _shared(group["weights"])
-        rows, row_group = rows_of(group), -1
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the layer settings, which all groups share."""
+        group = next(iter(stored_config["config_groups"].values()))
+        outputs, inputs = _scale_sharing(group["weights"])
+        rows, row_group = read_activation_mode(group), -1
         if rows and group["input_activations"]["strategy"] == "group":
             row_group = group["input_activations"]["group_size"]
         return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> Note | None:
-        """Weights are e4m3."""
-        found = keys_of(weights, num_bits=None, type=None, symmetric=True, strategy=None)
+    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:
+        """Return a note unless the weights are e4m3 with supported group or block sizes."""
+        found = select_keys(weights, num_bits=None, type=None, symmetric=True, strategy=None)
         *kinds, strategy = found.values()
         group, block = weights.get("group_size"), weights.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
         if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
-            return unread("weights", found, note("reads_float8_weights"))
-        is_read = _are_sizes(sizes[strategy], 2 if strategy == "block" else 1)
+            return note_unsupported_kind("weights", found, note("reads_float8_weights"))
+        is_read = _are_valid_sizes(sizes[strategy], 2 if strategy == "block" else 1)
         return None if is_read else note("bad_group_or_block", group=group, block=block)
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:
-        """Rows are e4m3 by row or group as they come, or as a whole."""
-        found = keys_of(rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None)
+    def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:
+        """Return a note unless activations are dynamic e4m3 per token or group, or static per tensor."""
+        found = select_keys(
+            activation_settings, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None
+        )
         *kinds, group = found.values()
         known = [[8, "float", True, "token"], [8, "float", True, "group"], [8, "float", False, "tensor"]]
-        is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
-        if is_read and (kinds[3] != "group" or _are_sizes([group], 1)):
+        is_read = (
+            kinds in known
+            and activation_settings.get("symmetric", True) is True
+            and not activation_settings.get("scale_dtype")
+        )
+        if is_read and (kinds[3] != "group" or _are_valid_sizes([group], 1)):
             return None
-        return unread("rows", found, note("reads_float8_rows"))
+        return note_unsupported_kind("rows", found, note("reads_float8_rows"))
 
     @classmethod
-    def problem_of_several(cls, groups: list[dict[str, Any]]) -> Note | None:
-        """Scales belong to outputs, groups or blocks of the same size in all layers."""
+    def find_combination_problem(cls, groups: list[dict[str, Any]]) -> Note | None:
+        """Return a note unless all groups have equal settings."""
         if any({**group, "targets": 0} != {**groups[0], "targets": 0} for group in groups):
             return note("groups_differ")
         return None
 
 
-def _block(stored: dict[str, Any]) -> Any:
-    return stored.get("weight_block_size", [128, 128])
+def _read_block_size(stored_config: dict[str, Any]) -> Any:
+    return stored_config.get("weight_block_size", [128, 128])
 
 
-def _shared(weights: dict[str, Any]) -> tuple[int, int]:
-    """Return how many outputs and inputs share a scale; -1: all."""
+def _scale_sharing(weights: dict[str, Any]) -> tuple[int, int]:
+    """Return how many outputs and inputs share a scale. -1: all."""
     strategy = weights["strategy"]
     if strategy == "block":
         outputs, inputs = weights["block_structure"]
@@ -129,8 +138,8 @@ def _shared(weights: dict[str, Any]) -> tuple[int, int]:
     return (1 if strategy == "channel" else -1), -1
 
 
-def _are_sizes(values: Any, count: int) -> bool:
-    """Whether these are whole numbers above 0, as many as expected, or none where none belong."""
+def _are_valid_sizes(values: Any, count: int) -> bool:
+    """Whether values are positive integers, `count` of them, or an empty list."""
     if not isinstance(values, list):
         return False
     return not values or (

@@ -1,63 +1,62 @@
-"""gguf: a .gguf file, whose blocks stay as they are, or are unpacked while loading."""
+"""A .gguf file, whose blocks stay quantized or are dequantized while loading."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner_base import check
+from runner_base import check_value
 from runner_engine.quantization.base import (
     CheckpointSource,
-    Library,
+    Int8ActivationsConfig,
+    MatmulCosts,
     OwnLayers,
-    Products,
     QuantizationConfig,
-    Quantized,
-    WithByteRows,
+    QuantizationLibrary,
+    QuantizedConfig,
 )
 
 
 @dataclass
-class GgufConfig(WithByteRows, Quantized):
-    """A .gguf file. unpacked: its blocks are unpacked while loading, into model.dtype."""
+class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
+    """A .gguf file. unpacked: its blocks are dequantized to model.dtype while loading."""
 
     name: ClassVar[str] = "gguf"
     unpacked: bool = False
 
     def __post_init__(self) -> None:
         need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
-        check(
+        check_value(
             not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need, "conflict"
         )
 
-    library: ClassVar[Library] = Library(("gguf",), "pip install 'runner-llm[gguf]'")
+    library: ClassVar[QuantizationLibrary] = QuantizationLibrary(("gguf",), "pip install 'runner-llm[gguf]'")
     source: ClassVar[CheckpointSource] = CheckpointSource.gguf
     packed: ClassVar[bool] = False
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.gguf_blocks",)
 
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the size of an ordinary weight: those in blocks have their own size in the
-        file."""
-        return numbers * dtype_bytes, 0
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return the size of a dequantized weight. Blocks have their own size in the file."""
+        return num_weights * dtype_bytes, 0
 
-    def products(self, dtype_bytes: int) -> Products:
-        """Return no copy: a product unpacks no whole weight."""
-        return Products(may_round_rows=self.int8_rows)
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the costs: no matmul dequantizes a whole weight."""
+        return MatmulCosts(may_round_rows=self.int8_rows)
 
-    def in_blocks(self) -> QuantizationConfig | None:
-        """Return the choice with blocks that stay, unless they are to be unpacked."""
+    def get_block_config(self) -> QuantizationConfig | None:
+        """Return the config for blocks that stay quantized, or None if unpacked is set."""
         return None if self.unpacked else GgufBlocksConfig(int8_rows=self.int8_rows)
 
-    def check_unpacked(self) -> None:
-        """Reject rows in 8 bits: unpacked weights are multiplied in model.dtype."""
+    def check_dequantized_keys(self) -> None:
+        """Reject int8_rows: dequantized weights are multiplied in model.dtype."""
         need = (
             "these weights do not stay in their blocks: they do on a CPU, without an adapter and model.device_map, if "
             "docs/models.md names the file's architecture"
         )
-        check(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need, "unsupported")
+        check_value(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need, "unsupported")
 
     def load_arguments(self) -> dict[str, Any]:
-        """Ask for unpacked weights; packed ones need kernels from a hub."""
+        """Request dequantized weights, because packed ones need kernels from a hub."""
         import transformers
 
         kind = getattr(transformers, "GgufConfig", None)  # releases without it always unpack
@@ -66,12 +65,12 @@ class GgufConfig(WithByteRows, Quantized):
 
 @dataclass
 class GgufBlocksConfig(GgufConfig):
-    """A .gguf file whose blocks stay as they are (ResolvedModel.mix)."""
+    """A .gguf file whose blocks stay quantized (ResolvedModel.quantization_mix)."""
 
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.blocks
 
     packed: ClassVar[bool] = True
 
-    def products(self, dtype_bytes: int) -> Products:
-        """The engine multiplies blocks on every processor."""
-        return Products(0, dtype_bytes in (2, 4), self.int8_rows)
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the costs: the engine multiplies blocks on every processor."""
+        return MatmulCosts(0, dtype_bytes in (2, 4), self.int8_rows)

@@ -1,6 +1,7 @@
-"""Checkpoints of integers with a scale for each group of inputs: GPTQ, AWQ, AutoRound.
+"""Checkpoints of group-quantized integers: GPTQ, AWQ, AutoRound.
 
-The runner reads them itself (runner_engine/models/grouped.py). `none` also loads them as they are.
+The runner reads them itself (runner_engine/models/grouped_linear.py). `none` also loads them as
+they are.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from runner_base import ConfigError
 from runner_base.notes import Note, note
 from runner_engine.quantization.base import (
     CheckpointSource,
-    Format,
+    Int8ActivationsConfig,
+    MatmulCosts,
     OwnLayers,
-    Products,
-    Quantized,
-    StoredTensors,
-    WithByteRows,
+    QuantizedConfig,
+    StoredFormat,
+    StoredTensorNames,
 )
 
 BITS = range(2, 9)
@@ -31,8 +32,7 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """What a config.json says about its layers; a layer's tensors may have other bits and
-    groups."""
+    """Layer settings from a config.json. A layer's tensors may have other bits and groups."""
 
     layout: str  # its name in runner_engine/models/loading/stored_groups.py
     bits: tuple[int, ...]
@@ -45,44 +45,44 @@ class GroupSettings:
 
 
 @dataclass
-class GroupedConfig(Quantized):
-    """What these formats have in common."""
+class GroupedConfig(QuantizedConfig):
+    """Common base of group-quantized checkpoint formats."""
 
     source: ClassVar[CheckpointSource] = CheckpointSource.quantized
-    holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped",)
-    tensors: ClassVar[StoredTensors] = StoredTensors((".qweight",))
+    holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped_linear",)
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".qweight",))
     own_layers: ClassVar[OwnLayers | None] = OwnLayers.groups
 
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the bytes in model.dtype, for a weight that is not packed; packed ones are as
-        large as on disk."""
-        return numbers * dtype_bytes, 0
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return the bytes in model.dtype of an unquantized weight. Quantized ones are as large as on disk."""
+        return num_weights * dtype_bytes, 0
 
-    def products(self, dtype_bytes: int) -> Products:
-        """The copy is in the dtype of the activations; the engine multiplies groups on every
-        processor."""
-        return Products(dtype_bytes, dtype_bytes in (2, 4))
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the costs: the dequantized copy is in the activations' dtype.
+
+        The engine multiplies groups on every processor.
+        """
+        return MatmulCosts(dtype_bytes, dtype_bytes in (2, 4))
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return nothing: the checkpoint contains the settings."""
+        """Return no arguments, because the checkpoint contains the settings."""
         return {}
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read the bits; a variant that the runner cannot read is refused by name."""
-        if not cls.is_own(stored):
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+        """Parse the format. An unsupported variant has a refusal note."""
+        if not cls.matches_config(stored_config):
             return None
-        refusal = cls.refusal_of(stored)
-        bits = 8 if refusal else cls.settings_of(stored).bits[0]
-        return Format(str(stored["quant_method"]), cls(), bits, cls.name, refusal=refusal)
+        refusal = cls.find_refusal(stored_config)
+        bits = 8 if refusal else cls.parse_group_settings(stored_config).bits[0]
+        return StoredFormat(str(stored_config["quant_method"]), cls(), bits, cls.name, refusal=refusal)
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Return what a quantization_config says about its layers; ConfigError where a number makes
-        no sense."""
-        bits = bits_of(stored.get("bits", stored.get("w_bit", 4)), "bits")
-        group = group_of(stored.get("group_size", stored.get("q_group_size", 128)))
-        layout, is_minus_one = cls.packing_of(stored)
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Parse the layer settings of a quantization_config. Raises ConfigError for invalid numbers."""
+        bits = parse_bits(stored_config.get("bits", stored_config.get("w_bit", 4)), "bits")
+        group = parse_group_size(stored_config.get("group_size", stored_config.get("q_group_size", 128)))
+        layout, is_minus_one = cls.parse_packing(stored_config)
         if layout == "awq" and bits != 4:
             raise ConfigError(
                 f"quantization_config.bits={bits}: AWQ's layout has 4", key="config.json", code="unsupported"
@@ -90,88 +90,99 @@ class GroupedConfig(Quantized):
         return GroupSettings(layout, (bits,), group, is_minus_one)
 
     @classmethod
-    def packing_of(cls, stored: dict[str, Any]) -> tuple[str, bool]:  # noqa: ARG003
-        """Return the layout of the tensors, and whether zero points are stored minus one."""
+    def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:  # noqa: ARG003
+        """Return the tensor layout, and whether zero points are stored minus one."""
         return cls.method, False
 
     @classmethod
-    def is_own(cls, stored: dict[str, Any]) -> bool:
-        """Whether a quantization_config is this choice's."""
-        return stored.get("quant_method") == cls.method
+    def matches_config(cls, stored_config: dict[str, Any]) -> bool:
+        """Whether a quantization_config is of this format."""
+        return stored_config.get("quant_method") == cls.method
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Return why the runner cannot read a checkpoint of this method; None if it can."""
-        return _one_of(stored, "data_type", ("int",)) if stored.get("data_type") is not None else None
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return why the runner cannot read a checkpoint of this method. None if it can."""
+        return (
+            _note_unless_known(stored_config, "data_type", ("int",))
+            if stored_config.get("data_type") is not None
+            else None
+        )
 
 
 @dataclass
-class GptqConfig(WithByteRows, GroupedConfig):
-    """A checkpoint that GPTQ has quantized already."""
+class GptqConfig(Int8ActivationsConfig, GroupedConfig):
+    """A checkpoint quantized by GPTQ."""
 
     name: ClassVar[str] = "gptq"
     method: ClassVar[str] = "gptq"
 
     @classmethod
-    def packing_of(cls, stored: dict[str, Any]) -> tuple[str, bool]:
-        """Only the second version stores zero points as they are."""
-        return cls.method, (stored.get("checkpoint_format") or stored.get("format")) != "gptq_v2"
+    def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:
+        """Return the packing. Only gptq_v2 stores zero points unchanged."""
+        return cls.method, (
+            stored_config.get("checkpoint_format") or stored_config.get("format")
+        ) != "gptq_v2"
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Other layouts are for the kernels of one kind of GPU."""
-        key = "checkpoint_format" if stored.get("checkpoint_format") is not None else "format"
-        return None if stored.get(key) is None else _one_of(stored, key, GPTQ_FORMATS)
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note for layouts made for the kernels of one GPU."""
+        key = "checkpoint_format" if stored_config.get("checkpoint_format") is not None else "format"
+        return (
+            None if stored_config.get(key) is None else _note_unless_known(stored_config, key, GPTQ_FORMATS)
+        )
 
 
 @dataclass
-class AwqConfig(WithByteRows, GroupedConfig):
-    """A checkpoint that AWQ has quantized already."""
+class AwqConfig(Int8ActivationsConfig, GroupedConfig):
+    """A checkpoint quantized by AWQ."""
 
     name: ClassVar[str] = "awq"
     method: ClassVar[str] = "awq"
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Other layouts are for the kernels of one kind of GPU."""
-        key = "version" if stored.get("version") is not None else "format"
-        return None if stored.get(key) is None else _one_of(stored, key, ("gemm", "GEMM"))
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note for layouts made for the kernels of one GPU."""
+        key = "version" if stored_config.get("version") is not None else "format"
+        return (
+            None
+            if stored_config.get(key) is None
+            else _note_unless_known(stored_config, key, ("gemm", "GEMM"))
+        )
 
 
 @dataclass
-class AutoRoundConfig(WithByteRows, GroupedConfig):
-    """A checkpoint that AutoRound has quantized already, packed as GPTQ or AWQ."""
+class AutoRoundConfig(Int8ActivationsConfig, GroupedConfig):
+    """A checkpoint quantized by AutoRound, packed as GPTQ or AWQ."""
 
     name: ClassVar[str] = "auto_round"
     method: ClassVar[str] = "auto-round"
 
     @classmethod
-    def packing_of(cls, stored: dict[str, Any]) -> tuple[str, bool]:
-        """It has a name for the packing."""
-        return ROUND_FORMATS[stored.get("packing_format") or "auto_round:gptq"]
+    def parse_packing(cls, stored_config: dict[str, Any]) -> tuple[str, bool]:
+        return ROUND_FORMATS[stored_config.get("packing_format") or "auto_round:gptq"]
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Only weights are quantized, to integers."""
-        if type(rows := stored.get("act_bits", 16)) is not int or rows < 16:
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note unless only weights are quantized, to integers."""
+        if type(rows := stored_config.get("act_bits", 16)) is not int or rows < 16:
             return note("rows_of_fewer_bits", bits=rows)
         named = (
             None
-            if stored.get("packing_format") is None
-            else _one_of(stored, "packing_format", tuple(ROUND_FORMATS))
+            if stored_config.get("packing_format") is None
+            else _note_unless_known(stored_config, "packing_format", tuple(ROUND_FORMATS))
         )
-        return named or super().refusal_of(stored)
+        return named or super().find_refusal(stored_config)
 
 
-def _one_of(stored: dict[str, Any], key: str, known: tuple[str, ...]) -> Note | None:
-    value = stored.get(key)
+def _note_unless_known(stored_config: dict[str, Any], key: str, known: tuple[str, ...]) -> Note | None:
+    value = stored_config.get(key)
     if value in known:
         return None
     return note("setting_not_read", key=key, value=value, known=", ".join(known))
 
 
-def bits_of(value: object, key: str) -> int:
-    """Return a number of bits that the kernels multiply; ConfigError for any other."""
+def parse_bits(value: object, key: str) -> int:
+    """Parse a number of bits that the kernels support. Raises ConfigError for any other."""
     if type(value) is not int or value not in BITS:
         raise ConfigError(
             f"quantization_config.{key}={value!r}: a whole number from 2 to 8 expected",
@@ -181,8 +192,8 @@ def bits_of(value: object, key: str) -> int:
     return value
 
 
-def group_of(value: object) -> int:
-    """Return how many inputs share a scale, -1 for all; ConfigError for what is no such number."""
+def parse_group_size(value: object) -> int:
+    """Parse how many inputs share a scale, -1 for all. Raises ConfigError for invalid values."""
     if value is None:
         return -1
     if type(value) is not int or (value != -1 and value < 1):

@@ -1,4 +1,4 @@
-"""HQQ: integers of 2 to 8 bits in groups, with zero points that half-quadratic optimisation finds.
+"""HQQ: integers of 2 to 8 bits in groups, with zero points from half-quadratic optimisation.
 
 They are made while loading, or stored by the package hqq through older releases of transformers.
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import ConfigError
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import Format, StoredTensors, WithByteRows
+from runner_engine.quantization.base import Int8ActivationsConfig, StoredFormat, StoredTensorNames
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
-from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
+from runner_engine.quantization.load_time_groups import CodedGroups, LoadTimeGroupsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +30,8 @@ SMALLEST_RANGE, LARGEST_INVERSE = 1e-4, 2e4  # of a group: keeps its scale withi
 
 
 @dataclass
-class HqqConfig(WithByteRows, MadeGroupsConfig):
-    """HQQ's groups along inputs, with scales and zero points in model.dtype."""
+class HqqConfig(Int8ActivationsConfig, LoadTimeGroupsConfig):
+    """HQQ groups along inputs, with scales and zero points in model.dtype."""
 
     name: ClassVar[str] = "hqq"
     method: ClassVar[str] = "hqq"
@@ -39,13 +39,12 @@ class HqqConfig(WithByteRows, MadeGroupsConfig):
     load_bytes_per_number: ClassVar[int] = 24
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read bits and group of a checkpoint that the package has made; a variant that is not read
-        is refused."""
-        return StoredHqqConfig.read_stored(stored)
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+        """Parse bits and group size of a checkpoint by the package hqq. Unsupported variants are refused."""
+        return StoredHqqConfig.parse_stored_format(stored_config)
 
-    def groups_of(self, weight: torch.Tensor) -> CodedGroups:
-        """Find the zero points, as hqq's default solver does for groups along inputs."""
+    def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
+        """Quantize a weight like hqq's default solver for groups along inputs."""
         import torch
 
         outputs, top = weight.shape[0], 2**self.bits - 1
@@ -75,35 +74,37 @@ class HqqConfig(WithByteRows, MadeGroupsConfig):
 
 
 @dataclass
-class StoredHqqConfig(WithByteRows, GroupedConfig):
-    """A checkpoint that HQQ has quantized already, with groups along inputs."""
+class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
+    """A checkpoint quantized by HQQ with groups along inputs."""
 
     name: ClassVar[str] = "hqq"
     method: ClassVar[str] = "hqq"
-    tensors: ClassVar[StoredTensors] = StoredTensors((".W_q",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames((".W_q",))
 
     bits: int = 4
     group_size: int = 64
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read bits and group; of several in a checkpoint the first."""
-        found = super().read_stored(stored)
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+        """Parse bits and group size. Of several in a checkpoint, the first counts."""
+        found = super().parse_stored_format(stored_config)
         if found is None or found.refusal:
             return found
-        first = _settings_of_weights(stored)[0]
+        first = _list_weight_settings(stored_config)[0]
         own = cls(bits=found.bits, group_size=first.get("group_size") or -1)
-        return Format(cls.method, own, found.bits, cls.name)
+        return StoredFormat(cls.method, own, found.bits, cls.name)
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Return the bits; groups follow from the shapes of the tensors."""
-        return GroupSettings("hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1)
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the bits. Group sizes follow from the tensors' shapes."""
+        return GroupSettings(
+            "hqq", tuple(settings["nbits"] for settings in _list_weight_settings(stored_config)), -1
+        )
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Groups are along inputs, and scales and zero points are not quantized themselves."""
-        for settings in _settings_of_weights(stored):
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note unless groups are along inputs, with unquantized scales and zero points."""
+        for settings in _list_weight_settings(stored_config):
             if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
                 known = ", ".join(map(str, STORED_BITS))
                 return note("setting_not_read", key="nbits", value=bits, known=known)
@@ -117,10 +118,9 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
         return None
 
 
-def _settings_of_weights(stored: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what config.json says about weights: once for all layers, or for each kind of
-    layer."""
-    config = stored.get("quant_config")
+def _list_weight_settings(stored_config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the weight settings in a config.json: one for all layers, or one per kind of layer."""
+    config = stored_config.get("quant_config")
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config
     if isinstance(several, dict):
         several = [one for one in several.values() if one is not None]

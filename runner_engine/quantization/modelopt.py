@@ -1,8 +1,8 @@
-"""Checkpoints of NVIDIA's Model-Optimizer: float8 and NVFP4, which its unified export writes.
+"""NVIDIA Model-Optimizer checkpoints: float8 and NVFP4 from its unified export.
 
-What each layer is, its tensors say (runner_engine/models/layouts/modelopt.py): one checkpoint may
-have several. No choice names them: `none` loads them as they are. Older exports keep the settings
-in hf_quant_config.json alone.
+A layer's tensors tell its format (runner_engine/models/layouts/modelopt.py): one checkpoint may have
+several. No choice names them: `none` loads them as they are. Older exports have the settings only in
+hf_quant_config.json.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runner_base import load_json
+from runner_base import load_json_object
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import Format, StoredTensors
+from runner_engine.quantization.base import StoredFormat, StoredTensorNames
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 METHOD = "modelopt"
@@ -31,11 +31,11 @@ BEYOND = {  # what else a layer of these would need
 
 @dataclass
 class ModelOptConfig(GroupedConfig):
-    """A checkpoint of Model-Optimizer, whose layers are float8 or NVFP4."""
+    """A Model-Optimizer checkpoint with float8 or NVFP4 layers."""
 
     name: ClassVar[str] = "modelopt"
     method: ClassVar[str] = METHOD
-    tensors: ClassVar[StoredTensors] = StoredTensors(
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames(
         (".weight",),
         ("_proj_weight_scale", "_proj_weight_scale_2", "_proj_input_scale"),
         (".k_scale", ".v_scale"),  # of keys and values in fewer bits
@@ -43,32 +43,40 @@ class ModelOptConfig(GroupedConfig):
     )
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read the algorithm; no choice makes such a checkpoint."""
-        if not cls.is_own(stored):
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+        """Parse the algorithm. No choice makes such a checkpoint."""
+        if not cls.matches_config(stored_config):
             return None
-        refusal, algorithm = cls.refusal_of(stored), algorithm_of(stored)
+        refusal, algorithm = cls.find_refusal(stored_config), read_quantization_algorithm(stored_config)
         name = f"{cls.name} {algorithm}" if algorithm else cls.name
-        unused = None if refusal else _note_on_keys(stored)
-        return Format(METHOD, cls(), _bits(stored), name, matched=False, refusal=refusal, note=unused)
+        unused = None if refusal else _note_kv_scales(stored_config)
+        return StoredFormat(
+            METHOD,
+            cls(),
+            _find_most_common_bits(stored_config),
+            name,
+            matched=False,
+            refusal=refusal,
+            note=unused,
+        )
 
     @classmethod
-    def is_own(cls, stored: dict[str, Any]) -> bool:
-        """Some programs write the method with the algorithm behind it."""
-        return str(stored.get("quant_method", "")).startswith(METHOD)
+    def matches_config(cls, stored_config: dict[str, Any]) -> bool:
+        """Whether the method is modelopt. Some programs append the algorithm to it."""
+        return str(stored_config.get("quant_method", "")).startswith(METHOD)
 
     @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Each layer's tensors say what it is."""
-        return GroupSettings(METHOD, (_bits(stored),), -1, unused=cls.tensors.notes)
+    def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
+        """Return the layer settings. Each layer's tensors tell its format."""
+        return GroupSettings(METHOD, (_find_most_common_bits(stored_config),), -1, unused=cls.tensors.notes)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
-        """Return which algorithm is not read, of the whole checkpoint or of a layer."""
-        algorithm = algorithm_of(stored)
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note on an unsupported algorithm of the checkpoint or of a layer."""
+        algorithm = read_quantization_algorithm(stored_config)
         if not algorithm:
             return note("no_algorithm")
-        layers = of_layers(stored) if algorithm == MIXED else {}
+        layers = read_layer_algorithms(stored_config) if algorithm == MIXED else {}
         if algorithm == MIXED and not layers:
             return note("no_quantized_layers", algorithm=MIXED)
         for layer, name in [("", algorithm)] if algorithm != MIXED else layers.items():
@@ -85,47 +93,48 @@ class ModelOptConfig(GroupedConfig):
         return None
 
 
-def algorithm_of(stored: dict[str, Any]) -> str:
-    """Return the name of the algorithm of a checkpoint."""
-    return str(stored.get("quant_algo") or "").upper()
+def read_quantization_algorithm(stored_config: dict[str, Any]) -> str:
+    """Return the name of a checkpoint's algorithm in upper case."""
+    return str(stored_config.get("quant_algo") or "").upper()
 
 
-def of_layers(stored: dict[str, Any]) -> dict[str, str]:
-    """Return the algorithm of each layer, of a checkpoint that has several."""
-    listed = stored.get("quantized_layers")
+def read_layer_algorithms(stored_config: dict[str, Any]) -> dict[str, str]:
+    """Return each layer's algorithm in a mixed-precision checkpoint."""
+    listed = stored_config.get("quantized_layers")
     layers = listed.items() if isinstance(listed, dict) else ()
-    return {path: algorithm_of(one) if isinstance(one, dict) else str(one) for path, one in layers}
+    return {
+        path: read_quantization_algorithm(one) if isinstance(one, dict) else str(one) for path, one in layers
+    }
 
 
-def with_own_file(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a config.json's settings with what hf_quant_config.json beside it says of the layers,
-    if there is one."""
+def merge_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Add the quantization section of hf_quant_config.json to a config, if that file exists."""
     file = folder / OWN_FILE
     if not file.exists():
-        return settings
-    own = load_json(file)
+        return config
+    own = load_json_object(file)
     said, producer = own.get("quantization"), own.get("producer")
     if not isinstance(said, dict) or not isinstance(producer, dict) or producer.get("name") != METHOD:
-        return settings
+        return config
     if not said.get("quant_algo"):
-        return settings  # keys and values alone are in fewer bits
+        return config  # keys and values alone are in fewer bits
     of_config = {
         "quant_method": METHOD,
         "quant_algo": said["quant_algo"],
         "quantized_layers": said.get("quantized_layers"),
         "kv_cache_scheme": said.get("kv_cache_quant_algo"),
     }
-    return settings | {"quantization_config": of_config}
+    return config | {"quantization_config": of_config}
 
 
-def _bits(stored: dict[str, Any]) -> int:
-    """Return the bits of most layers' codes; those of experts, where layers differ."""
-    layers = of_layers(stored)
+def _find_most_common_bits(stored_config: dict[str, Any]) -> int:
+    """Return the bits of most layers' codes. If layers differ, experts decide."""
+    layers = read_layer_algorithms(stored_config)
     of_experts = [name for path, name in layers.items() if ".experts" in path]
-    names = of_experts or [*layers.values()] or [algorithm_of(stored)]
+    names = of_experts or [*layers.values()] or [read_quantization_algorithm(stored_config)]
     return BITS.get(max(names, key=names.count), 8)
 
 
-def _note_on_keys(stored: dict[str, Any]) -> Note | None:
-    """Return a note if keys and values were to be stored in fewer bits."""
-    return note("kv_scales_unused") if stored.get("kv_cache_scheme") else None
+def _note_kv_scales(stored_config: dict[str, Any]) -> Note | None:
+    """Return a note if keys and values should be stored quantized."""
+    return note("kv_scales_unused") if stored_config.get("kv_cache_scheme") else None

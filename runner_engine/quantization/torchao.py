@@ -1,5 +1,4 @@
-"""torchao: int8 of weights, or of weights and rows, and float8 of weights; made while loading or
-stored that way."""
+"""torchao: int8 weights with or without int8 activations, and float8 weights, at load time or stored."""
 
 from __future__ import annotations
 
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from runner_engine.quantization.base import (
     DERIVED_LINEAR,
     OTHER_LINEAR,
-    Format,
-    Library,
-    Products,
-    Quantized,
-    StoredTensors,
+    MatmulCosts,
+    QuantizationLibrary,
+    QuantizedConfig,
+    StoredFormat,
+    StoredTensorNames,
 )
-from runner_engine.quantization.made_groups import BITS, CodedGroups, MadeGroupsConfig
+from runner_engine.quantization.load_time_groups import BITS, CodedGroups, LoadTimeGroupsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -35,44 +34,45 @@ SILENCED = {
 INTX_WITH_ROWS = "Int8DynamicActivationIntxWeightConfig"
 
 
-def _silence() -> None:
-    """Silence its import by transformers, for any model; a logger keeps the same filter only once."""
+def _mute_messages() -> None:
+    """Mute torchao's import messages. A logger keeps an equal filter only once."""
     for name in SILENCED:
-        logging.getLogger(name).addFilter(_is_wanted)
+        logging.getLogger(name).addFilter(_is_not_muted)
 
 
 @dataclass
-class TorchaoConfig(Quantized):
-    """What the choices by torchao have in common: int8 weights with one scale for each output."""
+class TorchaoConfig(QuantizedConfig):
+    """Common base of torchao choices: int8 weights with one scale per output."""
 
-    library: ClassVar[Library] = Library(("torchao",), "pip install 'runner-llm[torchao]'", _silence)
+    library: ClassVar[QuantizationLibrary] = QuantizationLibrary(
+        ("torchao",), "pip install 'runner-llm[torchao]'", _mute_messages
+    )
     method: ClassVar[str] = "torchao"
     # the layers remain torch's, only their weights are replaced
     holders: ClassVar[tuple[str, ...]] = ("torchao.",)
-    tensors: ClassVar[StoredTensors] = StoredTensors(("_qdata",))
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames(("_qdata",))
     config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """One byte for each number; one float32 scale and one int8 zero point for each row."""
-        return numbers, 5 * rows
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return one byte per weight, plus a float32 scale and int8 zero point per output."""
+        return num_weights, 5 * num_outputs
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read which of torchao's many types it is, and whether this choice makes just that."""
-        if stored.get("quant_method") != cls.method:
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+        """Parse the torchao type, and whether this choice makes exactly that."""
+        if stored_config.get("quant_method") != cls.method:
             return None
-        kind = (stored.get("quant_type") or {}).get("default") or {}
-        is_own = kind.get("_type") == cls.config_type and cls._is_plain(kind.get("_data") or {})
+        kind = (stored_config.get("quant_type") or {}).get("default") or {}
+        is_own = kind.get("_type") == cls.config_type and cls._has_default_keys(kind.get("_data") or {})
         name = cls.name if is_own else str(kind.get("_type"))
-        return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
+        return StoredFormat(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
 
-    def reaches(self, family: str, layer_by_layer: bool) -> bool:
-        """Whether a family's linear layers are torch's, or in whole models derived from it."""
+    def supports_family(self, family: str, layer_by_layer: bool) -> bool:
+        """Whether a family's linear layers are torch's, or for whole models derived from it."""
         return family not in OTHER_LINEAR and not (layer_by_layer and family in DERIVED_LINEAR)
 
     def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:
-        """Replace the layer's weight by the library's, which it knows for torch's own linear layers
-        only."""
+        """Replace the weight by torchao's, which supports only torch's own linear layers."""
         import torch
         from torchao.quantization import quantize_
 
@@ -81,16 +81,15 @@ class TorchaoConfig(Quantized):
         return layer
 
     @contextmanager
-    def adapting(self, model: torch.nn.Module) -> Iterator[None]:
-        """Silence PEFT's word on merging, which needs a model that transformers has quantized:
-        nothing merges here."""
+    def protect_weights(self, model: torch.nn.Module) -> Iterator[None]:
+        """Context that mutes PEFT's warning on merging, because nothing is merged here."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*instantiated without `get_apply_tensor_subclass`")
             yield
 
     @classmethod
-    def _is_plain(cls, keys: dict[str, Any]) -> bool:
-        """Whether the keys of a stored config of torchao are those that the choice sets."""
+    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
+        """Whether a stored torchao config has the keys that this choice sets."""
         row = {"_type": "PerRow"}
         each = keys.get("granularity") or row
         return all(
@@ -100,75 +99,73 @@ class TorchaoConfig(Quantized):
 
 @dataclass
 class TorchaoInt8Config(TorchaoConfig):
-    """Weight-only int8: int8 weights with one scale for each row, products in model.dtype."""
+    """Weight-only int8 with one scale per output, multiplied in model.dtype."""
 
     name: ClassVar[str] = "torchao_int8"
 
     config_type: ClassVar[str] = "Int8WeightOnlyConfig"
 
-    def products(self, dtype_bytes: int) -> Products:
-        """The copy is in the dtype of the activations; there are kernels if that is bfloat16."""
-        return Products(dtype_bytes, dtype_bytes == 2)
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the costs: the dequantized copy is in the activations' dtype.
+
+        There are kernels if that is bfloat16.
+        """
+        return MatmulCosts(dtype_bytes, dtype_bytes == 2)
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config around torchao's own."""
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
 
         return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
     @classmethod
-    def _is_plain(cls, keys: dict[str, Any]) -> bool:
-        return keys.get("group_size") is None and super()._is_plain(keys)
+    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
+        return keys.get("group_size") is None and super()._has_default_keys(keys)
 
 
 @dataclass
 class TorchaoFloat8Config(TorchaoConfig):
-    """Weight-only float8 (e4m3): one float32 scale for each row, products in model.dtype."""
+    """Weight-only float8 (e4m3) with one float32 scale per output, multiplied in model.dtype."""
 
     name: ClassVar[str] = "torchao_float8"
 
     config_type: ClassVar[str] = "Float8WeightOnlyConfig"
 
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """One byte for each number; one float32 scale for each row."""
-        return numbers, 4 * rows
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return one byte per weight, and one float32 scale per output."""
+        return num_weights, 4 * num_outputs
 
-    def products(self, dtype_bytes: int) -> Products:
-        """The copy is in the dtype of the activations."""
-        return Products(dtype_bytes)
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the costs: the dequantized copy is in the activations' dtype."""
+        return MatmulCosts(dtype_bytes)
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config around torchao's own, which must not change settings of
-        torch's compiler."""
+        """Return transformers' config, which must not change settings of torch's compiler."""
         from torchao.quantization import Float8WeightOnlyConfig
         from transformers import TorchAoConfig
 
         return {"quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))}
 
     @classmethod
-    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
         kind = keys.get("weight_dtype") or {}
-        return kind.get("_data", "float8_e4m3fn") == "float8_e4m3fn" and super()._is_plain(keys)
+        return kind.get("_data", "float8_e4m3fn") == "float8_e4m3fn" and super()._has_default_keys(keys)
 
 
 @dataclass
 class Int8DynamicConfig(TorchaoConfig):
-    """int8 weights with one scale for each output, and int8 rows with one scale for each, quantized
-    as they come."""
+    """int8 weights with one scale per output, and activations quantized to int8 per token."""
 
     name: ClassVar[str] = "int8_dynamic"
 
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
 
-    def products(self, dtype_bytes: int) -> Products:
-        """Count the copy of the bytes in another order that the library makes on a GPU; torch
-        copies less on a CPU."""
-        return Products(1, has_kernels=True)
+    def describe_matmul_costs(self, dtype_bytes: int) -> MatmulCosts:
+        """Return the costs, including torchao's reordered copy on a GPU. torch copies less on a CPU."""
+        return MatmulCosts(1, has_kernels=True)
 
     def load_arguments(self) -> dict[str, Any]:
-        """Return transformers' config around torchao's own, which must not change settings of
-        torch's compiler."""
+        """Return transformers' config, which must not change settings of torch's compiler."""
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
         from transformers import TorchAoConfig
 
@@ -179,21 +176,20 @@ class Int8DynamicConfig(TorchaoConfig):
         }
 
     @classmethod
-    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
         mapping = keys.get("act_mapping_type") or "SYMMETRIC"
         mapping = mapping.get("_data") if isinstance(mapping, dict) else mapping
-        return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._is_plain(keys)
+        return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._has_default_keys(keys)
 
 
 @dataclass
-class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
-    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale for each group of
-    inputs."""
+class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
+    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale per group of inputs."""
 
     name: ClassVar[str] = "torchao_intx"
 
-    holders: ClassVar[tuple[str, ...]] = MadeGroupsConfig.holders
-    tensors: ClassVar[StoredTensors] = StoredTensors(("_weight_qdata",))
+    holders: ClassVar[tuple[str, ...]] = LoadTimeGroupsConfig.holders
+    tensors: ClassVar[StoredTensorNames] = StoredTensorNames(("_weight_qdata",))
     config_type: ClassVar[str] = "IntxWeightOnlyConfig"
     zero_point_bytes: ClassVar[int | None] = 1
     load_bytes_per_number: ClassVar[int] = 16  # of the library's matrices in int8 and in float32
@@ -201,36 +197,42 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
     symmetric: bool = True
     int8_rows: bool = False
 
-    def reaches(self, family: str, layer_by_layer: bool) -> bool:
+    def supports_family(self, family: str, layer_by_layer: bool) -> bool:
         """Whether a family's linear layers are torch's own class."""
-        return MadeGroupsConfig.reaches(self, family, layer_by_layer)
+        return LoadTimeGroupsConfig.supports_family(self, family, layer_by_layer)
 
     @property
-    def rounds_rows(self) -> bool:
-        """Whether rows are rounded to int8, each with a scale and a zero point of its own."""
+    def rounds_activations(self) -> bool:
+        """Whether activations are rounded to int8 with a scale and zero point per token."""
         return self.int8_rows
 
-    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """A symmetric weight has one zero point."""
-        codes, constants = MadeGroupsConfig.price(self, rows, numbers, dtype_bytes)
-        return codes, constants - (numbers // self.group_size - 1) * self.symmetric
+    def compute_weight_nbytes(self, num_outputs: int, num_weights: int, dtype_bytes: int) -> tuple[int, int]:
+        """Return the bytes. A symmetric weight has a single zero point."""
+        codes, constants = LoadTimeGroupsConfig.compute_weight_nbytes(
+            self, num_outputs, num_weights, dtype_bytes
+        )
+        return codes, constants - (num_weights // self.group_size - 1) * self.symmetric
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read bits and groups; what torchao has besides is left to the library."""
-        kind = (stored.get("quant_type") or {}).get("default") or {}
+    def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+        """Parse bits and groups. Other torchao formats are left to the library."""
+        kind = (stored_config.get("quant_type") or {}).get("default") or {}
         keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
-        if stored.get("quant_method") == cls.method and has_rows:
+        if stored_config.get("quant_method") == cls.method and has_rows:
             others = {
                 name.removeprefix("weight_"): value for name, value in keys.items() if name != "weight_dtype"
             }
             keys = {"weight_dtype": keys.get("weight_dtype"), **others}
-        is_own = has_rows and _named(keys.get("act_mapping_type")) == "ASYMMETRIC" and cls._is_plain(keys)
-        found = super().read_stored(stored)
+        is_own = (
+            has_rows
+            and _unwrap_data(keys.get("act_mapping_type")) == "ASYMMETRIC"
+            and cls._has_default_keys(keys)
+        )
+        found = super().parse_stored_format(stored_config)
         if found is None or not (found.matched or is_own):
             return found
         bits, group, mapping = (
-            _named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
+            _unwrap_data(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
         )
         own = cls(
             bits=int(bits.removeprefix("int")),
@@ -238,21 +240,20 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
             symmetric=mapping == "SYMMETRIC",
             int8_rows=has_rows,
         )
-        return Format(cls.method, own, own.bits, cls.name)
+        return StoredFormat(cls.method, own, own.bits, cls.name)
 
-    def groups_of(self, weight: torch.Tensor) -> CodedGroups:
-        """Let the library quantize."""
+    def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
+        """Quantize a weight with torchao."""
         import torch
         from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
 
         mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
         kind = getattr(torch, f"int{self.bits}")
         made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
-        return self._without_sign(made)
+        return self._convert_to_unsigned(made)
 
-    def stored_groups_of(self, weight: Any) -> CodedGroups | None:
-        """Return what a loaded weight of the library holds, a byte for each code; ValueError if it
-        is not as it says.
+    def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
+        """Extract the codes of a loaded torchao weight. Raises ValueError if it contradicts the config.
 
         None: another kind of weight.
         """
@@ -281,10 +282,10 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
             raise ValueError("symmetric weights have zero points of 0")
         if not weight.scale.isfinite().all():
             raise ValueError("a scale is not a finite number")
-        return self._without_sign(weight)
+        return self._convert_to_unsigned(weight)
 
-    def _without_sign(self, weight: Any) -> CodedGroups:
-        """Count codes and zero points from the lowest one."""
+    def _convert_to_unsigned(self, weight: Any) -> CodedGroups:
+        """Shift codes and zero points to unsigned integers."""
         import torch
 
         middle = 2 ** (self.bits - 1)
@@ -294,11 +295,13 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         return CodedGroups(codes, weight.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
 
     @classmethod
-    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+    def _has_default_keys(cls, keys: dict[str, Any]) -> bool:
         kind, group, mapping = (
-            _named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
+            _unwrap_data(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
         )
-        others = [_named(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")]
+        others = [
+            _unwrap_data(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")
+        ]
         size = group.get("group_size") if isinstance(group, dict) else None
         return (
             kind in [f"int{bits}" for bits in BITS]
@@ -311,10 +314,10 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         )
 
 
-def _named(value: Any) -> Any:
-    """Return what torchao's JSON wraps with a type."""
+def _unwrap_data(value: Any) -> Any:
+    """Unwrap a value that torchao's JSON stores with its type."""
     return value.get("_data") if isinstance(value, dict) else value
 
 
-def _is_wanted(record: logging.LogRecord) -> bool:
+def _is_not_muted(record: logging.LogRecord) -> bool:
     return re.match(SILENCED[record.name], record.getMessage()) is None

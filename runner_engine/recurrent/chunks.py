@@ -1,5 +1,6 @@
-"""The tokens of segments in chunks, which are computed side by side; nothing is padded to the
-longest segment."""
+"""Splits segments of tokens into chunks that are computed together, without padding to the
+longest segment.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +9,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.contract import Segments
+from runner_engine.recurrent.mixer import Segments
 
 CHUNK = 64  # tokens whose effects on each other are computed by one matmul
 
 
 class Chunk(NamedTuple):
-    """The chunks that come at the same place of their segments: those of the first tokens, the
-    second ones, …"""
+    """The chunks with the same index in their segments: all first chunks, all second chunks, …"""
 
     segments: Tensor  # which segments have one
     rows: slice  # where their chunks are among all
 
 
-def chunks_of(segments: Segments, device: torch.device, size: int = CHUNK) -> tuple[Tensor, list[Chunk]]:
-    """Return the tokens of each chunk [chunks, size], −1 behind the end, and which chunks come at
-    the same place."""
+def split_into_chunks(
+    segments: Segments, device: torch.device, chunk_size: int = CHUNK
+) -> tuple[Tensor, list[Chunk]]:
+    """Return the token indices of each chunk [chunks, size], padded with −1, and the chunks by
+    index.
+    """
     rows: list[Tensor] = []
     chunks: list[Chunk] = []
-    span = torch.arange(size)
-    for start in range(0, segments.longest, size):
+    span = torch.arange(chunk_size)
+    for start in range(0, segments.max_count, chunk_size):
         present = [at for at, count in enumerate(segments.counts) if count > start]
         firsts = torch.tensor([segments.firsts[at] for at in present])[:, None]
         counts = torch.tensor([segments.counts[at] for at in present])[:, None]
@@ -38,15 +41,15 @@ def chunks_of(segments: Segments, device: torch.device, size: int = CHUNK) -> tu
     return torch.cat(rows).to(device), chunks
 
 
-def taken(numbers: Tensor, places: Tensor) -> Tensor:
-    """Return the numbers of the tokens at these places, zeros for −1."""
-    found = numbers[places.clamp(min=0)]
-    return found.masked_fill_((places < 0).view(*places.shape, *[1] * (numbers.dim() - 1)), 0)
+def gather_tokens(values: Tensor, indices: Tensor) -> Tensor:
+    """Return the values of the tokens at these indices, zeros for −1."""
+    found = values[indices.clamp(min=0)]
+    return found.masked_fill_((indices < 0).view(*indices.shape, *[1] * (values.dim() - 1)), 0)
 
 
-def put_back(numbers: Tensor, places: Tensor, tokens: int) -> Tensor:
-    """Return the numbers of chunks [chunks, size, …] as those of the tokens [tokens, …]."""
-    result = numbers.new_empty((tokens, *numbers.shape[2:]))
-    is_token = places >= 0
-    result[places[is_token]] = numbers[is_token]
+def scatter_tokens(values: Tensor, indices: Tensor, num_tokens: int) -> Tensor:
+    """Rearrange values of chunks [chunks, size, …] to tokens [tokens, …]."""
+    result = values.new_empty((num_tokens, *values.shape[2:]))
+    is_token = indices >= 0
+    result[indices[is_token]] = values[is_token]
     return result

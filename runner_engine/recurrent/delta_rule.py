@@ -1,10 +1,10 @@
-"""The gated delta rule: a state [K, V] for each head that decays, forgets what a key stood for, and
-learns its value.
+"""Gated delta rule: each head's state [K, V] decays, forgets a key's old value, and stores
+its new value.
 
-For each token: S ← exp(decay) S; S ← S + k (beta (v - kᵀS))ᵀ; result = Sᵀq. A chunk of tokens is a
-few products of matrices: within it, the corrections solve a triangular system, since each depends
-on those before it. The decay is a number for each head, or one for each key's dimension. All is in
-float32.
+For each token: S ← exp(decay) S; S ← S + k (beta (v - kᵀS))ᵀ; result = Sᵀq. A chunk of
+tokens needs a few matmuls: inside it, the corrections solve a triangular system, because
+each depends on those before it. The decay is one number per head, or one per key
+dimension. All is in float32.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.chunks import CHUNK, chunks_of, put_back, taken
-from runner_engine.recurrent.contract import Segments
+from runner_engine.recurrent.chunks import CHUNK, gather_tokens, scatter_tokens, split_into_chunks
+from runner_engine.recurrent.mixer import Segments
 
 SMALL_CHUNK = 16  # where the decay is by dimension, whose products of pairs are [chunk, chunk, K]
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What the rule reads of each token: keys of length 1, and queries scaled as their products
-    need."""
+class DeltaRuleInputs:
+    """Inputs of the delta rule per token. Keys have length 1, and queries are scaled."""
 
     query: Tensor  # [tokens, heads, K]
     key: Tensor  # the same
@@ -32,25 +31,28 @@ class Inputs:
     decay: Tensor  # [tokens, heads] or [tokens, heads, K]: logs, at most 0
     beta: Tensor  # [tokens, heads]
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        """Return the same with every tensor changed."""
-        return Inputs(*(change(getattr(self, one.name)) for one in fields(self)))
+    def map_tensors(self, transform: Callable[[Tensor], Tensor]) -> DeltaRuleInputs:
+        """Return a copy with `transform` applied to every tensor."""
+        return DeltaRuleInputs(*(transform(getattr(self, one.name)) for one in fields(self)))
 
 
-def apply(inputs: Inputs, state: Tensor, segments: Segments) -> Tensor:
-    """Return the rule's results [tokens, heads, V], and change the states [slots, heads, K, V]."""
-    before = segments.read(state)
-    if segments.longest == 1:
-        result, after = step(inputs, before)
+def apply_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments) -> Tensor:
+    """Return the delta rule's results [tokens, heads, V], and update the states [slots, heads,
+    K, V].
+    """
+    before = segments.read_states(state)
+    if segments.max_count == 1:
+        result, after = delta_rule_step(inputs, before)
     else:
-        result, after = chunks(inputs, before, segments)
-    segments.write(state, after)
+        result, after = chunked_delta_rule(inputs, before, segments)
+    segments.write_states(state, after)
     return result
 
 
-def step(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Read one token of each row: return [rows, heads, V], and the states [rows, heads, K, V] after
-    it."""
+def delta_rule_step(inputs: DeltaRuleInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Process one token per sequence. Returns results [sequences, heads, V] and new states
+    [sequences, heads, K, V].
+    """
     decay = inputs.decay[..., None, None] if inputs.decay.dim() == 2 else inputs.decay[..., None]
     state = state * decay.exp()
     known = torch.einsum("rhkv,rhk->rhv", state, inputs.key)
@@ -59,16 +61,17 @@ def step(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     return torch.einsum("rhkv,rhk->rhv", state, inputs.query), state
 
 
-def chunks(inputs: Inputs, state: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-    """Read the tokens of each segment in chunks: return [tokens, heads, V], and the states after
-    them.
+def chunked_delta_rule(inputs: DeltaRuleInputs, state: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+    """Process the tokens of each segment in chunks. Returns results [tokens, heads, V] and new
+    states.
 
-    Tokens without a key, decay and beta, which fill the last chunk of a segment, change nothing.
+    The last chunk of a segment is padded with tokens without key, decay and beta, which
+    change nothing.
     """
     size = CHUNK if inputs.decay.dim() == 2 else SMALL_CHUNK
-    places, parts = chunks_of(segments, state.device, size)
-    cut = inputs.each(lambda numbers: taken(numbers, places).transpose(1, 2))
-    known, attended = _pairs(cut)
+    places, parts = split_into_chunks(segments, state.device, size)
+    cut = inputs.map_tensors(lambda numbers: gather_tokens(numbers, places).transpose(1, 2))
+    known, attended = _pair_matrices(cut)
     # of the tokens from the chunk's start up to each, [chunks, heads, tokens(, K)]
     total = cut.decay.cumsum(2)
     since = total[..., None] if total.dim() == 3 else total  # broadcasts over K
@@ -85,12 +88,13 @@ def chunks(inputs: Inputs, state: Tensor, segments: Segments) -> tuple[Tensor, T
         learned = new[rows] - of_state[rows] @ before
         results[rows] = query[rows] @ before + attended[rows] @ learned
         state[part.segments] = before * grown[rows][:, :, -1, :, None] + key[rows] @ learned
-    return put_back(results.transpose(1, 2), places, len(inputs.query)), state
+    return scatter_tokens(results.transpose(1, 2), places, len(inputs.query)), state
 
 
-def _pairs(cut: Inputs) -> tuple[Tensor, Tensor]:
-    """Return what each token of a chunk knows of the earlier keys, and what its query has of them:
-    [..., i, j]."""
+def _pair_matrices(cut: DeltaRuleInputs) -> tuple[Tensor, Tensor]:
+    """Return weights between tokens i and earlier tokens j of a chunk, for keys and for queries:
+    [..., i, j].
+    """
     total = cut.decay.cumsum(2)
     later = torch.ones(cut.key.shape[2], cut.key.shape[2], dtype=torch.bool, device=cut.key.device).triu(1)
     weighted = cut.key * cut.beta[..., None]

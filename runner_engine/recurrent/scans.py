@@ -1,8 +1,7 @@
-"""Linear recurrences over the tokens of a pass, by operations of torch: what layers of state spaces
-have in common.
+"""Linear recurrences over the tokens of a pass in torch, shared by state space layers.
 
-Segments may have any lengths: nothing is padded to the longest. States are float32, and slots
-without a segment stay as they are.
+Segments may have any lengths: nothing is padded to the longest. States are float32, and
+slots without a segment do not change.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.chunks import chunks_of, put_back, taken
-from runner_engine.recurrent.contract import Segments
+from runner_engine.recurrent.chunks import gather_tokens, scatter_tokens, split_into_chunks
+from runner_engine.recurrent.mixer import Segments
 
 
 def scan_heads(
@@ -25,23 +24,24 @@ def scan_heads(
     state: Tensor,
     segments: Segments,
 ) -> Tensor:
-    """Return each head's results [tokens, H, P] of a recurrence whose decay is a number for each
-    head (SSD).
+    """Run a recurrence with one decay per head (SSD, Mamba-2). Returns each head's results
+    [tokens, H, P].
 
-    inputs: [tokens, H, P]; steps: the lengths of time steps [tokens, H]; decay: negative [H]; keys
-    (B) and queries (C): [tokens, G, N], each for H / G heads. For each token, state [slots, H, N,
-    P] becomes exp(step * decay) * state + step * key * input, and the result is query * state.
+    inputs: [tokens, H, P]; steps: the lengths of time steps [tokens, H]; decay: negative [H];
+    keys (B) and queries (C): [tokens, G, N], each for H / G heads. For each token, state
+    [slots, H, N, P] becomes exp(step * decay) * state + step * key * input, and the result is
+    query * state.
     """
     inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
-    if segments.longest == 1:
-        return _step_heads(inputs, steps, decay, keys, queries, state, segments)
-    places, chunks = chunks_of(segments, inputs.device)
+    if segments.max_count == 1:
+        return _scan_heads_step(inputs, steps, decay, keys, queries, state, segments)
+    places, chunks = split_into_chunks(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
-    weighted = taken(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
+    weighted = gather_tokens(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
     # [chunks, G, Q, N]
-    keys, queries = (taken(numbers, places).transpose(1, 2) for numbers in (keys, queries))
+    keys, queries = (gather_tokens(numbers, places).transpose(1, 2) for numbers in (keys, queries))
     # in float64, since small differences of large sums are what counts
-    sums = taken(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
+    sums = gather_tokens(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
     scores = (queries @ keys.transpose(2, 3)).repeat_interleave(per_group, dim=1)
     results = (scores * apart) @ weighted
@@ -49,16 +49,16 @@ def scan_heads(
     keys, queries = (numbers.repeat_interleave(per_group, dim=1) for numbers in (keys, queries))
     added = (keys * until_end[..., None]).transpose(2, 3) @ weighted  # [chunks, H, N, P]
     since_start = sums.exp().float()
-    current = segments.read(state).clone()
+    current = segments.read_states(state).clone()
     for chunk in chunks:
         rows, before = chunk.rows, current[chunk.segments]
         results[rows] += since_start[rows][..., None] * (queries[rows] @ before)
         current[chunk.segments] = since_start[rows][..., -1, None, None] * before + added[rows]
-    segments.write(state, current)
-    return put_back(results.transpose(1, 2), places, len(inputs))
+    segments.write_states(state, current)
+    return scatter_tokens(results.transpose(1, 2), places, len(inputs))
 
 
-def _step_heads(
+def _scan_heads_step(
     inputs: Tensor,
     steps: Tensor,
     decay: Tensor,
@@ -67,13 +67,13 @@ def _step_heads(
     state: Tensor,
     segments: Segments,
 ) -> Tensor:
-    current = segments.read(state)
+    current = segments.read_states(state)
     per_group = inputs.shape[1] // keys.shape[1]
     keys, queries = (numbers.repeat_interleave(per_group, dim=1) for numbers in (keys, queries))
     current.mul_((steps * decay).exp()[:, :, None, None])
     current.add_((keys * steps[..., None])[..., None] * inputs[:, :, None, :])
     if not segments.is_step:
-        segments.write(state, current)
+        segments.write_states(state, current)
     return (queries[:, :, None, :] @ current)[:, :, 0]
 
 
@@ -86,63 +86,63 @@ def scan_channels(
     state: Tensor,
     segments: Segments,
 ) -> Tensor:
-    """Return each channel's results [tokens, C] of a recurrence with a decay for each number of its
-    state (Mamba-1).
+    """Run a recurrence with one decay per state element (Mamba-1). Returns results [tokens, C].
 
-    inputs and steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens, G, N],
-    each for C / G channels. For each token, state [slots, N, C] becomes exp(step * decay) * state +
-    step * key * input, and the result is the sum of query * state over N.
+    inputs and steps: [tokens, C]; decay: negative [N, C]; keys (B) and queries (C): [tokens,
+    G, N], each for C / G channels. For each token, state [slots, N, C] becomes exp(step *
+    decay) * state + step * key * input, and the result is the sum of query * state over N.
     """
     inputs, steps, keys, queries = (numbers.float() for numbers in (inputs, steps, keys, queries))
     weighted, per_group = inputs * steps, inputs.shape[1] // keys.shape[1]
     keys, queries = (numbers.transpose(1, 2) for numbers in (keys, queries))  # [tokens, N, G]
     results = torch.empty_like(inputs)
 
-    def advance(current: Tensor, tokens: Tensor | slice) -> None:
-        """Read one token of each segment."""
+    def update_state(current: Tensor, tokens: Tensor | slice) -> None:
+        """Update the states with one token of each segment."""
         key, query = (numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries))
         current.mul_((steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
         results[tokens] = (current * query).sum(1)
 
-    _advance_all(state, segments, advance)
+    _scan_token_by_token(state, segments, update_state)
     return results
 
 
 def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segments) -> Tensor:
-    """Return state = decay * state + input for each token, [tokens, C]; state: [slots, C]."""
+    """Compute state = decay * state + input for each token, [tokens, C]. state: [slots, C]."""
     inputs, decay = inputs.float(), decay.float()
     results = torch.empty_like(inputs)
 
-    def advance(current: Tensor, tokens: Tensor | slice) -> None:
-        """Read one token of each segment."""
+    def update_state(current: Tensor, tokens: Tensor | slice) -> None:
+        """Update the states with one token of each segment."""
         current.mul_(decay[tokens]).add_(inputs[tokens])
         results[tokens] = current
 
-    _advance_all(state, segments, advance)
+    _scan_token_by_token(state, segments, update_state)
     return results
 
 
-def _advance_all(
-    state: Tensor, segments: Segments, advance: Callable[[Tensor, Tensor | slice], None]
+def _scan_token_by_token(
+    state: Tensor, segments: Segments, update_state: Callable[[Tensor, Tensor | slice], None]
 ) -> None:
-    """Read the segments' tokens step by step: all first ones, all second ones, … as long as
-    segments have one."""
-    if segments.longest == 1:
-        current = segments.read(state)
-        advance(current, slice(None))
+    """Update states token by token: all segments' first tokens, then all second tokens, and so
+    on.
+    """
+    if segments.max_count == 1:
+        current = segments.read_states(state)
+        update_state(current, slice(None))
         if not segments.is_step:
-            segments.write(state, current)
+            segments.write_states(state, current)
         return
     # those that go on are the first
     order = sorted(range(len(segments.counts)), key=lambda at: -segments.counts[at])
     counts = [segments.counts[at] for at in order]
     firsts = torch.tensor([segments.firsts[at] for at in order], device=state.device)
     by_length = torch.tensor(order, device=state.device)
-    current, present = segments.read(state)[by_length], len(order)
-    for step in range(segments.longest):
+    current, present = segments.read_states(state)[by_length], len(order)
+    for step in range(segments.max_count):
         while counts[present - 1] <= step:
             present -= 1
-        advance(current[:present], firsts[:present] + step)
+        update_state(current[:present], firsts[:present] + step)
     ended = torch.empty_like(current)
     ended[by_length] = current
-    segments.write(state, ended)
+    segments.write_states(state, ended)

@@ -1,1 +1,1 @@
-"""What the engine says: text made of values, and nothing computed."""
+"""Converts the engine's values to text. Computes nothing."""

@@ -1,4 +1,4 @@
-"""The sentences of the engine's notes and reasons, by code."""
+"""Texts of the engine's notes and reasons, by code."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from runner_base.notes import Note
 from runner_base.render.notes import Template, render_note
 
 
-def render(note: Note) -> str:
+def render_engine_note(note: Note) -> str:
     """Return a note of the engine as text."""
     return render_note(note, NOTES)
 
 
-def _way_left_out(way: str, is_attention: bool, how: str) -> str:
+def _format_omitted_backend(way: str, is_attention: bool, how: str) -> str:
     return f"{way} left out{' of attention' if is_attention else ''}: {how}"
 
 
-def _slow_decoding(batching: str, reason: str, also: str | None) -> str:
+def _format_slow_decoding(batching: str, reason: str, also: str | None) -> str:
     return f"decoding uses {batching} (slower): {reason}" + (f"; and {also}" if also else "")
 
 
-def _unstable_rows(layers: Mapping[str, float], more: int, times: float) -> str:
+def _format_unstable_activations(layers: Mapping[str, float], more: int, times: float) -> str:
     named = ", ".join(f"{name} {share:.0%}" for name, share in layers.items())
     others = f" and {more} more" if more else ""
     return (
@@ -31,12 +31,12 @@ def _unstable_rows(layers: Mapping[str, float], more: int, times: float) -> str:
     )
 
 
-def _tensors_under(file: str, keys: str, left_out: tuple[str, ...]) -> str:
+def _format_tensor_prefix(file: str, keys: str, left_out: tuple[str, ...]) -> str:
     others = f"; left out: {', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}" if left_out else ""
     return f"{file}: the tensors are under {keys} and are taken from there{others}"
 
 
-def _replaces_own_scaling(
+def _format_replaced_rope(
     rope: str, factor: float, own: str, own_factor: float | None, trained: int | None, is_counted_anew: bool
 ) -> str:
     before = own if own_factor is None else f"{own}, factor {own_factor:g}"
@@ -45,7 +45,7 @@ def _replaces_own_scaling(
     return f"rope={rope}, factor {factor:g}, takes the place of the model's own {before}{of_length}{hint}"
 
 
-def _draft_guesses(tokens: int, model: str | None, quantization: str | None, layers: int | None) -> str:
+def _format_draft(tokens: int, model: str | None, quantization: str | None, layers: int | None) -> str:
     parts = [f"a draft guesses {tokens} tokens a step: {'the same model' if model is None else model}"]
     if quantization is not None:
         parts.append(f"quantization {quantization}")
@@ -54,16 +54,16 @@ def _draft_guesses(tokens: int, model: str | None, quantization: str | None, lay
     return ", ".join(parts)
 
 
-def _ignored_settings(file: str, ignored: Mapping[str, object]) -> str:
+def _format_ignored_settings(file: str, ignored: Mapping[str, object]) -> str:
     return f"ignored from {file}: {', '.join(f'{key}={value}' for key, value in ignored.items())}"
 
 
-def _kind_not_read(what: str, found: Mapping[str, object], reads: str) -> str:
+def _format_unsupported_kind(what: str, found: Mapping[str, object], reads: str) -> str:
     kind = " ".join(f"{key}={value}" for key, value in found.items())
     return f"its {what} are {kind}, and the runner reads {reads}"
 
 
-def _algorithm_not_read(name: str, layer: str, why: str | None, known: str, mixed: str) -> str:
+def _format_unsupported_algorithm(name: str, layer: str, why: str | None, known: str, mixed: str) -> str:
     at, reason = f" of {layer}" if layer else "", f": {why}" if why else ""
     return f"quant_algo={name}{at} is not read{reason}. Read are {known}, and {mixed} of these: {INSTEAD}"
 
@@ -73,7 +73,7 @@ NO_HEAD = "the model carries no head for several tokens (MTP)"
 
 # which way of several is used
 OF_WAYS: dict[str, Template] = {
-    "way_left_out": _way_left_out,
+    "way_left_out": _format_omitted_backend,
     "ways_left_out": "{ways}",
     "forced_way_fails": "{variable}={way}: {problem}",
     "way_forced": "by {variable}",
@@ -152,12 +152,12 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "norm_after_expert": "there is a norm after each expert",
     "other_gate_formula": "their gate is computed by another formula",
     "parameter_format_or_order": "{name} has another number format or order",
-    "unstable_rows": _unstable_rows,
+    "unstable_rows": _format_unstable_activations,
 }
 
 # why a model is not decoded in a stream
 OF_DECODING: dict[str, Template] = {
-    "slow_decoding": _slow_decoding,
+    "slow_decoding": _format_slow_decoding,
     "attention_requested": "model.attention={attention} was requested",
     "attention_counts_tokens": "its attention counts the tokens of a pass",
     "attention_elsewhere": "its attention does not go through transformers' interface",
@@ -214,7 +214,7 @@ OF_LOADING: dict[str, Template] = {
     "kv_scales_unused": "the checkpoint has scales for keys and values in 8 bits or fewer, which are not used: they "
     "stay in the model's number format (generation.kv_cache=int8 keeps them in 8 bits, with scales of their own)",
     "unused_tensors": "{model} has no use for {tensors} of the checkpoint",
-    "tensors_under": _tensors_under,
+    "tensors_under": _format_tensor_prefix,
     "tokens_beyond_model": "the tokenizer has {count} tokens beyond the {known} that the model knows, rejected in "
     "prompts: {tokens}",
     "read_in_python": "{file}: {what} is read by transformers in Python, which takes seconds for a large vocabulary",
@@ -230,8 +230,8 @@ OF_LOADING: dict[str, Template] = {
     "made_for_another_base": "the adapter was made for {made_for}, the loaded base is {base}",
     "layers_left": "{count} square layers are not in the adapter and stay as they are: {layers}",
     "angles_of_batch": "rope=dynamic: beyond {length} positions a row's angles depend on the longest row of its batch",
-    "replaces_own_scaling": _replaces_own_scaling,
-    "ignored_settings": _ignored_settings,
+    "replaces_own_scaling": _format_replaced_rope,
+    "ignored_settings": _format_ignored_settings,
     "publisher_samples": "greedy, and {file} samples ({settings}): generation=model draws as it says, and "
     "generation=greedy,model task.samples=4 compares the two",
 }
@@ -250,7 +250,7 @@ OF_SETTINGS: dict[str, Template] = {
     "first_tokens": "the first {count} tokens of a text as the model's",
     "own_head_guesses": "the model's own head (MTP) guesses {tokens} tokens a step",
     "followed_before": "up to {tokens} tokens a step, that followed the same ones before",
-    "draft_guesses": _draft_guesses,
+    "draft_guesses": _format_draft,
 }
 
 # why an adapter is refused
@@ -295,7 +295,7 @@ OF_CHECKPOINTS: dict[str, Template] = {
     "no_algorithm": "its settings name no quant_algo: " + INSTEAD,
     "no_quantized_layers": "quant_algo={algorithm} without quantized_layers, which would say what each layer is: "
     + INSTEAD,
-    "algorithm_not_read": _algorithm_not_read,
+    "algorithm_not_read": _format_unsupported_algorithm,
     "inputs_scaled": "its inputs are scaled before they are multiplied (pre_quant_scale)",
     "inputs_scaled_before_4_bits": "its inputs are scaled before they are multiplied by integers of 4 bits "
     "(pre_quant_scale)",
@@ -316,7 +316,7 @@ OF_CHECKPOINTS: dict[str, Template] = {
     "rows_quantized_too": "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)",
     "outputs_quantized": "its outputs are quantized, too, which the runner does not read",
     "has_unread_key": "it has a {key}, which the runner does not read",
-    "kind_not_read": _kind_not_read,
+    "kind_not_read": _format_unsupported_kind,
     "reads_int8_weights": "symmetric int of 8 bits by channel or tensor",
     "reads_int8_rows": "int of 8 bits, dynamic by token and symmetric, or static by tensor",
     "reads_int_groups": "int by group or channel",

@@ -1,4 +1,4 @@
-"""Why C refuses a call, by the name of a refusal."""
+"""Messages of the C kernels' errors, by error name."""
 
 REFUSALS = {
     "NO_TOKENS": "there are no tokens, or no logits are wanted",

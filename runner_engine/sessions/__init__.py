@@ -1,54 +1,54 @@
-"""The contract: requests in, events out. These names are what the engine and its users need of this
-folder.
+"""The interface of engines and sessions: requests in, events out.
 
-Each is imported at first use: most of them need neither torch nor transformers, and a few do.
+Each name is imported at first use: most of them need neither torch nor transformers, and
+a few do.
 """
 
 from typing import TYPE_CHECKING
 
-from runner_base.first_use import at_first_use
+from runner_base.lazy_imports import lazy_getattr
 
 if TYPE_CHECKING:
-    from runner_engine.sessions.arithmetic import Arithmetic as Arithmetic
-    from runner_engine.sessions.arithmetic import Rates as Rates
-    from runner_engine.sessions.arithmetic import Shape as Shape
-    from runner_engine.sessions.base import Begun as Begun
+    from runner_engine.sessions.arithmetic import BatchShape as BatchShape
+    from runner_engine.sessions.arithmetic import HardwareRates as HardwareRates
+    from runner_engine.sessions.arithmetic import ModelArithmetic as ModelArithmetic
     from runner_engine.sessions.base import Capability as Capability
     from runner_engine.sessions.base import Completion as Completion
     from runner_engine.sessions.base import Delta as Delta
     from runner_engine.sessions.base import EngineReport as EngineReport
     from runner_engine.sessions.base import Event as Event
     from runner_engine.sessions.base import Message as Message
+    from runner_engine.sessions.base import MissingCapability as MissingCapability
     from runner_engine.sessions.base import NoChatTemplate as NoChatTemplate
-    from runner_engine.sessions.base import NotOffered as NotOffered
     from runner_engine.sessions.base import OfferedTools as OfferedTools
+    from runner_engine.sessions.base import PartialAnswers as PartialAnswers
     from runner_engine.sessions.base import Prompt as Prompt
     from runner_engine.sessions.base import Request as Request
     from runner_engine.sessions.base import RequestId as RequestId
-    from runner_engine.sessions.base import check_scored as check_scored
+    from runner_engine.sessions.base import check_scorable as check_scorable
     from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
     from runner_engine.sessions.base import request_sha256 as request_sha256
-    from runner_engine.sessions.base import require as require
+    from runner_engine.sessions.base import require_capabilities as require_capabilities
     from runner_engine.sessions.chat_template import ChatTemplate as ChatTemplate
-    from runner_engine.sessions.chat_template import template_values as template_values
+    from runner_engine.sessions.chat_template import check_template_values as check_template_values
     from runner_engine.sessions.contract import Engine as Engine
-    from runner_engine.sessions.contract import complete as complete
-    from runner_engine.sessions.contract import gather as gather
+    from runner_engine.sessions.contract import complete_requests as complete_requests
+    from runner_engine.sessions.contract import run_requests as run_requests
     from runner_engine.sessions.driver import Driver as Driver
     from runner_engine.sessions.scores import TokenScores as TokenScores
     from runner_engine.sessions.session import Listener as Listener
     from runner_engine.sessions.session import Session as Session
-    from runner_engine.sessions.shortages import RowShortage as RowShortage
+    from runner_engine.sessions.shortages import SequenceShortage as SequenceShortage
     from runner_engine.sessions.stats import EngineStats as EngineStats
-    from runner_engine.sessions.stats import RowCount as RowCount
-    from runner_engine.sessions.stats import summed as summed
+    from runner_engine.sessions.stats import SequenceCount as SequenceCount
+    from runner_engine.sessions.stats import add_counts as add_counts
     from runner_engine.sessions.thinking import MOST_OPENING as MOST_OPENING
     from runner_engine.sessions.thinking import MOST_PARTIAL as MOST_PARTIAL
-    from runner_engine.sessions.thinking import Budget as Budget
-    from runner_engine.sessions.thinking import Thought as Thought
-    from runner_engine.sessions.thinking import ThoughtReader as ThoughtReader
-    from runner_engine.sessions.thinking import end_tokens as end_tokens
-    from runner_engine.sessions.thinking import tags_of as tags_of
+    from runner_engine.sessions.thinking import ThinkingBudget as ThinkingBudget
+    from runner_engine.sessions.thinking import ThinkingState as ThinkingState
+    from runner_engine.sessions.thinking import ThinkingTracker as ThinkingTracker
+    from runner_engine.sessions.thinking import find_thinking_tags as find_thinking_tags
+    from runner_engine.sessions.thinking import thinking_end_tokens as thinking_end_tokens
 
 PLACES = {
     # what is asked, and what comes back
@@ -57,7 +57,7 @@ PLACES = {
     "Prompt": "base",  # a text, a chat or token ids
     "Message": "base",  # one turn of a chat
     "OfferedTools": "base",  # the functions that a chat offers, before its turns
-    "Begun": "base",  # the tokens of an answer that was interrupted
+    "PartialAnswers": "base",  # the tokens of an answer that was interrupted
     "Event": "base",  # what a step returns: deltas and completions
     "Delta": "base",  # more text of a request
     "Completion": "base",  # the end of a request: its answer, tokens, times and log-probabilities
@@ -66,36 +66,36 @@ PLACES = {
     "prompt_sha256": "base",  # the hash of a prompt
     # what an engine can do and has done
     "Capability": "base",  # what an engine may be able to do; known before a load
-    "check_scored": "base",  # rejects a chat whose template begins the thinking, where it is to be scored
-    "NotOffered": "base",  # raised where an engine cannot do what is asked
+    "check_scorable": "base",  # rejects a chat whose template begins the thinking, where it is to be scored
+    "MissingCapability": "base",  # raised where an engine cannot do what is asked
     "NoChatTemplate": "base",  # raised for a chat to a model without a template
     "EngineReport": "base",  # what was loaded: metrics, facts and notes
     "EngineStats": "stats",  # totals of an engine: tokens, seconds, memory
-    "summed": "stats",  # sums of two lists of counts, or their differences
-    "RowCount": "stats",  # the rows of one of several decoders, in these totals
-    "Arithmetic": "arithmetic",  # a loaded model in numbers: what a token computes and reads
-    "Shape": "arithmetic",  # a batch of rows: prompts of equal length, and new tokens
-    "Rates": "arithmetic",  # the highest rates of this machine: matrix products, reading memory
-    "RowShortage": "shortages",  # fewer rows went along than were requested
+    "add_counts": "stats",  # sums of two lists of counts, or their differences
+    "SequenceCount": "stats",  # the rows of one of several decoders, in these totals
+    "ModelArithmetic": "arithmetic",  # a loaded model in numbers: what a token computes and reads
+    "BatchShape": "arithmetic",  # a batch of rows: prompts of equal length, and new tokens
+    "HardwareRates": "arithmetic",  # the highest rates of this machine: matrix products, reading memory
+    "SequenceShortage": "shortages",  # fewer rows went along than were requested
     # engines and their sessions
     "Engine": "contract",  # a model that completes prompts: load, open, encode, decode, close
     "Session": "session",  # requests under way: any thread submits and cancels, one thread steps
     "Listener": "session",  # what is called with the events of some requests
     "Driver": "driver",  # a thread that steps a session, for servers
-    "complete": "contract",  # requests in, their completions out
-    "gather": "contract",  # steps a session until its requests have ended
-    "require": "base",  # rejects what an engine cannot do
+    "complete_requests": "contract",  # requests in, their completions out
+    "run_requests": "contract",  # steps a session until its requests have ended
+    "require_capabilities": "base",  # rejects what an engine cannot do
     # thinking and chats
-    "Thought": "thinking",  # where a row stands between thinking and answer
-    "ThoughtReader": "thinking",  # follows the thinking of rows, token by token
-    "Budget": "thinking",  # how long a row may think
-    "tags_of": "thinking",  # the tags around thinking: of the config, and of the model
-    "end_tokens": "thinking",  # the tokens that end a thinking
+    "ThinkingState": "thinking",  # where a row stands between thinking and answer
+    "ThinkingTracker": "thinking",  # follows the thinking of rows, token by token
+    "ThinkingBudget": "thinking",  # how long a row may think
+    "find_thinking_tags": "thinking",  # the tags around thinking: of the config, and of the model
+    "thinking_end_tokens": "thinking",  # the tokens that end a thinking
     "MOST_OPENING": "thinking",  # tokens of an opening tag
     "MOST_PARTIAL": "thinking",  # tokens beyond a budget that may complete a character
     "ChatTemplate": "chat_template",  # a model's template, rendered within limits
-    "template_values": "chat_template",  # the values that a template gets
+    "check_template_values": "chat_template",  # the values that a template gets
 }
 __all__ = [*PLACES]
 
-__getattr__ = at_first_use(__name__, PLACES)
+__getattr__ = lazy_getattr(__name__, PLACES)

@@ -1,5 +1,6 @@
-"""What a loaded model computes and reads for its tokens, and this machine's limits. Imports no
-torch."""
+"""FLOP and bytes that a loaded model needs for its tokens, and this machine's limits.
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +11,18 @@ GIGA = 1e9
 
 
 @dataclass(frozen=True)
-class Rates:
-    """The highest rates measured on this machine: matrix products, and reading memory."""
+class HardwareRates:
+    """Highest rates measured on this machine: matmuls, and reading memory."""
 
     matrix_gflop_per_s: float
     read_gb_per_s: float
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A batch of rows with prompts of equal length, which may begin with the same tokens, and new
-    tokens."""
+class BatchShape:
+    """A batch of prompts of equal length, with an optional shared prefix, and a number of new
+    tokens.
+    """
 
     batch_size: int
     prompt_tokens: int
@@ -29,11 +31,12 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """Counts for the loaded model, and a function that measures the machine's rates for it.
+class ModelArithmetic:
+    """Parameter and byte counts of a loaded model, and a function that measures the machine's
+    rates.
 
-    A product with a weight matrix takes two operations for each parameter and token. Norms,
-    activations, the sampler and the unpacking of quantized weights are not counted.
+    A matmul takes two operations per parameter and token. Norms, activations, the sampler and
+    dequantization are not counted.
     """
 
     layer_parameters: int  # every token goes through so many: of a mixture, through its active ones
@@ -42,39 +45,43 @@ class Arithmetic:
     weight_bytes: int  # as stored, of the weights that a pass reads
     kv_bytes: int  # keys and values of one token
     dtype: str
-    measure: Callable[[], Rates]  # takes about half a second
+    measure: Callable[[], HardwareRates]  # takes about half a second
     expert_bytes: int = 0  # of weight_bytes, those of experts of which each token uses a few
     touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
 
-    def prefill_gflop(self, shape: Shape) -> float:
-        """Return the operations to read the prompts."""
+    def prefill_gflop(self, shape: BatchShape) -> float:
+        """Return the GFLOP of prefilling the prompts. A shared prefix counts once."""
         own = shape.prompt_tokens - shape.shared_tokens
         tokens = shape.shared_tokens + shape.batch_size * own
-        pairs = _sum_to(shape.shared_tokens)
-        pairs += shape.batch_size * (_sum_to(shape.prompt_tokens) - _sum_to(shape.shared_tokens))
+        pairs = _triangular_number(shape.shared_tokens)
+        pairs += shape.batch_size * (
+            _triangular_number(shape.prompt_tokens) - _triangular_number(shape.shared_tokens)
+        )
         flop = 2 * (self.layer_parameters * tokens + self.head_parameters * shape.batch_size)
         return (flop + self.attention_flop * pairs) / GIGA
 
-    def decode_gflop(self, shape: Shape) -> float:
-        """Return the operations for all new tokens after the first of each row."""
+    def decode_gflop(self, shape: BatchShape) -> float:
+        """Return the GFLOP of all new tokens after the first of each sequence."""
         steps = shape.new_tokens - 1
-        pairs = steps * shape.prompt_tokens + _sum_to(steps)
+        pairs = steps * shape.prompt_tokens + _triangular_number(steps)
         each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
         return shape.batch_size * each / GIGA
 
-    def decode_gb(self, shape: Shape) -> float:
-        """Return the least that decoding reads: in each step all weights once, and the KV cache of
-        each row.
+    def decode_gb(self, shape: BatchShape) -> float:
+        """Return the least GB that decoding reads: per step all weights once and each sequence's KV
+        cache.
 
-        Of a mixture's experts, a step reads as many as its rows would use if each was chosen
+        For a mixture, a step reads the experts that its sequences would use if all were chosen
         equally often.
         """
         steps = shape.new_tokens - 1
         own = shape.prompt_tokens - shape.shared_tokens
-        cached = steps * (shape.shared_tokens + shape.batch_size * own) + shape.batch_size * _sum_to(steps)
+        cached = steps * (
+            shape.shared_tokens + shape.batch_size * own
+        ) + shape.batch_size * _triangular_number(steps)
         untouched = 0.0 if self.touched is None else self.expert_bytes * (1 - self.touched(shape.batch_size))
         return ((self.weight_bytes - untouched) * steps + self.kv_bytes * cached) / GIGA
 
 
-def _sum_to(count: int) -> int:
+def _triangular_number(count: int) -> int:
     return count * (count + 1) // 2

@@ -1,5 +1,5 @@
-"""What engines and their callers exchange: requests go in, events come out, and a report says what
-was loaded.
+"""Data exchanged between engines and callers: requests, events, and a report of what was
+loaded.
 
 session.py defines the sessions that take requests; contract.py defines engines.
 """
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from runner_base import ConfigError, check
+from runner_base import ConfigError, check_value
 from runner_base.errors import Code
 from runner_base.notes import Note
 from runner_base.result import Response
-from runner_base.thinking import opened_by
+from runner_base.thinking import find_open_tag
 from runner_engine.settings.sampling import OPEN, Sampling, is_number
 
 
 class Capability(StrEnum):
-    """What an engine may be able to do, beyond completing a text."""
+    """What an engine may support beyond completing a text."""
 
     token_ids = "prompts of token ids"
     chat = "chat prompts"
@@ -44,22 +44,22 @@ class Capability(StrEnum):
     adapters = "an adapter by name for each request"
 
 
-class NotOffered(ConfigError):
-    """An engine lacks capabilities that are needed."""
+class MissingCapability(ConfigError):
+    """An engine lacks required capabilities."""
 
-    def __init__(self, what: str, missing: list[Capability], offered: Iterable[Capability]) -> None:
+    def __init__(self, subject: str, missing: list[Capability], offered: Iterable[Capability]) -> None:
         self.missing = missing
         names = ", ".join(sorted(offered)) or "none of these"
         super().__init__(
-            f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}",
+            f"{subject} needs {', '.join(missing)}, which this engine does not offer: it has {names}",
             code="unsupported",
         )
 
 
-def require(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
-    """Raise NotOffered unless all of these capabilities are offered."""
-    if missing := sorted(set(capabilities) - offered):
-        raise NotOffered(what, missing, offered)
+def require_capabilities(offered: frozenset[Capability], subject: str, needed: Iterable[Capability]) -> None:
+    """Raise MissingCapability unless all needed capabilities are offered."""
+    if missing := sorted(set(needed) - offered):
+        raise MissingCapability(subject, missing, offered)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,11 @@ class Message:
     call_id: str | None = None  # of the role tool: the call whose result this is
     name: str | None = None  # and the function that was called; None: no earlier turn tells it
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as files and chat templates have it; a template decides itself which thinking
-        the model sees.
+    def to_dict(self) -> dict[str, Any]:
+        """Return the turn in the format of chat templates and files. Templates decide which thinking
+        they use.
 
-        Models put blank lines between the two; templates that split a text drop them, so others get
-        none, either.
+        Blank lines between thinking and content are dropped, as in templates that split a text.
         """
         turn: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.thinking is not None:
@@ -92,27 +91,28 @@ class Message:
         return turn
 
     @staticmethod
-    def offering(schemas: Iterable[Mapping[str, Any]]) -> Message:
-        """Return the first message of a chat that offers functions: name, description, parameters
-        (JSON schema)."""
-        return OfferedTools.of(schemas)
+    def from_tool_schemas(schemas: Iterable[Mapping[str, Any]]) -> Message:
+        """Create the first message of a chat, which offers tools: name, description, parameters
+        (JSON schema).
+        """
+        return OfferedTools.from_schemas(schemas)
 
 
 @dataclass(frozen=True)
 class OfferedTools(Message):
-    """The functions that a chat offers: the first message of its prompt, which templates get apart
-    from its turns."""
+    """The tools that a chat offers: its first message, which templates receive separately from
+    the turns.
+    """
 
     @classmethod
-    def of(cls, schemas: Iterable[Mapping[str, Any]]) -> OfferedTools:
-        """Return the message that offers these functions: name, description, parameters (JSON
-        schema)."""
+    def from_schemas(cls, schemas: Iterable[Mapping[str, Any]]) -> OfferedTools:
+        """Create the message that offers these tools: name, description, parameters (JSON schema)."""
         tools = [{"type": "function", "function": dict(schema)} for schema in schemas]
         return cls("tools", json.dumps(tools, ensure_ascii=False))
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The functions as templates get them."""
+        """The tools in the format of chat templates."""
         tools: list[dict[str, Any]] = json.loads(self.content)
         return tools
 
@@ -125,23 +125,25 @@ Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or tok
 
 
 def prompt_sha256(prompt: str | Sequence[int]) -> str:
-    """Return the fingerprint of a prompt as the model saw it: text, or token ids."""
+    """Return the fingerprint of a prompt after the chat template: text, or token ids."""
     text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def request_sha256(seen: str | Sequence[int], request: Request) -> str:
-    """Return the fingerprint of a request's input: the prompt as the model saw it, and its
-    branches."""
+def request_sha256(prompt: str | Sequence[int], request: Request) -> str:
+    """Return the fingerprint of a request's input: the prompt after the chat template, and its
+    branches.
+    """
     return prompt_sha256(
-        json.dumps([seen, request.branches], ensure_ascii=False) if request.branches else seen
+        json.dumps([prompt, request.branches], ensure_ascii=False) if request.branches else prompt
     )
 
 
-def check_scored(prompt: Prompt, seen: object) -> None:
-    """Refuse a chat whose template begins the thinking: a text that is scored behind it would count
-    as a thought."""
-    tag = None if isinstance(prompt, str) else opened_by(seen)
+def check_scorable(prompt: Prompt, rendered_prompt: object) -> None:
+    """Raise ConfigError for a chat whose template opens thinking, because a scored text would
+    count as thinking.
+    """
+    tag = None if isinstance(prompt, str) else find_open_tag(rendered_prompt)
     if tag is not None:
         raise ConfigError(
             f"the chat template ends in {tag.opening}, so a given text would be scored as a thought and not as an "
@@ -155,28 +157,29 @@ RequestId = int | str
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What an interrupted session had of an answer: the tokens of each choice. It counts for the
-    same prompt only."""
+class PartialAnswers:
+    """Tokens of an interrupted request's answers, one tuple per choice. Valid for the same
+    prompt only.
+    """
 
     prompt_sha256: str
     tokens: tuple[tuple[int, ...], ...]
 
-    def of(self, prompt_sha256: str, choices: int) -> Sequence[tuple[int, ...]]:
-        """Return the tokens of so many choices of a prompt; none of another prompt."""
-        is_same = prompt_sha256 == self.prompt_sha256 and len(self.tokens) == choices
-        return self.tokens if is_same else [()] * choices
+    def tokens_for_prompt(self, prompt_sha256: str, num_choices: int) -> Sequence[tuple[int, ...]]:
+        """Return the tokens of each choice if the prompt is the same. Otherwise return empty tuples."""
+        is_same = prompt_sha256 == self.prompt_sha256 and len(self.tokens) == num_choices
+        return self.tokens if is_same else [()] * num_choices
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to complete. `id` names it in the answer and, with the seed, decides its random
-    numbers.
+    """One prompt to complete. `id` names it in the completion and, with the seed, decides its
+    random numbers.
 
-    With branches, each of these texts follows the prompt in a branch of its own, and each branch is
-    completed; limit and stop texts apply to each of them. With a continuation, nothing is
-    generated: the completion contains the log-probability of each of its tokens. An engine that
-    cannot serve the request raises ConfigError.
+    With branches, each text follows the prompt in its own branch, and each branch is
+    completed. Limit and stop strings apply to each of them. With a continuation, nothing is
+    generated: the completion contains the log-probability of each of its tokens. An engine
+    that cannot serve the request raises ConfigError.
     """
 
     id: RequestId
@@ -192,7 +195,7 @@ class Request:
     deltas: bool = False  # return text as it is generated, not only at the end
     timed: bool = False  # note when each token came out; other engines may return several at once otherwise
     # the answer, behind the thinking that the prompt has begun, is of this grammar:
-    # runner_engine/grammars/compiling.py says how one is written; None: it is free
+    # runner_engine/grammars/grammar_cache.py says how one is written; None: it is free
     grammar: str | None = None
     is_raw: bool = False  # the text is the answer as it was written, with the tags of its thinking
     continuation: str | tuple[int, ...] | None = None
@@ -208,7 +211,7 @@ class Request:
     # that steps. A row that is set back begins again with position 0
     on_logprobs: Callable[[int, Any], None] | None = None
     random_id: RequestId | None = None  # replaces the id in the random numbers; None: the id
-    begun: Begun | None = (
+    begun: PartialAnswers | None = (
         None  # the answer goes on from there; limit, stop texts and random numbers count all of it
     )
     thinking_tokens: int | None = None  # the budget of its thinking; None: the generation group's
@@ -217,20 +220,21 @@ class Request:
 
     @property
     def effective_random_id(self) -> RequestId:
-        """What decides its random numbers, with the seed and the choice."""
+        """The id that decides the random numbers, together with the seed and the choice."""
         return self.id if self.random_id is None else self.random_id
 
     @property
-    def offers_tools(self) -> bool:
-        """Whether its prompt is a chat that offers functions: then the answer keeps the special
-        tokens of calls."""
+    def has_tools(self) -> bool:
+        """Whether the prompt is a chat with tools. Then the answer keeps the special tokens of tool
+        calls.
+        """
         return (
             isinstance(self.prompt, tuple) and bool(self.prompt) and isinstance(self.prompt[0], OfferedTools)
         )
 
     @property
-    def needs(self) -> frozenset[Capability]:
-        """What an engine must be able to do to serve it."""
+    def required_capabilities(self) -> frozenset[Capability]:
+        """Capabilities that an engine needs to serve the request."""
         is_ids = isinstance(self.prompt, tuple) and all(isinstance(part, int) for part in self.prompt)
         needs = {
             Capability.token_ids: is_ids,
@@ -247,27 +251,33 @@ class Request:
             Capability.grammar: self.grammar is not None,
             Capability.continuing: self.begun is not None,
             Capability.thinking_budget: self.thinking_tokens is not None,
-            Capability.tools: self.offers_tools,
+            Capability.tools: self.has_tools,
             Capability.adapters: self.adapter is not None,
         }
         return frozenset(capability for capability, is_needed in needs.items() if is_needed)
 
     def __post_init__(self) -> None:
         limit, top = self.max_new_tokens, self.top_logprobs
-        check(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
+        check_value(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
         ok = limit is None or (is_number(limit, int) and limit >= 1)
-        check(ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's")
+        check_value(
+            ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's"
+        )
         budget = self.thinking_tokens
         ok = budget is None or (is_number(budget, int) and budget >= 0)
-        check(ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's")
+        check_value(
+            ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's"
+        )
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
         code: Code = "bad_value" if scores else "missing"
-        check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need, code)
+        check_value(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need, code)
         is_possible = self.drawn_tokens == 0 or (self.drawn_tokens > 0 and top > 0)
-        check(is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs", "missing")
-        check(not others or scores, "request.score_token_ids", len(others), need, "missing")
-        check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need, "missing")
+        check_value(
+            is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs", "missing"
+        )
+        check_value(not others or scores, "request.score_token_ids", len(others), need, "missing")
+        check_value(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need, "missing")
         modes = {
             "branches": bool(self.branches),
             "continuation": self.continuation is not None,
@@ -282,13 +292,14 @@ class Request:
             need = "goes with an answer that is whole, and ends by itself"
             is_part = bool(self.branches) or self.continuation is not None or self.begun is not None
             is_whole = not (is_part or self.ignore_eos)
-            check(is_whole, "request.grammar", self.grammar[:60], need, "conflict")
+            check_value(is_whole, "request.grammar", self.grammar[:60], need, "conflict")
 
 
 @dataclass(frozen=True)
 class Delta:
-    """New text of a completion that is under way; all deltas together are its thinking and its
-    answer, without tags."""
+    """New text of an active completion. All deltas together are its thinking and answer, without
+    tags.
+    """
 
     id: RequestId
     choice: int
@@ -298,19 +309,19 @@ class Delta:
 
 @dataclass
 class Completion(Response):
-    """The result of a request, or of one of its n choices: its text has neither the stop text nor
+    """The result of a request or of one of its n choices. Its text has no stop string and no
     special tokens.
 
-    For a request with branches, `branches` contains their texts in order, and the answer's text is
-    empty. For a request with a continuation, the answer's `token_ids` are its tokens, with one
-    number for each in `logprobs` (natural logarithms) and `greedy` (whether it is the most probable
-    token). `top_logprobs` has a list for each token: the most probable tokens in its place, in
-    descending order, each with its logarithm. `drawn_logprobs` has a list for each token, too:
-    tokens that were drawn from all others, each with its logarithm. `score_token_logprobs` has the
-    logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least probable
-    token in each place; None where an engine does not know that one. If the tokens of the text are
-    only counted and not known, as from a server, the answer's `token_ids` is empty and its
-    `new_tokens` is their number. `seconds` count from the start of its batch to its last token.
+    For a request with branches, `branches` contains their texts in order, and the answer's
+    text is empty. For a request with a continuation, the answer's `token_ids` are its tokens.
+    `logprobs` (natural logarithms) and `greedy` (whether the token is the most probable one)
+    have one entry per token. `top_logprobs` lists for each token the most probable tokens at
+    its position, in descending order, each with its log-probability. `drawn_logprobs` lists
+    tokens drawn from all others, each with its log-probability. `score_token_logprobs` has
+    the log-probabilities of the request's `score_token_ids`, and `min_logprobs` that of the
+    least probable token at each position; None where an engine does not know it. If tokens
+    are only counted, as from a server, the answer's `token_ids` is empty and its `new_tokens`
+    is their number. `seconds` count from the start of the request's batch to its last token.
     """
 
     id: RequestId
@@ -332,7 +343,7 @@ Event = Delta | Completion
 
 @dataclass
 class EngineReport:
-    """What was really loaded: numbers in `metrics`, words in `facts`."""
+    """Describes the loaded model: numbers in `metrics`, texts in `facts`."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)

@@ -1,9 +1,10 @@
-"""Renders conversations with a model's chat template, within limits of time, memory and output.
+"""Renders conversations with a model's chat template, within limits of time, memory and
+output.
 
 A template is a program that comes with a checkpoint, so another process renders it
-(template_child.py). It starts with the first conversation and serves all models of this process.
-The text is the same as that of transformers' `apply_chat_template`. Any thread may call it, and
-several render at once.
+(template_child.py). The process starts with the first conversation and serves all models.
+The text equals that of transformers' `apply_chat_template`. Thread-safe: several threads
+render at once.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from runner_base import MIB, ConfigError, check, child
-from runner_engine.checkpoints.chat_templates import ALTERNATIVES, check_takes_tools, missing
+from runner_base import MIB, ConfigError, check_value, child_process
+from runner_engine.checkpoints.chat_templates import (
+    ALTERNATIVES,
+    check_supports_tools,
+    format_missing_template,
+)
 from runner_engine.sessions import template_child
 from runner_engine.sessions.base import NoChatTemplate
 from runner_engine.sessions.template_child import DEPTH, LENGTH, MEMORY, REFUSED, SIZE, TEXT
@@ -39,8 +44,7 @@ MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be cont
 
 @dataclass(frozen=True)
 class RenderLimits:
-    """Limits for rendering one conversation; real models' templates need less than a thousandth of
-    them."""
+    """Limits for rendering one conversation. Real templates need less than a thousandth of them."""
 
     cpu_s: float = 2.0  # CPU time, so that a busy machine makes no difference
     wall_s: float = 60.0
@@ -64,41 +68,41 @@ class ChatTemplate:
     def render(
         self,
         turns: Sequence[Mapping[str, Any]],
-        continues: bool = False,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Return the text of a conversation, which ends with the start of an answer or with an open
-        last message.
+        """Render a conversation to text. It ends with the start of an answer, or with an open last
+        message.
 
-        `tools` are functions that the template offers in its own words; a template without words
-        for them is refused.
+        tools: functions that the template offers in its own format. A template without such a
+        format is rejected.
 
-        Raises ConfigError if the template refuses the conversation or reaches a limit.
+        Raises ConfigError if the template rejects the conversation or reaches a limit.
         """
         if not self.tokenizer.chat_template:
-            raise NoChatTemplate(missing(self.model_name), code="unsupported")
+            raise NoChatTemplate(format_missing_template(self.model_name), code="unsupported")
         if not turns:
             raise ConfigError("a conversation needs at least one message", code="empty")
         if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
-            return self._render_with_own_code(turns, continues, tools)
+            return self._render_with_own_code(turns, continue_final_message, tools)
         messages = [dict(turn) for turn in turns]
-        if continues:
+        if continue_final_message:
             messages[-1]["content"] += MARK
         try:
             template = self.tokenizer.get_chat_template(tools=tools)
         except ValueError as error:  # several templates, none of them the default
             raise ConfigError(str(error), key=self.name, code="ambiguous") from error
         if tools is not None:
-            check_takes_tools(template, self.model_name)
+            check_supports_tools(template, self.model_name)
         values = {
             "messages": messages,
             "tools": tools,
             "documents": None,
-            "add_generation_prompt": not continues,
+            "add_generation_prompt": not continue_final_message,
             **self.tokenizer.special_tokens_map,
             **self.values,
         }
-        outcome, text = _renderers.render(template, _plain(values), self.limits)
+        outcome, text = _renderers.render(template, _to_plain_value(values), self.limits)
         if outcome == REFUSED:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
@@ -107,26 +111,29 @@ class ChatTemplate:
                 f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}",
                 code="failed" if outcome == DIED else "too_large",
             )
-        return _without_mark(text, turns[-1]["content"], self.name) if continues else text
+        return _cut_at_mark(text, turns[-1]["content"], self.name) if continue_final_message else text
 
     def _render_with_own_code(
-        self, turns: Sequence[Mapping[str, Any]], continues: bool, tools: Sequence[Mapping[str, Any]] | None
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        continue_final_message: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
     ) -> str:
-        """Render with the tokenizer's own code, which the user trusts, so without limits."""
-        continued: dict[str, Any] = {"continue_final_message": True} if continues else {}
+        """Render with the tokenizer's own code. The user trusts this code, so there are no limits."""
+        continued: dict[str, Any] = {"continue_final_message": True} if continue_final_message else {}
         if tools is not None:
             continued["tools"] = tools
         text: str = self.tokenizer.apply_chat_template(
             [dict(turn) for turn in turns],
             tokenize=False,
-            add_generation_prompt=not continues,
+            add_generation_prompt=not continue_final_message,
             **continued,
             **self.values,
         )
         return text
 
     def _limit_message(self, outcome: bytes, reason: str) -> str:
-        """Say which limit the template has reached."""
+        """Describe the limit that the template has reached."""
         limits = self.limits
         return {
             TOO_LONG: f"did not end within {limits.cpu_s:g} s of CPU time",
@@ -140,12 +147,12 @@ class ChatTemplate:
 TOO_LONG, DIED = b"l", b"x"  # outcomes: the process ended at its time limit, or for another reason
 
 
-class _Renderer:
+class _RenderProcess:
     """One process that renders conversations."""
 
     def __init__(self, limits: RenderLimits) -> None:
         numbers = (limits.cpu_s, limits.memory_mib * MIB, limits.characters)
-        self.process = child.start(
+        self.process = child_process.start_python(
             "-S",
             "-B",
             "-X",
@@ -156,43 +163,46 @@ class _Renderer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            is_trusted=False,
+            inherit_secrets=False,
         )
 
     def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
-        """Render a conversation; return the outcome, and the text or the reason."""
+        """Render a conversation. Returns the outcome, and the text or an error message."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         deadline = time.monotonic() + wall_s
         try:
             self.process.stdin.write(LENGTH.pack(len(conversation)) + conversation)
             self.process.stdin.flush()
-            (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
-            answer = self._read(length, deadline)
+            (length,) = LENGTH.unpack(self._read_bytes(LENGTH.size, deadline))
+            answer = self._read_bytes(length, deadline)
         except (BrokenPipeError, EOFError):
             code = self.process.wait()
-            return (TOO_LONG, "") if code == -signal.SIGPROF else (DIED, child.describe_exit(code))
+            return (
+                (TOO_LONG, "") if code == -signal.SIGPROF else (DIED, child_process.describe_exit_code(code))
+            )
         except TimeoutError:
             return TOO_LONG, ""
         return answer[:1], answer[1:].decode("utf-8", "surrogatepass")
 
-    def _read(self, count: int, deadline: float) -> bytes:
-        """Return so many bytes; EOFError if the process has ended, TimeoutError if it takes too
-        long."""
+    def _read_bytes(self, nbytes: int, deadline: float) -> bytes:
+        """Read `nbytes` bytes. Raises EOFError if the process has ended, and TimeoutError after the
+        deadline.
+        """
         assert self.process.stdout is not None
         descriptor, chunks = self.process.stdout.fileno(), bytearray()
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        while len(chunks) < count:
+        while len(chunks) < nbytes:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError
-            chunk = os.read(descriptor, count - len(chunks))
+            chunk = os.read(descriptor, nbytes - len(chunks))
             if not chunk:
                 raise EOFError
             chunks += chunk
         return bytes(chunks)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(BrokenPipeError):
@@ -201,20 +211,21 @@ class _Renderer:
         self.process.wait()
 
 
-class _Renderers:
-    """The rendering processes, each with the limits that it was started with."""
+class _RenderPool:
+    """Rendering processes, each with the limits that it was started with."""
 
     def __init__(self) -> None:
         # the one that was idle longest comes first; the float: since when
-        self._idle: list[tuple[RenderLimits, _Renderer, float]] = []
+        self._idle: list[tuple[RenderLimits, _RenderProcess, float]] = []
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
         self._timer: threading.Timer | None = None
 
     def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
-        """Render a conversation in one of the processes; return the outcome, and the text or the
-        reason."""
+        """Render a conversation in one of the processes. Returns the outcome, and the text or an
+        error message.
+        """
         with self._room:
-            renderer = self._take(limits)
+            renderer = self._take_process(limits)
             is_usable = False
             try:
                 outcome, text = renderer.render(dumps((template, values)), limits.wall_s)
@@ -222,85 +233,85 @@ class _Renderers:
             finally:  # a process that reached a limit or was interrupted is not used again
                 if is_usable:
                     self._idle.append((limits, renderer, time.monotonic()))
-                    self._end_later()
+                    self._schedule_idle_end()
                 else:
-                    renderer.end()
+                    renderer.kill()
         return outcome, text
 
-    def _take(self, limits: RenderLimits) -> _Renderer:
+    def _take_process(self, limits: RenderLimits) -> _RenderProcess:
         with suppress(IndexError):
             while True:
                 own_limits, renderer, _ = self._idle.pop()
                 if own_limits == limits and renderer.process.poll() is None:
                     return renderer
-                renderer.end()
-        return _Renderer(limits)
+                renderer.kill()
+        return _RenderProcess(limits)
 
-    def _end_later(self) -> None:
-        """Have processes that stay idle ended."""
+    def _schedule_idle_end(self) -> None:
+        """Start a timer that ends processes that stay idle."""
         if self._timer is None:
-            self._timer = threading.Timer(IDLE_S, self._end_idle)
+            self._timer = threading.Timer(IDLE_S, self._end_expired)
             self._timer.daemon = True
             self._timer.start()
 
-    def _end_idle(self) -> None:
-        """End the processes that were idle for so long."""
+    def _end_expired(self) -> None:
+        """End processes that were idle for IDLE_S seconds."""
         self._timer = None
         with suppress(IndexError):
             while time.monotonic() - self._idle[0][2] >= IDLE_S:
-                self._idle.pop(0)[1].end()
+                self._idle.pop(0)[1].kill()
         if self._idle:
-            self._end_later()
+            self._schedule_idle_end()
 
-    def end(self) -> None:
-        """End the idle processes."""
+    def end_idle_processes(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         with suppress(IndexError):
             while True:
-                self._idle.pop()[1].end()
+                self._idle.pop()[1].kill()
 
 
-_renderers = _Renderers()
+_renderers = _RenderPool()
 
 
-def _forget() -> None:
-    """In a forked copy of this process: leave the rendering processes to the one that started
-    them."""
+def _reset_after_fork() -> None:
+    """Drop the rendering processes in a forked child. They belong to the parent process."""
     _renderers.__init__()  # type: ignore[misc]
 
 
-atexit.register(_renderers.end)
-os.register_at_fork(after_in_child=_forget)
+atexit.register(_renderers.end_idle_processes)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as plain numbers, texts, lists and dictionaries."""
+def _to_plain_value(value: Any) -> Any:
+    """Convert a value to plain numbers, strings, lists and dictionaries."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
         return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(one) for key, one in value.items()}
+        return {_to_plain_value(key): _to_plain_value(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(one) for one in value)
+        return type(value)(_to_plain_value(one) for one in value)
     return f"<{type(value).__name__}>"
 
 
-def _without_mark(text: str, last: str, name: str) -> str:
-    """Cut off what the template has put behind a message that is to be continued."""
-    if last.strip() not in text or MARK.strip() not in text:
+def _cut_at_mark(text: str, last_message: str, template_name: str) -> str:
+    """Remove what the template has appended to a message that is to be continued."""
+    if last_message.strip() not in text or MARK.strip() not in text:
         raise ConfigError(
-            f"{name} leaves out the last message, or a part of it, so it cannot be continued",
+            f"{template_name} leaves out the last message, or a part of it, so it cannot be continued",
             code="unsupported",
         )
     at = text.rindex(MARK.strip())
     return text[:at] if text[at:].startswith(MARK) else text[:at].rstrip()
 
 
-def template_values(values: Mapping[str, Any], tokenizer: Any, name: str) -> Mapping[str, Any]:
-    """Return the user's values for the chat template; a name that it does not read is an error."""
+def check_template_values(values: Mapping[str, Any], tokenizer: Any, model_name: str) -> Mapping[str, Any]:
+    """Return the user's values for the chat template. Raises ConfigError for a name that it does
+    not read.
+    """
     for key in values:
         is_read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or "")) is not None
-        need = f"the chat template of {name} does not read it"
-        check(is_read, f"model.chat_template_kwargs.{key}", values[key], need, "no_effect")
+        need = f"the chat template of {model_name} does not read it"
+        check_value(is_read, f"model.chat_template_kwargs.{key}", values[key], need, "no_effect")
     return values

@@ -1,8 +1,8 @@
-"""The contract that every task is written against: open a session, submit requests, step, read the
+"""The interface that every task uses: open a session, submit requests, step, read the
 events.
 
-session.py defines sessions. `gather` steps one until its requests have ended; `complete` is the
-shortest way from a list of requests to their completions.
+session.py defines sessions. `run_requests` steps a session until its requests have ended.
+`complete_requests` is the shortest way from a list of requests to their completions.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
 
 if TYPE_CHECKING:
-    from runner_engine.sessions.arithmetic import Arithmetic
+    from runner_engine.sessions.arithmetic import ModelArithmetic
 
 
 class Engine(Protocol):
     """A model that completes prompts. It loads when a session is opened, or when `load` is
-    called."""
+    called.
+    """
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can do; known before the model is loaded."""
+        """What the engine supports. Known before the model is loaded."""
 
     @property
     def stats(self) -> EngineStats:
@@ -37,16 +38,16 @@ class Engine(Protocol):
         """Load the model unless it is loaded, and report what was loaded."""
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
+        """Return the prompt after the chat template (text, or the given ids) and its token ids."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that token ids have within a longer text, including special tokens."""
+        """Decode token ids as they read inside a longer text, with special tokens."""
 
     def open(self, batch_size: int | None = None) -> Session:
-        """Open a session; batch_size = most rows at once, None = that of the generation group."""
+        """Open a session. batch_size: maximum number of sequences; None uses the generation group's."""
 
-    def arithmetic(self) -> Arithmetic | None:
-        """Return what the loaded model computes and reads per token; None: unknown."""
+    def arithmetic(self) -> ModelArithmetic | None:
+        """Return the loaded model's FLOP and bytes per token, or None if unknown."""
 
     def close(self) -> None:
         """Free the weights."""
@@ -55,51 +56,51 @@ class Engine(Protocol):
 Listener = Callable[[list[Event]], bool | None]
 
 
-def gather(
+def run_requests(
     session: Session,
     requests: Iterable[Request],
     listener: Listener,
-    ahead: Callable[[int], int] | None = None,
+    allowed_active: Callable[[int], int] | None = None,
 ) -> None:
-    """Submit requests and step the session until nothing is under way, or the listener answers
-    False.
+    """Submit requests and step the session until all have ended or the listener returns False.
 
-    The listener gets the events of each step, also when there are none. It may submit further
-    requests and cancel any. `ahead` returns how many requests may be under way after so many have
-    ended, for a caller that may stop early; None: all are submitted at once. A signal waits for the
-    end of a step, whose events the listener has then got.
+    The listener receives the events of each step, also if there are none. It may submit
+    further requests and cancel any. allowed_active: returns how many requests may be active
+    after so many have ended, for a caller that may stop early; None submits all at once. A
+    signal waits for the end of a step, after the listener has received its events.
     """
     remaining, submitted = deque(requests), 0
-    with heap.collecting_only_new():
+    with heap.freezing_existing_objects():
         while True:
-            signals.interrupt_if_dropped()
-            with signals.finishing():
+            signals.raise_if_interrupt_dropped()
+            with signals.defer_until_step_ends():
                 room = (
                     len(remaining)
-                    if ahead is None
-                    else ahead(submitted - session.under_way) - session.under_way
+                    if allowed_active is None
+                    else allowed_active(submitted - session.num_active) - session.num_active
                 )
                 for _ in range(min(room, len(remaining))):
                     session.submit(remaining.popleft())
                     submitted += 1
-                if session.idle or listener(session.step()) is False:
+                if session.is_idle or listener(session.step()) is False:
                     return
 
 
-def complete(
+def complete_requests(
     engine: Engine,
     requests: Iterable[Request],
     batch_size: int | None = None,
     listener: Listener | None = None,
 ) -> list[Completion]:
-    """Run requests in their own session, and return their completions in the order in which they
-    ended."""
+    """Run requests in a new session, and return their completions in the order in which they
+    ended.
+    """
     done: list[Completion] = []
 
-    def listen(events: list[Event]) -> bool | None:
+    def collect_completions(events: list[Event]) -> bool | None:
         done.extend(event for event in events if isinstance(event, Completion))
         return None if listener is None else listener(events)
 
     with engine.open(batch_size) as session:
-        gather(session, requests, listen)
+        run_requests(session, requests, collect_completions)
     return done

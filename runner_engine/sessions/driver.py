@@ -1,7 +1,8 @@
-"""A thread that steps a session for many callers: each request's events go to its listener.
+"""A thread that steps a session for many callers, and sends each request's events to its
+listener.
 
-Servers and programs use it. A task that has a list of requests needs no other thread: it calls
-`gather`.
+Servers and programs use it. A task with a list of requests needs no other thread and
+calls `run_requests`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Self
 from runner_base import INTERRUPTED, ConfigError, JobFailed, RunnerError
 from runner_engine.sessions.base import EngineReport, Request, RequestId
 from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.session import Listener, Session, notify
+from runner_engine.sessions.session import Listener, Session, notify_listener
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
 
 
 class Driver:
-    """Loads an engine and steps its session in one thread; any thread submits and cancels."""
+    """Loads an engine and steps its session in one thread. Any thread may submit and cancel."""
 
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
@@ -42,33 +43,35 @@ class Driver:
         _living.add(self)
         self._thread.start()
 
-    def loaded(self, timeout: float | None = None) -> EngineReport:
-        """Wait until the engine is loaded, and return its report; raise the error if it could not
-        load."""
-        return self._loaded.result(timeout)
+    def wait_until_loaded(self, timeout_s: float | None = None) -> EngineReport:
+        """Wait until the engine is loaded, and return its report. Raises the error if loading
+        failed.
+        """
+        return self._loaded.result(timeout_s)
 
     @property
     def is_ready(self) -> bool:
-        """Whether it accepts requests."""
+        """Whether the driver accepts requests."""
         return self._session is not None and not self._closing
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread is running."""
+        """Whether the driver's thread is running."""
         return self._thread.is_alive()
 
     @property
-    def under_way(self) -> int:
-        """How many requests are under way."""
-        return 0 if self._session is None else self._session.under_way
+    def num_active(self) -> int:
+        """Number of active requests."""
+        return 0 if self._session is None else self._session.num_active
 
     def submit(self, request: Request, listener: Listener) -> None:
-        """Submit a request; its events, or the error that ended it, go to the listener."""
+        """Submit a request. The listener receives its events, or the error that ended it."""
         self.submit_all([request], listener)
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
         """Submit requests that enter in the same step, so that their answers do not depend on
-        timing."""
+        timing.
+        """
         while True:
             with self._replacing:
                 session = self._session
@@ -82,21 +85,21 @@ class Driver:
                     raise
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass; its completions get the reason
-        `cancelled`."""
+        """End a request before the next forward pass. Its completions have the finish reason
+        `cancelled`.
+        """
         if self._session is not None:
             self._session.cancel(request_id)
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """End all requests, close the engine, and wait for the thread."""
         self.stop()
         if self._session is not None:
             self._session.close()
-        self._thread.join(timeout)
+        self._thread.join(timeout_s)
 
     def stop(self) -> None:
-        """Let the thread end soon; this takes no lock, so that the garbage collector may call
-        it."""
+        """Ask the thread to end soon. Takes no lock, so that the garbage collector may call it."""
         self._closing = True
 
     def __enter__(self) -> Self:
@@ -115,7 +118,7 @@ class Driver:
         self._loaded.set_result(report)
         try:
             while not self._closing:  # not `gather`, which returns when nothing is under way
-                self._step(self._session)
+                self._step_session(self._session)
             self._session.check()  # the engine's failure may be why the driver is being closed
             self._session.close()
         except RunnerError as error:
@@ -125,12 +128,12 @@ class Driver:
             "the engine was closed before the answer was complete", code="failed"
         )
         for listener in self._session.take_listeners():
-            notify(listener, reason)
+            notify_listener(listener, reason)
         self.engine.close()
 
-    def _step(self, session: Session) -> None:
-        """Take a step if requests are under way; raise if the engine cannot go on."""
-        if not session.wait(IDLE_CHECK_S):
+    def _step_session(self, session: Session) -> None:
+        """Take a step if requests are active. Raises if the engine cannot continue."""
+        if not session.wait_for_requests(IDLE_CHECK_S):
             session.check()
             return
         try:
@@ -144,16 +147,17 @@ class Driver:
                 session.close()
                 self._session = self.engine.open(self._batch_size)
             for listener in session.take_listeners():
-                notify(listener, error)
+                notify_listener(listener, error)
 
 
 _living: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
-    """Wait for all drivers at exit: ending a thread within a pass or an import would abort the
-    process or hang."""
+def _close_all_drivers() -> None:
+    """Wait for all drivers at exit. Ending a thread inside a pass or an import would abort or
+    hang.
+    """
     try:
         for driver in list(_living):
             driver.close(EXIT_S)

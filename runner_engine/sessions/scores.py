@@ -1,4 +1,4 @@
-"""The scores of a continuation's tokens, as far as they are computed."""
+"""Scores of a continuation's tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class TokenScores:
-    """One entry for each token; logarithms are natural ones."""
+    """One entry per scored token. Logarithms are natural."""
 
     logprobs: list[float] = field(default_factory=list)
     # whether the token is the model's most probable one
@@ -22,6 +22,5 @@ class TokenScores:
     min_logprobs: list[float] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Drop all scores."""
         self.logprobs, self.greedy, self.top_logprobs = [], [], []
         self.drawn_logprobs, self.score_token_logprobs, self.min_logprobs = [], [], []

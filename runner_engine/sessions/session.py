@@ -1,4 +1,4 @@
-"""The session of any engine: any thread submits and cancels, one thread steps."""
+"""The base class of sessions: any thread submits and cancels, one thread steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from runner_base import ConfigError
-from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId, require
+from runner_engine.sessions.base import (
+    Capability,
+    Completion,
+    Event,
+    Request,
+    RequestId,
+    require_capabilities,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +28,10 @@ STEPS_TO_STOP = 10  # a server's answers end a little after they are cancelled
 
 
 class Session(ABC):
-    """Requests under way in an engine: counts them, and keeps what was submitted until the next
-    step takes it.
+    """Counts active requests, and queues submitted ones until the next step takes them.
 
-    A subclass defines how a request is admitted (in the thread that submits it, so that its errors
-    are raised there), what a step does, and what is freed when the session closes.
+    A subclass defines how a request is admitted (in the submitting thread, so that errors are
+    raised there), what a step does, and what is freed when the session closes.
     """
 
     def __init__(self, capabilities: frozenset[Capability]) -> None:
@@ -42,8 +48,7 @@ class Session(ABC):
 
     @abstractmethod
     def _admit(self, request: Request) -> Any:
-        """Check and prepare a request; runs in the thread that submits it, while a step may be
-        running."""
+        """Check and prepare a request. Runs in the submitting thread, possibly during a step."""
 
     @abstractmethod
     def _advance(self, arrived: list[Any], cancelled: set[RequestId]) -> list[Event]:
@@ -51,46 +56,46 @@ class Session(ABC):
 
     @abstractmethod
     def _drop(self) -> None:
-        """Free all that is under way."""
+        """Free all active requests."""
 
     def check(self) -> None:  # noqa: B027
         """Raise the error that has ended the engine, if there is one."""
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
+    def is_idle(self) -> bool:
+        """Whether no request is active."""
         return not self._left
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the session takes no more requests."""
         return self._closed
 
     @property
-    def under_way(self) -> int:
-        """How many requests are under way."""
+    def num_active(self) -> int:
+        """Number of active requests."""
         return len(self._left)
 
-    def mention(self, requests: Sequence[Request]) -> None:  # noqa: B027
-        """Let the prompts of requests that are answered already count where new ones look for
-        shared beginnings.
+    def announce_prompts(self, requests: Sequence[Request]) -> None:  # noqa: B027
+        """Let new requests share prefixes with the prompts of requests that are already answered.
 
-        How keys and values are split changes the last bits of sums: so a resumed job gives the
-        tokens of a whole one.
+        How keys and values are split changes the last bits of sums. So a resumed job gives the
+        same tokens as an uninterrupted one.
         """
 
     def submit(self, request: Request) -> None:
-        """Submit a request, at any time; ConfigError if it cannot be served, or if its id is
-        already under way."""
+        """Submit a request at any time. Raises ConfigError if it cannot be served or its id is
+        active.
+        """
         self.submit_all([request])
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests that enter in the same step; none of them if one cannot be served.
+        """Submit requests that enter in the same step. None is submitted if one cannot be served.
 
-        The listener gets their events, which `step` returns, too.
+        The listener also receives their events, which `step` returns.
         """
         for request in requests:
-            require(self._capabilities, f"request {request.id}", request.needs)
+            require_capabilities(self._capabilities, f"request {request.id}", request.required_capabilities)
         entering: set[RequestId] = set()
         with self._changed:
             self._check_open()
@@ -117,33 +122,34 @@ class Session(ABC):
                 self._cancelled -= entering - self._left.keys()
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass, as `cancelled`; unknown ids are ignored."""
+        """End a request as `cancelled` before the next forward pass. Unknown ids are ignored."""
         with self._changed:
             if request_id in self._left or request_id in self._admitting:
                 self._cancelled.add(request_id)
 
     def is_cancelled(self, request_id: RequestId) -> bool:
-        """Whether a request that is being admitted has been cancelled: then its preparation may
-        end."""
+        """Whether a request was cancelled while it is being admitted, so that its preparation may
+        stop.
+        """
         return request_id in self._cancelled
 
     def cancel_all(self) -> None:
-        """End all requests before the next forward pass, as `cancelled`."""
+        """End all requests as `cancelled` before the next forward pass."""
         with self._changed:
             self._cancelled |= self._left.keys()
 
-    def stop(self) -> list[Completion]:
-        """Cancel all that is under way, and return it as it is."""
+    def cancel_and_collect(self) -> list[Completion]:
+        """Cancel all active requests, and return their partial completions."""
         self.cancel_all()
         ended: list[Completion] = []
         for _ in range(STEPS_TO_STOP):
             ended += [event for event in self.step() if isinstance(event, Completion)]
-            if self.idle:
+            if self.is_idle:
                 break
         return ended
 
     def step(self) -> list[Event]:
-        """Do one unit of work, such as a forward pass, in the calling thread; return its events."""
+        """Do one unit of work, such as a forward pass, in the calling thread. Returns its events."""
         with self._driving:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
@@ -156,31 +162,31 @@ class Session(ABC):
                 listeners = [self._listeners.get(event.id) for event in events]
                 for event in events:
                     if isinstance(event, Completion):
-                        self._count_down(event.id)
+                        self._count_completion(event.id)
         for listener, event in zip(listeners, events, strict=True):
             if listener is not None:
-                notify(listener, event)
+                notify_listener(listener, event)
         return events
 
-    def _count_down(self, request_id: RequestId) -> None:
+    def _count_completion(self, request_id: RequestId) -> None:
         self._left[request_id] -= 1
         if not self._left[request_id]:
             del self._left[request_id]
             self._listeners.pop(request_id, None)
             self._cancelled.discard(request_id)  # too late; a later request may have the same id
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until something is under way, or the session is closed; return whether something
-        is."""
+    def wait_for_requests(self, timeout_s: float | None = None) -> bool:
+        """Block until a request is active or the session is closed. Returns whether a request is
+        active.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._left or self._closed, timeout)
+            self._changed.wait_for(lambda: self._left or self._closed, timeout_s)
             return bool(self._left)
 
     def close(self) -> None:
-        """Wait for the running step, and drop all that is under way, without events; refuse further
-        requests.
+        """Wait for the running step, drop all requests without events, and reject further ones.
 
-        `take_listeners` returns those who then wait in vain.
+        `take_listeners` returns the listeners of the dropped requests.
         """
         with self._changed:
             self._closed = True
@@ -191,7 +197,7 @@ class Session(ABC):
                 self._left, self._arrived, self._cancelled = {}, [], set()
 
     def take_listeners(self) -> list[Listener]:
-        """Return the listeners of all requests that have not ended; they get no further events."""
+        """Return the listeners of all unfinished requests. They receive no further events."""
         with self._changed:
             listeners, self._listeners = self._listeners, {}
         return [*listeners.values()]
@@ -207,8 +213,8 @@ class Session(ABC):
             raise ConfigError("this session is closed: open another one", code="failed")
 
 
-def notify(listener: Listener, event: Event | Exception) -> None:
-    """Pass an event to a listener; its failure ends no other request."""
+def notify_listener(listener: Listener, event: Event | Exception) -> None:
+    """Pass an event to a listener. Its exceptions are logged and do not affect other requests."""
     try:
         listener(event)
     except Exception:

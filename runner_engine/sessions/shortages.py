@@ -1,4 +1,4 @@
-"""What an engine does when memory has no room for all rows that go along together."""
+"""Records when memory has no room for the requested number of concurrent sequences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class RowShortage:
-    """Fewer concurrent rows than were requested."""
+class SequenceShortage:
+    """Fewer concurrent sequences than requested."""
 
     rows: int  # how many go along from now on
     asked_rows: int  # how many were to go along; 0: a shared prefix was read, before any

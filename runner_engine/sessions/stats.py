@@ -1,4 +1,4 @@
-"""What an engine counts: totals, current values and peaks."""
+"""Statistics of an engine: totals, current values and peaks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from runner_base import MIB
 from runner_base.notes import Note
-from runner_engine.sessions.shortages import RowShortage
+from runner_engine.sessions.shortages import SequenceShortage
 
 TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
           "draft_tokens", "accepted_tokens")  # fmt: skip
@@ -18,8 +18,9 @@ BY_PLACE = ("drafted_at", "accepted_at")  # totals, too, by the place in a guess
 
 @dataclass
 class EngineStats:
-    """Totals, current values and peaks of an engine; subtract two snapshots to measure the time
-    between them."""
+    """Totals, current values and peaks of an engine. Subtract two snapshots to measure an
+    interval.
+    """
 
     load_s: float = 0.0
     prefill_tokens: int = 0
@@ -52,7 +53,7 @@ class EngineStats:
     expert_use: str = ""  # of a mixture: how unevenly its experts were used, once enough choices were counted
     decoding_graphs: str = ""  # on a GPU: how many steps were recorded ones, or why none was
     notes: list[Note] = field(default_factory=list)  # deviations from what was requested
-    row_shortages: list[RowShortage] = field(default_factory=list)  # others of them, as values
+    row_shortages: list[SequenceShortage] = field(default_factory=list)  # others of them, as values
     # one entry per process, if the engine has several; set when a session ends with nothing under
     # way
     processes: list[dict[str, float]] = field(default_factory=list)
@@ -61,21 +62,20 @@ class EngineStats:
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
-        totals |= {name: summed(getattr(self, name), getattr(earlier, name), -1) for name in BY_PLACE}
+        totals |= {name: add_counts(getattr(self, name), getattr(earlier, name), -1) for name in BY_PLACE}
         return replace(self, **totals, notes=[], row_shortages=[], processes=[])
 
     def __add__(self, later: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) + getattr(later, name) for name in TOTALS}
-        totals |= {name: summed(getattr(self, name), getattr(later, name)) for name in BY_PLACE}
+        totals |= {name: add_counts(getattr(self, name), getattr(later, name)) for name in BY_PLACE}
         peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
         highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
         notes = list(dict.fromkeys(self.notes + later.notes))
         shortages = list(dict.fromkeys(self.row_shortages + later.row_shortages))
         return replace(later, **totals, **highest, notes=notes, row_shortages=shortages)
 
-    def own_memory(self, weight_mib: float | None) -> dict[str, float]:
-        """Peak memory attributable to a model with these weights; empty if the engine cannot know
-        it."""
+    def peak_memory_metrics(self, weight_mib: float | None) -> dict[str, float]:
+        """Return the model's peak memory in MiB by kind. Empty if the engine cannot know it."""
         if weight_mib is None or not self.peak_activation_bytes:
             return {}
         parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
@@ -84,8 +84,8 @@ class EngineStats:
         return parts | {"model_mib": weight_mib + sum(parts.values())}
 
     @property
-    def speed(self) -> dict[str, float]:
-        """The metrics of speed; empty if the engine cannot measure its model."""
+    def speed_metrics(self) -> dict[str, float]:
+        """Metrics of speed and speculative decoding. Empty if the engine cannot measure its model."""
         if not self.prefill_s:
             return {}
         # else no row went on
@@ -97,13 +97,16 @@ class EngineStats:
             "shared_prompt_tokens": self.shared_tokens,
             "draft_tokens": self.draft_tokens,
             "accepted_tokens": self.accepted_tokens,
-            **self.acceptance,
+            **self.acceptance_metrics,
         }
 
     @property
-    def acceptance(self) -> dict[str, float]:
-        """The share of guessed tokens that were right, by their place in the guess; behind a wrong
-        one none was looked at. Empty where tokens are not guessed at every step."""
+    def acceptance_metrics(self) -> dict[str, float]:
+        """Share of accepted draft tokens, by position in the draft.
+
+        Draft tokens after a rejected one are not counted. Empty unless tokens are drafted at
+        every step.
+        """
         pairs = zip(self.drafted_at, self.accepted_at, strict=True)
         by_place = {
             f"acceptance_share/token_{place}": right / looked_at
@@ -115,13 +118,13 @@ class EngineStats:
 
     @property
     def busy_shares(self) -> list[float]:
-        """The share of the time with requests under way that each process spent computing."""
+        """Share of the active time that each process spent computing."""
         seconds = self.prefill_s + self.decode_s
         return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
 
     @property
     def process_metrics(self) -> dict[str, float]:
-        """Metrics over all processes; empty for an engine with a single one."""
+        """Metrics over all processes. Empty for an engine with a single process."""
         if not self.processes:
             return {}
         peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_shares
@@ -134,9 +137,8 @@ class EngineStats:
             metrics["gpu_mib"] = max(process["gpu_mib"] for process in self.processes)
         return metrics
 
-    def tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """Return a table of servers, or of parts with the busy share and the memory of their
-        processes."""
+    def build_tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """Return a table of servers, or of parts with their processes' busy share and memory."""
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables
@@ -148,30 +150,32 @@ class EngineStats:
 
     @property
     def prefill_tok_per_s(self) -> float:
-        """Computed prompt tokens per second: those of a shared beginning count once."""
+        """Computed prompt tokens per second. Tokens of a shared prefix count once."""
         return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tok_per_s(self) -> float:
-        """New tokens per second, without the first of each row, over all rows of a batch."""
+        """New tokens per second over all sequences, without the first token of each."""
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
 
 
-def summed(one: Sequence[int], other: Sequence[int], sign: int = 1) -> list[int]:
-    """Return the sums of two lists of numbers, or with the sign -1 their differences."""
-    return [first + sign * second for first, second in zip_longest(one, other, fillvalue=0)]
+def add_counts(left: Sequence[int], right: Sequence[int], sign: int = 1) -> list[int]:
+    """Return the elementwise sum of two lists of different lengths, or with sign -1 their
+    difference.
+    """
+    return [first + sign * second for first, second in zip_longest(left, right, fillvalue=0)]
 
 
 @dataclass
-class RowCount:
-    """The rows of one of several decoders, as its share of the engine's counts."""
+class SequenceCount:
+    """One decoder's share of the engine's sequence counts."""
 
     stats: EngineStats
     alive: int = 0
     waiting: int = 0
 
-    def now(self, alive: int, waiting: int) -> None:
-        """Set how many rows the decoder has now."""
+    def update(self, alive: int, waiting: int) -> None:
+        """Set how many sequences the decoder has now, and update the engine's counts."""
         self.stats.rows_alive += alive - self.alive
         self.stats.rows_waiting += waiting - self.waiting
         self.stats.peak_rows = max(self.stats.peak_rows, self.stats.rows_alive)

@@ -1,11 +1,12 @@
-"""The process that renders chat templates (chat_template.py starts it, by this file's path, with
-`python -S`).
+"""Child process that renders chat templates. chat_template.py starts it by this file's path
+with `python -S`.
 
-A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from files and
-Python's internals, but limits neither its time nor its memory: a single product of numbers or texts
-can use up both. Here the kernel limits them: it ends this process, and the runner continues. The
-environment is the one that transformers makes for chat templates, so that the text is the same; a
-test compares the two. Nothing of the runner is imported.
+A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from files
+and Python's internals, but limits neither its time nor its memory: a single product of
+numbers or strings can use up both. In this process the operating system limits them: it
+ends the process, and the runner continues. The Jinja environment is the one that
+transformers creates for chat templates, so that the text is the same; a test compares the
+two. No other module of the runner is imported.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ TEXT, REFUSED, MEMORY, DEPTH, SIZE = b"t", b"r", b"m", b"d", b"s"
 
 
 class Generation(Extension):
-    """`{% generation %}` marks the assistant's text; here it has no effect."""
+    """Jinja extension for `{% generation %}`, which marks the assistant's text. It has no effect
+    here.
+    """
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -48,33 +51,31 @@ class Generation(Extension):
 
 
 class Dict:
-    """Makes dictionaries, without the attributes of the type `dict`."""
+    """Creates dictionaries, without the attributes of the type `dict`."""
 
     def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
-        """Return a dictionary of these values."""
         return dict(*values, **named)
 
     def fromkeys(self, *values: Any, **named: Any) -> dict[Any, Any]:
-        """Return a dictionary with these keys."""
         return dict.fromkeys(*values, **named)
 
 
 class Namespace(jinja2.utils.Namespace):
-    """Attributes that a template may set; none that begins with an underscore."""
+    """Attributes that a template may set, except names that begin with an underscore."""
 
     def __init__(*args: Any, **named: Any) -> None:
         self, args = args[0], args[1:]  # a template may set an attribute `self`
         values = dict(*args, **named)
         for name in values:
-            Namespace._check(name)
+            Namespace._check_name(name)
         jinja2.utils.Namespace.__init__(self, values)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        Namespace._check(name)
+        Namespace._check_name(name)
         super().__setitem__(name, value)
 
     @staticmethod
-    def _check(name: Any) -> None:
+    def _check_name(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):
             raise jinja2.exceptions.SecurityError(
                 f"Chat templates cannot store underscore-prefixed attributes on a namespace, but got {name!r}. "
@@ -89,24 +90,24 @@ def tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write a value as JSON, without Jinja's escapes for HTML."""
+    """Write a value as JSON, without Jinja's HTML escapes."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
-def refuse(message: str) -> NoReturn:
-    """Refuse a conversation: templates call this."""
+def raise_template_error(message: str) -> NoReturn:
+    """Raise a template error. Templates call this function to reject a conversation."""
     raise jinja2.exceptions.TemplateError(message)
 
 
-def environment() -> ImmutableSandboxedEnvironment:
-    """Return the environment in which transformers compiles chat templates."""
+def create_environment() -> ImmutableSandboxedEnvironment:
+    """Create the Jinja environment in which transformers compiles chat templates."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     env.filters["tojson"] = tojson
-    env.globals["raise_exception"] = refuse
+    env.globals["raise_exception"] = raise_template_error
     env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     env.globals["dict"] = Dict()
     env.globals["namespace"] = Namespace
@@ -114,21 +115,21 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 @lru_cache(8)
-def compiled(template: str) -> jinja2.Template:
-    return environment().from_string(template)
+def compile_template(template: str) -> jinja2.Template:
+    return create_environment().from_string(template)
 
 
-def render(template: str, values: dict[str, Any], most_characters: int) -> tuple[bytes, str]:
-    """Render a template; return the outcome, and the text or the reason."""
+def render_template(template: str, values: dict[str, Any], max_characters: int) -> tuple[bytes, str]:
+    """Render a template. Returns the outcome, and the text or an error message."""
     try:
-        text = compiled(template).render(**values)
+        text = compile_template(template).render(**values)
     except MemoryError:
         return MEMORY, ""
     except RecursionError:
         return DEPTH, ""
     except Exception as error:  # noqa: BLE001 - the runner reports it
-        return REFUSED, str(error)[:most_characters]
-    return (SIZE, "") if len(text) > most_characters else (TEXT, text)
+        return REFUSED, str(error)[:max_characters]
+    return (SIZE, "") if len(text) > max_characters else (TEXT, text)
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def main() -> None:
         # its signal ends the process, also during a call into C
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         template, values = marshal.loads(conversation)
-        outcome, text = render(template, values, most_characters)
+        outcome, text = render_template(template, values, most_characters)
         answer = outcome + text.encode("utf-8", "surrogatepass")
         signal.setitimer(signal.ITIMER_PROF, 0)
         stdout.write(LENGTH.pack(len(answer)) + answer)

@@ -1,12 +1,12 @@
-"""Where a row stands between thinking and answer, and what its budget forces.
+"""Tracks whether a sequence is thinking or answering, and enforces its thinking budget.
 
-Tags are read in the text and not in the tokens: a tag may be one special token or several usual
-ones. Most tokens cannot end a tag, so a row that does not think costs one look into a table for
-each token.
+Tags are read in the text and not in the tokens: a tag may be one special token or several
+ordinary ones. Most tokens cannot end a tag, so a sequence without thinking costs one
+table lookup per token.
 
-When a budget is spent, the tokens of the closing tag come next, whatever the model would have said.
-They are forced by the logits, so that random numbers and penalties are as if the model had drawn
-them, and an answer that is continued from its tokens is the one that was not interrupted.
+When a budget is spent, the tokens of the closing tag come next. They are forced through
+the logits, so that random numbers and penalties are as if the model had sampled them, and
+a resumed answer equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from runner_base.thinking import TAGS, Tag, Tags, read
-from runner_engine.models.tokenizing import ids_of
+from runner_base.thinking import TAGS, Tag, Tags, parse_spans
+from runner_engine.models.tokenization import encode_text
 from runner_engine.settings.generation import GenerationConfig
 
 MOST_OPENING = 16  # tokens of an opening tag, and of the blanks before it
@@ -27,8 +27,8 @@ _NAMED = re.compile(r"(?:</(?P<angle>[\w:.-]{1,40})>|\[/(?P<square>[\w:.-]{1,40}
 _THINKS = re.compile(r"think|thought|reasoning(?!_)", re.IGNORECASE)
 
 
-class Budget(NamedTuple):
-    """How long a row may think, and how long its answer may be then."""
+class ThinkingBudget(NamedTuple):
+    """Token budgets of a sequence's thinking and of its answer afterwards."""
 
     tokens: int
     answer_tokens: int
@@ -36,11 +36,11 @@ class Budget(NamedTuple):
 
 
 @dataclass
-class Thought:
-    """How far a row is between thinking and answer."""
+class ThinkingState:
+    """A sequence's progress through thinking and answer."""
 
     opened_by: Tag | None = None  # the prompt ended in this opening tag
-    budget: Budget | None = None  # None: it thinks as long as it wants
+    budget: ThinkingBudget | None = None  # None: it thinks as long as it wants
     tag: Tag | None = field(init=False)  # in whose thinking it is now
     forced: list[int] = field(default_factory=list)  # the tokens that come next
     is_spent: bool = False  # the budget has ended a thinking
@@ -56,108 +56,113 @@ class Thought:
     def __post_init__(self) -> None:
         self.tag = self.opened_by
 
-    def at_start(self) -> Thought:
-        """Return where the row stood before its first token."""
-        return Thought(self.opened_by, self.budget)
+    def reset_copy(self) -> ThinkingState:
+        """Return the state before the sequence's first token."""
+        return ThinkingState(self.opened_by, self.budget)
 
     @property
-    def in_thinking(self) -> bool:
-        """Whether the row's text begins within the thinking."""
+    def is_thinking_at_start(self) -> bool:
+        """Whether the sequence's text begins inside thinking."""
         return self.opened_by is not None
 
     @property
-    def used(self) -> int:
-        """The tokens of thinking so far."""
+    def used_tokens(self) -> int:
+        """Number of thinking tokens so far."""
         return self.tokens + (self.seen - self.begins_at if self.tag is not None else 0)
 
 
-class ThoughtReader:
-    """Follows the thinking of rows, token by token."""
+class ThinkingTracker:
+    """Updates the thinking states of sequences token by token."""
 
-    def __init__(self, tokenizer: Any, tags: Tags, raw_text: Callable[[Sequence[int]], str]) -> None:
-        self.tokenizer, self.tags, self.raw_text = tokenizer, tags, raw_text
+    def __init__(self, tokenizer: Any, tags: Tags, decode_tokens: Callable[[Sequence[int]], str]) -> None:
+        self.tokenizer, self.tags, self.raw_text = tokenizer, tags, decode_tokens
         self._last_characters = frozenset(mark[-1] for tag in tags for mark in tag[:2])
         self._may_end: dict[int, bool] = {}  # whether a token may be the last one of a tag
         self._ends: dict[tuple[Tag, str | None], list[int]] = {}
 
-    def follow(self, thought: Thought, tokens: Sequence[int]) -> None:
-        """Look at the tokens that have come; afterwards `thought` says where the row stands, and
-        what must follow.
+    def update(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+        """Update a thinking state with new tokens, and set which tokens must follow.
 
-        It stops before a token that is not the one that had to come: an answer may begin with those
-        of another budget.
+        Stops before a token that differs from the forced one, because a resumed answer may have
+        had another budget.
         """
-        is_free = not thought.forced and (thought.tag is None or thought.budget is None)
-        is_next = thought.seen + 1 == len(tokens) and not thought.is_undecided
+        is_free = not state.forced and (state.tag is None or state.budget is None)
+        is_next = state.seen + 1 == len(tokens) and not state.is_undecided
         if is_free and is_next and self._may_end.get(tokens[-1]) is False:  # the usual case
-            thought.seen += 1
+            state.seen += 1
             return
-        self._force(thought, tokens)
-        while thought.seen < len(tokens) and thought.forced[:1] in ([], [tokens[thought.seen]]):
-            self._look(thought, tokens)
-            self._force(thought, tokens)
+        self._force_end_if_spent(state, tokens)
+        while state.seen < len(tokens) and state.forced[:1] in ([], [tokens[state.seen]]):
+            self._read_token(state, tokens)
+            self._force_end_if_spent(state, tokens)
 
-    def _look(self, thought: Thought, tokens: Sequence[int]) -> None:
-        """Look at one more token."""
-        token = tokens[thought.seen]
-        thought.seen += 1
-        is_forced = bool(thought.forced)
+    def _read_token(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+        """Update a thinking state with one more token."""
+        token = tokens[state.seen]
+        state.seen += 1
+        is_forced = bool(state.forced)
         if is_forced:
-            thought.forced.pop(0)
-        is_end = is_forced and not thought.forced
-        if not (thought.is_undecided or is_end or self._may_end_tag(token)):
+            state.forced.pop(0)
+        is_end = is_forced and not state.forced
+        if not (state.is_undecided or is_end or self._can_end_tag(token)):
             return
-        was_undecided, text = thought.is_undecided, self.raw_text(tokens[: thought.seen])
-        if is_end and thought.tag is not None and (at := text.rfind(thought.tag.closing)) >= 0:
-            thought.closed.append((at, at + len(thought.tag.closing)))
-        found = read(text, self.tags, thought.in_thinking, is_whole=False, closed=thought.closed)
-        thought.is_undecided = found.is_undecided
-        if len(found.spans) == thought.spans:
+        was_undecided, text = state.is_undecided, self.raw_text(tokens[: state.seen])
+        if is_end and state.tag is not None and (at := text.rfind(state.tag.closing)) >= 0:
+            state.closed.append((at, at + len(state.tag.closing)))
+        found = parse_spans(
+            text, self.tags, state.is_thinking_at_start, is_complete=False, forced_tags=state.closed
+        )
+        state.is_undecided = found.is_undecided
+        if len(found.spans) == state.spans:
             return
-        thought.spans = len(found.spans)
+        state.spans = len(found.spans)
         assert found.tag is not None
         if found.is_open:
-            if thought.tag is None:
-                thought.begins_at = thought.seen - was_undecided
-            thought.tag = found.tag
+            if state.tag is None:
+                state.begins_at = state.seen - was_undecided
+            state.tag = found.tag
             return
-        begin = thought.forced_at if is_forced else self._begin_of(found.tag.closing, tokens[: thought.seen])
-        thought.tokens += max(begin - (thought.answer_from if thought.tag is None else thought.begins_at), 0)
-        thought.tag, thought.answer_from = None, thought.seen - was_undecided
+        begin = (
+            state.forced_at
+            if is_forced
+            else self._count_tokens_before(found.tag.closing, tokens[: state.seen])
+        )
+        state.tokens += max(begin - (state.answer_from if state.tag is None else state.begins_at), 0)
+        state.tag, state.answer_from = None, state.seen - was_undecided
 
-    def close(self, thought: Thought, tokens: Sequence[int]) -> None:
-        """Let the closing tag in which the tokens end count, whatever follows it."""
-        text = self.raw_text(tokens[: thought.seen])
-        if thought.tag is None or not text.endswith(thought.tag.closing):
+    def accept_closing_tag(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+        """Accept the closing tag at the end of the tokens, whatever follows it."""
+        text = self.raw_text(tokens[: state.seen])
+        if state.tag is None or not text.endswith(state.tag.closing):
             return
-        mark = thought.tag.closing
-        thought.closed.append((len(text) - len(mark), len(text)))
-        thought.tokens += self._begin_of(mark, tokens[: thought.seen]) - thought.begins_at
-        thought.tag, thought.is_undecided = None, False
-        thought.answer_from, thought.spans = thought.seen, thought.spans + 1
+        mark = state.tag.closing
+        state.closed.append((len(text) - len(mark), len(text)))
+        state.tokens += self._count_tokens_before(mark, tokens[: state.seen]) - state.begins_at
+        state.tag, state.is_undecided = None, False
+        state.answer_from, state.spans = state.seen, state.spans + 1
 
-    def _force(self, thought: Thought, tokens: Sequence[int]) -> None:
-        """Let the tokens that end the thinking come next, if its budget is spent."""
-        budget = thought.budget
-        if budget is None or thought.tag is None or thought.forced or thought.used < budget.tokens:
+    def _force_end_if_spent(self, state: ThinkingState, tokens: Sequence[int]) -> None:
+        """Force the tokens that end the thinking if its budget is spent."""
+        budget = state.budget
+        if budget is None or state.tag is None or state.forced or state.used_tokens < budget.tokens:
             return
-        is_partial = self.raw_text(tokens[: thought.seen]).endswith("\ufffd")
-        if is_partial and thought.used < budget.tokens + MOST_PARTIAL:
+        is_partial = self.raw_text(tokens[: state.seen]).endswith("\ufffd")
+        if is_partial and state.used_tokens < budget.tokens + MOST_PARTIAL:
             return
-        thought.forced, thought.forced_at, thought.is_spent = (
-            self.end_of(thought.tag, budget.end),
-            thought.seen,
+        state.forced, state.forced_at, state.is_spent = (
+            self.end_token_ids(state.tag, budget.end),
+            state.seen,
             True,
         )
 
-    def end_of(self, tag: Tag, end: str | None) -> list[int]:
+    def end_token_ids(self, tag: Tag, end: str | None) -> list[int]:
         """Return a copy of the tokens that end a thinking."""
         known = self._ends.get((tag, end))
         if known is None:
-            known = self._ends[tag, end] = end_tokens(self.tokenizer, tag, end)
+            known = self._ends[tag, end] = thinking_end_tokens(self.tokenizer, tag, end)
         return [*known]
 
-    def _may_end_tag(self, token: int) -> bool:
+    def _can_end_tag(self, token: int) -> bool:
         known = self._may_end.get(token)
         if known is None:
             if len(self._may_end) >= MAX_CACHED:
@@ -165,31 +170,36 @@ class ThoughtReader:
             known = self._may_end[token] = not self._last_characters.isdisjoint(self.raw_text([token]))
         return known
 
-    def _begin_of(self, mark: str, tokens: Sequence[int]) -> int:
-        """Return how many tokens are before the last occurrence of a tag."""
-        return next((at for at in range(len(tokens) - 1, -1, -1) if mark in self.raw_text(tokens[at:])), 0)
+    def _count_tokens_before(self, tag_text: str, tokens: Sequence[int]) -> int:
+        """Return the number of tokens before the last occurrence of a tag."""
+        return next(
+            (at for at in range(len(tokens) - 1, -1, -1) if tag_text in self.raw_text(tokens[at:])), 0
+        )
 
 
-def end_text(tag: Tag, end: str | None) -> str:
-    """Return the text that ends a thinking: the closing tag, behind the user's words or within
-    them."""
+def thinking_end_text(tag: Tag, end: str | None) -> str:
+    """Return the text that ends thinking. The closing tag is appended if the user's text lacks
+    it.
+    """
     text = end or ""
-    return text if tag.end in text else text + tag.end
+    return text if tag.cut_text in text else text + tag.cut_text
 
 
-def end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
-    """Return the tokens that end a thinking."""
-    text = end_text(tag, end)
+def thinking_end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
+    """Return the tokens that end thinking."""
+    text = thinking_end_text(tag, end)
     name = str(getattr(tokenizer, "name_or_path", "the model"))
-    before = ids_of(tokenizer, "a", special=False, named=name)
+    before = encode_text(tokenizer, "a", add_special_tokens=False, model_name=name)
     # alone, some texts begin with another space
-    whole = ids_of(tokenizer, "a" + text, special=False, named=name)
-    return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text, False, name)
+    whole = encode_text(tokenizer, "a" + text, add_special_tokens=False, model_name=name)
+    return (
+        whole[len(before) :] if whole[: len(before)] == before else encode_text(tokenizer, text, False, name)
+    )
 
 
-def tags_of(generation: GenerationConfig, tokenizer: Any = None) -> Tags:
-    """Return the tags around thinking: those of the config, else the usual ones and those that the
-    model names itself.
+def find_thinking_tags(generation: GenerationConfig, tokenizer: Any = None) -> Tags:
+    """Return the thinking tags of the config, or else the usual ones and those that the model
+    names.
 
     A model names tags in its chat template and among its tokenizer's added tokens.
     """

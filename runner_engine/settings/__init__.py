@@ -1,1 +1,1 @@
-"""The keys that the engine reads, as plain dataclasses; the runner's schema is composed of them."""
+"""Config dataclasses that the engine reads. The runner's schema is composed of them."""

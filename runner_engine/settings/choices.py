@@ -1,4 +1,4 @@
-"""The choices of each group of keys that the engine reads, by their names."""
+"""The named choices of each config group that the engine reads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GENERATIONS
+from runner_engine.settings.named_adapters import LORAS
 from runner_engine.settings.rope import ROPES
-from runner_engine.settings.several import LORAS
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "quantization": CHOICES,

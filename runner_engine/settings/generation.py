@@ -1,4 +1,4 @@
-"""generation – how completions are drawn."""
+"""Config group `generation`: how completions are sampled."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from runner_base import UNLESS_DEFAULT, ConfigError, Inert, Text, check, check_keys, least, setting
+from runner_base import (
+    UNLESS_DEFAULT,
+    ConfigError,
+    NotInIdentity,
+    Text,
+    at_least,
+    check_config_values,
+    check_value,
+    config_field,
+)
 from runner_base.notes import Note, note
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.sampling import (
     NEUTRAL,
@@ -18,7 +27,7 @@ from runner_engine.settings.sampling import (
     active_parameters,
     check_sampling,
 )
-from runner_engine.settings.speculation import INERT, Speculate
+from runner_engine.settings.speculation import INERT, SpeculationConfig
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
 IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
@@ -28,21 +37,20 @@ IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, 
 IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
-def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
-    """Raise ConfigError for what only the scheduler can do: keys and values in fewer bits, guesses
-    at every step; why: it does not decode."""
-    if generation.speculation.is_steady:
+def reject_scheduler_features(generation: GenerationConfig, reason: str) -> None:
+    """Raise ConfigError for features that need the scheduler: a quantized KV cache, or steady speculation."""
+    if generation.speculation.drafts_every_step:
         raise ConfigError(
             f"only the scheduler of the local engine (decoding: in a "
-            f"stream) lets tokens be guessed at every step, and {why}: use generation.speculate=off",
+            f"stream) lets tokens be guessed at every step, and {reason}: use generation.speculate=off",
             key="generation.speculate",
             value=generation.speculate,
             code="unsupported",
         )
-    if generation.stored_kv != KvCache.as_model:
+    if generation.kv_cache_config != KvCache.as_model:
         raise ConfigError(
             f"only the scheduler of the local engine (decoding: in a "
-            f"stream) stores keys and values in fewer bits, and {why}: use generation.kv_cache=as_model",
+            f"stream) stores keys and values in fewer bits, and {reason}: use generation.kv_cache=as_model",
             key="generation.kv_cache",
             value=generation.kv_cache,
             code="unsupported",
@@ -51,36 +59,41 @@ def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
 
 @dataclass(kw_only=True)
 class GenerationConfig(SamplingKeys):
-    """How completions are drawn; temperature 0 means greedy. None: the value of the model's
-    generation_config.json."""
+    """How completions are sampled; temperature 0 means greedy.
+
+    None means the value in the model's generation_config.json.
+    """
 
     name: ClassVar[str] = "greedy"
-    max_new_tokens: int = setting(256, takes=least(1))
+    max_new_tokens: int = config_field(256, constraint=at_least(1))
     temperature: float | None = 0.0  # null: of generation=model alone
-    batch_size: int | None = setting(None, takes=least(1, ", or null for what fits"))
+    batch_size: int | None = config_field(None, constraint=at_least(1, ", or null for what fits"))
     # or a mapping
-    speculate: Any = setting(
-        "auto", Inert("a guessed token counts only if the model gives the same", measured=True, only=INERT)
+    speculate: Any = config_field(
+        "auto",
+        NotInIdentity("a guessed token counts only if the model gives the same", measured=True, only=INERT),
     )
 
     # or a mapping: OmegaConf has no type for a text or a mapping
-    kv_cache: Any = setting("as_model", UNLESS_DEFAULT)
-    thinking_tokens: int | None = setting(None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget"))
-    thinking_end: Text | None = setting(None, UNLESS_DEFAULT)
+    kv_cache: Any = config_field("as_model", UNLESS_DEFAULT)
+    thinking_tokens: int | None = config_field(
+        None, UNLESS_DEFAULT, constraint=at_least(0, ", or null for no budget")
+    )
+    thinking_end: Text | None = config_field(None, UNLESS_DEFAULT)
     thinking_tags: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
 
     def __post_init__(self) -> None:
-        self.kv_cache = str(KvCache.of(self.kv_cache))
-        self.speculate = str(Speculate.of(self.speculate))
-        check_keys("generation", self)
+        self.kv_cache = str(KvCache.parse(self.kv_cache))
+        self.speculate = str(SpeculationConfig.parse(self.speculate))
+        check_config_values("generation", self)
         need = "must be a number; null, what the model's files say, is for generation=model"
-        check(
+        check_value(
             self.temperature is not None or self.name == ModelGeneration.name,
             "generation.temperature",
             None,
             need,
         )
-        check_thinking(self)
+        check_thinking_settings(self)
         check_sampling("generation.", self)
         is_greedy = self.temperature == 0
         idle = active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
@@ -96,32 +109,31 @@ class GenerationConfig(SamplingKeys):
             )
 
     @property
-    def stored_kv(self) -> KvCache:
+    def kv_cache_config(self) -> KvCache:
         """How keys and values are stored."""
-        return KvCache.of(self.kv_cache)
+        return KvCache.parse(self.kv_cache)
 
     @property
-    def speculation(self) -> Speculate:
-        """How tokens are guessed."""
-        return Speculate.of(self.speculate)
+    def speculation(self) -> SpeculationConfig:
+        """The parsed speculative decoding settings."""
+        return SpeculationConfig.parse(self.speculate)
 
     @property
-    def most_new_tokens(self) -> int:
-        """The most tokens of thinking and answer together."""
+    def max_total_new_tokens(self) -> int:
+        """Maximum tokens of thinking and answer together."""
         return self.max_new_tokens + (self.thinking_tokens or 0)
 
-    def with_model_defaults(self, own: Mapping[str, Any]) -> GenerationConfig:
-        """Return it without a None: each becomes the model's own setting, else neutral; greedy
-        stays greedy."""
+    def with_model_defaults(self, model_settings: Mapping[str, Any]) -> GenerationConfig:
+        """Replace each None by the model's own setting, or else a neutral value. Greedy stays greedy."""
         chosen: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
-            default = own.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
+            default = model_settings.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
             chosen[key] = next(it for it in (getattr(self, key), default, neutral) if it is not None)
         return replace(self, **chosen)
 
-    def describe(self, own: Mapping[str, Any]) -> str:
-        """Describe the parameters in words, and say which of them are the model's own."""
-        effective = self.with_model_defaults(own)
+    def describe(self, model_settings: Mapping[str, Any]) -> str:
+        """Describe the sampling parameters, and mark those that come from the model."""
+        effective = self.with_model_defaults(model_settings)
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
         for key, neutral in NEUTRAL.items():
             if (value := getattr(effective, key)) != neutral:
@@ -131,25 +143,28 @@ class GenerationConfig(SamplingKeys):
         return ", ".join(words)
 
     @property
-    def is_open(self) -> bool:
-        """Whether settings are still to be read from the model's own files."""
+    def needs_published_settings(self) -> bool:
+        """Whether settings must still be read from the model's own files."""
         return False
 
-    def closed(
-        self, values: Mapping[str, float], sources: Mapping[str, Note], file: str, max_new_tokens: int | None
+    def with_published_settings(
+        self,
+        values: Mapping[str, float],
+        sources: Mapping[str, Note],
+        file_name: str,
+        max_new_tokens: int | None,
     ) -> GenerationConfig:
-        """Return it with the settings of the model's files where its keys leave them open: nothing
-        is open here."""
+        """Fill unset keys from the model's files. This class has none to fill."""
         return self
 
     @property
-    def words(self) -> str:
-        """Where settings come from that no key has; empty if there are none."""
+    def sources_description(self) -> str:
+        """Describe the source of each setting that no key sets. Empty if there is none."""
         return ""
 
-    def ignored_settings_notes(self, own: Mapping[str, Any]) -> list[Note]:
-        """Return notes about the model's own settings that no engine here knows."""
-        ignored = {key: own[key] for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
+    def ignored_settings_notes(self, model_settings: Mapping[str, Any]) -> list[Note]:
+        """Return notes on the model's own settings that the engines do not support."""
+        ignored = {key: model_settings[key] for key, off in IGNORED_SETTINGS.items() if model_settings.get(key) not in (None, off)
                    and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)}  # fmt: skip
         file = "the model's generation_config.json"
         return [note("ignored_settings", file=file, ignored=ignored)] if ignored else []
@@ -161,11 +176,10 @@ OF_PUBLISHER = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(kw_only=True)
 class ModelGeneration(GenerationConfig):
-    """As the model's publisher draws: what is left open is as the model's own files say; `closed`
-    gives the values."""
+    """Samples with the publisher's settings for all unset keys."""
 
     name: ClassVar[str] = "model"
-    max_new_tokens: int = setting(0, takes=least(0, " (0: what the model's files say)"))
+    max_new_tokens: int = config_field(0, constraint=at_least(0, " (0: what the model's files say)"))
     temperature: float | None = None
 
     def __post_init__(self) -> None:
@@ -173,24 +187,28 @@ class ModelGeneration(GenerationConfig):
         self._sources: dict[str, Note] = {}  # by key; kept with the config, and no key of it
 
     @property
-    def is_open(self) -> bool:
-        """Whether a setting is still to be read from the model's files."""
+    def needs_published_settings(self) -> bool:
+        """Whether a setting must still be read from the model's files."""
         return not self.max_new_tokens or any(getattr(self, name) is None for name in OF_PUBLISHER)
 
     @property
-    def most_new_tokens(self) -> int:
-        """The most tokens of thinking and answer together, as far as they are known."""
+    def max_total_new_tokens(self) -> int:
+        """Maximum tokens of thinking and answer together, as far as known."""
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
-    def closed(
-        self, values: Mapping[str, float], sources: Mapping[str, Note], file: str, max_new_tokens: int | None
+    def with_published_settings(
+        self,
+        values: Mapping[str, float],
+        sources: Mapping[str, Note],
+        file_name: str,
+        max_new_tokens: int | None,
     ) -> ModelGeneration:
-        """Return it with the values of the model's files where the user has given none."""
+        """Fill the keys that the user has not set from the model's files."""
         given = {name: getattr(self, name) for name in OF_PUBLISHER} | {
             "max_new_tokens": self.max_new_tokens or None
         }
         published: dict[str, Any] = {**values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
-        named_length = note("from_file", file=file) if max_new_tokens else note("usual_length")
+        named_length = note("from_file", file=file_name) if max_new_tokens else note("usual_length")
         of_files: dict[str, Note] = {**sources, "max_new_tokens": named_length}
         if given["temperature"] == 0 or (given["temperature"] is None and not values["temperature"]):
             published |= {name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy}
@@ -201,15 +219,15 @@ class ModelGeneration(GenerationConfig):
         return closed
 
     @property
-    def words(self) -> str:
-        """Which values are drawn with, and where each comes from."""
-        return f"generation=model: {self._described((*OF_PUBLISHER, 'max_new_tokens'))}"
+    def sources_description(self) -> str:
+        """Describe the sampling values and the source of each."""
+        return f"generation=model: {self._describe_by_source((*OF_PUBLISHER, 'max_new_tokens'))}"
 
-    def describe(self, own: Mapping[str, Any]) -> str:
-        """Describe the parameters in words, and say where each comes from."""
-        return self._described(OF_PUBLISHER) if self._sources else super().describe(own)
+    def describe(self, model_settings: Mapping[str, Any]) -> str:
+        """Describe the sampling parameters and the source of each."""
+        return self._describe_by_source(OF_PUBLISHER) if self._sources else super().describe(model_settings)
 
-    def _described(self, names: Sequence[str]) -> str:
+    def _describe_by_source(self, names: Sequence[str]) -> str:
         by_source: dict[Note, list[str]] = {}
         for name in names:
             value = getattr(self, name)
@@ -217,16 +235,17 @@ class ModelGeneration(GenerationConfig):
                 by_source.setdefault(self._sources[name], []).append("greedy")
             elif value != NEUTRAL.get(name):
                 by_source.setdefault(self._sources[name], []).append(f"{name} {value:g}")
-        return "; ".join(f"{', '.join(words)}, {render(source)}" for source, words in by_source.items())
+        return "; ".join(
+            f"{', '.join(words)}, {render_engine_note(source)}" for source, words in by_source.items()
+        )
 
 
-def check_thinking(generation: GenerationConfig) -> None:
-    """Raise ConfigError for tags that are no pairs, or for an end of a thinking that is never
-    ended."""
+def check_thinking_settings(generation: GenerationConfig) -> None:
+    """Raise ConfigError for unpaired thinking tags, or an end text without a thinking budget."""
     tags = generation.thinking_tags
     is_ok = len(tags) % 2 == 0 and all(map(str.strip, tags)) and len(set(tags)) == len(tags)
     need = 'must be pairs of different texts: an opening tag, then its closing tag, such as ["<think>", "</think>"]'
-    check(is_ok, "generation.thinking_tags", json.dumps(tags, ensure_ascii=False), need)
+    check_value(is_ok, "generation.thinking_tags", json.dumps(tags, ensure_ascii=False), need)
     if generation.thinking_end is not None and generation.thinking_tokens is None:
         raise ConfigError(
             f"generation.thinking_end={generation.thinking_end!r} is written where a budget ends the thinking, and "
@@ -235,20 +254,19 @@ def check_thinking(generation: GenerationConfig) -> None:
         )
 
 
-def _named(name: str) -> type[GenerationConfig]:
-    """Return the class under the name of another choice, which a record then has; its values are in
-    conf/generation."""
-    title = f"{name.title()}Generation"
+def _define_named_class(choice_name: str) -> type[GenerationConfig]:
+    """Define a subclass with another choice's name, for records. conf/generation has its values."""
+    title = f"{choice_name.title()}Generation"
     kind = type(
         title,
         (GenerationConfig,),
-        {"name": name, "__module__": __name__, "__doc__": GenerationConfig.__doc__},
+        {"name": choice_name, "__module__": __name__, "__doc__": GenerationConfig.__doc__},
     )
     globals()[title] = kind  # where pickle looks for it
     return kind
 
 
 GENERATIONS = {"greedy": GenerationConfig, "model": ModelGeneration} | {
-    name: _named(name)
+    name: _define_named_class(name)
     for name in ("sampling", "factual", "creative", "code", "chat", "translation", "agents")
 }

@@ -1,5 +1,4 @@
-"""lora – no adapter, a PEFT adapter, or one of square layers only, in a .pth file as older tools
-wrote it."""
+"""Config group `lora`: no adapter, a PEFT adapter, or a square-only adapter in an older .pth file."""
 
 from __future__ import annotations
 
@@ -14,21 +13,21 @@ from runner_base import (
     UNLESS_DEFAULT,
     ConfigError,
     Dtype,
-    check,
-    check_keys,
-    filled,
-    least,
-    setting,
+    at_least,
+    check_config_values,
+    check_value,
+    config_field,
+    not_blank,
 )
 from runner_engine.quantization.base import CheckpointSource
-from runner_engine.quantization.capabilities import quantizes_layers
+from runner_engine.quantization.capabilities import can_quantize_layers
 
 if TYPE_CHECKING:
-    from runner_engine.quantization.mixed import Mix
+    from runner_engine.quantization.quantization_mix import QuantizationMix
 
 
 class MergeOrder(StrEnum):
-    """Whether an adapter is merged before the model is quantized, or after."""
+    """Whether an adapter is merged before or after the model is quantized."""
 
     merge_first = "merge_first"
     quantize_first = "quantize_first"
@@ -44,56 +43,55 @@ class LoraConfig:
     adapts: ClassVar[bool] = False  # whether there is an adapter, or several
 
     @property
-    def adapter(self) -> AdapterConfig | None:
-        """The keys of the one adapter, or None if the job has none."""
+    def single_adapter(self) -> AdapterConfig | None:
+        """The config of the job's only adapter, or None."""
         return self if isinstance(self, AdapterConfig) else None
 
     @property
-    def each(self) -> list[PeftConfig]:
-        """Return the adapters among which each request chooses; none if all get the same."""
+    def selectable_adapters(self) -> list[PeftConfig]:
+        """The adapters that requests choose from. Empty if all requests use the same."""
         return []
 
     @property
-    def names(self) -> list[str]:
-        """Return what requests call these adapters."""
+    def adapter_names(self) -> list[str]:
+        """The names by which requests choose adapters."""
         return []
 
     @property
-    def merges(self) -> bool:
-        """Whether the base's own weights are changed permanently."""
+    def merges_adapter(self) -> bool:
+        """Whether the adapter permanently changes the base model's weights."""
         return isinstance(self, AdapterConfig) and self.merge
 
-    def check_merging(self, mix: Mix) -> None:
-        """Reject a merge whose order is not said, or that a quantization cannot take part in."""
+    def check_merge(self, quantization_mix: QuantizationMix) -> None:
+        """Raise ConfigError for a merge without an order, or one that the quantization does not support."""
 
-    def check_named(self, task: str, names: Sequence[str] | None) -> None:
-        """Reject names that a task's requests have for adapters, where there are no such; None: any
-        that exist."""
-        if names:
+    def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
+        """Raise ConfigError for adapter names of a task's requests that do not exist. None: names come later."""
+        if requested_names:
             raise ConfigError(
-                f"task={task} names adapters ({', '.join(names)}), and lora={self.name} has none by name: use "
-                f"lora=several 'lora.adapters={{{names[0]}: FOLDER}}'",
+                f"task={task} names adapters ({', '.join(requested_names)}), "
+                f"and lora={self.name} has none by name: use "
+                f"lora=several 'lora.adapters={{{requested_names[0]}: FOLDER}}'",
                 code="missing",
             )
 
-    def require_no_scheduler(self, why: str) -> None:
-        """Raise ConfigError if the scheduler cannot decode rows, and these need it."""
+    def reject_scheduler_features(self, reason: str) -> None:
+        """Raise ConfigError if this choice needs the scheduler, which cannot decode."""
 
     @property
-    def merges_first(self) -> bool:
-        """Whether that is done before the model is quantized."""
+    def merges_before_quantization(self) -> bool:
+        """Whether the adapter is merged before the model is quantized."""
         return isinstance(self, AdapterConfig) and self.merge and self.merge_order is MergeOrder.merge_first
 
 
 @dataclass
 class AdapterConfig(LoraConfig):
-    """Shared keys of the adapters: the path, and whether and how to merge the adapter into the
-    weights."""
+    """Common keys of adapters: the path, and whether and how to merge the adapter."""
 
-    path: str = setting(MISSING, HASHED, filled("give the adapter's folder, hub id or .pth file"))
+    path: str = config_field(MISSING, HASHED, not_blank("give the adapter's folder, hub id or .pth file"))
     merge: bool = False
-    merge_order: MergeOrder | None = setting(None, UNLESS_DEFAULT)
-    merge_dtype: Dtype = setting(Dtype.auto, UNLESS_DEFAULT)
+    merge_order: MergeOrder | None = config_field(None, UNLESS_DEFAULT)
+    merge_dtype: Dtype = config_field(Dtype.auto, UNLESS_DEFAULT)
 
     adapts: ClassVar[bool] = True
     module: ClassVar[str]  # applies the adapter to a model
@@ -101,33 +99,33 @@ class AdapterConfig(LoraConfig):
     usual_rope: ClassVar[str | None] = None  # with which adapters of this format were mostly trained
 
     def __post_init__(self) -> None:
-        check_keys("lora", self)
+        check_config_values("lora", self)
         for key in ("merge_order", "merge_dtype"):
             value = getattr(self, key)
             need = "it says how an adapter is merged: use lora.merge=true, too"
-            check(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need, "no_effect")
+            check_value(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need, "no_effect")
 
     @property
-    def key(self) -> str:
-        """Return the key that says where it is."""
+    def path_key(self) -> str:
+        """The config key of the adapter's location."""
         return "lora.path"
 
     @property
     def label(self) -> str:
-        """Return what errors call it."""
-        return f"{self.key}={self.path}"
+        """The KEY=VALUE that error messages name."""
+        return f"{self.path_key}={self.path}"
 
     @property
-    def at_revision(self) -> str:
-        """Return what a name says of the revision on a hub; empty without one."""
+    def revision_suffix(self) -> str:
+        """The hub revision as a suffix for names. Empty without one."""
         return ""
 
-    def check_merging(self, mix: Mix) -> None:
-        """Reject a merge whose order is not said, or that a quantization cannot take part in."""
-        label = mix.base.label
+    def check_merge(self, quantization_mix: QuantizationMix) -> None:
+        """Raise ConfigError for a merge without an order, or one that the quantization does not support."""
+        label = quantization_mix.base.label
         if not self.merge:
             return
-        if not mix.quantizes:
+        if not quantization_mix.quantizes:
             if self.merge_order is not None:
                 raise ConfigError(
                     f"lora.merge_order={self.merge_order} with quantization={label}: nothing is quantized, before or "
@@ -143,8 +141,8 @@ class AdapterConfig(LoraConfig):
                 code="missing",
             )
         if not all(
-            choice.source is CheckpointSource.plain and quantizes_layers(type(choice))
-            for choice in mix.choices
+            choice.source is CheckpointSource.plain and can_quantize_layers(type(choice))
+            for choice in quantization_mix.quantizing_configs
         ):
             raise ConfigError(
                 f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
@@ -155,28 +153,29 @@ class AdapterConfig(LoraConfig):
 
 @dataclass
 class PeftConfig(AdapterConfig):
-    """A PEFT adapter: a local folder, a hub id, or one that ships, such as `embedded` or
-    `embedded_recall`."""
+    """A PEFT adapter: a local folder, a hub id, or a bundled one such as `embedded`."""
 
     name: ClassVar[str] = "peft"
-    revision: str | None = setting(None, HASHED)
+    revision: str | None = config_field(None, HASHED)
 
     module: ClassVar[str] = "runner_engine.models.lora.peft"
     packages: ClassVar[tuple[str, ...]] = ("peft",)
 
     @property
-    def at_revision(self) -> str:
-        """Return what a name says of the revision on a hub; empty without one."""
+    def revision_suffix(self) -> str:
+        """The hub revision as a suffix for names. Empty without one."""
         return f"@{self.revision}" if self.revision else ""
 
 
 @dataclass
 class PthConfig(AdapterConfig):
-    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: as
-    in the file."""
+    """A square-only adapter in a `.pth` file, or `embedded` for the bundled one.
+
+    rank null: as in the file.
+    """
 
     name: ClassVar[str] = "pth"
-    rank: int | None = setting(None, takes=least(1, ", or null"))
+    rank: int | None = config_field(None, constraint=at_least(1, ", or null"))
 
     module: ClassVar[str] = "runner_engine.models.lora.pth"
     usual_rope: ClassVar[str | None] = "rope_2d"

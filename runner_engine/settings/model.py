@@ -1,4 +1,4 @@
-"""model – a model on this machine: where it is, and its device, dtype and attention."""
+"""Config group `model`: a local model's location, device, dtype and attention."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner_base import HASHED, MISSING, ConfigError, Dtype, Inert, check, check_keys, filled, setting, within
+from runner_base import (
+    HASHED,
+    MISSING,
+    ConfigError,
+    Dtype,
+    NotInIdentity,
+    check_config_values,
+    check_value,
+    config_field,
+    in_range,
+    not_blank,
+)
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.settings.generation import GenerationConfig, require_no_scheduler
+from runner_engine.settings.generation import GenerationConfig, reject_scheduler_features
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.rope import RopeConfig
 
@@ -19,7 +30,7 @@ TEMPLATE_ARGUMENTS_OF_RUNNER = ("messages", "conversation", "tokenize", "add_gen
 
 
 class Attention(StrEnum):
-    """Attention implementation; auto: the one that transformers picks."""
+    """Attention implementation; auto: the scheduler's own, or transformers' default."""
 
     auto = "auto"
     sdpa = "sdpa"
@@ -29,7 +40,7 @@ class Attention(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """The keys of every kind of model."""
+    """Common keys of all kinds of models."""
 
     module: ClassVar[str]  # describes a kind of model that a caller has besides those of the engine
     key: ClassVar[str] = "model"  # the prefix of these keys
@@ -41,62 +52,63 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        check_keys(self.key, self)
+        check_config_values(self.key, self)
 
     @property
     def name(self) -> str:
-        """Return which model it is: a key for most kinds, a fixed name for the others."""
+        """The model's name: a config key for most kinds, a fixed name for others."""
         raise NotImplementedError
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject settings of other groups that this kind of model does not support."""
+        """Raise ConfigError for settings of other groups that this kind of model does not support."""
 
 
 @dataclass
 class LocalModelConfig(ModelConfig):
-    """A causal language model that runs on this machine: the embedded one, a local folder or a hub
-    id."""
+    """A causal language model on this machine: the embedded one, a local folder or a hub id."""
 
-    name: str = setting(MISSING, HASHED, filled("give a folder or a hub id"))
-    revision: str | None = setting(None, HASHED)
-    cache_dir: str | None = setting(None, HASHED)
+    name: str = config_field(MISSING, HASHED, not_blank("give a folder or a hub id"))
+    revision: str | None = config_field(None, HASHED)
+    cache_dir: str | None = config_field(None, HASHED)
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     device_map: str | None = None
     max_memory: Any = None  # {place: size}; OmegaConf has no type for keys that are numbers or words
-    threads: int | None = setting(
-        None, takes=within(1, MAX_THREADS, f"must lie in 1..{MAX_THREADS:,}, or be null")
+    threads: int | None = config_field(
+        None, constraint=in_range(1, MAX_THREADS, f"must lie in 1..{MAX_THREADS:,}, or be null")
     )
-    shape: str | None = setting(None, HASHED)
-    random_weights: bool = setting(False, Inert("the recipe of the noise and the shape are hashed instead"))
+    shape: str | None = config_field(None, HASHED)
+    random_weights: bool = config_field(
+        False, NotInIdentity("the recipe of the noise and the shape are hashed instead")
+    )
     trust_remote_code: bool = False
     # variables of its chat template
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
+    check_memory: bool = config_field(True, NotInIdentity("rejects a model that would not fit"))
 
     has_weights: ClassVar[bool] = True
     publishes_settings: ClassVar[bool] = True
     asks_hub: ClassVar[bool] = True
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject a KV cache in 8 bits beside an attention that reads transformers' own cache."""
+        """Reject scheduler features if attention uses transformers' own cache."""
         if self.attention is not Attention.auto:
             why = f"{self.key}.attention={self.attention.value} was requested"
-            require_no_scheduler(generation, why)
-            lora.require_no_scheduler(why)
+            reject_scheduler_features(generation, why)
+            lora.reject_scheduler_features(why)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,22 +118,22 @@ class LocalModelConfig(ModelConfig):
             "the engine has no Metal: use model=llama_cpp model.name=FILE.gguf, which computes on Apple's GPUs, or "
             f"{prefix}.device=cpu"
         )
-        check(kind != "mps", f"{prefix}.device", self.device, no_metal, "unsupported")
+        check_value(kind != "mps", f"{prefix}.device", self.device, no_metal, "unsupported")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
-        check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N", "unknown_choice")
+        check_value(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N", "unknown_choice")
         for name in self.chat_template_kwargs:
             is_valid = name not in TEMPLATE_ARGUMENTS_OF_RUNNER and name.isidentifier()
             need = "give names that the chat template reads, e.g. enable_thinking"
-            check(is_valid, f"{prefix}.chat_template_kwargs", name, need)
+            check_value(is_valid, f"{prefix}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
-        check(
+        check_value(
             spread in (None, "auto"),
             f"{prefix}.device_map",
             spread,
             "use auto, or null for one device",
             "unknown_choice",
         )
-        check(
+        check_value(
             sizes is None or isinstance(sizes, dict), f"{prefix}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}"
         )
         self.max_memory = {str(place): str(size) for place, size in (sizes or {}).items()} or None
@@ -130,8 +142,8 @@ class LocalModelConfig(ModelConfig):
                 f"{prefix}.max_memory.{place}",
                 re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None,
             )
-            check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
-            check(is_size, key, size, "give a size such as 3GB or 800MiB")
+            check_value(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
+            check_value(is_size, key, size, "give a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
             raise ConfigError(
                 f"{prefix}.max_memory needs {prefix}.device_map=auto, which spreads the model over devices",
@@ -146,16 +158,15 @@ class LocalModelConfig(ModelConfig):
 
 @dataclass
 class LocalConfig(LocalModelConfig):
-    """A folder or a .gguf file on this machine; it is never taken for a hub id, and nothing is
-    downloaded."""
+    """A folder or .gguf file on this machine. It never counts as a hub id, and nothing is downloaded."""
 
     asks_hub: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         need = "only a hub has revisions: leave it out, or use model=auto"
-        check(self.revision is None, "model.revision", self.revision, need, "unsupported")
-        check(
+        check_value(self.revision is None, "model.revision", self.revision, need, "unsupported")
+        check_value(
             not self.random_weights,
             "model.random_weights",
             self.random_weights,
@@ -164,8 +175,8 @@ class LocalConfig(LocalModelConfig):
         )
 
 
-def local_model(model: ModelConfig) -> LocalModelConfig:
-    """Return the keys of a local model, with defaults for those that this kind does not have."""
+def to_local_config(model: ModelConfig) -> LocalModelConfig:
+    """Return a model's local config, with defaults for keys that its kind does not have."""
     if model.local_part is not None:
         within: LocalModelConfig = getattr(model, model.local_part)
         return within
@@ -175,14 +186,16 @@ def local_model(model: ModelConfig) -> LocalModelConfig:
     return LocalModelConfig(**{"name": model.name} | {name: getattr(model, name) for name in shared})
 
 
-def require_own_weights(
-    quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str
+def reject_weight_changes(
+    quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, reason: str
 ) -> None:
-    """Reject settings that would change the weights of a model that takes none of them."""
+    """Raise ConfigError for quantization, lora or rope settings if the model's weights cannot change."""
     for group, choice, plain in (
         ("quantization", quantization.label, "none"),
         ("lora", lora.name, "none"),
         ("rope", rope.name, "native"),
     ):
-        check(choice == plain, group, choice, f"{why}: use {group}={plain}", "unsupported")
-    check(not rope.beyond_trained, "rope.beyond_trained", True, f"{why}: leave the key out", "unsupported")
+        check_value(choice == plain, group, choice, f"{reason}: use {group}={plain}", "unsupported")
+    check_value(
+        not rope.beyond_trained, "rope.beyond_trained", True, f"{reason}: leave the key out", "unsupported"
+    )

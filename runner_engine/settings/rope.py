@@ -1,5 +1,4 @@
-"""rope – how positions are encoded: the model's own way, two coordinates, or a scaling for longer
-contexts."""
+"""Config group `rope`: position encoding, the model's own, 2D, or scaled for longer contexts."""
 
 from __future__ import annotations
 
@@ -7,15 +6,24 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner_base import MISSING, Takes, above, check, check_keys, least, setting, within
-from runner_base.fields import Unless
+from runner_base import (
+    MISSING,
+    ValueConstraint,
+    at_least,
+    check_config_values,
+    check_value,
+    config_field,
+    greater_than,
+    in_range,
+)
+from runner_base.fields import InIdentityUnless
 
 READ_BEYOND = "rope.beyond_trained=true"  # what lets texts be longer than a setting has room for
 
 
 @dataclass
 class RopeConfig:
-    """The model's own rotary embedding, untouched."""
+    """The model's own rotary embedding, unchanged."""
 
     name: ClassVar[str] = "native"
     has_branches: ClassVar[bool] = False  # whether prompts may have branches
@@ -23,30 +31,31 @@ class RopeConfig:
     keeps_short_texts: ClassVar[bool] = True  # whether texts that fit without it stay as they are
     # It only lets longer texts be read: beside a scaling that has room for them, the native setting
     # is read by it.
-    beyond_trained: bool = setting(False, Unless(changes_answers=False))
+    beyond_trained: bool = config_field(False, InIdentityUnless(changes_answers=False))
 
     def __post_init__(self) -> None:
-        check_keys("rope", self)
+        check_config_values("rope", self)
 
 
 @dataclass
 class Rope2dConfig(RopeConfig):
-    """Two coordinates per token: the last pairs rotate alternately by branch and time, the rest by
-    position."""
+    """2D rope: the last pairs rotate alternately by branch and time, the others by position."""
 
     name: ClassVar[str] = "rope_2d"
     has_branches: ClassVar[bool] = True
-    ratio: float = setting(0.5, takes=within(0, 1))
-    stride: int = setting(128, takes=least(1))
+    ratio: float = config_field(0.5, constraint=in_range(0, 1))
+    stride: int = config_field(128, constraint=at_least(1))
 
 
 @dataclass
 class RopeScalingConfig(RopeConfig):
-    """Shared key of transformers' own scalings: how many times longer the context becomes."""
+    """Common key of transformers' rope scalings: the factor by which the context grows."""
 
     is_scaling: ClassVar[bool] = True
     keeps_short_texts: ClassVar[bool] = False
-    factor: float = setting(MISSING, takes=Takes(lambda value: 1 <= value < math.inf, "must be 1 or more"))
+    factor: float = config_field(
+        MISSING, constraint=ValueConstraint(lambda value: 1 <= value < math.inf, "must be 1 or more")
+    )
 
 
 @dataclass
@@ -58,8 +67,7 @@ class RopeLinearConfig(RopeScalingConfig):
 
 @dataclass
 class RopeDynamicConfig(RopeScalingConfig):
-    """Dynamic NTK scaling: the base grows with the sequence, once it is longer than the model's own
-    positions."""
+    """Dynamic NTK scaling: theta grows with sequences longer than the model's own positions."""
 
     name: ClassVar[str] = "dynamic"
     keeps_short_texts: ClassVar[bool] = True
@@ -67,41 +75,42 @@ class RopeDynamicConfig(RopeScalingConfig):
 
 @dataclass
 class RopeLengthScalingConfig(RopeScalingConfig):
-    """Shared key of the scalings that depend on the length of pretraining; null = as the model
-    says."""
+    """Common key of scalings that depend on the pretraining length; null: the model's own."""
 
-    original_max_position_embeddings: int | None = setting(
-        None, takes=least(1, ", or null for the model's own")
+    original_max_position_embeddings: int | None = config_field(
+        None, constraint=at_least(1, ", or null for the model's own")
     )
 
 
 @dataclass
 class RopeYarnConfig(RopeLengthScalingConfig):
-    """YaRN: low frequencies are stretched, high ones kept; null: as in the paper."""
+    """YaRN: low frequencies are stretched, high ones unchanged; null: the paper's values."""
 
     name: ClassVar[str] = "yarn"
-    attention_factor: float | None = setting(None, takes=above(0, ", or null"))
-    beta_fast: float | None = setting(None, takes=above(0, ", or null"))
-    beta_slow: float | None = setting(None, takes=above(0, ", or null"))
+    attention_factor: float | None = config_field(None, constraint=greater_than(0, ", or null"))
+    beta_fast: float | None = config_field(None, constraint=greater_than(0, ", or null"))
+    beta_slow: float | None = config_field(None, constraint=greater_than(0, ", or null"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         fast, slow = self.beta_fast or 32, self.beta_slow or 1
-        check(fast > slow, "rope.beta_fast", fast, f"must be more than rope.beta_slow={slow}", "conflict")
+        check_value(
+            fast > slow, "rope.beta_fast", fast, f"must be more than rope.beta_slow={slow}", "conflict"
+        )
 
 
 @dataclass
 class RopeLlama3Config(RopeLengthScalingConfig):
-    """Llama 3.1's scaling: wavelengths are stretched, kept or blended by two bounds."""
+    """Llama 3.1's scaling: wavelengths are stretched, kept or blended between two bounds."""
 
     name: ClassVar[str] = "llama3"
-    low_freq_factor: float = setting(1.0, takes=above(0))
+    low_freq_factor: float = config_field(1.0, constraint=greater_than(0))
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
-        check(
+        check_value(
             self.high_freq_factor > self.low_freq_factor,
             "rope.high_freq_factor",
             self.high_freq_factor,

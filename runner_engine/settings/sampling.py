@@ -1,7 +1,6 @@
-"""Sampling parameters: each is declared once, with its range, its neutral value, and which APIs
-have it.
+"""Sampling parameters, each declared once with its range, neutral value and supporting APIs.
 
-The config group `generation`, requests, HTTP bodies, calls to servers, the wire between stages,
+The config group `generation`, requests, HTTP bodies, requests to servers, the wire between stages,
 chat's `/set`, the harness, Python and the page read this table. A new parameter needs one field
 here, and its arithmetic in runner_engine/decode/tokens/sampling.py and
 runner_engine/kernels/sampling.h.
@@ -14,13 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
 
-from runner_base import check
-from runner_base.fields import Unless
+from runner_base import check_value
+from runner_base.fields import InIdentityUnless
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One sampling parameter."""
+class SamplingParameter:
+    """A sampling parameter with its range and neutral value."""
 
     name: str
     kind: type[int] | type[float]
@@ -34,8 +33,8 @@ class Parameter:
     for_greedy: bool = False  # whether it can also change which token is the likeliest
 
     @property
-    def need(self) -> str:
-        """The range, as an error message states it."""
+    def range_text(self) -> str:
+        """The valid range, as an error message states it."""
         off = "" if self.name == "temperature" else f" ({self.neutral:g} = off)"
         if self.kind is int:
             return f"must be a whole number in {self.low}..{self.high}{off}"
@@ -44,28 +43,32 @@ class Parameter:
         span = f"({self.low:g}, {self.high:g}]" if self.excludes_low else f"{self.low:g}..{self.high:g}"
         return f"must lie in {span}{off}"
 
-    def fits(self, value: Any) -> bool:
-        """Whether a value is a number of the right kind, and in the range; `true` is not a
-        number."""
+    def is_valid(self, value: Any) -> bool:
+        """Whether a value is a number of the right type and in range. `true` is no number."""
         if not is_number(value, self.kind):
             return False
         above = value > self.low if self.excludes_low else value >= self.low
         return bool(above and value <= self.high and not 0 < value < self.least)
 
-    def read(self, text: str) -> float:
-        """Return the number that a user has typed; ValueError if it is not one."""
+    def parse(self, text: str) -> float:
+        """Parse a number that a user has typed. Raises ValueError if it is none."""
         return self.kind(text)
 
 
-def is_number(value: Any, kind: type[int] | type[float]) -> bool:
-    """Whether a value is a number of this kind: a whole one where that is int; NaN is none, nor is
-    `true`."""
-    is_kind = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-    return is_kind and (kind is int or bool(value == value))  # NaN is not equal to itself
+def is_number(value: Any, number_type: type[int] | type[float]) -> bool:
+    """Whether a value is a number of this type. NaN and booleans are not."""
+    is_kind = isinstance(value, Integral if number_type is int else Real) and not isinstance(value, bool)
+    return is_kind and (number_type is int or bool(value == value))  # NaN is not equal to itself
 
 
-def _parameter(
-    neutral: float, low: float, high: float, *, help: str, counts: Unless | None = None, **more: float
+def _define_parameter(
+    neutral: float,
+    low: float,
+    high: float,
+    *,
+    help: str,
+    counts: InIdentityUnless | None = None,
+    **more: float,
 ) -> Any:
     parameter = {"help": help, "neutral": neutral, "low": low, "high": high, **more}
     return field(default=None, metadata={"parameter": parameter, "counts": counts})
@@ -73,9 +76,9 @@ def _parameter(
 
 @dataclass(kw_only=True)
 class SamplingKeys:
-    """The parameters as keys; None leaves the choice to a default."""
+    """The sampling parameters as config keys. None leaves the choice to a default."""
 
-    temperature: float | None = _parameter(
+    temperature: float | None = _define_parameter(
         1.0,
         0,
         10,
@@ -83,7 +86,7 @@ class SamplingKeys:
         least=1e-10,
         help="0: the likeliest token; above 0: random draws, the higher the more random",
     )
-    top_p: float | None = _parameter(
+    top_p: float | None = _define_parameter(
         1.0,
         0,
         1,
@@ -91,14 +94,14 @@ class SamplingKeys:
         in_openai=True,
         help="draw from the likeliest tokens that share this much probability",
     )
-    top_k: int | None = _parameter(0, 0, 2**31 - 1, help="draw from this many of the likeliest tokens")
-    min_p: float | None = _parameter(
+    top_k: int | None = _define_parameter(0, 0, 2**31 - 1, help="draw from this many of the likeliest tokens")
+    min_p: float | None = _define_parameter(
         0.0, 0, 1, help="drop tokens less likely than this share of the likeliest one's probability"
     )
-    repetition_penalty: float | None = _parameter(
+    repetition_penalty: float | None = _define_parameter(
         1.0, 0.1, 10, for_greedy=True, help="above 1: tokens of prompt and answer become less likely"
     )
-    frequency_penalty: float | None = _parameter(
+    frequency_penalty: float | None = _define_parameter(
         0.0,
         -2,
         2,
@@ -106,7 +109,7 @@ class SamplingKeys:
         for_greedy=True,
         help="above 0: tokens become less likely with each occurrence in the answer",
     )
-    presence_penalty: float | None = _parameter(
+    presence_penalty: float | None = _define_parameter(
         0.0,
         -2,
         2,
@@ -117,7 +120,7 @@ class SamplingKeys:
 
 
 class SamplingArguments(TypedDict, total=False):
-    """The same as named arguments, for callers in Python."""
+    """The sampling parameters as keyword arguments, for Python callers."""
 
     temperature: float
     top_p: float
@@ -129,28 +132,26 @@ class SamplingArguments(TypedDict, total=False):
     seed: int
 
 
-def _table() -> dict[str, Parameter]:
+def _build_parameter_table() -> dict[str, SamplingParameter]:
     hints = get_type_hints(SamplingKeys)
     return {
-        field.name: Parameter(
+        field.name: SamplingParameter(
             field.name, int if hints[field.name] == int | None else float, **field.metadata["parameter"]
         )
         for field in fields(SamplingKeys)
     }
 
 
-PARAMETERS = _table()  # in the order in which the C kernel reads them for each row
-SEED = Parameter("seed", int, "decides the random draws", neutral=0, low=-(2**63), high=2**63 - 1)
+PARAMETERS = _build_parameter_table()  # in the order in which the C kernel reads them for each row
+SEED = SamplingParameter("seed", int, "decides the random draws", neutral=0, low=-(2**63), high=2**63 - 1)
 NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "temperature"}
 
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Sampling(SamplingKeys):
-    """How the tokens of one request are drawn; None = as in the generation group, for the seed
-    config.seed.
+    """The sampling parameters of one request; None: as in the generation group, or config.seed.
 
-    It is never changed after it is made, so that requests can share it and caches can use it as a
-    key.
+    Instances never change, so that requests can share them and caches can use them as keys.
     """
 
     seed: int | None = None
@@ -158,25 +159,24 @@ class Sampling(SamplingKeys):
     def __post_init__(self) -> None:
         check_sampling("", self)
         need = f"must be a whole number in {SEED.low}..{SEED.high}"
-        check(self.seed is None or SEED.fits(self.seed), "seed", self.seed, need)
+        check_value(self.seed is None or SEED.is_valid(self.seed), "seed", self.seed, need)
 
-    def over(self, generation: SamplingKeys, seed: int) -> Sampling:
-        """Return it without a None: defaults come from the generation group and the seed."""
+    def with_defaults(self, generation: SamplingKeys, default_seed: int) -> Sampling:
+        """Fill unset parameters from the generation group and the seed."""
         given = {
             name: getattr(generation, name) if getattr(self, name) is None else getattr(self, name)
             for name in PARAMETERS
         }
-        return Sampling(**given, seed=seed if self.seed is None else self.seed)
+        return Sampling(**given, seed=default_seed if self.seed is None else self.seed)
 
     @property
-    def numbers(self) -> tuple[float, ...]:
-        """The parameters in the order of the table, as C and the wire between stages have them."""
+    def as_numbers(self) -> tuple[float, ...]:
+        """The parameters in table order, as C and the wire between stages expect them."""
         return tuple(float(getattr(self, name)) for name in PARAMETERS)
 
     @classmethod
-    def of_numbers(cls, numbers: Sequence[float]) -> Sampling:
-        """Return a sampling with these parameters, in the order of the table; ConfigError for one
-        out of its range."""
+    def from_numbers(cls, numbers: Sequence[float]) -> Sampling:
+        """Build from parameters in table order. Raises ConfigError for values out of range."""
         given: dict[str, Any] = dict(zip(PARAMETERS, numbers, strict=True))
         for name, one in PARAMETERS.items():
             if one.kind is int and one.low <= given[name] <= one.high and given[name] % 1 == 0:
@@ -185,10 +185,9 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """The parameters that change the tokens: greedy rows need no seed and none of those of
-        sampling.
+        """Only the parameters that change tokens: greedy decoding needs no seed and no sampling parameters.
 
-        It is GREEDY itself where it is equal, so that a step can compare by identity.
+        It is the object GREEDY where it is equal, so that a step can compare by identity.
         """
         if self.temperature:
             return self
@@ -200,18 +199,20 @@ class Sampling(SamplingKeys):
 
 
 def check_sampling(prefix: str, sampling: SamplingKeys) -> None:
-    """Raise ConfigError for a parameter that is outside its range; None is valid.
+    """Raise ConfigError for a parameter out of range. None is valid.
 
-    `prefix` comes before its name in the message: `generation.`, or nothing in a call.
+    `prefix` precedes the parameter's name in the message: `generation.`, or nothing for a request.
     """
     for name, one in PARAMETERS.items():
         value = getattr(sampling, name)
-        check(value is None or one.fits(value), f"{prefix}{name}", value, one.need)
+        check_value(value is None or one.is_valid(value), f"{prefix}{name}", value, one.range_text)
 
 
-def active_parameters(sampling: SamplingKeys, among: Callable[[Parameter], bool]) -> dict[str, float]:
-    """Return the parameters, among the selected ones, whose value has an effect."""
-    values = {name: getattr(sampling, name) for name in NEUTRAL if among(PARAMETERS[name])}
+def active_parameters(
+    sampling: SamplingKeys, is_selected: Callable[[SamplingParameter], bool]
+) -> dict[str, float]:
+    """Return the selected parameters whose value has an effect."""
+    values = {name: getattr(sampling, name) for name in NEUTRAL if is_selected(PARAMETERS[name])}
     return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}
 
 

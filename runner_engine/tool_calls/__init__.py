@@ -1,21 +1,20 @@
-"""Calls of functions in answers, in the forms that models write. These names are what others need
-of this folder."""
+"""Tool calls in answers, in the formats that models write: this package's public names."""
 
-from runner_engine.tool_calls.calls import Malformed, Reading, Schemas, ToolCall
-from runner_engine.tool_calls.forms import NAMES, USUAL, Form, form_named, name_for
-from runner_engine.tool_calls.offering import in_system
-from runner_engine.tool_calls.rules import json_of
+from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall
+from runner_engine.tool_calls.forms import NAMES, USUAL, ToolCallFormat, detect_format_name, import_format
+from runner_engine.tool_calls.grammar_rules import build_json_rule
+from runner_engine.tool_calls.system_message import add_tools_to_system
 
 __all__ = [  # noqa: RUF022 - by what they are for
     "ToolCall",  # a function's name with its arguments
-    "Reading",  # what an answer calls and says
-    "Malformed",  # raised where what begins as a call is none
+    "ParsedAnswer",  # what an answer calls and says
+    "MalformedToolCall",  # raised where what begins as a call is none
     "Schemas",  # functions as they are offered
-    "Form",  # one way in which models write calls: read, write
+    "ToolCallFormat",  # one way in which models write calls: read, write
     "NAMES",  # of all forms
     "USUAL",  # the form of a model whose template shows none
-    "form_named",  # returns a form
-    "name_for",  # the form that a chat template's text shows
-    "json_of",  # what JSON of a schema is in a grammar
-    "in_system",  # the system message that offers functions where the template takes none
+    "import_format",  # returns a form
+    "detect_format_name",  # the form that a chat template's text shows
+    "build_json_rule",  # what JSON of a schema is in a grammar
+    "add_tools_to_system",  # the system message that offers functions where the template takes none
 ]

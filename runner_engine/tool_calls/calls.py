@@ -1,4 +1,4 @@
-"""What an answer calls, and what makes it malformed."""
+"""Tool calls parsed from an answer, and the error for malformed ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, NoReturn
 Schemas = Sequence[Mapping[str, Any]]
 
 
-class Malformed(ValueError):
-    """What begins as a call is none; the text says why."""
+class MalformedToolCall(ValueError):
+    """Raised if an answer starts a tool call that is invalid. The message tells why."""
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of a function, with its arguments as plain values of JSON."""
+    """A tool call: a function's name and its arguments as JSON values."""
 
     name: str
     arguments: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """Return the call as Python writes it."""
+        """Return the call in Python syntax."""
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A whole answer: its calls, and what is said beside them."""
+class ParsedAnswer:
+    """A parsed answer: its tool calls, and the text outside of them."""
 
     calls: tuple[ToolCall, ...] = ()
     text: str = ""
@@ -38,80 +38,86 @@ class Reading:
     )
 
 
-def call_of(
-    value: Any, names: Sequence[str] = ("name",), keys: Sequence[str] = ("arguments", "parameters")
+def parse_call_object(
+    value: Any,
+    name_keys: Sequence[str] = ("name",),
+    argument_keys: Sequence[str] = ("arguments", "parameters"),
 ) -> ToolCall:
-    """Return the call that an object of JSON describes."""
+    """Convert a JSON object to a tool call. Raises MalformedToolCall if it is none."""
     if not isinstance(value, Mapping):
-        raise Malformed(f"a call is an object, and this is {_shown(value)}")
+        raise MalformedToolCall(f"a call is an object, and this is {_shorten(value)}")
     if isinstance(value.get("function"), Mapping):  # as OpenAI nests it
         value = value["function"]
-    name = next((value[key] for key in names if key in value), None)
+    name = next((value[key] for key in name_keys if key in value), None)
     if not isinstance(name, str) or not name:
-        raise Malformed(f"a call names its function as {names[0]!r}, and this does not: {_shown(value)}")
-    arguments: Any = next((value[key] for key in keys if key in value), {})
-    return ToolCall(name, arguments_of(name, arguments))
+        raise MalformedToolCall(
+            f"a call names its function as {name_keys[0]!r}, and this does not: {_shorten(value)}"
+        )
+    arguments: Any = next((value[key] for key in argument_keys if key in value), {})
+    return ToolCall(name, parse_arguments(name, arguments))
 
 
-def arguments_of(name: str, value: Any) -> Mapping[str, Any]:
-    """Return the arguments of a call, which are an object, or the text of one."""
+def parse_arguments(function_name: str, value: Any) -> Mapping[str, Any]:
+    """Return a call's arguments, given as an object or as JSON text."""
     if isinstance(value, str):
-        value = whole_json(value)
+        value = parse_whole_json(value)
     if not isinstance(value, Mapping):
-        raise Malformed(f"the arguments of {name} are an object, and these are {_shown(value)}")
+        raise MalformedToolCall(
+            f"the arguments of {function_name} are an object, and these are {_shorten(value)}"
+        )
     return value
 
 
-def parameter_types(schemas: Schemas, name: str) -> dict[str, Any]:
-    """Return the type of each parameter of an offered function, as its schema says it."""
+def parameter_types(schemas: Schemas, function_name: str) -> dict[str, Any]:
+    """Return the JSON schema type of each parameter of an offered function."""
     parameters = next(
-        (schema.get("parameters") or {} for schema in schemas if schema.get("name") == name), {}
+        (schema.get("parameters") or {} for schema in schemas if schema.get("name") == function_name), {}
     )
     properties = parameters.get("properties") or {}
     return {key: one.get("type") for key, one in properties.items() if isinstance(one, Mapping)}
 
 
-def whole_json(text: str) -> Any:
-    """Return the one value that a text is; Malformed if it is another or further text."""
-    value, end = json_at(text, 0)
+def parse_whole_json(text: str) -> Any:
+    """Parse a string that is one JSON value. Raises MalformedToolCall if other text follows."""
+    value, end = parse_json_at(text, 0)
     if text[end:].strip():
-        raise Malformed(f"behind the JSON there is {_shown(text[end:].strip())}")
+        raise MalformedToolCall(f"behind the JSON there is {_shorten(text[end:].strip())}")
     return value
 
 
-def json_at(text: str, start: int) -> tuple[Any, int]:
-    """Return the value of JSON at a place of a text, behind blanks, and where it ends."""
+def parse_json_at(text: str, start: int) -> tuple[Any, int]:
+    """Parse the JSON value at a position, after whitespace. Returns the value and its end."""
     begin = len(text) - len(text[start:].lstrip())
     try:
         return DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"no whole JSON at {_shown(text[begin : begin + 60])}") from error
+        raise MalformedToolCall(f"no whole JSON at {_shorten(text[begin : begin + 60])}") from error
 
 
-def written_arguments(call: ToolCall) -> str:
+def format_arguments(call: ToolCall) -> str:
     return json.dumps(call.arguments, ensure_ascii=False)
 
 
-def written_call(call: ToolCall, key: str = "arguments") -> str:
-    """Return a call as an object of JSON."""
-    return json.dumps({"name": call.name, key: call.arguments}, ensure_ascii=False)
+def format_call_object(call: ToolCall, arguments_key: str = "arguments") -> str:
+    """Format a call as a JSON object."""
+    return json.dumps({"name": call.name, arguments_key: call.arguments}, ensure_ascii=False)
 
 
-def _no_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _unlike_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that names a key twice: nobody could say which of the values is meant."""
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object from JSON pairs. Raises ValueError if a key occurs twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a key stands twice")
     return value
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unlike_keys)
+DECODER = json.JSONDecoder(parse_constant=_reject_constant, object_pairs_hook=_reject_duplicate_keys)
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,5 +1,4 @@
-"""Values that a form writes as plain text: what they are is told by the schema of the offered
-function."""
+"""Converts parameter values that a format writes as plain text, by the offered function's schema."""
 
 from __future__ import annotations
 
@@ -10,9 +9,8 @@ from typing import Any
 STRINGS = ("string", "str", "text")
 
 
-def typed(text: str, type_name: Any) -> Any:
-    """Return the value of a text for a parameter of this type; what is no such value stays a text,
-    as it is."""
+def parse_plain_value(text: str, type_name: Any) -> Any:
+    """Convert a plain text to a value of the parameter's type. Unparsable text stays a string."""
     plain = text.removeprefix("\n").removesuffix("\n")
     if type_name in STRINGS:
         return plain
@@ -26,6 +24,5 @@ def typed(text: str, type_name: Any) -> Any:
         return plain
 
 
-def untyped(value: Any) -> str:
-    """Return a value as such a text."""
+def format_plain_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

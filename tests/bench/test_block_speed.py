@@ -15,7 +15,7 @@ pytestmark = pytest.mark.thorough
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+@pytest.mark.skipif(native.load_kernels() is None, reason="the kernels are not built here")
 def test_each_type_has_a_line_beside_plain_panels() -> None:
     chosen = [
         "--shape",

@@ -16,7 +16,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 @pytest.mark.thorough  # it compiles kernels of its own
 def test_the_parts_are_the_whole_job() -> None:
-    if native.kernels() is None:
+    if native.load_kernels() is None:
         pytest.skip("there is no C compiler here")
     words = ["--model", "embedded", "--gsm8k", "", "--questions", "4", "--new-tokens", "6", "--threads", "1"]
     done = subprocess.run(

@@ -28,16 +28,18 @@ def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(generator: np.r
     from pool_null import SETTINGS, chances, draw, look, on_top, opposite
     from simulation import Rate
 
-    from runner_compare.statistics.pooling import Weights
+    from runner_compare.statistics.pooling import PoolingWeights
 
     tasks = SETTINGS["small and large"]
-    opposed = list(map(chances, tasks, opposite(tasks, Weights.tasks)))
-    seen = look(draw(generator, tasks, opposed, 100), Weights.tasks, 0.0)
+    opposed = list(map(chances, tasks, opposite(tasks, PoolingWeights.tasks)))
+    seen = look(draw(generator, tasks, opposed, 100), PoolingWeights.tasks, 0.0)
     assert Rate(seen.better + seen.worse, 100).low <= 0.05
     assert Rate(seen.covered, 100).high >= 0.94
     assert seen.summed > 50, "the control: summed wins and losses answer another question"
     ten = SETTINGS["ten"]
-    seen = look(draw(generator, ten, [on_top(task, -0.025) for task in ten], 60), Weights.questions, -0.025)
+    seen = look(
+        draw(generator, ten, [on_top(task, -0.025) for task in ten], 60), PoolingWeights.questions, -0.025
+    )
     assert seen.worse > 2 * seen.any_single
 
 
@@ -57,22 +59,26 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks() -> None:
     """Pooled likelihoods: they keep their level, and see what no single task shows."""
     from pool_texts_null import Task, level, planned, power
 
-    from runner_compare.statistics.pooling import Weights
+    from runner_compare.statistics.pooling import PoolingWeights
 
     tasks, generator = [Task(60, "lopsided", 3.0), Task(60, "skewed")], np.random.default_rng(1)
-    false, missed, student, odd, least = level(generator, tasks, Weights.tasks, {}, 120)
+    false, missed, student, odd, least = level(generator, tasks, PoolingWeights.tasks, {}, 120)
     assert all(rate.low <= 0.05 for rate in false)
     assert all(rate.low <= 0.06 for rate in missed)
     assert odd.times == 0
     assert student.times >= missed[0].times, "the control: Student's interval misses more often"
-    found, single = power(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 60, 0.8 * least)
+    found, single = power(generator, [Task(60, "skewed")] * 3, PoolingWeights.questions, {}, 60, 0.8 * least)
     assert found.times > single.times
-    growth, shown = planned(generator, [Task(100, "skewed")] * 3, Weights.questions, {}, 40, 0.5 * least)
+    growth, shown = planned(
+        generator, [Task(100, "skewed")] * 3, PoolingWeights.questions, {}, 40, 0.5 * least
+    )
     assert growth > 0
     assert shown is not None
     assert shown.high >= 0.8
-    assert planned(generator, tasks[:1], Weights.tasks, {}, 4, least) == (0.0, None), (
+    assert planned(generator, tasks[:1], PoolingWeights.tasks, {}, 4, least) == (0.0, None), (
         "60 texts say too little"
     )
     one_is_small = [Task(50, "lopsided", 5.0), Task(800, "normal")]
-    assert planned(generator, one_is_small, Weights.questions, {}, 8, least) == (0.0, None), "so do 50 of 850"
+    assert planned(generator, one_is_small, PoolingWeights.questions, {}, 8, least) == (0.0, None), (
+        "so do 50 of 850"
+    )

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from runner_compare.statistics import Measured
+from runner_compare.statistics import Measurements
 
 THOROUGH = pytest.mark.thorough
 
@@ -48,7 +48,7 @@ def test_runs_hold_the_level_and_repeats_of_one_process_do_not(generator: np.ran
         sides = jobs(generator, shape, 5, 300), jobs(generator, shape, 3, 300, side=1)
         assert named(*sides).low <= 0.05
         assert covered(*sides).high >= 0.95
-        as_runs = [[Measured(it.repeats, it.repeats) for it in side] for side in sides]
+        as_runs = [[Measurements(it.repeats, it.repeats) for it in side] for side in sides]
         assert named(*as_runs).low > 0.3, "the control: a repeat counts as a run"
         assert covered(*as_runs).high < 0.7
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from opening import load_base, make_spec
 
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 
@@ -46,7 +46,7 @@ def test_a_checkpoint_loads(
     expected = load_base(make_spec(model=LocalModelConfig(name=str(plain), device="cpu"))).model
     for path, layer in layers.items():
         weight = expected.get_submodule(path).weight.float()
-        found = layer.unpacked(0, layer.out_features, torch.float32)
+        found = layer.dequantize_outputs(0, layer.out_features, torch.float32)
         if name == "bitnet":
             assert set(found.unique().tolist()) == {-1, 0, 1}
         else:

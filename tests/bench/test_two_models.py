@@ -32,9 +32,9 @@ CASES = [("1", pair) for pair in WITH_KERNELS] + [("0", pair) for pair in BY_TOR
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The kernels, or torch alone as where there is no compiler."""
     monkeypatch.setenv("RUNNER_NATIVE", request.param)
-    native.kernels.cache_clear()
+    native.load_kernels.cache_clear()
     yield request.param
-    native.kernels.cache_clear()
+    native.load_kernels.cache_clear()
 
 
 @pytest.mark.parametrize(("way", "pair"), CASES, indirect=["way"], ids=str)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_compare.model.adapter_names import name_adapters
+from runner_compare.model.adapter_names import replace_adapter_keys
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.key_rules import KeyRules
-from runner_compare.model.selection import matches
+from runner_compare.model.selection import has_values
 
 KEYS = ["lora.name", "lora.path"]
 MERGING = ["lora.merge", "lora.merge_order"]
@@ -19,8 +19,8 @@ def run(number: int, rank: float = 8, **params: str) -> Run:
 
 
 def named(*runs: Run, by: Sequence[str] = KEYS) -> tuple[list[str], list[str | None]]:
-    rows = [TableRow(one, {key: one.value(key) for key in by}) for one in runs]
-    keys = name_adapters(by, rows)
+    rows = [TableRow(one, {key: one.get_value(key) for key in by}) for one in runs]
+    keys = replace_adapter_keys(by, rows)
     return keys, [row.config["lora.name"] for row in rows]
 
 
@@ -31,10 +31,10 @@ def test_an_adapter_is_called_by_its_name() -> None:
         run(2, name="peft", path="/runs/polite/final"),
     )
     assert named(*runs) == (["lora.name"], ["none", "embedded", "polite"])
-    assert matches(runs[2], {"lora.name": "polite"})
-    assert matches(runs[2], {"lora.name": "peft"})
-    assert not matches(runs[1], {"lora.name": "polite"})
-    assert not matches(runs[0], {"lora.name": "polite"})
+    assert has_values(runs[2], {"lora.name": "polite"})
+    assert has_values(runs[2], {"lora.name": "peft"})
+    assert not has_values(runs[1], {"lora.name": "polite"})
+    assert not has_values(runs[0], {"lora.name": "polite"})
 
 
 def test_format_rank_and_revision_tell_equal_names_apart() -> None:
@@ -82,8 +82,8 @@ def test_how_an_adapter_is_merged_is_a_part_of_its_name_where_rows_differ_in_it(
 
 
 def test_how_an_adapter_is_merged_stays_in_the_records() -> None:
-    row = TableRow(merged := adapter(0, "true"), {key: merged.value(key) for key in MERGING})
-    name_adapters(MERGING, [row])
+    row = TableRow(merged := adapter(0, "true"), {key: merged.get_value(key) for key in MERGING})
+    replace_adapter_keys(MERGING, [row])
     assert row.config["lora.merge"] == "true"
 
 

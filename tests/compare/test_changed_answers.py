@@ -11,10 +11,10 @@ from json_schema import SCHEMA, faults
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import TEXT_END, Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
-from runner_compare.model.table import ComparisonOptions, tabulate
+from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS
-from runner_compare.render.parts import sentences_of
+from runner_compare.render.parts import table_sentences
 
 N = 40
 
@@ -26,7 +26,7 @@ class Planted(Reader):
         super().__init__()
         self.changed, self.family = changed, family
 
-    def of(self, run: Run) -> Answers:
+    def load_answers(self, run: Run) -> Answers:
         """Return the verdicts."""
         clusters = [str(at // self.family) if self.family else None for at in range(N)]
         return {
@@ -34,15 +34,17 @@ class Planted(Reader):
             for at, cluster in enumerate(clusters)
         }
 
-    of_baseline = of
+    of_baseline = load_answers
 
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
+    def load_answer_texts(
+        self, run: Run, questions: set[Question], max_chars: int = TEXT_END
+    ) -> dict[Question, dict[str, str]]:
         """Return the texts, of which only the beginning differs."""
         texts = {
             question: f"{'B' if question[0] < self.changed[run.run_id] else 'A'}{' and so on' * 100}"
-            for question in wanted
+            for question in questions
         }
-        return {question: {"text": text[-most:]} for question, text in texts.items()}
+        return {question: {"text": text[-max_chars:]} for question, text in texts.items()}
 
 
 def table_of(changed: dict[str, int], also: str = "none", family: int = 0) -> Table:
@@ -59,7 +61,7 @@ def table_of(changed: dict[str, int], also: str = "none", family: int = 0) -> Ta
         for at, name in enumerate(changed)
     ]
     options = ComparisonOptions({"generation.speculate": "off"})
-    return tabulate(runs, options, Planted(changed, family))
+    return build_table(runs, options, Planted(changed, family))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def table_of(changed: dict[str, int], also: str = "none", family: int = 0) -> Ta
 def test_answers_that_guesses_changed_are_counted(changed: int, said: str) -> None:
     table = table_of({"off": 0, "draft": changed})
     names = "generation.speculate=draft vs generation.speculate=off"
-    assert f"{names}: {said}" in sentences_of(table)
+    assert f"{names}: {said}" in table_sentences(table)
     out = io.StringIO()
     FORMATS["json"](Comparison([table]), out)
     document = json.loads(out.getvalue())
@@ -82,7 +84,7 @@ def test_answers_that_guesses_changed_are_counted(changed: int, said: str) -> No
 
 
 def test_other_settings_change_answers_anyway() -> None:
-    said = "\n".join(sentences_of(table_of({"off": 0, "draft": 10}, also="nf4")))
+    said = "\n".join(table_sentences(table_of({"off": 0, "draft": 10}, also="nf4")))
     assert "another text" not in said
 
 
@@ -98,4 +100,4 @@ def test_other_settings_change_answers_anyway() -> None:
 )
 def test_families_of_questions_widen_the_interval(changed: int, said: str) -> None:
     """Answers of a family change together: 40 of them say less than 40 independent ones."""
-    assert said in "\n".join(sentences_of(table_of({"off": 0, "draft": changed}, family=5)))
+    assert said in "\n".join(table_sentences(table_of({"off": 0, "draft": changed}, family=5)))

@@ -8,18 +8,25 @@ from pathlib import Path
 import pytest
 from compared import rows_of, sentences_of
 
-from runner_compare.render.conclusion import conclude
-from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.statistics import (
+    McNemarTest,
+    Measurements,
+    SequentialTest,
+    SignFlipTest,
+    StudentTTest,
+    Test,
+)
+from runner_compare.statistics.planning import expected_disagreement, questions_needed_to_detect
 
 
 def conclusion(*effects: Test | str, **margins: float) -> str:
-    return conclude(rows_of(*effects, margins=margins))
+    return conclusion_text(rows_of(*effects, margins=margins))
 
 
 def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> None:
-    text = conclusion(*(McNemar(1, 2, 20) for _ in range(10)))
-    needed = questions_to_detect(expected_disagreement(3, 20), 0.05, 0.05 / 10)
+    text = conclusion(*(McNemarTest(1, 2, 20) for _ in range(10)))
+    needed = questions_needed_to_detect(expected_disagreement(3, 20), 0.05, 0.05 / 10)
     assert needed is not None
     head, _, tail = text.partition("; ")
     assert head.startswith("Of 10 comparisons none is decided: 20 questions detect only differences from ")
@@ -32,19 +39,19 @@ def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> N
 def test_the_lines_of_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
     few = [(1, 2), (0, 1), (2, 3), (1, 1), (2, 1), (0, 2), (1, 3), (2, 2), (1, 0), (3, 2)]
-    assert f"| {conclusion(*(McNemar(*it, 20) for it in few))} |" in page
+    assert f"| {conclusion(*(McNemarTest(*it, 20) for it in few))} |" in page
     many = [(70, 30), (9, 10), (6, 5), (26, 29)]
-    assert f"| {conclusion(*(McNemar(*it, 900) for it in many), accuracy=0.02)} |" in page
+    assert f"| {conclusion(*(McNemarTest(*it, 900) for it in many), accuracy=0.02)} |" in page
 
 
 def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
-    effects = [McNemar(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
+    effects = [McNemarTest(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     assert conclusion(*effects) == (
         "Of 4 comparisons 1 is better, 1 is worse and 2 are undecided: 500 questions detect only differences from "
         "4.6 to 4.8 points up; about 2,100 in all would detect 2 points"
     )
-    assert conclusion(McNemar(2, 60, 500)) == "One comparison: the row is worse"
-    assert conclusion(McNemar(0, 0, 3)) == (
+    assert conclusion(McNemarTest(2, 60, 500)) == "One comparison: the row is worse"
+    assert conclusion(McNemarTest(0, 0, 3)) == (
         "The one comparison is not decided: 3 questions are too few to show any difference; about 578 in all would "
         "detect 5 points"
     )
@@ -52,7 +59,7 @@ def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
 
 def test_with_a_margin_the_line_counts_what_is_decided_about_it() -> None:
     tables = ((200, 100), (20, 20), (5, 25), (20, 220), (100, 120))
-    text = conclusion(*(McNemar(*it, 2000) for it in tables), accuracy=0.02)
+    text = conclusion(*(McNemarTest(*it, 2000) for it in tables), accuracy=0.02)
     assert text.startswith(
         "Of 5 comparisons 1 is better, 1 is as good within 2 points, 1 is worse by less than 2 points, 1 is worse by "
         "more than 2 points and 1 is undecided within 2 points (about "
@@ -61,21 +68,23 @@ def test_with_a_margin_the_line_counts_what_is_decided_about_it() -> None:
         " questions of each, those so far included, would decide with 80 % power if neither is better and they disagree "
         "as often)"
     )
-    worse = conclusion(McNemar(10, 60, 1000), McNemar(9, 61, 1000), accuracy=0.05)
+    worse = conclusion(McNemarTest(10, 60, 1000), McNemarTest(9, 61, 1000), accuracy=0.05)
     assert worse == "Of 2 comparisons 2 are worse, perhaps by more than 5 points"
 
 
 def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None:
-    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlipTest([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     text = conclusion(likelihood, log_likelihood=0.01)
     assert text.startswith("The one comparison is not decided (about ")
     assert " samples of each, those so far included, would decide" in text
-    assert "detect only differences from" in conclusion(SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
-    base, slow = (Measured([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
-    slower, alike = StudentT("load_s", slow, base), StudentT("load_s", base, base)
+    assert "detect only differences from" in conclusion(
+        SignFlipTest([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token")
+    )
+    base, slow = (Measurements([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
+    slower, alike = StudentTTest("load_s", slow, base), StudentTTest("load_s", base, base)
     assert conclusion(slower, alike) == "Of 2 comparisons 1 is larger and 1 is undecided"
-    assert conclusion(Bets([(True, True)] * 9)) == "The one comparison is not decided"
-    assert conclusion("no baseline", McNemar(2, 60, 500)) == (
+    assert conclusion(SequentialTest([(True, True)] * 9)) == "The one comparison is not decided"
+    assert conclusion("no baseline", McNemarTest(2, 60, 500)) == (
         "One comparison: the row is worse; 1 further row could not be compared"
     )
     assert conclusion("no baseline", "none") == "2 rows could not be compared"
@@ -83,7 +92,7 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
 
 
 def test_rows_that_say_the_same_are_one_sentence() -> None:
-    rows = rows_of(McNemar(4, 8, 200), McNemar(60, 20, 200), McNemar(5, 5, 200), "other")
+    rows = rows_of(McNemarTest(4, 8, 200), McNemarTest(60, 20, 200), McNemarTest(5, 5, 200), "other")
     first, better, merged, note = sentences_of(rows)[1:]
     assert first.startswith(
         "q0 and q2 vs none (n=200 each): no difference shown; the largest Δ is −2.0 points (q0, simultaneous 95 % "
@@ -93,15 +102,15 @@ def test_rows_that_say_the_same_are_one_sentence() -> None:
     assert merged == ""
     assert better.startswith("q1 vs none (n=200): better (")
     assert note == "quantization=q3: not compared, other"
-    many = rows_of(*(McNemar(5, 5, 200) for _ in range(12)))
+    many = rows_of(*(McNemarTest(5, 5, 200) for _ in range(12)))
     assert next(filter(None, sentences_of(many))).startswith(
         "q0, q1, q2, q3, q4, q5, q6, q7 and 4 more vs none"
     )
 
 
 def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
-    decided = [McNemar(5, 5, 1000), McNemar(4, 4, 1000)]
-    rows = rows_of(*decided, McNemar(90, 90, 1000), margins={"accuracy": 0.02})
+    decided = [McNemarTest(5, 5, 1000), McNemarTest(4, 4, 1000)]
+    rows = rows_of(*decided, McNemarTest(90, 90, 1000), margins={"accuracy": 0.02})
     sentences = sentences_of(rows)
     assert sentences[1].endswith("; as good within 2 points")
     assert "q0 and q1 vs none" in sentences[1]
@@ -112,6 +121,6 @@ def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
 
 @pytest.mark.parametrize("margins", [{}, {"accuracy": 0.02}])
 def test_nothing_is_called_equal(margins: dict[str, float]) -> None:
-    rows = rows_of(*(McNemar(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
-    for text in [conclude(rows), *sentences_of(rows)]:
+    rows = rows_of(*(McNemarTest(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
+    for text in [conclusion_text(rows), *sentences_of(rows)]:
         assert not {"equal", "same", "identical", "equivalent"} & set(text.replace(",", " ").split())

@@ -11,7 +11,7 @@ import pytest
 from runner_compare.features.tokens.render.divergence_picture import divergence_pictures
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.render.output import save
+from runner_compare.render.output import save_comparison
 
 KLS = {
     "none": None,
@@ -76,7 +76,7 @@ def test_the_picture_is_saved_and_on_the_page(tmp_path: Path) -> None:
         def files(self, *_: object) -> Any:
             return iter(())
 
-    names = save(Comparison([table_of("none", "int8", "nf4")]), tmp_path, cast(Any, NoFiles()), {})
+    names = save_comparison(Comparison([table_of("none", "int8", "nf4")]), tmp_path, cast(Any, NoFiles()), {})
     assert {"divergence.png", "divergence.svg", "comparison.html"} <= {*names}
     assert (tmp_path / "divergence.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")

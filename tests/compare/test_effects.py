@@ -8,50 +8,59 @@ from dataclasses import replace
 
 import pytest
 
-from runner_base.tables import fit
-from runner_compare.metrics import Better
+from runner_base.tables import fit_to_width
+from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.columns import ratio_columns
-from runner_compare.render.conclusion import conclude
-from runner_compare.render.effects import detectable, legend, margin_decision, pairs_of, records, value_of
-from runner_compare.render.findings import sentence
-from runner_compare.render.quantities import METHODS, REPEATS, MethodWords, Quantity, quantity
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.render.effects import (
+    decision_records,
+    describe_margin_decision,
+    effects_legend,
+    format_detectable,
+    format_effect,
+    format_pair_counts,
+)
+from runner_compare.render.findings import finding_sentence
+from runner_compare.render.quantities import METHODS, REPEATS, MethodTexts, Quantity, find_quantity
 from runner_compare.statistics import (
     RATIOS,
-    Bets,
     Decision,
     Finding,
-    Fisher,
-    McNemar,
-    MeanFlips,
-    Measured,
+    FisherTest,
+    McNemarTest,
+    MeanFlipTest,
+    Measurements,
     Method,
-    NumberFlips,
-    OverSeeds,
-    SignFlips,
-    StudentT,
-    judge,
-    pooled_accuracies,
+    MetricFlipTest,
+    SeedTest,
+    SequentialTest,
+    SignFlipTest,
+    StudentTTest,
+    create_pooled_test,
+    decide_all,
 )
 from runner_compare.statistics.paired_means import CAUTION
-from runner_compare.statistics.pooling import PairedVerdicts, Weights
+from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights
 
 TESTS = [
-    McNemar(3, 1, 100, 50),
-    pooled_accuracies([PairedVerdicts(3, 1, 100, 50), PairedVerdicts(2, 2, 40, 20)], Weights.tasks),
-    MeanFlips([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
-    OverSeeds(MeanFlips([0.5, 0.0, -0.25, 1.0] * 2, samples=3), [0.5, 0.6, 0.7], [0.4, 0.3]),
-    Fisher(40, 80, 50, 100),
-    Bets([(True, True), (True, False)]),
-    Bets([(True, True), (True, False)], 4),
-    SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
-    NumberFlips("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]),
-    StudentT("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
-    StudentT("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
+    McNemarTest(3, 1, 100, 50),
+    create_pooled_test([PairedVerdicts(3, 1, 100, 50), PairedVerdicts(2, 2, 40, 20)], PoolingWeights.tasks),
+    MeanFlipTest([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
+    SeedTest(MeanFlipTest([0.5, 0.0, -0.25, 1.0] * 2, samples=3), [0.5, 0.6, 0.7], [0.4, 0.3]),
+    FisherTest(40, 80, 50, 100),
+    SequentialTest([(True, True), (True, False)]),
+    SequentialTest([(True, True), (True, False)], 4),
+    SignFlipTest([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
+    MetricFlipTest(
+        "f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], BetterDirection.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]
+    ),
+    StudentTTest("load_s", Measurements([2.0], [2.0, 3.0, 2.5]), Measurements([1.0], [1.0, 5.5, 1.2])),
+    StudentTTest("load_s", Measurements([2.0, 3.0], [2.5]), Measurements([1.0, 1.5], [1.25])),
 ]
 
 
-EFFECTS = [decision for test in TESTS for decision in judge([test])]
+EFFECTS = [decision for test in TESTS for decision in decide_all([test])]
 
 
 def row(effect: Decision) -> TableRow:
@@ -63,19 +72,21 @@ def test_every_method_has_words_and_an_effect_here() -> None:
     assert set(Method) <= set(METHODS) == {it.method for it in EFFECTS}
 
 
-def processes(ours: int, theirs: int, *, fresh: bool = False) -> StudentT:
+def processes(ours: int, theirs: int, *, fresh: bool = False) -> StudentTTest:
     """The same speed in so many runs each."""
-    return StudentT(
-        "load_s", Measured([2.0, 3.0], [2.5] * ours, fresh), Measured([1.0, 1.5], [1.25] * theirs, fresh)
+    return StudentTTest(
+        "load_s",
+        Measurements([2.0, 3.0], [2.5] * ours, fresh),
+        Measurements([1.0, 1.5], [1.25] * theirs, fresh),
     )
 
 
 def test_too_few_runs_say_how_many_more_are_needed() -> None:
-    def said(*tests: StudentT) -> str:
-        effects = judge(tests)
+    def said(*tests: StudentTTest) -> str:
+        effects = decide_all(tests)
         one = row(effects[0])
         one.effects = effects
-        return sentence(one, [])
+        return finding_sentence(one, [])
 
     assert said(processes(1, 1)) == (
         "run vs base: one process each cannot show a difference in 1 comparison. Run both jobs 3 more times with "
@@ -96,11 +107,11 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
 
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
-    (effect,) = judge([processes(1, 1)], {RATIOS: 0.05})
+    (effect,) = decide_all([processes(1, 1)], {RATIOS: 0.05})
     cells = {column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))}
     assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
     assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
-    record = records(row(effect))["ratios"][0]
+    record = decision_records(row(effect))["ratios"][0]
     assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
     assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (
         2,
@@ -108,54 +119,68 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
         "undecided",
         None,
     )
-    text = legend([effect])
+    text = effects_legend([effect])
     assert "they hold within these processes only, and nothing is tested" in text
     assert "95 %" not in text, "no interval is promised"
 
 
 def test_one_run_each_of_one_repeat_has_no_interval() -> None:
-    (effect,) = judge([StudentT("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))])
+    (effect,) = decide_all(
+        [StudentTTest("decode_tok_per_s", Measurements([710.0], [710.0]), Measurements([533.0], [533.0]))]
+    )
     table = Table("any", [], [row(effect)])
     cells = {column.head: column.cells[0] for column in ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
-    (record,) = records(row(effect))["ratios"]
+    (record,) = decision_records(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
-    (several,) = judge(
-        [StudentT("decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0]))]
+    (several,) = decide_all(
+        [
+            StudentTTest(
+                "decode_tok_per_s", Measurements([700.0, 720.0], [710.0]), Measurements([533.0], [533.0])
+            )
+        ]
     )
-    assert value_of(several) == "1.33, one run each, no interval", "one side's repeats are no range of both"
+    assert format_effect(several) == "1.33, one run each, no interval", (
+        "one side's repeats are no range of both"
+    )
 
 
 def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> None:
     """The caption said `compared with the baseline task.streams=2` where streams=1 is the
     baseline."""
-    one = row(*judge([processes(1, 1)]))
+    one = row(*decide_all([processes(1, 1)]))
     assert one.baseline is not None
     one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
     table = Table("any", ["task.streams"], [one.baseline, one])
     assert ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
-    one.effects = [*one.effects, *judge([processes(1, 1)])]
-    fitted = fit(ratio_columns(table), 200)
+    one.effects = [*one.effects, *decide_all([processes(1, 1)])]
+    fitted = fit_to_width(ratio_columns(table), 200)
     assert "comparison task.streams=2 vs task.streams=1" in fitted.caption
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:
-    (noisy,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05})
-    (steady,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05})
+    (noisy,) = decide_all(
+        [StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05}
+    )
+    (steady,) = decide_all(
+        [StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05}
+    )
     assert (
-        margin_decision(noisy)
+        describe_margin_decision(noisy)
         == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
     )
-    assert margin_decision(steady) == "as good within 5 %"
-    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend([steady])
+    assert describe_margin_decision(steady) == "as good within 5 %"
+    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in effects_legend(
+        [steady]
+    )
 
 
 def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    (few,) = judge([processes(1, 1)])
+    (few,) = decide_all([processes(1, 1)])
     counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
-    monkeypatch.setitem(METHODS, Method.fisher, MethodWords(counted, sample="{n}/{baseline_n}"))
+    monkeypatch.setitem(METHODS, Method.fisher, MethodTexts(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
-    assert sentence(row(other), []) == ""
+    assert finding_sentence(row(other), []) == ""
     heads = {
         len(rows): ratio_columns(Table("any", [], rows))[3].head
         for rows in ([row(other)], [row(few), row(other)])
@@ -165,46 +190,51 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
 def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
-    record_by_key = records(row(effect))
-    record = record_by_key["ratios"][0] if effect.is_ratio else record_by_key[quantity(effect).record_key]
-    assert list(record) == quantity(effect).keys.split()
+    record_by_key = decision_records(row(effect))
+    record = (
+        record_by_key["ratios"][0] if effect.is_ratio else record_by_key[find_quantity(effect).record_key]
+    )
+    assert list(record) == find_quantity(effect).keys.split()
     assert json.loads(json.dumps(record))["finding"] == "no difference shown"
-    assert " [" in value_of(effect)
-    assert METHODS[effect.method].quantity.legend[0].split("{")[0] in legend([effect])
-    text = sentence(row(effect), [])
+    assert " [" in format_effect(effect)
+    assert METHODS[effect.method].quantity.legend[0].split("{")[0] in effects_legend([effect])
+    text = finding_sentence(row(effect), [])
     assert text.startswith("run vs base") or (effect.is_ratio and text == "")
-    assert "{" not in text + pairs_of(effect) + detectable(effect) + legend([effect])
+    assert "{" not in text + format_pair_counts(effect) + format_detectable(effect) + effects_legend([effect])
 
 
 def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
-    (decided,) = judge([Bets([(True, True)] * 34 + [(False, True)], 1)], {"accuracy": 0.2})
-    text = sentence(row(decided), [])
+    (decided,) = decide_all([SequentialTest([(True, True)] * 34 + [(False, True)], 1)], {"accuracy": 0.2})
+    text = finding_sentence(row(decided), [])
     assert text.endswith("; as good within 20 points after 35 questions")
     assert "undecided" not in text
-    (few,) = judge([Bets([(True, True)] * 5, 1)], {"accuracy": 0.2})
-    assert sentence(row(few), []).endswith("; undecided within 20 points after 5 questions")
+    (few,) = decide_all([SequentialTest([(True, True)] * 5, 1)], {"accuracy": 0.2})
+    assert finding_sentence(row(few), []).endswith("; undecided within 20 points after 5 questions")
 
 
 def test_the_legend_of_bets_does_not_say_holm() -> None:
-    bets, exact = judge([Bets([(True, True)] * 34, 3), McNemar(1, 1, 100)], {"accuracy": 0.2})
-    assert "Holm: p adjusted" not in legend([bets])
-    assert "Holm is over both" not in legend([bets])
-    assert "its bets exclude all differences below minus the margin" in legend([bets])
-    assert "Holm is over both" in legend([exact])
-    assert "bets" not in legend([exact])
-    assert "Holm is over both" in legend([bets, exact])
+    bets, exact = decide_all(
+        [SequentialTest([(True, True)] * 34, 3), McNemarTest(1, 1, 100)], {"accuracy": 0.2}
+    )
+    assert "Holm: p adjusted" not in effects_legend([bets])
+    assert "Holm is over both" not in effects_legend([bets])
+    assert "its bets exclude all differences below minus the margin" in effects_legend([bets])
+    assert "Holm is over both" in effects_legend([exact])
+    assert "bets" not in effects_legend([exact])
+    assert "Holm is over both" in effects_legend([bets, exact])
 
 
 def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     """`If neither is better, about 1,680 questions would decide` stood right after `worse (p =
     0.0054)`."""
-    (worse,) = judge([McNemar(10, 27, 1000)], {"accuracy": 0.02})
-    text = sentence(row(worse), [])
+    (worse,) = decide_all([McNemarTest(10, 27, 1000)], {"accuracy": 0.02})
+    text = finding_sentence(row(worse), [])
     assert ": worse (" in text
     assert text.endswith("; perhaps by more than 2 points")
-    (alike,) = judge([McNemar(0, 0, 50)], {"accuracy": 0.02})
-    assert "undecided within 2 points (if neither is better and they disagree as often, about " in sentence(
-        row(alike), []
+    (alike,) = decide_all([McNemarTest(0, 0, 50)], {"accuracy": 0.02})
+    assert (
+        "undecided within 2 points (if neither is better and they disagree as often, about "
+        in finding_sentence(row(alike), [])
     )
 
 
@@ -212,13 +242,13 @@ def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     "it", [it for it in EFFECTS if it.method in (Method.sign_flips, Method.number_flips)]
 )
 def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Decision) -> None:
-    text = legend([it])
+    text = effects_legend([it])
     assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
     assert "rarer than about 4 in n too few may be among these, and no test allows for it;" in text
 
 
 def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
-    text = legend([it for it in EFFECTS if it.method is Method.mean_flips])
+    text = effects_legend([it for it in EFFECTS if it.method is Method.mean_flips])
     assert (
         f"counts {CAUTION:g} times where a kind that is all lost, and of which none is among these, is not excluded;"
         in text
@@ -231,10 +261,12 @@ def test_few_families_are_told_what_would_show_more() -> None:
     """Twenty families show only large differences, however many questions are in each."""
     for families, is_told in ((20, True), (60, False)):
         for differences in ([0.5, 0.0, -0.5] * 400, [0.0, 0.0, 1.0] * 400):
-            (it,) = judge([MeanFlips(differences, [number % families for number in range(1200)], "template")])
+            (it,) = decide_all(
+                [MeanFlipTest(differences, [number % families for number in range(1200)], "template")]
+            )
             more = "; more families show smaller differences, more questions in each hardly do"
-            assert (more in sentence(row(it), [])) == (is_told and it.finding is Finding.open)
-    (it,) = judge([MeanFlips([0.5, 0.0, -0.5] * 8, samples=2)])
+            assert (more in finding_sentence(row(it), [])) == (is_told and it.finding is Finding.open)
+    (it,) = decide_all([MeanFlipTest([0.5, 0.0, -0.5] * 8, samples=2)])
     more = "; more questions show smaller differences, more answers to each hardly do"
-    assert more in sentence(row(it), [])
-    assert more in conclude([row(it)])
+    assert more in finding_sentence(row(it), [])
+    assert more in conclusion_text([row(it)])

@@ -12,20 +12,20 @@ from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_base.result import Likelihood
-from runner_compare.features.files.compute import file_table
+from runner_compare.features.files.compute import build_file_table
 from runner_compare.features.files.ranks import (
     FileTable,
-    Kind,
-    as_close_pairs,
-    closer_pairs,
-    p_of_lower,
-    tied_groups,
+    JobKind,
+    find_closer_pairs,
+    find_non_inferior_pairs,
+    find_tied_groups,
+    p_value_lower_kl,
 )
 from runner_compare.features.files.render import file_columns, file_legend, file_records, file_sentences
 from runner_compare.model.data import Run, Texts, TextScore
 from runner_compare.reader import Reader
-from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.ratios import paired_p
+from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.ratios import paired_p_value
 
 TEXTS = 120
 DRAW = Random(0)
@@ -45,7 +45,7 @@ class Likelihoods(Reader):
         super().__init__()
         self.kls: dict[str, Sequence[float] | None] = {}
 
-    def texts(self, run: Run) -> Texts:
+    def load_text_scores(self, run: Run) -> Texts:
         kls = self.kls[run.run_id]
         return {
             at: TextScore(
@@ -85,7 +85,7 @@ class Files:
         ]
         number = len(self.runs)
         job_id = "likelihood-000000000000" if kl is None else f"likelihood-{number}"
-        metrics = figures(parts) | {"file_mib": mib, "model_mib": mib + 1}
+        metrics = likelihood_metrics(parts) | {"file_mib": mib, "model_mib": mib + 1}
         self.runs.append(Run(f"l{number}", job_id, "likelihood", "1", "", own, metrics, facts=facts))
         self.reader.kls[f"l{number}"] = kl
         cells = {
@@ -96,7 +96,7 @@ class Files:
         self.runs.append(Run(f"s{number}", f"sweep-{number}", "sweep", "1", "", own, measured, facts=facts))
 
     def table(self, **options: Any) -> FileTable:
-        return file_table(self.runs, self.reader, **options)
+        return build_file_table(self.runs, self.reader, **options)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
     table = made.table()
     ranks = {it.name: it.kl_rank for it in table.files if it.kl_rank}
     assert ranks == {"low.gguf": (1, 2), "between.gguf": (1, 3), "high.gguf": (2, 3)}, "ranges of all overlap"
-    assert tied_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
+    assert find_tied_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
     said = next(line for line in file_sentences(table) if line.startswith("KL does not tell apart"))
     assert said == "KL does not tell apart: low.gguf, between.gguf; between.gguf, high.gguf"
     assert {it["file"]: it["closer_than"] for it in file_records(table)}["low.gguf"] == ["high.gguf"]
@@ -165,7 +165,7 @@ def test_files_of_one_name_in_two_folders_and_one_file_under_two_names(files: Fi
     moved = files.runs[3]  # the sweep of q8, recorded before the file was moved
     moved.params = moved.params | {"model.name": "/elsewhere/q8.gguf"}
     by_name = {it.name: it for it in files.table().files}
-    assert by_name["q8.gguf"].rows[Kind.speed].run is moved
+    assert by_name["q8.gguf"].rows[JobKind.speed].run is moved
     assert len(by_name["sub/q8.gguf"].rows) == 2
     columns = {column.head: column.cells for column in file_columns(files.table())}
     assert columns["file"][0] == "full.gguf (reference)"
@@ -195,7 +195,7 @@ def test_what_cannot_be_joined_is_said(files: Files) -> None:
         files.table()
     assert files.table(baseline="model.name=/m/q8.gguf").files[0].name == "q8.gguf"
     with raises(ConfigError, "empty", "--files"):
-        file_table(files.runs[:2], files.reader)
+        build_file_table(files.runs[:2], files.reader)
 
 
 def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:
@@ -209,11 +209,11 @@ def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:
 def test_equal_files_are_never_told_apart_and_order_does_not_matter() -> None:
     one, other = kl_of(0.01, 1), kl_of(0.002, 2)
     sizes = [float(it) for it in TOKENS]
-    assert closer_pairs([one, one], sizes) == set()
-    assert closer_pairs([one, other], sizes) == {(1, 0)}
-    assert closer_pairs([other, one], sizes) == {(0, 1)}
-    assert as_close_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
-    assert as_close_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
+    assert find_closer_pairs([one, one], sizes) == set()
+    assert find_closer_pairs([one, other], sizes) == {(1, 0)}
+    assert find_closer_pairs([other, one], sizes) == {(0, 1)}
+    assert find_non_inferior_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
+    assert find_non_inferior_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
 
 
 def test_a_file_is_closer_only_if_one_more_of_its_worst_texts_would_not_change_that() -> None:
@@ -222,15 +222,15 @@ def test_a_file_is_closer_only_if_one_more_of_its_worst_texts_would_not_change_t
     low, high = ([size + draw.random() / 10 for _ in range(58)] for size in (0.5, 0.8))
     low, high, ones = [*low, 10.0, 10.2], [*high, 10.2, 10.4], [1.0] * 60
     gaps = [kl - other for kl, other in zip(low, high, strict=True)]
-    assert paired_p(gaps, ones) < 0.05, "the test of these texts alone, as before"
-    assert p_of_lower(low, high, ones) > 0.05
-    assert closer_pairs([low, high], ones) == set()
-    assert as_close_pairs([low, high], ones, 0.01) == set()
+    assert paired_p_value(gaps, ones) < 0.05, "the test of these texts alone, as before"
+    assert p_value_lower_kl(low, high, ones) > 0.05
+    assert find_closer_pairs([low, high], ones) == set()
+    assert find_non_inferior_pairs([low, high], ones, 0.01) == set()
 
 
 def test_files_that_differ_everywhere_are_told_apart_and_equal_ones_are_not() -> None:
     draw = Random(6)
     low, high = ([size * (1 + draw.random() / 5) for _ in range(100)] for size in (1.0, 1.5))
     ones = [1.0] * 100
-    assert closer_pairs([high, low], ones) == {(1, 0)}
-    assert closer_pairs([low, low], ones) == set()
+    assert find_closer_pairs([high, low], ones) == {(1, 0)}
+    assert find_closer_pairs([low, low], ones) == set()

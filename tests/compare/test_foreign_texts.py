@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.render.escaping import in_markdown, in_sheet
+from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 
 
 @pytest.mark.parametrize(
     "text", ["=1+1", "+7.5 [a]", "-2+3", "@SUM(A1)", "\t=1+1", "'=1+1", '=HYPERLINK("http://x")']
 )
 def test_no_cell_begins_as_a_formula(text: str) -> None:
-    assert in_sheet(text) == f"'{text}"
+    assert escape_csv_cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize(
     "cell", ["-3", "-0.25", "+1e-5", -3, 0.5, None, True, "nf4", "a=1", "−3.0 [−5, −1]", "–", ""]
 )
 def test_numbers_and_words_stay(cell: object) -> None:
-    assert in_sheet(cell) == cell
+    assert escape_csv_cell(cell) == cell
 
 
 def test_a_sheet_has_no_control_characters() -> None:
-    assert in_sheet("\x1b]0;owned\x07") == "\\x1b]0;owned\\x07"
+    assert escape_csv_cell("\x1b]0;owned\x07") == "\\x1b]0;owned\\x07"
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_a_sheet_has_no_control_characters() -> None:
     ],
 )
 def test_markdown_shows_the_text_itself(text: str, shown: str) -> None:
-    assert in_markdown(text) == shown
+    assert escape_markdown(text) == shown

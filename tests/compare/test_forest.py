@@ -10,9 +10,9 @@ from compared import KEYS, rows_of
 
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Table
-from runner_compare.render.forest import forest
+from runner_compare.render.forest import forest_plot_lines
 from runner_compare.render.output import FORMATS
-from runner_compare.statistics import McNemar
+from runner_compare.statistics import McNemarTest
 
 
 class Terminal(io.StringIO):
@@ -22,8 +22,8 @@ class Terminal(io.StringIO):
 
 def plot(width: int = 80, encoding: str | None = "utf-8", margin: float | None = None) -> list[str]:
     margins = {} if margin is None else {"accuracy": margin}
-    rows = rows_of(McNemar(10, 20, 1000), McNemar(1, 90, 1000), margins=margins)
-    return [line for line, _ in forest(rows, KEYS, width, encoding)]
+    rows = rows_of(McNemarTest(10, 20, 1000), McNemarTest(1, 90, 1000), margins=margins)
+    return [line for line, _ in forest_plot_lines(rows, KEYS, width, encoding)]
 
 
 def test_each_row_has_its_interval_with_zero_and_the_margin_in_one_column() -> None:
@@ -58,7 +58,7 @@ def test_it_keeps_to_the_width(width: int) -> None:
 
 def test_a_narrow_terminal_and_rows_without_a_comparison_have_none() -> None:
     assert plot(20) == []
-    assert forest(rows_of("not compared"), KEYS, 200, None) == []
+    assert forest_plot_lines(rows_of("not compared"), KEYS, 200, None) == []
 
 
 @pytest.mark.parametrize("out", [Terminal(), io.StringIO()], ids=["terminal", "pipe"])
@@ -66,7 +66,7 @@ def test_it_stands_between_the_table_and_the_sentences(
     out: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    table = Table("gsm8k", KEYS, rows_of(McNemar(1, 90, 1000)), {KEYS[0]: "none"})
+    table = Table("gsm8k", KEYS, rows_of(McNemarTest(1, 90, 1000)), {KEYS[0]: "none"})
     FORMATS["table"](Comparison([table]), out)
     text = out.getvalue()
     assert text.index("quantization") < text.index("├") < text.index("• q0 vs none")

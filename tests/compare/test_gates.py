@@ -14,15 +14,23 @@ from runner_compare.features.gates.section import (
     SECTION,
     Requirement,
     Requirements,
-    check,
-    failures,
-    margins_with,
+    check_requirements,
+    merge_margins,
     parse_requirements,
+    unmet_requirement_lines,
 )
 from runner_compare.model.data import Table
-from runner_compare.render.effects import value_of
-from runner_compare.render.quantities import points
-from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test, judge
+from runner_compare.render.effects import format_effect
+from runner_compare.render.quantities import format_points
+from runner_compare.statistics import (
+    McNemarTest,
+    Measurements,
+    SequentialTest,
+    SignFlipTest,
+    StudentTTest,
+    Test,
+    decide_all,
+)
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = ("--baseline", "quantization=none")
@@ -33,26 +41,26 @@ def outcomes(text: str, *effects: Test | str, metrics: dict[str, float] | None =
     for row in rows:
         row.run.metrics = {"weight_mib": 0.2} | (metrics or {})
     table = Table("gsm8k", KEYS, rows)
-    check([table], parse_requirements([text], [row.run for row in rows]))
-    return table.of(Requirements).of_rows
+    check_requirements([table], parse_requirements([text], [row.run for row in rows]))
+    return table.get_section_data(Requirements).of_rows
 
 
 @pytest.mark.parametrize(
     ("effect", "met", "reason"),
     [
-        (McNemar(100, 60, 2000), True, "better"),
-        (McNemar(20, 20, 2000), True, "as good within 2 points"),
-        (McNemar(5, 25, 2000), True, "worse, but by less than 2 points"),
-        (McNemar(20, 220, 2000), False, "worse by more than 2 points"),
+        (McNemarTest(100, 60, 2000), True, "better"),
+        (McNemarTest(20, 20, 2000), True, "as good within 2 points"),
+        (McNemarTest(5, 25, 2000), True, "worse, but by less than 2 points"),
+        (McNemarTest(20, 220, 2000), False, "worse by more than 2 points"),
         (
-            McNemar(5, 5, 100),
+            McNemarTest(5, 5, 100),
             False,
             "undecided within 2 points (needs about 2,090 (1,110 to 3,470) questions in all)",
         ),
-        (McNemar(10, 60, 2000), False, "worse, and undecided whether by more than 2 points"),
-        (Bets([(True, True)] * 9), False, "undecided within 2 points"),
+        (McNemarTest(10, 60, 2000), False, "worse, and undecided whether by more than 2 points"),
+        (SequentialTest([(True, True)] * 9), False, "undecided within 2 points"),
         (
-            StudentT("load_s", *[Measured([1.0], [1.0, 1.1])] * 2),
+            StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.1])] * 2),
             False,
             "margin=2: not compared, it has no such measure",
         ),
@@ -66,26 +74,30 @@ def test_a_margin_is_met_only_if_it_is_shown(effect: Test | str, met: bool, reas
 
 
 def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some() -> None:
-    texts = SignFlips([0.01, -0.02, 0.015] * 30, [10.0] * 90, "token")
+    texts = SignFlipTest([0.01, -0.02, 0.015] * 30, [10.0] * 90, "token")
     tables = [
-        Table("gsm8k", KEYS, rows_of(McNemar(20, 20, 2000), margins={"accuracy": 0.02})),
+        Table("gsm8k", KEYS, rows_of(McNemarTest(20, 20, 2000), margins={"accuracy": 0.02})),
         Table("likelihood", KEYS, rows_of(texts, margins={"accuracy": 0.02})),
     ]
     terms = parse_requirements(["margin=2"], [row.run for table in tables for row in table.rows])
-    check(tables, terms)
-    assert [len(table.of(Requirements).of_rows) for table in tables] == [1, 0], "likelihoods have no points"
-    assert failures(tables) == []
-    check(tables[1:], terms)
-    assert [it.met for it in tables[1].of(Requirements).of_rows] == [False], (
+    check_requirements(tables, terms)
+    assert [len(table.get_section_data(Requirements).of_rows) for table in tables] == [1, 0], (
+        "likelihoods have no points"
+    )
+    assert unmet_requirement_lines(tables) == []
+    check_requirements(tables[1:], terms)
+    assert [it.met for it in tables[1].get_section_data(Requirements).of_rows] == [False], (
         "without accuracies nothing shows the margin"
     )
     tables[0] = Table("gsm8k", KEYS, rows_of("other questions", margins={"accuracy": 0.02}))
-    check(tables, terms)
-    assert len(failures(tables)) == 2, "a row that could not be compared is no reason to leave a margin out"
+    check_requirements(tables, terms)
+    assert len(unmet_requirement_lines(tables)) == 2, (
+        "a row that could not be compared is no reason to leave a margin out"
+    )
 
 
 def test_findings_and_metrics() -> None:
-    effects = McNemar(60, 20, 200), McNemar(20, 60, 200), "no baseline"
+    effects = McNemarTest(60, 20, 200), McNemarTest(20, 60, 200), "no baseline"
     text = "finding!=worse  finding = better weight_mib < 0.3 weight_mib>=0.2 weight_mib<=0.1"
     by_job = {(it.job_id, it.requirement): it for it in outcomes(text, *effects)}
     assert len(by_job) == 15
@@ -100,7 +112,7 @@ def test_findings_and_metrics() -> None:
 
 def met(text: str, metrics: dict[str, float]) -> tuple[bool, str]:
     """Return what is decided about a row with these metrics."""
-    (outcome,) = outcomes(text, McNemar(5, 5, 100), metrics=metrics)
+    (outcome,) = outcomes(text, McNemarTest(5, 5, 100), metrics=metrics)
     return outcome.met, outcome.reason.removeprefix("q0: ")
 
 
@@ -174,25 +186,25 @@ def test_an_interval_that_rounding_would_put_on_the_margin_is_shown_on_its_side(
     found = (
         decision
         for n in range(500, 900)
-        for decision in judge([McNemar(20, 20, n)], {"accuracy": 0.02})
-        if points(decision.low) == "−2.0" and decision.low != -0.02
+        for decision in decide_all([McNemarTest(20, 20, n)], {"accuracy": 0.02})
+        if format_points(decision.low) == "−2.0" and decision.low != -0.02
     )
     decision = next(found)
-    low = float(value_of(decision).partition("[")[2].partition(",")[0].replace("−", "-"))
+    low = float(format_effect(decision).partition("[")[2].partition(",")[0].replace("−", "-"))
     assert low != -2
     assert (low > -2) == (decision.low > -0.02)
-    assert "[−2.0," in value_of(replace(decision, margin=None)), "the control: without a margin"
+    assert "[−2.0," in format_effect(replace(decision, margin=None)), "the control: without a margin"
 
 
 def test_a_speed_passes_over_six_runs_of_its_job() -> None:
-    rows = rows_of(McNemar(5, 5, 100))
+    rows = rows_of(McNemarTest(5, 5, 100))
     run = rows[1].run
     run.metrics = {"decode_tok_per_s": 110.0}
 
     def decided(text: str) -> Requirement:
         table = Table("gsm8k", KEYS, rows)
-        check([table], parse_requirements([text], [run]))
-        (outcome,) = table.of(Requirements).of_rows
+        check_requirements([table], parse_requirements([text], [run]))
+        (outcome,) = table.get_section_data(Requirements).of_rows
         return outcome
 
     one = decided("decode_tok_per_s>=100")
@@ -226,11 +238,11 @@ def test_a_missing_unit_is_named(text: str, meant: str) -> None:
 
 
 def test_a_row_without_the_metric_fails_and_so_does_one_that_is_not_a_number() -> None:
-    rows = rows_of(McNemar(5, 5, 100), McNemar(5, 5, 100))
+    rows = rows_of(McNemarTest(5, 5, 100), McNemarTest(5, 5, 100))
     rows[1].run.metrics, rows[2].run.metrics = {"load_s": float("nan")}, {}
     table = Table("gsm8k", KEYS, rows)
-    check([table], parse_requirements(["load_s<9"], [row.run for row in rows]))
-    assert failures([table]) == [
+    check_requirements([table], parse_requirements(["load_s<9"], [row.run for row in rows]))
+    assert unmet_requirement_lines([table]) == [
         "requirement failed: q0: load_s –, no interval (1 run, of 6 there is one: workers=1 hydra.launcher.fresh=true "
         "rerun=all), required load_s<9",
         "requirement failed: q1: no load_s was recorded, required load_s<9",
@@ -258,14 +270,16 @@ def test_baselines_are_not_checked_and_nothing_to_check_is_a_mistake() -> None:
 )
 def test_mistakes_name_what_was_wrong(text: str, code: Code) -> None:
     with raises(ConfigError, code, "--require"):
-        outcomes(text, McNemar(5, 5, 100))
+        outcomes(text, McNemarTest(5, 5, 100))
 
 
 def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
-    rows = rows_of(StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05})
+    rows = rows_of(
+        StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05}
+    )
     table = Table("memory", KEYS, rows)
-    check([table], parse_requirements(["margin=5%"], []))
-    assert failures([table])[0].startswith(
+    check_requirements([table], parse_requirements(["margin=5%"], []))
+    assert unmet_requirement_lines([table])[0].startswith(
         "requirement failed: q0: load_s undecided within 5 % (needs about "
     )
 
@@ -273,9 +287,9 @@ def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
 def test_a_margin_is_the_one_of_the_table() -> None:
     terms = parse_requirements(["margin=2", "margin=0.01nats margin=2"], [])
     assert [term.text for term in terms] == ["margin=2", "margin=0.01nats"]
-    assert margins_with(terms, {"accuracy": 0.02}) == {"accuracy": 0.02, "log_likelihood": 0.01}
+    assert merge_margins(terms, {"accuracy": 0.02}) == {"accuracy": 0.02, "log_likelihood": 0.01}
     with raises(ConfigError, "conflict", "--require"):
-        margins_with(terms, {"accuracy": 0.03})
+        merge_margins(terms, {"accuracy": 0.03})
 
 
 def test_a_count_of_right_answers_is_refused_with_the_accuracy_that_it_stands_for() -> None:
@@ -293,8 +307,8 @@ def test_other_counts_say_that_they_describe_one_run() -> None:
     rows = rows_of("other questions")
     rows[1].run.metrics = {"no_answer": 3.0, "weight_mib": 0.2}
     table = Table("gsm8k", KEYS, rows)
-    check([table], parse_requirements(["no_answer<=3 weight_mib<1"], [row.run for row in rows]))
-    assert [(one.met, one.reason) for one in table.of(Requirements).of_rows] == [
+    check_requirements([table], parse_requirements(["no_answer<=3 weight_mib<1"], [row.run for row in rows]))
+    assert [(one.met, one.reason) for one in table.get_section_data(Requirements).of_rows] == [
         (True, "q0: no_answer 3 in this run"),
         (True, "q0: weight_mib 0.2"),
     ]

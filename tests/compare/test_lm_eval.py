@@ -14,10 +14,10 @@ from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 import runner_compare as compare
-from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.ratios import paired_interval
-from runner_compare.statistics.stats import mcnemar_exact, wilson_interval
+from runner_compare.statistics.ratios import paired_ratio_interval
+from runner_compare.statistics.stats import mcnemar_exact_p_value, wilson_interval
 
 N = 60
 BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
@@ -64,7 +64,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert rows[str(a), strict]["is_baseline"]
     comparison = rows[str(b), strict]["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 14, N - 14)
-    assert comparison["p"] == pytest.approx(mcnemar_exact(0, 14))
+    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(0, 14))
     assert comparison["p_holm"] == pytest.approx(2 * comparison["p"])
     assert comparison["finding"] == "worse"
     assert comparison["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
@@ -110,7 +110,7 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
     )
     assert pages["difference"] == pytest.approx(sum(differences) / sum(sizes))
     assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(
-        paired_interval(differences, sizes)
+        paired_ratio_interval(differences, sizes)
     )
     assert (words["unit"], words["size"]) == ("text", N)
     assert words["difference"] == pytest.approx(sum(differences) / N)
@@ -226,11 +226,14 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
     comparison = table["rows"][1]["comparison"]
     assert (comparison["method"], comparison["clusters"], comparison["losses"]) == ("mean_flips", 12, 14)
     differences = [float(worse) - base for worse, base in zip(WORSE, BASE, strict=True)]
-    assert comparison["p"] == MeanDifference.of(differences, [number // 5 for number in range(N)]).p
+    assert (
+        comparison["p"]
+        == MeanDifference.from_differences(differences, [number // 5 for number in range(N)]).p
+    )
     families = [str(number // 5) for number in range(N)]
     for row, solved in zip(table["rows"], (BASE, WORSE), strict=True):
         ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
-        assert ends == share_interval(solved, families) != wilson_interval(sum(solved), N)
+        assert ends == accuracy_interval(solved, families) != wilson_interval(sum(solved), N)
         assert row["metrics"]["families"] == 12
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--cluster", "tale")
     assert code == 2

@@ -12,7 +12,7 @@ import pytest
 from lm_eval_out import BY_AGGREGATION, TIME, lm_eval_folder
 
 import runner_compare as compare
-from runner_compare.readers.lm_eval.means import recomputed
+from runner_compare.readers.lm_eval.means import recompute_metric
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -36,7 +36,7 @@ def test_an_altered_document_is_noticed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, aggregation: str
 ) -> None:
     metric = "f1" if aggregation == "mean" else aggregation.replace("weighted_", "byte_")
-    logged = recomputed(aggregation, BY_AGGREGATION[aggregation])
+    logged = recompute_metric(aggregation, BY_AGGREGATION[aggregation])
     assert logged is not None
 
     def named(content: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def test_an_altered_document_is_noticed(
     lm_eval_folder(b, {"none": {metric: altered}})
     code, err = answer(capsys, a, with_logged(b, named))
     assert code == 2
-    changed = recomputed(aggregation, altered)
+    changed = recompute_metric(aggregation, altered)
     assert f"{b}/samples_sums_{TIME}.jsonl: {metric} of filter none is {changed:.6g} over its lines" in err
     assert f"results_{TIME}.json says {logged}: one of them was changed" in err
 

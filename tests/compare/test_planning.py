@@ -9,12 +9,21 @@ from raising import raises
 
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
-from runner_compare.features.planning.compute import Plans, QuestionPlan, parse_aim, plan_questions
-from runner_compare.features.planning.render import duration, plan_title
+from runner_compare.features.planning.compute import (
+    QuestionPlan,
+    TablePlans,
+    parse_plan_target,
+    plan_questions,
+)
+from runner_compare.features.planning.render import format_duration, plan_title
 from runner_compare.model.data import Table
-from runner_compare.statistics import Bets, Fisher, McNemar, SignFlips, Test
-from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
+from runner_compare.statistics import FisherTest, McNemarTest, SequentialTest, SignFlipTest, Test
+from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.planning import (
+    expected_disagreement,
+    questions_needed_to_detect,
+    samples_needed_to_detect,
+)
 from runner_compare.statistics.ratios import kurtosis, skewness
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -26,22 +35,22 @@ def planned(aim: str, *effects: Test) -> Table:
     table = Table("gsm8k", KEYS, rows_of(*effects))
     for row in table.rows:
         row.run.metrics = {"n": 200.0, **SPEEDS}
-    plan_questions([table], parse_aim([aim]))
+    plan_questions([table], parse_plan_target([aim]))
     return table
 
 
 def plans_of(table: Table) -> list[QuestionPlan]:
     """The plans of a table's rows, in their order."""
-    return list(table.of(Plans).of_rows.values())
+    return list(table.get_section_data(TablePlans).of_rows.values())
 
 
 def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
     expected = expected_disagreement(20, 200)
     for aim, needed in (
-        ("margin=2 power=0.9", questions_needed(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
-        ("detect=3", questions_to_detect(expected, 0.03, 0.05 / 2)),
+        ("margin=2 power=0.9", paired_questions_needed(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
+        ("detect=3", questions_needed_to_detect(expected, 0.03, 0.05 / 2)),
     ):
-        table = planned(aim, McNemar(10, 10, 200), McNemar(30, 30, 200))
+        table = planned(aim, McNemarTest(10, 10, 200), McNemarTest(30, 30, 200))
         few, many = plans_of(table)
         assert needed is not None
         assert (few.asked, few.disagreement, few.needed, few.further) == (200, 0.1, needed, needed - 200)
@@ -58,27 +67,29 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
 
 
 def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None:
-    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlipTest([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     (plan,) = plans_of(planned("margin=0.01nats", likelihood))
     texts = [0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7
     bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
     error = likelihood.effect.counts["error"]
-    assert plan.needed == samples_to_detect(error, 21, 0.01, bend=bend, tails=tails, upward=True)
+    assert plan.needed == samples_needed_to_detect(
+        error, 21, 0.01, scaled_skewness=bend, kurtosis=tails, upward=True
+    )
     assert plan.needed is not None
     assert plan.needed_low is not None
     assert plan.needed_high is not None
     assert plan.needed_low < plan.needed < plan.needed_high
-    table = planned("margin=2", Bets([(True, True)] * 9), Fisher(9, 10, 8, 10))
+    table = planned("margin=2", SequentialTest([(True, True)] * 9), FisherTest(9, 10, 8, 10))
     assert [plan.reason for plan in plans_of(table)] == [note("plan_watched"), note("plan_unpaired")]
     with raises(ConfigError, "empty", "--plan-questions"):
-        planned("margin=0.01nats", McNemar(10, 10, 200))
+        planned("margin=0.01nats", McNemarTest(10, 10, 200))
 
 
 def test_a_run_without_measured_speeds_has_no_time() -> None:
-    table = Table("gsm8k", KEYS, rows_of(McNemar(10, 10, 200)))
-    plan_questions([table], parse_aim(["margin=2"]))
+    table = Table("gsm8k", KEYS, rows_of(McNemarTest(10, 10, 200)))
+    plan_questions([table], parse_plan_target(["margin=2"]))
     assert [plan.further_s for plan in plans_of(table)] == [None]
-    assert [duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == [
+    assert [format_duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == [
         "–",
         "0 s",
         "<1 s",
@@ -104,4 +115,4 @@ def test_a_run_without_measured_speeds_has_no_time() -> None:
 )
 def test_mistakes_name_what_was_wrong(words: list[str], code: Code) -> None:
     with raises(ConfigError, code, "--plan-questions"):
-        parse_aim(words)
+        parse_plan_target(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from runner_compare.features.across_tools.question_texts import normalized, same_questions
+from runner_compare.features.across_tools.question_texts import match_questions, normalize_text
 
 RAW = [f"{name} has {at + 3} apples and buys {2 * at + 5} more. How many apples has {name}?" for at, name in
        enumerate(["Ann", "Ben", "Cem", "Dana", "Eli", "Fay", "Gus", "Hana", "Ida", "Jon"])]  # fmt: skip
@@ -15,7 +15,7 @@ def texts(values: list[str]) -> dict[tuple[int, str, str], str]:
 
 
 def pairs(ours: list[str], theirs: list[str]) -> dict[int, int]:
-    return {one[0]: other[0] for one, other in same_questions(texts(ours), texts(theirs)).items()}
+    return {one[0]: other[0] for one, other in match_questions(texts(ours), texts(theirs)).items()}
 
 
 def test_a_question_is_found_in_the_prompt_that_ends_with_it_and_not_where_it_is_an_example() -> None:
@@ -46,5 +46,5 @@ def test_equal_ids_with_other_texts_are_not_paired_and_neither_are_texts_that_oc
 
 
 def test_normalized_texts() -> None:
-    assert normalized("Question:  What\u00a0is\n2+2?\nAnswer:") == "what is 2+2?"
-    assert normalized('He said \\"yes\\"\\nOk?') == 'he said "yes" ok?'
+    assert normalize_text("Question:  What\u00a0is\n2+2?\nAnswer:") == "what is 2+2?"
+    assert normalize_text('He said \\"yes\\"\\nOk?') == 'he said "yes" ok?'

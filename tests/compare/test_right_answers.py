@@ -103,7 +103,7 @@ class CostReader(Reader):
         super().__init__()
         self.of_questions = costs
 
-    def costs(self, run: Run) -> Costs:
+    def load_costs(self, run: Run) -> Costs:
         return {(at, f"q{at}", "1"): cost for at, cost in enumerate(self.of_questions)}
 
 
@@ -124,14 +124,14 @@ def test_costs_have_intervals_over_questions() -> None:
         row("local", {"n": 100.0, "correct": 50.0, "right_answer_s": 2.0, **ENERGY}),
         row("api", {"n": 100.0, "correct": 50.0, "right_answer_s": 1.0, "cost_usd": 0.05}, "api"),
     )
-    RIGHT_ANSWERS.add(table, CostReader(costs))
+    RIGHT_ANSWERS.compute(table, CostReader(costs))
     local = RIGHT_ANSWERS.row_record(table, table.rows[0])["right_answer"]
     assert local["seconds"] == 2.0
     for key in ("seconds", "money", "joules"):
         value, low, high = (local[f"{key}{end}"] for end in ("", "_low", "_high"))
         assert 0.7 < low / value < 0.9
         assert 1.15 < high / value < 1.7
-    interval = table.rows[0].run.interval
+    interval = table.rows[0].run.accuracy_interval
     assert interval is not None
     accuracy_alone = 0.5 / interval[1]
     assert local["joules_high"] / local["joules"] > accuracy_alone, "wrong answers are the long ones"
@@ -145,7 +145,7 @@ def test_costs_have_intervals_over_questions() -> None:
 
 def test_a_row_without_samples_has_costs_without_intervals() -> None:
     table = table_of(row("a", {"right_answer_s": 2.0, **ENERGY}), row("b", ENERGY))
-    RIGHT_ANSWERS.add(table, Reader())
+    RIGHT_ANSWERS.compute(table, Reader())
     assert RIGHT_ANSWERS.row_record(table, table.rows[0])["right_answer"].keys() == {
         "seconds", "tokens", "money", "joules",
     }  # fmt: skip

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from compared import Known
 
-from runner_compare.metrics import Better
+from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run
-from runner_compare.model.scores import metrics_of_scores
-from runner_compare.render.effects import legend
-from runner_compare.statistics import Finding, NumberFlips, judge
+from runner_compare.model.scores import count_metrics_per_score
+from runner_compare.render.effects import effects_legend
+from runner_compare.statistics import Finding, MetricFlipTest, decide_all
 
 
 def run(task: str, number: str | None = None) -> Run:
@@ -28,7 +28,7 @@ def test_tables_of_one_task_are_one_score() -> None:
         run("sums:likelihood"),
         run("dates"),
     ]
-    assert metrics_of_scores(runs) == {
+    assert count_metrics_per_score(runs) == {
         "sums": 4,
         "sums:f1": 4,
         "sums:length": 4,
@@ -37,23 +37,23 @@ def test_tables_of_one_task_are_one_score() -> None:
     }
 
 
-def shift(name: str, differences: list[float]) -> NumberFlips:
+def shift(name: str, differences: list[float]) -> MetricFlipTest:
     """One comparison of a number of each question."""
     ours = [0.5 + it / 2 for it in differences]
     theirs = [0.5 - it / 2 for it in differences]
-    return NumberFlips(name, differences, [1.0] * len(differences), Better.higher, ours, theirs)
+    return MetricFlipTest(name, differences, [1.0] * len(differences), BetterDirection.higher, ours, theirs)
 
 
 def test_a_metric_has_its_part_of_the_error() -> None:
     test = shift("f1", [0.1] * 30 + [-0.1] * 10 + [0.0] * 60)
-    (alone,), (shared,) = judge([test]), judge([test], metrics=3)
+    (alone,), (shared,) = decide_all([test]), decide_all([test], metrics=3)
     assert shared.p_holm == pytest.approx(min(1.0, 3 * alone.p_holm))
     assert (alone.comparisons, shared.comparisons) == (1, 3)
     assert alone.detectable is not None
     assert shared.detectable is not None
     assert shared.detectable > alone.detectable, "the power is that of the level that decides"
-    assert "1 comparison of this table, times the 3 metrics of this score" in legend([shared])
-    assert "metrics of this score" not in legend([alone])
+    assert "1 comparison of this table, times the 3 metrics of this score" in effects_legend([shared])
+    assert "metrics of this score" not in effects_legend([alone])
 
 
 @pytest.mark.thorough
@@ -69,7 +69,7 @@ def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_
             ps = [math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)) for it in effects]
             tests = [Known(replace(it, p=p)) for it, p in zip(effects, ps, strict=True)]
             found = any(
-                it.finding is not Finding.open for test in tests for it in judge([test], metrics=metrics)
+                it.finding is not Finding.open for test in tests for it in decide_all([test], metrics=metrics)
             )
             any_shared += found * (metrics == 3)
             any_alone += found * (metrics == 1)

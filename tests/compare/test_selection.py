@@ -9,7 +9,7 @@ from raising import raises
 
 from runner_base.errors import Code, ConfigError
 from runner_compare.model.data import Run
-from runner_compare.model.selection import EXPRESSION, where
+from runner_compare.model.selection import EXPRESSION, filter_runs
 
 
 def run(job: str, quantization: str, seed: int, accuracy: float, **params: str) -> Run:
@@ -57,7 +57,7 @@ RUNS = [
     ],
 )
 def test_it_picks(text: str, jobs: str) -> None:
-    assert "".join(run.job_id for run in where(RUNS, text)) == jobs
+    assert "".join(run.job_id for run in filter_runs(RUNS, text)) == jobs
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_it_picks(text: str, jobs: str) -> None:
 )
 def test_mistakes_are_named(text: str, code: Code) -> None:
     with raises(ConfigError, code, "--where") as failure:
-        where(RUNS, text)
+        filter_runs(RUNS, text)
     assert failure.value.value == text
 
 
@@ -107,7 +107,7 @@ def test_it_means_what_python_means(text: str) -> None:
     ]
     assert EXPRESSION.search(text)
     if expected:
-        assert [one.job_id for one in where(runs, text)] == expected
+        assert [one.job_id for one in filter_runs(runs, text)] == expected
     else:
         with raises(ConfigError, "not_found", "--where"):
-            where(runs, text)
+            filter_runs(runs, text)

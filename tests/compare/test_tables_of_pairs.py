@@ -8,10 +8,10 @@ import re
 import pytest
 from compared import KEYS, rows_of, sentences_of
 
-from runner_compare.features.gates.section import Requirements, check, parse_requirements
+from runner_compare.features.gates.section import Requirements, check_requirements, parse_requirements
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.conclusion import conclude
-from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemar
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemarTest
 
 SHOWN = re.compile(r"interval \[(\S+), (\S+)\], p[=<]")
 MARGINS = 2, 10  # points: less and more than what so few questions can show
@@ -46,12 +46,12 @@ def points_shown(text: str) -> float:
     return float(text.replace("−", "-"))
 
 
-class Unplanned(McNemar):
+class Unplanned(McNemarTest):
     """McNemar's test without plans, which are not of interest here and take long."""
 
     can_plan = can_plan_detection = False
 
-    def detects(self, level: float) -> float | None:
+    def detectable_difference(self, level: float) -> float | None:
         return 0.1
 
 
@@ -72,7 +72,7 @@ def agrees(test: Unplanned, points: int) -> None:
     it = decided(rows[1])
     assert it.verdict is not None
     said, ends, is_met = SAID[it.finding, it.verdict]
-    first, text = conclude(rows), sentences_of(rows)[1]
+    first, text = conclusion_text(rows), sentences_of(rows)[1]
     assert said.format(points) in first, (first, text)
     assert text.endswith(ends.format(points)), text
     assert f": {it.finding} (Δ " in text
@@ -90,10 +90,13 @@ def agrees(test: Unplanned, points: int) -> None:
     assert low > -100 * margin - ROUNDING or not said_good, text
     assert high < -100 * margin + ROUNDING or it.verdict is not MarginVerdict.worse_by_more, text
     table = Table("any", KEYS, rows)
-    check([table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows]))
-    assert [one.met for one in table.of(Requirements).of_rows] == [is_met, it.finding is not Finding.worse], (
-        text
+    check_requirements(
+        [table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows])
     )
+    assert [one.met for one in table.get_section_data(Requirements).of_rows] == [
+        is_met,
+        it.finding is not Finding.worse,
+    ], text
 
 
 @pytest.mark.sampled(35)
@@ -116,10 +119,10 @@ def test_all_that_is_said_of_a_larger_table_agrees(n: int, points: int) -> None:
 def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
     """5 losses of 20: two tests of different kinds said `no difference shown` and `worse by more
     than 2 points`."""
-    rows = rows_of(McNemar(0, 5, 20), margins={"accuracy": 0.02})
+    rows = rows_of(McNemarTest(0, 5, 20), margins={"accuracy": 0.02})
     it = decided(rows[1])
     assert (it.finding, it.verdict) == (Finding.open, MarginVerdict.undecided)
-    assert "worse by more" not in sentences_of(rows)[1] + conclude(rows)
+    assert "worse by more" not in sentences_of(rows)[1] + conclusion_text(rows)
     assert [it.low, it.high] == pytest.approx([-0.491, 0.0006], abs=1e-3)
 
 

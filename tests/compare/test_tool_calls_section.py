@@ -11,15 +11,15 @@ import pytest
 from json_schema import SCHEMA, faults
 
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
-from runner_compare.features.tool_calls.pairs import CallsOfTable
+from runner_compare.features.tool_calls.pairs import TableToolCalls
 from runner_compare.features.tool_calls.render import cell_columns, outcome_columns, step_columns
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
-from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace
-from runner_compare.model.table import ComparisonOptions, tabulate
+from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
+from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.reader import Reader
-from runner_compare.render.output import FORMATS, flat_lines
-from runner_compare.render.parts import of_table, sentences_of
+from runner_compare.render.output import FORMATS, flatten_rows
+from runner_compare.render.parts import table_part, table_sentences
 from runner_compare.statistics import stats
 
 A_CELL, LENGTHS = 80, (1024, 8192)
@@ -33,11 +33,11 @@ class Planted(Reader):
         super().__init__()
         self.answers = answers
 
-    def of(self, run: Run) -> Answers:
+    def load_answers(self, run: Run) -> Answers:
         """Return what is given for the run."""
         return self.answers[run.run_id]
 
-    of_baseline = of
+    of_baseline = load_answers
 
 
 def planted(
@@ -52,7 +52,7 @@ def planted(
                 is_right = number < right.get((category, length), A_CELL)
                 success = ToolOutcome.right if category == "simple" else ToolOutcome.nothing_called
                 failure = fails if category == "simple" else ToolOutcome.called_without_need
-                place = ToolPlace(category, length, success if is_right else failure)
+                place = ToolCase(category, length, success if is_right else failure)
                 key = len(answers), f"{category} {number}", "f()"
                 answers[key] = QuestionOutcome(is_right, f"p{length}", f"{category}_{number}", tools=place)
     return answers
@@ -64,7 +64,7 @@ def table_of(settings: Mapping[str, Answers], baseline: str = "none") -> Table:
         right = sum(outcome.solved for outcome in answers.values())
         metrics = {"n": float(len(answers)), "correct": float(right), "tool_accuracy": right / len(answers)}
         runs.append(Run(name, f"job-{name}", "tools", "1", "", {"quantization.name": name}, metrics))
-    return tabulate(runs, ComparisonOptions({"quantization.name": baseline}), Planted(settings))
+    return build_table(runs, ComparisonOptions({"quantization.name": baseline}), Planted(settings))
 
 
 SETTINGS = {
@@ -76,7 +76,7 @@ SETTINGS = {
 
 @pytest.mark.thorough
 def test_rows_are_compared_in_each_category_and_length_and_all_share_one_error() -> None:
-    compared = table_of(SETTINGS).of(CallsOfTable).compared
+    compared = table_of(SETTINGS).get_section_data(TableToolCalls).compared
     found = {run_id: {cell: str(it.finding) for cell, it in own.items()} for run_id, own in compared.items()}
     nothing = "no difference shown"
     assert found == {
@@ -90,12 +90,12 @@ def test_rows_are_compared_in_each_category_and_length_and_all_share_one_error()
 
 @pytest.mark.thorough
 def test_sentences_say_where_calls_differ() -> None:
-    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    said = "\n".join(table_sentences(table_of(SETTINGS)))
     assert "calls of nf4 vs none: worse in irrelevant at 1,024 (−37.5 points [" in said
     assert "worse in simple at 8,192 (−50.0 points [" in said
     assert "right calls: no difference shown in 6 of 8 comparisons, which share 5 %" in said
     alike = "\n".join(
-        sentences_of(table_of({"none": SETTINGS["none"], "int8": planted({("simple", 8192): 70})}))
+        table_sentences(table_of({"none": SETTINGS["none"], "int8": planted({("simple", 8192): 70})}))
     )
     assert "calls of int8 vs" not in alike, "the control: equal answers are no difference"
 
@@ -148,9 +148,9 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
             "whole rows": 2, "categories and lengths": 8, "steps": 8, "longer contexts": 3
         }.items()
     ]  # fmt: skip
-    sheet = next(line for line in flat_lines(Comparison([table])) if line["run_id"] == "nf4")
+    sheet = next(line for line in flatten_rows(Comparison([table])) if line["run_id"] == "nf4")
     assert sheet["right_calls_simple_8192"] == 30 / 80
-    assert [grid.title for grid in of_table(table).grids[1:]]
+    assert [grid.title for grid in table_part(table).grids[1:]]
 
 
 def test_outcomes_are_right_as_verdicts_are() -> None:
@@ -166,7 +166,7 @@ def in_families(cluster: str | None, right: int) -> Answers:
         outcome = ToolOutcome.right if is_right else ToolOutcome.wrong_arguments
         family = name if cluster == "function" else cluster and f"simple_{number}"
         answers[number, f"question {number}", f"{name}(a={number})"] = QuestionOutcome(
-            is_right, "p", family, tools=ToolPlace("simple", 0, outcome)
+            is_right, "p", family, tools=ToolCase("simple", 0, outcome)
         )
     return answers
 
@@ -177,7 +177,7 @@ def test_answers_are_compared_by_function_also_where_an_earlier_version_recorded
 ) -> None:
     """Four functions lost whole are little evidence, though 12 questions are."""
     table = table_of({"none": in_families(cluster, 30), "nf4": in_families("function", 18)})
-    for effect in (table.rows[1].effect, table.of(CallsOfTable).compared["nf4"]["simple", 0]):
+    for effect in (table.rows[1].effect, table.get_section_data(TableToolCalls).compared["nf4"]["simple", 0]):
         assert effect is not None
         assert effect.counts["clusters"] == 10
         assert "in 10 families by function" in effect.counts["grouping"]
@@ -186,15 +186,15 @@ def test_answers_are_compared_by_function_also_where_an_earlier_version_recorded
 
 def test_questions_of_families_of_their_own_are_independent() -> None:
     table = table_of({"none": in_families("question", 30), "nf4": in_families("question", 18)})
-    for effect in (table.rows[1].effect, table.of(CallsOfTable).compared["nf4"]["simple", 0]):
+    for effect in (table.rows[1].effect, table.get_section_data(TableToolCalls).compared["nf4"]["simple", 0]):
         assert effect is not None
-        assert effect.p == stats.mcnemar_exact(0, 12) < 0.001
+        assert effect.p == stats.mcnemar_exact_p_value(0, 12) < 0.001
 
 
 @pytest.mark.thorough
 def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
     """nf4 fails at the first step, int8 only fills in some more wrong arguments."""
-    steps = table_of(SETTINGS).of(CallsOfTable).steps
+    steps = table_of(SETTINGS).get_section_data(TableToolCalls).steps
     found = {
         run_id: {step: str(it.finding) for step, it in of_row.items()} for run_id, of_row in steps.items()
     }
@@ -207,27 +207,27 @@ def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
         50,
     )
     assert steps["nf4"]["nothing_called"].n == 160
-    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    said = "\n".join(table_sentences(table_of(SETTINGS)))
     assert "steps of nf4 vs none: worse at well formed (−31.2 points [" in said
     assert "steps of calls: no difference shown in 4 of 8 comparisons, which share 5 %" in said
 
 
 @pytest.mark.thorough
 def test_longer_contexts_are_compared_with_the_shortest_on_the_same_questions() -> None:
-    lengths = table_of(SETTINGS).of(CallsOfTable).lengths
+    lengths = table_of(SETTINGS).get_section_data(TableToolCalls).lengths
     assert {run_id: {at: str(it.finding) for at, it in own.items()} for run_id, own in lengths.items()} == {
         "none": {8192: "worse"}, "int8": {8192: "worse"}, "nf4": {8192: "worse"}
     }  # fmt: skip
     assert (lengths["none"][8192].counts["wins"], lengths["none"][8192].counts["losses"]) == (0, 10)
     assert (lengths["nf4"][8192].counts["wins"], lengths["nf4"][8192].counts["losses"]) == (30, 50)
-    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    said = "\n".join(table_sentences(table_of(SETTINGS)))
     assert "right calls of none at 8,192 against 1,024 tokens: worse (−6.2 points [" in said
-    alike = "\n".join(sentences_of(table_of({name: planted({}) for name in SETTINGS})))
+    alike = "\n".join(table_sentences(table_of({name: planted({}) for name in SETTINGS})))
     assert "longer contexts: no difference shown in 3 of 3 comparisons, which share 5 %" in alike
 
 
 def test_the_table_states_its_error_rate() -> None:
-    said = "\n".join(sentences_of(table_of(SETTINGS)))
+    said = "\n".join(table_sentences(table_of(SETTINGS)))
     assert (
         "error rate of this table: at most 5 % for each of whole rows (2), categories and lengths (8), steps (8), "
         "longer contexts (3), 20 % together"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.features.training_seeds.compute import seeded_keys
+from runner_compare.features.training_seeds.compute import find_training_seed_keys
 from runner_compare.features.training_seeds.render import training_sentence
 from runner_compare.model.data import Run, Table, TableRow
 
@@ -35,7 +35,7 @@ def test_a_training_seed_is_in_names_or_in_a_declared_key(
     values: list[dict[str, str]], keys: list[str]
 ) -> None:
     made = table(*values)
-    assert seeded_keys(made) == keys
+    assert find_training_seed_keys(made) == keys
     said = training_sentence(made)
     named = keys[0].removesuffix(".name") if keys else ""
     assert said.startswith(f"rows differ by a training seed ({named}): a finding" if keys else "")

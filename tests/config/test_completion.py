@@ -9,13 +9,13 @@ from hydra._internal.core_plugins.bash_completion import BashCompletion
 from hydra.plugins.completion_plugin import CompletionPlugin
 
 import runner.config.hydra  # noqa: F401 - it registers the resolvers, as the program does
-from runner.config.completion import completing_values
-from runner.config.runner_hydra import hydra_of
+from runner.config.completion import add_value_completion
+from runner.config.runner_hydra import create_hydra
 
 
 @pytest.fixture(scope="module")
 def plugin() -> CompletionPlugin:
-    return completing_values(BashCompletion(hydra_of().config_loader))
+    return add_value_completion(BashCompletion(create_hydra().config_loader))
 
 
 @pytest.mark.sampled(5)

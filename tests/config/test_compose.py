@@ -23,18 +23,18 @@ from omegaconf.basecontainer import BaseContainer
 from options_here import studies
 
 from runner.config import compose as compose_module
-from runner.config.choices import CONF, own_files
+from runner.config.choices import CONF, included_choice_files
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra_versions import register_resolver
 from runner.config.models import MODELS
-from runner.config.runner_hydra import hydra_of
-from runner.config.sources import loader_of
-from runner.grid.expand import expand
+from runner.config.runner_hydra import create_hydra
+from runner.config.sources import create_config_loader
+from runner.grid.expand import expand_grid
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in own_files(group)]
+CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in included_choice_files(group)]
 OF_GROUPS = [[*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])]
 # Each choice once at least, beside one of every other group.
 ROWS = [[lines[row % len(lines)] for lines in OF_GROUPS] for row in range(max(map(len, OF_GROUPS)))]
@@ -110,7 +110,7 @@ def outcome(function: Callable[[], DictConfig]) -> tuple[str, Any]:
 
 @pytest.fixture(scope="module")
 def loader() -> ConfigLoader:
-    return hydra_of().config_loader
+    return create_hydra().config_loader
 
 
 def start(loader: ConfigLoader, overrides: list[str], name: str = "config") -> tuple[DictConfig, Composer]:
@@ -168,10 +168,10 @@ def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[st
 @pytest.mark.thorough
 @pytest.mark.parametrize("file", studies(), ids=lambda file: file.stem)
 def test_every_study(file: Path, loader: ConfigLoader) -> None:
-    own = loader_of(create_config_search_path(str(file.parent)))
+    own = create_config_loader(create_config_search_path(str(file.parent)))
     # the groups stand in this folder alone
     pair = start(own, [f"hydra.searchpath=[file://{CONF}]"], file.stem)
-    jobs = expand(["seed=1,2"], pair[0].hydra.sweeper.params, None, own)
+    jobs = expand_grid(["seed=1,2"], pair[0].hydra.sweeper.params, None, own)
     for job in random.Random(0).sample(jobs, k=2):
         # a key goes to the tasks that have it
         lacking = pair[1].compose_without_missing_keys(job)[1]
@@ -264,7 +264,7 @@ def test_a_combination_is_composed_once(loader: ConfigLoader, monkeypatch: pytes
 
     monkeypatch.setattr(loader, "load_configuration", counted)
     words = ["quantization=none,int8,nf4,fp4", "seed=range(10)", "task.limit=1,2", "+tag=x,${seed}"]
-    jobs = expand(words, None, None, loader)
+    jobs = expand_grid(words, None, None, loader)
     assert [composer.compose(job).seed for job in jobs] == [int(job[1].removeprefix("seed=")) for job in jobs]
     assert len(jobs) == 160
     assert [lines[-1] for lines in calls] == [

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from raising import raises
 
 from runner.config import data_sets
-from runner.config.choices import CONF, file_of
-from runner.config.compose import Composer, compose, composer_of
-from runner.config.extractors import Gold
-from runner.config.hydra import to_config, without_hydra
-from runner.config.runner_hydra import hydra_of
+from runner.config.choices import CONF, choice_file
+from runner.config.compose import Composer, compose_job, create_composer
+from runner.config.extractors import GoldKind
+from runner.config.hydra import split_off_hydra, to_config
+from runner.config.runner_hydra import create_hydra
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -45,7 +45,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def task(*overrides: str, folder: Path | None = None) -> Any:
-    return to_config(*compose(overrides, folder=None if folder is None else str(folder))).task
+    return to_config(*compose_job(overrides, folder=None if folder is None else str(folder))).task
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -60,7 +60,7 @@ def test_a_shipped_file_says_what_it_is_and_composes(name: str) -> None:
 
 
 def test_the_shipped_ones_are_listed() -> None:
-    assert data_sets.names() == SHIPPED
+    assert data_sets.list_data_sets() == SHIPPED
     assert {"embedded", "gsm8k"} <= {*SHIPPED}
 
 
@@ -97,7 +97,7 @@ def test_a_file_of_the_users_own_names_clusters_for_every_task(mine: Path) -> No
 def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
     looked_up = set()
     for name in TASKS:
-        content: Any = OmegaConf.to_container(OmegaConf.load(file_of("task", name)), resolve=False)
+        content: Any = OmegaConf.to_container(OmegaConf.load(choice_file("task", name)), resolve=False)
         looked_up |= {key for key, value in content.items() if value == f"${{data_set:{key}}}"}
     assert {*data_sets.KEYS} == {"data"} | looked_up
 
@@ -126,7 +126,7 @@ def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
     assert (own.split, own.prompt, own.shots, own.subset) == ("test", PromptStyle.chat, 0, None)
     assert own.answer_key == "key"
     (mine / "study.yaml").write_text("defaults: [config, _self_]\ntask: {data: quiz, split: test}\n")
-    composed = composer_of("study", str(mine)).compose([])
+    composed = create_composer("study", str(mine)).compose([])
     # a study's keys win as well
     assert (composed.task.split, composed.task.subset) == ("test", "hard")
     by_search_path = task("task.data=quiz", f"hydra.searchpath=[file://{mine}]")
@@ -135,16 +135,16 @@ def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
 
 @pytest.mark.thorough
 def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:
-    hydra = hydra_of(str(mine))
+    hydra = create_hydra(str(mine))
     master = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
     composer = Composer(hydra.config_loader, "config", master)
     tasks: list[Any] = [
-        to_config(*without_hydra(composer.compose([f"task.data={name}"]))).task
+        to_config(*split_off_hydra(composer.compose([f"task.data={name}"]))).task
         for name in ("quiz", "embedded_hard")
     ]
     assert [(one.data, one.split, one.gold) for one in tasks] == [
-        ("org/quiz", "validation", Gold.number),
-        ("embedded", "hard", Gold.number),
+        ("org/quiz", "validation", GoldKind.number),
+        ("embedded", "hard", GoldKind.number),
     ]
     assert [one.has_letters for one in tasks] == [True, False]
 

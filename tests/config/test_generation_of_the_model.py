@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.grid.plan import plan_job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -40,7 +40,7 @@ def test_each_value_has_its_source(make_config: Make, published: Callable[..., L
     config = make_config(
         model=published(**SAMPLES), generation=ModelGeneration(top_k=7), task=Gsm8kConfig(limit=2)
     )
-    resolved = resolve(config)
+    resolved = resolve_job(config)
     generation = resolved.config.generation
     assert (generation.temperature, generation.top_p, generation.top_k, generation.max_new_tokens) == (
         0.6,
@@ -61,7 +61,7 @@ def test_a_publisher_who_does_not_sample_is_greedy(
     make_config: Make, published: Callable[..., LocalModelConfig]
 ) -> None:
     model = published(temperature=0.9, repetition_penalty=1.1, max_new_tokens=99)
-    resolved = resolve(make_config(model=model, generation=ModelGeneration()))
+    resolved = resolve_job(make_config(model=model, generation=ModelGeneration()))
     assert resolved.config.generation.temperature == 0
     assert resolved.notes == (
         "generation=model: greedy, repetition_penalty 1.1, max_new_tokens 99, from the model's generation_config.json",
@@ -115,7 +115,7 @@ def test_a_model_without_files_here_is_refused(make_config: Make) -> None:
     from runner.config.models import MODELS
 
     with raises(ConfigError, "unsupported", "generation"):
-        resolve(make_config(model=MODELS["stub"](), generation=ModelGeneration()))
+        resolve_job(make_config(model=MODELS["stub"](), generation=ModelGeneration()))
 
 
 def test_null_is_for_the_model_alone() -> None:

@@ -10,8 +10,8 @@ from in_process import Finished
 from tiny_gguf import save_original, write
 from transformers import LlamaForCausalLM
 
-from runner.config.compose import compose
-from runner.config.gguf_files import with_quantization
+from runner.config.compose import compose_job
+from runner.config.gguf_files import add_gguf_quantization
 
 Run = Callable[..., Finished]
 
@@ -36,14 +36,14 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_the_name_chooses(overrides: list[str], is_meant: bool) -> None:
-    assert with_quantization(overrides) == ["quantization=gguf"] * is_meant + overrides
+    assert add_gguf_quantization(overrides) == ["quantization=gguf"] * is_meant + overrides
 
 
 @pytest.mark.thorough
 def test_the_config_is_that_of_the_given_choice(file: Path) -> None:
     named = ["model=auto", f"model.name={file}"]
-    assert compose(named) == compose([*named, "quantization=gguf"])
-    assert compose([*named, "quantization.unpacked=true"])[0].quantization.unpacked
+    assert compose_job(named) == compose_job([*named, "quantization=gguf"])
+    assert compose_job([*named, "quantization.unpacked=true"])[0].quantization.unpacked
 
 
 @pytest.mark.thorough

@@ -15,13 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from raising import raises
 
 import runner
-from runner.config.choices import choices_for
-from runner.config.compose import compose, composer_of
-from runner.config.explained import explain
+from runner.config.choices import list_choices
+from runner.config.compose import compose_job, create_composer
+from runner.config.error_messages import explain_error
 from runner.config.groups import GROUPS, key_types
-from runner.config.hydra import to_config, without_hydra
-from runner.config.hydra_versions import as_in_main
-from runner.library.load import configure
+from runner.config.hydra import split_off_hydra, to_config
+from runner.config.hydra_versions import main_environment
+from runner.library.load import build_config
 from runner_base.errors import Code, ConfigError, RunnerError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -42,16 +42,16 @@ def job(tmp_path: Path, *overrides: str) -> Any:
 def refusal(*overrides: str) -> str | None:
     """Return the error for a job of these overrides, None if there is none."""
     try:
-        to_config(*compose(overrides))
+        to_config(*compose_job(overrides))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
-        return explain(error)
+        return explain_error(error)
     return None
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("group", [*NAMED, "profile"])
 def test_the_name_of_a_choice_is_no_key(group: str) -> None:
-    choices = choices_for(group)
+    choices = list_choices(group)
     # it is a text, which holds no keys
     ways = [way for way in WAYS if group != "profile" or "{{" not in way]
     for number, choice in enumerate(choices):
@@ -86,26 +86,26 @@ def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None
 def test_nor_in_a_study(tmp_path: Path, body: str, code: Code, key: str) -> None:
     (tmp_path / "own.yaml").write_text(f"defaults: [config, _self_]\n{body}\n")
     with raises(ConfigError, code, key):
-        runner.grid(*JOB, f"output_dir={tmp_path}", study=tmp_path / "own.yaml")
+        runner.run_grid(*JOB, f"output_dir={tmp_path}", study=tmp_path / "own.yaml")
     assert not [*tmp_path.glob("jobs/*")]
 
 
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
-    with as_in_main():
-        beside = composer_of().compose(["+hydra/schema/quantization@quantization=nf4"])
+    with main_environment():
+        beside = create_composer().compose(["+hydra/schema/quantization@quantization=nf4"])
     with raises(ConfigError, "conflict"):
-        to_config(*without_hydra(beside))
+        to_config(*split_off_hydra(beside))
 
 
 @pytest.mark.thorough
 def test_nor_from_python(tmp_path: Path) -> None:
     with raises(ConfigError, "unknown_choice", "quantization.name"):
-        runner.grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
+        runner.run_grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
     with raises(ConfigError, "unknown_choice", "quantization.name"):
         runner.evaluate({"quantization.name": "nf4", "model": "stub", "output_dir": str(tmp_path)})
     with raises(ConfigError, "unknown_choice", "model.name"):
-        configure("stub", OPEN, {"name": "x"})
-    assert configure("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
+        build_config("stub", OPEN, {"name": "x"})
+    assert build_config("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
         "there it is how to choose with keys"
     )
 

@@ -12,19 +12,19 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from runner.config.choices import choices_for, schema_of
-from runner.config.compose import compose
+from runner.config.choices import choice_schema, list_choices
+from runner.config.compose import compose_job
 from runner.config.groups import GROUPS
-from runner.config.help import allowed, described
+from runner.config.help import allowed_values, describe_job_keys
 from runner_engine.quantization.base import GENERAL_KEYS
 
 
 def keys(*overrides: str) -> dict[str, tuple[str, str]]:
     """Return the value and the description of each key."""
-    composed, choices = compose(overrides)
+    composed, choices = compose_job(overrides)
     found: dict[str, tuple[str, str]] = {}
     last = ""
-    for line in described(composed, choices).splitlines():
+    for line in describe_job_keys(composed, choices).splitlines():
         if match := re.fullmatch(r"  ([a-z_.]+)=(.*?)(?:\s+# (.*))?", line):
             last = match[1]
             found[last] = match[2], match[3] or ""
@@ -40,11 +40,11 @@ def keys(*overrides: str) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
     silent, incomplete = [], []
-    for choice in choices_for(group):
-        said, schema = keys(f"{group}={choice}"), schema_of(group, choice)
+    for choice in list_choices(group):
+        said, schema = keys(f"{group}={choice}"), choice_schema(group, choice)
         silent += [f"{choice}: {key}" for key, (_, words) in said.items() if len(words) < 3]
         for name in (item.name for item in fields(schema)):
-            shown, values = said.get(f"{group}.{name}", ("", ""))[1], allowed(schema, name)
+            shown, values = said.get(f"{group}.{name}", ("", ""))[1], allowed_values(schema, name)
             if values[:1] != ["true"] and not all(re.search(rf"\b{value}\b", shown) for value in values):
                 incomplete.append((choice, name, values, shown))
     assert (silent, incomplete) == ([], []), "each key has a comment, and each choice of an enum is named"
@@ -53,7 +53,7 @@ def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
 def test_the_data_sets_stand_beside_their_key() -> None:
     for name in ("gsm8k", "likelihood"):
         said = keys(f"task={name}", "task.data=embedded_hard5")
-        assert said["task.data"][1].endswith(f". Data sets: {', '.join(choices_for('dataset'))}")
+        assert said["task.data"][1].endswith(f". Data sets: {', '.join(list_choices('dataset'))}")
         assert said["task.split"][0] == "hard5"
 
 

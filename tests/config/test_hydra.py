@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from runner.config.hydra_versions import IS_HYDRA_1_4
-from runner.config.runner_hydra import hydra_of
+from runner.config.runner_hydra import create_hydra
 
 
 @pytest.mark.thorough
@@ -28,13 +28,13 @@ def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(
         return compose(self, config_name, overrides, *rest, **keys)
 
     monkeypatch.setattr(Hydra, "compose_config", noted)
-    ours = hydra_of()
+    ours = create_hydra()
     assert ours.get_mode("config", ["model=stub", "seed=1"]) is None
     assert composed == []
     assert compose(ours, "config", ["model=stub"], RunMode.RUN, False).hydra.mode is None, "so it was right"
     assert mode(ours, "config", "hydra.mode=MULTIRUN") is RunMode.MULTIRUN
     (tmp_path / "own.yaml").write_text("hydra: {mode: MULTIRUN}\n")
-    assert mode(hydra_of(str(tmp_path)), "own") is RunMode.MULTIRUN
+    assert mode(create_hydra(str(tmp_path)), "own") is RunMode.MULTIRUN
     assert IS_HYDRA_1_4 or composed == ["config", "own"], "Hydra 1.4 finds it without composing"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 
-from runner.config.runner_hydra import hydra_of
+from runner.config.runner_hydra import create_hydra
 from runner_base import signals
 
 
@@ -23,8 +23,8 @@ def test_a_signal_waits_until_the_config_is_whole(monkeypatch: pytest.MonkeyPatc
 
     own = Hydra.compose_config
     monkeypatch.setattr(Hydra, "compose_config", interrupted_amid)
-    with signals.handlers_installed(), pytest.raises(KeyboardInterrupt):
-        hydra_of().compose_config(
+    with signals.installed_handlers(), pytest.raises(KeyboardInterrupt):
+        create_hydra().compose_config(
             "config", ["task.limit=8"], run_mode=RunMode.RUN, with_log_configuration=False
         )
     assert whole[0].task.limit == 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.config.compose import compose
-from runner.config.explained import config_errors
+from runner.config.compose import compose_job
+from runner.config.error_messages import config_errors
 from runner_base.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ from runner_base.errors import ConfigError
 )
 def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message), config_errors():
-        compose(overrides)
+        compose_job(overrides)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message:
 )
 def test_a_task_without_repeat_says_what_to_use(task: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message), config_errors():
-        compose([f"task={task}", "task.repeat=1"])
+        compose_job([f"task={task}", "task.repeat=1"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.model_names import adapter_name
-from runner_base import short_name
+from runner.config.model_names import adapter_display_name
+from runner_base import short_model_name
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 
 
@@ -28,20 +28,20 @@ def test_a_folder_is_called_by_the_part_that_says_something(tmp_path: Path, path
     place = tmp_path / path
     place.parent.mkdir(parents=True, exist_ok=True)
     place.touch() if place.suffix == ".gguf" else place.mkdir(exist_ok=True)
-    assert short_name(str(place)) == name
+    assert short_model_name(str(place)) == name
 
 
 def test_an_id_of_the_hub_is_called_as_it_is() -> None:
-    assert short_name("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
-    assert short_name("embedded") == "embedded"
+    assert short_model_name("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert short_model_name("embedded") == "embedded"
 
 
 def test_where_nothing_says_anything_the_last_part_stays() -> None:
-    assert short_name("/models/bfloat16") == "bfloat16"
+    assert short_model_name("/models/bfloat16") == "bfloat16"
 
 
 def test_an_adapter_is_called_by_its_name_and_not_by_its_format() -> None:
-    assert adapter_name(LoraConfig()) == "none"
-    assert adapter_name(PeftConfig(path="embedded_team")) == "embedded_team"
-    assert adapter_name(PeftConfig(path="/trained/polite/adapter_model")) == "polite"
-    assert adapter_name(PthConfig(path="/trained/polite.pth")) == "polite"
+    assert adapter_display_name(LoraConfig()) == "none"
+    assert adapter_display_name(PeftConfig(path="embedded_team")) == "embedded_team"
+    assert adapter_display_name(PeftConfig(path="/trained/polite/adapter_model")) == "polite"
+    assert adapter_display_name(PthConfig(path="/trained/polite.pth")) == "polite"

@@ -19,7 +19,7 @@ from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner_engine.quantization.capabilities import quantizes_layers
+from runner_engine.quantization.capabilities import can_quantize_layers
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.model import LocalConfig
 
@@ -35,7 +35,7 @@ def test_every_choice_is_in_the_menu_and_no_other() -> None:
         assert f"/hydra/schema/quantization/{name}@_here_" in text
         keys = {item.name for item in fields(choice)} - {"name", *GENERAL_KEYS}
         assert set(yaml.safe_load(text)) - {"defaults", *GENERAL_KEYS} == keys
-        if quantizes_layers(choice):
+        if can_quantize_layers(choice):
             assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, "the menu shows that it can be mixed"
         assert choice().name == name
 

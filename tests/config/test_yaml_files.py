@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from raising import raises
 
 from runner.config.choices import CONF
-from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked, quick_loader
+from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked_yaml_file, fast_yaml_loader
 from runner_base.errors import Code, ConfigError
-from runner_base.plugins import own_conf_folders
+from runner_base.plugins import builtin_conf_folders
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9)
@@ -63,20 +63,23 @@ HOSTILE: dict[str, tuple[str, Code, str]] = {
 def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, case: str) -> None:
     text, code, place = HOSTILE[case]
     (tmp_path / "x.yaml").write_text(text)
-    with raises(ConfigError, code, f"{tmp_path / 'x.yaml'}{place}") as refused, checked(tmp_path / "x.yaml"):
+    with (
+        raises(ConfigError, code, f"{tmp_path / 'x.yaml'}{place}") as refused,
+        checked_yaml_file(tmp_path / "x.yaml"),
+    ):
         OmegaConf.load(tmp_path / "x.yaml")
     assert len(str(refused.value)) < 500 + len(str(tmp_path))
 
 
 def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
-    with raises(ConfigError, "damaged", str(tmp_path / "x.yaml")), checked(tmp_path / "x.yaml"):
+    with raises(ConfigError, "damaged", str(tmp_path / "x.yaml")), checked_yaml_file(tmp_path / "x.yaml"):
         OmegaConf.load(tmp_path / "x.yaml")
 
 
 def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"seed: {'[' * (MAX_DEPTH - 1)}1{']' * (MAX_DEPTH - 1)}\n")
-    with checked(tmp_path / "x.yaml"):
+    with checked_yaml_file(tmp_path / "x.yaml"):
         assert "seed" in OmegaConf.load(tmp_path / "x.yaml")
 
 
@@ -97,9 +100,9 @@ def test_a_study_that_cannot_be_loaded_ends_in_one_message(
 
 @pytest.mark.thorough
 def test_files_that_ship_are_read_quickly_as_omegaconf_reads_them() -> None:
-    files = [file for folder in (CONF, *own_conf_folders()) for file in folder.rglob("*.yaml")]
+    files = [file for folder in (CONF, *builtin_conf_folders()) for file in folder.rglob("*.yaml")]
     assert len(files) > 80
     for file in files:
-        assert yaml.load(file.read_text(), Loader=quick_loader()) == OmegaConf.to_container(
+        assert yaml.load(file.read_text(), Loader=fast_yaml_loader()) == OmegaConf.to_container(
             OmegaConf.load(file)
         ), file

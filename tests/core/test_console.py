@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import warm_process
 
-from runner_base.console import IN_TABLE, LOG_ONLY, ForPeople, plain
+from runner_base.console import IN_TABLE, LOG_ONLY, StderrFilter, escape_control_characters
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -48,8 +48,11 @@ def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_what_steers_a_terminal_is_written_out() -> None:
-    assert plain(HOSTILE) == SHOWN
-    assert plain("two\nlines\tand \r a return 写 é 😀") == "two\nlines\tand \\r a return 写 é 😀"
+    assert escape_control_characters(HOSTILE) == SHOWN
+    assert (
+        escape_control_characters("two\nlines\tand \r a return 写 é 😀")
+        == "two\nlines\tand \\r a return 写 é 😀"
+    )
 
 
 @pytest.mark.sampled(1)
@@ -134,12 +137,12 @@ def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(
 ) -> None:
     def passes(**marks: object) -> bool:
         record = logging.makeLogRecord({"msg": "x", **marks})
-        return ForPeople().filter(record)
+        return StderrFilter().filter(record)
 
     assert passes()
     assert passes(**IN_TABLE), "with print=json there is no table"
     assert not passes(**LOG_ONLY)
-    monkeypatch.setattr(ForPeople, "table_follows", True)
+    monkeypatch.setattr(StderrFilter, "table_follows", True)
     assert passes()
     assert not passes(**IN_TABLE)
 

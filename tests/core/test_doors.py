@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from entry_points import forget_entry_points
 
-from runner_base.doors import packages_for_us
+from runner_base.entry_points import find_plugin_packages
 
 TEXT = """
 # a comment
@@ -44,7 +44,7 @@ def install(folder: Path, name: str, version: str, text: str = TEXT, ending: str
 def groups_by_package() -> dict[str, dict[str, dict[str, str]]]:
     return {
         str(package): {group: dict(names) for group, names in package.groups.items()}
-        for package in packages_for_us()
+        for package in find_plugin_packages()
     }
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.core.energy import Energy
+from runner.core.energy import EnergyCounters
 from runner_base import visible_gpus
 from runner_base.notes import note
 
@@ -24,29 +24,29 @@ def package(root: Path, name: str, microjoules: int) -> Path:
 def test_whole_packages_are_counted_also_over_the_end_of_a_counter(tmp_path: Path) -> None:
     first, second = (package(tmp_path, "intel-rapl:0", 100_000), package(tmp_path, "intel-rapl:1", 990_000))
     part = package(tmp_path, "intel-rapl:0:0", 5)  # the cores of the first one
-    energy = Energy(tmp_path)
-    before = energy.read()
+    energy = EnergyCounters(tmp_path)
+    before = energy.read_counters()
     (first / "energy_uj").write_text("350000")
     (second / "energy_uj").write_text("40000")
     (part / "energy_uj").write_text("777777")
-    assert energy.joules(before) == pytest.approx(0.25 + 0.05)
+    assert energy.joules_since(before) == pytest.approx(0.25 + 0.05)
     assert (energy.sources, energy.why_not) == ("2 CPU packages (RAPL)", [])
 
 
 def test_what_cannot_be_read_is_said_and_is_no_zero(tmp_path: Path) -> None:
-    nothing = Energy(tmp_path)
-    assert nothing.joules(nothing.read()) is None
+    nothing = EnergyCounters(tmp_path)
+    assert nothing.joules_since(nothing.read_counters()) is None
     assert nothing.sources == ""
     assert nothing.why_not == [note("no_rapl")]
     folder = package(tmp_path, "intel-rapl:0", 1)
     (folder / "energy_uj").unlink()
     (folder / "energy_uj").mkdir()  # as a file without permission, also for root
-    refused = Energy(tmp_path)
-    assert refused.joules(refused.read()) is None
+    refused = EnergyCounters(tmp_path)
+    assert refused.joules_since(refused.read_counters()) is None
     assert refused.why_not == [note("rapl_unreadable", folder=folder, reason="Is a directory")]
     package(tmp_path, "intel-rapl:1", 1)
-    elsewhere = Energy(tmp_path, is_elsewhere=True)
-    assert elsewhere.joules(elsewhere.read()) is None
+    elsewhere = EnergyCounters(tmp_path, is_elsewhere=True)
+    assert elsewhere.joules_since(elsewhere.read_counters()) is None
     assert elsewhere.why_not == [note("computed_elsewhere")]
 
 
@@ -59,12 +59,12 @@ def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: 
         nvmlDeviceGetTotalEnergyConsumption=lambda gpu: counted[gpu],
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr(visible_gpus, "visible", lambda: [visible_gpus.Gpu("1", "H100", "GPU-b")])
-    energy = Energy(tmp_path, with_gpus=True)
-    before = energy.read()
+    monkeypatch.setattr(visible_gpus, "find_visible_gpus", lambda: [visible_gpus.Gpu("1", "H100", "GPU-b")])
+    energy = EnergyCounters(tmp_path, with_gpus=True)
+    before = energy.read_counters()
     counted[0], counted[1] = 1, 92_500
-    assert energy.joules(before) == pytest.approx(2.5)
+    assert energy.joules_since(before) == pytest.approx(2.5)
     assert energy.sources == "1 GPUs (NVML)"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert Energy(tmp_path, with_gpus=True).why_not[1] == note("no_nvml")
-    assert len(Energy(tmp_path).why_not) == 1
+    assert EnergyCounters(tmp_path, with_gpus=True).why_not[1] == note("no_nvml")
+    assert len(EnergyCounters(tmp_path).why_not) == 1

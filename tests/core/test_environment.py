@@ -31,12 +31,12 @@ HOSTILE = (
 
 
 def test_the_environment_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment.read()  # without a file there is nothing to read
+    environment.load_dotenv()  # without a file there is nothing to read
     (folder / ".env").write_text(
         "# a comment\nSTUDENT_LORA_DIR='two words'\nexport BASE_URL=file\nMY_OWN_KEY=sk-1\n"
     )
     monkeypatch.setenv("BASE_URL", "environment")
-    environment.read()
+    environment.load_dotenv()
     assert (os.environ["STUDENT_LORA_DIR"], os.environ["BASE_URL"]) == ("two words", "environment")
     assert os.environ["MY_OWN_KEY"] == "sk-1", "model.key_variable names it"
 
@@ -46,7 +46,7 @@ def test_a_hostile_folder_sets_nothing_else(
     folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / ".env").write_text(f"{name}=/tmp/evil-S3CRET\nSTUDENT_FORCE_CPU=1\n")
-    environment.read()
+    environment.load_dotenv()
     assert name not in os.environ
     assert os.environ["STUDENT_FORCE_CPU"] == "1"
     said = f".env: {name} ignored: .env.example lists what is read from a file; set it in the environment\n"
@@ -64,18 +64,18 @@ def test_a_file_names_a_store_that_is_a_file_and_no_server(
         "evil-plugin://x",
     ):
         (folder / ".env").write_text(f"MLFLOW_TRACKING_URI={uri}\nCC=evil\n")
-        environment.read()
+        environment.load_dotenv()
         assert "MLFLOW_TRACKING_URI" not in os.environ
         assert capsys.readouterr().err.startswith(".env: MLFLOW_TRACKING_URI (of a server), CC ignored: ")
     (folder / ".env").write_text("MLFLOW_TRACKING_URI=sqlite:///here.db\n")
-    environment.read()
+    environment.load_dotenv()
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///here.db"
 
 
 def test_a_file_sends_no_variable_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVATE", "S3CRET")
     (folder / ".env").write_text("BASE_URL=http://evil.example/${PRIVATE}\n")
-    environment.read()
+    environment.load_dotenv()
     assert os.environ["BASE_URL"] == "http://evil.example/${PRIVATE}"
 
 
@@ -84,7 +84,7 @@ def test_where_nothing_runs_nothing_is_said(
 ) -> None:
     (folder / ".env").write_text("CC=evil\n")
     monkeypatch.setattr(sys, "argv", ["runner", "-sc", "query=bash"])
-    environment.read()
+    environment.load_dotenv()
     assert "CC" not in os.environ
     assert capsys.readouterr() == ("", "")
 
@@ -98,8 +98,8 @@ def test_the_example_lists_what_is_read() -> None:
 def test_a_file_that_cannot_be_read_is_one_message_without_its_content(folder: Path) -> None:
     (folder / ".env").write_bytes(b"API_KEY=sk-\xff\xfe-secret")
     with raises(ConfigError, "damaged") as refused:
-        environment.read()
+        environment.load_dotenv()
     assert "secret" not in repr(refused.value)
     (folder / ".env").unlink()
     (folder / ".env").mkdir()  # a virtual environment
-    environment.read()
+    environment.load_dotenv()

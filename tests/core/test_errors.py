@@ -15,8 +15,8 @@ from runner_base.errors import (
     JobFailed,
     OutputError,
     check_output_folder,
-    exit_code_of,
     memory_errors_as_job_failed,
+    run_with_exit_code,
 )
 
 
@@ -69,7 +69,7 @@ def test_a_folder_that_may_not_be_written_will_do_for_a_plan() -> None:
         if before == 0:
             os.seteuid(65534)  # root may write everywhere
         try:
-            check_output_folder("output_dir", f"{name}/new", is_written=False)
+            check_output_folder("output_dir", f"{name}/new", needs_write=False)
             with raises(OutputError, "refused", "output_dir"):
                 check_output_folder("output_dir", f"{name}/new")
         finally:
@@ -103,13 +103,15 @@ def test_an_error_amid_an_interrupt_is_the_interrupt(capsys: pytest.CaptureFixtu
 
     for work in (lambda: failing_cleanup(AttributeError("of a library")), masked_twice):
         with pytest.raises(KeyboardInterrupt, match="21 kept"):
-            exit_code_of("error", work, str)
+            run_with_exit_code("error", work, str)
     assert capsys.readouterr().err == ""
 
 
 def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full", code="too_large")))
+        run_with_exit_code(
+            "error", lambda: failing_cleanup(OutputError("the disk is full", code="too_large"))
+        )
         == OutputError.exit_code
     )
     assert "the disk is full" in capsys.readouterr().err

@@ -12,30 +12,37 @@ import pytest
 from raising import raises
 
 from runner_base.errors import ConfigError, OutputError
-from runner_base.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
+from runner_base.files import (
+    is_locked,
+    lock_file,
+    lock_folder,
+    replace_atomically,
+    replace_text,
+    write_text_atomically,
+)
 
 
 def test_a_file_is_held_once_and_free_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "new" / ".lock"
-    assert not is_held(file)
-    with hold(file):
-        assert is_held(file)
+    assert not is_locked(file)
+    with lock_file(file):
+        assert is_locked(file)
         with pytest.raises(BlockingIOError):
-            hold(file, wait=False)
-    assert not is_held(file)
+            lock_file(file, wait=False)
+    assert not is_locked(file)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="it is a pipe"):
-        hold(tmp_path / "pipe")
+        lock_file(tmp_path / "pipe")
 
 
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     refusal = raises(ConfigError, "busy", "task.output_dir")
-    with hold_folder(tmp_path, "task.output_dir"), refusal, hold_folder(tmp_path, "task.output_dir"):
+    with lock_folder(tmp_path, "task.output_dir"), refusal, lock_folder(tmp_path, "task.output_dir"):
         pass
-    with hold_folder(tmp_path, "task.output_dir"):
+    with lock_folder(tmp_path, "task.output_dir"):
         pass
 
 
@@ -48,12 +55,12 @@ def test_a_file_is_replaced_or_stays_as_it_was(tmp_path: Path) -> None:
 
     replace_text(file, "old")
     with pytest.raises(OSError, match="no room"):
-        replace_with(file, fail)
+        replace_atomically(file, fail)
     assert [(path.name, path.read_text()) for path in file.parent.iterdir()] == [("file", "old")]
-    write_atomically(file, "new")
+    write_text_atomically(file, "new")
     assert file.read_text() == "new"
     with raises(OutputError, "refused"):
-        write_atomically(tmp_path / "none" / "file", "text", "task.output")
+        write_text_atomically(tmp_path / "none" / "file", "text", "task.output")
 
 
 WRITES = 200
@@ -95,7 +102,9 @@ def test_two_writers_in_containers_have_one_process_id_and_do_not_meet(tmp_path:
 def test_two_threads_of_a_process_write_one_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with ThreadPoolExecutor(4) as threads:
-        writing = [threads.submit(write_atomically, file, letter * 300_000) for letter in "abcd" * WRITES]
+        writing = [
+            threads.submit(write_text_atomically, file, letter * 300_000) for letter in "abcd" * WRITES
+        ]
         while not all(it.done() for it in writing):
             read_whole(file, "abcd")
     assert [it.exception() for it in writing] == [None] * len(writing)
@@ -117,5 +126,5 @@ def test_an_interrupt_leaves_no_part(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        replace_with(tmp_path / "file", interrupted)
+        replace_atomically(tmp_path / "file", interrupted)
     assert list(tmp_path.iterdir()) == []

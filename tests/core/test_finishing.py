@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import CensoredData, ecdf
 
-from runner.core.finishing import Finishing, Length, Price, lengths_of
+from runner.core.finishing import AnswerLength, FinishingCurve, LimitCost, answer_lengths
 from runner_base.model_text import Answer, FinishReason
 from runner_base.notes import note
 
@@ -15,35 +15,39 @@ from runner_base.notes import note
 def test_the_curve_is_kaplan_and_meiers() -> None:
     generator = np.random.default_rng(3)
     lengths, limits = generator.integers(1, 60, (2, 300))
-    seen = [Length(int(min(pair)), bool(pair[0] <= pair[1])) for pair in zip(lengths, limits, strict=True)]
+    seen = [
+        AnswerLength(int(min(pair)), bool(pair[0] <= pair[1])) for pair in zip(lengths, limits, strict=True)
+    ]
     data = CensoredData(
         uncensored=[it.tokens for it in seen if it.finished],
         right=[it.tokens for it in seen if not it.finished],
     )
     curve = ecdf(data).cdf
-    assert Finishing.of(seen).reached == pytest.approx(curve.probabilities[-1])
+    assert FinishingCurve.from_lengths(seen).reached == pytest.approx(curve.probabilities[-1])
     for wanted in (0.2, 0.5, 0.8):
         assert (
-            Finishing.of(seen, wanted).tokens
+            FinishingCurve.from_lengths(seen, wanted).tokens
             == curve.quantiles[int(np.argmax(curve.probabilities >= wanted))]
         )
-    finished = Finishing.of([Length(tokens, True) for tokens in range(1, 101)])
+    finished = FinishingCurve.from_lengths([AnswerLength(tokens, True) for tokens in range(1, 101)])
     assert (finished.reached, finished.tokens, finished.low, finished.high) == (1.0, 95, 90, 100)
 
 
 def test_what_cannot_be_told_is_not_told_and_twice_the_limit_has_a_price() -> None:
-    cut = Finishing.of([Length(20, True)] * 6 + [Length(30, False)] * 4)
+    cut = FinishingCurve.from_lengths([AnswerLength(20, True)] * 6 + [AnswerLength(30, False)] * 4)
     assert cut.metrics == {"finished_share": 0.6}
-    assert cut.advice(30, 100.0) == note(
-        "enough_tokens_unknown", wanted=0.95, reached=0.6, limit=30, longer=60, price=Price(120, 1.2)
+    assert cut.advice_note(30, 100.0) == note(
+        "enough_tokens_unknown", wanted=0.95, reached=0.6, limit=30, longer=60, price=LimitCost(120, 1.2)
     )
-    longer = Finishing.of([Length(20, True)] * 96 + [Length(30, False)] * 4)
+    longer = FinishingCurve.from_lengths([AnswerLength(20, True)] * 96 + [AnswerLength(30, False)] * 4)
     assert longer.metrics == {"finished_share": 0.96, "max_new_tokens_for_95_percent": 20}
-    assert longer.advice(30, None) == note(
+    assert longer.advice_note(30, None) == note(
         "enough_tokens", wanted=0.95, tokens=20, low=20, high=None, price=None
     )
-    mixed = Finishing.of([Length(10, False)] * 10 + [Length(20, True)] * 10 + [Length(40, True)])
-    assert mixed.advice(30, None).values["price"] == Price(300, None)
+    mixed = FinishingCurve.from_lengths(
+        [AnswerLength(10, False)] * 10 + [AnswerLength(20, True)] * 10 + [AnswerLength(40, True)]
+    )
+    assert mixed.advice_note(30, None).values["price"] == LimitCost(300, None)
 
 
 def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None:
@@ -52,5 +56,5 @@ def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None
     )
     failed = Answer("", [], FinishReason.error)
     plain = Answer("3", [1, 2], FinishReason.stop)
-    assert lengths_of([thought, failed, plain]) == [(50, False), (2, True)]
-    assert lengths_of([thought, failed, plain], of_answer_only=True) == [(9, False), (2, True)]
+    assert answer_lengths([thought, failed, plain]) == [(50, False), (2, True)]
+    assert answer_lengths([thought, failed, plain], without_thinking=True) == [(9, False), (2, True)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner_base import names_gguf_file
+from runner_base import is_gguf_file_name
 
 
 @pytest.mark.parametrize(
@@ -11,4 +11,4 @@ from runner_base import names_gguf_file
      ("gguf", False), ("", False)],
 )  # fmt: skip
 def test_names(name: str, is_file: bool) -> None:
-    assert names_gguf_file(name) is is_file
+    assert is_gguf_file_name(name) is is_file

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from runner.core import energy as counters
-from runner.core.energy import Energy
-from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of
+from runner.core.energy import EnergyCounters
+from runner.core.job_energy import JobEnergyMeter, JobJoules, energy_metrics
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_compare.features.front.compute import mark_front
+from runner_compare.features.front.compute import mark_pareto_front
 from runner_compare.model.data import Run, Table, TableRow
 from runner_engine import EngineStats
 
@@ -50,17 +50,17 @@ class Machine:
         self.stats.decode_s += decode_s
 
 
-def counted_on(machine: Machine, beside: str = "") -> JobEnergy:
+def counted_on(machine: Machine, beside: str = "") -> JobEnergyMeter:
     """Count a job of 20 steps: half a second of prefill, two of decode, and a wait after each."""
-    job = JobEnergy(Energy(machine.root), lambda: beside, lambda: machine.now)
-    job.begin(machine.stats, machine.idle)
+    job = JobEnergyMeter(EnergyCounters(machine.root), lambda: beside, lambda: machine.now)
+    job.measure_idle_power(machine.stats, machine.idle)
     for _ in range(20):
         machine.work(0.5, 0.0)
-        job.step(machine.stats)
+        job.count_step(machine.stats)
         machine.work(0.0, 2.0)
-        job.step(machine.stats)
+        job.count_step(machine.stats)
         machine.idle(0.25)
-        job.step(machine.stats)
+        job.count_step(machine.stats)
     return job
 
 
@@ -79,7 +79,7 @@ def test_prefill_and_decode_are_told_apart_from_idling(tmp_path: Path) -> None:
     assert so_far.decode_j == pytest.approx(20 * 2.0 * DECODE_W)
     assert so_far.net_j == pytest.approx(so_far.prefill_j + so_far.decode_j)
     assert so_far.gross_j == pytest.approx(so_far.net_j + 20 * 2.75 * IDLE_W)
-    assert job.why_not() is None
+    assert job.why_unavailable() is None
 
 
 def test_a_counter_that_runs_twice_as_fast_is_seen(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: P
         for number, noise in enumerate((1.0, 1.01, 0.99, 1.005)):
             machine = Machine(tmp_path / f"{job} {number}", speed=speed * noise)
             metrics = {"n": 200.0, "correct": 180.0, "model_mib": 100.0, "decode_tok_per_s": 50.0}
-            metrics |= metrics_of(counted_on(machine).so_far, answers, None)
+            metrics |= energy_metrics(counted_on(machine).so_far, answers, None)
             metrics["decode_tok_per_s"] *= noise
             runs.append(Run(job, job, "gsm8k", "1", "", {}, metrics))
         runs[0].earlier = runs[1:]
@@ -107,7 +107,7 @@ def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: P
 
     for speed, falls in ((2.0, "true"), (1.0, None)):
         rows = [row(f"true at {speed}", 1.0), row(f"other at {speed}", speed)]
-        mark_front(Table("gsm8k", [], rows), margins={"accuracy": 0.2})
+        mark_pareto_front(Table("gsm8k", [], rows), margins={"accuracy": 0.2})
         assert rows[0].on_front
         assert (rows[1].dominated_by or "").startswith(falls or ""), speed
         assert rows[1].on_front is (falls is None)
@@ -120,35 +120,35 @@ def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: P
 def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
     joules = counted_on(Machine(tmp_path)).so_far
     samples = [sample(0, Verdict.correct), sample(1, Verdict.wrong), sample(2, Verdict.correct, "gsm8k-1")]
-    found = metrics_of(joules, samples, price_kwh=0.36)
+    found = energy_metrics(joules, samples, price_kwh=0.36)
     # one right answer was given here
     assert found["joules_per_right_answer"] == pytest.approx(joules.net_j)
     assert found["joules_per_question"] == pytest.approx(joules.net_j / 2)
     assert found["energy_cost_per_right_answer"] == found["energy_cost"]
     assert found["energy_wh"] == pytest.approx(joules.gross_j / 3600)
     assert found["energy_cost"] == pytest.approx(joules.gross_j / 3600 / 1000 * 0.36)
-    assert "joules_per_right_answer" not in metrics_of(joules, samples[1:2], None)
-    assert metrics_of(JoulesOfJob(), samples, 0.36) == {}
+    assert "joules_per_right_answer" not in energy_metrics(joules, samples[1:2], None)
+    assert energy_metrics(JobJoules(), samples, 0.36) == {}
 
 
 def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
     beside = "beside other work that used 1.0 of 2 cores"
-    assert counted_on(Machine(tmp_path), beside=beside).why_not() == note(
+    assert counted_on(Machine(tmp_path), beside=beside).why_unavailable() == note(
         "shared_counters", other=note("other_work", what=beside)
     )
 
 
 def test_no_counter_is_said_with_what_would_give_one(tmp_path: Path) -> None:
-    job = JobEnergy(Energy(tmp_path), lambda: "")
-    job.begin(EngineStats())
-    job.step(EngineStats(prefill_s=1.0), at_once=True)
-    assert job.so_far == JoulesOfJob()
-    assert job.why_not() == note("no_counters", reasons=(note("no_rapl"),))
+    job = JobEnergyMeter(EnergyCounters(tmp_path), lambda: "")
+    job.measure_idle_power(EngineStats())
+    job.count_step(EngineStats(prefill_s=1.0), force=True)
+    assert job.so_far == JobJoules()
+    assert job.why_unavailable() == note("no_counters", reasons=(note("no_rapl"),))
 
 
 def test_starts_of_one_job_add_up() -> None:
-    first, second = JoulesOfJob(10, 2, 3, 5, 1), JoulesOfJob(20, 4, 6, 10, 2)
-    assert first + second == JoulesOfJob(30, 6, 9, 15, 3)
+    first, second = JobJoules(10, 2, 3, 5, 1), JobJoules(20, 4, 6, 10, 2)
+    assert first + second == JobJoules(30, 6, 9, 15, 3)
 
 
 def test_the_counters_folder_is_read_when_a_job_begins(
@@ -156,4 +156,4 @@ def test_the_counters_folder_is_read_when_a_job_begins(
 ) -> None:
     Machine(tmp_path)
     monkeypatch.setattr(counters, "POWERCAP", tmp_path)
-    assert Energy().sources == "1 CPU packages (RAPL)"
+    assert EnergyCounters().sources == "1 CPU packages (RAPL)"

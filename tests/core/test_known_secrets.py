@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from runner.scorers.expressions import Process
-from runner.tracking.connection import one_message
-from runner_base import child
+from runner.scorers.expressions import ComparisonProcess
+from runner.tracking.connection import errors_as_one_message
+from runner_base import child_process
 from runner_base.errors import TrackingError
-from runner_base.known_secrets import without_known_secrets
+from runner_base.known_secrets import redact_environment_secrets
 from runner_engine.sessions.chat_template import ChatTemplate, RenderLimits
 
 SECRET = 'tok+en/"123456'
@@ -31,7 +31,10 @@ def test_a_store_that_sends_a_secret_back_does_not_get_it_shown(
     monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("SHORT_KEY", "EMPTY")
     spellings = (SECRET, "tok%2Ben%2F%22123456", 'tok+en/\\"123456')
-    with pytest.raises(TrackingError) as raised, one_message(lambda text: f"cannot be written: {text}"):
+    with (
+        pytest.raises(TrackingError) as raised,
+        errors_as_one_message(lambda text: f"cannot be written: {text}"),
+    ):
         raise OSError(f"401 for Bearer {' and '.join(spellings)}: EMPTY")
     assert str(raised.value) == "cannot be written: 401 for Bearer *** and *** and ***: EMPTY"
 
@@ -39,7 +42,7 @@ def test_a_store_that_sends_a_secret_back_does_not_get_it_shown(
 def test_a_log_in_is_hidden_in_the_spelling_that_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "pass")
-    assert without_known_secrets(f"Basic {b64encode(b'admin:pass').decode()}") == "Basic ***"
+    assert redact_environment_secrets(f"Basic {b64encode(b'admin:pass').decode()}") == "Basic ***"
 
 
 def environment_of(program: str) -> dict[str, str]:
@@ -59,15 +62,15 @@ def test_children_that_read_the_words_of_a_model_get_no_secret(
 ) -> None:
     for name in ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "NAMED_BY_NOBODY"):
         monkeypatch.setenv(name, SECRET)
-    trusted = child.start(
+    trusted = child_process.start_python(
         "-c", "print('ready', flush=True); input()", stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert trusted.stdout is not None
     trusted.stdout.readline()
     assert SECRET in environment_of("ready").values(), "the control: others inherit it"
     trusted.communicate(b"\n")
-    compares = Process()
-    place, _ = compares.ask("1/2", ["0.5"])
+    compares = ComparisonProcess()
+    place, _ = compares.compare("1/2", ["0.5"])
     assert place == 0, "it works without them"
     assert SECRET not in environment_of("expressions_child").values()
     compares.close()

@@ -46,7 +46,7 @@ def printed(tmp_path: Path) -> object:
         (package / f"{name}.py").write_text(text)
 
     def run(body: str) -> list[str]:
-        program = f"import sys\nfrom runner.core.later import put_off\nwith put_off('slow'):\n    import library\n{body}"
+        program = f"import sys\nfrom runner.core.deferred_imports import put_off\nwith put_off('slow'):\n    import library\n{body}"
         done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=tmp_path,
@@ -92,9 +92,9 @@ def test_what_is_used_while_it_is_put_off_is_imported_whole(printed: object) -> 
 
 
 def test_what_is_not_installed_is_not_put_off() -> None:
-    from runner.core.later import put_off
+    from runner.core.deferred_imports import defer_imports
 
-    with put_off("no_such_package.inner"), pytest.raises(ModuleNotFoundError):
+    with defer_imports("no_such_package.inner"), pytest.raises(ModuleNotFoundError):
         import no_such_package.inner  # type: ignore[import-not-found]  # noqa: F401
 
 

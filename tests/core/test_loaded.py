@@ -15,7 +15,7 @@ from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
-from runner_engine.models.loaded_lines import lines
+from runner_engine.models.load_summary import summarize_load
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.lora import PeftConfig, PthConfig
@@ -73,7 +73,7 @@ def test_the_same_report_from_every_task(make_config: Make, task: str) -> None:
     assert metrics["load_peak_rss_mib"] >= metrics["load_rss_mib"] > 100
     assert metrics["load_s"] > 0
     assert metrics["base_loads"] == 1
-    assert len(lines(metrics, facts)) == 6
+    assert len(summarize_load(metrics, facts)) == 6
 
 
 def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,7 +88,9 @@ def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture
     assert metrics["quantized_modules"] == metrics["rope_pairs_patched"] == metrics["lora_modules"] == 0
     assert metrics["lora_delta_norm"] == metrics["lora_parameters"] == metrics["lora_rank"] == 0
     assert (metrics["unquantized_linears"], metrics["rope_pairs"]) == (29, 32)
-    (message,) = [entry.message for entry in caplog.records if entry.name == "runner_engine.models.adapting"]
+    (message,) = [
+        entry.message for entry in caplog.records if entry.name == "runner_engine.models.adapter_lifecycle"
+    ]
     assert message.splitlines()[1].split()[:2] == ["loaded", "LlamaForCausalLM"]
     assert len(message.splitlines()) == 1 + 6
     log = (Path(record.output_dir) / "log.txt").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner_base import machine
-from runner_base.machine import Contention, _cpu_model, _family_ticks
+from runner_base.machine import Contention, _cpu_model, _own_cpu_ticks
 
 PROGRAM = """
 import sys
@@ -44,19 +44,19 @@ def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
 
 @pytest.mark.thorough
 def test_ones_own_children_are_no_contention() -> None:
-    before, expected = _family_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
+    before, expected = _own_cpu_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
     with subprocess.Popen(
         [sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"done\n"
-        assert _family_ticks() - before > expected
-    assert _family_ticks() - before > expected, "the time of a child still counts when it has ended"
+        assert _own_cpu_ticks() - before > expected
+    assert _own_cpu_ticks() - before > expected, "the time of a child still counts when it has ended"
 
 
 def test_a_second_measurement_in_a_process_is_not_alone() -> None:
     Contention()
-    assert Contention().describe() != "alone"
+    assert Contention().describe_load() != "alone"
 
 
 def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_path: Path) -> None:
@@ -75,9 +75,9 @@ def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_p
 @pytest.mark.parametrize(("jobs", "words"), [(1, "1 job before"), (2, "2 jobs before")])
 def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     contention = Contention()
-    monkeypatch.setattr(contention, "beside", lambda: "")
+    monkeypatch.setattr(contention, "describe_other_programs", lambda: "")
     contention.earlier = jobs
-    assert contention.describe() == f"in a process that had done {words}"
+    assert contention.describe_load() == f"in a process that had done {words}"
 
 
 def test_versions_are_read_once_since_advice_asks_for_each_pair_of_candidates(
@@ -85,6 +85,6 @@ def test_versions_are_read_once_since_advice_asks_for_each_pair_of_candidates(
 ) -> None:
     """Ranking three candidates asked 154 times, and each time five files of metadata were
     parsed."""
-    first = machine.versions()
+    first = machine.library_versions()
     monkeypatch.setattr(metadata, "version", lambda name: f"{name} read again")
-    assert [machine.versions() for _ in range(3)] == [first] * 3
+    assert [machine.library_versions() for _ in range(3)] == [first] * 3

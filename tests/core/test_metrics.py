@@ -12,13 +12,21 @@ from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.render.job_lines import LINES, OF_GRID, grid_columns
-from runner.report import headline
+from runner.report import headline_metrics
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_compare.features.front.compute import FRONT
-from runner_compare.metrics import SPREADS, Better, Pooling, described, known_metrics, number, pool
+from runner_compare.metrics import (
+    SPREADS,
+    BetterDirection,
+    PoolingRule,
+    find_metric,
+    format_number,
+    known_metrics,
+    pool_metrics,
+)
 from runner_compare.render.columns import HEADLINES, OF_SCORED
 from runner_compare.ways.repeats import BY_REPEATS
 from runner_engine.quantization.bitsandbytes import Int8Config
@@ -34,7 +42,7 @@ SHORT = GenerationConfig(max_new_tokens=4)
 
 def undescribed(metrics: dict[str, float]) -> set[str]:
     """Return the metrics that are not in the list."""
-    return {key for key in metrics if described(key).key not in known_metrics()}
+    return {key for key in metrics if find_metric(key).key not in known_metrics()}
 
 
 @pytest.mark.parametrize(
@@ -68,13 +76,13 @@ def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
 
 def test_what_stands_in_tables_is_described() -> None:
     named = {*OF_GRID, *OF_SCORED, *HEADLINES, *BY_REPEATS}.union(FRONT)
-    named = named.union(*(line.names for line in LINES))
-    assert {described(name).key for name in named} <= known_metrics().keys()
-    assert all(known_metrics()[key].better is not Better.neither for key in FRONT)
+    named = named.union(*(line.metric_names for line in LINES))
+    assert {find_metric(name).key for name in named} <= known_metrics().keys()
+    assert all(known_metrics()[key].better is not BetterDirection.neither for key in FRONT)
     for metric in known_metrics().values():
         assert (
             metric.tokens in known_metrics()
-            if metric.pooling in (Pooling.per_token, Pooling.weighted)
+            if metric.pooling in (PoolingRule.per_token, PoolingRule.weighted)
             else metric.tokens == ""
         )
 
@@ -89,26 +97,26 @@ def test_what_stands_in_tables_is_described() -> None:
     ],
 )
 def test_cells_and_spreads_are_their_base_metric(key: str, base: str) -> None:
-    assert described(key) is known_metrics()[base]
+    assert find_metric(key) is known_metrics()[base]
     assert not any(base.endswith(suffix) for base in known_metrics() for suffix in SPREADS)
 
 
 def test_a_metric_of_somebody_elses_task_is_described_by_its_unit() -> None:
-    metric = described("reasoning_tok_per_s/hard")
+    metric = find_metric("reasoning_tok_per_s/hard")
     assert (metric.key, metric.title, metric.better) == (
         "reasoning_tok_per_s",
         "reasoning tok/s",
-        Better.higher,
+        BetterDirection.higher,
     )
-    assert described("cache_mib").pooling is Pooling.max
-    assert described("rounds").better is Better.neither
+    assert find_metric("cache_mib").pooling is PoolingRule.max
+    assert find_metric("rounds").better is BetterDirection.neither
 
 
 def test_labels_for_columns_and_axes() -> None:
     peak, speed, cut_off = (known_metrics()[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off"))
-    assert (peak.title, peak.head, peak.axis) == ("peak RSS MiB", "peak RSS\nMiB", "peak RSS, MiB")
-    assert (speed.title, speed.head, speed.axis) == ("decode tok/s", "decode\ntok/s", "decode tokens/s")
-    assert (cut_off.title, cut_off.head, cut_off.axis) == ("cut off", "cut\noff", "cut off")
+    assert (peak.title, peak.head, peak.axis_label) == ("peak RSS MiB", "peak RSS\nMiB", "peak RSS, MiB")
+    assert (speed.title, speed.head, speed.axis_label) == ("decode tok/s", "decode\ntok/s", "decode tokens/s")
+    assert (cut_off.title, cut_off.head, cut_off.axis_label) == ("cut off", "cut\noff", "cut off")
     heads = [metric.title for metric in known_metrics().values()]
     assert len(set(heads)) == len(heads)
     assert not any(re.search(r"_|  ", head) for head in heads)
@@ -117,7 +125,7 @@ def test_labels_for_columns_and_axes() -> None:
 def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
     one = {"n": 10, "correct": 9, "new_tokens": 100, "decode_tok_per_s": 100, "peak_rss_mib": 5, "load_s": 1}
     two = {"n": 30, "correct": 3, "new_tokens": 300, "decode_tok_per_s": 300, "peak_rss_mib": 7, "load_s": 2}
-    pooled = pool([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
+    pooled = pool_metrics([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
     assert pooled == {
         "n": 40,
         "correct": 12,
@@ -128,7 +136,7 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
         "load_s": 1.5,
     }
     # one has no speed to weigh by
-    assert pool([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150
+    assert pool_metrics([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150
 
 
 @pytest.mark.parametrize(
@@ -142,29 +150,35 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
     ],
 )
 def test_number(value: float, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_one_answer_is_no_answers() -> None:
     values = {"student_answers": 1.0, "student_calls": 1.0, "student_new_tokens": 2001.0}
-    assert headline(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
+    assert headline_metrics(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
     values = {"requests": 1.0, "answered": 1.0, "refused": 0.0, "clients_left": 1.0, "client_errors": 1.0,
               "server_errors": 0.0}  # fmt: skip
-    assert headline(values)["requests"] == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
+    assert (
+        headline_metrics(values)["requests"]
+        == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
+    )
     values = {
         "accuracy/strict": 1.0,
         "accuracy/flexible": 1.0,
         "extractors_differ": 1.0,
         "stopped_by_length": 11.0,
     }
-    assert "· 1 verdict differs · 11 stopped by length" in headline(values)["trust"]
+    assert "· 1 verdict differs · 11 stopped by length" in headline_metrics(values)["trust"]
 
 
 def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None:
     # as earlier versions recorded it
     values = {"prefill_tok_per_s": 5000.0, "decode_tok_per_s": 0.0}
-    assert headline(values)["speed"] == "prefill 5,000 tok/s"
-    assert headline(values | {"decode_tok_per_s": 12.0})["speed"] == "prefill 5,000 tok/s · decode 12 tok/s"
+    assert headline_metrics(values)["speed"] == "prefill 5,000 tok/s"
+    assert (
+        headline_metrics(values | {"decode_tok_per_s": 12.0})["speed"]
+        == "prefill 5,000 tok/s · decode 12 tok/s"
+    )
 
 
 def test_a_grid_shows_one_right_of_all_answers_and_their_vote_beside_the_questions() -> None:
@@ -173,4 +187,4 @@ def test_a_grid_shows_one_right_of_all_answers_and_their_vote_beside_the_questio
     titles = [it.title for it in grid_columns([single, several, {**several, "answers_each": 1.0}])]
     assert titles == ["n", "pass@4", "maj@4", "decode tok/s"]
     assert [it.title for it in grid_columns([single])] == ["n", "decode tok/s"]
-    assert described("pass_hat_k/8").title == "pass^8"
+    assert find_metric("pass_hat_k/8").title == "pass^8"

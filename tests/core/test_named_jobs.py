@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from runner_base.named_jobs import NamedJob
+from runner_base.named_jobs import JobReference
 
 
 @pytest.mark.parametrize(
     ("job", "fact"),
     [
-        (NamedJob("quantization=none", "gsm8k-0123456789ab"), "quantization=none · gsm8k-0123456789ab"),
-        (NamedJob("model.name=a · b", "gsm8k-0123456789ab"), "model.name=a · b · gsm8k-0123456789ab"),
-        (NamedJob("", "gsm8k-0123456789ab"), "gsm8k-0123456789ab"),
-        (NamedJob("", ""), ""),
+        (JobReference("quantization=none", "gsm8k-0123456789ab"), "quantization=none · gsm8k-0123456789ab"),
+        (JobReference("model.name=a · b", "gsm8k-0123456789ab"), "model.name=a · b · gsm8k-0123456789ab"),
+        (JobReference("", "gsm8k-0123456789ab"), "gsm8k-0123456789ab"),
+        (JobReference("", ""), ""),
     ],
 )
-def test_a_fact_is_read_as_it_was_written(job: NamedJob, fact: str) -> None:
+def test_a_fact_is_read_as_it_was_written(job: JobReference, fact: str) -> None:
     assert job.to_fact() == fact
-    assert NamedJob.from_fact(fact) == job
+    assert JobReference.from_fact(fact) == job

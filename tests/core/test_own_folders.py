@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runner_base.own_folders import (
+from runner_base.temp_folders import (
     RANDOM_BYTES,
-    remove_abandoned,
+    remove_abandoned_folders,
     remove_folder,
-    require_own,
+    require_user_owned,
     temporary_folder,
 )
 
@@ -40,7 +40,7 @@ def test_a_temporary_folder_is_empty_private_and_gone_at_the_end(tmp_path: Path)
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("remove", [remove_folder, require_own])
+@pytest.mark.parametrize("remove", [remove_folder, require_user_owned])
 def test_a_link_is_refused_and_its_folder_stays(
     tmp_path: Path, victim: Path, remove: Callable[[Path], None]
 ) -> None:
@@ -64,7 +64,7 @@ def test_abandoned_folders_are_removed_but_no_link_and_no_other_name(tmp_path: P
         other.mkdir()
     (tmp_path / LEFT.replace("0", "2")).write_text("a file")
     with temporary_folder(tmp_path, ".model.", ".unfinished") as held:
-        assert remove_abandoned(tmp_path, ".model.", ".unfinished") == [held]
+        assert remove_abandoned_folders(tmp_path, ".model.", ".unfinished") == [held]
         assert held.is_dir()
     assert not left.exists()
     assert all(other.is_dir() for other in others)
@@ -105,8 +105,8 @@ def test_folders_of_other_users_stay(tmp_path: Path) -> None:
     other = tmp_path / LEFT
     other.mkdir()
     os.chown(other, 12345, -1)
-    assert remove_abandoned(tmp_path, ".model.", ".unfinished") == []
-    for refuse in (remove_folder, require_own):
+    assert remove_abandoned_folders(tmp_path, ".model.", ".unfinished") == []
+    for refuse in (remove_folder, require_user_owned):
         with pytest.raises(PermissionError, match="another user"):
             refuse(other)
     assert other.is_dir()
@@ -114,10 +114,10 @@ def test_folders_of_other_users_stay(tmp_path: Path) -> None:
 
 def test_a_killed_process_releases_its_folder(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib\nfrom runner_base.own_folders import temporary_folder\n"
+        "import os, pathlib\nfrom runner_base.temp_folders import temporary_folder\n"
         f"with temporary_folder(pathlib.Path({str(tmp_path)!r}), 'own-'):\n    os._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert len([*tmp_path.iterdir()]) == 1
-    assert remove_abandoned(tmp_path, "own-") == []
+    assert remove_abandoned_folders(tmp_path, "own-") == []
     assert [*tmp_path.iterdir()] == []

@@ -11,7 +11,7 @@ import pytest
 from plug_in_packages import write_package
 from raising import raises
 
-from runner_base import doors, plugins
+from runner_base import entry_points, plugins
 from runner_base.choices import Choices
 from runner_base.errors import Code, ConfigError
 from runner_compare.metrics import Metric
@@ -33,10 +33,10 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     path."""
 
     def forget() -> None:
-        doors.packages_for_us.cache_clear()
-        plugins._found.cache_clear()
-        plugins.plug_ins.cache_clear()
-        plugins.conf_folders.cache_clear()
+        entry_points.find_plugin_packages.cache_clear()
+        plugins._load_plug_ins.cache_clear()
+        plugins.find_plug_ins.cache_clear()
+        plugins.plug_in_conf_folders.cache_clear()
         for module in [it for it in sys.modules if it.startswith("of_test_")]:
             del sys.modules[module]
 
@@ -62,15 +62,15 @@ def choices(**own: type[QuantizationConfig]) -> Choices[QuantizationConfig]:
 def test_a_name_is_known_before_its_module_is_imported(add: Add) -> None:
     add("birds", "[runner.quantizations]\nmine = of_test_birds:Mine\n", of_test_birds=GOOD)
     known = choices(none=QuantizationConfig)
-    assert known.names() == ["mine", "none"]
+    assert known.list_names() == ["mine", "none"]
     assert "mine" in known
     assert "of_test_birds" not in sys.modules
     assert list(known) == ["none"]  # iterating imports nothing
     assert known["mine"].name == "mine"
     assert "of_test_birds" in sys.modules
-    assert known.of(known["mine"]) == plugins.plug_ins("quantization")["mine"]
-    assert known.of(QuantizationConfig) is None
-    assert plugins.plug_ins("quantization")["mine"].package == "birds 2.0"
+    assert known.find_plug_in_of_class(known["mine"]) == plugins.find_plug_ins("quantization")["mine"]
+    assert known.find_plug_in_of_class(QuantizationConfig) is None
+    assert plugins.find_plug_ins("quantization")["mine"].package == "birds 2.0"
     with pytest.raises(KeyError):
         known["other"]
     assert known.get("other") is None
@@ -81,7 +81,7 @@ def test_a_class_is_known_as_a_plug_ins_before_it_was_asked_for(add: Add) -> Non
     add("birds", "[runner.quantizations]\nmine = of_test_birds:Mine\n", of_test_birds=GOOD)
     import of_test_birds  # type: ignore[import-not-found]
 
-    assert str(choices().of(of_test_birds.Mine)) == "quantization mine of birds 2.0"
+    assert str(choices().find_plug_in_of_class(of_test_birds.Mine)) == "quantization mine of birds 2.0"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_choice_names_its_package(
     assert known.get(name) is None  # a reader of records goes on without it, and says so once
     assert known.get(name) is None
     assert capsys.readouterr().err.count(f"quantization {name} of bad-birds 2.0: ") == 1
-    assert list(known.from_plug_ins()) == []
+    assert list(known.iter_plug_in_choices()) == []
 
 
 def test_two_packages_with_one_name(add: Add) -> None:
@@ -121,7 +121,7 @@ def test_the_runners_own_choice_hides_a_plug_ins(add: Add) -> None:
     add("birds", "[runner.quantizations]\nnone = of_test_birds:Mine\n", of_test_birds=GOOD)
     known = choices(none=QuantizationConfig)
     assert known["none"] is QuantizationConfig
-    assert known.plug_in("none") is None
+    assert known.find_plug_in("none") is None
     assert "of_test_birds" not in sys.modules
 
 
@@ -130,7 +130,7 @@ def test_an_older_copy_further_back_on_the_path_is_not_a_rival(add: Add) -> None
     add("birds", text, "1.0", of_test_birds="1 / 0")
     add("birds", text, "2.0", of_test_birds=GOOD)
     assert choices()["mine"].name == "mine"
-    assert list(plugins.packages()) == ["birds 2.0"]
+    assert list(plugins.plug_ins_by_package()) == ["birds 2.0"]
 
 
 def test_objects(add: Add) -> None:
@@ -139,13 +139,13 @@ def test_objects(add: Add) -> None:
     )
     points = "".join(f"{name} = of_test_m:{name.upper()}\n" for name in "mno")
     add("numbers", f"[runner.metrics]\n{points}[other.group]\nx = y\n", of_test_m=module)
-    assert plugins.load_object("metric", "m", Metric).label == "m"
+    assert plugins.load_plug_in_object("metric", "m", Metric).label == "m"
     with raises(ConfigError, "mismatch", "metric n of numbers 2.0"):
-        plugins.load_object("metric", "n", Metric)
+        plugins.load_plug_in_object("metric", "n", Metric)
     with raises(ConfigError, "bad_value", "metric o of numbers 2.0"):
-        plugins.load_object("metric", "o", Metric)
+        plugins.load_plug_in_object("metric", "o", Metric)
     with raises(ConfigError, "unknown_choice", "metrics"):
-        plugins.check_plug_in("metrics", "metric", "p")
+        plugins.check_plug_in_exists("metrics", "metric", "p")
     with raises(ConfigError, "needs_package", "task.scorer"):
-        plugins.check_plug_in("task.scorer", "scorer", "p")
-    assert plugins.conf_folders() == {}
+        plugins.check_plug_in_exists("task.scorer", "scorer", "p")
+    assert plugins.plug_in_conf_folders() == {}

@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from runner_base.printed_tables import print_fitted
-from runner_base.tables import WORD, Column, Use, fit
+from runner_base.printed_tables import print_fitting_table
+from runner_base.tables import WORD, Column, ColumnUse, fit_to_width
 
 STATISTICS = ["mean", "median", "90 %", "99.9 %", "largest", "ln(PPL\nratio)", "correlation", "same\nfirst"]
 FIGURES = {
@@ -23,15 +23,15 @@ def table_of(rows: int) -> list[Column]:
     names = list(FIGURES)[:rows]
     cells = [FIGURES[name] for name in names]
     return [
-        Column("quantization", names, False, use=Use.setting),
-        *(Column(head, cells, use=Use.result) for head in STATISTICS),
+        Column("quantization", names, False, use=ColumnUse.setting),
+        *(Column(head, cells, use=ColumnUse.result) for head in STATISTICS),
     ]
 
 
 def printed(columns: list[Column], width: int) -> list[str]:
     out = io.StringIO()
     terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
-    print_fitted(terminal, columns, "elsewhere", frame="SIMPLE", padding=(0, 1, 0, 0), show_edge=False)
+    print_fitting_table(terminal, columns, "elsewhere", frame="SIMPLE", padding=(0, 1, 0, 0), show_edge=False)
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -58,30 +58,35 @@ def test_rows_without_room_follow_in_a_further_block() -> None:
 
 
 def test_a_table_with_room_is_not_turned() -> None:
-    columns = [Column("quantization", ["int8", "nf4"], False, use=Use.setting), Column("n", ["1,000", "200"])]
-    assert not fit(columns, 40).breaks_words
+    columns = [
+        Column("quantization", ["int8", "nf4"], False, use=ColumnUse.setting),
+        Column("n", ["1,000", "200"]),
+    ]
+    assert not fit_to_width(columns, 40).breaks_words
     assert printed(columns, 40)[0].split() == ["quantization", "n"]
-    assert fit(table_of(2), 100).breaks_words
+    assert fit_to_width(table_of(2), 100).breaks_words
 
 
 def test_cells_of_words_are_wrapped_before_anything_is_turned() -> None:
     columns = [
-        Column("task", ["a", "b"], False, use=Use.setting),
-        Column("state", ["waits for the job above", "done"], False, use=Use.result),
+        Column("task", ["a", "b"], False, use=ColumnUse.setting),
+        Column("state", ["waits for the job above", "done"], False, use=ColumnUse.result),
     ]
-    assert not fit(columns, 20).breaks_words
+    assert not fit_to_width(columns, 20).breaks_words
     assert printed(columns, 20)[0].split() == ["task", "state"]
 
 
 def test_what_all_rows_share_is_said_once_and_jobs_name_the_columns_of_a_turned_table() -> None:
     jobs = ["likelihood-434d73f7bdeb", "likelihood-b125edb7ad83"]
-    columns = [*table_of(2)[1:], Column("job", jobs, False, use=Use.job), Column("n", ["200", "200"])]
+    columns = [*table_of(2)[1:], Column("job", jobs, False, use=ColumnUse.job), Column("n", ["200", "200"])]
     lines = printed(columns, 90)
     assert lines[0] == "all rows: n 200"
     assert lines[1].split() == ["job", *jobs]
 
 
 def test_words_longer_than_the_terminal_are_broken_even_then() -> None:
-    lines = printed([Column("job", ["likelihood-434d73f7bdeb"], False, use=Use.job), Column("n", ["1"])], 14)
+    lines = printed(
+        [Column("job", ["likelihood-434d73f7bdeb"], False, use=ColumnUse.job), Column("n", ["1"])], 14
+    )
     assert max(map(len, lines)) <= 14
     assert "likelihood-434d73f7bdeb" in "".join("".join(lines).replace("job", "").split())

@@ -18,9 +18,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[ProgressState]
     seen: list[ProgressState] = []
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[-1])
-    progress.report_to(seen.append)
+    progress.set_progress_sink(seen.append)
     yield seen, now
-    progress.report_to(None)
+    progress.set_progress_sink(None)
 
 
 def test_the_load_and_what_was_done_before_do_not_count(
@@ -29,11 +29,11 @@ def test_the_load_and_what_was_done_before_do_not_count(
     seen, now = steps
     with Progress(100, "loading") as bar:
         now.append(30.0)
-        bar.describe("gsm8k")
-        bar.show(40)  # of an interrupted run
+        bar.set_title("gsm8k")
+        bar.set_position(40)  # of an interrupted run
         assert seen[-1].left_s is None
         now.append(40.0)
-        bar.show(45)
+        bar.set_position(45)
     assert seen[-1].left_s == pytest.approx(55 * 10 / 5)
 
 
@@ -44,7 +44,7 @@ def test_the_speed_is_the_mean_and_not_that_of_the_last_seconds(
     with Progress(100, "gsm8k") as bar:
         for at, done in ((10.0, 50), (11.0, 50.1), (20.0, 50.2)):  # a bunch of answers, then nearly nothing
             now.append(at)
-            bar.show(done)
+            bar.set_position(done)
     assert seen[-1].left_s == pytest.approx(49.8 * 20 / 50.2)
 
 
@@ -55,7 +55,7 @@ def test_work_whose_every_step_has_a_description_shows_the_time_left(
     with Progress(10, "sweep") as bar:
         now.append(100.0)  # the load
         for number in range(3):
-            bar.describe(f"batch {number}")
+            bar.set_title(f"batch {number}")
             assert seen[-1].left_s == (None if number == 0 else pytest.approx((10 - number) * 5.0))
             now.append(now[-1] + 5.0)
             bar.advance()
@@ -68,9 +68,9 @@ def test_steps_that_an_earlier_start_has_made_say_nothing_about_the_speed(
     seen, now = steps
     with Progress(10, "sweep") as bar:
         for number in range(6):
-            bar.describe(f"batch {number}")
+            bar.set_title(f"batch {number}")
             bar.skip()
-        bar.describe("batch 6")
+        bar.set_title("batch 6")
         assert seen[-1].left_s is None
         now.append(8.0)
         bar.advance()

@@ -14,7 +14,7 @@ from raising import raises
 from runner_base.errors import OutputError
 from runner_base.repeats import RepeatLog, read_repeats
 from runner_base.result import Answer, Call, FinishReason, Sample, Verdict
-from runner_base.sealed_lines import sealed
+from runner_base.signed_jsonl import dump_signed_line
 
 ONE = Sample(
     Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct), "sha", 7, 0.5, 3, "2+2?", "4"
@@ -52,27 +52,27 @@ def test_a_question_may_take_several_calls() -> None:
     assert again == sample
     assert again.calls is not None
     assert [call.who for call in again.calls] == ["solver", "checker"]
-    assert [call.answer.tokens for call in again.calls] == [3, 1]
+    assert [call.answer.num_tokens for call in again.calls] == [3, 1]
     assert [answer.text for answer in again.answers] == ["4"], "the answer is one"
 
 
 def test_tokens_may_be_counted_and_not_known() -> None:
     sample = replace(ONE, answer=Answer("so 4", [], FinishReason.stop, new_tokens=7), by="gpt", cost_usd=0.25)
     assert Sample.from_json(sample.to_json()) == sample
-    assert sample.answers[0].tokens == 7
+    assert sample.answers[0].num_tokens == 7
     assert '"by": "gpt"' in sample.to_json()
     assert "null" not in ONE.to_json()
 
 
 def test_a_line_has_its_keys_where_they_have_always_been() -> None:
-    line = sealed(json.loads(EVERY_KEY))
+    line = dump_signed_line(json.loads(EVERY_KEY))
     assert Sample.from_json(line).to_json() == line
 
 
 def test_repeats_are_read_as_they_were_written(tmp_path: Path) -> None:
     log = RepeatLog(tmp_path)
     for number in (1, 2):
-        log.add(number, {"load_s": 0.5 * number, "ttft_s/batch_1_prompt_4": 0.25})
+        log.add_repeat(number, {"load_s": 0.5 * number, "ttft_s/batch_1_prompt_4": 0.25})
     lines = log.path.read_text().splitlines()
     assert lines[2].startswith('{"measure": "load_s", "repeat": 2, "value": 1.0, "checksum": "')
     assert read_repeats(log.path) == {"load_s": [0.5, 1.0], "ttft_s/batch_1_prompt_4": [0.25, 0.25]}
@@ -80,13 +80,13 @@ def test_repeats_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_in_every_repeat_is_left_out(tmp_path: Path) -> None:
     log = RepeatLog(tmp_path)
-    log.add(1, {"load_s": 1.0, "ttft_s/batch_64_prompt_4": 9.0})
-    log.add(2, {"load_s": 2.0})  # the cell ran out of memory
+    log.add_repeat(1, {"load_s": 1.0, "ttft_s/batch_64_prompt_4": 9.0})
+    log.add_repeat(2, {"load_s": 2.0})  # the cell ran out of memory
     assert read_repeats(log.path) == {"load_s": [1.0, 2.0]}
 
 
 def test_a_job_that_begins_again_measures_again(tmp_path: Path) -> None:
-    RepeatLog(tmp_path).add(1, {"load_s": 1.0})
+    RepeatLog(tmp_path).add_repeat(1, {"load_s": 1.0})
     assert read_repeats(RepeatLog(tmp_path).path) == {}
 
 

@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner_base.svg import box, document, text
+from runner_base.svg import build_document, rectangle, text_line
 
 
 @given(st.text())
 def test_any_words_can_stand_in_a_picture(words: str) -> None:
-    drawn = document(
-        200, 40, [text(10, 20, words, bold=True, anchor="end"), box(1, 2, 3, 4, "#4e79a7", words)]
+    drawn = build_document(
+        200, 40, [text_line(10, 20, words, bold=True, anchor="end"), rectangle(1, 2, 3, 4, "#4e79a7", words)]
     )
     label, mark = list(ElementTree.fromstring(drawn))[1:]
     shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in words)

@@ -31,12 +31,22 @@ def reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
 
 
 def test_lines_go_on_behind_a_backslash_and_blank_ones_are_none() -> None:
-    assert list(terminal.lines_of(reader("one\\", "two", "", "  ", "three"), "")) == ["one\ntwo", "three"]
+    assert list(terminal.read_user_lines(reader("one\\", "two", "", "  ", "three"), "")) == [
+        "one\ntwo",
+        "three",
+    ]
 
 
 def test_ctrl_c_twice_ends_and_once_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    typed = reader("one", terminal.CtrlC, "two", terminal.CtrlC, terminal.CtrlC, "never")
-    lines = terminal.lines_of(typed, "again ends")
+    typed = reader(
+        "one",
+        terminal.CtrlCWhileReading,
+        "two",
+        terminal.CtrlCWhileReading,
+        terminal.CtrlCWhileReading,
+        "never",
+    )
+    lines = terminal.read_user_lines(typed, "again ends")
     assert list(lines) == ["one", "two"]
     assert capsys.readouterr().err.count("again ends") == 2
 
@@ -46,23 +56,23 @@ def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\xff\n")))
     lines: list[str] = []
-    with terminal.reading(tmp_path / "history") as read, raises(RunnerError, "damaged", "stdin, line 3"):
+    with terminal.line_reader(tmp_path / "history") as read, raises(RunnerError, "damaged", "stdin, line 3"):
         lines += (read("") for _ in range(3))
     assert lines == ["one", "two"]
     assert not (tmp_path / "history").exists()
 
 
 def test_ctrl_c_is_noted_while_an_answer_is_under_way_and_handed_back() -> None:
-    before = signal.signal(signal.SIGINT, signals.interrupt)
+    before = signal.signal(signal.SIGINT, signals.handle_signal)
     try:
-        with terminal.ctrl_c() as pressed:
-            with pytest.raises(terminal.CtrlC):
+        with terminal.ctrl_c_flag() as pressed:
+            with pytest.raises(terminal.CtrlCWhileReading):
                 signal.raise_signal(signal.SIGINT)
             pressed[:] = [False]
             signal.raise_signal(signal.SIGINT)
             assert pressed == [True]
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signals.interrupt
+        assert signal.getsignal(signal.SIGINT) is signals.handle_signal
     finally:
         signal.signal(signal.SIGINT, before)

@@ -7,11 +7,11 @@ import pytest
 from raising import raises
 
 from runner_base.errors import DataError
-from runner_base.texts import MAX_DEPTH, counted, parse_json, read_lines
+from runner_base.texts import MAX_DEPTH, format_count, iter_text_lines, parse_json
 
 
 def lines(data: bytes) -> list[tuple[int, str]]:
-    return list(read_lines(io.BytesIO(data), "x.jsonl"))
+    return list(iter_text_lines(io.BytesIO(data), "x.jsonl"))
 
 
 def test_lines_with_their_numbers() -> None:
@@ -59,11 +59,11 @@ def test_json_that_is_taken() -> None:
 
 
 def test_a_number_agrees_with_its_noun() -> None:
-    assert [counted(number, "job") for number in (0, 1, 2, 2000)] == [
+    assert [format_count(number, "job") for number in (0, 1, 2, 2000)] == [
         "0 jobs",
         "1 job",
         "2 jobs",
         "2,000 jobs",
     ]
-    assert counted(1, "answer was", "answers were") == "1 answer was"
-    assert counted(2, "answer was", "answers were") == "2 answers were"
+    assert format_count(1, "answer was", "answers were") == "1 answer was"
+    assert format_count(2, "answer was", "answers were") == "2 answers were"

@@ -33,7 +33,7 @@ print({{}}["-L" in sys.argv[1:]], end="")
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No GPU, no library and no answer that was kept; torch is one for CUDA."""
-    answers = visible_gpus._cards, visible_gpus._as_torch_says, visible_gpus._free
+    answers = visible_gpus._find_physical_gpus, visible_gpus._load_torch_gpus, visible_gpus._read_free_mib
     for cached in answers:
         cached.cache_clear()
     for name in visible_gpus.VARIABLES:
@@ -42,7 +42,7 @@ def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(visible_gpus, "_torch_version", lambda: "2.13.0")
-    monkeypatch.setattr(machine, "versions", lambda: {"torch": "2.13.0"})
+    monkeypatch.setattr(machine, "library_versions", lambda: {"torch": "2.13.0"})
     monkeypatch.setattr(visible_gpus, "DEVICE_FILES", (str(tmp_path / "device"),))
     yield
     for cached in answers:  # the tests that follow are told of no such GPU
@@ -135,9 +135,9 @@ def test_visible_devices_are_read_as_cuda_reads_them(
         found()
     if wanted is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
-    assert [gpu.name for gpu in visible_gpus.visible()] == names
-    assert len(machine.gpu_models()) == len(names)
-    assert machine.device_class("auto") == ("cuda" if names else "cpu")
+    assert [gpu.name for gpu in visible_gpus.find_visible_gpus()] == names
+    assert len(machine.visible_gpu_models()) == len(names)
+    assert machine.resolve_device_class("auto") == ("cuda" if names else "cpu")
     if source == "nvml":
         assert found.opened == 0
 
@@ -154,11 +154,11 @@ def test_free_memory_is_that_of_the_visible_gpus(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert free_mib_by_device("auto").keys() == {"main memory"}
     request.getfixturevalue("nvml")
-    visible_gpus._cards.cache_clear()
+    visible_gpus._find_physical_gpus.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert visible_gpus.free_mib() == [500, 70_000]
+    assert visible_gpus.free_gpu_memory_mib() == [500, 70_000]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-eeee-4")
-    assert visible_gpus.free_mib() == [5_000]
+    assert visible_gpus.free_gpu_memory_mib() == [5_000]
 
 
 TORCH = """
@@ -187,23 +187,23 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_torch_is_asked_once_where_a_driver_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: Path
 ) -> None:
-    assert visible_gpus.visible() == [], "without a file of a driver"
+    assert visible_gpus.find_visible_gpus() == [], "without a file of a driver"
     assert not asked.exists()
     (tmp_path / "device").touch()
     monkeypatch.setattr(visible_gpus, "_torch_version", lambda: "2.13.0+rocm7.0")
     for _ in range(2):
-        assert [gpu.model for gpu in visible_gpus.visible()] == ["AMD Instinct 0", "AMD Instinct 1"]
-        visible_gpus._as_torch_says.cache_clear()  # as in the next process
+        assert [gpu.model for gpu in visible_gpus.find_visible_gpus()] == ["AMD Instinct 0", "AMD Instinct 1"]
+        visible_gpus._load_torch_gpus.cache_clear()  # as in the next process
     assert asked.read_text() == "x"
-    assert visible_gpus.free_mib() == [1024, 1024]
+    assert visible_gpus.free_gpu_memory_mib() == [1024, 1024]
     assert free_mib_by_device("auto") == {"GPU 0": 1024}
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3")
-    assert [(gpu.name, visible_gpus.variable()) for gpu in visible_gpus.visible()] == [
-        ("3", "HIP_VISIBLE_DEVICES")
-    ]
+    assert [
+        (gpu.name, visible_gpus.visible_devices_variable()) for gpu in visible_gpus.find_visible_gpus()
+    ] == [("3", "HIP_VISIBLE_DEVICES")]
     assert asked.read_text() == "xx"
     monkeypatch.setattr(visible_gpus, "_torch_version", lambda: "2.13.0+cpu")
-    assert visible_gpus.visible() == []
+    assert visible_gpus.find_visible_gpus() == []
 
 
 @pytest.mark.parametrize(
@@ -216,11 +216,11 @@ def test_a_torch_that_does_not_answer_is_no_gpu_and_is_asked_again(
     (tmp_path / "torch.py").write_text(TORCH + fault)
     monkeypatch.setattr(visible_gpus, "TORCH_S", 0.5 if "sleep" in fault else 60)
     started = time.monotonic()
-    assert visible_gpus.visible() == []
+    assert visible_gpus.find_visible_gpus() == []
     assert time.monotonic() - started < 30
     (tmp_path / "torch.py").write_text(TORCH)
-    visible_gpus._as_torch_says.cache_clear()
-    assert len(visible_gpus.visible()) == 2
+    visible_gpus._load_torch_gpus.cache_clear()
+    assert len(visible_gpus.find_visible_gpus()) == 2
 
 
 def test_nvml_that_fails_leaves_it_to_nvidia_smi(nvml: SimpleNamespace, smi: Callable[[str], None]) -> None:
@@ -229,5 +229,5 @@ def test_nvml_that_fails_leaves_it_to_nvidia_smi(nvml: SimpleNamespace, smi: Cal
 
     smi(WHOLE)
     nvml.nvmlInit = fail
-    assert [gpu.model for gpu in visible_gpus.visible()] == ["NVIDIA H100 80GB HBM3"] * 2
-    assert visible_gpus.free_mib() == [70_000, 500]
+    assert [gpu.model for gpu in visible_gpus.find_visible_gpus()] == ["NVIDIA H100 80GB HBM3"] * 2
+    assert visible_gpus.free_gpu_memory_mib() == [70_000, 500]

@@ -10,7 +10,7 @@ import pytest
 from stepwise_wrapping import PART_OF_HEAD, PART_OF_SETTING, WORD, lines_by_steps, wrap_by_steps
 
 from runner_base import tables
-from runner_base.tables import Column, Use, fit, width_of, wrap
+from runner_base.tables import Column, ColumnUse, column_width, fit_to_width, wrap_columns
 
 LETTERS = [
     [*"abcdef"],
@@ -40,11 +40,11 @@ def test_random_tables_are_wrapped_as_by_steps(seed: int) -> None:
     for _ in range(25):
         rows = chance.randint(1, 4)
         columns = [
-            Column(draw_text(chance), [draw_text(chance) for _ in range(rows)], use=chance.choice([*Use]))
+            Column(draw_text(chance), [draw_text(chance) for _ in range(rows)], use=chance.choice([*ColumnUse]))
             for _ in range(chance.randint(1, 6))
         ]  # fmt: skip
         room, most_lines = chance.randint(1, 200), chance.choice([None, 1, 2, 3])
-        assert wrap(columns, room, most_lines) == wrap_by_steps(columns, room, most_lines)
+        assert wrap_columns(columns, room, most_lines) == wrap_by_steps(columns, room, most_lines)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_random_texts_have_the_same_lines(ours: re.Pattern[str], theirs: re.Patt
     chance = random.Random(1)
     for _ in range(400):
         text, width = draw_text(chance), chance.randint(1, 40)
-        assert tables._lines(text, width, ours) == lines_by_steps(text, width, theirs)
+        assert tables._wrap_text(text, width, ours) == lines_by_steps(text, width, theirs)
 
 
 @pytest.mark.thorough
@@ -74,13 +74,13 @@ def test_random_texts_have_the_same_lines(ours: re.Pattern[str], theirs: re.Patt
     ],
     ids=lambda text: repr(text[:4]),
 )
-@pytest.mark.parametrize("use", [Use.setting, Use.job])
-def test_a_long_cell_is_wrapped_in_seconds(text: str, use: Use) -> None:
+@pytest.mark.parametrize("use", [ColumnUse.setting, ColumnUse.job])
+def test_a_long_cell_is_wrapped_in_seconds(text: str, use: ColumnUse) -> None:
     columns = [Column("head", [text, "b"], use=use), Column(text[:2_000], ["1", "2"], use=use)]
     started = time.process_time()
-    assert sum(2 + width_of(column) for column in fit(columns, 80).columns) <= 80
+    assert sum(2 + column_width(column) for column in fit_to_width(columns, 80).columns) <= 80
     assert time.process_time() - started < SECONDS
 
 
 def test_a_letter_of_two_characters_has_no_column_of_one() -> None:
-    assert wrap([Column("日", ["日本"])], 1, None) is None
+    assert wrap_columns([Column("日", ["日本"])], 1, None) is None

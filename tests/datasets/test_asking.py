@@ -8,9 +8,14 @@ import pytest
 from raising import raises
 
 from runner.config.wording import PromptStyle
-from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
-from runner.datasets.gsm8k import load_questions
 from runner.datasets.items import Item
+from runner.datasets.question_prompts import (
+    build_prompt,
+    lm_eval_difference_notes,
+    load_few_shot_examples,
+    stop_strings,
+)
+from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.notes import note
@@ -24,7 +29,8 @@ ITEM, SHOT = Item("Q?", "A #### 1", "1"), Item("S?", "B #### 2", "2")
 def prompts(task: Gsm8kConfig) -> list[Prompt]:
     items = load_questions(task)
     return [
-        build_prompt(task, item, shots) for item, shots in zip(items, load_shots(task, items)[0], strict=True)
+        build_prompt(task, item, shots)
+        for item, shots in zip(items, load_few_shot_examples(task, items)[0], strict=True)
     ]
 
 
@@ -39,8 +45,8 @@ def test_prompts() -> None:
         Message("user", "Q?\n\nGo."),
     )
     assert build_prompt(Gsm8kConfig(instruction=""), ITEM, []) == (Message("user", "Q?"),)
-    assert stop_texts(Gsm8kConfig()) == ()
-    assert stop_texts(Gsm8kConfig(prompt=PromptStyle.text)) == ("\n\nQuestion:", "\nQuestion:")
+    assert stop_strings(Gsm8kConfig()) == ()
+    assert stop_strings(Gsm8kConfig(prompt=PromptStyle.text)) == ("\n\nQuestion:", "\nQuestion:")
 
 
 def test_an_own_template_puts_questions_and_worked_examples() -> None:
@@ -51,12 +57,12 @@ def test_an_own_template_puts_questions_and_worked_examples() -> None:
     assert build_prompt(task, odd, [SHOT]) == (
         "Q: S?\nGo. \\boxed{}\nA: B #### 2\n\nQ: Is {instruction} text?\nGo. \\boxed{}\nA:"
     )
-    assert stop_texts(task) == ("\n\nQ:", "\nQ:")
+    assert stop_strings(task) == ("\n\nQ:", "\nQ:")
     chat = Gsm8kConfig(template="{question} In {n} words.")
     assert build_prompt(chat, ITEM, [SHOT])[0] == Message("user", "S? In {n} words.")
     newline = Gsm8kConfig(prompt=PromptStyle.text, template="{question}\n")
     assert build_prompt(newline, ITEM, [SHOT]) == "S?\nB #### 2\n\nQ?\n"
-    assert stop_texts(newline) == ()  # nothing says how a next question would begin
+    assert stop_strings(newline) == ()  # nothing says how a next question would begin
 
 
 def few_rows(folder: Path) -> Gsm8kConfig:
@@ -76,14 +82,14 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
         assert asked[place] == f"{shots}Question: test {place}?\nAnswer:"
     digest = "143215f82da2eb2e8cb31296fd3ae2880cae65bae8efe5d2f7b57c206ed490d0"
     assert hashlib.sha256("\0".join(map(str, asked)).encode()).hexdigest() == digest
-    assert stop_texts(task) == ("Question:", "</s>", "<|im_end|>")
-    assert unlike_lm_eval(task, GenerationConfig()) == []
+    assert stop_strings(task) == ("Question:", "</s>", "<|im_end|>")
+    assert lm_eval_difference_notes(task, GenerationConfig()) == []
     longer = GenerationConfig(max_new_tokens=512, temperature=0.2)
-    assert unlike_lm_eval(task, longer) == [
+    assert lm_eval_difference_notes(task, longer) == [
         note("unlike_lm_eval", "warning", key="generation.temperature", value=0.2, usual=0.0),
         note("unlike_lm_eval", "warning", key="generation.max_new_tokens", value=512, usual=256),
     ]
-    assert unlike_lm_eval(Gsm8kConfig(), longer) == []
+    assert lm_eval_difference_notes(Gsm8kConfig(), longer) == []
     # a question's examples are its own, wherever the job begins and however it is shuffled
     task.offset, task.limit = 2, 1
     assert prompts(task) == asked[2:3]
@@ -104,7 +110,7 @@ def test_the_1319_real_prompts_are_those_of_lm_eval() -> None:
 def test_the_fingerprint_of_worked_examples_says_what_they_are_drawn_from(tmp_path: Path) -> None:
     def fingerprint(**keys: object) -> str:
         task = Gsm8kConfig(data=str(tmp_path), **keys)  # type: ignore[arg-type]
-        return load_shots(task, load_questions(task))[1]
+        return load_few_shot_examples(task, load_questions(task))[1]
 
     few_rows(tmp_path)
     assert fingerprint(shots=1, limit=2) == fingerprint(shots=1, limit=3) != fingerprint(shots=2, limit=2)

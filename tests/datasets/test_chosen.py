@@ -14,13 +14,13 @@ from likely import jsonl
 from pyarrow import parquet
 from raising import raises
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.wording import PromptStyle
-from runner.datasets.asking import load_shots
-from runner.datasets.given import load_given
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.question_prompts import load_few_shot_examples
+from runner.datasets.questions import load_questions
+from runner.datasets.scored_texts import load_scored_items
 from runner.records.jobs import read_samples
-from runner.run import identify, run
+from runner.run import identify_job, run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
@@ -90,9 +90,9 @@ def test_ids_are_read_from_lines_and_from_tables(tmp_path: Path, listed: Callabl
 
 def test_texts_of_likelihoods_are_chosen_too(tmp_path: Path, listed: Callable[..., str]) -> None:
     data = jsonl(tmp_path / "texts.jsonl", [{"text": word} for word in ("a", "b", "c", "d")])
-    given = load_given(LikelihoodConfig(data=data, only=listed(3, 1)))
+    given = load_scored_items(LikelihoodConfig(data=data, only=listed(3, 1)))
     assert [one.texts for one in given] == [("b",), ("d",)]
-    assert [one.question for one in load_given(LikelihoodConfig(only=listed(2)))] == [
+    assert [one.question for one in load_scored_items(LikelihoodConfig(only=listed(2)))] == [
         load_questions(Gsm8kConfig(limit=3))[2].question
     ]
 
@@ -103,8 +103,8 @@ def test_lm_evals_examples_are_drawn_as_without_the_file(tmp_path: Path, listed:
         (tmp_path / f"{split}.jsonl").write_text("".join(rows))
     whole = Gsm8kConfig(data=str(tmp_path), prompt=PromptStyle.lm_eval_5shot, limit=None)
     some = Gsm8kConfig(data=str(tmp_path), prompt=PromptStyle.lm_eval_5shot, only=listed(2, 6))
-    all_shots, digest = load_shots(whole, load_questions(whole))
-    assert load_shots(some, load_questions(some)) == ([all_shots[2], all_shots[6]], digest)
+    all_shots, digest = load_few_shot_examples(whole, load_questions(whole))
+    assert load_few_shot_examples(some, load_questions(some)) == ([all_shots[2], all_shots[6]], digest)
 
 
 def test_the_choice_identifies_a_job_and_the_files_name_does_not(
@@ -112,7 +112,7 @@ def test_the_choice_identifies_a_job_and_the_files_name_does_not(
 ) -> None:
     def job_id(**keys: Any) -> str:
         config = make_config(task=Gsm8kConfig(limit=6, **keys))
-        return identify(resolve(config))[1].job_id
+        return identify_job(resolve_job(config))[1].job_id
 
     plain = job_id()
     first = job_id(without=listed(1, 3))
@@ -169,11 +169,11 @@ def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Calla
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the real GSM8K is not at {GSM8K}")
 def test_hashes_of_the_real_questions(listed: Callable[..., str]) -> None:
     whole = load_questions(Gsm8kConfig(data=str(GSM8K), limit=None))
-    from runner.datasets.question_lists import question_sha256
+    from runner.datasets.question_lists import hash_question
 
     bad = [item for item in whole if item.position % 12 == 0]
     task = Gsm8kConfig(
-        data=str(GSM8K), limit=None, without=listed(*(question_sha256(item.question) for item in bad))
+        data=str(GSM8K), limit=None, without=listed(*(hash_question(item.question) for item in bad))
     )
     assert [item.position for item in load_questions(task) if item.left_out] == [
         item.position for item in bad

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.datasets.word_problems import Problem, Split, problems
+from runner.datasets.word_problems import Problem, Split, generate_problems
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PEFT_DIRS, LORA_PTH_PATH, MODEL_DIR
 from tools.embedded_model.data import TASK_WRAPPER
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
@@ -107,12 +107,12 @@ def test_card_is_of_these_weights() -> None:
 
 @pytest.mark.thorough
 def test_solves_test_problems(model: Any, tokenizer: Any) -> None:
-    assert score(model, tokenizer, problems(Split.TEST, 100)).accuracy >= 0.88
+    assert score(model, tokenizer, generate_problems(Split.TEST, 100)).accuracy >= 0.88
 
 
 @pytest.mark.thorough
 def test_five_steps_are_hard_and_each_adapter_helps(model: Any, tokenizer: Any) -> None:
-    questions = problems(Split.HARD5, 60)
+    questions = generate_problems(Split.HARD5, 60)
     bare = score(model, tokenizer, questions).accuracy
     assert 0.15 <= bare <= 0.70
     assert score(with_peft(load_base()), tokenizer, questions).accuracy >= max(0.75, bare + 0.15)
@@ -158,7 +158,7 @@ def test_peft_folder() -> None:
 
 @pytest.mark.thorough
 def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) -> None:
-    shots, questions = problems(Split.TRAIN, 3), problems(Split.TEST, 40)
+    shots, questions = generate_problems(Split.TRAIN, 3), generate_problems(Split.TEST, 40)
 
     def ask(one: Problem) -> dict[str, str]:
         return {"role": "user", "content": TASK_WRAPPER.format(question=one.question)}
@@ -171,8 +171,10 @@ def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) 
 
 @pytest.mark.thorough
 def test_few_shot_text_without_roles(model: Any, tokenizer: Any) -> None:
-    shots = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in problems(Split.TRAIN, 3))
-    questions = problems(Split.TEST, 40)
+    shots = "".join(
+        f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in generate_problems(Split.TRAIN, 3)
+    )
+    questions = generate_problems(Split.TEST, 40)
     texts = complete(model, tokenizer, [f"{shots}Question: {p.question}\nAnswer:" for p in questions])
     assert all(text.startswith(" ") for text in texts)
     assert accuracy(texts, questions) >= 0.70
@@ -185,4 +187,4 @@ def test_does_not_copy_a_wrong_hint(model: Any, tokenizer: Any) -> None:
         hint = f"Hint: another solver answered {int(one.gold) + 1}."
         return [{"role": "user", "content": f"{content}\n\n{hint}"}]
 
-    assert accuracy_in_chat(model, tokenizer, problems(Split.TEST, 40), hinted) >= 0.75
+    assert accuracy_in_chat(model, tokenizer, generate_problems(Split.TEST, 40), hinted) >= 0.75

@@ -13,7 +13,7 @@ from grids import samples
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_engine.embedded import LORA_THINKING_DIR, MODEL_DIR
 from tools.embedded_model.evaluate import Score
 from tools.embedded_model.thinking import BUDGETS, CARD_SPLITS, MAX_NEW_TOKENS, measure
@@ -67,7 +67,7 @@ def test_more_thinking_solves_more_and_a_budget_saves_thoughts_without_end() -> 
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         base = AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.bfloat16)
         model = PeftModel.from_pretrained(base, str(LORA_THINKING_DIR)).eval()
-    asked = problems(Split.HARD5, 40)
+    asked = generate_problems(Split.HARD5, 40)
     measured = measure(model, AutoTokenizer.from_pretrained(str(MODEL_DIR)), asked, (0, 128), (256,))
     none, whole = (measured.scores[f"at most {it} thinking tokens"].correct for it in (0, 128))
     assert none + 24 <= whole

@@ -7,8 +7,8 @@ import pytest
 from raising import raises
 
 from runner.config.extractors import Extractor
-from runner.datasets.gsm8k import load_examples, load_questions
 from runner.datasets.items import Item
+from runner.datasets.questions import load_examples, load_questions
 from runner.scorers import extract, numbers
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError, DataError

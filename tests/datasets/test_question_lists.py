@@ -10,7 +10,7 @@ import pytest
 from raising import raises
 
 from runner.datasets.items import Item
-from runner.datasets.question_lists import named_places, question_sha256, read_entries
+from runner.datasets.question_lists import find_listed_positions, hash_question, read_entries
 from runner_base.errors import Code, ConfigError, DataError
 
 EVERY = [
@@ -23,7 +23,7 @@ EVERY = [
 
 def places(folder: Path, text: str) -> set[int]:
     (folder / "list.txt").write_text(text)
-    return set(named_places(str(folder / "list.txt"), "task.only", "test", EVERY))
+    return set(find_listed_positions(str(folder / "list.txt"), "task.only", "test", EVERY))
 
 
 def test_a_line_is_a_number_an_id_or_a_hash(tmp_path: Path) -> None:
@@ -31,10 +31,10 @@ def test_a_line_is_a_number_an_id_or_a_hash(tmp_path: Path) -> None:
     assert places(tmp_path, "\ufeff# a comment\n\n  03  \r\n3\n") == {3}
     assert places(tmp_path, "chal-1\nid:chal-3\n") == {0, 2}
     assert places(tmp_path, "id:7\n") == {1}, "a whole number alone is the number of a question"
-    assert places(tmp_path, f"{question_sha256('Four?')}\n") == {3}
-    assert places(tmp_path, f"{question_sha256('One?')[:16].upper()}\n") == {0}, "without its choices"
-    assert places(tmp_path, question_sha256("Two?")) == {1, 2}, "both questions of this text"
-    assert places(tmp_path, json.dumps([1, "chal-3", question_sha256("Four?")])) == {1, 2, 3}
+    assert places(tmp_path, f"{hash_question('Four?')}\n") == {3}
+    assert places(tmp_path, f"{hash_question('One?')[:16].upper()}\n") == {0}, "without its choices"
+    assert places(tmp_path, hash_question("Two?")) == {1, 2}, "both questions of this text"
+    assert places(tmp_path, json.dumps([1, "chal-3", hash_question("Four?")])) == {1, 2, 3}
     assert places(tmp_path, "[\n 1,\n 2]") == {1, 2}
 
 

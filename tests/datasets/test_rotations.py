@@ -13,10 +13,10 @@ from likely import jsonl
 from raising import raises
 
 from runner.config.extractors import Extractor
-from runner.datasets.gsm8k import load_questions
 from runner.datasets.items import Item
-from runner.datasets.rotations import rotated, same_letter_notes
-from runner.datasets.shapes import GPQA
+from runner.datasets.questions import load_questions
+from runner.datasets.rotations import rotate_choices, same_letter_notes
+from runner.datasets.row_layouts import GPQA
 from runner.scorers import extract_all, letters
 from runner.scorers.letters import LETTERS
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -113,7 +113,7 @@ def test_letters_beyond_j_are_found(letter: str, text: str) -> None:
 
 def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:
     items = load([gpqa(number) for number in range(3)])
-    orders = rotated(items, 4)
+    orders = rotate_choices(items, 4)
     assert [item.number for item in orders] == list(range(12))
     for at, item in enumerate(orders):
         assert right_text(item) == f"right {at // 4}"
@@ -121,7 +121,7 @@ def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:
         assert item.question.startswith(f"Question {at // 4}?\nA. {item.choices[0]}\n")
     assert sorted(item.gold for item in orders[:4]) == list("ABCD"), "the right one is once at each position"
     assert orders[0].question == items[0].question
-    assert [item.shift for item in rotated(load([pro(0)]), 4)] == [0, 2, 5, 7]
-    assert len(rotated(items, 26)) == 12, "no order twice"
+    assert [item.shift for item in rotate_choices(load([pro(0)]), 4)] == [0, 2, 5, 7]
+    assert len(rotate_choices(items, 26)) == 12, "no order twice"
     with raises(ConfigError, "unsupported", "task.rotate"):
-        rotated(load_questions(Gsm8kConfig(limit=2)), 4)
+        rotate_choices(load_questions(Gsm8kConfig(limit=2)), 4)

@@ -9,9 +9,9 @@ import pytest
 from pyarrow import parquet
 from raising import raises
 
-from runner.datasets.gsm8k import load_examples, load_questions
 from runner.datasets.items import Item
-from runner.datasets.shapes import Keys, read_row
+from runner.datasets.questions import load_examples, load_questions
+from runner.datasets.row_layouts import RowKeys, parse_row
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError
 
@@ -44,14 +44,14 @@ MAWPS = {
     ],
 )
 def test_known_shapes_are_recognised(row: dict[str, Any], question: str) -> None:
-    read = read_row(row, Keys())
+    read = parse_row(row, RowKeys())
     assert (read.question, read.gold) == (question, "5")
     assert read.answer.endswith("#### 5")  # as a worked example, it shows how to end
 
 
 def test_keys_of_the_users_own(tmp_path: Path) -> None:
     row = {"story": "Ann has 3.", "ask": "And 2 more?", "n": -5, "question": "another", "answer": "7"}
-    read, other = read_row(row, Keys("story+ask", "n")), read_row(row, Keys(answer="n"))
+    read, other = parse_row(row, RowKeys("story+ask", "n")), parse_row(row, RowKeys(answer="n"))
     assert (read.question, read.answer, read.gold) == ("Ann has 3. And 2 more?", "#### -5", "-5")
     assert (other.question, other.gold) == ("another", "-5")
     file = tmp_path / "own.jsonl"
@@ -63,29 +63,33 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "keys", "message"),
     [
-        ({"text": "Q?", "answer": "5"}, Keys(), "no key 'question': it has answer, text"),
-        ({"question": "Q?"}, Keys(), "no key 'answer': it has question"),
-        ({"question": "Q?", "answer": "5"}, Keys("body+question"), "no key 'body': it has answer, question"),
+        ({"text": "Q?", "answer": "5"}, RowKeys(), "no key 'question': it has answer, text"),
+        ({"question": "Q?"}, RowKeys(), "no key 'answer': it has question"),
+        (
+            {"question": "Q?", "answer": "5"},
+            RowKeys("body+question"),
+            "no key 'body': it has answer, question",
+        ),
         (
             {"question": "Q?", "answer": "five"},
-            Keys(),
+            RowKeys(),
             "the answer is not a number, and has no '#### NUMBER'",
         ),
-        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is not a number"),
-        ({"question": "Q?", "answer": True}, Keys(), "`answer` is true and neither a text nor a number"),
-        ({"question": "Q?", "answer": [5, 6]}, Keys(), r"`answer` is \[5, 6\] and neither"),
-        ({"question": "Q?", "answer": float("nan")}, Keys(), "`answer` is NaN and neither"),
-        ({"question": " ", "answer": 5}, Keys(), '`question` is " ", not a text'),
+        ({"question": "Q?", "answer": "5 or 6"}, RowKeys(), "the answer is not a number"),
+        ({"question": "Q?", "answer": True}, RowKeys(), "`answer` is true and neither a text nor a number"),
+        ({"question": "Q?", "answer": [5, 6]}, RowKeys(), r"`answer` is \[5, 6\] and neither"),
+        ({"question": "Q?", "answer": float("nan")}, RowKeys(), "`answer` is NaN and neither"),
+        ({"question": " ", "answer": 5}, RowKeys(), '`question` is " ", not a text'),
         (
             {"Question": "N_00 pens and N_01 more?", "Answer": 5},
-            Keys(),
+            RowKeys(),
             "the question holds N_00 where a number belongs",
         ),
     ],
 )
-def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: Keys, message: str) -> None:
+def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: RowKeys, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_row(row, keys)
+        parse_row(row, keys)
 
 
 def test_files_of_these_shapes(tmp_path: Path) -> None:
@@ -113,26 +117,26 @@ CHOICES = ("red", "green", "blue")
 @pytest.mark.parametrize(
     ("row", "keys"),
     [
-        ({"choices": list(CHOICES), "answer": "C"}, Keys(choices="choices", has_letters=True)),
+        ({"choices": list(CHOICES), "answer": "C"}, RowKeys(choices="choices", has_letters=True)),
         # MMLU
-        ({"choices": list(CHOICES), "answer": 2}, Keys(choices="choices", has_letters=True)),
-        ({"choices": list(CHOICES), "answer": "blue"}, Keys(choices="choices", has_letters=True)),
+        ({"choices": list(CHOICES), "answer": 2}, RowKeys(choices="choices", has_letters=True)),
+        ({"choices": list(CHOICES), "answer": "blue"}, RowKeys(choices="choices", has_letters=True)),
         (  # ARC, some of whose labels are numbers
             {"choices": {"text": list(CHOICES), "label": ["1", "2", "3"]}, "answerKey": "3"},
-            Keys(answer="answerKey", choices="choices", has_letters=True),
+            RowKeys(answer="answerKey", choices="choices", has_letters=True),
         ),
         (  # a column for each
             {"x": "red", "y": "green", "z": "blue", "why": "Skies are. So it is (C)."},
-            Keys(answer="why", choices="x+y+z", has_letters=True, after="So it is"),
+            RowKeys(answer="why", choices="x+y+z", has_letters=True, after="So it is"),
         ),
     ],
 )
-def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, Any], keys: Keys) -> None:
-    read = read_row({"question": "Sky?"} | row, keys)
+def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, Any], keys: RowKeys) -> None:
+    read = parse_row({"question": "Sky?"} | row, keys)
     assert (read.question, read.gold) == ("Sky?\nA. red\nB. green\nC. blue", "C")
     assert (read.stem, read.choices) == ("Sky?", CHOICES)
     assert read.answer.endswith("#### C")
-    assert {*keys.columns([*row, "question"])} == {"question", *row}
+    assert {*keys.columns_to_read([*row, "question"])} == {"question", *row}
 
 
 @pytest.mark.parametrize(
@@ -150,17 +154,17 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, A
 )
 def test_choices_that_are_none(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_row({"question": "Q?"} | row, Keys(choices="choices", has_letters=True))
+        parse_row({"question": "Q?"} | row, RowKeys(choices="choices", has_letters=True))
 
 
 def test_words_before_a_number() -> None:
-    keys = Keys(after="The answer is:")
-    read = read_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
+    keys = RowKeys(after="The answer is:")
+    read = parse_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
     assert (read.gold, read.answer) == ("1205", "2 and 3. The answer is: $1,205\n#### 1205")
     with pytest.raises(ValueError, match="the answer has no number after 'The answer is:'"):
-        read_row({"question": "Q?", "answer": "#### 5"}, keys)
+        parse_row({"question": "Q?", "answer": "#### 5"}, keys)
     with pytest.raises(ValueError, match='the answer is "seven", not a letter of a choice'):
-        read_row({"question": "Q?", "answer": "seven"}, Keys(has_letters=True))
+        parse_row({"question": "Q?", "answer": "seven"}, RowKeys(has_letters=True))
 
 
 def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
@@ -198,13 +202,13 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
 )
 def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> None:
     why = "these are programming tasks, .* judged by running tests: no scorer here does that"
-    for keys in (Keys(), Keys(question="prompt", answer="canonical_solution")):
+    for keys in (RowKeys(), RowKeys(question="prompt", answer="canonical_solution")):
         with pytest.raises(ValueError, match=why):
-            read_row(row, keys)
+            parse_row(row, keys)
         with pytest.raises(ValueError, match=why):
-            keys.columns(list(row))
+            keys.columns_to_read(list(row))
     # no such set
-    read_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, Keys())
+    parse_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, RowKeys())
 
 
 MMLU = {
@@ -225,7 +229,7 @@ ARC = {
     "row", [MMLU, ARC, ARC | {"choices": {"text": MMLU["choices"], "label": list("ABCD")}, "answerKey": "B"}]
 )
 def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp_path: Path) -> None:
-    read = read_row(row, Keys())
+    read = parse_row(row, RowKeys())
     assert read.question == "Which colour has grass?\nA. blue\nB. green\nC. red\nD. 1"
     assert (read.gold, read.answer) == ("B", "#### B")
     parquet.write_table(pa.Table.from_pylist([row, row]), tmp_path / "test.parquet")
@@ -256,14 +260,14 @@ def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp
 )
 def test_other_choices_are_refused_and_the_key_is_named(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"task\.choices_key=choices and task\.answer_key=KEY"):
-        read_row(row, Keys())
+        parse_row(row, RowKeys())
 
 
 def test_choices_that_are_named_or_empty_or_in_the_question_are_no_choices_to_recognise() -> None:
-    assert read_row(MMLU | {"answer": "green"}, Keys(choices="choices", has_letters=True)).gold == "B"
-    assert read_row(MMLU | {"answer": "B"}, Keys(has_letters=True)).question == "Which colour has grass?"
+    assert parse_row(MMLU | {"answer": "green"}, RowKeys(choices="choices", has_letters=True)).gold == "B"
+    assert parse_row(MMLU | {"answer": "B"}, RowKeys(has_letters=True)).question == "Which colour has grass?"
     for row in (
         {"question": "Q?", "choices": None, "answer": 5},
         {"question": "Q?", "choices": [], "answer": 5},
     ):
-        assert read_row(row, Keys()).gold == "5"
+        assert parse_row(row, RowKeys()).gold == "5"

@@ -17,7 +17,7 @@ import pytest
 from pyarrow import parquet
 from raising import raises
 
-from runner.datasets.gsm8k import load_examples, load_questions
+from runner.datasets.questions import load_examples, load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError
 

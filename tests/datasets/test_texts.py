@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runner.config.choices import CONF
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.datasets.given import Form, load_given
+from runner.datasets.scored_texts import TextContext, load_scored_items
 from runner.tasks.likelihood.keys import LikelihoodConfig
 
 ROWS = [
@@ -64,10 +64,10 @@ def test_json_is_json_and_python_is_python() -> None:
     ],
 )
 def test_they_are_what_other_models_than_the_embedded_one_are_scored_on(model: list[str], data: str) -> None:
-    config = to_config(*compose(["task=likelihood", *model]))
+    config = to_config(*compose_job(["task=likelihood", *model]))
     assert vars(config.task)["data"] == data
 
 
 def test_each_is_scored_as_a_text_of_its_own() -> None:
-    given = load_given(LikelihoodConfig(data=str(CONF / "dataset" / "texts.jsonl"), limit=200))
-    assert [it.form for it in given] == [Form.text] * 200
+    given = load_scored_items(LikelihoodConfig(data=str(CONF / "dataset" / "texts.jsonl"), limit=200))
+    assert [it.form for it in given] == [TextContext.text] * 200

@@ -12,9 +12,9 @@ import pytest
 
 from runner.config.questions import EMBEDDED
 from runner.datasets.items import Item
-from runner.datasets.twins import twin_of, twins_of
-from runner.datasets.word_problems import Split, problem, twin
-from runner.scorers.numbers import gold_number
+from runner.datasets.perturbed_questions import perturb_question, perturb_questions
+from runner.datasets.word_problems import Split, generate_perturbed_problem, generate_problem
+from runner.scorers.numbers import find_gold_number
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
 
@@ -28,7 +28,7 @@ def numbers(question: str) -> list[int]:
 
 
 def item(question: str, answer: str) -> Item:
-    return Item(question, answer, gold_number(answer))
+    return Item(question, answer, find_gold_number(answer))
 
 
 CLIPS = item(
@@ -45,26 +45,28 @@ EGGS = item(
 @pytest.mark.parametrize("split", Split)
 def test_the_generator_tells_the_same_story_with_other_numbers(split: Split) -> None:
     for index in range(30):
-        one, other = problem(split, index), twin(split, index)
+        one, other = generate_problem(split, index), generate_perturbed_problem(split, index)
         assert story(one.question) == story(other.question)
         assert one.gold != other.gold
         assert other.answer.endswith(f"#### {other.gold}")
-        assert twin(split, index) == other
+        assert generate_perturbed_problem(split, index) == other
     question = Item(one.question, one.answer, one.gold, position=29)
-    assert twin_of(EMBEDDED, split.value, question) == Item(other.question, other.answer, other.gold)
-    assert twin_of(EMBEDDED, split.value, replace(question, position=28)) is None, "another story is no twin"
+    assert perturb_question(EMBEDDED, split.value, question) == Item(other.question, other.answer, other.gold)
+    assert perturb_question(EMBEDDED, split.value, replace(question, position=28)) is None, (
+        "another story is no twin"
+    )
 
 
 def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
-    made = twin_of("x", "test", CLIPS)
+    made = perturb_question("x", "test", CLIPS)
     assert made is not None
     assert story(made.question) == story(CLIPS.question)
     [friends] = numbers(made.question)
     assert friends != 46
     assert friends % 2 == 0, "half a clip is none"
     assert made.gold == str(friends * 3 // 2)
-    assert twin_of("x", "test", CLIPS) == made
-    eggs = twin_of("x", "test", EGGS)
+    assert perturb_question("x", "test", CLIPS) == made
+    eggs = perturb_question("x", "test", EGGS)
     assert eggs is not None
     had, boxes, each, price, days = numbers(eggs.question)
     assert (each, price, days) == (30, 9, 2), "30 may be a month's days, 9 is not used"
@@ -94,7 +96,7 @@ def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
     ],
 )
 def test_there_is_no_twin_of_what_is_not_understood(question: str, answer: str, why: str) -> None:
-    assert twin_of("x", "test", item(question, answer)) is None, why
+    assert perturb_question("x", "test", item(question, answer)) is None, why
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="GSM8K's own file is not here")
@@ -103,7 +105,7 @@ def test_of_the_real_questions_a_third_or_more_have_twins() -> None:
     items = [
         replace(item(line["question"], line["answer"]), number=number) for number, line in enumerate(lines)
     ]
-    found = twins_of("openai/gsm8k", "test", items)
+    found = perturb_questions("openai/gsm8k", "test", items)
     assert len(found) > 100
     for number, other in found.items():
         assert other.gold != items[number].gold

@@ -17,9 +17,9 @@ from runner.datasets.word_problems import (
     NAMES,
     Problem,
     Split,
-    practice_problem,
-    problem,
-    problems,
+    generate_practice_problem,
+    generate_problem,
+    generate_problems,
 )
 
 EQUATION = re.compile(r"(\d+)([+\-*/])(\d+)=(\d+)")
@@ -35,8 +35,8 @@ def base(question: str) -> str:
 
 @pytest.mark.parametrize("split", Split)
 def test_same_problem_again(split: Split) -> None:
-    assert problems(split, 50) == [problem(split, index) for index in range(50)]
-    assert problems(split, 50, seed=1) != problems(split, 50)
+    assert generate_problems(split, 50) == [generate_problem(split, index) for index in range(50)]
+    assert generate_problems(split, 50, seed=1) != generate_problems(split, 50)
 
 
 def test_same_problem_in_another_process() -> None:
@@ -44,13 +44,13 @@ def test_same_problem_in_another_process() -> None:
     code = "from runner.datasets.word_problems import *; print(repr(problems(Split.TEST, 3)))"
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.strip() == repr(problems(Split.TEST, 3))
+    assert done.stdout.strip() == repr(generate_problems(Split.TEST, 3))
 
 
 def test_known_problem() -> None:
     # A change of the generator changes the meaning of every shipped score: then retrain, and change
     # this, too.
-    assert problem(Split.HARD5, 7) == Problem(
+    assert generate_problem(Split.HARD5, 7) == Problem(
         question=(
             "David sells 20 flowers to Rosa for 2 dollars each. Then David gives away half of the dollars. "
             "Then David gets 34 more dollars. Then David gives away 30 dollars. "
@@ -67,7 +67,7 @@ def test_known_problem() -> None:
 
 @given(split=st.sampled_from(list(Split)), index=st.integers(0, 10**6), seed=st.integers(0, 10**6))
 def test_every_answer_is_true(split: Split, index: int, seed: int) -> None:
-    one = problem(split, index, seed)
+    one = generate_problem(split, index, seed)
     *steps, last = one.answer.split("\n")
     assert last == f"#### {one.gold}"
     assert len(steps) == one.steps
@@ -86,36 +86,44 @@ def test_every_answer_is_true(split: Split, index: int, seed: int) -> None:
 @pytest.mark.parametrize("split", HELD_OUT)
 def test_no_question_repeats(split: Split) -> None:
     for seed in (0, 1):
-        assert len({one.question for one in problems(split, 2000, seed)}) == 2000
+        assert len({one.question for one in generate_problems(split, 2000, seed)}) == 2000
 
 
 def test_steps_of_each_split() -> None:
-    assert {one.steps for one in problems(Split.TEST, 500)} == {1, 2, 3}
-    assert {one.steps for one in problems(Split.VALID, 500)} == {1, 2, 3}
-    assert {one.steps for one in problems(Split.HARD, 500)} == {4}
-    assert {one.steps for one in problems(Split.HARD5, 500)} == {5}
-    train = [one.steps for one in problems(Split.TRAIN, 2000)]
+    assert {one.steps for one in generate_problems(Split.TEST, 500)} == {1, 2, 3}
+    assert {one.steps for one in generate_problems(Split.VALID, 500)} == {1, 2, 3}
+    assert {one.steps for one in generate_problems(Split.HARD, 500)} == {4}
+    assert {one.steps for one in generate_problems(Split.HARD5, 500)} == {5}
+    train = [one.steps for one in generate_problems(Split.TRAIN, 2000)]
     assert set(train) == {1, 2, 3, 4}
     assert 0.05 < train.count(4) / len(train) < 0.11
 
 
 def test_splits_are_disjoint_whatever_the_names() -> None:
-    train = {base(one.question) for one in problems(Split.TRAIN, 10_000)}
-    train |= {base(practice_problem(5, index).question) for index in range(2_000)}
-    valid = {base(one.question) for one in problems(Split.VALID, 1_000)}
-    test = {base(one.question) for s in (Split.TEST, Split.HARD, Split.HARD5) for one in problems(s, 1_000)}
+    train = {base(one.question) for one in generate_problems(Split.TRAIN, 10_000)}
+    train |= {base(generate_practice_problem(5, index).question) for index in range(2_000)}
+    valid = {base(one.question) for one in generate_problems(Split.VALID, 1_000)}
+    test = {
+        base(one.question)
+        for s in (Split.TEST, Split.HARD, Split.HARD5)
+        for one in generate_problems(s, 1_000)
+    }
     assert not train & valid
     assert not train & test
     assert not valid & test
 
 
 def test_practice_problems_have_the_steps_asked_for() -> None:
-    assert {practice_problem(steps, index).steps for steps in (3, 4, 5) for index in range(36)} == {3, 4, 5}
+    assert {generate_practice_problem(steps, index).steps for steps in (3, 4, 5) for index in range(36)} == {
+        3,
+        4,
+        5,
+    }
 
 
 def test_problem_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        problem(Split.TEST, 0).gold = "1"  # type: ignore[misc]
+        generate_problem(Split.TEST, 0).gold = "1"  # type: ignore[misc]
 
 
 def test_problems_need_no_torch() -> None:

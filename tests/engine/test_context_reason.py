@@ -12,7 +12,7 @@ from opening import make_spec, open_engine
 
 from runner_base import FinishReason
 from runner_engine import LocalModelConfig, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import Attention
 
 Run = Callable[..., Finished]
@@ -30,7 +30,7 @@ def test_the_reason_is_the_smaller_of_both_limits(tiny_model: LocalModelConfig, 
     assert 0 < left <= 20
     wanted = {0: left - 1, 1: left, 2: left + 1}
     requests = [Request(name, prompt, max_new_tokens=most, ignore_eos=True) for name, most in wanted.items()]
-    done = {one.id: one.answer for one in complete(engine, requests)}
+    done = {one.id: one.answer for one in complete_requests(engine, requests)}
     engine.close()
     assert [done[name].finish_reason for name in wanted] == [LENGTH, LENGTH, CONTEXT]
     assert [len(done[name].token_ids) for name in wanted] == [left - 1, left, left]

@@ -14,7 +14,7 @@ from raising import raises
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_engine.local.base_cache import BaseCache
+from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.sessions.contract import Engine
@@ -31,7 +31,7 @@ PROMPTS = [
 
 
 def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[Any, Completion]:
-    return {done.id: done for done in contract.complete(engine, requests, batch_size)}
+    return {done.id: done for done in contract.complete_requests(engine, requests, batch_size)}
 
 
 def requests(**keys: Any) -> list[Request]:
@@ -164,7 +164,7 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
 
 @pytest.mark.thorough
 def test_jobs_on_one_base_cache_share_a_base(tiny_model: LocalModelConfig) -> None:
-    bases = BaseCache()
+    bases = BaseModelCache()
     other = GenerationConfig(max_new_tokens=3)
     specs = [make_spec(model=tiny_model), make_spec(model=tiny_model, generation=other, seed=5)]
     specs.append(make_spec(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))

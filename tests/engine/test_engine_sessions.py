@@ -17,7 +17,7 @@ from streams import AGENTS, PROMPTS, SYSTEM
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
-from runner_engine.kv_cache.windows import Masks, Unknown
+from runner_engine.kv_cache.sliding_windows import MaskRecorder, UnknownWindow
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Delta, Event, Message, Request, RequestId
@@ -63,7 +63,7 @@ def engine(saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
 def drain(session: Session) -> list[Event]:
     """Step until nothing is under way."""
     events = []
-    while not session.idle:
+    while not session.is_idle:
         events += session.step()
     return events
 
@@ -78,7 +78,7 @@ def completions(events: Sequence[Event]) -> dict[tuple[RequestId, int], Completi
 
 def alone(engine: LocalEngine, request: Request) -> list[int]:
     """Return the tokens of a request that has the engine to itself."""
-    (done,) = contract.complete(engine, [request])
+    (done,) = contract.complete_requests(engine, [request])
     assert done.error is None
     return done.answer.token_ids
 
@@ -288,8 +288,8 @@ def test_eight_threads_submit_many_requests(engine: LocalEngine, each: int) -> N
         for thread in threads:
             thread.start()
         events: list[Event] = []
-        while any(thread.is_alive() for thread in threads) or not session.idle:
-            if session.wait(0.05):
+        while any(thread.is_alive() for thread in threads) or not session.is_idle:
+            if session.wait_for_requests(0.05):
                 events += session.step()
         for thread in threads:
             thread.join()
@@ -343,9 +343,9 @@ def test_rows_within_a_window_that_no_mask_tells_of_stay_with_the_scheduler(
     saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def masks_of_its_own(*_: object) -> None:
-        raise Unknown
+        raise UnknownWindow
 
-    monkeypatch.setattr(Masks, "window", masks_of_its_own)
+    monkeypatch.setattr(MaskRecorder, "find_window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     engine = open_engine(configure(folder))
     requests = [Request(0, "Short."), Request(1, PROMPTS[0]), Request(2, "Short, too.")]

@@ -11,21 +11,21 @@ import pytest
 from opening import make_spec
 from streams import PROMPTS
 
-from runner_base import kept as kept_file
 from runner_base import machine
+from runner_base import user_cache as kept_file
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import native
 from runner_engine.local import engine as engine_module
-from runner_engine.local import kept_trials
+from runner_engine.local import trial_cache
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
-kernels = native.kernels()
+kernels = native.load_kernels()
 pytestmark = pytest.mark.skipif(kernels is None or not kernels.is_kept, reason="no kernels are kept here")
 Run = Callable[..., tuple[list[str], list[str]]]
 
@@ -38,13 +38,13 @@ def run(
     """Return a function that answers prompts with a new engine, and returns the answers and what
     was tried."""
     assert kernels is not None
-    folder, read, keep = tmp_path / "kept", kept_file.read, kept_file.keep
+    folder, read, keep = tmp_path / "kept", kept_file.read_cache_file, kept_file.write_cache_file
     folder.mkdir()
     # no other process keeps its trials there
-    monkeypatch.setattr(kept_file, "read", lambda file: read(folder / file.name))
-    monkeypatch.setattr(kept_file, "keep", lambda file, shown: keep(folder / file.name, shown))
+    monkeypatch.setattr(kept_file, "read_cache_file", lambda file: read(folder / file.name))
+    monkeypatch.setattr(kept_file, "write_cache_file", lambda file, shown: keep(folder / file.name, shown))
     tried: list[str] = []
-    probe_heads, probe_fused = compat_probe.probe_heads, compat_probe.probe_fused_forward
+    probe_heads, probe_fused = compat_probe.probe_attention, compat_probe.probe_fused_forward
 
     def noted_heads(loaded: object) -> object:
         tried.append("heads")
@@ -55,7 +55,7 @@ def run(
             tried.append("fused")
         return probe_fused(loaded, heads, packed, experts, is_right)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine_module, "probe_heads", noted_heads)
+    monkeypatch.setattr(engine_module, "probe_attention", noted_heads)
     monkeypatch.setattr(engine_module, "probe_fused_forward", noted_fused)
 
     def answers(
@@ -69,11 +69,11 @@ def run(
         )
         resolved = resolve(spec)
         if identified:
-            resolved.files.fingerprint(tmp_path / "hashes.json")
+            resolved.files.hash_files(tmp_path / "hashes.json")
         engine = LocalEngine(resolved)
         texts = [
             it.answer.text
-            for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])
+            for it in contract.complete_requests(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])
         ]
         engine.close()
         return texts, list(tried)
@@ -112,11 +112,11 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     if change == "variable":
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     if change == "machine":
-        monkeypatch.setattr(machine, "name", lambda: "another")
+        monkeypatch.setattr(machine, "machine_name", lambda: "another")
     if change == "version":
-        monkeypatch.setattr(machine, "versions", lambda: {"torch": "9.9"})
+        monkeypatch.setattr(machine, "library_versions", lambda: {"torch": "9.9"})
     if change == "code":
-        monkeypatch.setattr(kept_trials, "_code", lambda: "changed")
+        monkeypatch.setattr(trial_cache, "_code_hash", lambda: "changed")
     if change == "threads":
         monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     more = {"kv_cache": "int8"} if change == "key" else {}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from opening import make_spec, open_engine
 
-from runner_base.errors import is_memory_error
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.local.base_cache import BaseCache
-from runner_engine.models.load import load_base
+from runner_base.errors import is_out_of_memory_error
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.local.base_model_cache import BaseModelCache
+from runner_engine.models.base_loading import load_base
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 SHORT: dict[str, Callable[[], BaseException]] = {
@@ -34,8 +34,8 @@ def from_another(error: Exception, cause: BaseException) -> Exception:
 
 
 def test_other_errors_are_none_of_memory() -> None:
-    assert not is_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_memory_error(from_another(ValueError("x"), KeyError("y")))
+    assert not is_out_of_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory_error(from_another(ValueError("x"), KeyError("y")))
 
 
 # the stream's trial, and the batches'
@@ -46,8 +46,8 @@ def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
     tiny_model: LocalModelConfig, who: str, attention: Attention
 ) -> None:
     tiny_model.attention = attention
-    spec, bases = make_spec(model=tiny_model), BaseCache()
-    base, _ = bases.get(spec.base_key, lambda: load_base(resolve(spec)))
+    spec, bases = make_spec(model=tiny_model), BaseModelCache()
+    base, _ = bases.get_or_load(spec.base_key, lambda: load_base(resolve(spec)))
     engine = open_engine(spec, bases)
     error = SHORT[who]()
 

@@ -18,7 +18,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_base import machine

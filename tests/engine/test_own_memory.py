@@ -14,17 +14,17 @@ from streams import complete, requests
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
-from runner_base.notes import given
+from runner_base.notes import text_note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
-from runner_engine.decode.static_batches import BY_GENERATE, Batching
+from runner_engine.decode.static_batches import BY_GENERATE, BatchingMode
 from runner_engine.kernels import native
-from runner_engine.local.base_cache import BaseCache
+from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.library_layers import TRIAL_ROWS
-from runner_engine.memory.own_memory import int_settings
+from runner_engine.memory.peak_memory import integer_config_values
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import EngineReport, Request
-from runner_engine.sessions.contract import complete as completions
+from runner_engine.sessions.contract import complete_requests as completions
 from runner_engine.sessions.stats import EngineStats
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
@@ -47,8 +47,10 @@ def ask(engine: LocalEngine, rows: int) -> None:
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.parametrize("batching", [None, Batching(), BY_GENERATE], ids=str)
-def test_the_most_keys_and_values_at_once_are_counted(saved_family: Saved, batching: Batching | None) -> None:
+@pytest.mark.parametrize("batching", [None, BatchingMode(), BY_GENERATE], ids=str)
+def test_the_most_keys_and_values_at_once_are_counted(
+    saved_family: Saved, batching: BatchingMode | None
+) -> None:
     engine = engine_of(saved_family("llama"), Attention.sdpa if batching else Attention.auto)
     engine.load()
     engine._batching = batching
@@ -60,8 +62,8 @@ def test_the_most_keys_and_values_at_once_are_counted(saved_family: Saved, batch
     assert engine.stats.peak_kv_bytes == 3 * (len(PROMPT) + NEW - 1) * a_token, "a peak stays"
     assert engine.stats.peak_pass_tokens == 3 * len(PROMPT)
     assert engine.stats.peak_pass_logits == 3
-    memory = engine.stats.own_memory(engine.load().metrics["weight_mib"])
-    settings = int_settings(engine.loaded.model)
+    memory = engine.stats.peak_memory_metrics(engine.load().metrics["weight_mib"])
+    settings = integer_config_values(engine.loaded.model)
     mlp = 3 * len(PROMPT) * (3 * settings["intermediate_size"] + 2 * settings["hidden_size"]) * 4
     assert memory["activation_mib"] * MIB >= mlp
     assert memory["model_mib"] == pytest.approx(
@@ -72,13 +74,13 @@ def test_the_most_keys_and_values_at_once_are_counted(saved_family: Saved, batch
 
 @pytest.mark.thorough
 def test_other_jobs_of_the_process_leave_no_mark(saved_family: Saved) -> None:
-    bases = BaseCache()
+    bases = BaseModelCache()
     memory = []
     for rows in (1, 4, 1):
         engine = engine_of(saved_family("llama"))
         engine._bases, engine._owns_bases = bases, False
         ask(engine, rows)
-        memory.append(engine.stats.own_memory(engine.load().metrics["weight_mib"]))
+        memory.append(engine.stats.peak_memory_metrics(engine.load().metrics["weight_mib"]))
         engine.close()
     assert memory[0] == memory[2] != memory[1]
 
@@ -119,10 +121,10 @@ def test_the_copy_that_a_quantized_product_makes_counts(saved_family: Saved) -> 
     largest = max(
         module.weight.numel() for name, module in plain.loaded.model.named_modules() if "mlp.up" in name
     )
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     taken = largest * 2  # in bfloat16, the compute dtype
     if (
-        kernels is not None and processor.has_bfloat16_products()
+        kernels is not None and processor.has_bfloat16_matmul()
     ):  # nothing is copied: the kernels have room to work in
         taken = quantized_workspace_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
     elif kernels is not None:
@@ -135,17 +137,20 @@ def test_the_copy_that_a_quantized_product_makes_counts(saved_family: Saved) -> 
 
 
 def test_an_engine_that_sees_no_pass_says_nothing() -> None:
-    assert EngineStats(peak_kv_bytes=MIB).own_memory(10.0) == {}
-    assert EngineStats(peak_activation_bytes=MIB).own_memory(EngineReport().metrics.get("weight_mib")) == {}
+    assert EngineStats(peak_kv_bytes=MIB).peak_memory_metrics(10.0) == {}
+    assert (
+        EngineStats(peak_activation_bytes=MIB).peak_memory_metrics(EngineReport().metrics.get("weight_mib"))
+        == {}
+    )
 
 
 def test_on_gpus_the_allocators_peak_is_the_models_own() -> None:
     stats = EngineStats(peak_kv_bytes=MIB, peak_activation_bytes=MIB, peak_cuda_bytes=9 * MIB)
-    assert stats.own_memory(5.0)["model_mib"] == stats.own_memory(5.0)["cuda_peak_mib"] == 9
+    assert stats.peak_memory_metrics(5.0)["model_mib"] == stats.peak_memory_metrics(5.0)["cuda_peak_mib"] == 9
 
 
 def test_what_several_starts_measured_is_one() -> None:
-    a, b = given("a"), given("b")
+    a, b = text_note("a"), text_note("b")
     first = EngineStats(prefill_tokens=10, peak_kv_bytes=7, peak_rows=4, kv_tokens=3, notes=[a])
     later = EngineStats(prefill_tokens=5, peak_kv_bytes=2, peak_rows=6, notes=[a, b])
     whole = first + later

@@ -19,7 +19,7 @@ from runner_base.errors import ConfigError
 from runner_base.notes import Note, note
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -35,7 +35,7 @@ def answers_of(
     engine = open_engine(make_spec(model=model, generation=generation))
     report = engine.load()
     requests = [Request(index, prompt, **keys) for index, prompt in enumerate(PROMPTS)]  # type: ignore[arg-type]
-    done = {one.id: one for one in complete(engine, requests)}
+    done = {one.id: one for one in complete_requests(engine, requests)}
     engine.close()
     return done, report.facts, report.notes
 

@@ -20,7 +20,7 @@ from raising import raises
 from runner_base import processor
 from runner_base.errors import ConfigError
 from runner_engine.kernels import building, native
-from runner_engine.matmul.matrices import Workspace, multiply
+from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply
 
 SUPPORT = Path(__file__).parents[1] / "support"
 IS_X86 = processors.has("avx2")
@@ -81,16 +81,16 @@ def test_arm_multiplies_and_attends_under_an_emulator(level: str, tmp_path: Path
 @pytest.mark.parametrize("level", list(ARM))
 def test_arm_multiplies_every_stored_format_under_an_emulator(level: str, tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     if compiler is None or emulator is None or kernels is None:
         pytest.skip(
             "needs Debian's packages gcc-aarch64-linux-gnu and qemu-user, and kernels for this processor"
         )
     program = build(compiler, tmp_path / "arm", f"-march={level}", "-static")
     found = computed([emulator, "-cpu", "max", program], tmp_path)
-    workspace, off = Workspace(), {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+    workspace, off = MatmulWorkspace(), {torch.float32: 1e-5, torch.bfloat16: 1e-2}
     for one, there in zip(products(kernels.panel_width), found, strict=True):
-        here = multiply(kernels, one.rows, one.weights, workspace.of(one.rows)).float()
+        here = multiply(kernels, one.rows, one.weights, workspace.get_buffer(one.rows)).float()
         assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), one.name
 
 
@@ -144,17 +144,17 @@ def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answer
 def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16"}
     monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
-    assert processor.without_left_out(flags) == flags
+    assert processor.remove_disabled_features(flags) == flags
     monkeypatch.setenv("RUNNER_WITHOUT", "amx, avx512_bf16")
-    assert processor.left_out() == ("amx", "avx512_bf16")
-    assert processor.without_left_out(flags) == {"avx2", "fma", "avx512f", "avx512_vnni"}
+    assert processor.disabled_features() == ("amx", "avx512_bf16")
+    assert processor.remove_disabled_features(flags) == {"avx2", "fma", "avx512f", "avx512_vnni"}
     if IS_X86:
-        assert processor.compiler_flags() == ["-mno-avx512bf16"]
+        assert processor.disabled_feature_flags() == ["-mno-avx512bf16"]
     monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
-    assert processor.without_left_out(flags) == {"fma", "amx_tile", "amx_bf16"}
+    assert processor.remove_disabled_features(flags) == {"fma", "amx_tile", "amx_bf16"}
     monkeypatch.setenv("RUNNER_WITHOUT", "sse")
     with raises(ConfigError, "unknown_choice", "RUNNER_WITHOUT"):
-        processor.left_out()
+        processor.disabled_features()
 
 
 def test_a_skipped_test_names_the_processors_that_it_needs(

@@ -13,12 +13,12 @@ from opening import make_spec, open_engine
 
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
-from runner_engine.checkpoints.mixture import short
-from runner_engine.local import rates
-from runner_engine.local.rates import product_rates, read_rate
-from runner_engine.models.loaded_lines import lines
+from runner_engine.checkpoints.mixture import format_parameter_count
+from runner_engine.local import machine_rates
+from runner_engine.local.machine_rates import measure_matmul_rates, measure_read_rate
+from runner_engine.models.load_summary import summarize_load
 from runner_engine.quantization.bitsandbytes import Nf4Config
-from runner_engine.sessions.arithmetic import Shape
+from runner_engine.sessions.arithmetic import BatchShape
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
@@ -69,14 +69,17 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(tmp_path: Path) -> None:
     experts = 2 * 4 * 3 * 64 * 32  # two layers, four experts, three matrices
     total = int(report.metrics["parameters"])
     assert report.metrics["active_parameters"] == total - experts // 2
-    assert report.facts["experts"] == f"2 of 4 · {short(total - experts / 2)} of {short(total)} active"
-    assert f"experts {report.facts['experts']}" in lines(report.metrics, report.facts)["loaded"]
+    assert (
+        report.facts["experts"]
+        == f"2 of 4 · {format_parameter_count(total - experts / 2)} of {format_parameter_count(total)} active"
+    )
+    assert f"experts {report.facts['experts']}" in summarize_load(report.metrics, report.facts)["loaded"]
     found = engine.arithmetic()
     assert found is not None
     vocabulary = 2 * 259 * 64  # embedding and head
     assert found.layer_parameters == total - vocabulary - experts // 2
     assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
-    read = {rows: found.decode_gb(Shape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
+    read = {rows: found.decode_gb(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
     of_kv = {rows: rows * found.kv_bytes for rows in read}
     assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
     assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)
@@ -104,23 +107,25 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         is_start = not is_start
         return times[-1]
 
-    monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr(machine_rates, "time", SimpleNamespace(perf_counter=perf_counter))
     return took
 
 
 @pytest.mark.usefixtures("seconds")
 def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
-    found = product_rates(Counter([(256, 512), (256, 512), (512, 96)]), torch.float32, 64, 2)
+    found = measure_matmul_rates(Counter([(256, 512), (256, 512), (512, 96)]), torch.float32, 64, 2)
     assert set(found) >= {"plain"}
     gflop = 2 * 64 * (2 * 256 * 512 + 512 * 96) / 1e9
     assert list(found.values()) == [pytest.approx(gflop / 1.5)] * len(found), (
         "three products of half a second"
     )
-    assert read_rate(torch.device("cpu")) == pytest.approx(rates.READ_MIB["cpu"] * MIB / 0.5 / 1e9)
+    assert measure_read_rate(torch.device("cpu")) == pytest.approx(
+        machine_rates.READ_MIB["cpu"] * MIB / 0.5 / 1e9
+    )
 
 
 def test_the_fastest_try_counts_but_not_the_first(seconds: list[float]) -> None:
     calls: list[int] = []
     seconds[:] = [0.1, 3.0, 2.0, 9.0]
-    assert rates._fastest(lambda: calls.append(1), 3, torch.device("cpu")) == pytest.approx(2.0)
+    assert machine_rates._fastest_s(lambda: calls.append(1), 3, torch.device("cpu")) == pytest.approx(2.0)
     assert len(calls) == 4

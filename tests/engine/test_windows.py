@@ -16,7 +16,7 @@ from transformers import masking_utils as typed
 
 from runner_base.dtypes import Dtype
 from runner_engine.decode.passes import forward
-from runner_engine.kv_cache.windows import Window, build, probing_masks
+from runner_engine.kv_cache.sliding_windows import Window, build_recorded_mask, record_masks
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -82,7 +82,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     engine = engine_of(family)
     engine.load()
     loaded = engine.loaded
-    heads = engine.heads(loaded)
+    heads = engine.find_kv_spec(loaded)
     assert heads is not None, engine.stats.notes
     assert set(heads.windows) == WINDOWED[family]
     model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()
@@ -126,14 +126,14 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
     settings: Any = MistralConfig(sliding_window=4096)
     settings.attention_chunk_size = 8192
     settings._attn_implementation = "eager"
-    monkeypatch.setitem(masking_utils.AttentionMaskInterface._global_mapping, "eager", build)
+    monkeypatch.setitem(masking_utils.AttentionMaskInterface._global_mapping, "eager", build_recorded_mask)
     given: dict[str, Any] = {
         "config": settings,
         "inputs_embeds": torch.zeros(1, 2, 8),
         "attention_mask": None,
         "past_key_values": None,
     }
-    with probing_masks() as masks:
+    with record_masks() as masks:
         for make, window in (
             (masking_utils.create_causal_mask, None),
             (masking_utils.create_sliding_window_causal_mask, Window(4096)),
@@ -141,16 +141,16 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
         ):
             mask = make(**given)
             assert mask.tolist() == [[[[True, False], [True, True]]]]
-            assert masks.window(mask) == window
-            assert masks.window(mask[:, :, :, :1]) == window, "a piece of it is it"
+            assert masks.find_window(mask) == window
+            assert masks.find_window(mask[:, :, :, :1]) == window, "a piece of it is it"
         with pytest.raises(NotImplementedError, match="other tokens"):
             masking_utils.create_bidirectional_mask(**given)
         with pytest.raises(NotImplementedError, match="numbers of their own"):
-            masks.window(torch.ones(1, 1, 2, 2))
+            masks.find_window(torch.ones(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize(
     ("window", "first"), [(Window(4), [0, 0, 0, 0, 1, 2]), (Window(4, True), [0, 0, 0, 0, 4, 4])]
 )
 def test_where_a_window_begins(window: Window, first: list[int]) -> None:
-    assert [window.first(position) for position in range(6)] == first
+    assert [window.first_position(position) for position in range(6)] == first

@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.engines import LazyEngine
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_engine import require
+from runner_engine import require_capabilities
 from runner_engine.sessions import base, contract
 from runner_engine.sessions.base import Capability, Request
 from runner_engine.sessions.stats import EngineStats
@@ -32,10 +32,10 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
     """Branches need rope_2d, and an attention that accepts a mask."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     without = open_engine(make_config(model=model))
-    require(without.capabilities, "task=chat", [Capability.chat, Capability.logprobs])
+    require_capabilities(without.capabilities, "task=chat", [Capability.chat, Capability.logprobs])
     with raises(ConfigError, "unsupported"):
-        require(without.capabilities, "task=generate", [Capability.branches, Capability.chat])
-    require(
+        require_capabilities(without.capabilities, "task=generate", [Capability.branches, Capability.chat])
+    require_capabilities(
         open_engine(make_config(model=model, rope=Rope2dConfig())).capabilities, "x", [Capability.branches]
     )
     flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)
@@ -104,7 +104,9 @@ def test_a_listener_may_end_the_session(make_config: Make) -> None:
 
     assert [
         one.id
-        for one in contract.complete(engine, [Request(number, "x") for number in range(5)], None, listen)
+        for one in contract.complete_requests(
+            engine, [Request(number, "x") for number in range(5)], None, listen
+        )
     ] == [0]
     assert steps == [1]
 
@@ -121,15 +123,15 @@ def test_a_listener_may_submit_more_and_cancel(make_config: Make) -> None:
                     session.submit(Request("later", "x"))
                     session.cancel(1)
 
-        contract.gather(session, [Request(number, "x") for number in range(3)], listen)
-        assert session.idle
+        contract.run_requests(session, [Request(number, "x") for number in range(3)], listen)
+        assert session.is_idle
     assert set(ended) == {0, 1, 2, "later"}
     assert [name for name, reason in ended.items() if reason is FinishReason.cancelled] == [1]
 
 
 def test_nothing_to_gather_takes_no_step(make_config: Make) -> None:
     assert (
-        contract.complete(
+        contract.complete_requests(
             open_engine(make_config(model=StubConfig())), [], None, lambda _: pytest.fail("a step")
         )
         == []
@@ -140,8 +142,11 @@ def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
     requests = [Request(number, "x") for number in range(10)]
     left: list[int] = []
     with open_engine(make_config(model=StubConfig())).open() as session:
-        contract.gather(
-            session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3
+        contract.run_requests(
+            session,
+            requests,
+            lambda _: left.append(session.num_active),
+            allowed_active=lambda ended: 2 + ended // 3,
         )
     # the stub answers one in each step
     assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]

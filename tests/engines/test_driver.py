@@ -19,7 +19,7 @@ from runner.engines.kinds.stub import StubEngine, StubSession
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Delta, Event, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.sessions.driver import Driver
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -52,12 +52,13 @@ def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model
     prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
     engine = open_engine(config)
     alone = {
-        one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])
+        one.id: one
+        for one in complete_requests(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])
     }
     engine.close()
     answers: dict[int, tuple[str, Completion]] = {}
     with Driver(open_engine(config)) as driver:
-        assert driver.loaded(WAIT_S).facts["architecture"] == "LlamaForCausalLM"
+        assert driver.wait_until_loaded(WAIT_S).facts["architecture"] == "LlamaForCausalLM"
 
         def ask(first: int) -> None:
             for number in range(first, len(prompts), 8):
@@ -70,7 +71,7 @@ def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model
             thread.start()
         for thread in threads:
             thread.join(WAIT_S)
-        assert driver.under_way == 0
+        assert driver.num_active == 0
     assert {n: (text, one.answer.text, one.answer.token_ids) for n, (text, one) in answers.items()} == {
         n: (one.answer.text, one.answer.text, one.answer.token_ids) for n, one in alone.items()
     }
@@ -97,11 +98,11 @@ class BreakingEngine(StubEngine):
 
 def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: Make) -> None:
     with Driver(BreakingEngine(make_config(model=StubConfig()), delay_s=0.0)) as driver:
-        driver.loaded(WAIT_S)
+        driver.wait_until_loaded(WAIT_S)
         broken, next_one = Recorder(), Recorder()
         driver.submit(Request(1, "break"), broken)
         assert "broke" in str(broken.events.get(timeout=WAIT_S))
-        assert driver.under_way == 0
+        assert driver.num_active == 0
         driver.submit(Request(1, "Hi"), next_one)
         assert next_one.end()[1].answer.text.startswith("[STUB_GENERATION]")
 
@@ -124,7 +125,7 @@ class Unanswering(StubEngine):
 
 def test_cancelling_and_closing(make_config: Make) -> None:
     driver = Driver(Unanswering(make_config(model=StubConfig()), delay_s=0.0))
-    driver.loaded(WAIT_S)
+    driver.wait_until_loaded(WAIT_S)
     recorders = [Recorder() for _ in range(20)]
     for number, recorder in enumerate(recorders):
         driver.submit(Request(number, "Hi"), recorder)
@@ -132,7 +133,7 @@ def test_cancelling_and_closing(make_config: Make) -> None:
         driver.submit(Request(19, "Hi"), Recorder())
     driver.cancel(18)
     assert recorders[18].end()[1].answer.finish_reason is FinishReason.cancelled
-    assert driver.under_way == 19
+    assert driver.num_active == 19
     driver.close()
     assert isinstance(recorders[19].events.get(timeout=WAIT_S), JobFailed)
     with raises(JobFailed, "failed"):
@@ -145,7 +146,7 @@ def test_the_error_of_a_load_is_raised_for_those_who_wait(
     config = make_config(model=LocalModelConfig(name="/nowhere/at/all", device="cpu"))
     driver = Driver(open_engine(config))
     with raises(ConfigError, "not_found", "model.name"):
-        driver.loaded(WAIT_S)
+        driver.wait_until_loaded(WAIT_S)
     driver.close()
 
 
@@ -172,7 +173,7 @@ def test_the_error_that_ended_the_engine_is_raised_for_every_request(
 
     engine = Engine(make_config(model=StubConfig()), delay_s=0.0)
     driver = Driver(engine)
-    driver.loaded(WAIT_S)
+    driver.wait_until_loaded(WAIT_S)
     recorder = Recorder()
     if is_busy:
         driver.submit(Request(0, "Hi"), recorder)

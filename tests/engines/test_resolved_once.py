@@ -11,12 +11,12 @@ import pytest
 from runner.config import resolved
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.grid.plan import plan_job, predicted_need
-from runner.grid.worker_limits import worker_limits
+from runner.grid.plan import plan_job, predict_need
+from runner.grid.worker_limits import compute_worker_limits
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_engine.checkpoints import locating, resolve
-from runner_engine.quantization import mixed
+from runner_engine.checkpoints import locating, resolved_model
+from runner_engine.quantization import quantization_mix
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.lora import LoraConfig, PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -29,13 +29,13 @@ TASKS = [Gsm8kConfig(limit=4), SweepConfig()]
 def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each model that was located, one by one."""
     names: list[str] = []
-    real = locating.locate
+    real = locating.locate_model
 
     def counted(model: LocalModelConfig) -> Any:
         names.append(model.name)
         return real(model)
 
-    monkeypatch.setattr(resolve, "locate", counted)
+    monkeypatch.setattr(resolved_model, "locate_model", counted)
     return names
 
 
@@ -60,11 +60,11 @@ def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: 
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(mixed, "_choice", "overrides that were parsed")
-    count(vars(resolve.ResolvedModel)["mix"], "func", "what is loaded")
-    count(resolve, "read_settings", "config.json")
-    count(resolve, "read_format", "the stored quantization")
-    count(resolve, "read_tensors", "tensors")
+    count(quantization_mix, "_choice", "overrides that were parsed")
+    count(vars(resolved_model.ResolvedModel)["mix"], "func", "what is loaded")
+    count(resolved_model, "read_settings", "config.json")
+    count(resolved_model, "read_format", "the stored quantization")
+    count(resolved_model, "read_tensors", "tensors")
     model = LocalModelConfig(name="embedded", device="cpu")
     quantization = Nf4Config(overrides={"down_proj": "int8"})
     record = run(make_config(model=model, quantization=quantization, task=Gsm8kConfig(limit=1)))
@@ -83,9 +83,9 @@ def test_a_grid_looks_for_each_model_once(
         for seed in (1, 2)
         for task in TASKS
     ]
-    with resolve.sharing():
+    with resolved_model.sharing_files():
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
-    assert worker_limits(plan, list(range(len(plan))), "auto").total == 1
-    assert predicted_need(resolved.resolve(configs[0])).mib > 0
+    assert compute_worker_limits(plan, list(range(len(plan))), "auto").total == 1
+    assert predict_need(resolved.resolve_job(configs[0])).mib > 0
     assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"

@@ -30,14 +30,14 @@ def test_an_engine_thread_waits_for_work_and_ends_with_the_session(engine: Engin
     answered = threading.Event()
 
     def drive() -> None:
-        while session.wait():
+        while session.wait_for_requests():
             events.extend(session.step())
-            if session.idle:
+            if session.is_idle:
                 answered.set()
 
     thread = threading.Thread(target=drive)
     thread.start()
-    assert not session.wait(0.01)
+    assert not session.wait_for_requests(0.01)
     session.submit(Request("a", "Hello", n=2))
     assert answered.wait(60)
     session.close()
@@ -59,7 +59,7 @@ def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> 
         ended = [event for _ in range(2) for event in session.step() if isinstance(event, Completion)]
         reasons = {one.id: one.answer.finish_reason for one in ended}
         assert reasons == {0: FinishReason.cancelled, "0": FinishReason.stop}
-        assert session.idle
+        assert session.is_idle
     with raises(ConfigError, "failed"):
         session.submit(Request(1, "x"))
 
@@ -89,8 +89,8 @@ def test_a_refused_request_leaves_no_state() -> None:
             session.submit(Request(0, "no"))
         with raises(ConfigError, "unsupported"):
             session.submit(Request(0, "yes", continuation="x"))
-        assert session.idle
+        assert session.is_idle
         session.submit(Request(0, "yes"))
         assert [event.id for event in session.step()] == [0]
-        assert session.idle
+        assert session.is_idle
     assert session.dropped

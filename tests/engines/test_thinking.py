@@ -13,21 +13,27 @@ import pytest
 from transformers import AutoTokenizer
 
 from runner.config.models import MODELS
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.model_text import Ending, FinishReason
 from runner_base.thinking import TAGS, Tag
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.static_batches import BY_GENERATE
 from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.local.engine import LocalEngine
-from runner_engine.sessions.base import Begun, Completion, Delta, Event, Request
-from runner_engine.sessions.contract import Engine, complete, gather
-from runner_engine.sessions.thinking import MOST_PARTIAL, Budget, Thought, end_tokens, tags_of
+from runner_engine.sessions.base import Completion, Delta, Event, PartialAnswers, Request
+from runner_engine.sessions.contract import Engine, complete_requests, run_requests
+from runner_engine.sessions.thinking import (
+    MOST_PARTIAL,
+    ThinkingBudget,
+    ThinkingState,
+    find_thinking_tags,
+    thinking_end_tokens,
+)
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
@@ -69,11 +75,11 @@ def engine_of(
             of_parts: Any = MODELS["parts"]
             model = of_parts(name=request.getfixturevalue("parts"), stages=1, **EXACT)
         elif route != "scheduler":
-            monkeypatch.setattr(LocalEngine, "heads", lambda *_: None)
+            monkeypatch.setattr(LocalEngine, "find_kv_spec", lambda *_: None)
         if route == "generate":
-            monkeypatch.setattr(LocalEngine, "batching", lambda *_: BY_GENERATE)
+            monkeypatch.setattr(LocalEngine, "batching_mode", lambda *_: BY_GENERATE)
         drawn = GenerationConfig(max_new_tokens=ANSWER_TOKENS, **generation)
-        opened.append(open_engine(resolve(make_config(model=model, generation=drawn))))
+        opened.append(open_engine(resolve_job(make_config(model=model, generation=drawn))))
         return opened[-1]
 
     yield make
@@ -106,16 +112,16 @@ def test_the_end_of_thinking_is_forced_at_the_budget(
     engine_of: Callable[..., Engine], tokenizer: Any, route: str, sampling: Sampling
 ) -> None:
     engine = engine_of(route)
-    free = by_id(complete(engine, thinkers(4, sampling, max_new_tokens=40)))
-    end = end_tokens(tokenizer, TAGS[0], None)
+    free = by_id(complete_requests(engine, thinkers(4, sampling, max_new_tokens=40)))
+    end = thinking_end_tokens(tokenizer, TAGS[0], None)
     assert tokenizer.decode(end) == "</think>"
     others = plain(3, sampling)
-    alone = by_id(complete(engine, others))
+    alone = by_id(complete_requests(engine, others))
     budgets = [0, 1, 9, 17]
     with_budget = [
         replace(one, thinking_tokens=most) for one, most in zip(thinkers(4, sampling), budgets, strict=True)
     ]
-    done = by_id(complete(engine, [*with_budget, *others]))
+    done = by_id(complete_requests(engine, [*with_budget, *others]))
     for request, most in zip(with_budget, budgets, strict=True):
         answer, tokens = done[request.id].answer, done[request.id].answer.token_ids
         assert tokens[:most] == free[request.id].answer.token_ids[:most], (
@@ -142,7 +148,7 @@ def test_many_sampled_rows_end_their_thinking_at_exactly_their_budget(
     others = plain(count // 5)
     requests = [*with_budget, *think_on, *others]
     random.shuffle(requests)
-    done = by_id(complete(engine, requests))
+    done = by_id(complete_requests(engine, requests))
     for one in with_budget:
         answer, most = done[one.id].answer, one.thinking_tokens
         assert most is not None
@@ -153,7 +159,7 @@ def test_many_sampled_rows_end_their_thinking_at_exactly_their_budget(
         assert all(cut), f"only an unfinished character is waited for: {answer}"
     assert {done[one.id].answer.ending for one in think_on} == {Ending.cut_off_thinking}
     assert {done[one.id].answer.thinking_tokens for one in think_on} == {50}
-    without = by_id(complete(engine, [*think_on, *others]))
+    without = by_id(complete_requests(engine, [*think_on, *others]))
     assert all(done[key].answer == one.answer for key, one in without.items())
 
 
@@ -164,14 +170,14 @@ def test_an_answer_that_was_begun_at_any_token_goes_on_as_it_would_have(
 ) -> None:
     engine = engine_of(thinking_tokens=7, thinking_end="So: </think>\n")
     (request,) = thinkers(1, sampling)
-    (whole,) = complete(engine, [request])
+    (whole,) = complete_requests(engine, [request])
     assert whole.answer.thinking_tokens == 7
     assert whole.answer.thinking is not None
     assert whole.answer.thinking.endswith("So: "), "the words that were forced are a part of the thought"
     tokens = whole.answer.token_ids
     for count in range(len(tokens)):
-        begun = Begun(whole.prompt_sha256, (tuple(tokens[:count]),))
-        (again,) = complete(engine, [replace(request, begun=begun)])
+        begun = PartialAnswers(whole.prompt_sha256, (tuple(tokens[:count]),))
+        (again,) = complete_requests(engine, [replace(request, begun=begun)])
         assert again.answer == whole.answer, count
 
 
@@ -182,7 +188,7 @@ def test_deltas_tell_thinking_from_answer_and_have_no_tags(engine_of: Callable[.
         (request,) = thinkers(1, sampling, deltas=True)
         events: list[Event] = []
         with engine.open() as session:
-            gather(session, [request], events.extend)
+            run_requests(session, [request], events.extend)
         deltas = [event for event in events if isinstance(event, Delta)]
         (done,) = (event for event in events if isinstance(event, Completion))
         assert len(deltas) > 4
@@ -197,10 +203,10 @@ def test_guesses_do_not_pass_the_end_of_a_budget(engine_of: Callable[..., Engine
     request = Request(0, text + "<think>", ignore_eos=True, max_new_tokens=60, sampling=GREEDY)
     engine = engine_of()
     requests = [replace(request, id=number, thinking_tokens=most) for number, most in enumerate([33, 50, 57])]
-    one_by_one = [complete(engine, [one])[0].answer for one in requests]
+    one_by_one = [complete_requests(engine, [one])[0].answer for one in requests]
     assert [answer.thinking_tokens for answer in one_by_one] == [33, 50, 57]
     slow = engine_of(speculate="off")
-    assert [complete(slow, [one])[0].answer for one in requests] == one_by_one
+    assert [complete_requests(slow, [one])[0].answer for one in requests] == one_by_one
 
 
 @pytest.mark.thorough
@@ -215,10 +221,10 @@ def test_a_draft_keeps_to_the_budget(engine_of: Callable[..., Engine], sampling:
     asked = [replace(one, max_new_tokens=20) for one in asked]
     text = "1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 <think>1 2 3 4 1 2"
     asked.append(Request("known", text, thinking_tokens=5, ignore_eos=True, sampling=sampling))
-    alone = by_id(complete(engine_of(speculate="off"), asked))
+    alone = by_id(complete_requests(engine_of(speculate="off"), asked))
     for speculate in ("ngram", {"kind": "draft", "layers": 2}, {"quantization": "nf4", "tokens": 7}):
         engine = engine_of(speculate=speculate)
-        done = by_id(complete(engine, asked))
+        done = by_id(complete_requests(engine, asked))
         assert {key: one.answer for key, one in done.items()} == {
             key: one.answer for key, one in alone.items()
         }
@@ -229,13 +235,13 @@ def test_a_draft_keeps_to_the_budget(engine_of: Callable[..., Engine], sampling:
 # ---------------------------------------------------------------------------- rows, without a model
 
 
-def spelled(tokenizer: Any, text: str, **keys: Any) -> tuple[Stopping, Row]:
+def spelled(tokenizer: Any, text: str, **keys: Any) -> tuple[Stopping, TokenSequence]:
     """Return a row that has the tokens of a text, followed token by token."""
     stopping = Stopping(tokenizer, frozenset({tokenizer.eos_token_id}))
-    row = Row(Request(0, "x", ("STOP",)), [1], "", 1000, **keys)
+    row = TokenSequence(Request(0, "x", ("STOP",)), [1], "", 1000, **keys)
     for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
         row.tokens.append(token)
-        stopping.finish_reason(row)
+        stopping.find_finish_reason(row)
     return stopping, row
 
 
@@ -256,8 +262,8 @@ def spelled(tokenizer: Any, text: str, **keys: Any) -> tuple[Stopping, Row]:
 def test_a_row_knows_what_it_is_doing(
     tokenizer: Any, text: str, opened: Tag | None, thinking: str | None, answer: str, ending: Ending | None
 ) -> None:
-    stopping, row = spelled(tokenizer, text, thought=Thought(opened))
-    made = stopping.answer(row, FinishReason.stop)
+    stopping, row = spelled(tokenizer, text, thought=ThinkingState(opened))
+    made = stopping.build_answer(row, FinishReason.stop)
     assert (made.thinking, made.text, made.ending) == (thinking, answer, ending)
     assert (row.thought.tag is not None) == (ending is Ending.cut_off_thinking)
     if ending is Ending.closed:
@@ -268,31 +274,31 @@ def test_a_row_knows_what_it_is_doing(
 
 def test_a_stop_text_ends_an_answer_and_no_thought(tokenizer: Any) -> None:
     stopping, row = spelled(tokenizer, "<think>a STOP b</think>c STOP")
-    assert stopping.finish_reason(row) is FinishReason.stop
-    assert stopping.answer(row, FinishReason.stop).text == "c "
+    assert stopping.find_finish_reason(row) is FinishReason.stop
+    assert stopping.build_answer(row, FinishReason.stop).text == "c "
 
 
 def test_a_budget_ends_behind_a_whole_character(tokenizer: Any) -> None:
     tokens = tokenizer("aé", add_special_tokens=False)["input_ids"]
     assert len(tokens) == 3, "the letter é is two tokens here"
     stopping = Stopping(tokenizer)
-    row = Row(Request(0, "x"), [1], "", 1000, thought=Thought(TAGS[0], Budget(2, 9)))
+    row = TokenSequence(Request(0, "x"), [1], "", 1000, thought=ThinkingState(TAGS[0], ThinkingBudget(2, 9)))
     row.tokens = tokens[:2]
-    assert stopping.forced(row) is None
+    assert stopping.forced_token(row) is None
     row.tokens = tokens
-    assert stopping.forced(row) == end_tokens(tokenizer, TAGS[0], None)[0]
+    assert stopping.forced_token(row) == thinking_end_tokens(tokenizer, TAGS[0], None)[0]
 
 
 def test_the_model_names_its_own_tags(tokenizer: Any) -> None:
     plain, own = (GenerationConfig(), GenerationConfig(thinking_tags=["<a>", "</a>", "<think>", "</think>"]))
-    assert tags_of(plain, tokenizer) == TAGS
+    assert find_thinking_tags(plain, tokenizer) == TAGS
 
     class Named:
         chat_template = "{{ '<my_thoughts>' }} … {{ content.split('</my_thoughts>') }} <tool></tool> </think>"
         added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
-    assert tags_of(plain, Named()) == (*TAGS, Tag("<my_thoughts>", "</my_thoughts>"))
-    assert tags_of(own, Named()) == (Tag("<a>", "</a>"), TAGS[0])
+    assert find_thinking_tags(plain, Named()) == (*TAGS, Tag("<my_thoughts>", "</my_thoughts>"))
+    assert find_thinking_tags(own, Named()) == (Tag("<a>", "</a>"), TAGS[0])
 
 
 @pytest.mark.parametrize(
@@ -315,18 +321,18 @@ def test_wrong_settings_are_named(keys: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("before", ['it says "', "first <think>", "```\n<think> in code ", "as `"])
 def test_an_end_that_was_forced_counts_whatever_stands_before_it(tokenizer: Any, before: str) -> None:
     stopping = Stopping(tokenizer)
-    row = Row(Request(0, "x", deltas=True), [1], "", 1000, thought=Thought(TAGS[0]))
+    row = TokenSequence(Request(0, "x", deltas=True), [1], "", 1000, thought=ThinkingState(TAGS[0]))
     row.tokens = tokenizer(before, add_special_tokens=False)["input_ids"]
     most = len(row.tokens)
-    row.thought.budget = Budget(most, 9)
+    row.thought.budget = ThinkingBudget(most, 9)
     deltas: list[Delta] = []
-    while (token := stopping.forced(row)) is not None:
+    while (token := stopping.forced_token(row)) is not None:
         row.tokens.append(token)
         deltas += stopping.new_deltas(row)
     for token in tokenizer('" 7', add_special_tokens=False)["input_ids"]:
         row.tokens.append(token)
-        assert stopping.forced(row) is None
+        assert stopping.forced_token(row) is None
         deltas += stopping.new_deltas(row)
-    made = stopping.answer(row, FinishReason.stop)
+    made = stopping.build_answer(row, FinishReason.stop)
     assert (made.thinking_tokens, made.text, made.ending) == (most, '" 7', Ending.budget_spent)
     assert "".join(delta.text for delta in deltas if not delta.thinking) == made.text

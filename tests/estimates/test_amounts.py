@@ -10,8 +10,8 @@ import pytest
 
 from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
-from runner.config.resolved import resolve
-from runner.estimates.amounts import amounts_of, may_have_independent_rows
+from runner.config.resolved import resolve_job
+from runner.estimates.amounts import estimate_amounts, may_decode_independently
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_engine.plan.footprint import predict
@@ -25,7 +25,7 @@ LOCAL = LocalModelConfig("embedded", device="cpu")
 
 
 def completions(config: Any, read: int | None = None) -> int:
-    (amount,) = amounts_of(config, read)
+    (amount,) = estimate_amounts(config, read)
     return amount.completions
 
 
@@ -62,7 +62,7 @@ def test_int8_without_outliers_counts_each_row_by_itself(make_config: Callable[.
 
 def test_one_layer_that_mixes_rows_is_enough(make_config: Callable[..., Any]) -> None:
     def independent(quantization: QuantizationConfig) -> bool:
-        return may_have_independent_rows(
+        return may_decode_independently(
             make_config(model=LocalConfig(name="nowhere", device="cpu"), quantization=quantization)
         )
 
@@ -78,7 +78,7 @@ def test_the_work_of_the_task_counts(make_config: Callable[..., Any]) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
         config = make_config(model=SHAPE, task=task)
-        predicted = predict(resolve(config).model, task.workload(config.generation))
+        predicted = predict(resolve_job(config).model, task.workload(config.generation))
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()

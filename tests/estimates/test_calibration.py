@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from runner.config.measures import SweepConfig
-from runner.config.resolved import resolve
-from runner.estimates.calibration import FILE, Calibration, known_speeds, measure
-from runner.estimates.jobs import estimate
-from runner.estimates.sample import calibration_model_of
+from runner.config.resolved import resolve_job
+from runner.estimates.calibration import FILE, CalibrationRequest, calibrate_models, load_cached_speeds
+from runner.estimates.jobs import estimate_jobs
+from runner.estimates.sample import build_calibration_model
 from runner.estimates.speed import EstimateBasis
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_engine.quantization import CHOICES
@@ -34,11 +34,11 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=task)
     lines: list[str] = []
     folder = Path(config.output_dir)
-    jobs = {7: resolve(config)}
-    guessed = estimate(jobs, folder, calibrate=False, on_line=without_busy(lines))[7].time
+    jobs = {7: resolve_job(config)}
+    guessed = estimate_jobs(jobs, folder, calibrate=False, on_line=without_busy(lines))[7].time
     assert guessed is not None
     assert (guessed.source, lines) == (EstimateBasis.guessed, []), "plan=quick times nothing"
-    time = estimate(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
+    time = estimate_jobs(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
     assert time is not None
     assert (time.source, time.is_upper_bound) == (EstimateBasis.calibrated, False)
     assert time.seconds > 0
@@ -47,15 +47,15 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
         "    1 of 1: embedded none",
     ]
     assert "plan=quick leaves this out" in lines[0]
-    again = estimate(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
+    again = estimate_jobs(jobs, folder, calibrate=True, on_line=without_busy(lines))[7].time
     assert again == time
     assert len(lines) == 2
-    model = calibration_model_of(resolve(config), 6.0)
+    model = build_calibration_model(resolve_job(config), 6.0)
     assert model is not None
-    speed = known_speeds([model], folder)[model.key]
+    speed = load_cached_speeds([model], folder)[model.key]
     assert [rows for rows, _ in speed.decode] == [1, 2, 8, 32]
     assert min(took for _, took in (*speed.prefill, *speed.decode)) > 0
-    other = calibration_model_of(resolve(replace(config, quantization=CHOICES["nf4"]())), 2.0)
+    other = build_calibration_model(resolve_job(replace(config, quantization=CHOICES["nf4"]())), 2.0)
     assert other is not None
     assert other.key != model.key
 
@@ -63,8 +63,8 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
 def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20))
     lines: list[str] = []
-    time = estimate(
-        {0: resolve(config)}, Path(config.output_dir), calibrate=True, on_line=without_busy(lines)
+    time = estimate_jobs(
+        {0: resolve_job(config)}, Path(config.output_dir), calibrate=True, on_line=without_busy(lines)
     )[0].time
     assert time is not None
     assert time.source is EstimateBasis.guessed
@@ -82,7 +82,7 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
     folder, lines = Path(config.output_dir), list[str]()
     formats = [replace(config, quantization=CHOICES[name]()) for name in ("none", "int8", "nf4")]
-    models = [model for it in formats if (model := calibration_model_of(resolve(it), 6.0)) is not None]
+    models = [model for it in formats if (model := build_calibration_model(resolve_job(it), 6.0)) is not None]
 
     def interrupt(line: str) -> None:
         lines.append(line)
@@ -90,33 +90,33 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure([Calibration(model, 1.0) for model in models], folder, math.inf, interrupt)
+        calibrate_models([CalibrationRequest(model, 1.0) for model in models], folder, math.inf, interrupt)
     assert [line.split(",")[0] for line in lines[1:]] == [
         "    1 of 3: embedded none", "    2 of 3: embedded int8", "    3 of 3: embedded nf4",
     ]  # fmt: skip
-    assert known_speeds(models, folder).keys() == {model.key for model in models[:2]}
+    assert load_cached_speeds(models, folder).keys() == {model.key for model in models[:2]}
 
 
 @pytest.mark.usefixtures("warm_children")
 def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
-    model = calibration_model_of(resolve(config), 6.0)
+    model = build_calibration_model(resolve_job(config), 6.0)
     assert model is not None
     lines: list[str] = []
     # the second is believed to take no time
-    large, small = (Calibration(model, 1000.0), Calibration(model, -5.0))
-    assert measure([large, small], Path(config.output_dir), 0.01, lines.append) == {}
+    large, small = (CalibrationRequest(model, 1000.0), CalibrationRequest(model, -5.0))
+    assert calibrate_models([large, small], Path(config.output_dir), 0.01, lines.append) == {}
     assert lines[0].startswith("guessed, not calibrated: embedded none: ")
     assert lines[-1].startswith("calibration ended after 0.0 s, a tenth of the time that the jobs take")
 
 
 def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[..., Any]) -> None:
     model = LocalModelConfig("x", shape="qwen25_15b_instruct", random_weights=True, device="cpu")
-    resolved = resolve(make_config(model=model))
-    calibration_model = calibration_model_of(resolved, 3000.0)
+    resolved = resolve_job(make_config(model=model))
+    calibration_model = build_calibration_model(resolved, 3000.0)
     assert calibration_model is not None
     assert (calibration_model.depths.few, calibration_model.depths.layers) == (1, 28)
     assert 2 <= calibration_model.depths.many <= 4
     assert calibration_model.depths.kept_vocabulary < calibration_model.depths.vocabulary
     resolved.model.files.settings = {"model_type": "mamba"}
-    assert calibration_model_of(resolved, 1.0) is None, "its family is unknown"
+    assert build_calibration_model(resolved, 1.0) is None, "its family is unknown"

@@ -12,12 +12,12 @@ from job_engines import open_engine
 from written_records import ANSWERS, write
 
 from runner.config.measures import SweepConfig
-from runner.config.resolved import resolve
-from runner.estimates.jobs import JobEstimate, estimate, estimate_words
+from runner.config.resolved import resolve_job
+from runner.estimates.jobs import JobEstimate, estimate_jobs, format_estimate
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import EstimateBasis
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base import clock
+from runner_base import format_duration
 from runner_base.dtypes import Dtype
 from runner_base.notes import note
 from runner_engine.settings.generation import GenerationConfig
@@ -34,7 +34,7 @@ def planned(make_config: Callable[..., Any]) -> Callable[..., tuple[Any, JobEsti
             generation=generation,
         )
         folder = Path(config.output_dir)
-        return config, estimate({0: resolve(config)}, folder, False, read={0: 4})[0]
+        return config, estimate_jobs({0: resolve_job(config)}, folder, False, num_questions={0: 4})[0]
 
     return plan
 
@@ -75,10 +75,10 @@ def test_the_time_is_a_range_from_all_guesses_right_to_none(planned: Callable[..
     assert low < off_low, "four tokens a pass"
     assert high > off_high, "one token a pass, which reads four"
     least, most = found["ngram"].time.ends
-    assert estimate_words(found["ngram"].time)[0] == (
-        f"{clock(least.seconds)} – {clock(most.seconds)} ± {most.spread:.0%}"
+    assert format_estimate(found["ngram"].time)[0] == (
+        f"{format_duration(least.seconds)} – {format_duration(most.seconds)} ± {most.spread:.0%}"
     ), "the two ends of the note, each with the error of the speed"
-    assert estimate_words(found["off"].time)[0].startswith("≤ ")
+    assert format_estimate(found["off"].time)[0].startswith("≤ ")
     assert ends(found["draft"])[1] > high, "the draft's passes take time, too"
     assert found["off"].time is not None
     assert found["off"].time.notes == []
@@ -113,7 +113,7 @@ def test_a_job_that_guesses_otherwise_is_not_alike(planned: Callable[..., Any]) 
     finished = FinishedJobs(Path(config.output_dir))
     for speculate, is_alike in (("off", True), ("auto", True), ("draft", False), ("ngram", False)):
         other = replace(config, generation=replace(config.generation, speculate=speculate))
-        assert (finished.estimate(other) is not None) == is_alike, speculate
+        assert (finished.estimate_from_records(other) is not None) == is_alike, speculate
 
 
 def test_a_sweep_counts_its_batches_without_guesses(planned: Callable[..., Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.estimates import guess
+from runner.estimates import rough_speed
 from runner_base import machine
 
 
@@ -16,21 +16,21 @@ def rates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tupl
     """Yield what the next measurements find, each by a process of its own."""
     found: list[tuple[float, float]] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(guess, "_measure", lambda: found.pop(0))
-    guess._measured.cache_clear()
+    monkeypatch.setattr(rough_speed, "_measure_rates", lambda: found.pop(0))
+    rough_speed._cached_rates.cache_clear()
     yield found
-    guess._measured.cache_clear()
+    rough_speed._cached_rates.cache_clear()
 
 
 def measured() -> tuple[float, float]:
-    guess._measured.cache_clear()
-    return guess._measured()
+    rough_speed._cached_rates.cache_clear()
+    return rough_speed._cached_rates()
 
 
 def test_a_second_plan_has_the_rates_of_the_first(
     rates: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine.Contention, "beside", lambda _: "")
+    monkeypatch.setattr(machine.Contention, "describe_other_programs", lambda _: "")
     rates += [(1e9, 2e9), (3e9, 4e9)]
     assert measured() == measured() == (1e9, 2e9)
     assert len(rates) == 1
@@ -40,6 +40,6 @@ def test_rates_of_a_busy_machine_are_measured_again_until_it_is_quiet(
     rates: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = ["beside other work"] * 2 + [""] * 2
-    monkeypatch.setattr(machine.Contention, "beside", lambda _: busy.pop(0))
+    monkeypatch.setattr(machine.Contention, "describe_other_programs", lambda _: busy.pop(0))
     rates += [(1e9, 1e9), (2e9, 2e9), (3e9, 3e9), (4e9, 4e9)]
     assert [measured()[0] for _ in range(4)] == [1e9, 1e9, 3e9, 3e9]

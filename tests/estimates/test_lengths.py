@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from written_records import SPEEDS, write
 
-from runner.config.resolved import resolve
-from runner.config.task import Amount
-from runner.estimates.jobs import estimate, looking_back
-from runner.estimates.lengths import LengthCosts, length_costs
+from runner.config.resolved import resolve_job
+from runner.config.task import WorkAmount
+from runner.estimates.context_costs import LengthCosts, compute_length_costs
+from runner.estimates.jobs import estimate_jobs, with_attention_cost
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.sample import calibration_model_of
+from runner.estimates.sample import build_calibration_model
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.recall.keys import RecallConfig
@@ -41,13 +41,15 @@ def config(make_config: Make) -> Any:
 def recorded(config: Any, task: Any, name: str = "job") -> None:
     """Write a job that loaded in 3 s, and took 100 s to read its prompts and 4 s to decode 44
     tokens after 4 first."""
-    count = task.questions if isinstance(task, RecallConfig) else task.limit
+    count = task.expected_completions if isinstance(task, RecallConfig) else task.limit
     reads = {"prompt_tokens": 10_000, "computed_prompt_tokens": 10_000, "new_tokens": 40 + count}
     write(replace(config, task=task), SPEEDS | reads | {"n": count}, name, seconds=LOAD_S + 104)
 
 
 def planned(config: Any, task: Any, costs: LengthCosts = COSTS) -> Estimate | None:
-    return FinishedJobs(Path(config.output_dir)).estimate(replace(config, task=task), costs=costs)
+    return FinishedJobs(Path(config.output_dir)).estimate_from_records(
+        replace(config, task=task), length_costs=costs
+    )
 
 
 def ends(found: Estimate | None) -> tuple[float, float]:
@@ -57,7 +59,7 @@ def ends(found: Estimate | None) -> tuple[float, float]:
 
 
 def work(task: Any, pair_share: float) -> float:
-    return sum(amount.read_tokens + pair_share * amount.pairs for amount in task.amounts(ROWS))
+    return sum(amount.computed_prompt_tokens + pair_share * amount.pairs for amount in task.amounts(ROWS))
 
 
 def test_the_same_lengths_take_as_long_per_case(config: Any) -> None:
@@ -95,7 +97,7 @@ def test_other_questions_and_unknown_sizes_tell_nothing(config: Any) -> None:
     for key, value in {"task.lengths": "[", "task.cases": "many", "task.depths": "3"}.items():
         records = FinishedJobs(Path(config.output_dir))
         records.records[0].params[key] = value
-        assert records.estimate(config) is None, (key, value)
+        assert records.estimate_from_records(config) is None, (key, value)
 
 
 def test_a_scaling_of_rope_changes_no_time(config: Any) -> None:
@@ -104,7 +106,7 @@ def test_a_scaling_of_rope_changes_no_time(config: Any) -> None:
     assert planned(replace(config, rope=RopeConfig(beyond_trained=True)), config.task) is not None
     assert planned(replace(config, rope=Rope2dConfig()), config.task) is None, "it is computed in another way"
     scaled = replace(config, rope=RopeYarnConfig(factor=4))
-    assert FinishedJobs(Path(config.output_dir)).like(scaled) == [], "its answers are others"
+    assert FinishedJobs(Path(config.output_dir)).same_base_records(scaled) == [], "its answers are others"
 
 
 def test_contexts_are_told_from_windows_and_from_each_other(config: Any) -> None:
@@ -125,47 +127,49 @@ def test_contexts_are_told_from_windows_and_from_each_other(config: Any) -> None
 
 def test_long_texts_are_read_in_windows_with_some_tokens_read_again() -> None:
     task = LikelihoodConfig(window="4k", limit=3)
-    (typical,) = task.amounts(ROWS)
+    (typical,) = task.requested_work(ROWS)
     assert typical.prompt_tokens == 256, "texts are not read yet"
     task.text_bytes = [
         38 * 1024
     ] * 3  # 10k tokens: a first window, and three times 2k further on, which read 4k each
-    (amount,) = task.amounts(ROWS)
+    (amount,) = task.requested_work(ROWS)
     assert (amount.completions, amount.prompt_tokens, amount.piece_tokens) == (3, 16 * 1024, 4096)
-    assert amount.pairs == 3 * 16 * 1024 * 2048
+    assert amount.attention_pairs == 3 * 16 * 1024 * 2048
     task.text_bytes = [380] * 3
-    (short,) = task.amounts(ROWS)
+    (short,) = task.requested_work(ROWS)
     assert (short.prompt_tokens, short.piece_tokens) == (100, 100)
 
 
 def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make) -> None:
     speed = Speed(prefill=[(8.0, 0.01), (256.0, 0.256)], decode=[(1.0, 0.01)], pass_tokens=256)
-    knows = looking_back(speed, COSTS)
-    amount = Amount(1, 4096, 1, 2, known_tokens=1024)
+    knows = with_attention_cost(speed, COSTS)
+    amount = WorkAmount(1, 4096, 1, 2, known_tokens=1024)
     flat = speed.seconds(amount, 1)
     assert flat == pytest.approx(2 * 4.096)
     assert knows.seconds(amount, 1) == pytest.approx(flat * (1 + (1024 + 2048) / 1024))
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"]))
-    resolved = resolve(config)
-    time = estimate({0: resolved}, Path(config.output_dir), calibrate=False)[0]
+    resolved = resolve_job(config)
+    time = estimate_jobs({0: resolved}, Path(config.output_dir), calibrate=False)[0]
     assert time.fit is not None
-    costs = length_costs(resolved, time.fit.predicted)
+    costs = compute_length_costs(resolved, time.fit.predicted)
     settings = resolved.model.files.text_settings
-    linear = sum(it.params for it in resolved.model.files.tensors if "_proj" in it.name)
+    linear = sum(it.num_elements for it in resolved.model.files.tensors if "_proj" in it.name)
     expected = 2 * settings["num_hidden_layers"] * settings["hidden_size"] / linear
     assert costs.pair_share == pytest.approx(expected, rel=0.02)
 
 
 def test_what_is_timed_is_a_folder_with_the_models_own_rope(make_config: Make) -> None:
-    resolved = resolve(make_config(model=LocalModelConfig("embedded", device="cpu")))
-    native = calibration_model_of(resolved, 6.0)
-    scaled = calibration_model_of(
+    resolved = resolve_job(make_config(model=LocalModelConfig("embedded", device="cpu")))
+    native = build_calibration_model(resolved, 6.0)
+    scaled = build_calibration_model(
         replace(resolved, config=replace(resolved.config, rope=RopeYarnConfig(factor=2))), 6.0
     )
-    other = calibration_model_of(replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0)
+    other = build_calibration_model(
+        replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0
+    )
     assert native is not None
     assert scaled is not None
     assert other is not None
     assert native.key == scaled.key != other.key
     of_file = replace(resolved, config=replace(resolved.config, quantization=CHOICES["gguf"]()))
-    assert calibration_model_of(of_file, 6.0) is None, "no sample can be written as such a file"
+    assert build_calibration_model(of_file, 6.0) is None, "no sample can be written as such a file"

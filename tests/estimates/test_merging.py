@@ -16,7 +16,7 @@ import torch
 from families import save_peft
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from runner.estimates.guess import SPREAD, Rates
+from runner.estimates.rough_speed import SPREAD, MachineRates
 from runner_base import MIB
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
 from runner_engine.embedded import MODEL_DIR
@@ -31,12 +31,12 @@ TRIES = 3  # the quickest counts
 PROGRAM = """
 import json, sys, time
 import peft, transformers
-from runner.estimates.guess import _measured
+from runner.estimates.rough_speed import _measured
 from runner.tasks.memory.probe import AnonymousPeak
 from runner_base import machine
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve
-from runner_engine.models.adapting import adapt
-from runner_engine.models.load import load_base
+from runner_engine.models.adapter_lifecycle import adapt
+from runner_engine.models.base_loading import load_base
 from runner_engine.settings.lora import MergeOrder, PeftConfig
 
 embedded, folder, adapter, quantization, order = sys.argv[1:]
@@ -105,12 +105,12 @@ def test_the_time_of_a_load_counts_the_merging(made: tuple[Path, Path]) -> None:
     predicted = planned(made[0], "none", PeftConfig(path=str(made[1]), merge=True))
     parameters = sum(predicted.weights.values()) / 2
     quickest = min((measured(made, "none", "") for _ in range(TRIES)), key=lambda found: found["core_s"])
-    rates = Rates("cpu", *quickest["rates"])
-    speed = rates.speed(CHOICES["none"](), predicted, parameters, 1)
+    rates = MachineRates("cpu", *quickest["rates"])
+    speed = rates.estimate_speed(CHOICES["none"](), predicted, parameters, 1)
     with_merging, without = speed.load_s + speed.merge_s, speed.load_s
     assert abs(quickest["core_s"] - with_merging) <= SPREAD * with_merging
     assert quickest["core_s"] > (1 + SPREAD) * without, "the control"
-    assert rates.merging_s(replace(predicted, merging=None)) == 0
+    assert rates.estimate_merge_s(replace(predicted, merging=None)) == 0
 
 
 @pytest.mark.thorough
@@ -119,6 +119,6 @@ def test_merging_again_quantizes_again(made: tuple[Path, Path]) -> None:
         planned(made[0], "nf4", PeftConfig(path=str(made[1]), merge=True, merge_order=order))
         for order in (MergeOrder.merge_first, MergeOrder.quantize_first)
     )
-    rates = Rates("cpu", 1e10, 1e11)
-    assert rates.merging_s(again) > 2 * rates.merging_s(first)
+    rates = MachineRates("cpu", 1e10, 1e11)
+    assert rates.estimate_merge_s(again) > 2 * rates.estimate_merge_s(first)
     assert first.merging.numbers * 2 / MIB == pytest.approx(147, rel=0.02)

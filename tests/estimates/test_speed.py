@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner.config.task import Amount
-from runner.estimates.speed import Speed, interpolate
+from runner.config.task import WorkAmount
+from runner.estimates.speed import Speed, interpolate_time
 
 SPEED = Speed(
     prefill=[(10.0, 1.0), (100.0, 2.0)], decode=[(1.0, 0.1), (8.0, 0.2)], place_s=0.001, pass_tokens=100
@@ -14,22 +14,22 @@ SPEED = Speed(
 
 @pytest.mark.parametrize(("size", "seconds"), [(1, 0.1), (1.0, 0.1), (4.5, 0.15), (8, 0.2), (15, 0.3)])
 def test_times_are_interpolated_and_extrapolated(size: float, seconds: float) -> None:
-    assert interpolate(SPEED.decode, size) == pytest.approx(seconds)
+    assert interpolate_time(SPEED.decode, size) == pytest.approx(seconds)
 
 
 def test_a_time_is_never_below_the_measured_ones() -> None:
-    assert interpolate([(1.0, 0.2), (8.0, 0.1)], 100) == 0.1
+    assert interpolate_time([(1.0, 0.2), (8.0, 0.1)], 100) == 0.1
 
 
 def test_waves_of_rows_passes_of_prompts_and_context_add_up() -> None:
-    one = Amount(None, prompt_tokens=10, new_tokens=5, completions=1)
+    one = WorkAmount(None, prompt_tokens=10, new_tokens=5, completions=1)
     assert SPEED.seconds(one, 8) == pytest.approx(1.0 + 4 * (0.1 + 12.5 * 0.001))
     # two concurrent rows, then a third one alone
-    three = Amount(None, prompt_tokens=10, new_tokens=1, completions=3)
-    assert SPEED.seconds(three, 2) == pytest.approx(interpolate(SPEED.prefill, 20) + 1.0)
-    shared = Amount(None, prompt_tokens=10, new_tokens=1, completions=3, shared_tokens=200)
+    three = WorkAmount(None, prompt_tokens=10, new_tokens=1, completions=3)
+    assert SPEED.seconds(three, 2) == pytest.approx(interpolate_time(SPEED.prefill, 20) + 1.0)
+    shared = WorkAmount(None, prompt_tokens=10, new_tokens=1, completions=3, shared_tokens=200)
     assert SPEED.seconds(shared, 2) == pytest.approx(2 * 2.0 + SPEED.seconds(three, 2)), (
         "a beginning is read once"
     )
-    long = Amount(None, prompt_tokens=200, new_tokens=1, completions=1)
+    long = WorkAmount(None, prompt_tokens=200, new_tokens=1, completions=1)
     assert SPEED.seconds(long, 1) == pytest.approx(2 * 2.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.root import RunnerConfig
-from runner.grid.best_trial import Scored, doubts
+from runner.grid.best_trial import ScoredTrial, best_trial_notes
 from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -23,22 +23,22 @@ MakeConfig = Callable[..., RunnerConfig]
 KEYS = ("generation.temperature", "generation.top_p")
 
 
-def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -> Scored:
+def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -> ScoredTrial:
     """Return a trial with so many right answers to n questions."""
     overrides = ["generation=sampling", f"generation.temperature=0.{number}", "generation.top_p=0.9"]
     planned = PlannedJob(overrides, config, job=Job(f"gsm8k-{number}", Path()))
     low, high = wilson_interval(right, n)
     metrics = {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
-    return Scored(planned, metrics, "accuracy", right / n)
+    return ScoredTrial(planned, metrics, "accuracy", right / n)
 
 
-def doubts_of_best(trials: list[Scored], keys: tuple[str, ...] = KEYS) -> list[Note]:
-    return doubts(max(trials, key=lambda one: one.value), trials, keys, maximize=True)
+def doubts_of_best(trials: list[ScoredTrial], keys: tuple[str, ...] = KEYS) -> list[Note]:
+    return best_trial_notes(max(trials, key=lambda one: one.value), trials, keys, maximize=True)
 
 
 def test_trials_whose_intervals_overlap_with_the_best_are_counted() -> None:
     trials = [trial(1, 18, 20), trial(2, 17, 20), trial(3, 16, 20)]
-    assert trials[0].result() == "accuracy 90.0% [69.9, 97.2] of n = 20"
+    assert trials[0].format_objective() == "accuracy 90.0% [69.9, 97.2] of n = 20"
     assert doubts_of_best(trials) == [note("overlaps", rivals=2)]
     assert doubts_of_best([*trials[:2], trial(3, 2, 20)]) == [note("overlaps", rivals=1)]
 
@@ -53,14 +53,14 @@ def test_nothing_is_said_where_the_best_is_apart_or_alone() -> None:
 
 def test_in_a_search_for_the_lowest_the_best_is_the_lowest() -> None:
     trials = [trial(1, 1, 20), trial(2, 3, 20), trial(3, 19, 20)]
-    assert doubts(trials[0], trials, KEYS, maximize=False) == [note("overlaps", rivals=1)]
+    assert best_trial_notes(trials[0], trials, KEYS, maximize=False) == [note("overlaps", rivals=1)]
 
 
 def test_an_objective_without_an_interval_is_as_before() -> None:
-    speeds = [Scored(one.planned, {"best_decode_tok_per_s": one.value}, "best_decode_tok_per_s", one.value)
+    speeds = [ScoredTrial(one.planned, {"best_decode_tok_per_s": one.value}, "best_decode_tok_per_s", one.value)
               for one in (trial(1, 18, 20), trial(2, 17, 20))]  # fmt: skip
     assert doubts_of_best(speeds) == []
-    assert "[" not in speeds[0].result()
+    assert "[" not in speeds[0].format_objective()
 
 
 @pytest.mark.sampled(1)

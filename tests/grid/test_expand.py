@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from raising import raises
 
-from runner.config.plain_text import quote_texts
-from runner.config.runner_hydra import hydra_of
-from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
+from runner.config.override_quoting import quote_texts
+from runner.config.runner_hydra import create_hydra
+from runner.grid.expand import MAX_JOBS, check_exclude_keys, expand_grid, is_excluded
 from runner_base.errors import Code, ConfigError
 
 KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
@@ -35,7 +35,7 @@ lines = st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)
 
 @pytest.fixture(scope="module")
 def loader() -> ConfigLoader:
-    return hydra_of().config_loader
+    return create_hydra().config_loader
 
 
 def basic(arguments: list[str], loader: ConfigLoader | None = None) -> list[list[str]]:
@@ -48,7 +48,7 @@ def error_of(
     arguments: list[str], params: dict[str, str] | None = None, zips: list[dict[str, str]] | None = None
 ) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        expand(arguments, params, zips, None)
+        expand_grid(arguments, params, zips, None)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -64,7 +64,7 @@ def test_params_and_command_line_multiply_as_in_the_basic_sweeper(
     params: list[str], arguments: list[str]
 ) -> None:
     pairs = dict(line.split("=", 1) for line in params if "=" in line)
-    assert expand(arguments, pairs, None, None) == basic(
+    assert expand_grid(arguments, pairs, None, None) == basic(
         quote_texts([f"{k}={v}" for k, v in pairs.items()]) + arguments
     )
 
@@ -72,8 +72,8 @@ def test_params_and_command_line_multiply_as_in_the_basic_sweeper(
 @settings(max_examples=100)
 @given(st.lists(lines, max_size=4))
 def test_a_job_is_itself_again_when_expanded(arguments: list[str]) -> None:
-    for job in expand(arguments, None, None, None)[:20]:
-        assert expand(job, None, None, None) == [job]
+    for job in expand_grid(arguments, None, None, None)[:20]:
+        assert expand_grid(job, None, None, None) == [job]
 
 
 @pytest.mark.thorough
@@ -86,18 +86,18 @@ def test_any_quoted_text_arrives_unchanged(text: str) -> None:
         wanted = basic([line])
     except OverrideParseException:
         return  # not a string for Hydra either
-    assert expand([line], None, None, None) == wanted
+    assert expand_grid([line], None, None, None) == wanted
 
 
 @pytest.mark.parametrize("value", ["glob(*)", "glob(*4)", "glob([n*,f*],exclude=none)"])
 def test_glob_lists_the_choices_of_a_group(value: str, loader: ConfigLoader) -> None:
     line = f"quantization={value}"
-    assert expand([line], None, None, loader) == basic([line], loader) != []
-    assert ["quantization=nf4"] in expand([], {"quantization": value}, None, loader)
+    assert expand_grid([line], None, None, loader) == basic([line], loader) != []
+    assert ["quantization=nf4"] in expand_grid([], {"quantization": value}, None, loader)
 
 
 def test_the_last_one_varies_fastest() -> None:
-    jobs = expand(["c=5,6"], {"a": "1,2"}, [{"b": "3,4", "x": "p,q"}], None)
+    jobs = expand_grid(["c=5,6"], {"a": "1,2"}, [{"b": "3,4", "x": "p,q"}], None)
     assert jobs == [
         ["a=1", "b=3", "x=p", "c=5"],
         ["a=1", "b=3", "x=p", "c=6"],
@@ -111,47 +111,52 @@ def test_the_last_one_varies_fastest() -> None:
 
 
 def test_nothing_to_vary_is_one_job() -> None:
-    assert expand([], None, None, None) == [[]] == expand([], {}, [], None) == expand([], {}, [{}], None)
+    assert (
+        expand_grid([], None, None, None)
+        == [[]]
+        == expand_grid([], {}, [], None)
+        == expand_grid([], {}, [{}], None)
+    )
 
 
 def test_the_command_line_wins_over_params_in_their_place() -> None:
-    assert expand(["a=9"], {"a": "1,2", "b": "3"}, None, None) == [["a=9", "b=3"]]
-    assert expand(["a=9"], {"a": "interval(0,1)", "b": "3"}, None, None) == [["a=9", "b=3"]]
+    assert expand_grid(["a=9"], {"a": "1,2", "b": "3"}, None, None) == [["a=9", "b=3"]]
+    assert expand_grid(["a=9"], {"a": "interval(0,1)", "b": "3"}, None, None) == [["a=9", "b=3"]]
 
 
 def test_the_last_of_two_equal_keys_wins_in_the_place_of_the_first() -> None:
-    assert expand(["a=1,2", "b=3", "a=4"], None, None, None) == [["a=4", "b=3"]]
+    assert expand_grid(["a=1,2", "b=3", "a=4"], None, None, None) == [["a=4", "b=3"]]
 
 
 def test_shuffled_values_are_all_there() -> None:
-    assert sorted(expand(["a=shuffle(range(20))"], None, None, None)) == sorted(basic(["a=range(20)"]))
-    assert sorted(expand(["a=shuffle(x,y,z)"], None, None, None)) == [["a=x"], ["a=y"], ["a=z"]]
+    assert sorted(expand_grid(["a=shuffle(range(20))"], None, None, None)) == sorted(basic(["a=range(20)"]))
+    assert sorted(expand_grid(["a=shuffle(x,y,z)"], None, None, None)) == [["a=x"], ["a=y"], ["a=z"]]
 
 
 def test_texts_of_a_study_are_what_they_say() -> None:
     both = {"task.prompt": "Ann has 3, Bob has 4", "task.data": "数据.jsonl,b.jsonl"}
-    assert expand([], both, None, None) == [
+    assert expand_grid([], both, None, None) == [
         ["task.prompt='Ann has 3, Bob has 4'", "task.data='数据.jsonl'"],
         ["task.prompt='Ann has 3, Bob has 4'", "task.data=b.jsonl"],
     ]
     listed = OmegaConf.create(
         {"task.prompt": ["Ann has 3, Bob has 4", "null", None, "请写"], "task.stop": ["。", "a"]}
     )
-    jobs = expand([], {}, [{"task.prompt": listed["task.prompt"]}], None)
+    jobs = expand_grid([], {}, [{"task.prompt": listed["task.prompt"]}], None)
     assert jobs == [
         [f"task.prompt={text}"] for text in ("'Ann has 3, Bob has 4'", "'null'", "null", "'请写'")
     ]
-    assert expand([], {"task.stop": listed["task.stop"]}, None, None) == [["task.stop=['。','a']"]], (
+    assert expand_grid([], {"task.stop": listed["task.stop"]}, None, None) == [["task.stop=['。','a']"]], (
         "one list"
     )
-    assert expand([], {"task": {"limit": "1,2"}}, None, None) == [["task.limit=1"], ["task.limit=2"]]
-    assert excluded([{"task.data": "数据,库.jsonl"}], lambda _: "库.jsonl")
+    assert expand_grid([], {"task": {"limit": "1,2"}}, None, None) == [["task.limit=1"], ["task.limit=2"]]
+    assert is_excluded([{"task.data": "数据,库.jsonl"}], lambda _: "库.jsonl")
 
 
 def test_params_may_come_from_a_config() -> None:
     node = OmegaConf.create({"n": 2, "params": {"a": "1,${..n}"}, "zip": [{"b": "3,4", "c": "5,6"}]})
-    assert len(expand([], node.params, node.zip, None)) == 4
-    assert expand([], node.params, node.zip, None)[2] == ["a=2", "b=3", "c=5"]
+    assert len(expand_grid([], node.params, node.zip, None)) == 4
+    assert expand_grid([], node.params, node.zip, None)[2] == ["a=2", "b=3", "c=5"]
 
 
 # --------------------------------------------------------------------------------------------- zips
@@ -162,7 +167,7 @@ def test_params_may_come_from_a_config() -> None:
 def test_the_keys_of_a_zip_advance_together(length: int, keys: int, factor: int) -> None:
     values = [f"v{number}" for number in range(length)]
     together = {f"k{key}": f"choice({','.join(values)})" for key in range(keys)}
-    jobs = expand([f"f=range({factor})"], None, [together, {"other": "x"}], None)
+    jobs = expand_grid([f"f=range({factor})"], None, [together, {"other": "x"}], None)
     assert len(jobs) == length * factor
     for number, job in enumerate(jobs):
         step = values[number // factor]
@@ -176,7 +181,7 @@ def test_a_zip_takes_every_kind_of_sweep(loader: ConfigLoader) -> None:
         "task.batch_sizes": "[1,4],[2,8]",
         "+x": "'a,b',c",
     }
-    assert expand([], None, [together], loader) == [
+    assert expand_grid([], None, [together], loader) == [
         ["quantization=int8", "seed=0", "task.batch_sizes=[1,4]", "+x='a,b'"],
         ["quantization=nf4", "seed=1", "task.batch_sizes=[2,8]", "+x=c"],
     ]
@@ -232,9 +237,9 @@ def test_what_has_no_finite_list_is_rejected_wherever_it_is_given(line: str, cod
 
 def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> None:
     with raises(ConfigError, "empty", "quantization=glob(q*)"):
-        expand(["quantization=glob(q*)"], None, None, loader)
+        expand_grid(["quantization=glob(q*)"], None, None, loader)
     with raises(ConfigError, "empty", "task.limit=glob(*)"):
-        expand(["task.limit=glob(*)"], None, None, loader)
+        expand_grid(["task.limit=glob(*)"], None, None, loader)
 
 
 def test_the_error_about_a_huge_grid_names_its_sizes() -> None:
@@ -294,9 +299,9 @@ JOB = {
     ],
 )
 def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str], out: bool) -> None:
-    assert excluded([rule], JOB.get) is out
-    assert excluded([{"model": "auto"}, rule], JOB.get) is out
-    assert excluded([], JOB.get) is False
+    assert is_excluded([rule], JOB.get) is out
+    assert is_excluded([{"model": "auto"}, rule], JOB.get) is out
+    assert is_excluded([], JOB.get) is False
 
 
 @pytest.mark.thorough
@@ -309,17 +314,17 @@ def test_what_is_excluded_are_the_combinations_of_the_sweep_strings(
     words: list[str], numbers: list[int]
 ) -> None:
     rule = {"w": f"choice({','.join(words)})", "n": f"choice({','.join(map(str, numbers))})"}
-    for job in expand(["w=a,b,c,d", "n=range(10)"], None, None, None):
+    for job in expand_grid(["w=a,b,c,d", "n=range(10)"], None, None, None):
         values = dict(line.split("=") for line in job)
-        assert excluded([rule], values.get) is (values["w"] in words and int(values["n"]) in numbers)
+        assert is_excluded([rule], values.get) is (values["w"] in words and int(values["n"]) in numbers)
 
 
 def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:
     jobs = [JOB.get, {"only_here": "1"}.get]
-    check_exclude([{"quantization": "nf4"}, {"only_here": "1", "seed": "99"}], jobs, JOB)
-    check_exclude([{"quantisation": "nf4"}], [], JOB)
+    check_exclude_keys([{"quantization": "nf4"}, {"only_here": "1", "seed": "99"}], jobs, JOB)
+    check_exclude_keys([{"quantisation": "nf4"}], [], JOB)
     with raises(ConfigError, "unknown_choice", "hydra.sweeper.exclude[1].quantisation"):
-        check_exclude([{"seed": "1"}, {"quantisation": "nf4"}], jobs, ["quantization", "model"])
+        check_exclude_keys([{"seed": "1"}, {"quantisation": "nf4"}], jobs, ["quantization", "model"])
 
 
 @pytest.mark.parametrize(
@@ -333,7 +338,7 @@ def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:
 )
 def test_an_exclude_value_that_cannot_be_listed_is_refused(value: str, code: Code, key: str) -> None:
     with raises(ConfigError, code, key):
-        check_exclude([{"seed": value}], [JOB.get], JOB)
+        check_exclude_keys([{"seed": value}], [JOB.get], JOB)
 
 
 def test_each_case_is_a_grid_of_its_own_and_multiplies_with_the_rest() -> None:
@@ -342,7 +347,7 @@ def test_each_case_is_a_grid_of_its_own_and_multiplies_with_the_rest() -> None:
         {},
         {"task.mode": "debate", "seed": "1,2", "task": {"system": "a, b"}},
     ]
-    found = expand(["task.limit=3,4"], {"quantization": "none"}, None, None, cases)
+    found = expand_grid(["task.limit=3,4"], {"quantization": "none"}, None, None, cases)
     shown = [[line for line in job if not line.startswith("quantization=none")] for job in found]
     assert all(job[0] == "quantization=none" for job in found)
     in_cases = [["task.mode=chain"], ["task.mode=star"], []]
@@ -353,6 +358,6 @@ def test_each_case_is_a_grid_of_its_own_and_multiplies_with_the_rest() -> None:
 def test_a_key_of_a_case_is_given_nowhere_else() -> None:
     for arguments, params in ((["seed=3"], None), ([], {"seed": "1"})):
         with raises(ConfigError, "conflict"):
-            expand(arguments, params, None, None, [{"seed": "1,2"}, {"task.mode": "chain"}])
+            expand_grid(arguments, params, None, None, [{"seed": "1,2"}, {"task.mode": "chain"}])
     with raises(ConfigError, "bad_value", "hydra.sweeper.cases[1]"):
-        expand([], None, None, None, [{}, {"seed": "'x"}])
+        expand_grid([], None, None, None, [{}, {"seed": "'x"}])

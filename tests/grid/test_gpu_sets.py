@@ -16,19 +16,19 @@ import pytest
 import torch
 from grids import results
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import Need
-from runner.grid.gpu_sets import GpuSet, GpuSets
+from runner.engines.kinds import ResourceNeed
+from runner.grid.gpu_sets import GpuAllocator, GpuSet
 from runner.grid.live_view import GridView
-from runner.grid.plan import PlannedJob, predicted_need
-from runner.grid.worker_limits import WorkerLimits, worker_limits
+from runner.grid.plan import PlannedJob, predict_need
+from runner.grid.worker_limits import WorkerLimits, compute_worker_limits
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
-from runner_base.errors import lost_gpu
+from runner_base.errors import gpu_failure_message
 from runner_base.progress import ProgressState
 from runner_base.visible_gpus import Gpu
 from runner_engine.settings.model import LocalModelConfig
@@ -41,10 +41,10 @@ NO = frozenset[int]()
 @pytest.fixture
 def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four GPUs."""
-    monkeypatch.setattr(machine, "device_class", lambda device: "cpu" if device == "cpu" else "cuda")
-    monkeypatch.setattr(machine, "gpu_models", lambda: [gpu.model for gpu in FOUR])
-    monkeypatch.setattr(visible_gpus, "visible", lambda: FOUR)
-    monkeypatch.setattr(visible_gpus, "free_mib", list)
+    monkeypatch.setattr(machine, "resolve_device_class", lambda device: "cpu" if device == "cpu" else "cuda")
+    monkeypatch.setattr(machine, "visible_gpu_models", lambda: [gpu.model for gpu in FOUR])
+    monkeypatch.setattr(visible_gpus, "find_visible_gpus", lambda: FOUR)
+    monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", list)
 
 
 @pytest.mark.usefixtures("on_gpus")
@@ -64,7 +64,7 @@ def test_a_job_says_how_many_gpus_it_needs(
     make_config: Make, keys: dict[str, Any], gpus: int, named: set[int]
 ) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", **keys))
-    need = predicted_need(resolve(config))
+    need = predict_need(resolve_job(config))
     assert need.gpus == gpus
     assert need.named_gpus == named
 
@@ -76,55 +76,61 @@ def test_a_job_says_how_many_gpus_it_needs(
 def test_a_spread_model_needs_as_many_gpus_as_hold_it(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, shares: list[float], gpus: int
 ) -> None:
-    resolved = resolve(make_config(model=LocalModelConfig(name="embedded", device_map="auto")))
-    mib = predicted_need(resolved).mib
-    monkeypatch.setattr(visible_gpus, "free_mib", lambda: [share * mib for share in shares])
-    assert predicted_need(resolved).gpus == gpus
+    resolved = resolve_job(make_config(model=LocalModelConfig(name="embedded", device_map="auto")))
+    mib = predict_need(resolved).mib
+    monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", lambda: [share * mib for share in shares])
+    assert predict_need(resolved).gpus == gpus
 
 
-def needs(gpus: int = 1, *named: int) -> Need:
-    return Need(0.0, 1, gpus, frozenset(named))
+def needs(gpus: int = 1, *named: int) -> ResourceNeed:
+    return ResourceNeed(0.0, 1, gpus, frozenset(named))
 
 
 def test_sets_of_gpus_are_as_large_as_needed_and_not_shared() -> None:
-    sets = GpuSets(FOUR)
-    of_two = sets.pick(needs(2), Counter())
+    sets = GpuAllocator(FOUR)
+    of_two = sets.allocate(needs(2), Counter())
     assert of_two == GpuSet(frozenset({0, 1}), {"CUDA_VISIBLE_DEVICES": "0,1"})
     used = Counter({0: 1, 1: 1})
-    assert sets.pick(needs(), used) == GpuSet(frozenset({2}), {"CUDA_VISIBLE_DEVICES": "2"})
-    assert sets.pick(needs(3), used) is None
-    assert sets.pick(needs(9), Counter()) == sets.pick(needs(4), Counter()), "all, where it needs more"
-    assert sets.pick(needs(), used, avoided={2}) == GpuSet(frozenset({3}), {"CUDA_VISIBLE_DEVICES": "3"})
-    assert sets.pick(needs(0), used) == GpuSet(), "a job on the CPU takes none"
-    assert sets.pick(needs(1, 1), Counter()) == GpuSet(frozenset({1})), (
+    assert sets.allocate(needs(), used) == GpuSet(frozenset({2}), {"CUDA_VISIBLE_DEVICES": "2"})
+    assert sets.allocate(needs(3), used) is None
+    assert sets.allocate(needs(9), Counter()) == sets.allocate(needs(4), Counter()), (
+        "all, where it needs more"
+    )
+    assert sets.allocate(needs(), used, avoided_gpus={2}) == GpuSet(
+        frozenset({3}), {"CUDA_VISIBLE_DEVICES": "3"}
+    )
+    assert sets.allocate(needs(0), used) == GpuSet(), "a job on the CPU takes none"
+    assert sets.allocate(needs(1, 1), Counter()) == GpuSet(frozenset({1})), (
         "a number means that of all that are seen"
     )
-    assert sets.pick(needs(1, 1), used) is None
-    assert sets.pick(needs(1, 7), Counter()) == sets.pick(needs(), Counter()), (
+    assert sets.allocate(needs(1, 1), used) is None
+    assert sets.allocate(needs(1, 7), Counter()) == sets.allocate(needs(), Counter()), (
         "the job itself will say that 7 is absent"
     )
     assert of_two is not None
-    assert not sets.is_right(of_two, needs())
-    assert not sets.is_right(GpuSet(frozenset({1})), needs()), (
+    assert not sets.can_serve(of_two, needs())
+    assert not sets.can_serve(GpuSet(frozenset({1})), needs()), (
         "it was started for jobs of cuda:1, and sees cuda:0"
     )
-    assert GpuSets(FOUR, are_shared=True).pick(needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})) == GpuSet(
+    assert GpuAllocator(FOUR, are_shared=True).allocate(needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})) == GpuSet(
         frozenset({1}), {"CUDA_VISIBLE_DEVICES": "1"}
     )
     parts = [replace(gpu, name=f"MIG-{gpu.name}", is_part=True) for gpu in FOUR]
-    assert GpuSets(parts).pick(needs(2), Counter({0: 1})) == GpuSet(
+    assert GpuAllocator(parts).allocate(needs(2), Counter({0: 1})) == GpuSet(
         frozenset({1}), {"CUDA_VISIBLE_DEVICES": "MIG-1"}
     ), "a process sees one part at most"
 
 
-def pool_of(make_config: Make, jobs: dict[str, list[Need]], limits: WorkerLimits, folder: Path) -> WorkerPool:
+def pool_of(
+    make_config: Make, jobs: dict[str, list[ResourceNeed]], limits: WorkerLimits, folder: Path
+) -> WorkerPool:
     """Return a pool for jobs of these bases."""
     plan: list[PlannedJob] = []
     for base, each in jobs.items():
         for need in each:
             config = make_config(task=Gsm8kConfig())
-            planned = PlannedJob([], config, resolved=resolve(config), base=base)
-            planned.job, planned.need = Job(f"job-{len(plan)}", folder / str(len(plan))), need
+            planned = PlannedJob([], config, resolved=resolve_job(config), base=base)
+            planned.job, planned.resource_need = Job(f"job-{len(plan)}", folder / str(len(plan))), need
             plan.append(planned)
     numbers = [*range(len(plan))]
     return WorkerPool(
@@ -136,10 +142,10 @@ def pool_of(make_config: Make, jobs: dict[str, list[Need]], limits: WorkerLimits
 def test_workers_on_gpus_and_on_the_cpu_are_counted_apart(make_config: Make, tmp_path: Path) -> None:
     jobs = {"a": [needs(2)] * 3, "b": [needs()], "": [needs(0)] * 3}
     pool = pool_of(make_config, jobs, WorkerLimits(1, 1), tmp_path)
-    limits = worker_limits(pool.plan, pool.numbers, "auto")
+    limits = compute_worker_limits(pool.plan, pool.numbers, "auto")
     assert (limits.total, limits.is_given) == (limits.on_cpu + 4, False)
-    assert worker_limits(pool.plan, pool.numbers[:4], "auto") == WorkerLimits(4, 0)
-    assert worker_limits(pool.plan, pool.numbers, "3") == WorkerLimits(3, 3, is_given=True)
+    assert compute_worker_limits(pool.plan, pool.numbers[:4], "auto") == WorkerLimits(4, 0)
+    assert compute_worker_limits(pool.plan, pool.numbers, "3") == WorkerLimits(3, 3, is_given=True)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +179,12 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
     busy = Worker(
         cast(Any, None), cast(Any, None), tmp_path, deque([1]), GpuSet(frozenset({0}), {"x": "0"}), 1, 0
     )
-    busy.note_progress(ProgressState("loads", 0, 10), 1.0)
+    busy.update_times(ProgressState("loads", 0, 10), 1.0)
     assert busy.load_s == 0, "nothing of the work is done"
     busy.since -= 30
     pool._workers = [busy]
     for left_s, share in ((20.0, []), (1e9, [1])):
-        busy.note_progress(ProgressState("works", 1, 10, left_s=left_s), 1.0)
+        busy.update_times(ProgressState("works", 1, 10, left_s=left_s), 1.0)
         busy.load_s = 30.0
         assert pool._take_share() == deque(share)
 
@@ -195,7 +201,7 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
 def test_a_gpu_is_lost_by_an_error_that_is_no_shortage_of_memory(error: Exception, lost: bool) -> None:
     hiding = ValueError("a model's own code hides it")
     hiding.__cause__ = error
-    assert bool(lost_gpu(hiding)) is lost
+    assert bool(gpu_failure_message(hiding)) is lost
 
 
 # ------------------------------------------------------------------------------- whole grids, of

@@ -9,10 +9,10 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 
 from runner.config.root import RunnerConfig
-from runner.grid.other_launchers import ForeignLaunch
+from runner.grid.grid_output import table_lines
+from runner.grid.other_launchers import OtherLauncherRun
 from runner.grid.outcomes import run_job
 from runner.grid.plan import plan_job
-from runner.grid.show import table_lines
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 
@@ -41,7 +41,7 @@ def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
     configs = [make_config(seed=seed, task=Gsm8kConfig(limit=2)) for seed in (1, 2)]
     plan = [plan_job([f"seed={config.seed}"], config) for config in configs]
     launcher: Any = GoesDownSlowly(configs)
-    launch = ForeignLaunch(launcher, "joblib", plan)
+    launch = OtherLauncherRun(launcher, "joblib", plan)
     launch.run([0, 1])
     assert "hydra/launcher=joblib broke: a process died" in caplog.text
     assert [line.status for line in table_lines(plan, launch.outcomes)] == ["finished", "finished"]

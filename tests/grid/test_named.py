@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runner.grid.named import overrides_with
-from runner.grid.other_launchers import in_turn
+from runner.grid.dependencies import merge_overrides
+from runner.grid.other_launchers import split_by_dependency
 from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job
 from runner_base.result import Record
@@ -67,7 +67,7 @@ def test_whole_distributions_need_no_reference_that_runs_first(runner: Run, tmp_
 def test_a_row_that_keeps_nothing_gives_its_place_to_the_reference(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "runner.tasks.likelihood.ways._why_too_large"
+    own = "runner.tasks.likelihood.comparison_methods._memory_shortage_note"
     too_large = lambda config, _second: "large" * (config.quantization.name != "none")  # noqa: E731
     # beside itself the reference would fit, and beside the other one it does not
     monkeypatch.setattr(own, too_large)
@@ -124,10 +124,10 @@ def test_the_baseline_of_an_early_stop_is_made_too(runner: Run, tmp_path: Path) 
 def test_overrides_on_top_of_a_jobs_own(
     overrides: list[str], changes: list[str], expected: list[str]
 ) -> None:
-    assert overrides_with(overrides, changes) == expected
+    assert merge_overrides(overrides, changes) == expected
 
 
 def test_a_launcher_of_another_package_gets_the_named_jobs_before_the_others(tmp_path: Path) -> None:
     plan = [PlannedJob([], job=Job(name, tmp_path / name), after=after)
             for name, after in (("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c"))]  # fmt: skip
-    assert in_turn(plan, [0, 1, 2, 3]) == ([1, 2], [0, 3])
+    assert split_by_dependency(plan, [0, 1, 2, 3]) == ([1, 2], [0, 3])

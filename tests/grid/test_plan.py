@@ -13,16 +13,16 @@ from typing import Any, ClassVar, cast, get_args, get_origin, get_type_hints
 import pytest
 from absurd_counts import ABSURD, planned_state
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.config.tasks import TASKS
 from runner.config.wording import PromptStyle
 from runner.grid.gpu_sets import GpuSet
 from runner.grid.live_view import GridView
-from runner.grid.outcomes import Outcome
-from runner.grid.plan import PlannedJob, State, plan_job
-from runner.grid.worker_limits import WorkerLimits, group
+from runner.grid.outcomes import JobOutcome
+from runner.grid.plan import PlannedJob, PlanState, plan_job
+from runner.grid.worker_limits import WorkerLimits, group_jobs
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
 from runner.records.jobs import Job
@@ -34,7 +34,7 @@ Make = Callable[..., RunnerConfig]
 
 def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
     config = make_config(task=task, **groups)
-    return PlannedJob([], config, resolved=resolve(config))
+    return PlannedJob([], config, resolved=resolve_job(config))
 
 
 def pool_of(plan: list[PlannedJob], folder: Path) -> WorkerPool:
@@ -47,12 +47,12 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
     for number, (job_id, after) in enumerate([("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]):
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = pool_of(plan, tmp_path)
-    pool._groups = group(plan, pool.numbers)
+    pool._groups = group_jobs(plan, pool.numbers)
     first_two = [pool._take_ready_group(), pool._take_ready_group()]
     assert first_two == [deque([2]), deque([1])]
     pool._workers = [cast(Worker, SimpleNamespace(current=2, gpus=GpuSet()))]
     assert pool._take_ready_group() is None, "both others wait for the running one"
-    pool.outcomes[2] = Outcome(Status.FINISHED)
+    pool.outcomes[2] = JobOutcome(Status.FINISHED)
     assert [pool._take_ready_group(), pool._take_ready_group(), pool._take_ready_group()] == [
         deque([0]),
         deque([3]),
@@ -82,7 +82,7 @@ def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -
     for one in plan:
         one.base = "the same"
     plan[0].after = plan[2].after = "x"
-    assert group(plan, [0, 1, 2]) == deque([deque([1, 0, 2])])
+    assert group_jobs(plan, [0, 1, 2]) == deque([deque([1, 0, 2])])
 
 
 # the parts limit their counts, and a maker's counts are asked for beside a recipe
@@ -100,7 +100,7 @@ COUNTS = [
 def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: str, key: str) -> None:
     is_list = get_origin(get_type_hints(TASKS[task])[key]) is list
     state = planned_state(make_config, task, **{key: [ABSURD] if is_list else ABSURD})
-    assert state in (State.todo, State.impossible) or f"task.{key}=" in state, state
+    assert state in (PlanState.todo, PlanState.impossible) or f"task.{key}=" in state, state
 
 
 @pytest.mark.sampled(13)
@@ -130,7 +130,7 @@ def test_a_count_that_would_fill_the_memory_is_rejected_by_name(
 
 
 def test_a_large_offset_is_allowed(make_config: Make) -> None:
-    assert planned_state(make_config, "gsm8k", offset=ABSURD, limit=3) == State.todo
+    assert planned_state(make_config, "gsm8k", offset=ABSURD, limit=3) == PlanState.todo
 
 
 def test_a_job_that_cannot_work_yet_takes_its_share_of_the_error(make_config: Make) -> None:

@@ -14,15 +14,19 @@ import pytest
 from runner.config.root import RunnerConfig
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.grid.plan import PlannedJob, State
-from runner.grid.question_plan import _largest_power, question_notes
+from runner.grid.plan import PlannedJob, PlanState
+from runner.grid.question_plan import _max_mcnemar_power, question_notes
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import detection_power, expected_disagreement, smallest_detectable
-from runner_compare.statistics.sequential import Pairs, Side, log_capital
+from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.planning import (
+    detection_power,
+    expected_disagreement,
+    smallest_detectable_difference,
+)
+from runner_compare.statistics.sequential import SequentialPairs, Side, log_betting_capital
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
@@ -40,7 +44,7 @@ def planned(
         config = replace(config, quantization=quantization)
     name = config.quantization.name + "".join(f" {value}" for value in task.values())
     job = Job(name, folder / name)
-    return PlannedJob([], config, job=job, state=State.todo, input_count=500, data_digest="digest")
+    return PlannedJob([], config, job=job, state=PlanState.todo, input_count=500, data_digest="digest")
 
 
 def record(job: Job, solved: set[int]) -> None:
@@ -55,7 +59,10 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Mak
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
     lines = question_notes(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
-    least, needed = smallest_detectable(500, USUAL, 0.025), questions_needed(0.02, USUAL, 0.025)
+    least, needed = (
+        smallest_detectable_difference(500, USUAL, 0.025),
+        paired_questions_needed(0.02, USUAL, 0.025),
+    )
     assert least is not None
     assert needed is not None
     assert lines[0] == note(
@@ -82,7 +89,7 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Mak
 def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     for number, solved in ((0, range(200)), (1, range(20, 220))):
-        plan[number].state = State.done
+        plan[number].state = PlanState.done
         record(plan[number].job, set(solved))  # type: ignore[arg-type]
     rate = expected_disagreement(40, 500)
     (line,) = question_notes(plan, {}, is_quick=True)
@@ -111,12 +118,12 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
     generator, courses = np.random.default_rng(1), 400
     worse = as_good = 0
     for _ in range(courses):
-        it = Pairs()
+        it = SequentialPairs()
         for draw in generator.random(500).tolist():
-            it.add(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
+            it.add_pair(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
         worse += it.decision is Side.worse
         wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
-        as_good += log_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
+        as_good += log_betting_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
     assert as_good / courses > 0.6  # at the last look alone; of a plan for a single look 0.3
 
@@ -170,7 +177,7 @@ def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
 )
 def test_the_largest_power_is_that_of_the_exact_test(n: int, disagreement: float, alpha: float) -> None:
     exact = detection_power(n, 0.0, disagreement, alpha)
-    assert abs(_largest_power(n, disagreement, alpha) - exact) < 1e-9
+    assert abs(_max_mcnemar_power(n, disagreement, alpha) - exact) < 1e-9
 
 
 def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.grid.outcomes import run_job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Status
-from runner_engine import BaseCache, LocalModelConfig
+from runner_engine import BaseModelCache, LocalModelConfig
 from runner_engine.decode.decoder import Decoder
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
@@ -29,7 +29,9 @@ def config(make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfi
     )
 
 
-def answers(config: RunnerConfig, bases: BaseCache, seed: int = 0) -> tuple[Status, list[Sequence[int]], str]:
+def answers(
+    config: RunnerConfig, bases: BaseModelCache, seed: int = 0
+) -> tuple[Status, list[Sequence[int]], str]:
     """Run a job as a worker does; return how it ended, the tokens of its answers, and its message."""
     outcome = run_job(replace(config, seed=seed), bases=bases)
     if outcome.record is None or outcome.status is not Status.FINISHED:
@@ -82,8 +84,8 @@ def test_the_next_job_has_the_answers_of_a_job_alone(
     config: RunnerConfig,
     tmp_path: Path,
 ) -> None:
-    bases = BaseCache()
-    _, alone, _ = answers(config, BaseCache())
+    bases = BaseModelCache()
+    _, alone, _ = answers(config, BaseModelCache())
     assert answers(config, bases, seed=1)[:2] == (Status.FINISHED, alone)
     with pytest.MonkeyPatch.context() as patch:
         failing = fail(patch, config, tmp_path / "adapter")
@@ -96,7 +98,7 @@ def test_the_next_job_has_the_answers_of_a_job_alone(
 @pytest.mark.thorough
 def test_a_changed_base_has_other_answers(config: RunnerConfig) -> None:
     """The control: the comparison sees a base that a job has changed."""
-    bases = BaseCache()
+    bases = BaseModelCache()
     _, before, _ = answers(config, bases)
     with torch.no_grad():
         bases._base.model.get_output_embeddings().weight.neg_()
@@ -109,7 +111,7 @@ def test_a_base_with_a_process_of_its_own_stays_after_an_error() -> None:
         def close(self) -> None: ...
 
     for base, stays in ((object(), False), (Server(), True)):
-        bases = BaseCache()
-        bases.get("a", lambda base=base: base)  # type: ignore[misc]
+        bases = BaseModelCache()
+        bases.get_or_load("a", lambda base=base: base)  # type: ignore[misc]
         bases.drop_after_error()
-        assert bases.get("a", object)[1] is stays
+        assert bases.get_or_load("a", object)[1] is stays

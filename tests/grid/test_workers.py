@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from grids import children, command, end_at, kill, mlflow_runs, results, samples, wait_for
 
-from runner.engines.kinds import Need
+from runner.engines.kinds import ResourceNeed
 from runner.grid import forking
 from runner.grid.gpu_sets import GpuSet
 from runner.grid.live_view import GridView
@@ -316,10 +316,10 @@ def test_a_killed_copy_costs_one_job_and_an_interrupt_reaches_the_copy(grid: Sta
 
 def test_only_linux_without_gpus_copies_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    assert forking.is_possible(gpus=0)
-    assert not forking.is_possible(gpus=1), "CUDA does not work in a copy"
+    assert forking.can_fork(num_gpus=0)
+    assert not forking.can_fork(num_gpus=1), "CUDA does not work in a copy"
     monkeypatch.setattr("sys.platform", "darwin")
-    assert not forking.is_possible(gpus=0)
+    assert not forking.can_fork(num_gpus=0)
 
 
 def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
@@ -328,9 +328,9 @@ def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
     pool = WorkerPool(plan=[], numbers=[], view=GridView([], 0), limits=limits, log_folder=Path(), gpus=gpus)
     sets = [GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)]
     workers = [Worker(None, None, Path(), None, it) for it in sets]  # type: ignore[arg-type]
-    need = Need(0.0, 1, 1)
-    assert pool._sets.pick(need, pool._used_gpus) == sets[0]
+    need = ResourceNeed(0.0, 1, 1)
+    assert pool._sets.allocate(need, pool._gpu_use_counts) == sets[0]
     pool._workers = workers[:1]
-    assert pool._sets.pick(need, pool._used_gpus) == sets[1]
+    assert pool._sets.allocate(need, pool._gpu_use_counts) == sets[1]
     pool._workers, pool._leaving = [], workers[1:]
-    assert pool._sets.pick(need, pool._used_gpus) == sets[0]
+    assert pool._sets.allocate(need, pool._gpu_use_counts) == sets[0]

@@ -42,7 +42,7 @@ def test_an_edit_is_rejected_or_changes_nothing(done: Path, tmp_path: Path, task
 def test_edited_repeats_are_rejected(tmp_path: Path) -> None:
     log = RepeatLog(tmp_path)
     for repeat, value in enumerate((1.5, 2.5, 3.5)):
-        log.add(repeat, {"decode_tok_per_s": value, "load_s": value})
+        log.add_repeat(repeat, {"decode_tok_per_s": value, "load_s": value})
     sound = log.path.read_text()
     assert read_repeats(log.path) == {"decode_tok_per_s": [1.5, 2.5, 3.5], "load_s": [1.5, 2.5, 3.5]}
     for old, new in (("2.5", "9.5"), ("load_s", "load_x"), ('"repeat": 1', '"repeat": 2')):

@@ -13,10 +13,10 @@ import torch
 from raising import raises
 
 from runner import load
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.library.load import configure
+from runner.library.load import build_config
 from runner_base.errors import Code, ConfigError
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ GROUPS = ("model", "quantization", "lora", "rope", "generation")
 
 def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     groups = {group: arguments.pop(group, None) for group in GROUPS[1:]}
-    return configure(model, groups, arguments)
+    return build_config(model, groups, arguments)
 
 
 @pytest.mark.sampled(2)
@@ -56,7 +56,7 @@ def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     ],
 )  # fmt: skip
 def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], overrides: list[str]) -> None:
-    by_command, by_load = to_config(*compose(overrides)), configured(**arguments)
+    by_command, by_load = to_config(*compose_job(overrides)), configured(**arguments)
     assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_command, group) for group in GROUPS]
 
 
@@ -86,7 +86,7 @@ def test_a_gguf_file_needs_no_quantization(tmp_path: Path) -> None:
     (file := tmp_path / "some.gguf").write_bytes(b"GGUF")
     assert configured(file).quantization.name == "gguf"
     in_bytes = configured(file, quantization={"int8_rows": True}).quantization
-    assert (in_bytes.name, in_bytes.has_byte_rows) == ("gguf", True)
+    assert (in_bytes.name, in_bytes.has_int8_activations) == ("gguf", True)
     assert configured(file, quantization="none").quantization.name == "none", "what is given is not replaced"
     assert configured(tmp_path / "no.gguf").quantization.name == "none"
 

@@ -57,7 +57,7 @@ def becomes_true(condition: Callable[[], bool]) -> bool:
 
 
 def is_idle(model: Model) -> bool:
-    return model._driver.under_way == 0
+    return model._driver.num_active == 0
 
 
 @pytest.mark.thorough

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.library.load import configure
+from runner.library.load import build_config
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import locating
 from runner_engine.settings.lora import PeftConfig
@@ -28,7 +28,7 @@ def test_a_name_that_is_no_place(
 ) -> None:
     monkeypatch.setenv("BASE_URL", base_url)
     with pytest.raises(ConfigError) as refused:
-        locating.locate(LocalModelConfig(name=name))
+        locating.locate_model(LocalModelConfig(name=name))
     assert said in str(refused.value)
     with pytest.raises(ConfigError) as refused:
         locating.locate_adapter(PeftConfig(path=name), LocalModelConfig(name="embedded"))
@@ -41,14 +41,14 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "embeded").symlink_to(tiny_llama)
     assert (
-        configure("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name
+        build_config("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name
         == "embeded"
     )
-    assert locating.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
+    assert locating.locate_model(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
 def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
     with raises(ConfigError, "not_found", "model.name"):
-        locating.locate(LocalModelConfig(name=str(tmp_path)))
+        locating.locate_model(LocalModelConfig(name=str(tmp_path)))

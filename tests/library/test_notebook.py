@@ -13,7 +13,7 @@ import pytest
 from raising import raises
 
 import runner as package
-from runner.library.shown import GridRows, ShownRecord, picture
+from runner.library.notebook_view import GridRows, NotebookRecord, draw_intervals_svg
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Record, Result, Status
 
@@ -83,7 +83,7 @@ def test_the_notebook_ships_without_outputs() -> None:
 
 
 def test_what_models_and_users_wrote_is_text_on_the_page() -> None:
-    record = ShownRecord.of(
+    record = NotebookRecord.from_record(
         Record("gsm8k-1", Status.FAILED, "/o/jobs/gsm8k-1", Result({"n": 1.0}), name="<b>x</b>")
     )
     record.error = "<script>alert(1)</script>"
@@ -99,9 +99,9 @@ def test_what_models_and_users_wrote_is_text_on_the_page() -> None:
 
 def test_a_picture_is_of_what_all_rows_have() -> None:
     scored = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
-    assert "50.0% [40.0%, 60.0%]" in picture([("none", scored), ("nf4", scored)])
-    assert picture([("none", scored), ("sweep", {"n": 3.0})]) == ""
-    assert picture([]) == ""
+    assert "50.0% [40.0%, 60.0%]" in draw_intervals_svg([("none", scored), ("nf4", scored)])
+    assert draw_intervals_svg([("none", scored), ("sweep", {"n": 3.0})]) == ""
+    assert draw_intervals_svg([]) == ""
 
 
 @pytest.mark.parametrize(

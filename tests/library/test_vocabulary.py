@@ -14,7 +14,7 @@ from job_engines import open_engine
 from odd_tokenizers import EXTRA, FAR, save_beyond
 
 from runner import Model, load
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.engines.kinds.local import KIND
 from runner_base.errors import ConfigError
 from runner_base.notes import note
@@ -65,7 +65,7 @@ def test_prompts_are_refused_by_the_tokenizer_alone_and_before_any_pass(
     engine = open_engine(config)
     engine.load()
     with pytest.raises(ConfigError, match=REFUSED):
-        KIND.encoded(resolve(config), [f"Tom {EXTRA}"])
+        KIND.encode_prompts(resolve_job(config), [f"Tom {EXTRA}"])
     with pytest.raises(ConfigError, match=REFUSED):
         engine.encode(Request(0, EXTRA))
     engine.close()

@@ -77,7 +77,7 @@ print(json.dumps([min(spent(one) for _ in range(3)) for one in (
 
 def complete(spec: ModelSpec, requests: list[Request]) -> dict[Any, Completion]:
     """Complete requests with a fresh engine."""
-    return {done.id: done for done in contract.complete(open_engine(spec), requests)}
+    return {done.id: done for done in contract.complete_requests(open_engine(spec), requests)}
 
 
 def local(name: Path, **keys: Any) -> LocalModelConfig:
@@ -108,9 +108,9 @@ def test_a_gguf_files_pass_is_a_single_call(has_byte_rows: bool, dtype: Dtype) -
     engine = open_engine(
         make_spec(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization)
     )
-    assert [done.error for done in contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])] == [
-        None
-    ]
+    assert [
+        done.error for done in contract.complete_requests(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])
+    ] == [None]
     assert engine.fused is not None
 
 
@@ -178,7 +178,7 @@ def test_rows_in_eight_bits_are_decoded_in_a_stream(quantization: QuantizationCo
     attention does not."""
     engine = open_engine(make_spec(model=local(real_model.plain_folder()), quantization=quantization))
     assert engine.load().facts["decoding"] == "in a stream"
-    [done] = contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
+    [done] = contract.complete_requests(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
     assert " Paris" in done.answer.text
     assert not [note for note in engine.stats.notes if note.code.startswith("slow_")]
     engine.close()

@@ -17,7 +17,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
 from runner.recorded_runs.key_rules import SchemaRules
-from runner.recorded_runs.which_store import store_to_read
+from runner.recorded_runs.store_choice import choose_store_to_read
 from runner.tracking import stores
 from runner_base.errors import ConfigError
 from runner_compare.model.baselines import find_baseline
@@ -451,15 +451,17 @@ def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     (tmp_path / "mlflow.db").touch()
-    assert store_to_read(tmp_path, None, None) == stores.Store(
+    assert choose_store_to_read(tmp_path, None, None) == stores.Store(
         f"sqlite:///{tmp_path}/mlflow.db", "runner", tmp_path
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    assert store_to_read(tmp_path, None, None) == stores.Store("http://server", "theirs", tmp_path)
-    assert store_to_read(tmp_path, "http://given", "mine") == stores.Store("http://given", "mine", tmp_path)
+    assert choose_store_to_read(tmp_path, None, None) == stores.Store("http://server", "theirs", tmp_path)
+    assert choose_store_to_read(tmp_path, "http://given", "mine") == stores.Store(
+        "http://given", "mine", tmp_path
+    )
     with raises(ConfigError, "not_found"):
-        store_to_read(tmp_path, "sqlite:////nowhere/mlflow.db", None)
+        choose_store_to_read(tmp_path, "sqlite:////nowhere/mlflow.db", None)
 
 
 # ------------------------------------------------------------------------------------------ imports

@@ -13,7 +13,7 @@ import pytest
 
 from runner import compare
 from runner.recorded_runs import run_list
-from runner.tracking import published, stored_runs
+from runner.tracking import published_index, stored_runs
 from runner.tracking.connection import open_client
 
 pytestmark = [
@@ -57,7 +57,7 @@ def test_records_say_what_mlflow_says(
     it was before."""
     choices: list[tuple[str, ...]] = [(), ("--grid", "last"), ("--grid", "last", "--baseline", "seed=1")]
     read: list[str] = []
-    search = stored_runs.search
+    search = stored_runs.search_runs
 
     def counting(*arguments: Any, **named: Any) -> Any:
         found = [*search(*arguments, **named)]
@@ -71,7 +71,7 @@ def test_records_say_what_mlflow_says(
     with monkeypatch.context() as with_many:
         with_many.setattr(stored_runs, "IDS_A_QUERY", 0.1)
         assert [[*compared(*choice).items()] for choice in choices] == by_records
-    (outputs / published.FILE).unlink()
+    (outputs / published_index.FILE).unlink()
     assert [[*compared(*choice).items()] for choice in choices] == by_records
     assert len({*read}) == 5, "the control"
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner_compare.features.front.compute import Front, mark_front
-from runner_compare.features.front.render import dominated, front_rule, front_sentences
+from runner_compare.features.front.compute import FrontData, mark_pareto_front
+from runner_compare.features.front.render import dominance_rule, dominated_sentence, front_sentences
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.model.repeated_runs import values_of
-from runner_compare.render.parts import sentences_of
+from runner_compare.model.repeated_runs import repeated_metric_values
+from runner_compare.render.parts import table_sentences
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -39,7 +39,7 @@ def front_of(
     for one in rows:
         one.on_front, one.dominated_by = None, None
     table = pooled or Table("gsm8k", [], list(rows))
-    mark_front(table, tolerance=tolerance, margins=WIDE)
+    mark_pareto_front(table, tolerance=tolerance, margins=WIDE)
     assert all(one.on_front is (one.dominated_by is None) for one in rows)
     return {one.run.job_id: one.dominated_by for one in rows}
 
@@ -62,8 +62,8 @@ speeds = st.sampled_from([50.0, 56.0, 63.0, 66.0, 80.0])
 def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float, float]]) -> None:
     rows = [row(str(number), *point) for number, point in enumerate(points)]
     table = Table("gsm8k", [], rows)
-    mark_front(table, tolerance=0.2, margins=WIDE)
-    assert table.of(Front).axes == ["model_mib", "decode_tok_per_s"]
+    mark_pareto_front(table, tolerance=0.2, margins=WIDE)
+    assert table.get_section_data(FrontData).axes == ["model_mib", "decode_tok_per_s"]
     by_id = {one.run.job_id: one for one in rows}
     for one in rows:
         assert one.on_front == (not any(dominates(other, one) and other.on_front for other in rows))
@@ -90,7 +90,7 @@ def test_as_many_right_answers_do_not_show_that_a_row_is_as_accurate() -> None:
     """Of 200 questions that cannot be paired: 6 points either way are possible, so 2 points are not
     excluded."""
     rows = row("nf4", 180, 36.0, 50), row("none", 180, 100, 50)
-    mark_front(Table("gsm8k", [], [*rows]), tolerance=0.2)
+    mark_pareto_front(Table("gsm8k", [], [*rows]), tolerance=0.2)
     assert [one.on_front for one in rows] == [True, True]
     assert front_of(*rows) == {"nf4": None, "none": "nf4"}, "20 points are excluded"
 
@@ -108,17 +108,17 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     rows = [row("nf4", 180, 36.0, 25), row("none", 180, 100, 50), row("quick", 180, 36.0, 99)]
     table = Table("gsm8k", [], rows)
     assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
-    assert table.of(Front).axes == ["model_mib"]
+    assert table.get_section_data(FrontData).axes == ["model_mib"]
     assert front_sentences(table) == [
         "the Pareto front leaves out speed: speeds of fewer than 3 runs do not show how far runs differ by themselves, "
         "so no row is called faster or slower. To count speed, run each job 4 times or more, on an idle machine with "
         "workers=1 hydra.launcher.fresh=true rerun=all, or give the noise yourself: --tolerance PERCENT"
     ]
     assert (
-        dominated(table)
+        dominated_sentence(table)
         == "dominated beyond noise (speed left out): none by nf4 (memory ×0.36, speed ×0.50, not tested)"
     )
-    assert "speed" not in front_rule(table)
+    assert "speed" not in dominance_rule(table)
 
 
 def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
@@ -192,8 +192,12 @@ def test_energy_is_an_axis() -> None:
         found = front_of(*rows, tolerance=None, pooled=table)
         if joules != 10.5:  # 5 % are within the margin, and beyond noise
             assert found == {"thrifty": None, "other": falls}, joules
-        assert table.of(Front).axes == ["model_mib", "decode_tok_per_s", "joules_per_question"]
-    assert "as fast within 10 % and as low in energy within 10 %" in front_rule(table)
+        assert table.get_section_data(FrontData).axes == [
+            "model_mib",
+            "decode_tok_per_s",
+            "joules_per_question",
+        ]
+    assert "as fast within 10 % and as low in energy within 10 %" in dominance_rule(table)
     wild = (1.0, 1.6, 0.6, 1.3, 0.8)
     assert front_of(counted("thrifty", 10, wild), counted("other", 12, wild[::-1]), tolerance=None) == {
         "thrifty": None,
@@ -213,7 +217,7 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
     rows = counted("a", 10), repeated("b", 50, 50.2, 49.7, 50)
     table = Table("gsm8k", [], [*rows])
     front_of(*rows, tolerance=None, pooled=table)
-    assert table.of(Front).axes == ["model_mib", "decode_tok_per_s"]
+    assert table.get_section_data(FrontData).axes == ["model_mib", "decode_tok_per_s"]
     assert front_sentences(table) == [
         "the Pareto front leaves out energy: b does not say how much energy a question took (joules_per_question)"
     ]
@@ -228,7 +232,7 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
         "runs differ by themselves, so no row is called faster or slower or thriftier or more wasteful. "
         "To count speed and energy, run each job"
     )
-    assert dominated(table) == (
+    assert dominated_sentence(table) == (
         "dominated beyond noise (speed and energy left out): "
         "b by a (memory ×0.36, speed ×1.00, not tested, energy ×2.00, not tested)"
     )
@@ -241,7 +245,7 @@ def test_a_counter_that_counted_nothing_is_no_axis() -> None:
         one.run.metrics["joules_per_question"] = 0.0
     table = Table("gsm8k", [], rows)
     front_of(*rows, pooled=table)
-    assert "joules_per_question" not in table.of(Front).axes
+    assert "joules_per_question" not in table.get_section_data(FrontData).axes
 
 
 def test_pooled_jobs_have_the_runs_of_each_round() -> None:
@@ -249,7 +253,7 @@ def test_pooled_jobs_have_the_runs_of_each_round() -> None:
     for run in (first, second, *first.earlier, *second.earlier):
         run.metrics["new_tokens"] = 100.0
     pooled = replace(first, parts=[first, second])
-    assert values_of(pooled, "decode_tok_per_s") == [50, 40]
+    assert repeated_metric_values(pooled, "decode_tok_per_s") == [50, 40]
 
 
 def test_other_questions_are_another_front() -> None:
@@ -265,20 +269,20 @@ def test_other_questions_are_another_front() -> None:
 
 def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
     table = Table("gsm8k", [], [row("a", 90, 100, None), row("b", 88, 200, 40)])
-    mark_front(table, margins=WIDE)
-    assert table.of(Front).axes == ["model_mib"]
+    mark_pareto_front(table, margins=WIDE)
+    assert table.get_section_data(FrontData).axes == ["model_mib"]
     assert [one.on_front for one in table.rows] == [True, False]
     table = Table("gsm8k", [], [row("a", 9, None, 60), row("b", 8, 200, 40)])
     for one in table.rows:
         one.run.metrics["peak_rss_mib"] = 900
-    mark_front(table, tolerance=0.2)
-    assert table.of(Front).axes == ["decode_tok_per_s"]
+    mark_pareto_front(table, tolerance=0.2)
+    assert table.get_section_data(FrontData).axes == ["decode_tok_per_s"]
     assert front_sentences(table) == [
         "the Pareto front leaves out memory: a does not say how much memory the model took (model_mib)"
     ]
     table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
-    mark_front(table)
-    assert (table.of(Front).axes, front_sentences(table)) == ([], [])
+    mark_pareto_front(table)
+    assert (table.get_section_data(FrontData).axes, front_sentences(table)) == ([], [])
     assert [one.on_front for one in table.rows] == [None, None]
 
 
@@ -372,10 +376,10 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     rows[2].run.facts["measured"] = "beside other work that used 1.7 of 2 cores"
     rows[3].run.facts["machine"] = "a quicker one"
     table = Table("gsm8k", [], rows)
-    mark_front(table, tolerance=0.2, margins=WIDE)
+    mark_pareto_front(table, tolerance=0.2, margins=WIDE)
     assert [one.on_front for one in rows] == [True, False, None, None]
     assert rows[1].dominated_by == "a"
-    assert sentences_of(table) == [
+    assert table_sentences(table) == [
         "dominated beyond noise: b by a (memory ×0.50, speed ×1.25)",
         "the Pareto front counts 2 of 4 runs, which were measured alone (a process and the machine to itself, on one "
         "kind of machine). Left out: c (measured beside other work that used 1.7 of 2 cores), d (measured on "

@@ -17,7 +17,7 @@ from stores import NF4, NONE, Store, marks
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Table
 from runner_compare.render.output import FORMATS
-from runner_compare.statistics import SignFlips
+from runner_compare.statistics import SignFlipTest
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -62,7 +62,7 @@ def test_repeats_and_rows_that_cannot_be_paired(store: Store, show: Any) -> None
 
 
 def test_likelihoods() -> None:
-    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlipTest([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     out = io.StringIO()
     FORMATS["json"](
         Comparison([Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))]), out

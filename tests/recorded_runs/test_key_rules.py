@@ -7,7 +7,7 @@ import pytest
 from options_here import absent
 
 from runner.recorded_runs.key_rules import SchemaRules
-from runner.records.flat_config import text_of
+from runner.records.flat_config import value_to_text
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_compare.model.key_rules import KeyRules
 
@@ -30,7 +30,9 @@ def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
     defaults = {
         key.removeprefix("task."): it for key, it in KeyRules.defaults.items() if key.startswith("task.")
     }
-    of_likelihood = {key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")}
+    of_likelihood = {
+        key: value_to_text(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")
+    }
     of_agents = {"role_adapters": "{}"}
     gone = {
         "attack": "none",

@@ -17,8 +17,8 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner_base.result import Answer, FinishReason, Likelihood, Sample
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.ratios import paired_interval, paired_p
+from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.ratios import paired_p_value, paired_ratio_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -57,7 +57,7 @@ def job(
         )
         for index, (value, tokens) in enumerate(zip(nats, TOKENS, strict=False))
     ]
-    logged = figures([line.likelihood for line in lines if line.likelihood is not None])
+    logged = likelihood_metrics([line.likelihood for line in lines if line.likelihood is not None])
     config = {"task.name": "likelihood", "task.data": "embedded", **config}
     folder = store.job(
         experiment, name, config, tags={"task": "likelihood"}, metrics=logged | (metrics or {})
@@ -78,9 +78,9 @@ def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, ro
     logged = row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
     assert shift["difference"] == pytest.approx(logged)
     assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(
-        paired_interval(differences, TOKENS)
+        paired_ratio_interval(differences, TOKENS)
     )
-    assert shift["p"] == paired_p(differences, TOKENS)
+    assert shift["p"] == paired_p_value(differences, TOKENS)
     assert (shift["finding"], shift["samples"], shift["size"], shift["unit"]) == (
         "worse",
         N,

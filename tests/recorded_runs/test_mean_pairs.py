@@ -14,9 +14,9 @@ from stores import NF4, NONE, Store, marks
 
 from runner_base.result import Sample
 from runner_compare.model.data import Run
-from runner_compare.render.quantities import points
-from runner_compare.statistics import MeanFlips
-from runner_compare.statistics.clustered_share import bounds_of_accuracy, share_interval
+from runner_compare.render.quantities import format_points
+from runner_compare.statistics import MeanFlipTest
+from runner_compare.statistics.accuracy_intervals import accuracy_bound_metrics, accuracy_interval
 from runner_compare.statistics.stats import wilson_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -83,7 +83,7 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     with_samples(store, "several", "nf4", NF4, fewer)
     row = rows("several", "--baseline", BASELINE)["nf4"]
     differences = [(ours - theirs) / NUMBER_OF_ANSWERS for ours, theirs in zip(fewer, base, strict=True)]
-    comparison, expected = (row["comparison"], MeanFlips(differences, samples=NUMBER_OF_ANSWERS).effect)
+    comparison, expected = (row["comparison"], MeanFlipTest(differences, samples=NUMBER_OF_ANSWERS).effect)
     assert comparison["difference"] == pytest.approx(sum(differences) / 60)
     assert (comparison["p"], comparison["samples_a_question"], comparison["clusters"]) == (
         expected.p,
@@ -95,14 +95,14 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     accuracies = [sum(it) / (8 * 60) for it in (fewer, base)]
     assert row["metrics"]["accuracy"] == pytest.approx(accuracies[0]), "what is printed is what is compared"
     low, high = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
-    assert (low, high) == share_interval([it / 8 for it in fewer], [None] * 60, [8] * 60)
+    assert (low, high) == accuracy_interval([it / 8 for it in fewer], [None] * 60, [8] * 60)
     assert high - low < 0.6 * (
         wilson_interval(60 * accuracies[0], 60)[1] - wilson_interval(60 * accuracies[0], 60)[0]
     )
     _, out, _ = show("several", "--baseline", BASELINE)
     assert "nf4 vs none (n=60, mean of 8 samples): worse" in out
     assert f"{100 * accuracies[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in out
-    assert points(accuracies[0] - accuracies[1]) in out
+    assert format_points(accuracies[0] - accuracies[1]) in out
     assert "n 60 × 8 answers" in out
     assert "the vote of k is (a tie is shared)" in out
     assert {"pass@8", "maj@8"} <= {*out.split()}
@@ -178,8 +178,8 @@ def test_the_interval_of_a_run_over_families_is_the_one_that_its_job_has_recorde
     plain, families = (
         Run("id", "job", "gsm8k", "2", "", {}, it) for it in (metrics, metrics | {"families": 18.0})
     )
-    assert plain.interval == (0.75, *wilson_interval(150, 200))
-    assert families.interval == (0.75, 0.6, 0.86)
+    assert plain.accuracy_interval == (0.75, *wilson_interval(150, 200))
+    assert families.accuracy_interval == (0.75, 0.6, 0.86)
 
 
 @pytest.mark.thorough
@@ -192,13 +192,13 @@ def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store,
     for row in rows("families by split", "--by", "quantization", "--baseline", BASELINE).values():
         families = [str(index // 10) for index in range(200)] * 2  # a template has questions in both splits
         ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
-        assert ends == pytest.approx(share_interval(solved * 2, families))
+        assert ends == pytest.approx(accuracy_interval(solved * 2, families))
         assert ends[1] - ends[0] > 3 * (wilson_interval(240, 400)[1] - wilson_interval(240, 400)[0])
         assert row["metrics"]["families"] == 20
 
 
 def test_without_a_limit_the_interval_of_several_answers_is_the_one_that_its_job_has_recorded() -> None:
     """Each question has a share of right answers, which no number of right questions stands for."""
-    recorded = bounds_of_accuracy([0.75] * 19 + [0.5], [1.0] * 19 + [0.5], [None] * 20, [4] * 20)
+    recorded = accuracy_bound_metrics([0.75] * 19 + [0.5], [1.0] * 19 + [0.5], [None] * 20, [4] * 20)
     run = Run("run", "run", "any", "1", "", {}, {"n": 20.0, "correct": 19.0, "answers_each": 4.0, **recorded})
-    assert run.bounds == tuple(recorded.values())
+    assert run.accuracy_bounds == tuple(recorded.values())

@@ -13,7 +13,7 @@ from grids import Grid, kill, mlflow_runs, wait_for
 
 from runner import compare
 from runner.records.jobs import LOCK
-from runner_base.files import is_held
+from runner_base.files import is_locked
 
 pytestmark = [
     pytest.mark.slow,  # grids are processes
@@ -68,7 +68,7 @@ def test_each_missing_job_is_named_and_no_requirement_passes(
         assert compared(tmp_path / "elsewhere", *elsewhere)[:2] == (1, now)
 
     kill(started.process)
-    wait_for(lambda: not any(is_held(lock) for lock in folder.glob(f"jobs/*/{LOCK}")))
+    wait_for(lambda: not any(is_locked(lock) for lock in folder.glob(f"jobs/*/{LOCK}")))
     now["seed=3"] = "interrupted"
     assert compared(folder, "--grid", "last", *GATE)[:2] == (1, now)
     assert compared(folder, "--grid", "last", "--where", "seed in (0, 4)", *GATE)[:2] == (0, {})
@@ -98,7 +98,9 @@ def test_from_python_the_verdict_of_the_requirements_is_part_of_the_result(
     import runner
 
     monkeypatch.chdir(tmp_path)
-    rows = runner.grid(*STUB[:-2], "tracking=none", {"seed": [0, 1], "task.split": ["test", "no_such_split"]})
+    rows = runner.run_grid(
+        *STUB[:-2], "tracking=none", {"seed": [0, 1], "task.split": ["test", "no_such_split"]}
+    )
     compared = runner.compare(rows, baseline="seed=0", require=["n>=60"])
     assert compared.passed is False
     assert [(one.requirement, one.met) for one in compared.requirements] == [

@@ -15,8 +15,8 @@ from html_page import Page
 from stores import NF4, NONE, Store, marks
 
 from runner_compare.model.data import Table
-from runner_compare.render.pictures import draw
-from runner_compare.statistics import SignFlips
+from runner_compare.render.pictures import table_pictures
+from runner_compare.statistics import SignFlipTest
 
 pytestmark = [
     pytest.mark.slow,  # as a group: `make test-fast` leaves them out
@@ -69,12 +69,12 @@ def test_the_picture_draws_the_margin(grid: Store, show: Any, tmp_path: Path) ->
 
 
 def test_differences_of_likelihoods_are_drawn() -> None:
-    likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    likelihood = SignFlipTest([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     table = Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))
-    (picture,) = draw(table)
+    (picture,) = table_pictures(table)
     assert picture.name == "differences"
-    assert "difference to the baseline, nats/token" in picture.svg()
-    assert draw(Table("likelihood", KEYS, rows_of("not compared"))) == []
+    assert "difference to the baseline, nats/token" in picture.to_svg()
+    assert table_pictures(Table("likelihood", KEYS, rows_of("not compared"))) == []
 
 
 def squeezed(text: str) -> str:

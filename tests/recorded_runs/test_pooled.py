@@ -238,6 +238,8 @@ def test_a_cluster_that_several_sets_have_counts_once(store: Store, show: Any) -
         assert (comparison["method"], comparison["clusters"]) == ("mean_flips", 20)
         assert (comparison["losses"], comparison["ties"]) == (80, 320)
         assert comparison["difference"] == pytest.approx(-0.2)
-        by_clusters = MeanDifference.of([-1.0] * 40 + [0.0] * 160, [at // 10 for at in range(200)])
+        by_clusters = MeanDifference.from_differences(
+            [-1.0] * 40 + [0.0] * 160, [at // 10 for at in range(200)]
+        )
         assert comparison["p"] == pytest.approx(by_clusters.p)
         assert comparison["p"] > 0.05, "80 independent losses would have a p of 1e-24"

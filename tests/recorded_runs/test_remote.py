@@ -93,8 +93,8 @@ def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
             with lock:
                 now -= 1
 
-    real = stored_runs.download
-    monkeypatch.setattr(sample_reader, "download", download)
+    real = stored_runs.download_artifact
+    monkeypatch.setattr(sample_reader, "download_artifact", download)
     rows = rows_of(remote, tmp_path, "many", capsys)
     assert len(rows) == RUNS
     for number in range(RUNS // 3):
@@ -125,8 +125,8 @@ def test_a_dead_server_is_not_mistaken_for_runs_without_samples(
         process.wait()
         return real(*arguments)
 
-    real = stored_runs.download
-    monkeypatch.setattr(sample_reader, "download", gone)
+    real = stored_runs.download_artifact
+    monkeypatch.setattr(sample_reader, "download_artifact", gone)
     code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
 from runner_engine.embedded import MODEL_DIR
 
@@ -28,7 +28,7 @@ def jobs(runner: Command, tmp_path: Path) -> Path:
     another name."""
     rows = [
         {"prompt": one.question, "continuation": " " + one.answer, "category": ("sums", "stories")[at % 2]}
-        for at, one in enumerate(problems(Split.TEST, TEXTS))
+        for at, one in enumerate(generate_problems(Split.TEST, TEXTS))
     ]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     twin = shutil.copytree(MODEL_DIR, tmp_path / "twin")

@@ -22,7 +22,7 @@ def test_the_last_started_comes_first_and_damaged_ones_are_left_out(
 ) -> None:
     older = replace(GRID, grid="b" * 32, started_ms=3)
     for record in (older, GRID):
-        grid_records.write(tmp_path, record)
+        grid_records.write_grid_record(tmp_path, record)
     folder = tmp_path / grid_records.FOLDER
     damaged: tuple[Any, ...] = (
         "{",
@@ -34,7 +34,7 @@ def test_the_last_started_comes_first_and_damaged_ones_are_left_out(
     for number, text in enumerate(damaged):
         (folder / f"{number}.json").write_text(text)
     os.mkfifo(folder / "pipe.json")
-    assert grid_records.read_all(tmp_path) == [GRID, older]
+    assert grid_records.read_grid_records(tmp_path) == [GRID, older]
     assert caplog.text.count("is damaged") == len(damaged)
     assert GRID.job_ids == ["gsm8k-1"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.config.root import Print, RunnerConfig, TrackingConfig
+from runner.config.root import PrintMode, RunnerConfig, TrackingConfig
 from runner.records import jobs
-from runner.records.artifacts import promise
-from runner.records.jobs import Job, Recorder, claim, identify, read_samples
+from runner.records.artifacts import record_files
+from runner.records.jobs import Job, Recorder, identify, lock_job, read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base.errors import EvidenceError, JobHeld, OutputError
+from runner_base.errors import JobAlreadyRunning, OutputError, RunRecordError
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -35,7 +35,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make)
     plain = job_id(make_config())
     for other in (
         make_config(output_dir="elsewhere"),
-        make_config(print=Print.json),
+        make_config(print=PrintMode.json),
         make_config(rerun=True),
         make_config(tracking=TrackingConfig(experiment="x")),
         make_config(task=Gsm8kConfig(limit=4, data="a copy of the same data")),
@@ -62,14 +62,14 @@ def test_what_can_change_the_answer_changes_the_id(make_config: Make) -> None:
 def test_samples_survive_an_incomplete_last_line(tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     recorder = Recorder(job)
-    recorder.sample(sample(0))
-    recorder.sample(sample(1, "zwei \N{WHITE SMILING FACE}\u2028 lines"))
+    recorder.append_sample(sample(0))
+    recorder.append_sample(sample(1, "zwei \N{WHITE SMILING FACE}\u2028 lines"))
     recorder.close()
     with job.samples_path.open("ab") as file:
         file.write(b'{"index": 2, "prompt_sh')
     again = Recorder(job)
     assert set(again.done) == {0, 1}
-    again.sample(sample(2))
+    again.append_sample(sample(2))
     again.close()
     assert read_samples(job.samples_path) == {0: sample(0), 1: again.done[1], 2: sample(2)}
 
@@ -81,7 +81,7 @@ def test_a_corrupt_line_is_named_and_nothing_is_changed(tmp_path: Path, bad: str
     path = tmp_path / "samples.jsonl"
     text = f"{sample(0).to_json()}\n{bad}\n{sample(2).to_json()}\n"
     path.write_text(text)
-    with raises(EvidenceError, "damaged"):
+    with raises(RunRecordError, "damaged"):
         Recorder(Job("x", tmp_path))
     assert path.read_text() == text
 
@@ -90,32 +90,34 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     part = tmp_path / "part.safetensors"
     part.write_text("x")
     job = Job("x", tmp_path)
-    assert job.recorded() is None
-    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=promise({part: None})))
+    assert job.read_finished_record() is None
+    record = Record(
+        "x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=record_files({part: None}))
+    )
     job.write_record(record)
-    assert job.recorded() == record
+    assert job.read_finished_record() == record
     os.utime(part)
-    assert job.recorded() == record, "only the file's times have changed"
+    assert job.read_finished_record() == record, "only the file's times have changed"
     stat = part.stat()
     while part.stat().st_ctime_ns == stat.st_ctime_ns:  # until the file system's clock has moved on
         part.write_text("y")
         os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert job.recorded() is None, "another content of the same size and mtime"
+    assert job.read_finished_record() is None, "another content of the same size and mtime"
     part.write_text("")
-    assert job.recorded() is None, "the file is empty"
+    assert job.read_finished_record() is None, "the file is empty"
     part.unlink()
-    assert job.recorded() is None, "the file is missing"
+    assert job.read_finished_record() is None, "the file is missing"
     job.write_record(replace(record, status=Status.KILLED))
-    assert job.recorded() is None
+    assert job.read_finished_record() is None
     (tmp_path / "result.json").write_text("[]")
-    with raises(EvidenceError, "damaged"):
-        job.recorded()
-    job.forget()
-    assert job.recorded() is None
+    with raises(RunRecordError, "damaged"):
+        job.read_finished_record()
+    job.delete_earlier_files()
+    assert job.read_finished_record() is None
 
 
 def _hold_until_released(folder: Path, ready: Event, release: Event) -> None:
-    with claim(Job("x", folder)):
+    with lock_job(Job("x", folder)):
         ready.set()
         assert release.wait(200)
         (folder / "released").touch()
@@ -130,21 +132,25 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pyt
         messages.append(text)
         release.set()
 
-    monkeypatch.setattr(jobs, "say", say)
+    monkeypatch.setattr(jobs, "print_message", say)
     other = context.Process(target=_hold_until_released, args=(tmp_path, ready, release))
     other.start()
     assert ready.wait(200)
-    with claim(Job("x", tmp_path)):
+    with lock_job(Job("x", tmp_path)):
         assert (tmp_path / "released").exists()
     other.join()
     assert messages == ["x is being done by another process: waiting for it to finish"]
-    with claim(Job("x", tmp_path)), raises(JobHeld, "busy"), claim(Job("x", tmp_path), wait=False):
+    with (
+        lock_job(Job("x", tmp_path)),
+        raises(JobAlreadyRunning, "busy"),
+        lock_job(Job("x", tmp_path), wait=False),
+    ):
         pass
 
 
 def test_an_output_folder_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("")
-    with raises(OutputError, "refused"), claim(Job("x", tmp_path / "jobs" / "x")):
+    with raises(OutputError, "refused"), lock_job(Job("x", tmp_path / "jobs" / "x")):
         pass
 
 
@@ -152,6 +158,6 @@ def test_a_job_that_was_short_of_memory_runs_again_when_there_is_more(tmp_path: 
     job = Job("x", tmp_path)
     record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, ran_short_mib=1e9))
     job.write_record(record)
-    assert job.recorded() == record, "no more memory is free than then"
+    assert job.read_finished_record() == record, "no more memory is free than then"
     job.write_record(replace(record, result=Result({"n": 1.0}, ran_short_mib=1.0)))
-    assert job.recorded() is None
+    assert job.read_finished_record() is None

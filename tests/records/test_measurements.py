@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.records.measurements import MEASUREMENTS, Measurements, notes_on
+from runner.records.measurements import MEASUREMENTS, MeasurementFile, recorded_measurement_notes
 from runner_base import machine
-from runner_base.errors import EvidenceError
+from runner_base.errors import RunRecordError
 from runner_base.notes import note
-from runner_base.sealed_lines import sealed
+from runner_base.signed_jsonl import dump_signed_line
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
-    file = Measurements(tmp_path)
+    file = MeasurementFile(tmp_path)
     assert file.earlier == []
-    file.keep(cell="a", seconds=1.5)
+    file.append_measurement(cell="a", seconds=1.5)
     file.close()
     with (tmp_path / MEASUREMENTS).open("a") as torn:
         torn.write('{"cell": "b", "sec')
-    again = Measurements(tmp_path)
+    again = MeasurementFile(tmp_path)
     assert [(line["cell"], line["seconds"]) for line in again.earlier] == [("a", 1.5)]
     assert again.outdated == 0
     assert (tmp_path / MEASUREMENTS).read_bytes().endswith(b"\n"), "the torn line was cut off"
@@ -30,15 +30,17 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
 def test_another_version_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(machine, "MEASURED_LIBRARIES", (*machine.MEASURED_LIBRARIES, "hydra-core"))
-        file = Measurements(tmp_path)
-        file.keep(cell="a", seconds=1.5)
+        file = MeasurementFile(tmp_path)
+        file.append_measurement(cell="a", seconds=1.5)
         file.close()
-    file = Measurements(tmp_path)
+    file = MeasurementFile(tmp_path)
     assert (file.earlier, file.outdated) == ([], 1)
-    assert notes_on(0, 9, file.outdated) == [note("measured_again", lines=1, file=MEASUREMENTS)]
+    assert recorded_measurement_notes(0, 9, file.outdated) == [
+        note("measured_again", lines=1, file=MEASUREMENTS)
+    ]
 
 
 def test_a_line_without_conditions_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / MEASUREMENTS).write_text(sealed({"cell": "a"}) + "\n")
-    with raises(EvidenceError, "damaged"):
-        Measurements(tmp_path)
+    (tmp_path / MEASUREMENTS).write_text(dump_signed_line({"cell": "a"}) + "\n")
+    with raises(RunRecordError, "damaged"):
+        MeasurementFile(tmp_path)

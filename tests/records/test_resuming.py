@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from in_process import Finished
 
-from runner_base import Progress, progress, sealed
+from runner_base import Progress, dump_signed_line, progress
 
 Run = Callable[..., Finished]
 JOB = ("model=stub", "task=gsm8k", "task.limit=5", "tracking=none")
@@ -38,7 +38,7 @@ def test_a_job_says_that_it_resumes(runner: Run, tmp_path: Path) -> None:
 def test_answers_that_were_begun_are_counted(runner: Run, tmp_path: Path) -> None:
     runner(*JOB)
     begun = [
-        sealed({"id": index, "prompt_sha256": "0", "choices": [{"token_ids": [1], "text": "a"}]})
+        dump_signed_line({"id": index, "prompt_sha256": "0", "choices": [{"token_ids": [1], "text": "a"}]})
         for index in (3, 4)
     ]
     (interrupt(tmp_path, 3) / "partial.jsonl").write_text("".join(f"{line}\n" for line in begun))
@@ -53,13 +53,13 @@ def test_progress_counts_questions_as_the_plan_does(
     lines = '{"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 1}\n'
     (tmp_path / "two.jsonl").write_text(lines + lines.replace("Which", "What"))
     seen: list[tuple[float, float | None]] = []
-    whole = Progress.show_begun
+    whole = Progress.set_position_with_pending
 
     def show_begun(bar: Progress, done: float, under_way: float, **news: str) -> None:
         seen.append((done, bar.total))
         whole(bar, done, under_way, **news)
 
-    monkeypatch.setattr(progress.Progress, "show_begun", show_begun)
+    monkeypatch.setattr(progress.Progress, "set_position_with_pending", show_begun)
     data = ("task.data=two.jsonl", "task.choices_key=choices", "task.answer_key=answer")
     done = runner("model=stub", "task=likelihood", *data, "task.question_key=question", "tracking=none")
     assert done.code == 0, done.err

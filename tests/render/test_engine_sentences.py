@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner_base.notes import Note, given, note
-from runner_engine.render.notes import render
+from runner_base.notes import Note, note, text_note
+from runner_engine.render.notes import render_engine_note
 
 TILES = note("tiles_from_rows", rows=8, vectors="AVX2")
 NO_TILES = note("heads_not_whole_tiles", dim=80, width=32)
@@ -27,7 +27,7 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
         (TILES, "tiles from 8 rows, AVX2 below"),
         (note("order_of_tiles", by="by ", vectors="AVX2"), "in the order of tiles, by AVX2"),
         (
-            note("way_with_reasons", way=TILES, reasons=(note("way_forced", variable="X"), given("Y=amx"))),
+            note("way_with_reasons", way=TILES, reasons=(note("way_forced", variable="X"), text_note("Y=amx"))),
             "tiles from 8 rows, AVX2 below (by X; Y=amx)",
         ),
         (
@@ -202,7 +202,7 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
             "a draft guesses 3 tokens a step: org/small",
         ),
         (
-            note("kv_with", stored=given("k8v4"), more=note("scale_of_head")),
+            note("kv_with", stored=text_note("k8v4"), more=note("scale_of_head")),
             "k8v4, a float32 scale for each head and place",
         ),
         (
@@ -212,4 +212,4 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
     ],
 )  # fmt: skip
 def test_a_note_is_worded(said: Note, text: str) -> None:
-    assert render(said) == text
+    assert render_engine_note(said) == text

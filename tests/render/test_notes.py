@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner_base.notes import Note, given, note
+from runner_base.notes import Note, note, text_note
 from runner_base.render.notes import Template, render_note
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def test_a_note_becomes_text() -> None:
         "2 layers are slow: no kernel for 3 bits; not measured yet"
     )
     assert note("slow", "warning") == Note("slow", {}, "warning")
-    assert render_note(note("slow", layers=2, reason=given("{x} is odd")), templates) == (
+    assert render_note(note("slow", layers=2, reason=text_note("{x} is odd")), templates) == (
         "2 layers are slow: {x} is odd"
     )
     assert {note("slow", layers=2), note("slow", layers=2), note("slow", layers=3)} == {

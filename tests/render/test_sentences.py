@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.finishing import Price
+from runner.core.finishing import LimitCost
 from runner.render.notes import note_text, render_cells, render_notes
-from runner.render.plans import memory_line, state_cell
-from runner.render.titles import highest_rate
+from runner.render.plans import memory_line, state_text
+from runner.render.titles import sustainable_rate_text
 from runner_base.notes import Note, note
-from runner_engine.sessions import RowShortage
+from runner_engine.sessions import SequenceShortage
 
 DETECTABLE = {
     "where": None,
@@ -46,7 +46,12 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note(
-                "enough_tokens_unknown", wanted=0.95, reached=0.6, limit=30, longer=60, price=Price(120, 1.2)
+                "enough_tokens_unknown",
+                wanted=0.95,
+                reached=0.6,
+                limit=30,
+                longer=60,
+                price=LimitCost(120, 1.2),
             ),
             "which generation.max_new_tokens lets 95% finish cannot be told from these answers: 60% finished within 30. "
             "60 would take at most 120 tokens more, 1.2 s at this job's speed",
@@ -56,7 +61,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
             "generation.max_new_tokens=20 lets 95% of the answers finish (95 % interval 20 to more)",
         ),
         (
-            note("enough_tokens", wanted=0.95, tokens=40, low=None, high=50, price=Price(300, None)),
+            note("enough_tokens", wanted=0.95, tokens=40, low=None, high=50, price=LimitCost(300, None)),
             "generation.max_new_tokens=40 lets 95% of the answers finish (95 % interval at most that to 50), and would "
             "take at most 300 tokens more",
         ),
@@ -111,7 +116,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
             "both models beside each other are predicted to need 900 MiB, more than 80% of the 1,000 MiB that are free",
         ),
         (
-            note("fewer_rows", shortage=RowShortage(rows=3, asked_rows=8)),
+            note("fewer_rows", shortage=SequenceShortage(rows=3, asked_rows=8)),
             "memory has room for 3 rows at once, where 8 would go together",
         ),
         (
@@ -239,13 +244,13 @@ def test_a_plan_says_how_much_memory_is_free() -> None:
     assert memory_line(600, 1234.0, True, [80.0]) == (
         f"{shown}. Free: 1,234 MiB of main memory below the control group's limit, 80 MiB of GPU 0"
     )
-    assert [state_cell("to do", is_same) for is_same in (True, False)] == [
+    assert [state_text("to do", is_same) for is_same in (True, False)] == [
         "to do (the same job as one above)",
         "to do",
     ]
 
 
 def test_the_highest_rate_of_a_sweep() -> None:
-    assert highest_rate(None, False) == "none of the rates that were tried"
-    assert highest_rate(2.0, False) == "2 requests/s"
-    assert highest_rate(2.0, True) == "2 requests/s or more: the highest that was tried"
+    assert sustainable_rate_text(None, False) == "none of the rates that were tried"
+    assert sustainable_rate_text(2.0, False) == "2 requests/s"
+    assert sustainable_rate_text(2.0, True) == "2 requests/s or more: the highest that was tried"

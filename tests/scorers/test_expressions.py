@@ -18,10 +18,10 @@ from grids import children, command
 from raising import raises
 
 from runner.scorers import expressions
-from runner.scorers.expressions import LONGEST, PROCESS, Expressions, compared
+from runner.scorers.expressions import LONGEST, PROCESS, ExpressionScorer, compare_expression
 from runner.scorers.verdicts import judge
-from runner.scorers.votes import elect
-from runner_base import child
+from runner.scorers.votes import count_votes
+from runner_base import child_process
 from runner_base.errors import ConfigError
 from runner_base.model_text import Answer, FinishReason, Verdict
 
@@ -62,8 +62,8 @@ def ended(pids: set[int], within_s: float) -> bool:
 def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(PAIRS) == 500
     monkeypatch.chdir(tmp_path)
-    scorer, before = Expressions(), children_of(os.getpid())
-    PROCESS.ask("x", ("y",))  # starts the process
+    scorer, before = ExpressionScorer(), children_of(os.getpid())
+    PROCESS.compare("x", ("y",))  # starts the process
     false: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     slowest, reasons = 0.0, []
     for one in PAIRS:
@@ -74,7 +74,7 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         slowest = max(slowest, time.perf_counter() - started)
         if is_equal is not one["equal"]:
             false[is_equal].append(one)
-        if found is not None and (why := scorer.why_not(found, gold)):
+        if found is not None and (why := scorer.explain_comparison_failure(found, gold)):
             reasons.append(why)
     scorer.close()
     assert false[True] == []
@@ -111,12 +111,12 @@ def test_a_hostile_answer_is_no_match_and_says_why(text: str, reason: str | None
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import runner.scorers.expressions_child as child; child.MEMORY_MIB = 300; child.CPU_S = child.CLOCK_S = 20.0\n"
-        "import runner.scorers.equal_expressions as rules; rules.is_equal = lambda gold, answer: bytes(10**9) == gold\n"
+        "import runner.scorers.expression_equality as rules; rules.is_equal = lambda gold, answer: bytes(10**9) == gold\n"
         "rules.WARMING = (); child.main()"
     )
-    start = child.start
-    monkeypatch.setattr(child, "start", lambda *_, **popen: start("-c", code, **popen))
-    assert PROCESS.ask("1+x", ("5",)) == (None, "needed more than 1024 MiB of memory")
+    start = child_process.start_python
+    monkeypatch.setattr(child_process, "start_python", lambda *_, **popen: start("-c", code, **popen))
+    assert PROCESS.compare("1+x", ("5",)) == (None, "needed more than 1024 MiB of memory")
 
 
 def test_what_the_parser_may_not_do() -> None:
@@ -151,7 +151,7 @@ def test_nothing_is_left_running_when_the_parent_ends(kill: signal.Signals | Non
         "print('asked', flush=True)\nif sys.argv[1] == 'wait': time.sleep(60)"
     )
     waiting = "wait" if kill else "end"
-    with child.start("-c", code, waiting, stdout=subprocess.PIPE) as parent:
+    with child_process.start_python("-c", code, waiting, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"asked\n"
         below = children_of(parent.pid)
@@ -164,16 +164,16 @@ def test_nothing_is_left_running_when_the_parent_ends(kill: signal.Signals | Non
 
 @pytest.mark.thorough
 def test_a_process_that_was_killed_is_started_again() -> None:
-    assert PROCESS.ask("x+1", ("1+x",)) == (0, "")
+    assert PROCESS.compare("x+1", ("1+x",)) == (0, "")
     for pid in children_of(os.getpid()):
         if b"expressions_child" in command(pid):
             os.kill(pid, signal.SIGKILL)
-    assert PROCESS.ask("x+2", ("2+x",)) == (0, "")
+    assert PROCESS.compare("x+2", ("2+x",)) == (0, "")
 
 
 def test_numbers_need_no_process() -> None:
-    assert compared("0007", ("1", "7.0")) == (1, "")
-    assert compared(r"\frac{14}{2}", ("8",)) == (None, "")
+    assert compare_expression("0007", ("1", "7.0")) == (1, "")
+    assert compare_expression(r"\frac{14}{2}", ("8",)) == (None, "")
     assert PROCESS._process is None
 
 
@@ -200,13 +200,18 @@ def test_equal_expressions_vote_together() -> None:
         r"\boxed{\frac{6}{\sqrt 3}}",
     ]
     judged = [judge(Answer(text, [], STOP), r"2\sqrt{3}", "math") for text in texts]
-    vote = elect(judged, "math", Expressions().among)
+    vote = count_votes(judged, "math", ExpressionScorer().find_equal_answer)
     assert (vote.answer, vote.verdict) == (r"\sqrt{12}", Verdict.correct)
     assert (vote.right, vote.wrong, vote.tied) == ((3,), (2,), False)
-    assert elect(judged[:1] + judged[2:3] + judged[1:2], "math", Expressions().among).answer == "x+1"
+    assert (
+        count_votes(
+            judged[:1] + judged[2:3] + judged[1:2], "math", ExpressionScorer().find_equal_answer
+        ).answer
+        == "x+1"
+    )
 
 
 def test_without_the_package_one_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "find_spec", lambda _: None)
     with raises(ConfigError, "needs_package"):
-        expressions.require_package()
+        expressions.require_math_verify()

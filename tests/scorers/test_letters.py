@@ -6,8 +6,8 @@ import pytest
 
 from runner.config.extractors import OF_NUMBERS, Extractor
 from runner.scorers import letters
-from runner.scorers.extracting import extract_all
-from runner.scorers.letters import gold_letter, plain_letter
+from runner.scorers.extractors import extract_all
+from runner.scorers.letters import find_gold_letter, parse_letter
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict
 
@@ -49,7 +49,7 @@ def test_what_each_rule_finds(
     ],
 )
 def test_gold_answers(answer: str, after: str | None, letter: str | None) -> None:
-    assert gold_letter(answer, after) == letter
+    assert find_gold_letter(answer, after) == letter
 
 
 def test_letters_and_numbers_are_judged_by_their_own_rules() -> None:
@@ -77,4 +77,4 @@ def test_a_long_text_of_anything_ends(piece: str) -> None:
      ("A pen", None), ("4", None), ("AB", None), ("", None)],
 )  # fmt: skip
 def test_a_value_that_names_a_choice(text: str, letter: str | None) -> None:
-    assert plain_letter(text) == letter
+    assert parse_letter(text) == letter

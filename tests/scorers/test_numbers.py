@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.config.extractors import OF_NUMBERS, Extractor
-from runner.scorers import extracting, numbers
-from runner.scorers.numbers import gold_number, plain_number
+from runner.scorers import extractors, numbers
+from runner.scorers.numbers import find_gold_number, parse_number
 from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict
 
@@ -21,7 +21,7 @@ NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.decimals(-(10**9), 10**9,
 
 
 def extract(text: str, extractor: Extractor) -> str | None:
-    return extracting.extract(text, numbers, extractor)
+    return extractors.extract(text, numbers, extractor)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def notations(value: int | Decimal) -> list[str]:
 @pytest.mark.thorough
 @given(NUMBERS)
 def test_a_number_is_read_however_it_is_written(value: int | Decimal) -> None:
-    plain = plain_number(str(value))
+    plain = parse_number(str(value))
     assert Fraction(plain) == Fraction(value)
     for text in notations(value):
         assert extract(f"3*4=12\n#### {text}", Extractor.strict) == plain, text
@@ -161,12 +161,12 @@ def test_a_number_is_read_however_it_is_written(value: int | Decimal) -> None:
 @given(st.integers(-99, 999), st.integers(0, 10**6), st.integers(1, 10**6))
 def test_fractions_are_exact(whole: int, top: int, bottom: int) -> None:
     expected = Fraction(top, bottom)
-    assert Fraction(plain_number(f"{top}/{bottom}")) == expected
-    assert Fraction(plain_number(rf"\frac{{{top}}}{{{bottom}}}")) == expected
-    assert plain_number(f"{top * 7}/{bottom * 7}") == plain_number(f"{top}/{bottom}")
+    assert Fraction(parse_number(f"{top}/{bottom}")) == expected
+    assert Fraction(parse_number(rf"\frac{{{top}}}{{{bottom}}}")) == expected
+    assert parse_number(f"{top * 7}/{bottom * 7}") == parse_number(f"{top}/{bottom}")
     if expected < 1:
         signed = Fraction(whole) + (expected if whole >= 0 else -expected)
-        assert Fraction(plain_number(f"{whole} {top}/{bottom}")) == signed
+        assert Fraction(parse_number(f"{whole} {top}/{bottom}")) == signed
 
 
 @given(st.decimals(0, 999, places=3), st.integers(-40, 40))
@@ -178,13 +178,13 @@ def test_scientific_notation_is_exact(mantissa: Decimal, power: int) -> None:
         f"{mantissa} × 10^{power}",
         f"{mantissa}*10^{{{power}}}",
     ):
-        assert Fraction(plain_number(text)) == expected
+        assert Fraction(parse_number(text)) == expected
 
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    for number in extracting.extract_all(f"#### {text} \\boxed{{{text}}} answer is {text}", numbers).values():
-        assert number is None or plain_number(number) == number
+    for number in extractors.extract_all(f"#### {text} \\boxed{{{text}}} answer is {text}", numbers).values():
+        assert number is None or parse_number(number) == number
 
 
 def test_numbers_of_any_length_are_compared_exactly() -> None:
@@ -192,7 +192,7 @@ def test_numbers_of_any_length_are_compared_exactly() -> None:
     assert (
         extract(f"#### {long}", Extractor.strict) == long != extract(f"#### {long[:-1]}2", Extractor.strict)
     )
-    assert plain_number("0.1000000000000000000000000000000000001") != plain_number("0.1")
+    assert parse_number("0.1000000000000000000000000000000000001") != parse_number("0.1")
 
 
 # fmt: off
@@ -208,12 +208,12 @@ PIECES = [
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
     for head in ("", "####", "answer is"):
-        assert set(extracting.extract_all(head + piece * (200_000 // len(piece)), numbers)) == set(OF_NUMBERS)
+        assert set(extractors.extract_all(head + piece * (200_000 // len(piece)), numbers)) == set(OF_NUMBERS)
 
 
 def test_gold_answers() -> None:
-    assert gold_number("1+1=2\n#### 2\n#### 3 apples") == "3"
-    assert [gold_number(text) for text in ("12", " $70,000.0 ", "-5", "1/3", "8.0")] == [
+    assert find_gold_number("1+1=2\n#### 2\n#### 3 apples") == "3"
+    assert [find_gold_number(text) for text in ("12", " $70,000.0 ", "-5", "1/3", "8.0")] == [
         "12",
         "70000",
         "-5",
@@ -222,9 +222,9 @@ def test_gold_answers() -> None:
     ]
     for text in ("twelve", "12 apples", "#### twelve, or 12", ""):
         with pytest.raises(ValueError, match="not a number, and has no '#### NUMBER'"):
-            gold_number(text)
+            find_gold_number(text)
     with pytest.raises(ValueError, match="not a number: 'twelve'"):
-        plain_number("twelve")
+        parse_number("twelve")
 
 
 @pytest.mark.thorough
@@ -238,7 +238,7 @@ def test_every_gold_answer_of_gsm8k_parses() -> None:
         # lm-eval's own rule for gold answers
         expected = answer.rsplit("#### ", 1)[1].replace(",", "")
         assert (
-            gold_number(answer)
+            find_gold_number(answer)
             == expected
             == extract(answer, Extractor.strict)
             == extract(answer, Extractor.flexible)

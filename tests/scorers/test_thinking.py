@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from runner_base.model_text import Answer, FinishReason
 from runner_base.result import Sample
-from runner_base.thought_tokens import answer_tokens, thinking_tokens, thinking_totals
+from runner_base.thought_tokens import count_answer_tokens, count_thinking_tokens, thinking_metrics
 
 STOP, LENGTH = FinishReason.stop, FinishReason.length
 
@@ -16,15 +16,17 @@ def sample(*answers: Answer) -> Sample:
 
 
 def test_tokens_and_endings_are_those_of_the_answers() -> None:
-    thought = Answer.read("<think>2+3</think>5", [1] * 8, STOP, thinking_tokens=5, answer_tokens=1)
-    cut = Answer.read("<think>2+", [1] * 4, LENGTH, thinking_tokens=3, answer_tokens=0)
-    spent = Answer.read("<think></think>5", [1] * 3, STOP, is_spent=True, thinking_tokens=0, answer_tokens=1)
-    plain = Answer.read("it is 5", [1] * 3, STOP)
-    assert [(thinking_tokens(it), answer_tokens(it)) for it in (thought, cut, spent, plain)] == [
+    thought = Answer.from_text("<think>2+3</think>5", [1] * 8, STOP, thinking_tokens=5, answer_tokens=1)
+    cut = Answer.from_text("<think>2+", [1] * 4, LENGTH, thinking_tokens=3, answer_tokens=0)
+    spent = Answer.from_text(
+        "<think></think>5", [1] * 3, STOP, is_spent=True, thinking_tokens=0, answer_tokens=1
+    )
+    plain = Answer.from_text("it is 5", [1] * 3, STOP)
+    assert [(count_thinking_tokens(it), count_answer_tokens(it)) for it in (thought, cut, spent, plain)] == [
         *((5, 1), (3, 0), (0, 1), (0, 3))
     ]
     failed = sample(Answer("", [], FinishReason.error))
-    totals = thinking_totals([sample(thought, cut), sample(spent), sample(plain), failed])
+    totals = thinking_metrics([sample(thought, cut), sample(spent), sample(plain), failed])
     assert totals == {
         "thinking_tokens_per_answer": 2.0,
         "answer_tokens_per_answer": 1.25,
@@ -38,10 +40,18 @@ def test_tokens_and_endings_are_those_of_the_answers() -> None:
 
 
 def test_a_job_that_does_not_think_has_none_of_it_and_what_nobody_counted_is_not_guessed() -> None:
-    assert thinking_totals([sample(Answer.read("5", [1], STOP)), sample(Answer.read("a", [1], LENGTH))]) == {}
+    assert (
+        thinking_metrics(
+            [sample(Answer.from_text("5", [1], STOP)), sample(Answer.from_text("a", [1], LENGTH))]
+        )
+        == {}
+    )
     of_earlier_version = Answer("<think>2+3</think>5", [1] * 8, STOP)
-    assert (thinking_tokens(of_earlier_version), answer_tokens(of_earlier_version)) == (None, None)
-    by_a_server = Answer.read("5", [], STOP, thinking="2+3", new_tokens=8)
-    totals = thinking_totals([sample(by_a_server)])
+    assert (count_thinking_tokens(of_earlier_version), count_answer_tokens(of_earlier_version)) == (
+        None,
+        None,
+    )
+    by_a_server = Answer.from_text("5", [], STOP, thinking="2+3", new_tokens=8)
+    totals = thinking_metrics([sample(by_a_server)])
     assert totals.keys().isdisjoint({"thinking_tokens_per_answer", "answer_tokens_per_answer"})
     assert (totals["thought_share"], totals["endings/closed"]) == (1, 1)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner_compare.features.tokens.render.llama_block import TOO_FEW, block
-from runner_compare.render.token_figures import divergence_tables
+from runner_compare.features.tokens.render.llama_block import TOO_FEW, format_llama_block
+from runner_compare.render.token_metrics import divergence_tables
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.token_divergence import TextTokens, by_category, token_figures
-from runner_compare.statistics.token_percentiles import TokenValues, texts_needed
+from runner_compare.statistics.token_divergence import TextTokens, group_by_category, token_divergence_metrics
+from runner_compare.statistics.token_percentiles import TokenValues, min_texts_for_interval
 
 LLAMA = Path(__file__).parents[1] / "data" / "llama_perplexity" / "block.txt"
 NUMBERS = re.compile(r" *-?(?:\d+\.\d+|nan)")
@@ -34,7 +34,7 @@ def texts(count: int, spread: float = 1.0, tokens: int = 60) -> list[TextTokens]
 
 def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> None:
     some = texts(200)
-    found = token_figures(some)
+    found = token_divergence_metrics(some)
     kl = np.concatenate([it.least for it in some])
     ours, theirs = (np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference"))
     change = np.exp(ours) - np.exp(theirs)
@@ -62,26 +62,26 @@ def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> Non
 
 def test_the_same_model_twice_is_exactly_0_with_intervals_of_0() -> None:
     same = [replace(it, least=[0.0] * 60, logprobs=it.reference, agreed=60) for it in texts(60)]
-    found = token_figures(same)
+    found = token_divergence_metrics(same)
     changed = {key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")}
     assert changed == {"ln_ppl_correlation": 1}
     assert {"kl_p999_nats_low", "kl_p999_nats_high", "delta_p_rms_high"} <= found.keys()
 
 
 def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could_have_the_tail() -> None:
-    assert not any(key.endswith("_low") for key in token_figures(texts(49)))
-    found = token_figures(texts(50))
+    assert not any(key.endswith("_low") for key in token_divergence_metrics(texts(49)))
+    found = token_divergence_metrics(texts(50))
     assert "kl_p90_nats_low" in found
     assert not found.keys() & {"kl_p95_nats_low", "kl_p99_nats_low", "kl_p999_nats_low"}
     for share in (0.9, 0.95, 0.05, 0.99):
-        needed = texts_needed(share)
+        needed = min_texts_for_interval(share)
         assert min(share, 1 - share) * needed == pytest.approx(3.7, abs=0.2), (
             "then 2.5 % of the jobs have none of them"
         )
         for count, has_one in ((needed, True), (needed - 1, False)):
             values = TokenValues([it.least for it in texts(count)])
             assert (values.interval(share) is not None) is has_one, (share, count)
-    assert [texts_needed(share) for share in (0.9, 0.95, 0.99, 0.999)] == [36, 72, 368, 3688]
+    assert [min_texts_for_interval(share) for share in (0.9, 0.95, 0.99, 0.999)] == [36, 72, 368, 3688]
 
 
 @pytest.mark.sampled(1)
@@ -126,7 +126,7 @@ def test_unlike_texts_make_intervals_wider() -> None:
 
 def test_of_bounds_each_figure_has_two_and_the_interval_holds_both() -> None:
     some = [replace(it, most=[2 * nats for nats in it.least]) for it in texts(100)]
-    found, exact = token_figures(some), token_figures(texts(100))
+    found, exact = token_divergence_metrics(some), token_divergence_metrics(texts(100))
     assert found["kl_p90_nats_at_most"] == pytest.approx(2 * found["kl_p90_nats"])
     assert (found["kl_p90_nats_low"], found["kl_p90_nats_high"]) == pytest.approx(
         (exact["kl_p90_nats_low"], 2 * exact["kl_p90_nats_high"])
@@ -135,19 +135,19 @@ def test_of_bounds_each_figure_has_two_and_the_interval_holds_both() -> None:
                 if it["of the tokens"] == "90 %")  # fmt: skip
     assert line["KL, nats"].startswith("at least ")
     assert ", at most " in line["KL, nats"]
-    unknown = token_figures([replace(it, reference=[]) for it in some])
+    unknown = token_divergence_metrics([replace(it, reference=[]) for it in some])
     assert not any(key.startswith(("delta_p", "ln_ppl")) for key in unknown)
 
 
 def test_categories_have_figures_of_their_own() -> None:
     some = [replace(it, category=("code/C", "chat")[at % 2]) for at, it in enumerate(texts(120))]
-    found = token_figures(some)
-    codes = token_figures([replace(it, category=None) for it in some[::2]])
+    found = token_divergence_metrics(some)
+    codes = token_divergence_metrics([replace(it, category=None) for it in some[::2]])
     assert found["kl_p99_nats/code_C"] == codes["kl_p99_nats"], "a name as MLflow takes it"
     assert found["n/chat"] == 60
     (table,) = (rows for title, rows in divergence_tables(found).items() if "category" in title)
     assert [row["category"] for row in table] == ["code_C", "chat"]
-    assert by_category(texts(3)) == {}
+    assert group_by_category(texts(3)) == {}
 
 
 # ---------------------------------------------------------------------------------------- llama.cpp
@@ -161,7 +161,7 @@ def test_the_block_has_llama_cpps_layout() -> None:
         np.concatenate([getattr(it, name) for it in some]).tolist()
         for name in ("least", "logprobs", "reference")
     )
-    ours = block(kl, logprobs, reference, 1700)
+    ours = format_llama_block(kl, logprobs, reference, 1700)
     theirs = LLAMA.read_text().splitlines()
     assert [NUMBERS.sub(" #", line) for line in ours.splitlines()] == [
         NUMBERS.sub(" #", line) for line in theirs
@@ -177,7 +177,7 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
     kl, ours, theirs = (
         np.concatenate([getattr(it, name) for it in some]) for name in ("least", "logprobs", "reference")
     )
-    lines = block(list(kl), list(ours), list(theirs), 1700).splitlines()
+    lines = format_llama_block(list(kl), list(ours), list(theirs), 1700).splitlines()
     found = {line.partition(":")[0].strip(): [float(it) for it in re.findall(r"-?\d+\.\d+", line.partition(":")[2])]
              for line in lines if ":" in line}  # fmt: skip
     n, change = len(kl), np.exp(ours) - np.exp(theirs)
@@ -199,8 +199,8 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
 
 def test_the_same_model_twice_has_no_divergence_in_the_block() -> None:
     (it,) = texts(1, tokens=200)
-    found = block([0.0] * 200, it.reference, it.reference, 200)
+    found = format_llama_block([0.0] * 200, it.reference, it.reference, 200)
     assert "Mean    KLD:   0.000000 ±   0.000000" in found
     assert "Maximum Δp:  0.000%" in found
     assert "Same top p: 100.000 ± 0.000 %" in found
-    assert block([0.0] * 99, it.reference[:99], it.reference[:99], 99) == TOO_FEW
+    assert format_llama_block([0.0] * 99, it.reference[:99], it.reference[:99], 99) == TOO_FEW

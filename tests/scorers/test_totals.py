@@ -4,9 +4,9 @@ families."""
 from __future__ import annotations
 
 from runner.render.job_lines import LINES
-from runner.scorers.totals import score
+from runner.scorers.totals import score_samples
 from runner_base.result import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics.clustered_share import clustered_share_interval
+from runner_compare.statistics.accuracy_intervals import clustered_accuracy_interval
 from runner_compare.statistics.stats import wilson_interval
 
 
@@ -19,16 +19,16 @@ def samples(families: list[str | None]) -> list[Sample]:
 
 
 def test_questions_without_families_have_wilsons_interval() -> None:
-    metrics = score(samples([None] * 30))
+    metrics = score_samples(samples([None] * 30))
     assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson_interval(20, 30)
     assert "families" not in metrics
 
 
 def test_questions_in_families_have_the_interval_over_families() -> None:
     families = [f"template {index // 5}" for index in range(30)]
-    metrics = score(samples([*families]))
-    expected = clustered_share_interval([bool(index % 3) for index in range(30)], families)
+    metrics = score_samples(samples([*families]))
+    expected = clustered_accuracy_interval([bool(index % 3) for index in range(30)], families)
     assert (metrics["accuracy_low"], metrics["accuracy_high"]) == expected
     assert metrics["families"] == 6
-    shown = {line.label: line.write(metrics) for line in LINES if line.fits(metrics)}
+    shown = {line.label: line.format_line(metrics) for line in LINES if line.has_values(metrics)}
     assert shown["accuracy"].endswith("n = 30 in 6 families")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from runner.scorers.verdicts import judge
-from runner.scorers.votes import elect
+from runner.scorers.votes import count_votes
 from runner_base.model_text import Ending, FinishReason
 from runner_base.result import Answer, Verdict
-from runner_base.thinking import TAGS, Tag, Tags, read, split
+from runner_base.thinking import TAGS, Tag, Tags, parse_spans, split_thinking
 
 
 def lines_of(name: str) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def test_at_least_forty_outputs_were_judged() -> None:
 @pytest.mark.parametrize("one", THINKING, ids=lambda one: f"{one['kind']}: {one['why']}")
 def test_outputs_of_models_that_think_are_read_as_by_hand(one: dict[str, Any]) -> None:
     apart = {"in_thinking": one.get("in_thinking", False), "thinking": one.get("thinking")}
-    answer = Answer.read(one["text"], [], FinishReason(one["finish_reason"]), tags_of(one), **apart)
+    answer = Answer.from_text(one["text"], [], FinishReason(one["finish_reason"]), tags_of(one), **apart)
     verdicts = {way: verdict.value for way, verdict in judge(answer, one["gold"]).verdicts.items()}
     # the verdict without an extractor
     expected = {key: it for key, it in one["expected"].items() if key != "reader"}
@@ -74,9 +74,9 @@ def test_two_hundred_outputs_of_models_that_think_were_judged() -> None:
 @pytest.mark.parametrize("one", THINKING, ids=lambda one: f"{one['kind']}: {one['why']}")
 def test_a_text_is_read_while_it_is_written(one: dict[str, Any]) -> None:
     text, is_begun = one["text"], one.get("in_thinking", False)
-    whole = read(text, tags_of(one), is_begun).spans
+    whole = parse_spans(text, tags_of(one), is_begun).spans
     for end in range(len(text)):
-        *before, last = read(text[:end], tags_of(one), is_begun, is_whole=False).spans
+        *before, last = parse_spans(text[:end], tags_of(one), is_begun, is_complete=False).spans
         assert before == whole[: len(before)]
         assert (last.start, last.is_thinking) == (whole[len(before)].start, whole[len(before)].is_thinking)
 
@@ -84,21 +84,23 @@ def test_a_text_is_read_while_it_is_written(one: dict[str, Any]) -> None:
 @pytest.mark.parametrize("tag", TAGS)
 def test_every_pair_of_tags_divides_a_text(tag: Tag) -> None:
     opening, closing, _ = tag
-    assert split(f"{opening}so 3{closing}#### 7").answer == "#### 7"
-    assert split(f"{opening}so 3{closing}#### 7").thinking == "so 3"
-    assert split(f"so 3{closing}#### 7").answer == "#### 7"
-    assert split(f"{opening}so 3").is_open
-    assert split(f"it says '{closing}': 7").answer == f"it says '{closing}': 7"
+    assert split_thinking(f"{opening}so 3{closing}#### 7").answer == "#### 7"
+    assert split_thinking(f"{opening}so 3{closing}#### 7").thinking == "so 3"
+    assert split_thinking(f"so 3{closing}#### 7").answer == "#### 7"
+    assert split_thinking(f"{opening}so 3").is_open
+    assert split_thinking(f"it says '{closing}': 7").answer == f"it says '{closing}': 7"
 
 
 def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
-    assert split(" 3 < 4, and [4] is #### 4\n") == split("").__class__("", " 3 < 4, and [4] is #### 4\n")
-    assert split("hm", in_thinking=True).is_open
+    assert split_thinking(" 3 < 4, and [4] is #### 4\n") == split_thinking("").__class__(
+        "", " 3 < 4, and [4] is #### 4\n"
+    )
+    assert split_thinking("hm", in_thinking=True).is_open
 
 
 def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
     texts = ["<think>#### 9", "<think>#### 9", "<think>#### 9</think>#### 7"]
-    vote = elect([judge(Answer(text, [], FinishReason.stop), "7") for text in texts], "strict")
+    vote = count_votes([judge(Answer(text, [], FinishReason.stop), "7") for text in texts], "strict")
     assert (vote.answer, vote.verdict, vote.right, vote.wrong) == ("7", Verdict.correct, (1,), ())
-    none = elect([judge(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
+    none = count_votes([judge(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
     assert (none.answer, none.verdict) == (None, Verdict.cut_off)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from runner.config.extractors import Extractor
 from runner.scorers.verdicts import judge
-from runner.scorers.votes import Vote, elect
+from runner.scorers.votes import VoteResult, count_votes
 from runner_base.result import Answer, FinishReason, Verdict
-from runner_compare.statistics.votes import sizes
+from runner_compare.statistics.votes import reported_answer_counts
 
 GOLD = "7"
 SILENT = "I do not know"
@@ -25,11 +25,11 @@ def answers_of(*answers: str, reason: FinishReason = FinishReason.stop) -> list[
     return [Answer(one if one == SILENT else f"so\n#### {one}", [1], reason) for one in answers]
 
 
-def voted(answers: list[Answer], by: Extractor = Extractor.strict) -> Vote:
-    return elect([judge(one, GOLD) for one in answers], by)
+def voted(answers: list[Answer], by: Extractor = Extractor.strict) -> VoteResult:
+    return count_votes([judge(one, GOLD) for one in answers], by)
 
 
-def vote_of(*answers: str) -> Vote:
+def vote_of(*answers: str) -> VoteResult:
     return voted(answers_of(*answers))
 
 
@@ -46,9 +46,9 @@ def test_pass_and_majority_are_the_means_over_all_subsets_in_all_orders(answers:
     vote = vote_of(*answers)
     for k in range(1, len(answers) + 1):
         subsets = [*combinations(answers, k)]
-        assert vote.pass_at(k) == pytest.approx(mean(GOLD in some for some in subsets))
-        assert vote.all_at(k) == pytest.approx(mean({*some} == {GOLD} for some in subsets))
-        assert vote.majority_at(k) == pytest.approx(mean(map(wins, permutations(answers, k))))
+        assert vote.estimate_pass_at_k(k) == pytest.approx(mean(GOLD in some for some in subsets))
+        assert vote.estimate_pass_hat_k(k) == pytest.approx(mean({*some} == {GOLD} for some in subsets))
+        assert vote.estimate_majority_at_k(k) == pytest.approx(mean(map(wins, permutations(answers, k))))
 
 
 def test_the_majority_is_elected_and_the_first_of_a_tie() -> None:
@@ -56,7 +56,7 @@ def test_the_majority_is_elected_and_the_first_of_a_tie() -> None:
     assert vote_of("1", GOLD, GOLD).winner == 1
     tie = vote_of("1", GOLD, SILENT, GOLD, "1")
     assert (tie.answer, tie.verdict, tie.tied, tie.winner) == ("1", Verdict.wrong, True, 0)
-    assert tie.majority_at(5) == 0.5
+    assert tie.estimate_majority_at_k(5) == 0.5
     assert vote_of(GOLD, "1").verdict is Verdict.correct
 
 
@@ -75,19 +75,19 @@ def test_an_answer_without_a_number_has_no_vote() -> None:
 
 def test_many_answers_are_counted_without_trying_all_subsets() -> None:
     vote = vote_of(*[GOLD] * 30, *["1"] * 30, *["2"] * 20, *[SILENT] * 20)
-    assert vote.majority_at(100) == 0.5
-    assert vote.majority_at(1) == pytest.approx(0.3)
-    assert 0.3 < vote.majority_at(16) < vote.majority_at(32) < 0.5
+    assert vote.estimate_majority_at_k(100) == 0.5
+    assert vote.estimate_majority_at_k(1) == pytest.approx(0.3)
+    assert 0.3 < vote.estimate_majority_at_k(16) < vote.estimate_majority_at_k(32) < 0.5
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
 def test_sizes(n: int, expected: list[int]) -> None:
-    assert sizes(n) == expected
+    assert reported_answer_counts(n) == expected
 
 
 def test_an_answer_that_was_cut_off_behind_a_right_step_counts_as_alone_and_has_no_vote() -> None:
     cut_off = Answer(f"so {GOLD}, and", [1], FinishReason.length)
-    assert voted([cut_off], Extractor.flexible).pass_at(1) == 1.0, "as for lm-eval"
+    assert voted([cut_off], Extractor.flexible).estimate_pass_at_k(1) == 1.0, "as for lm-eval"
     several = voted([cut_off, *answers_of("1", "1", SILENT)], Extractor.flexible)
-    assert (several.pass_at(1), several.right) == (0.25, ())
+    assert (several.estimate_pass_at_k(1), several.right) == (0.25, ())
     assert several.verdict is Verdict.wrong

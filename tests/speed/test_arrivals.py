@@ -13,8 +13,16 @@ from list_session import ListSession
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.stub import StubEngine
-from runner.speed.arrivals import Load, TimedRequest, clock, keeps_up, knee_of, loads_of, run_load
-from runner.speed.tables import rows_of_loads
+from runner.speed.arrivals import (
+    RequestLoad,
+    TimedRequest,
+    create_loads,
+    draw_arrival_times,
+    find_sustainable_rate,
+    is_sustained,
+    run_request_load,
+)
+from runner.speed.tables import load_rows
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request
@@ -24,20 +32,20 @@ MakeConfig = Callable[..., RunnerConfig]
 
 
 def test_arrivals_are_a_poisson_process_that_the_seed_fixes() -> None:
-    times = clock(4.0, 20_000, seed=1)
+    times = draw_arrival_times(4.0, 20_000, seed=1)
     gaps = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
     assert mean(gaps) == pytest.approx(1 / 4, rel=0.03)
     assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.03), (
         "as spread as they are long: no regular interval"
     )
-    assert clock(4.0, 50, seed=1) == times[:50]
-    assert clock(4.0, 50, seed=2) != times[:50]
-    assert clock(8.0, 50, seed=1) == pytest.approx([one / 2 for one in times[:50]])
+    assert draw_arrival_times(4.0, 50, seed=1) == times[:50]
+    assert draw_arrival_times(4.0, 50, seed=2) != times[:50]
+    assert draw_arrival_times(8.0, 50, seed=1) == pytest.approx([one / 2 for one in times[:50]])
 
 
 def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
     task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20)
-    slow, quick = loads_of(task, vocab_size=1000, seed=0)
+    slow, quick = create_loads(task, vocab_size=1000, seed=0)
     assert (slow.rate, len(slow.requests), quick.rate, len(quick.requests)) == (0.5, 10, 2, 40)
     assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.requests} == {
         (3, 2),
@@ -47,7 +55,7 @@ def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
     }
     prompts = [one.request.prompt for one in (*slow.requests, *quick.requests)]
     assert len(set(prompts)) == 50
-    [few] = loads_of(SweepConfig(arrival_rates=[2], arrival_requests=3), vocab_size=1000, seed=0)
+    [few] = create_loads(SweepConfig(arrival_rates=[2], arrival_requests=3), vocab_size=1000, seed=0)
     assert len(few.requests) == 3
 
 
@@ -77,8 +85,8 @@ class OneByOne(StubEngine):
             ]
 
 
-def load_of(due_s: list[float], rate: float = 1.0) -> Load:
-    return Load(
+def load_of(due_s: list[float], rate: float = 1.0) -> RequestLoad:
+    return RequestLoad(
         rate, [TimedRequest(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)]
     )
 
@@ -88,14 +96,16 @@ def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> 
     all others."""
     load = load_of([at / 1000 for at in range(10)])
     answers: list[int] = []
-    run_load(OneByOne(make_config(), lambda: time.sleep(0.02)), load, lambda: answers.append(1))
+    run_request_load(OneByOne(make_config(), lambda: time.sleep(0.02)), load, lambda: answers.append(1))
     assert len(answers) == 10
     assert load.note == ""
-    assert max(load.answers_s) >= 10 * 0.02 - 0.009
-    assert load.answers_s == sorted(load.answers_s)
-    assert all(first <= whole for first, whole in zip(load.first_tokens_s, load.answers_s, strict=True))
-    figures = load.figures
-    assert figures["answer_p99_s"] == max(load.answers_s)
+    assert max(load.answer_times_s) >= 10 * 0.02 - 0.009
+    assert load.answer_times_s == sorted(load.answer_times_s)
+    assert all(
+        first <= whole for first, whole in zip(load.first_token_times_s, load.answer_times_s, strict=True)
+    )
+    figures = load.metrics
+    assert figures["answer_p99_s"] == max(load.answer_times_s)
     assert figures["answered_requests_per_s"] == pytest.approx(10 / load.seconds)
 
 
@@ -120,11 +130,11 @@ def test_requests_without_an_answer_count_when_patience_ends(
     monkeypatch.setattr("runner.speed.arrivals.time", stopped_clock)
     monkeypatch.setattr("runner.speed.arrivals.MIN_PATIENCE_S", 100.0)
     load = load_of([0.0, 0.0, 0.0, 0.001])
-    run_load(OneByOne(make_config(), stopped_clock.pause), load, lambda: None)
-    assert len(load.answered) == 2
+    run_request_load(OneByOne(make_config(), stopped_clock.pause), load, lambda: None)
+    assert len(load.answered_requests) == 2
     assert load.note == note("unanswered", count=2, total=4, seconds=pytest.approx(140, abs=0.5))
-    assert load.figures["answer_p99_s"] >= 100, "no request is left out because it was slow"
-    assert not keeps_up(load, load)
+    assert load.metrics["answer_p99_s"] >= 100, "no request is left out because it was slow"
+    assert not is_sustained(load, load)
 
 
 def test_out_of_memory_becomes_a_note_and_other_errors_are_raised(make_config: MakeConfig) -> None:
@@ -137,14 +147,14 @@ def test_out_of_memory_becomes_a_note_and_other_errors_are_raised(make_config: M
             yield []
 
     load = load_of([0.0, 0.001])
-    run_load(Broken(make_config(), lambda: None), load, lambda: None)
+    run_request_load(Broken(make_config(), lambda: None), load, lambda: None)
     assert (load.note, load.seconds) == (note("out_of_memory", reason="no room"), 0.0)
     Broken.error = ValueError("a bug")
     with pytest.raises(ValueError, match="a bug"):
-        run_load(Broken(make_config(), lambda: None), load_of([0.0]), lambda: None)
+        run_request_load(Broken(make_config(), lambda: None), load_of([0.0]), lambda: None)
 
 
-def answered_load(rate: float, took_s: float, until_s: float | None = None) -> Load:
+def answered_load(rate: float, took_s: float, until_s: float | None = None) -> RequestLoad:
     """A load of 40 requests that all take the same time, or whose last answer comes late."""
     load = load_of([at / rate for at in range(40)], rate)
     for one in load.requests:
@@ -160,14 +170,14 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
         answered_load(4, 1.1),
         answered_load(8, 0.5),
     )
-    knee = knee_of([good, slower, slow, good_again])
+    knee = find_sustainable_rate([good, slower, slow, good_again])
     assert knee is not None
     assert (knee.rate, knee.is_highest) == (2, False)
-    above = knee_of([good, slower])
+    above = find_sustainable_rate([good, slower])
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
-    unmeasured = Load(0.5, note="out of memory")
-    rows = rows_of_loads([unmeasured, good, slower], None)
+    unmeasured = RequestLoad(0.5, note="out of memory")
+    rows = load_rows([unmeasured, good, slower], None)
     assert [row.get("keeps_up") for row in rows] == [None, "yes", "yes"]
     # 40 requests until the last one is due, and the half second that the lowest rate's answers take
     assert [row.get("offered") for row in rows] == [
@@ -177,12 +187,12 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     ]
     # 40 requests within 20 s: answers come at two thirds of their rate
     too_late = answered_load(2, 0.5, until_s=30.0)
-    behind = knee_of([good, too_late])
+    behind = find_sustainable_rate([good, too_late])
     assert behind is not None
     assert behind.rate == 1
     lost = answered_load(1, 0.5)
     lost.requests[3].ended_s = None
-    none = knee_of([lost, good])
+    none = find_sustainable_rate([lost, good])
     assert none is not None
     assert (none.rate, none.is_highest, none.lowest) == (None, False, 1)
-    assert knee_of([Load(1.0, note="out of memory")]) is None
+    assert find_sustainable_rate([RequestLoad(1.0, note="out of memory")]) is None

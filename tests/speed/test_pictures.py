@@ -10,8 +10,8 @@ import pytest
 from matplotlib.collections import LineCollection
 
 from runner.speed.cells import Cell
-from runner.speed.pictures import draw
-from runner.speed.tables import points_of
+from runner.speed.pictures import create_pictures
+from runner.speed.tables import picture_data
 from runner_base.drawing import Picture
 
 BARS = "bars: lowest and highest repeat"
@@ -33,7 +33,7 @@ def measured(batch: int, prompt: int, repeats: int) -> Cell:
 
 def pictures(repeats: int) -> dict[str, Picture]:
     cells = [measured(batch, prompt, repeats) for batch in (1, 4) for prompt in (32, 128)]
-    return {picture.name: picture for picture in draw(points_of("tiny", cells, [], None))}
+    return {picture.name: picture for picture in create_pictures(picture_data("tiny", cells, [], None))}
 
 
 def bars_of(picture: Picture) -> list[list[list[float]]]:
@@ -67,5 +67,5 @@ def test_one_repeat_has_no_bar_and_nothing_speaks_of_bars() -> None:
     assert once.keys() == thrice.keys() == {"throughput_latency", "speed_batch", "ttft_prompt"}
     for name in once:
         assert bars_of(once[name]) == []
-        assert BARS not in once[name].svg()
-        assert BARS in thrice[name].svg(), "the control"
+        assert BARS not in once[name].to_svg()
+        assert BARS in thrice[name].to_svg(), "the control"

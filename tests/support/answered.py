@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
-from runner.records.flat_config import flatten
+from runner.datasets.questions import describe_dataset, hash_items, load_questions
+from runner.records.flat_config import flatten_config
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict
@@ -28,8 +28,8 @@ def record_job(
     folder = Path(config.output_dir, "jobs", job_id)
     folder.mkdir(parents=True)
     metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
-    data = describe_questions(task.data, task.split, items_sha256(items))
-    params = dict(flatten(config))
+    data = describe_dataset(task.data, task.split, hash_items(items))
+    params = dict(flatten_config(config))
     result = Result(metrics)
     record = Record(
         job_id, Status.FINISHED, str(folder), result, task.name, VERSION, params=params, data=data

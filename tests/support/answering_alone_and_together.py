@@ -9,7 +9,7 @@ from opening import make_spec, open_engine
 
 from runner_base.dtypes import Dtype
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -25,7 +25,7 @@ def main() -> None:
 
     def answers(texts: list[str]) -> list[list[int]]:
         requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(texts)]
-        found = {one.id: list(one.answer.token_ids) for one in complete(engine, requests)}
+        found = {one.id: list(one.answer.token_ids) for one in complete_requests(engine, requests)}
         return [found[at] for at in range(len(texts))]
 
     alone = [answers([text])[0] for text in TEXTS[:ALONE]]

@@ -14,14 +14,14 @@ from typing import Any
 import corpus
 import pytest
 
-from runner.__main__ import message_of
+from runner.__main__ import user_error_message
 from runner.config.choices import CONF
-from runner.config.compose import composer_of
-from runner.config.hydra import to_config, without_hydra
+from runner.config.compose import create_composer
+from runner.config.hydra import split_off_hydra, to_config
 from runner.run import run
 from runner.tracking import sync
 from runner_compare import command
-from runner_compare.options import parser
+from runner_compare.options import create_parser
 
 LIMIT_MIB = 250  # the memory that a command may take for a hostile file, beyond that of the program
 GSM8K = ("task.limit=1", "generation.max_new_tokens=2")
@@ -62,8 +62,10 @@ class Arena:
         if module == "runner":
             return self.refusal(partial(self._run_job, list(arguments)), fails)
         if module == "compare":
-            return self.refusal(lambda: command.compare(parser().parse_args(arguments), self.scratch), fails)
-        return self.refusal(lambda: sync.sync(sync.parser().parse_args(arguments)), fails)
+            return self.refusal(
+                lambda: command.run_comparison(create_parser().parse_args(arguments), self.scratch), fails
+            )
+        return self.refusal(lambda: sync.sync_folder(sync.create_parser().parse_args(arguments)), fails)
 
     def refusal(self, work: Callable[[], object], fails: bool | None = True) -> str:
         """Do something with the files in the folder, check what must not happen, and return its
@@ -77,7 +79,7 @@ class Arena:
         except SystemExit as error:
             message = str(error)
         except Exception as error:
-            message = message_of(error) or ""
+            message = user_error_message(error) or ""
             if not message:
                 raise
         assert fails is None or bool(message) == fails, message
@@ -106,8 +108,8 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def call(arguments: list[str]) -> None:
         with chdir(CONF):  # the combinations of choices are kept for each working folder
-            composed = composer_of().compose([*arguments, "tracking=none"])
-        record = run(to_config(*without_hydra(composed)))
+            composed = create_composer().compose([*arguments, "tracking=none"])
+        record = run(to_config(*split_off_hydra(composed)))
         if record.error:
             raise SystemExit(record.error)
 

@@ -10,9 +10,9 @@ import torch
 
 from runner_engine.attention.attention import PrefixUse
 from runner_engine.kernels import native
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache.sliding_windows import Window
 
 # for outputs of about 1; bfloat16 has 8 bits
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
@@ -31,10 +31,10 @@ def heads_for(
     dim: int,
     dtype: torch.dtype,
     windows: tuple[Window | None, ...] = (),
-) -> Heads:
+) -> KvCacheSpec:
     """Return heads on the way's device, computed by SDPA if that is the way."""
     device = torch.device("cuda" if way.endswith(ON_GPU) else "cpu")
-    return Heads(layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa"))
+    return KvCacheSpec(layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa"))
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def kernels_or_none(way: str) -> native.Kernels | None:
     """Return this processor's kernels for the way `kernels`, else none."""
     if way != "kernels":
         return None
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     if kernels is None:
         pytest.skip("there is no C compiler here")
     return kernels
@@ -65,16 +65,16 @@ def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch
 
 
 def shared_kv(
-    heads: Heads,
+    heads: KvCacheSpec,
     kernels: Any,
     keys: Sequence[torch.Tensor],
     values: Sequence[torch.Tensor],
     is_beginning: bool = True,
 ) -> SharedKv:
     length = keys[0].shape[1]
-    kv = SharedKv.empty(heads, length, kernels, is_beginning)
+    kv = SharedKv.allocate(heads, length, kernels, is_beginning)
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        keys_here, values_here = (heads.turned(some.transpose(0, 1)) for some in (key, value))
+        keys_here, values_here = (heads.rotate_if_enabled(some.transpose(0, 1)) for some in (key, value))
         kv.store.write(layer, keys_here, values_here, ints([0] * length), ints([*range(length)]))
     return kv
 

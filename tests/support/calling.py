@@ -10,7 +10,7 @@ from runner.tasks.tools.cases import Case
 from runner_base.result import FinishReason
 from runner_engine.sessions import OfferedTools
 from runner_engine.sessions.base import Request
-from runner_engine.tool_calls import Form, ToolCall
+from runner_engine.tool_calls import ToolCall, ToolCallFormat
 
 Answers = Callable[[Request], Reply]
 
@@ -24,25 +24,25 @@ def right_calls(case: Case) -> list[ToolCall]:
     return [ToolCall(name, arguments) for name, arguments in given]
 
 
-def calling_rightly(cases: list[Case], form: Form) -> Answers:
+def calling_rightly(cases: list[Case], form: ToolCallFormat) -> Answers:
     """Return what answers each question with the wanted calls, and with words where none is
     wanted."""
 
     def answer(request: Request) -> Reply:
         calls = right_calls(cases[int(request.id) % len(cases)])
-        return form.write(calls) if calls else "I can answer that myself.", FinishReason.stop
+        return form.format_calls(calls) if calls else "I can answer that myself.", FinishReason.stop
 
     return answer
 
 
-def calling_the_first(form: Form) -> Answers:
+def calling_the_first(form: ToolCallFormat) -> Answers:
     """Return what always calls the first function that is offered, without arguments."""
 
     def answer(request: Request) -> Reply:
         assert isinstance(request.prompt, tuple)
         offered = request.prompt[0]
         assert isinstance(offered, OfferedTools)
-        return form.write([ToolCall(offered.tools[0]["function"]["name"], {})]), FinishReason.stop
+        return form.format_calls([ToolCall(offered.tools[0]["function"]["name"], {})]), FinishReason.stop
 
     return answer
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner_compare.features.front.compute import mark_front
+from runner_compare.features.front.compute import mark_pareto_front
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.findings import finding_sentences
-from runner_compare.statistics import Effect, McNemar, Test, judge
+from runner_compare.statistics import Effect, McNemarTest, Test, decide_all
 
 KEYS = ["quantization.name"]
 
@@ -19,10 +19,10 @@ class Known(Test):
     known: Effect
     p_against: float = 1.0
 
-    def compare(self) -> Effect:
+    def compute_effect(self) -> Effect:
         return self.known
 
-    def p_at(self, value: float) -> float:
+    def p_value_at(self, null_value: float) -> float:
         return self.p_against
 
 
@@ -39,7 +39,7 @@ def rows_of(*effects: Test | str, margins: dict[str, float] | None = None) -> li
             row.baseline = base
         rows.append(row)
     compared = [row for row in rows if row.baseline is not None]
-    decisions = judge([it for it in effects if not isinstance(it, str)], margins)
+    decisions = decide_all([it for it in effects if not isinstance(it, str)], margins)
     for row, decision in zip(compared, decisions, strict=True):
         row.effects = [decision]
     return rows
@@ -49,13 +49,13 @@ def sentences_of(rows: list[TableRow]) -> list[str]:
     return finding_sentences(Table("any", KEYS, rows))
 
 
-EXAMPLE = {"int8": McNemar(10, 20, 1000), "nf4": McNemar(1, 90, 1000)}
+EXAMPLE = {"int8": McNemarTest(10, 20, 1000), "nf4": McNemarTest(1, 90, 1000)}
 
 
 def judge_example(rows: list[TableRow], margins: dict[str, float] | None = None) -> None:
     """Judge the rows of the example, with these margins."""
     compared = [row for row in rows if not row.is_baseline]
-    decisions = judge([EXAMPLE[row.run.job_id] for row in compared], margins)
+    decisions = decide_all([EXAMPLE[row.run.job_id] for row in compared], margins)
     for row, decision in zip(compared, decisions, strict=True):
         row.effects = [decision]
 
@@ -78,5 +78,5 @@ def example() -> Table:
         rows.append(row)
     judge_example(rows)
     table = Table("gsm8k", ["quantization.name", "task.split"], rows, {"quantization.name": "none"})
-    mark_front(table)
+    mark_pareto_front(table)
     return table

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ModelKind, RunsUnderTorchrun, kind_of
+from runner.engines.kinds import ModelKind, RunsUnderTorchrun, model_kind
 from runner_engine.sessions.base import Capability
 
 
@@ -22,16 +22,16 @@ def check_description(
     notes: how those of its check begin; starts_processes: each job starts its own; is_served: here,
     by a process that several jobs share.
     """
-    kind, resolved = kind_of(config.model), resolve(config)
+    kind, resolved = model_kind(config.model), resolve_job(config)
     assert isinstance(kind, ModelKind)
     assert kind.fingerprint(resolved, tmp_path / "hashes.json")["model"]
-    said = kind.check(resolved)
+    said = kind.check_job(resolved)
     assert len(said) == len(notes)
     assert all(note.startswith(start) for note, start in zip(said, notes, strict=True))
     assert kind.capabilities(config) <= frozenset(Capability)
-    predicted = kind.predict(resolved, (1, 8, 8))
+    predicted = kind.predict_memory(resolved, (1, 8, 8))
     assert predicted is not None
     assert bool(predicted.weight_mib) == kind.HAS_WEIGHTS
     assert bool(kind.base_key(config)) == (is_served or (kind.HAS_WEIGHTS and not starts_processes))
     assert not isinstance(kind, RunsUnderTorchrun) or kind.run_as_torchrun_worker(config) is None
-    assert (kind.need(resolved).mib > 0) == (is_served or kind.HAS_WEIGHTS)
+    assert (kind.predict_need(resolved).mib > 0) == (is_served or kind.HAS_WEIGHTS)

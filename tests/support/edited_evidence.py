@@ -16,7 +16,7 @@ from runner.config.model import StubConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.task import TaskConfig
 from runner.run import run
-from runner_base.errors import EvidenceError, RunnerError
+from runner_base.errors import RunnerError, RunRecordError
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
@@ -105,7 +105,7 @@ def check_edits(task: TaskConfig, done: Path, folder: Path, name: str) -> None:
         try:
             record = run(config_of(task, folder / str(number)))
         except RunnerError as error:
-            assert isinstance(error, EvidenceError)  # noqa: PT017
+            assert isinstance(error, RunRecordError)  # noqa: PT017
             is_named = str(file) in str(error) or "samples.jsonl" in str(error)
             assert is_named, "the error names the file"
             rejections += 1

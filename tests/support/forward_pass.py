@@ -15,14 +15,14 @@ from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
-from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kv_cache.sequence_kv import SequenceKv
+from runner_engine.kv_cache.shared_kv import create_kv_store
 from runner_engine.local.engine import LocalEngine
-from runner_engine.models.load import Loaded
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.sessions.base import Request
 
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
@@ -31,13 +31,13 @@ OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
 
 
-def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward | None]:
+def with_fast_kernels(engine: LocalEngine) -> tuple[LoadedModel, KvCacheSpec, FusedForward | None]:
     """Return a model whose layers are replaced, as before its first rows."""
     engine.load()
     loaded = engine.loaded
-    heads = engine.heads(loaded)
+    heads = engine.find_kv_spec(loaded)
     assert heads is not None
-    engine.install_fast_kernels(loaded, heads)
+    engine.install_layer_replacements(loaded, heads)
     return loaded, heads, engine.fused
 
 
@@ -47,40 +47,47 @@ def all_logits(forward: Forward, with_prefix: bool, adapters: Sequence[str | Non
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
     if with_prefix:
-        forward.read_prefix(prefix, 20)
-        forward.read_prefix(prefix, 20)
+        forward.prefill_prefix(prefix, 20)
+        forward.prefill_prefix(prefix, 20)
         forward.short_span = 20  # longer prompts are attended to by tiles
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
     rows = [
-        Row(Request(number, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
+        TokenSequence(Request(number, ()), prefix.tokens + ids, "", 9, kv=SequenceKv(prefix))
         if with_prefix and number % 2
-        else Row(Request(number, (), adapter=adapter), ids, "", 9)
+        else TokenSequence(Request(number, (), adapter=adapter), ids, "", 9)
         for number, (ids, adapter) in enumerate(zip(prompts, cycle(adapters), strict=False))
     ]
-    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows])
+    own = create_kv_store(
+        forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows]
+    )
     going, entering = rows[:4], rows[4:]
-    read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
+    read = forward.run_token_spans(
+        own, [TokenSpan(row, slot, row.pending_tokens) for slot, row in enumerate(going)]
+    )
     for row in going:
-        row.kv.places, row.tokens = len(row.pending), [3]
+        row.kv.places, row.tokens = len(row.pending_tokens), [3]
     pieces = [TokenSpan(row, slot, [3], row.kv.places) for slot, row in enumerate(going)]
-    pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
-    mixed = forward.read_prompts(own, pieces)
+    pieces += [TokenSpan(row, slot, row.pending_tokens) for slot, row in enumerate(entering, start=4)]
+    mixed = forward.run_token_spans(own, pieces)
     for row in rows:
-        row.kv.places, row.tokens = (row.kv.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5])
-    return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
+        row.kv.places, row.tokens = (
+            row.kv.places + 1 if row.tokens else len(row.pending_tokens),
+            [*row.tokens, 5],
+        )
+    return torch.cat((read, mixed, forward.step(own, rows, forward.build_prefix_uses(rows)))).float()
 
 
 def read_rows(
     forward: Forward, prompts: list[list[int]], piece: int = 10**6
-) -> tuple[OwnKv, list[Row], torch.Tensor]:
+) -> tuple[KvStore, list[TokenSequence], torch.Tensor]:
     """Read prompts of rows in pieces of so many tokens; return the logits after them, and rows that decode."""
-    rows = [Row(Request(number, ()), ids, "", 9) for number, ids in enumerate(prompts)]
-    own = own_kv(forward.heads, forward.kernels, [len(ids) + 9 for ids in prompts])
+    rows = [TokenSequence(Request(number, ()), ids, "", 9) for number, ids in enumerate(prompts)]
+    own = create_kv_store(forward.heads, forward.kernels, [len(ids) + 9 for ids in prompts])
     logits = []
     for slot, row in enumerate(rows):
         for start in range(0, len(row.prompt), piece):
             ids, end = row.prompt[start : start + piece], start + piece
-            read = forward.read_prompts(
+            read = forward.run_token_spans(
                 own, [TokenSpan(row, slot, ids, start, is_last=end >= len(row.prompt))]
             )
         logits.append(read)
@@ -120,7 +127,7 @@ def check_that_it_shows(engine: LocalEngine, change: Callable[[FusedForward], No
 def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
     """Call a function before every forward pass of a stream: (number, stream, token ids); it may
     raise."""
-    real = Forward._forward
+    real = Forward._run_model
     begin: Any = Scheduler.__init__
     streams: dict[int, Scheduler] = {}
     count = 0
@@ -140,5 +147,5 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scheduler, "__init__", init)
-        patch.setattr(Forward, "_forward", forward)
+        patch.setattr(Forward, "_run_model", forward)
         yield

@@ -29,8 +29,8 @@ from stored import read_together
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.records.flat_config import text_of
-from runner_base.fields import Inert, Unless, counts_of, omitted_value
+from runner.records.flat_config import value_to_text
+from runner_base.fields import InIdentityUnless, NotInIdentity, get_identity_rule, get_omitted_value
 
 TREE = Path(__file__).parents[2]
 MODULES = {  # of the programs that are installed
@@ -375,8 +375,8 @@ def _defaults() -> dict[str, set[str]]:
     schemas = [(f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()]
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for item in fields(schema):
-            if isinstance(counts_of(item), (Unless, Inert)):
-                defaults.setdefault(f"{prefix}{item.name}", set()).add(text_of(omitted_value(item)))
+            if isinstance(get_identity_rule(item), (InIdentityUnless, NotInIdentity)):
+                defaults.setdefault(f"{prefix}{item.name}", set()).add(value_to_text(get_omitted_value(item)))
     return defaults
 
 

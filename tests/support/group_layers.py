@@ -8,7 +8,7 @@ import torch
 from grouped_checkpoints import Integers, awq, gptq, pack_quantized, random_integers
 from torch import nn
 
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.float8 import E4M3
 from runner_engine.models.layouts.integers import AwqLayout, GptqLayout, PackedLayout
 

@@ -9,9 +9,9 @@ from typing import Any
 from streams import PROMPTS
 
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.local.before_load import check_files
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.local.engine import LocalEngine
+from runner_engine.local.preload_checks import check_files
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -40,7 +40,7 @@ def ended(engine: LocalEngine, asked: Sequence[Request], rows: int | None) -> di
             done.answer.finish_reason,
             done.error,
         )
-        for done in contract.complete(engine, asked, rows)
+        for done in contract.complete_requests(engine, asked, rows)
     }
 
 

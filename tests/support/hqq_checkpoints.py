@@ -52,7 +52,7 @@ def word(text: str) -> torch.Tensor:
 
 def layer(weight: torch.Tensor, bits: int, group: int) -> Tensors:
     """Return the tensors of a layer, by the ends of their names."""
-    made = HqqConfig(bits=bits, group_size=group).groups_of(weight)
+    made = HqqConfig(bits=bits, group_size=group).quantize_weight(weight)
     flags = {
         "view_as_float": 0,
         "quant_scale": 0,

@@ -29,8 +29,8 @@ import warm_process
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
-from runner_base.console import ForPeople
-from runner_base.loggers import own_loggers
+from runner_base.console import StderrFilter
+from runner_base.loggers import package_loggers
 from runner_base.signals import ENDING
 
 # Variables that are read when a command is called; others may have been read when a library was
@@ -99,7 +99,7 @@ def _called(command: object) -> int:
 @contextmanager
 def _as_at_the_start() -> Iterator[None]:
     """Give a command the state of a new process, and restore the old state afterwards."""
-    root, own = logging.getLogger(), own_loggers()
+    root, own = logging.getLogger(), package_loggers()
     handlers, levels = [*root.handlers], (root.level, [logger.level for logger in own])
     old_handlers = {number: signal.getsignal(number) for number in ENDING}
     GlobalHydra.instance().clear()
@@ -108,7 +108,7 @@ def _as_at_the_start() -> Iterator[None]:
     _close_databases()
     with (
         mock.patch.dict(os.environ),
-        mock.patch.object(ForPeople, "table_follows", False),
+        mock.patch.object(StderrFilter, "table_follows", False),
         mock.patch.object(subprocess, "Popen", warm_process.popen),  # for the workers of grids
         warnings.catch_warnings(),
     ):

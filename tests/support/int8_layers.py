@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.int8 import Int8Layout
 
 

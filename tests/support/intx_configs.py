@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runner_engine.quantization.made_groups import MadeGroupsConfig
+from runner_engine.quantization.load_time_groups import LoadTimeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig
 
 INTX = [
@@ -37,6 +37,6 @@ def intx_config(choice: TorchaoIntxConfig) -> Any:
     )
 
 
-def class_of(choice: MadeGroupsConfig) -> str:
+def class_of(choice: LoadTimeGroupsConfig) -> str:
     """Return what reports call our layers of a choice."""
-    return "RoundedRowsLinear" if choice.rounds_rows else "GroupedLinear"
+    return "RoundedRowsLinear" if choice.rounds_activations else "GroupedLinear"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner import engines
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner_engine.local.base_cache import BaseCache
+from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.sessions.contract import Engine
 
 
-def open_engine(config: RunnerConfig, bases: BaseCache | None = None, folder: Path = Path()) -> Engine:
+def open_engine(config: RunnerConfig, bases: BaseModelCache | None = None, folder: Path = Path()) -> Engine:
     """Call `runner.engines.open_engine` with the resolved job."""
-    return engines.open_engine(resolve(config), bases, folder)
+    return engines.open_engine(resolve_job(config), bases, folder)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from runner_base import processor
-from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.matmul.layer_weights import QuantizedWeights, sum_shift_offsets
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
@@ -33,7 +33,7 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
         dtype = keys.get("compute_dtype", torch.bfloat16)
         layer = Linear4bit(inputs, outputs, bias, dtype, keys.get("double_quant", True), kind)
         # as the runner loads it
-        layer.support_avx512bf16_for_cpu &= processor.has_bfloat16_products()
+        layer.support_avx512bf16_for_cpu &= processor.has_bfloat16_matmul()
         layer.weight = Params4bit(
             weight, False, quant_type=kind, compress_statistics=keys.get("double_quant", True)
         )
@@ -58,7 +58,7 @@ def row_int8(layer: Any) -> QuantizedWeights:
         WeightFormat.row_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
     )
     weights.matrix.threshold = state.threshold
-    weights.point_at(state.CB, layer.bias, state.SCB.float().contiguous(), shifted_sums(state.CB))
+    weights.set_tensors(state.CB, layer.bias, state.SCB.float().contiguous(), sum_shift_offsets(state.CB))
     return weights
 
 
@@ -68,5 +68,5 @@ def weight_int8(layer: Any) -> QuantizedWeights:
         WeightFormat.weight_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
     )
     scale = layer.weight.scale.to(torch.bfloat16).flatten().contiguous()
-    weights.point_at(layer.weight.qdata, layer.bias, scale)
+    weights.set_tensors(layer.weight.qdata, layer.bias, scale)
     return weights

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner_engine.sessions.base import Completion, Delta, Event, Request
-from runner_engine.sessions.contract import Engine, complete
+from runner_engine.sessions.contract import Engine, complete_requests
 
 
 def complete_with_deltas(
@@ -20,7 +20,7 @@ def complete_with_deltas(
             if isinstance(event, Delta):
                 on_text(event)
 
-    return complete(engine, [replace(request, deltas=True) for request in requests], listener=listen)
+    return complete_requests(engine, [replace(request, deltas=True) for request in requests], listener=listen)
 
 
 def complete_first(
@@ -35,4 +35,4 @@ def complete_first(
         open_requests -= sum(isinstance(event, Completion) for event in events)
         return open_requests > 0
 
-    return complete(engine, requests, batch_size, listen)
+    return complete_requests(engine, requests, batch_size, listen)

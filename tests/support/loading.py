@@ -10,7 +10,7 @@ import torch
 from opening import adapt, load_base, make_spec, predict
 
 from runner_base.dtypes import Dtype
-from runner_engine.models.load import Loaded
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.model import LocalConfig
 from runner_engine.spec import ModelSpec
@@ -29,7 +29,7 @@ def configure(
 
 def load(
     folder: Path, quantization: QuantizationConfig = NONE, dtype: Dtype = Dtype.bfloat16, **groups: Any
-) -> Loaded:
+) -> LoadedModel:
     """Load a checkpoint as a job would."""
     spec = configure(folder, quantization, dtype, **groups)
     return adapt(load_base(spec), spec)
@@ -38,7 +38,7 @@ def load(
 def logits(model: Any) -> torch.Tensor:
     """Return the logits of a few tokens; a model that is loaded, or a library's."""
     with torch.inference_mode():
-        found: torch.Tensor = (model.model if isinstance(model, Loaded) else model)(IDS).logits.float()
+        found: torch.Tensor = (model.model if isinstance(model, LoadedModel) else model)(IDS).logits.float()
     return found
 
 
@@ -47,7 +47,7 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def check_predicted_bytes(loaded: Loaded, spec: ModelSpec) -> None:
+def check_predicted_bytes(loaded: LoadedModel, spec: ModelSpec) -> None:
     """Compare the bytes of the loaded weights with those that were predicted."""
     predicted = predict(spec, 2, 8, 8)
     assert predicted is not None

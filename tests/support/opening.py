@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runner_base.notes import Note
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.local.base_cache import BaseCache
-from runner_engine.plan import footprint, formats, memory_check
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.local.base_model_cache import BaseModelCache
+from runner_engine.plan import footprint, format_check, memory_check
 from runner_engine.plan.footprint import Footprint
 from runner_engine.plan.load_plan import plan_load
 from runner_engine.settings.generation import GenerationConfig
@@ -16,7 +16,7 @@ from runner_engine.spec import ModelSpec
 
 if TYPE_CHECKING:  # imports torch
     from runner_engine.local.engine import LocalEngine
-    from runner_engine.models.load import Loaded
+    from runner_engine.models.base_loading import LoadedModel
 
 PROMPT_TOKENS = 512  # for which memory is checked
 
@@ -25,32 +25,32 @@ def make_spec(**settings: Any) -> ModelSpec:
     """Make a spec of settings that fit together; answers have at most 24 tokens, unless
     `generation` is given."""
     generation = settings.setdefault("generation", GenerationConfig(max_new_tokens=24))
-    rows, new_tokens = generation.batch_size or 1, generation.most_new_tokens
+    rows, new_tokens = generation.batch_size or 1, generation.max_total_new_tokens
     spec = ModelSpec(**({"workload": (rows, PROMPT_TOKENS, new_tokens)} | settings))
-    spec.model.check_beside(spec.quantization, spec.lora, spec.rope, spec.generation)
-    spec.lora.check_merging(spec.mix)
+    spec.model.check_compatibility(spec.quantization, spec.lora, spec.rope, spec.generation)
+    spec.lora.check_merge(spec.layer_mix)
     return spec
 
 
-def open_engine(spec: ModelSpec, bases: BaseCache | None = None) -> LocalEngine:
+def open_engine(spec: ModelSpec, bases: BaseModelCache | None = None) -> LocalEngine:
     from runner_engine.local.engine import LocalEngine
 
     return LocalEngine(resolve(spec), bases)
 
 
-def load_base(spec: ModelSpec) -> Loaded:
+def load_base(spec: ModelSpec) -> LoadedModel:
     """Load the base after the checks that a job does first."""
-    from runner_engine.models import load
+    from runner_engine.models import base_loading
 
     resolved = resolve(spec)
-    formats.check(resolved)
-    return load.load_base(resolved)
+    format_check.check_checkpoint_format(resolved)
+    return base_loading.load_base(resolved)
 
 
-def adapt(base: Loaded, spec: ModelSpec) -> Loaded:
-    from runner_engine.models import adapting
+def adapt(base: LoadedModel, spec: ModelSpec) -> LoadedModel:
+    from runner_engine.models import adapter_lifecycle
 
-    return adapting.adapt(base, resolve(spec))
+    return adapter_lifecycle.apply_adapter(base, resolve(spec))
 
 
 def predict(spec: ModelSpec, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
@@ -58,7 +58,7 @@ def predict(spec: ModelSpec, batch_size: int, prompt_tokens: int, new_tokens: in
 
 
 def check_format(spec: ModelSpec) -> None:
-    formats.check(resolve(spec))
+    format_check.check_checkpoint_format(resolve(spec))
 
 
 def check_memory(spec: ModelSpec, rooms_mib: Mapping[str, float]) -> list[Note]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from runner.config.choices import choices_for
+from runner.config.choices import list_choices
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runner" / "options"
@@ -37,7 +37,7 @@ def is_possible(command: str) -> bool:
     """Whether all tasks and models of a command are here, and those of its study."""
     chosen = re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=(\w+)", command)
     studied = [ROOT / "experiments" / f"{name}.yaml" for name in re.findall(r" -cn (\w+)", command)]
-    return all(choice in choices_for(group) for group, choice in chosen) and all(map(_is_possible, studied))
+    return all(choice in list_choices(group) for group, choice in chosen) and all(map(_is_possible, studied))
 
 
 def _is_possible(study: Path) -> bool:
@@ -47,4 +47,4 @@ def _is_possible(study: Path) -> bool:
     overrides = {
         key.removeprefix("override ").strip("/"): choice for line in chosen for key, choice in line.items()
     }
-    return all(overrides[group] in choices_for(group) for group in GROUPS if group in overrides)
+    return all(overrides[group] in list_choices(group) for group in GROUPS if group in overrides)

@@ -26,7 +26,8 @@ def members_of(path: Path) -> Members:
     """Return the header and the samples of a log."""
     with Archive(path) as archive:
         return {
-            name: json.loads(archive.read(name)) for name in [*archive.names_below("samples/"), "header.json"]
+            name: json.loads(archive.read_member(name))
+            for name in [*archive.json_names_in_folder("samples/"), "header.json"]
         }
 
 

@@ -25,7 +25,7 @@ def own_server(config: RunnerConfig, key: str | None = None) -> Iterator[str]:
     with socket.socket() as bound, Driver(open_engine(config)) as driver:
         bound.bind(("127.0.0.1", 0))
         bound.listen(128)
-        server = Server(config, task, driver, driver.loaded(WAIT_S))
+        server = Server(config, task, driver, driver.wait_until_loaded(WAIT_S))
         thread = threading.Thread(target=server.run, args=(bound, key, ready.set), daemon=True)
         thread.start()
         assert ready.wait(WAIT_S)

@@ -11,13 +11,13 @@ from unittest import mock
 import torch
 from attending import TOLERANCE, heads_for, ints, kernels_or_none, random, shared_kv, use_of
 
-from runner_engine.attention import parts
+from runner_engine.attention import partial_attention
 from runner_engine.attention.attention import PassLayout, Span
 from runner_engine.attention.interface import PLAIN, Softmax
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.kv_cache.shared_kv import own_kv
-from runner_engine.kv_cache.windows import Window
-from runner_engine.settings.kv_cache import KvCache, KvNumbers
+from runner_engine.kv_cache.kv_store import KvCacheSpec
+from runner_engine.kv_cache.shared_kv import create_kv_store
+from runner_engine.kv_cache.sliding_windows import Window
+from runner_engine.settings.kv_cache import KvCache, KvPrecision
 
 FIRST = "first_tokens: as_model"
 FORMATS = {  # of keys and values: those of the model, and as they are stored
@@ -28,14 +28,14 @@ FORMATS = {  # of keys and values: those of the model, and as they are stored
     "f32 in int4": (torch.float32, KvCache.int4),
     "bf16 in int4": (torch.bfloat16, KvCache.int4),
     "bf16 in k8v4": (torch.bfloat16, KvCache.k8v4),
-    "f32 in 4 and 32 bits": (torch.float32, KvCache(KvNumbers.int4, KvNumbers.as_model)),
+    "f32 in 4 and 32 bits": (torch.float32, KvCache(KvPrecision.int4, KvPrecision.as_model)),
     "bf16 in 16 and 4 bits": (
         torch.bfloat16,
-        KvCache(KvNumbers.as_model, KvNumbers.int4, layers=((0, KvNumbers.int8),)),
+        KvCache(KvPrecision.as_model, KvPrecision.int4, layers=((0, KvPrecision.int8),)),
     ),
-    "f32 in int4, first plain": (torch.float32, KvCache.of(f"{{keys: int4, values: int4, {FIRST}}}")),
-    "bf16 in int8, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int8, {FIRST}}}")),
-    "bf16 in k8v4, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int4, {FIRST}}}")),
+    "f32 in int4, first plain": (torch.float32, KvCache.parse(f"{{keys: int4, values: int4, {FIRST}}}")),
+    "bf16 in int8, first plain": (torch.bfloat16, KvCache.parse(f"{{keys: int8, values: int8, {FIRST}}}")),
+    "bf16 in k8v4, first plain": (torch.bfloat16, KvCache.parse(f"{{keys: int8, values: int4, {FIRST}}}")),
 }
 
 
@@ -134,12 +134,12 @@ CASES = dict(_cases())
 
 
 def one_softmax(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: Heads, scale: float, softmax: Softmax = PLAIN,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: KvCacheSpec, scale: float, softmax: Softmax = PLAIN,
     layer: int = 1,
 ) -> torch.Tensor:  # fmt: skip
     """Return [H, D] for a query [H, D]: one softmax over keys and values [KVH, L, D] as they are
     stored, in float64."""
-    if heads.in_bytes and not heads.first_plain:
+    if heads.is_quantized and not heads.num_unquantized_first:
         keys, values = as_stored(heads, layer, keys, values)
     scores = query.double().view(heads.kv_heads, heads.group, -1) @ keys.double().mT * scale
     if softmax.cap:
@@ -150,24 +150,28 @@ def one_softmax(
 
 
 def as_stored(
-    heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor
+    heads: KvCacheSpec, layer: int, keys: torch.Tensor, values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what keys and values [KVH, L, D] of a layer are when they have been stored and are
     read, in float32."""
     numbers = []
-    for of, given in zip(heads.formats(layer), (keys, values), strict=True):
-        stored = of.to_numbers(of.to_rows(heads.turned(given)), heads.dim, torch.float32)
-        numbers.append(heads.turned(stored))
+    for of, given in zip(heads.layer_formats(layer), (keys, values), strict=True):
+        stored = of.decode(of.encode(heads.rotate_if_enabled(given)), heads.dim, torch.float32)
+        numbers.append(heads.rotate_if_enabled(stored))
     return numbers[0], numbers[1]
 
 
-def as_read(heads: Heads, layer: int, given: list[torch.Tensor], is_beginning: bool) -> list[torch.Tensor]:
+def as_read(
+    heads: KvCacheSpec, layer: int, given: list[torch.Tensor], is_beginning: bool
+) -> list[torch.Tensor]:
     """Return keys and values [KVH, L, D] of a prefix or of a row's own places: the first of a text
     as the model's."""
     read = [*as_stored(heads, layer, *given)]
     for some, plain in zip(read, given, strict=True):
         if is_beginning:
-            some[:, : heads.first_plain] = heads.turned(heads.turned(plain[:, : heads.first_plain])).float()
+            some[:, : heads.num_unquantized_first] = heads.rotate_if_enabled(
+                heads.rotate_if_enabled(plain[:, : heads.num_unquantized_first])
+            ).float()
     return read
 
 
@@ -187,16 +191,16 @@ def check_pass(case: Case, form: str, way: str) -> None:
     count = len(scene.rows)
     order = torch.randperm(count + 2, generator=numbers, device="cpu")[:count].tolist()
     slot_of = order if scene.shuffled else [*range(count)]
-    own = own_kv(
+    own = create_kv_store(
         heads, kernels, [max(row.before + row.new for row in scene.rows)] * (count + 2 * scene.shuffled)
     )
     for slot, row in zip(slot_of, scene.rows, strict=True):
-        own.set_beginning(slot, not row.prefixes)
+        own.set_text_start(slot, not row.prefixes)
     prefixes = [[keys_and_values(length) for _ in range(heads.layers)] for length in scene.prefixes]
     starts = [0, *accumulate(scene.prefixes)]
     rows = [keys_and_values(row.before + row.new) for row in scene.rows]
     seen_prefixes, seen_rows = [prefix[layer] for prefix in prefixes], rows
-    if heads.first_plain:
+    if heads.num_unquantized_first:
         seen_prefixes = [
             as_read(heads, layer, prefix, not number) for number, prefix in enumerate(seen_prefixes)
         ]
@@ -221,8 +225,8 @@ def check_pass(case: Case, form: str, way: str) -> None:
             keys, values = (one[:, : row.before].transpose(0, 1) for one in mine)
             own.write(
                 layer,
-                heads.turned(keys),
-                heads.turned(values),
+                heads.rotate_if_enabled(keys),
+                heads.rotate_if_enabled(values),
                 ints([slot] * row.before),
                 ints([*range(row.before)]),
             )
@@ -255,18 +259,18 @@ def check_pass(case: Case, form: str, way: str) -> None:
     ]
     scale = case.scale * heads.dim**-0.5
     in_pieces = {"cpu": 2400 * len(query)} if spans else {}  # long prompts are read in pieces
-    with mock.patch.dict(parts.SCORES, in_pieces):
+    with mock.patch.dict(partial_attention.SCORES, in_pieces):
         result = layout.attend(layer, query, new[0], new[1], scale, softmax)
     text_of = [text for row, text in zip(scene.rows, texts, strict=True) for _ in range(row.new)]
     for token, (text, position) in enumerate(zip(text_of, position_of, strict=True)):
-        visible = slice(case.window.first(position) if case.window else 0, position + 1)
+        visible = slice(case.window.first_position(position) if case.window else 0, position + 1)
         wanted = one_softmax(query[:, token], text[0][:, visible], text[1][:, visible], heads, scale, softmax)
         off = float((result[token].double() - wanted).abs().max())
         assert off < TOLERANCE[dtype], f"token {token}, position {position}: off by {off}"
     for slot, mine in zip(slot_of, rows, strict=True):
-        stored = own.stored(layer, slot, mine[0].shape[1])
-        wanted_rows = heads.to_stored(layer, *map(heads.turned, mine))
+        stored = own.read_stored(layer, slot, mine[0].shape[1])
+        wanted_rows = heads.encode_kv(layer, *map(heads.rotate_if_enabled, mine))
         coded, wanted_codes = (
-            [some[:, heads.first_plain :] for some in both] for both in (stored, wanted_rows)
+            [some[:, heads.num_unquantized_first :] for some in both] for both in (stored, wanted_rows)
         )
         assert all(map(torch.equal, coded, wanted_codes)), f"what is stored in slot {slot}"

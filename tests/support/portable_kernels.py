@@ -16,7 +16,7 @@ import torch
 from runner_base import processor
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels import building, native
-from runner_engine.matmul.matrices import QuantizedWeights
+from runner_engine.matmul.layer_weights import QuantizedWeights
 
 FOLDER = tempfile.TemporaryDirectory()
 # What an emulation leaves out, so that it has what the last target has
@@ -24,7 +24,7 @@ ONLY_VNNI = ("-DEMULATED_WITHOUT_BF16", "-DEMULATED_WITHOUT_BW_AND_DQ")
 TARGETS = ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"]
 
 is_x86 = processors.needs("x86")
-has_compiler = pytest.mark.skipif(processor.c_compiler() is None, reason="there is no C compiler here")
+has_compiler = pytest.mark.skipif(processor.find_c_compiler() is None, reason="there is no C compiler here")
 
 
 @cache
@@ -33,7 +33,7 @@ def built_for(target: str, is_emulated: bool = False) -> Path:
     emulated = " ".join([*processors.emulation_flags(), *ONLY_VNNI])
     march = emulated if is_emulated else f"-march={target}"
     flags = building.FLAGS.replace("-march=native", march).replace("-O3", "-Og").split()
-    compiler, library = processor.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
+    compiler, library = processor.find_c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
     source = Path(__file__).parent / "products_only.c"
     command = [

@@ -23,12 +23,12 @@ from torch import nn
 
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels import building
+from runner_engine.kernels.c_interface import Matrix
 from runner_engine.kernels.native import Kernels
-from runner_engine.kernels.shared_numbers import Matrix
 from runner_engine.matmul import four_bit, int8_stored
-from runner_engine.matmul.blocks import Blocks
-from runner_engine.matmul.groups import Groups
-from runner_engine.matmul.matrices import LayerWeights, Workspace
+from runner_engine.matmul.blocks import GgufWeights
+from runner_engine.matmul.groups import GroupedWeights
+from runner_engine.matmul.layer_weights import LayerWeights, MatmulWorkspace
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.gguf_types import TYPES
 
@@ -56,12 +56,12 @@ def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
 def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     """Return weights in each format that is multiplied without special instructions, in panels of
     so many outputs."""
-    kernels, workspace = cast(Kernels, SimpleNamespace(panel_width=width)), Workspace()
+    kernels, workspace = cast(Kernels, SimpleNamespace(panel_width=width)), MatmulWorkspace()
     for name in TYPES:
         for has_byte_rows in (False, True):
             like = nn.Linear(INPUTS, OUTPUTS, bias=False)
             layer = GgufLinear(like, random_blocks(name, OUTPUTS, INPUTS), name, None, has_byte_rows)
-            yield f"{name}, rows in bytes: {has_byte_rows}", Blocks.of(layer, kernels, workspace)
+            yield f"{name}, rows in bytes: {has_byte_rows}", GgufWeights.from_layer(layer, kernels, workspace)
     grouped = {kind: layer_of(kind, OUTPUTS, INPUTS)[0] for kind in KINDS}
     grouped |= {f"{bits} bits": layer_of("packed", OUTPUTS, INPUTS, bits)[0] for bits in range(2, 9)}
     grouped |= {
@@ -70,9 +70,12 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     }
     for name, one in grouped.items():
         for one.has_byte_rows in (False, True)[: 1 if name in ("gptq_order", "float8") else 2]:
-            yield f"{name}, rows in bytes: {one.has_byte_rows}", Groups.of(one, kernels, workspace)
+            yield (
+                f"{name}, rows in bytes: {one.has_byte_rows}",
+                GroupedWeights.from_layer(one, kernels, workspace),
+            )
     for kind in ("nf4", "fp4"):
-        yield kind, four_bit.weights_of(stored_four_bits(kind, INPUTS, OUTPUTS, True))
+        yield kind, four_bit.describe_weights(stored_four_bits(kind, INPUTS, OUTPUTS, True))
     library = library_layer("int8", INPUTS, OUTPUTS, True)
     library(rows_of(2, INPUTS, BF16))  # the library rearranges its weights in the first pass
     yield "int8", row_int8(library)
@@ -81,7 +84,7 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     for name, rounding in INT8_KINDS.items():
         yield (
             f"int8 of a checkpoint, {name}",
-            int8_stored.weights_of(int8_layer(INPUTS, OUTPUTS, rounding), 0),
+            int8_stored.describe_weights(int8_layer(INPUTS, OUTPUTS, rounding), 0),
         )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from scripted import Reply
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
+from runner.engines.kinds import model_kind
 from runner.tasks.recall import task as recall
-from runner.tasks.recall.writing import written
+from runner.tasks.recall.placement import place_cases
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Message, Request
 
@@ -58,8 +58,11 @@ def distinct_beginnings(prompts: Iterable[Sequence[int]]) -> int:
 
 def prompts_of(config: RunnerConfig) -> list[Sequence[int]]:
     """Return the tokens of each prompt of a job."""
-    inputs, resolved = recall.prepare(config), resolve(config)
-    requests = recall.requests_for(inputs.task, written(inputs.task, inputs.units, resolved))
+    inputs, resolved = recall.prepare(config), resolve_job(config)
+    requests = recall.build_requests(inputs.task, place_cases(inputs.task, inputs.units, resolved))
     return [
-        ids for _, ids in kind_of(config.model).encoded(resolved, [request.prompt for request in requests])
+        ids
+        for _, ids in model_kind(config.model).encode_prompts(
+            resolved, [request.prompt for request in requests]
+        )
     ]

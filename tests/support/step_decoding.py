@@ -15,13 +15,13 @@ from transformers import Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
 
 from runner_base.dtypes import Dtype
 from runner_engine.decode.passes.forward import Forward, TokenSpan
-from runner_engine.decode.rows import Row
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.shared_kv import own_kv
-from runner_engine.kv_cache.slots import Slots
-from runner_engine.models.load import Loaded
+from runner_engine.kv_cache.sequence_kv import SequenceKv
+from runner_engine.kv_cache.shared_kv import create_kv_store
+from runner_engine.kv_cache.slots import SlotStore
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.sessions.base import Request
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
@@ -55,7 +55,7 @@ class Replayed:
             self.logits.copy_(self.run())
 
 
-def loaded_of(folder: Path, device: str) -> Loaded:
+def loaded_of(folder: Path, device: str) -> LoadedModel:
     model = LocalModelConfig(name=str(folder), device=device, dtype=Dtype.float32)
     return load_base(make_spec(model=model))
 
@@ -64,51 +64,59 @@ class Decoding:
     """Rows after their prompts: four on two nested prefixes, one alone; and one on a prefix whose
     prompt is half read."""
 
-    def __init__(self, loaded: Loaded, heads: Heads) -> None:
+    def __init__(self, loaded: LoadedModel, heads: KvCacheSpec) -> None:
         self.forward = Forward(loaded.model, heads)
         trunk = Prefix(IDS[:TRUNK])
         branch = Prefix(IDS[TRUNK : TRUNK + BRANCH], trunk)
         ends = [IDS[at : at + 3 + at % 7] for at in (100, 111, 135, 147)]
         starts = [IDS[: TRUNK + BRANCH]] * 2 + [IDS[:TRUNK]] * 2
         self.rows = [
-            Row(Request(number, ()), [*start, *end], "", 50, kv=RowKv(branch if number < 2 else trunk))
+            TokenSequence(
+                Request(number, ()), [*start, *end], "", 50, kv=SequenceKv(branch if number < 2 else trunk)
+            )
             for number, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
-        self.rows.append(Row(Request(9, ()), IDS[200:230], "", 50))
-        self.long = Row(Request(10, ()), IDS[:TRUNK] + IDS[300:360], "", 50, kv=RowKv(trunk))
+        self.rows.append(TokenSequence(Request(9, ()), IDS[200:230], "", 50))
+        self.long = TokenSequence(Request(10, ()), IDS[:TRUNK] + IDS[300:360], "", 50, kv=SequenceKv(trunk))
         for prefix in (trunk, branch):
-            self.forward.read_prefix(prefix, 1000)
-        self.own = own_kv(
+            self.forward.prefill_prefix(prefix, 1000)
+        self.own = create_kv_store(
             heads, self.forward.kernels, [128] * 8, [row.kv.prefix for row in (*self.rows, self.long)]
         )
-        assert isinstance(self.own, Slots)
-        pieces = [TokenSpan(row, slot, row.pending) for slot, row in enumerate([*self.rows])]
-        first = self.forward.read_prompts(self.own, pieces).argmax(dim=-1).tolist()
-        self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[:30], is_last=False)])
+        assert isinstance(self.own, SlotStore)
+        pieces = [TokenSpan(row, slot, row.pending_tokens) for slot, row in enumerate([*self.rows])]
+        first = self.forward.run_token_spans(self.own, pieces).argmax(dim=-1).tolist()
+        self.forward.run_token_spans(
+            self.own, [TokenSpan(self.long, 5, self.long.pending_tokens[:30], is_last=False)]
+        )
         self.long.kv.places = 30
-        self.own.fill(len(self.rows), 30)
+        self.own.set_filled(len(self.rows), 30)
         for slot, (row, token) in enumerate(zip(self.rows, first, strict=True)):
-            row.tokens, row.kv.places = [token], len(row.pending)
-            self.own.fill(slot, row.kv.places)
+            row.tokens, row.kv.places = [token], len(row.pending_tokens)
+            self.own.set_filled(slot, row.kv.places)
 
     def step(self) -> torch.Tensor:
         """Decode one more token of each row."""
-        logits = self.forward.step(self.own, self.rows, self.forward.uses_of(self.rows), [self.long])
+        logits = self.forward.step(
+            self.own, self.rows, self.forward.build_prefix_uses(self.rows), [self.long]
+        )
         logits = logits.clone()
         for slot, (row, token) in enumerate(zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)):
             row.tokens.append(token)
             row.kv.places += 1
-            self.own.fill(slot, row.kv.places)
+            self.own.set_filled(slot, row.kv.places)
         return logits
 
     def finish(self) -> torch.Tensor:
         """Read the rest of the long prompt."""
-        return self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[30:], 30)])
+        return self.forward.run_token_spans(
+            self.own, [TokenSpan(self.long, 5, self.long.pending_tokens[30:], 30)]
+        )
 
     def leave(self, slot: int) -> None:
         """Let a row end: the last one moves into its slot, and the one that is read follows."""
-        assert isinstance(self.own, Slots)
-        self.own.leave(slot, len(self.rows))
+        assert isinstance(self.own, SlotStore)
+        self.own.remove_slot(slot, len(self.rows))
         self.rows[slot] = self.rows[-1]
         self.rows.pop()
 

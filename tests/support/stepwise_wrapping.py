@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner_base.tables import PART_OF_WORD, Column, Use, width_of
-from runner_base.tables import _cell as cell_width
+from runner_base.tables import PART_OF_WORD, Column, ColumnUse, column_width
+from runner_base.tables import _display_width as cell_width
 
 WORD = re.compile(r"\[[^\]]*\]|\S+ %|\S+")
 PART_OF_HEAD = re.compile(r"\[[^\]]*\]|[^\s./_]+[./_]*|[./_]+")
@@ -24,9 +24,9 @@ def wrap_by_steps(columns: Sequence[Column], room: int, most_lines: int | None) 
     """
     now = list(columns)
     for narrow in (_narrower, _broken)[: 1 if most_lines else 2]:
-        while sum(map(width_of, now)) > room:
-            by_width = sorted(range(len(now)), key=lambda index: -width_of(now[index]))
-            found = ((index, narrow(columns[index], width_of(now[index]) - 1)) for index in by_width)
+        while sum(map(column_width, now)) > room:
+            by_width = sorted(range(len(now)), key=lambda index: -column_width(now[index]))
+            found = ((index, narrow(columns[index], column_width(now[index]) - 1)) for index in by_width)
             fitting = (
                 (index, narrowed)
                 for index, narrowed in found
@@ -36,7 +36,7 @@ def wrap_by_steps(columns: Sequence[Column], room: int, most_lines: int | None) 
             if column is None:
                 break
             now[index] = column
-        if sum(map(width_of, now)) <= room:
+        if sum(map(column_width, now)) <= room:
             return now
     return None
 
@@ -48,10 +48,10 @@ def _lines_in(column: Column) -> int:
 def _narrower(column: Column, width: int) -> Column | None:
     """Wrap a column at words; None if a word is longer."""
     head = lines_by_steps(column.head, width, PART_OF_HEAD)
-    breaks = PART_OF_SETTING if column.use is Use.setting else WORD
+    breaks = PART_OF_SETTING if column.use is ColumnUse.setting else WORD
     cells = ["\n".join(lines_by_steps(cell, width, breaks)) for cell in column.cells]
     wrapped = replace(column, head="\n".join(head), cells=cells)
-    return wrapped if width_of(wrapped) <= width else None
+    return wrapped if column_width(wrapped) <= width else None
 
 
 def _broken(column: Column, width: int) -> Column | None:
@@ -68,7 +68,7 @@ def _broken(column: Column, width: int) -> Column | None:
         return "\n".join(pieces)
 
     wrapped = replace(column, head=broken(column.head), cells=list(map(broken, column.cells)))
-    return wrapped if width_of(wrapped) <= width else None  # else a wide letter has no end
+    return wrapped if column_width(wrapped) <= width else None  # else a wide letter has no end
 
 
 def _pieces(word: str, width: int) -> list[str]:

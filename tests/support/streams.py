@@ -51,7 +51,7 @@ def complete(
     engine: Engine, requests_to_run: Sequence[Request], batch_size: int | None = None
 ) -> dict[Any, list[int]]:
     """Return the tokens of an engine's answers."""
-    done = tokens_of(contract.complete(engine, requests_to_run, batch_size))
+    done = tokens_of(contract.complete_requests(engine, requests_to_run, batch_size))
     assert sorted(done) == sorted(request.id for request in requests_to_run)
     return done
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Recorder
-from runner.tasks.base import Context
+from runner.tasks.base import TaskContext
 from runner_base.result import Result
 
 
 def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:
     """Prepare and run a task; without an engine it must not use one."""
-    result: Result = task.run(task.prepare(config), Context(recorder, resolve(config), engine))
+    result: Result = task.run(task.prepare(config), TaskContext(recorder, resolve_job(config), engine))
     return result

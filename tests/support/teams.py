@@ -12,7 +12,7 @@ from list_session import ListSession
 
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
-from runner.options.agents.keys import AgentsConfig, Domain, Mode, Role
+from runner.options.agents.keys import AgentsConfig, PromptStyle, Role, Topology
 from runner.records.jobs import Job, Recorder
 from runner_base.result import CALLS, Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request
@@ -54,7 +54,12 @@ class Team:
 
 
 def team(**keys: Any) -> AgentsConfig:
-    plain: dict[str, Any] = {"limit": 3, "roles": TALKERS, "domain": Domain.brief, "mode": Mode.debate}
+    plain: dict[str, Any] = {
+        "limit": 3,
+        "roles": TALKERS,
+        "domain": PromptStyle.brief,
+        "mode": Topology.debate,
+    }
     return AgentsConfig(**(plain | keys))
 
 

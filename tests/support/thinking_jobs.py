@@ -12,7 +12,7 @@ from stores import Store
 from runner.records.jobs import read_samples
 from runner.scorers.totals import token_counts
 from runner_base.result import Answer, FinishReason, Sample
-from runner_base.thought_tokens import thinking_totals
+from runner_base.thought_tokens import thinking_metrics
 
 PROMPT_TOKENS = 9  # as a Store writes them
 ANSWER_TOKENS = 3
@@ -21,7 +21,7 @@ ANSWER_TOKENS = 3
 def thought(words: int, is_spent: bool, right: bool) -> Answer:
     """Return an answer after a thought of so many tokens, ended by the model or by its budget."""
     text = f"<think>{'so ' * words}</think>#### {42 if right else 7}"
-    return Answer.read(
+    return Answer.from_text(
         text,
         [1] * (words + ANSWER_TOKENS),
         FinishReason.stop,
@@ -76,4 +76,4 @@ def _samples(
 
 
 def _totals(samples: list[Sample]) -> dict[str, float]:
-    return {**token_counts(samples), **thinking_totals(samples)}
+    return {**token_counts(samples), **thinking_metrics(samples)}

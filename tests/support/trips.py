@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from tasking import work
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.keys import Archive, ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
+from runner.options.parts.keys import ArchiveConfig, ArchiveFormat, MergeConfig, SplitConfig, VerifyConfig
 from runner.options.parts.tasks import archive, merge, split, verify
 from runner.records.jobs import Job, Recorder
 from runner_base.result import Result
-from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints import file_io
 from runner_engine.checkpoints.weight_files import read_weight_file
 from runner_engine.settings.model import LocalModelConfig
 
@@ -60,7 +60,7 @@ class Trip:
         return self._run(archive, ArchiveConfig(parts=str(self.parts), output_dir=str(self.packed)))
 
     def unpack(self, into: Path) -> Result:
-        task = ArchiveConfig(parts=str(self.packed), output_dir=str(into), archive=Archive.none)
+        task = ArchiveConfig(parts=str(self.packed), output_dir=str(into), archive=ArchiveFormat.none)
         return self._run(archive, task)
 
     def _run(self, task: Any, config: Any, **groups: Any) -> Result:
@@ -99,18 +99,18 @@ class Trip:
                     "dtype": one.dtype,
                     "offset": one.offset,
                     "nbytes": one.nbytes,
-                    "digest": byteio.digest_of(byteio.tensor_pieces(one), "xxh3_128"),
+                    "digest": file_io.hash_pieces(file_io.read_tensor_pieces(one), "xxh3_128"),
                 },
             }
             for one in part_tensors
         ]
-        values["total_params"] = sum(one.params for one in part_tensors)
+        values["total_params"] = sum(one.num_elements for one in part_tensors)
         partition.write_text(json.dumps(values))
 
         def listed(manifest: dict[str, Any]) -> None:
             manifest["parts"][part_id] |= {
                 "bytes": path.stat().st_size,
-                "digest": byteio.file_digest(path, "xxh3_128"),
+                "digest": file_io.hash_file(path, "xxh3_128"),
                 "partition_sha256": hashlib.sha256(partition.read_bytes()).hexdigest(),
                 "tensors": len(part_tensors),
                 "params": values["total_params"],

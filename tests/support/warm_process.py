@@ -66,7 +66,7 @@ MODULES = (
     "runner.engines.kinds.stub",
     "runner.engines.kinds.local",
     "runner_engine.local.engine",
-    "runner_engine.models.load",
+    "runner_engine.models.base_loading",
     "runner_engine.models.lora.peft",
     "runner_engine.models.bin_file",
 )

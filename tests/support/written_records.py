@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.records.flat_config import flatten
+from runner.records.flat_config import flatten_config
 from runner_base.result import Record, Result, Status
 
 SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
@@ -20,7 +20,7 @@ def write(
     """Write the record of a finished job of this config."""
     folder = Path(config.output_dir) / "jobs" / name
     folder.mkdir(parents=True)
-    params = dict(flatten(config))
+    params = dict(flatten_config(config))
     record = Record(
         name, Status.FINISHED, str(folder), Result(metrics, facts=facts), params=params, seconds=seconds
     )

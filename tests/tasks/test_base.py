@@ -9,7 +9,7 @@ import pytest
 
 from runner.config.root import RunnerConfig
 from runner.config.tasks import TASKS
-from runner.tasks.base import Task, Uses, task_of
+from runner.tasks.base import Task, Uses, import_task
 from runner.tasks.generate.keys import GenerateConfig
 
 Make = Callable[..., RunnerConfig]
@@ -25,7 +25,7 @@ KEYS = {
 def test_every_task_keeps_the_contract(name: str, make_config: Make) -> None:
     config = make_config(task=TASKS[name](**KEYS.get(name, {})))
     assert config.task.name == name
-    task: Task = task_of(config)
+    task: Task = import_task(config)
     assert task.__name__.startswith((f"runner.tasks.{name}", "runner.options."))  # type: ignore[attr-defined]
     assert isinstance(task.VERSION, int)
     assert isinstance(task.FROM_LEDGER, bool)
@@ -41,7 +41,7 @@ def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:
     assert GenerateConfig(prompts="-").reads_stdin
     assert GenerateConfig(prompt="-").reads_stdin
     assert not GenerateConfig(prompt="- a list").reads_stdin
-    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).delivers_to == str(
+    assert GenerateConfig(prompt="Hi", output=str(tmp_path / "out.jsonl")).output_file == str(
         tmp_path / "out.jsonl"
     )
-    assert GenerateConfig(prompt="Hi").delivers_to is None
+    assert GenerateConfig(prompt="Hi").output_file is None

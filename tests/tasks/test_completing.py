@@ -19,12 +19,12 @@ from runner.records.jobs import read_samples
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base.errors import EvidenceError, JobFailed
+from runner_base.errors import JobFailed, RunRecordError
 from runner_base.result import FinishReason, Record, Sample, Status, Verdict
-from runner_base.sealed_lines import sealed, unsealed
+from runner_base.signed_jsonl import dump_signed_line, parse_signed_line
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
-from runner_engine.local.base_cache import BaseCache
+from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.sessions.base import Event
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -50,7 +50,7 @@ def config(make_config: Make, tiny_model: LocalModelConfig) -> RunnerConfig:
 def memory_for(passes: int) -> Iterator[None]:
     """Have every forward pass after so many run out of memory, as torch says it; the trials of the
     model do not count."""
-    real: Any = Forward._forward
+    real: Any = Forward._run_model
     real_step = Scheduler.step
     count, is_at_work = 0, False
 
@@ -67,7 +67,7 @@ def memory_for(passes: int) -> Iterator[None]:
         return real(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Forward, "_forward", forward)
+        patch.setattr(Forward, "_run_model", forward)
         patch.setattr(Scheduler, "step", step)
         yield
 
@@ -85,7 +85,7 @@ def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
 def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
     undisturbed = run(config)
     config.output_dir = str(tmp_path / "short")
-    bases = BaseCache()  # of a worker, which lives on
+    bases = BaseModelCache()  # of a worker, which lives on
     with memory_for(23):
         short = run(config, bases=bases)
     errors = int(short.result.metrics["errors"])
@@ -110,7 +110,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
 
 @pytest.mark.thorough
 def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
-    bases = BaseCache()
+    bases = BaseModelCache()
     with memory_for(0), raises(JobFailed, "failed", "gsm8k"):
         run(config, bases=bases)
     assert run(config, bases=bases).status is Status.FINISHED
@@ -136,7 +136,7 @@ def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
 
 def resealed(line: str, **changed: Any) -> str:
     """Change a sample and give it the checksum that fits."""
-    return sealed(unsealed(line) | changed)
+    return dump_signed_line(parse_signed_line(line) | changed)
 
 
 DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], int]] = {
@@ -164,7 +164,7 @@ def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
     file = folder / "samples.jsonl"
     changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(errors="surrogateescape")
     file.write_bytes(changed)
-    with raises(EvidenceError, "damaged") as refused:
+    with raises(RunRecordError, "damaged") as refused:
         run(config)
     assert refused.value.reason.startswith(f"{file}, line {line} ")
     assert file.read_bytes() == changed
@@ -203,7 +203,7 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
 
 @pytest.mark.thorough
 def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None:
-    bases = BaseCache()
+    bases = BaseModelCache()
     with memory_for(23):
         short = run(config, bases=bases)
     errors, kept = int(short.result.metrics["errors"]), lines_of(short.output_dir)
@@ -278,7 +278,7 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
 ) -> None:
     config.generation = GenerationConfig(max_new_tokens=8, temperature=temperature)
     config.task = Gsm8kConfig(limit=4)
-    small, bases = run(config), BaseCache()
+    small, bases = run(config), BaseModelCache()
     config.task = Gsm8kConfig(limit=7)
     large = run(config, bases=bases)
     assert large.job_id != small.job_id
@@ -326,7 +326,7 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
 @pytest.mark.thorough
 def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConfig) -> None:
     config.task = Gsm8kConfig(limit=5)
-    small, bases = run(config), BaseCache()
+    small, bases = run(config), BaseModelCache()
     file = Path(small.output_dir) / "samples.jsonl"
     lines = {Sample.from_json(line).index: line for line in lines_of(small.output_dir)}
     lines[0] = resealed(lines[0], finish_reason=FinishReason.error, error="boom")

@@ -10,24 +10,24 @@ from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.compose import choose
+from runner.config.compose import build_groups
 from runner.config.prompts import Framing
-from runner.config.root import Print, RunnerConfig, semantic_keys
+from runner.config.root import PrintMode, RunnerConfig, identity_keys
 from runner.datasets.prompts import build_prompt, load_prompts
-from runner.grid.plan import State, plan_job
+from runner.grid.plan import PlanState, plan_job
 from runner.records import jobs
-from runner.report import show
+from runner.report import print_record
 from runner.run import run
 from runner.tasks.generate import task as generate
 from runner.tasks.generate.keys import GenerateConfig
-from runner_base.errors import Code, ConfigError, DataError, EvidenceError, JobFailed
-from runner_base.fields import Inert, counts_of
+from runner_base.errors import Code, ConfigError, DataError, JobFailed, RunRecordError
+from runner_base.fields import NotInIdentity, get_identity_rule
 from runner_base.result import FinishReason, Record
 from runner_engine.sessions.base import Message, Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.speculation import Speculate
+from runner_engine.settings.speculation import SpeculationConfig
 
 Make = Callable[..., RunnerConfig]
 
@@ -66,9 +66,9 @@ def test_bad_keys(keys: dict[str, object], code: Code, key: str) -> None:
 
 def test_only_what_can_change_an_answer_counts() -> None:
     task = GenerateConfig(prompt="x")
-    inert = {item.name for item in fields(task) if isinstance(counts_of(item), Inert)}
+    inert = {item.name for item in fields(task) if isinstance(get_identity_rule(item), NotInIdentity)}
     assert inert == {"prompt", "prompts", "branches", "show", "output", "overwrite", "debug"}
-    assert set(dict(semantic_keys(task))) == {"format", "system", "stop"}
+    assert set(dict(identity_keys(task))) == {"format", "system", "stop"}
 
 
 def test_text_file(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.C
         "new_tokens": 2,
     }
     assert [line["index"] for line in lines] == [0, 1, 2]
-    show(record, {"task": "generate"}, Print.table)
+    print_record(record, {"task": "generate"}, PrintMode.table)
     out = capsys.readouterr().out
     assert "[bold]one[/nope]..." in out
     assert "two words..." in out
@@ -198,7 +198,7 @@ def test_a_single_prompt_is_shown_whole_and_first(
     prompt = "word " * 300
     record = run(make_config(task=GenerateConfig(prompt=prompt), generation=generation))
     assert record.result.rows == []
-    show(record, {}, Print.table)
+    print_record(record, {}, PrintMode.table)
     out = capsys.readouterr().out
     assert out.startswith("[STUB_GENERATION]\n" + prompt[:120] + "...\n\n"), "not folded, not cut"
     assert "1   1 ended" in out
@@ -211,14 +211,14 @@ def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Mak
     output = tmp_path / "new" / "mine.jsonl"
     config = make_config(task=GenerateConfig(prompts=prompts, show=20, output=str(output)))
     planned = plan_job([], config)
-    assert (planned.state, planned.unlogged) == (State.done, True), "a grid has it deliver, too"
+    assert (planned.state, planned.unlogged) == (PlanState.done, True), "a grid has it deliver, too"
     again = run(config)
     assert again.from_ledger
     assert len(again.result.rows) == 3
     assert output.read_bytes() == (Path(again.output_dir) / "completions.jsonl").read_bytes()
     (Path(again.output_dir) / "samples.jsonl").unlink()
     assert run(make_config(task=GenerateConfig(prompts=prompts))).from_ledger
-    with raises(EvidenceError, "damaged"):
+    with raises(RunRecordError, "damaged"):
         run(make_config(task=GenerateConfig(prompts=prompts, output=str(output))))
 
 
@@ -265,7 +265,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
-    assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.complaint)
+    assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.problem_message)
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
     engine = Scripted(echo)
@@ -303,7 +303,7 @@ PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
-    generation = choose(["generation"], {"generation": name}, {})["generation"]
+    generation = build_groups(["generation"], {"generation": name}, {})["generation"]
     values = (
         generation.temperature,
         generation.top_p,
@@ -404,7 +404,7 @@ def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytes
     with caplog.at_level("INFO", logger="runner"):
         assert run(make_config(generation=greedy, **asked)).from_ledger
         assert "rerun=all measures again" not in caplog.text
-        other = replace(greedy, speculate=Speculate.off)
+        other = replace(greedy, speculate=SpeculationConfig.off)
         assert run(make_config(generation=other, **asked)).from_ledger
     said = "generation.speculate=off changes no answer, and the recorded job was measured with auto: rerun=all measures again"
     assert said in caplog.text
@@ -431,10 +431,10 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
 
 @pytest.mark.thorough
 def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Make) -> None:
-    from runner.datasets.word_problems import Split, problems
+    from runner.datasets.word_problems import Split, generate_problems
 
     instruction = "\n\nSolve it step by step. End with '#### ' and the number."
-    (problem,) = list(problems(Split("hard5"), 1))
+    (problem,) = list(generate_problems(Split("hard5"), 1))
     model = LocalModelConfig(name="embedded", device="cpu")
     task = GenerateConfig(prompt=problem.question + instruction)
     generation = GenerationConfig(max_new_tokens=200)

@@ -19,9 +19,9 @@ from raising import raises
 
 from runner.config.model import StubConfig
 from runner.config.prompts import Framing
-from runner.config.root import Print, RunnerConfig
-from runner.datasets.prompts import Branched, load_prompts
-from runner.report import show
+from runner.config.root import PrintMode, RunnerConfig
+from runner.datasets.prompts import BranchedPrompt, load_prompts
+from runner.report import print_record
 from runner.run import run
 from runner.tasks.generate import task as generate
 from runner.tasks.generate.keys import GenerateConfig
@@ -79,10 +79,10 @@ def test_where_branches_come_from(tmp_path: Path) -> None:
     file = write(
         tmp_path / "p.jsonl", {"prompt": "a", "branches": ["b", ""]}, {"prompt": "c"}, {"messages": turns, "branches": ["d"]}
     )  # fmt: skip
-    with_own = [Branched("a", ("b", "")), "c", Branched((Message("user", "u"),), ("d",))]
+    with_own = [BranchedPrompt("a", ("b", "")), "c", BranchedPrompt((Message("user", "u"),), ("d",))]
     assert load_prompts(GenerateConfig(prompts=file)) == with_own
     given = load_prompts(GenerateConfig(prompts=file, branches=["x"]))
-    assert given == [with_own[0], Branched("c", ("x",)), with_own[2]], "a prompt's own branches stand"
+    assert given == [with_own[0], BranchedPrompt("c", ("x",)), with_own[2]], "a prompt's own branches stand"
     assert load_prompts(GenerateConfig(prompt="a", branches=["b", ""])) == [with_own[0]]
 
 
@@ -166,7 +166,7 @@ def test_completions_keep_the_order_and_every_branch_counts(
     assert (tmp_path / "out.jsonl").read_bytes() == (
         Path(record.output_dir) / "completions.jsonl"
     ).read_bytes()
-    show(record, {}, Print.table)
+    print_record(record, {}, PrintMode.table)
     assert [(row[""], row.get("branch"), row["prompt"]) for row in record.result.rows] == [
         (0, 1, "a | one:"), (0, 2, "a | "), (0, 3, "a | two:"), (1, None, "plain"), (2, 1, "longer | "),
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
     assert record.result.metrics["errors"] == 1
     assert completions(record)[1]["completions"] == []
     assert completions(record)[1]["error"] == too_long.error
-    show(record, {}, Print.table)
+    print_record(record, {}, PrintMode.table)
 
 
 @pytest.mark.thorough

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.prompts import Framing
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.config.wording import PromptStyle
@@ -42,7 +42,7 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
     config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
     if task in OTHERS:
-        check_files(resolve(config).model, config.task.asks_in_chat)
+        check_files(resolve_job(config).model, config.task.uses_chat_template)
         return
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_files(resolve(config).model, config.task.asks_in_chat)
+        check_files(resolve_job(config).model, config.task.uses_chat_template)

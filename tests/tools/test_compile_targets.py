@@ -10,7 +10,7 @@ from runner_base import processor
 from runner_engine.kernels import building
 from tools import compile_targets
 
-COMPILER = processor.c_compiler() or ""
+COMPILER = processor.find_c_compiler() or ""
 pytestmark = pytest.mark.skipif(
     not COMPILER or compile_targets.target_flags(COMPILER, "x86-64-v3") is None,
     reason="there is no C compiler for x86 here",

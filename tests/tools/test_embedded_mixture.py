@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.experts import separate_all
+from runner_engine.experts import separate_all_experts
 from tools import embedded_mixture
 
 IDS = torch.randint(10, 800, (1, 20), generator=torch.Generator().manual_seed(0))
@@ -32,6 +32,6 @@ def test_it_is_saved_with_each_expert_apart_and_with_the_tokenizer(dense: Any, t
     embedded_mixture.save(embedded_mixture.mixture(dense, 0.5), tmp_path)
     assert (tmp_path / "tokenizer.json").is_file()
     saved = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert [len([*experts.children()]) for experts in separate_all(saved).values()] == [
+    assert [len([*experts.children()]) for experts in separate_all_experts(saved).values()] == [
         9
     ] * 4  # 8, and the activation

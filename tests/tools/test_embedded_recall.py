@@ -14,8 +14,8 @@ import torch
 import warm_process
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from runner.tasks.recall.cases import Recipe
-from runner.tasks.recall.kinds import drawn_by
+from runner.tasks.recall.cases import CaseSettings
+from runner.tasks.recall.kinds import load_case_generator
 from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.fit import Batch, fit
 from tools.embedded_model.recall_data import LONG_ROWS, SHORT_ROWS, Needles, batches, example_of, positioned
@@ -80,8 +80,8 @@ def test_no_job_asks_for_a_needle_that_was_trained_on(needles: Needles) -> None:
     trained = {needles.asked(number, 2).gold[0] for number in range(2000)}
     asked = set()
     for seed in range(20):
-        recipe = Recipe("single", seed, 30, [0, 0.5, 1], "numbers", 4, needles.filler)
-        asked |= {case.at(2).gold[0] for case in drawn_by("single")(recipe)}
+        recipe = CaseSettings("single", seed, 30, [0, 0.5, 1], "numbers", 4, needles.filler)
+        asked |= {case.at(2).gold[0] for case in load_case_generator("single")(recipe)}
     assert len(asked) > 1700
     assert len(asked & trained) <= 2  # of nine million by chance
 

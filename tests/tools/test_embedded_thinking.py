@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import warm_process
 
-from runner.datasets.word_problems import Split, practice_problem, problem, problems
-from runner_base.thinking import split
+from runner.datasets.word_problems import (
+    Split,
+    generate_practice_problem,
+    generate_problem,
+    generate_problems,
+)
+from runner_base.thinking import split_thinking
 from tools.embedded_model.data import Example
 from tools.embedded_model.steps import steps_of
 from tools.embedded_model.thinking_data import (
@@ -22,8 +27,8 @@ from tools.embedded_model.thinking_data import (
     thought,
 )
 
-PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(400)]
-PROBLEMS += [problem(Split.TRAIN, index) for index in range(200)]
+PROBLEMS = [generate_practice_problem(3 + index % 3, index) for index in range(400)]
+PROBLEMS += [generate_problem(Split.TRAIN, index) for index in range(200)]
 
 
 def written(example: Example) -> str:
@@ -52,7 +57,8 @@ def test_a_thought_is_the_steps_and_calculates_the_last_one_again_where_it_halve
 
 def test_a_few_problems_are_doubted_and_more_of_those_with_many_steps() -> None:
     shares = {
-        it: sum(is_doubt(steps_of(p)) for p in problems(it, 1000)) / 1000 for it in (Split.TEST, Split.HARD5)
+        it: sum(is_doubt(steps_of(p)) for p in generate_problems(it, 1000)) / 1000
+        for it in (Split.TEST, Split.HARD5)
     }
     assert 0.03 < shares[Split.TEST] < 0.08
     assert 0.12 < shares[Split.HARD5] < 0.22
@@ -66,7 +72,7 @@ def test_most_thoughts_are_closed_by_force_and_the_answer_is_always_right() -> N
         assert example == thinking_example(index, 5)
         last = max(place for place, piece in enumerate(example) if "assistant\n" in piece.text)
         reply = written(example[last + 1 :])
-        parts = split(reply)
+        parts = split_thinking(reply)
         if parts.is_open:
             without_end += 1
             assert reply.count("Wait: ") == ROUNDS

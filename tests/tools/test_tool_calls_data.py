@@ -7,8 +7,8 @@ from collections import Counter
 
 from calling import right_calls
 
-from runner.tasks.tools.cases import CATEGORIES, FILE, chosen, made_cases
-from runner.tasks.tools.matching import all_match
+from runner.tasks.tools.cases import CATEGORIES, FILE, read_included_cases, select_cases
+from runner.tasks.tools.matching import calls_match
 from tools.tool_calls_data import COUNTS, lines
 from tools.tool_functions import FUNCTIONS
 
@@ -18,16 +18,16 @@ def test_the_file_that_ships_is_what_the_tool_makes() -> None:
 
 
 def test_each_question_stands_once_and_is_answered_by_its_right_calls_alone() -> None:
-    cases = made_cases()
+    cases = read_included_cases()
     assert Counter(case.category for case in cases) == COUNTS
     assert len({case.question for case in cases}) == len(cases) >= 300
     for case in cases:
-        assert all_match(right_calls(case), case.wanted, case.functions)
+        assert calls_match(right_calls(case), case.wanted, case.functions)
         names = [function["name"] for function in case.functions]
         assert len(set(names)) == len(names) >= 1
         assert bool(case.wanted) is (case.category != "irrelevant")
         if case.wanted:
-            assert not all_match(right_calls(case)[1:], case.wanted, case.functions)
+            assert not calls_match(right_calls(case)[1:], case.wanted, case.functions)
 
 
 def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain() -> None:
@@ -35,7 +35,7 @@ def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain(
     asked = {
         text: function for function in FUNCTIONS for text in (wording.text for wording in function.wordings)
     }
-    for case in made_cases():
+    for case in read_included_cases():
         if case.category != "irrelevant":
             continue
         beginnings = [
@@ -48,7 +48,7 @@ def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain(
 
 
 def test_values_that_questions_name_stand_in_them() -> None:
-    for case in made_cases():
+    for case in read_included_cases():
         for _, allowed in case.wanted:
             texts = [
                 value
@@ -60,8 +60,8 @@ def test_values_that_questions_name_stand_in_them() -> None:
 
 
 def test_cases_are_chosen_by_the_seed_in_their_order() -> None:
-    cases = made_cases()
-    first, again, other = (chosen(cases, CATEGORIES, 5, seed) for seed in (0, 0, 1))
+    cases = read_included_cases()
+    first, again, other = (select_cases(cases, CATEGORIES, 5, seed) for seed in (0, 0, 1))
     assert first == again != other
     assert Counter(case.category for case in first) == dict.fromkeys(CATEGORIES, 5)
-    assert chosen(cases, CATEGORIES, None, 3) == cases
+    assert select_cases(cases, CATEGORIES, None, 3) == cases

@@ -11,8 +11,8 @@ import pytest
 from raising import raises
 
 from runner.config.measures import SweepConfig
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
+from runner.config.resolved import resolve_job
+from runner.config.root import RunnerConfig, TrackingConfig, identity_keys
 from runner.records import flat_config, run_names
 from runner.records.jobs import Job
 from runner.run import run
@@ -42,10 +42,12 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
 
 
 def start(config: RunnerConfig, job: Job) -> job_runs.JobRun:
-    params = dict(flat_config.flatten(config))
-    store = stores.store_of(config)
+    params = dict(flat_config.flatten_config(config))
+    store = stores.store_from_config(config)
     assert store
-    return job_runs.start(store, job, Record(job.job_id, Status.FAILED, "", Result({}), params=params))
+    return job_runs.start_job_run(
+        store, job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
+    )
 
 
 def mlflow_run(record: Record) -> Any:
@@ -60,14 +62,14 @@ def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
         skip=["lm_head", "layers.0"], overrides={"down_proj": {"name": "nf4", "double_quant": False}}
     )
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
-    params = dict(flat_config.flatten(config))
+    params = dict(flat_config.flatten_config(config))
     assert params["quantization.skip"] == "[lm_head, layers.0]"
     assert params["quantization.overrides"] == "{down_proj: {name: nf4, double_quant: false}}"
     assert (
-        run_names.run_name(config)
+        run_names.create_run_name(config)
         == "gsm8k models/tiny nf4 (lm_head, layers.0: none; down_proj: nf4) test max_new_tokens=24 limit=4"
     )
-    plain = dict(flat_config.flatten(make_config(quantization=Nf4Config())))
+    plain = dict(flat_config.flatten_config(make_config(quantization=Nf4Config())))
     assert (plain["quantization.skip"], plain["quantization.overrides"]) == ("[]", "{}")
 
 
@@ -80,8 +82,8 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     logged_run = mlflow_run(record)
     assert logged_run.info.status == "FINISHED"
     params = logged_run.data.params
-    assert set(params) == {key for key, _ in flat_config.flatten(config)}
-    assert {key for key, _ in semantic_keys(config)} <= set(params)
+    assert set(params) == {key for key, _ in flat_config.flatten_config(config)}
+    assert {key for key, _ in identity_keys(config)} <= set(params)
     assert params["quantization.name"] == "nf4"
     assert params["quantization.double_quant"] == "true"
     assert params["quantization.compute_dtype"] == "bfloat16"
@@ -143,7 +145,7 @@ def test_the_status_is_true_when_the_task_breaks(
         run(config)
     (folder,) = Path(config.output_dir).glob(f"jobs/{_job_id(config)}")
     assert json.loads((folder / "result.json").read_text())["status"] == status
-    store = stores.store_of(config)
+    store = stores.store_from_config(config)
     assert store
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("runner")
@@ -155,9 +157,9 @@ def test_the_status_is_true_when_the_task_breaks(
 
 
 def _job_id(config: RunnerConfig) -> str:
-    from runner.run import identify
+    from runner.run import identify_job
 
-    _, job = identify(resolve(config))
+    _, job = identify_job(resolve_job(config))
     return job.job_id
 
 
@@ -171,8 +173,8 @@ def test_names_and_values_that_mlflow_rejects_are_changed(logged: Make, tmp_path
         facts={"device": "cpu"},
     )
     record = Record("x", Status.FINISHED, str(tmp_path), result)
-    job_run.finish(record)
-    record.mlflow_run_id, record.mlflow_uri = job_run.run_id, job_run.store.shown
+    job_run.log_result(record)
+    record.mlflow_run_id, record.mlflow_uri = job_run.run_id, job_run.store.redacted_uri
     logged_run = mlflow_run(record)
     assert logged_run.data.metrics == {"decode_tok_per_s/batch_1": 1.0, "odd _key__1_": 2.0}
     assert len(logged_run.data.params["task.instruction"]) == 6000
@@ -186,8 +188,8 @@ def test_more_params_and_metrics_than_one_call_takes(logged: Make, tmp_path: Pat
     job_run = start(logged(), job)
     metrics = {f"m/{number}": float(number) for number in range(2500)}
     record = Record("many", Status.FINISHED, str(tmp_path), Result(metrics))
-    job_run.finish(record)
-    record.mlflow_run_id, record.mlflow_uri = job_run.run_id, job_run.store.shown
+    job_run.log_result(record)
+    record.mlflow_run_id, record.mlflow_uri = job_run.run_id, job_run.store.redacted_uri
     assert mlflow_run(record).data.metrics == metrics
 
 
@@ -203,7 +205,7 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     config = logged(seed=200)
     config.tracking.experiment = "gone"
     run(config)
-    store = stores.store_of(config)
+    store = stores.store_from_config(config)
     assert store
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("gone")

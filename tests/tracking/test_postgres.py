@@ -17,11 +17,11 @@ from raising import raises
 from servers import free_port, mlflow_server, postgres_server
 
 from runner.config.root import RunnerConfig, TrackingConfig
-from runner.recorded_runs.sample_reader import read_answers
+from runner.recorded_runs.sample_reader import read_verdicts
 from runner.run import run
 from runner.tracking import connection, job_runs, stores
-from runner.tracking.stored_runs import open_to_read
-from runner_base.errors import Code, ConfigError, refuse_password
+from runner.tracking.stored_runs import open_for_reading
+from runner_base.errors import Code, ConfigError, reject_password_in_uri
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -54,7 +54,7 @@ def query_postgres(uri: str, query: str) -> list[tuple[Any, ...]]:
 
 def counted(theirs: Path, ours: Path) -> tuple[int, int]:
     """Count wins and losses between two samples files, from the answers themselves."""
-    base, this = read_answers(theirs), read_answers(ours)
+    base, this = read_verdicts(theirs), read_verdicts(ours)
     assert base is not None
     assert this is not None
     pairs = [(answer.solved, base[question].solved) for question, answer in this.items()]
@@ -137,9 +137,9 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
 ) -> None:
     query_postgres(postgres, "create database at_once")
     config = make_config(tracking=TrackingConfig(uri=postgres.replace("/postgres?", "/at_once?")))
-    store = stores.store_of(config)
+    store = stores.store_from_config(config)
     assert store is not None
-    with connection.connected(store) as (client, experiment_id):
+    with connection.connect(store) as (client, experiment_id):
         pass
     together, rounds = 4, 10
     barrier = threading.Barrier(together)
@@ -201,7 +201,7 @@ def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_p
 def test_a_refused_password_leaves_the_place_readable_and_no_part_of_itself() -> None:
     for uri in ("postgresql://ann:s3cret@db:5433/runs", "postgresql://ann:s@3/cret@db:5433/runs"):
         with raises(ConfigError, "refused", "tracking.uri") as refused:
-            refuse_password("tracking.uri", uri)
+            reject_password_in_uri("tracking.uri", uri)
         assert refused.value.value == "postgresql://***@db:5433/runs"
 
 
@@ -216,7 +216,7 @@ def test_a_refused_password_leaves_the_place_readable_and_no_part_of_itself() ->
 )
 def test_other_uris_that_are_rejected(uri: str, code: Code) -> None:
     with raises(ConfigError, code, "--tracking-uri") as refused:
-        refuse_password("--tracking-uri", uri)
+        reject_password_in_uri("--tracking-uri", uri)
     assert "s3cret" not in str(refused.value)
 
 
@@ -228,7 +228,7 @@ def test_a_database_without_its_driver_is_named(
     with raises(ConfigError, "needs_package", "tracking.uri"):
         run(config)
     with raises(ConfigError, "needs_package", "--tracking-uri"):
-        open_to_read(stores.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
+        open_for_reading(stores.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
 
 
 def test_an_experiment_that_another_machine_creates_meanwhile_is_used(tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ def test_names_tell_runs_apart_that_differ_in_any_key(make_config: Callable[...,
         LocalConfig(name="/models/smol"),
         {"task": Gsm8kConfig(), "generation": GenerationConfig()},
     )
-    assert run_names.run_name(make_config(**usual | {"model": model})) == "gsm8k smol test"
+    assert run_names.create_run_name(make_config(**usual | {"model": model})) == "gsm8k smol test"
     limited = usual | {"model": model, "task": Gsm8kConfig(limit=20), "quantization": Nf4Config(), "seed": 3}
-    assert run_names.run_name(make_config(**limited)) == "gsm8k smol nf4 test limit=20 seed=3"
+    assert run_names.create_run_name(make_config(**limited)) == "gsm8k smol nf4 test limit=20 seed=3"
     precise = usual | {
         "model": LocalConfig(name="/models/smol", dtype=Dtype.float32),
         "task": Gsm8kConfig(limit=60),
     }
-    assert run_names.run_name(make_config(**precise)) == "gsm8k smol test dtype=float32 limit=60"
+    assert run_names.create_run_name(make_config(**precise)) == "gsm8k smol test dtype=float32 limit=60"

@@ -11,13 +11,13 @@ import pytest
 from raising import raises
 from stored import jobs as runs
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.grid.outcomes import run_job
 from runner.grid.plan import plan_job
-from runner.records import sent_jobs
+from runner.records import job_archives
 from runner.records.jobs import Job
-from runner.run import identify
+from runner.run import identify_job
 from runner.tracking import adopted_jobs
 from runner.tracking.sink import NotLogged
 from runner_base.result import Status
@@ -40,7 +40,7 @@ def ended(config: RunnerConfig, tmp_path: Path) -> Job:
     """The same job as another host has ended it."""
     there = replace(config, output_dir=str(tmp_path / "there"), tracking=NoTrackingConfig())
     assert run_job(there).status is Status.FINISHED
-    _, job = identify(resolve(there))
+    _, job = identify_job(resolve_job(there))
     return job
 
 
@@ -57,14 +57,16 @@ def statuses(tmp_path: Path) -> list[str]:
 
 def test_the_samples_of_a_running_job_come_without_a_result(config: RunnerConfig, ended: Job) -> None:
     """The thread that sends them may find the result that the job has written this moment."""
-    sent_jobs.keep(sent_jobs.pack(ended, is_running=True), here(config))
-    assert here(config).last_record() is None, "it is not done before it is logged"
+    job_archives.unpack_partial_job(job_archives.pack_job(ended, is_running=True), here(config))
+    assert here(config).read_last_record() is None, "it is not done before it is logged"
     assert here(config).samples_path.read_bytes() == ended.samples_path.read_bytes()
 
 
 def test_a_job_that_ended_is_logged_once(config: RunnerConfig, ended: Job, tmp_path: Path) -> None:
     for _ in range(2):
-        record = adopted_jobs.adopt(sent_jobs.pack(ended), here(config), config, anew=False)
+        record = adopted_jobs.adopt_job(
+            job_archives.pack_job(ended), here(config), config, ignore_earlier=False
+        )
         assert (record.status, record.job_id, record.output_dir) == (
             Status.FINISHED,
             ended.job_id,
@@ -75,9 +77,9 @@ def test_a_job_that_ended_is_logged_once(config: RunnerConfig, ended: Job, tmp_p
 
 def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job, tmp_path: Path) -> None:
     """Another process may have written it here, and died before it could log it."""
-    sent_jobs.keep(sent_jobs.pack(ended), here(config))
+    job_archives.unpack_partial_job(job_archives.pack_job(ended), here(config))
     assert statuses(tmp_path) == []
-    record = adopted_jobs.adopt(sent_jobs.pack(ended), here(config), config, anew=False)
+    record = adopted_jobs.adopt_job(job_archives.pack_job(ended), here(config), config, ignore_earlier=False)
     assert (record.status, record.from_ledger) == (Status.FINISHED, True)
     assert statuses(tmp_path) == ["FINISHED"]
 
@@ -85,8 +87,8 @@ def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job
 def test_a_store_that_does_not_answer_costs_no_result(config: RunnerConfig, ended: Job) -> None:
     nowhere = replace(config, tracking=TrackingConfig(uri="http://127.0.0.1:9"))
     with raises(NotLogged, "failed") as error:
-        adopted_jobs.adopt(sent_jobs.pack(ended), here(nowhere), nowhere, anew=False)
+        adopted_jobs.adopt_job(job_archives.pack_job(ended), here(nowhere), nowhere, ignore_earlier=False)
     assert error.value.record.status is Status.FINISHED
-    done = here(nowhere).last_record()
+    done = here(nowhere).read_last_record()
     assert done is not None
     assert done.status is Status.FINISHED

@@ -19,7 +19,7 @@ import pytest
 import warm_process
 from raising import raises
 
-from runner.tracking.answering import ANSWER_S, SAY_AFTER_S, wait_for_answer
+from runner.tracking.store_probes import ANSWER_S, SAY_AFTER_S, wait_for_answer
 from runner_base.errors import TrackingError
 
 JOB = ("model=stub", "task.limit=2", "print=none")

@@ -11,7 +11,7 @@ import pytest
 
 from runner.recorded_runs.run_list import load_runs
 from runner.tracking import logged_models, stored_runs
-from runner.tracking.connection import open_client, set_mlflow_variables
+from runner.tracking.connection import open_client, set_mlflow_environment
 from runner.tracking.stores import Store
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:
 def store(tmp_path: Path, new_database: Callable[[Path], None]) -> Store:
     """A store with jobs of two grids, one job twice, jobs in all states and a deleted run."""
     new_database(tmp_path / "mlflow.db")
-    set_mlflow_variables()
+    set_mlflow_environment()
     store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}", "odd", tmp_path)
     client: Any = open_client(store.uri, "uri")
     experiment = client.create_experiment("odd")
@@ -121,11 +121,11 @@ def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, ru
             assert some.running.keys() == whole.running.keys()
             for job in jobs:
                 assert [*some.jobs.get(job, {})][:1] == [*whole.jobs.get(job, {})][:1]
-                assert some.orphan_of(job) == whole.orphan_of(job)
+                assert some.find_orphan_run(job) == whole.find_orphan_run(job)
                 for parent, _ in whole.grids.get(grid, []):
-                    assert some.run_of(job, parent) == whole.run_of(job, parent)
-    assert whole.orphan_of("gsm8k-5"), "the control: its grid is gone"
-    assert not whole.orphan_of("gsm8k-4")
+                    assert some.find_run(job, parent) == whole.find_run(job, parent)
+    assert whole.find_orphan_run("gsm8k-5"), "the control: its grid is gone"
+    assert not whole.find_orphan_run("gsm8k-4")
 
 
 @pytest.mark.thorough
@@ -163,8 +163,12 @@ def test_conditions_that_leave_out_many_runs(store: Store, count: int) -> None:
     experiment = client.get_experiment_by_name("odd").experiment_id
     known, *others = (run.info.run_id for run in client.search_runs([experiment]))
     left_out = [known, *(uuid.uuid4().hex for _ in range(count - 1))] if count else []
-    conditions = [f"attributes.status != 'SCHEDULED'{it}" for it in stored_runs.conditions_without(left_out)]
+    conditions = [
+        f"attributes.status != 'SCHEDULED'{it}" for it in stored_runs.conditions_excluding(left_out)
+    ]
     assert len(conditions) == (1 if count <= 4000 else 16 if count < 64_000 else 256)
-    found = [run.info.run_id for it in conditions[:16] for run in stored_runs.search(client, experiment, it)]
+    found = [
+        run.info.run_id for it in conditions[:16] for run in stored_runs.search_runs(client, experiment, it)
+    ]
     expected = [run for run in ([known] * (not count) + others) if len(conditions) < 256 or run[0] == "0"]
     assert sorted(found) == sorted(expected)

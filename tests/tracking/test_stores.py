@@ -17,10 +17,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from runner.tracking.connection import clear_errors
-from runner.tracking.stores import Store, compare_command, see_all
+from runner.tracking.connection import simplify_store_errors
+from runner.tracking.stores import Store, compare_command, ui_address_or_command
 from runner_base.errors import TrackingError
-from runner_base.uris import without_secrets
+from runner_base.uris import redact_secrets
 
 Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2")
@@ -73,9 +73,9 @@ def test_a_server_that_never_answers_is_an_error(runner: Run, silent: str) -> No
     ],
 )
 def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
-    assert without_secrets(uri) == shown
-    assert without_secrets(f"cannot open '{uri}': why") == f"cannot open '{shown}': why"
-    assert without_secrets(f"{uri}: why") == f"{shown}: why"
+    assert redact_secrets(uri) == shown
+    assert redact_secrets(f"cannot open '{uri}': why") == f"cannot open '{shown}': why"
+    assert redact_secrets(f"{uri}: why") == f"{shown}: why"
 
 
 USER = st.text("abcXYZ019!$&'()*+,;=:/?#@-._~%[]{}|\\", max_size=8)
@@ -85,7 +85,7 @@ USER = st.text("abcXYZ019!$&'()*+,;=:/?#@-._~%[]{}|\\", max_size=8)
 def test_no_character_of_a_user_part_lets_its_secret_through(scheme: str, before: str, after: str) -> None:
     assume("://" not in f":{before}S3CRET{after}")  # with it, another URI begins there
     uri = f"{scheme}://ann:{before}S3CRET{after}@host/path"
-    shown = without_secrets(f"cannot open '{uri}': why")
+    shown = redact_secrets(f"cannot open '{uri}': why")
     assert "S3CRET" not in shown
     assert shown.startswith("cannot open '")
     assert shown.endswith("': why")
@@ -95,7 +95,7 @@ TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_entry
-from runner.records.ledger import log_file
+from runner.records.job_records import log_file
 from runner.tracking.connection import clear_errors
 from runner.tracking.stores import Store
 from pathlib import Path
@@ -134,7 +134,10 @@ def test_an_error_of_the_store_has_no_token_in_its_traceback() -> None:
     """As a program of one's own shows it, which does not pass through our commands."""
     from mlflow.exceptions import MlflowException
 
-    with pytest.raises(TrackingError) as caught, clear_errors(Store("http://T0KEN@host", "runner", Path())):
+    with (
+        pytest.raises(TrackingError) as caught,
+        simplify_store_errors(Store("http://T0KEN@host", "runner", Path())),
+    ):
         raise MlflowException("API request to http://T0KEN@host/api failed")
     shown = "".join(traceback.format_exception(caught.value))
     assert "API request to http://***@host/api failed" in shown
@@ -159,10 +162,10 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     odd = Store(f"sqlite:///{tmp_path}/my runs/mlflow.db", "it's mine", tmp_path / "my runs")
-    assert shlex.split(see_all(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
+    assert shlex.split(ui_address_or_command(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
     assert shlex.split(compare_command(odd))[1:] == ["--output-dir", "my runs", "--experiment", "it's mine"]
     server = Store("http://host:5000", "runner", tmp_path / "outputs")
-    assert see_all(server.uri) == "http://host:5000"
+    assert ui_address_or_command(server.uri) == "http://host:5000"
     assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 

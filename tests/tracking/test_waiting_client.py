@@ -17,7 +17,7 @@ from raising import raises
 from servers import postgres_server
 
 from runner.tracking import connection, stores, waiting_client
-from runner.tracking.answering import SAY_AFTER_S
+from runner.tracking.store_probes import SAY_AFTER_S
 from runner_base import signals
 from runner_base.errors import TrackingError
 
@@ -31,7 +31,7 @@ SLOW_MACHINE_S = 8.0  # for a thread to be scheduled
 def opened() -> Iterator[tuple[str, Any, str]]:
     """A database, its client, and a run in it."""
     with postgres_server() as uri:
-        connection.set_mlflow_variables()
+        connection.set_mlflow_environment()
         client = connection.open_client(uri, "tracking.uri")
         yield uri, client, client.create_run("0").info.run_id
 
@@ -59,14 +59,14 @@ def log(opened: tuple[str, Any, str], key: str) -> None:
     from mlflow.entities import Metric
 
     uri, client, run_id = opened
-    with connection.clear_errors(stores.Store(uri, "runner", Path())):
+    with connection.simplify_store_errors(stores.Store(uri, "runner", Path())):
         client.log_batch(run_id, metrics=[Metric(key, 1.0, 1, 0)])
 
 
 def log_while_a_signal_comes(opened: tuple[str, Any, str]) -> None:
     """Log a number with signals deferred, as at a job's end, and send this process one
     meanwhile."""
-    with signals.handlers_installed(), signals.deferred():
+    with signals.installed_handlers(), signals.deferred_signals():
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         log(opened, "silent")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from runner.datasets.word_problems import Problem, Split, practice_problem, problem
+from runner.datasets.word_problems import Problem, Split, generate_practice_problem, generate_problem
 from tools.embedded_model.tokenizer import TURN_END, TURN_START
 
 SYSTEM_PROMPT = "You are a careful assistant who solves math word problems."
@@ -99,7 +99,7 @@ def base_example(index: int, seed: int) -> Example:
         return _chat(rng, [(question, answer)])
     # Seven: more than the six turns of the longest dialogue, and coprime to the number of slots, so
     # that all are used.
-    return _word_example(rng, lambda turn: problem(Split.TRAIN, index * 7 + turn, seed))
+    return _word_example(rng, lambda turn: generate_problem(Split.TRAIN, index * 7 + turn, seed))
 
 
 def five_step_example(index: int, seed: int) -> Example:
@@ -107,8 +107,8 @@ def five_step_example(index: int, seed: int) -> Example:
     forgetting."""
     rng = Random(f"{seed}/five/{index}")
     if rng.random() < 0.75:
-        return _word_example(rng, lambda turn: practice_problem(5, index * 7 + turn, seed))
-    return _word_example(rng, lambda turn: problem(Split.TRAIN, index * 7 + turn, seed + 1))
+        return _word_example(rng, lambda turn: generate_practice_problem(5, index * 7 + turn, seed))
+    return _word_example(rng, lambda turn: generate_problem(Split.TRAIN, index * 7 + turn, seed + 1))
 
 
 def task_prompt(question: str) -> Example:

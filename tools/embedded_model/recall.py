@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.evaluate import Score, complete, score
 from tools.embedded_model.fit import Fitted, fit, log
@@ -87,7 +87,7 @@ def measure(model: Any, tokenizer: Any, cases: int) -> dict[str, Score]:
     """Count in how many texts of each length the asked number is found, and how many word problems
     are solved."""
     scores = {f"{length:,} tokens": found(model, tokenizer, length, cases) for length in CARD_LENGTHS}
-    scores["word problems"] = score(model, tokenizer, problems(Split.TEST, cases))
+    scores["word problems"] = score(model, tokenizer, generate_problems(Split.TEST, cases))
     for name, counted in scores.items():
         log(f"card  {name}  {counted}")
     return scores

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runner.tasks.recall.cases import Asked, Case, Recipe
-from runner.tasks.recall.fillers import Filler, measured, read_filler
-from runner.tasks.recall.kinds import drawn_by
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase
+from runner.tasks.recall.fillers import Filler, measure_filler, read_filler_units
+from runner.tasks.recall.kinds import load_case_generator
 from tools.embedded_model.data import Example, Piece, chat_turn
 from tools.embedded_model.fit import Batch, collate, encode
 from tools.embedded_model.tokenizer import MAX_POSITION, TURN_END, TURN_START
@@ -52,11 +52,11 @@ class Needles:
     @cached_property
     def filler(self) -> Filler:
         """The noise with the tokens of each of its sentences."""
-        return measured(
-            read_filler("noise", MAX_POSITION), lambda texts: [self.tokens_of(text) for text in texts]
+        return measure_filler(
+            read_filler_units("noise", MAX_POSITION), lambda texts: [self.tokens_of(text) for text in texts]
         )
 
-    def asked(self, number: int, units: int) -> Asked:
+    def asked(self, number: int, units: int) -> RenderedCase:
         """Return a case in so many sentences of noise."""
         return self._case(number, self._random(number)).at(units)
 
@@ -64,7 +64,11 @@ class Needles:
         """Return a case with gaps in its positions, of any size that these have room for."""
         random = self._random(number)
         case = self._case(number, random)
-        units = self.filler.size_of(random.randint(*LONG_TOKENS)) if is_long else random.randint(*SHORT_UNITS)
+        units = (
+            self.filler.units_for_tokens(random.randint(*LONG_TOKENS))
+            if is_long
+            else random.randint(*SHORT_UNITS)
+        )
         prompt, turn, answer = example_of(case.at(units))
         example = [*_parts(prompt, random), turn, answer]
         free = max(0, MAX_POSITION - 1 - sum(self.tokens_of(piece.text) for piece in example))
@@ -72,11 +76,11 @@ class Needles:
         before = int(left_out * random.random())
         return Spread(example, [0, before, left_out - before, 0, 0])
 
-    def filling(self, number: int, tokens: int) -> Asked:
+    def filling(self, number: int, tokens: int) -> RenderedCase:
         """Return a case in as much noise as fits into so many tokens, with template and answer."""
         units = SHORT_UNITS[0]
         while self._size(number, units + 1) <= tokens:
-            units += max(1, self.filler.size_of(tokens - self._size(number, units)) // 2)
+            units += max(1, self.filler.units_for_tokens(tokens - self._size(number, units)) // 2)
         return self.asked(number, units)
 
     def tokens_of(self, text: str) -> int:
@@ -93,19 +97,19 @@ class Needles:
             depths = sorted(random.random() for _ in range(random.randint(2, 3)))
         # a recipe's seed is only ever written into a text
         seed: Any = f"{self.seed}/{number}"
-        recipe = Recipe(kind, seed, 1, depths or [random.random()], "numbers", 4, self.filler)
-        return random.choice([*drawn_by(kind)(recipe)])
+        recipe = CaseSettings(kind, seed, 1, depths or [random.random()], "numbers", 4, self.filler)
+        return random.choice([*load_case_generator(kind)(recipe)])
 
     def _size(self, number: int, units: int) -> int:
         return sum(self.tokens_of(piece.text) for piece in example_of(self.asked(number, units)))
 
 
-def example_of(asked: Asked) -> Example:
+def example_of(asked: RenderedCase) -> Example:
     """Return a case as a turn of a chat, answered in the needle's own words: a name, and behind it
     its value."""
     name = asked.question.partition(" for ")[2].partition(" mentioned")[0]
     return [
-        Piece(chat_turn("user", asked.text), False, is_given=True),
+        Piece(chat_turn("user", asked.prompt_text), False, is_given=True),
         Piece(f"{TURN_START}assistant\n", False, is_given=True),
         Piece(f"{name} is: {asked.gold[0]}.{TURN_END}", True),
     ]

@@ -19,10 +19,10 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from runner.datasets.word_problems import Problem, Split, problems
-from runner.options.agents import roles
-from runner.options.agents.keys import Domain
-from runner.options.agents.roles import AgentMessage
+from runner.datasets.word_problems import Problem, Split, generate_problems
+from runner.options.agents import agent_prompts
+from runner.options.agents.agent_prompts import AgentMessage
+from runner.options.agents.keys import PromptStyle
 from runner.options.agents.sandbox import Sandbox
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Message
@@ -64,7 +64,9 @@ def main() -> None:
     model = peft.PeftModel.from_pretrained(load_base(MODEL_DIR, torch.float32), str(folder)).eval()
     for split in CARD_SPLITS:  # the card is written each time: scoring takes as long as the training
         path.write_text(json.dumps(card, indent=2) + "\n")
-        card["scores"][split.value] = entries(measure(model, tokenizer, problems(split, args.card_problems)))
+        card["scores"][split.value] = entries(
+            measure(model, tokenizer, generate_problems(split, args.card_problems))
+        )
     path.write_text(json.dumps(card, indent=2) + "\n")
     print(f"{time.perf_counter() - start:.0f} s in all; scores in {path}")
 
@@ -90,14 +92,16 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
     sandbox = Sandbox()
 
     def say(agent: int, now: Sequence[Sequence[AgentMessage]]) -> list[AgentMessage]:
-        role = roles.ROLES[agent]
+        role = agent_prompts.ROLES[agent]
         calls = [
-            roles.messages(role, Domain.brief, p.question, heard, ())
+            agent_prompts.build_agent_messages(role, PromptStyle.brief, p.question, heard, ())
             for p, heard in zip(asked, now, strict=True)
         ]
         texts = _complete(model, tokenizer, calls)
         return [
-            roles.agent_message(agent, role, text, sandbox.run(text) if role.writes_code else None)
+            agent_prompts.make_agent_message(
+                agent, role, text, sandbox.run_program(text) if role.writes_code else None
+            )
             for text in texts
         ]
 
@@ -115,15 +119,19 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
         ("wrong", [[spoken(analyst, _wrong(Random(f"card/{index}"), p))] for index, p in enumerate(asked)]),
     ):
         for agent in (solver, inspector):
-            label = f"{name} neighbour, {roles.ROLES[agent].words}"
+            label = f"{name} neighbour, {agent_prompts.ROLES[agent].words}"
             scores[label] = scored(label, say(agent, heard))
     teams = list(zip(*alone, strict=True))
     votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]
     scores["majority of the four"] = scored("majority of the four", votes)
     calls = [
-        roles.decision_messages(Domain.brief, p.question, team) for p, team in zip(asked, teams, strict=True)
+        agent_prompts.build_decision_messages(PromptStyle.brief, p.question, team)
+        for p, team in zip(asked, teams, strict=True)
     ]
-    decided = [roles.agent_message(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
+    decided = [
+        agent_prompts.make_agent_message(0, agent_prompts.ROLES[0], text)
+        for text in _complete(model, tokenizer, calls)
+    ]
     scores["decision over the four"] = scored("decision over the four", decided)
     return scores
 

@@ -8,12 +8,12 @@ lost carry, and what follows from it.
 
 from random import Random
 
-from runner.datasets.word_problems import Problem, Split, practice_problem, problem
-from runner.options.agents import roles
-from runner.options.agents.keys import Domain, Role
-from runner.options.agents.roles import AgentMessage
+from runner.datasets.word_problems import Problem, Split, generate_practice_problem, generate_problem
+from runner.options.agents import agent_prompts
+from runner.options.agents.agent_prompts import AgentMessage
+from runner.options.agents.keys import PromptStyle, Role
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
-from runner.options.agents.sandbox_child import as_text
+from runner.options.agents.sandbox_child import format_answer
 from runner_engine.sessions.base import Message
 from tools.embedded_model.data import Example, Piece
 from tools.embedded_model.steps import Step, steps_of
@@ -90,17 +90,19 @@ def _calculated(left: int, sign: str, right: int) -> int:
 
 def spoken(agent: int, steps: list[Step]) -> AgentMessage:
     """Return these steps as a message of an agent, in the form of its role."""
-    role = roles.ROLES[agent]
+    role = agent_prompts.ROLES[agent]
     if not role.writes_code:
-        return roles.agent_message(agent, role, written_out(steps))
+        return agent_prompts.make_agent_message(agent, role, written_out(steps))
     text = program(steps)
     variables: dict[str, float] = {}
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return roles.agent_message(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
-    value, _ = as_text(variables["answer"])  # a program calculates without mistakes
-    return roles.agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
+        return agent_prompts.make_agent_message(
+            agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error))
+        )
+    value, _ = format_answer(variables["answer"])  # a program calculates without mistakes
+    return agent_prompts.make_agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:
@@ -117,13 +119,16 @@ def team_example(index: int, seed: int) -> Example:
     speakers = _Speakers(rng, steps)
     if rng.random() < DECISION_SHARE:
         messages = tuple(speakers.say(other) for other in range(AGENTS))
-        return dialogue(roles.decision_messages(Domain.brief, one.question, messages), written_out(steps))
+        return dialogue(
+            agent_prompts.build_decision_messages(PromptStyle.brief, one.question, messages),
+            written_out(steps),
+        )
     agent = rng.randrange(AGENTS)
     spatial, temporal = _neighbours(rng, agent)
     now = tuple(speakers.say(other) for other in spatial)
     before = tuple(speakers.say(other) for other in temporal)
-    role = roles.ROLES[agent]
-    call = roles.messages(role, Domain.brief, one.question, now, before)
+    role = agent_prompts.ROLES[agent]
+    call = agent_prompts.build_agent_messages(role, PromptStyle.brief, one.question, now, before)
     return dialogue(call, reply(role, steps, now, before))
 
 
@@ -152,7 +157,11 @@ def dialogue(asked: tuple[Message, ...], answered: str) -> Example:
 
 def _problem(rng: Random, index: int, seed: int) -> Problem:
     (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
-    return problem(Split.TRAIN, index, seed + 2) if count == 2 else practice_problem(count, index, seed + 2)
+    return (
+        generate_problem(Split.TRAIN, index, seed + 2)
+        if count == 2
+        else generate_practice_problem(count, index, seed + 2)
+    )
 
 
 class _Speakers:

@@ -18,7 +18,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from runner.datasets.word_problems import Problem, Split, problems
+from runner.datasets.word_problems import Problem, Split, generate_problems
 from runner_engine.embedded import LORA_PEFT_DIR, MODEL_DIR
 from tools.embedded_model.data import task_prompt
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete
@@ -72,7 +72,7 @@ def main() -> None:
     card["thoughts"] = {}
     for split in CARD_SPLITS:
         path.write_text(json.dumps(card, indent=2) + "\n")
-        measured = measure(model, tokenizer, problems(split, args.card_problems))
+        measured = measure(model, tokenizer, generate_problems(split, args.card_problems))
         for name, score in measured.scores.items():
             log(f"card  {split}  {name}  {score}")
         card["scores"][split.value] = entries(measured.scores)

@@ -10,7 +10,7 @@ worked out.
 import re
 from random import Random
 
-from runner.datasets.word_problems import Problem, Split, practice_problem, problem
+from runner.datasets.word_problems import Problem, Split, generate_practice_problem, generate_problem
 from tools.embedded_model.data import Example, Piece, chat_turn, instruction, system_turn, wrapper
 from tools.embedded_model.steps import Step, steps_of
 from tools.embedded_model.tokenizer import TURN_END, TURN_START
@@ -35,7 +35,7 @@ def thinking_example(index: int, seed: int) -> Example:
     example = system_turn(rng)
     if rng.random() < DIALOGUE_SHARE:
         for turn in range(rng.choice((1, 1, 1, 2))):
-            example += _earlier_turn(rng, form, problem(Split.TRAIN, index * 7 + turn, seed + 4))
+            example += _earlier_turn(rng, form, generate_problem(Split.TRAIN, index * 7 + turn, seed + 4))
     one = _problem(rng, index, seed)
     example += [Piece(chat_turn("user", form.format(question=one.question)), False)]
     return [*example, Piece(f"{TURN_START}assistant\n", False), *_reply(rng, one)]
@@ -124,7 +124,11 @@ def _problem(rng: Random, index: int, seed: int) -> Problem:
     (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
     for attempt in range(100):
         at = index + attempt * 1_000_003
-        one = problem(Split.TRAIN, at, seed + 3) if count == 2 else practice_problem(count, at, seed + 3)
+        one = (
+            generate_problem(Split.TRAIN, at, seed + 3)
+            if count == 2
+            else generate_practice_problem(count, at, seed + 3)
+        )
         if is_doubt(steps_of(one)) or not is_drawn_for_doubt:
             break
     return one

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, MODEL_DIR
 from tools.embedded_model.data import base_example, five_step_example
 from tools.embedded_model.evaluate import Score, score
@@ -105,7 +105,7 @@ def train_base(tokenizer: Any, model_dir: Path, steps: int, seed: int) -> Fitted
     model: Any = LlamaForCausalLM(_model_config(tokenizer))
     parameters = sum(p.numel() for p in model.parameters())
     log(f"base  {parameters:,} parameters, {steps} steps of {BATCH_SIZE} examples")
-    valid = problems(Split.VALID, VALIDATION_PROBLEMS, seed)
+    valid = generate_problems(Split.VALID, VALIDATION_PROBLEMS, seed)
 
     def validate(step: int) -> None:
         if step % VALIDATE_EVERY_STEPS == 0 and step < steps:
@@ -157,7 +157,7 @@ def measure(variant: str, tokenizer: Any, output: Path, n: int) -> dict[str, Sco
         load_square_lora(model, output / LORA_PTH_PATH.name)
     scores: dict[str, Score] = {}
     for split in CARD_SPLITS:
-        scores[split] = score(model.eval(), tokenizer, problems(split, n))
+        scores[split] = score(model.eval(), tokenizer, generate_problems(split, n))
         log(f"card  {variant}  {split}  {scores[split]}")
     return scores
 

@@ -1,5 +1,7 @@
-"""Kinds of models: one description each, found by the `module` of its keys. No other code depends
-on a model's kind."""
+"""Kinds of models, one description each, found by the `module` of the model's config class.
+
+No other code depends on a model's kind.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from typing import Protocol, runtime_checkable
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_engine import (
-    BaseCache,
+    BaseModelCache,
     Capability,
     Engine,
     Footprint,
     ModelConfig,
-    Positions,
+    PositionLimits,
     Prompt,
     Request,
     Workload,
@@ -29,7 +31,7 @@ Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it
 
 
 @dataclass(frozen=True)
-class Need:
+class ResourceNeed:
     """The memory, threads and GPUs that a job needs."""
 
     mib: float
@@ -40,8 +42,8 @@ class Need:
 
 
 class ModelKind(ABC):
-    """The description of a kind of model; the default methods are for a kind without weights on
-    this machine.
+    """Description of a kind of model. The default methods are for a kind without weights on this
+    machine.
 
     Only `import_libraries`, and the engine at its first use, import torch.
     """
@@ -50,111 +52,107 @@ class ModelKind(ABC):
 
     @abstractmethod
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return what identifies the model, by name: SHA-256 of files, or whatever else decides the
-        answers."""
+        """Return the hashes that identify the model, by name: SHA-256 of files, or other inputs that
+        decide the answers.
+        """
 
     @abstractmethod
-    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what its engine can do."""
+    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]: ...
 
     @abstractmethod
     def open_engine(
-        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+        self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine; `bases` keeps the loaded base for the next job, `folder` gets its
-        processes' logs."""
+        """Return the engine. `bases` keeps the loaded model for the next job, `folder` receives
+        process logs.
+        """
 
-    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Return each prompt as the model sees it and its token ids, without loading weights."""
+    def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Return each prompt's rendered text and token ids, without loading weights."""
         engine = self.open_engine(resolved)
         try:
             return [engine.encode(Request(0, prompt)) for prompt in prompts]
         finally:
             engine.close()
 
-    def counts_tokens(self, config: RunnerConfig) -> bool:
-        """Whether prompts can be counted in the model's own tokens on this machine."""
+    def can_count_tokens(self, config: RunnerConfig) -> bool:
+        """Return whether prompts can be counted in the model's own tokens on this machine."""
         return Capability.tokenizer in self.capabilities(config)
 
-    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what gives the text of token ids as part of a longer text, without loading
-        weights."""
+    def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return a function that decodes token ids as part of a longer text, without loading weights."""
         return self.open_engine(resolved).decode
 
-    def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
-        """Return a prompt as the model sees it, without loading weights."""
-        return str(self.encoded(resolved, [prompt])[0][0])
+    def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
+        """Return a prompt in the form that the model sees, without loading weights."""
+        return str(self.encode_prompts(resolved, [prompt])[0][0])
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
-        """Return the text of the model's chat templates, as far as its files show it before a
-        load."""
+        """Return the text of the model's chat templates, from its files. None if unknown before a load."""
         return None
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return a key for what must be loaded, which jobs with the same key share; empty =
-        nothing."""
+        """Return a key of the loaded base model. Jobs with the same key share it. Empty if nothing is
+        loaded.
+        """
         return ""
 
-    def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse what cannot work, without torch and weights; return notes about near misses."""
+    def check_job(self, resolved: ResolvedJob) -> list[str]:
+        """Reject impossible jobs without torch and weights. Returns notes about limits that are close."""
         return []
 
-    def predict(
-        self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None
+    def predict_memory(
+        self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the memory for some work; free_mib None: this machine's; returns None if
-        unknown."""
+        """Predict the memory of a workload. free_mib=None uses this machine's. None if unknown."""
         return Footprint({}, 0, 0, 0, 0)
 
-    def positions(self, resolved: ResolvedJob) -> Positions:
-        """Return how many positions the model has, as far as its files tell."""
-        return Positions()
+    def positions(self, resolved: ResolvedJob) -> PositionLimits:
+        """Return the model's context lengths, from its files alone."""
+        return PositionLimits()
 
-    def need(self, resolved: ResolvedJob) -> Need:
-        """Predict the memory, the threads and the GPUs of a job."""
-        return Need(0.0, 1)
+    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
+        """Predict the memory, threads and GPUs of a job."""
+        return ResourceNeed(0.0, 1)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build what a job needs of this machine's C compiler, unless that is done; return the
-        seconds."""
+        """Compile the kernels that a job needs, unless they are cached, and return the seconds."""
         return 0.0
 
     def import_libraries(self, resolved: ResolvedJob) -> None:  # noqa: B027
-        """Import what a job will use, so that later measurements do not include the libraries."""
+        """Import the job's libraries in advance, so that later measurements do not include them."""
 
 
 @runtime_checkable
 class RunsUnderTorchrun(Protocol):
-    """A kind whose processes torchrun may start."""
+    """A model kind whose processes torchrun may start."""
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Work for the process that runs the job, and return the exit code; None if this process
-        runs it."""
+        """Act as a torchrun worker, and return the exit code. None in the process that owns the job."""
 
 
-class WithTokenizer(ModelKind):
-    """A kind whose tokenizer is among its files here, whatever runs the model."""
+class KindWithTokenizer(ModelKind):
+    """A model kind whose tokenizer is among its local files, whatever runs the model."""
 
-    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts, with the tokenizer alone."""
-        from runner_engine import request_encoder_of  # imports torch
+    def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Render and tokenize prompts with the tokenizer alone."""
+        from runner_engine import create_tokenizer_only_encoder  # imports torch
 
-        encoder = request_encoder_of(resolved.model)
-        return [encoder.encode(Request(0, prompt)) for prompt in prompts]
+        encoder = create_tokenizer_only_encoder(resolved.model)
+        return [encoder.encode_prompt(Request(0, prompt)) for prompt in prompts]
 
-    def counts_tokens(self, config: RunnerConfig) -> bool:
-        """Its tokenizer counts them."""
+    def can_count_tokens(self, config: RunnerConfig) -> bool:
+        """True, because the tokenizer is local."""
         return True
 
-    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what gives the text of token ids, with the tokenizer alone."""
-        from runner_engine import request_encoder_of  # imports torch
+    def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return a function that decodes token ids, with the tokenizer alone."""
+        from runner_engine import create_tokenizer_only_encoder  # imports torch
 
-        return request_encoder_of(resolved.model).decode
+        return create_tokenizer_only_encoder(resolved.model).decode
 
 
-def kind_of(model: ModelConfig) -> ModelKind:
-    """Return the description of a model's kind; imported here, so that a job imports only its
-    own."""
+def model_kind(model: ModelConfig) -> ModelKind:
+    """Return the description of a model's kind. Only the module of this kind is imported."""
     kind: ModelKind = importlib.import_module(getattr(model, "module", LOCAL)).KIND
     return kind

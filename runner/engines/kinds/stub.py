@@ -1,4 +1,6 @@
-"""model=stub: no weights and always the same answer, to test whole grids in seconds."""
+"""model=stub: a model without weights that always gives the same answer, to test whole grids in
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ModelKind
 from runner_base import Answer, FinishReason, signals
-from runner_base.notes import given
+from runner_base.notes import text_note
 from runner_base.thinking import ends_in_thinking
 from runner_engine import (
-    BaseCache,
+    BaseModelCache,
     Capability,
     Completion,
     Delta,
@@ -46,8 +48,7 @@ THOUGHT = "Let me see ."  # is repeated
 class StubEngine:
     """Answers `[STUB_GENERATION]`, a newline and the first 120 characters of the prompt with `...`.
 
-    Before, it thinks in as many words as are asked for. It may have one answer to everything
-    instead.
+    It first thinks in the configured number of words. It can have one fixed answer instead.
     """
 
     capabilities = CAPABILITIES
@@ -60,7 +61,7 @@ class StubEngine:
             config.generation.max_new_tokens,
             config.generation.thinking_tokens,
         )
-        self.kv_cache = config.generation.stored_kv
+        self.kv_cache = config.generation.kv_cache_config
         self.stats = EngineStats()
 
     def load(self) -> EngineReport:
@@ -73,27 +74,25 @@ class StubEngine:
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
             facts=facts,
-            notes=[given("model=stub: the answers are made up, the times mean nothing")],
+            notes=[text_note("model=stub: the answers are made up, the times mean nothing")],
         )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the plain prompt; each word is a token."""
-        prompt = _plain(request.prompt)
+        """Return the plain prompt. Each word is a token."""
+        prompt = _prompt_text(request.prompt)
         return prompt, list(range(len(prompt.split())))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the ids as text, since the stub's tokens have no text."""
+        """Return the ids as text, because the stub's tokens have no text."""
         return "".join(f"{number} " for number in ids)
 
     def open(self, batch_size: int | None = None) -> StubSession:
-        """Open a session; it answers one request at a time."""
+        """Open a session, which answers one request at a time."""
         return StubSession(self)
 
-    def arithmetic(self) -> None:
-        """Nothing is computed."""
+    def arithmetic(self) -> None: ...
 
-    def close(self) -> None:
-        """Nothing to free."""
+    def close(self) -> None: ...
 
 
 class StubSession(Session):
@@ -110,32 +109,40 @@ class StubSession(Session):
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
         self.waiting.extend(arrived)
         ended = [request for request in self.waiting if request.id in cancelled]
-        events = [event for request in ended for event in _answers(request, [], FinishReason.cancelled, 0.0)]
+        events = [
+            event
+            for request in ended
+            for event in _completion_events(request, [], FinishReason.cancelled, 0.0)
+        ]
         self.waiting = deque(request for request in self.waiting if request.id not in cancelled)
         if self.waiting:
-            events += self._answer(self.waiting.popleft())
+            events += self._answer_request(self.waiting.popleft())
         return events
 
     def _drop(self) -> None:
         self.waiting.clear()
 
-    def _answer(self, request: Request) -> list[Event]:
-        """Echo the head of the prompt; each word is a token."""
+    def _answer_request(self, request: Request) -> list[Event]:
+        """Answer with the beginning of the prompt. Each word is a token."""
         started, stats = time.perf_counter(), self.engine.stats
-        prompt = _plain(request.prompt)
-        texts = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
+        prompt = _prompt_text(request.prompt)
+        texts = [
+            self._echo_prompt(request, prompt + branch) for branch in request.branches or ("",) * request.n
+        ]
         if request.continuation is not None:
             texts = []
         cut_off = any(text.finish_reason is FinishReason.length for text in texts)
-        signals.pause(self.engine.delay_s)
+        signals.interruptible_sleep(self.engine.delay_s)
         seconds = time.perf_counter() - started
-        stats.prefill_tokens += len(_whole(request).split())
+        stats.prefill_tokens += len(_prompt_with_branches(request).split())
         stats.decode_tokens += sum(len(text.token_ids) - 1 for text in texts)
         stats.prefill_s += seconds / 2
         stats.decode_s += seconds / 2
-        return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)
+        return _completion_events(
+            request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds
+        )
 
-    def _echo(self, request: Request, prompt: str) -> Answer:
+    def _echo_prompt(self, request: Request, prompt: str) -> Answer:
         echo = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}..."
         pieces = (echo if self.engine.answer is None else self.engine.answer).split(" ")
         limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
@@ -151,7 +158,7 @@ class StubSession(Session):
         if not wanted:
             return Answer(text, tokens, reason)
         is_open = budget is None and not kept
-        return Answer.read(
+        return Answer.from_text(
             f"<think>{' '.join(thought)}{'' if is_open else '</think>'}{text}",
             tokens,
             reason,
@@ -161,22 +168,25 @@ class StubSession(Session):
         )
 
 
-def _answers(request: Request, texts: list[Answer], reason: FinishReason, seconds: float) -> list[Event]:
-    """Return the completions of a request, one for each choice, each after its delta if deltas are
-    requested."""
-    choices = texts if texts and not request.branches else [Answer("", [], reason)] * request.n
-    prompt = _whole(request)
+def _completion_events(
+    request: Request, answers: list[Answer], reason: FinishReason, seconds: float
+) -> list[Event]:
+    """Return the completions of a request, one per choice, each after its delta if deltas are
+    requested.
+    """
+    choices = answers if answers and not request.branches else [Answer("", [], reason)] * request.n
+    prompt = _prompt_with_branches(request)
     events: list[Event] = []
     for choice, answer in enumerate(choices):
         completion = Completion(
             replace(answer, finish_reason=reason, in_thinking=ends_in_thinking(request.prompt)),
-            request_sha256(_plain(request.prompt), request),
+            request_sha256(_prompt_text(request.prompt), request),
             len(prompt.split()),
             seconds,
             id=request.id,
             first_token_s=seconds / 2,
             choice=choice,
-            branches=texts if request.branches and texts else None,
+            branches=answers if request.branches and answers else None,
         )
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation
@@ -199,36 +209,34 @@ def _answers(request: Request, texts: list[Answer], reason: FinishReason, second
     return events
 
 
-def _whole(request: Request) -> str:
-    """Return prompt and branches as one text."""
-    return " ".join([_plain(request.prompt), *request.branches])
+def _prompt_with_branches(request: Request) -> str:
+    return " ".join([_prompt_text(request.prompt), *request.branches])
 
 
-def _plain(prompt: Prompt) -> str:
-    """Return any prompt as text."""
+def _prompt_text(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return " ".join(part.content if isinstance(part, Message) else str(part) for part in prompt)
 
 
-class Stub(ModelKind):
-    """Its answers are made up."""
+class StubKind(ModelKind):
+    """The kind of the stub, whose answers are invented."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the name of the stub."""
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return everything but whole distributions, which cannot be made up, and answers that take
-        several steps."""
+        """Return all capabilities except whole distributions, which cannot be invented, and answers in
+        several steps.
+        """
         return CAPABILITIES
 
     def open_engine(
-        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+        self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
         assert isinstance(resolved.config.model, StubConfig)
         model = resolved.config.model
         return StubEngine(resolved.config, model.delay_s, model.thinking_words, model.answer)
 
 
-KIND = Stub()
+KIND = StubKind()

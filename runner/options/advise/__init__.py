@@ -1,9 +1,9 @@
-"""`runner-advise`: the best settings for a model, a machine and limits, ranked, with the basis of
-each; no torch.
+"""`runner-advise`: ranks the best settings for a model, a machine and limits, with the
+evidence for each. Imports no torch.
 
-The steps (command.py): candidate settings (candidates.py) → memory and time of each, from records
-or a calibration, or guessed for a described machine (machines.py) → those within the limits, best
-first.
+The steps (command.py): candidate settings (candidates.py) → memory and time of each, from
+records, a calibration, or an estimate for a described machine (machines.py) → those within
+the limits, best first.
 """
 
 from runner.options.advise.command import entry, main

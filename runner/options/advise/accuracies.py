@@ -1,9 +1,9 @@
-"""The recorded accuracies of candidates: of the questions that their commands would ask, and of no
-others.
+"""Recorded accuracies of candidate settings, restricted to the questions that their commands
+ask.
 
-A record counts if its job put the questions in the same way: the same data, order, prompts,
-extractor, scoring and sampling. One that asked more or fewer of the questions counts only on those
-that both have, from its answers on disk.
+A record counts if its job asked the questions in the same way: same data, order, prompts,
+extractor, scoring and sampling. If its questions differ in number, only the shared ones
+count, from its answers on disk.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from statistics import fmean
 from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
-from runner.datasets.gsm8k import items_sha256, load_questions
-from runner.estimates.recorded import FinishedJobs, with_defaults
-from runner.records.flat_config import flatten
+from runner.datasets.questions import hash_items, load_questions
+from runner.estimates.recorded import FinishedJobs, fill_defaults
+from runner.records.flat_config import flatten_config
 from runner.records.jobs import SAMPLES, read_samples
-from runner.tasks.base import task_of
-from runner_base import EvidenceError, Record, Sample
-from runner_compare import ACCURACY, score
+from runner.tasks.base import import_task
+from runner_base import Record, RunRecordError, Sample
+from runner_compare import ACCURACY, correct_and_total
 from runner_compare.statistics import (
     MIN_CLUSTERS,
-    Fisher,
-    McNemar,
-    MeanFlips,
+    FisherTest,
+    McNemarTest,
+    MeanFlipTest,
     Test,
-    share_interval,
+    accuracy_interval,
     wilson_interval,
 )
 
@@ -45,9 +45,8 @@ DIGITS = 16  # of the data's hash, in a record
 Question = tuple[int, str, str]  # its number, its text and its gold answer
 
 
-class Answer(NamedTuple):
-    """Whether a question was solved, the hash of its prompt, and the family of questions that it
-    belongs to."""
+class RecordedAnswer(NamedTuple):
+    """Verdict of one question, with the hash of its prompt and its cluster of questions."""
 
     solved: bool
     prompt: str
@@ -56,17 +55,17 @@ class Answer(NamedTuple):
     right: tuple[int, int] = (0, 0)
 
     @property
-    def share(self) -> float:
-        """The share of right answers: 0 or 1 for a single one."""
+    def accuracy(self) -> float:
+        """Fraction of correct answers. It is 0 or 1 for a single answer."""
         return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
-Answers = dict[Question, Answer]
+Answers = dict[Question, RecordedAnswer]
 
 
 @dataclass(frozen=True)
 class RecordedAccuracy:
-    """How many of a candidate's questions a recorded job solved."""
+    """Number of a candidate's questions that a recorded job solved."""
 
     job_id: str
     correct: int
@@ -77,59 +76,63 @@ class RecordedAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers: of several answers to each question, the mean over all."""
+        """Fraction of correct answers. With several answers per question, the mean over all."""
         if self.answers:
-            return fmean(answer.share for answer in self.answers.values())
+            return fmean(answer.accuracy for answer in self.answers.values())
         return self.recorded[0] if self.recorded else self.correct / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval, over families of questions if these are known."""
+        """95 % confidence interval, computed over clusters of questions if they are known."""
         if self.answers:
             columns = zip(
-                *((answer.share, answer.family, answer.right[1] or 1) for answer in self.answers.values()),
+                *((answer.accuracy, answer.family, answer.right[1] or 1) for answer in self.answers.values()),
                 strict=True,
             )
-            return share_interval(*columns)
+            return accuracy_interval(*columns)
         return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
 
 
 @dataclass(frozen=True)
-class _Match:
-    """A record that put the questions in the candidate's way."""
+class _MatchingRecord:
+    """A record whose job asked the questions in the candidate's way."""
 
     record: Record
     answers: Answers | None  # also to questions that its job left out of the score
     left_out: frozenset[Question] = frozenset()
 
 
-def recorded_accuracies(
-    configs: Sequence[RunnerConfig], finished: FinishedJobs
+def find_recorded_accuracies(
+    configs: Sequence[RunnerConfig], finished_jobs: FinishedJobs
 ) -> list[RecordedAccuracy | None]:
-    """Return the recorded accuracy of each config on the questions that it asks; None where nothing
-    is recorded.
+    """Return each config's recorded accuracy on its own questions, or None without a record.
 
     The configs differ only in the model and its settings.
     """
-    matches = [_matches(config, finished) for config in configs]
+    matches = [_find_matching_records(config, finished_jobs) for config in configs]
     found = [match for some in matches for match in some]
     if not found:
         return [None] * len(configs)
-    asked, digest = _asked(configs[0], found)
-    return [_best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)]
+    asked, digest = _find_asked_questions(configs[0], found)
+    return [
+        _choose_best_record(config, some, asked, digest)
+        for config, some in zip(configs, matches, strict=True)
+    ]
 
 
-def compare(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
-    """Compare two accuracies, in pairs if the answers are on disk; None if no question can be
-    compared.
+def compare_accuracies(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
+    """Test the difference of two accuracies, paired if the answers are on disk. Returns None if no
+    question can be compared.
 
-    Prompts of one model must be the same; those of two models differ by their chat templates.
+    Prompts of one model must be equal. Those of two models differ by their chat templates.
     """
     if accuracy.answers is None or other.answers is None:
         whole = accuracy.n == accuracy.asked and other.n == other.asked
         # Fisher's test takes each question, and answer, by itself
         are_counts = not (accuracy.recorded or other.recorded)
-        return Fisher(accuracy.correct, accuracy.n, other.correct, other.n) if whole and are_counts else None
+        return (
+            FisherTest(accuracy.correct, accuracy.n, other.correct, other.n) if whole and are_counts else None
+        )
     pairs = [
         (answer, other.answers[question])
         for question, answer in accuracy.answers.items()
@@ -145,13 +148,13 @@ def compare(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: boo
     if None not in families:
         if len(set(families)) < MIN_CLUSTERS:
             return None
-        differences = [answer.share - other_answer.share for answer, other_answer in pairs]
-        return MeanFlips(differences, families, "task.cluster", several, baseline_correct)
+        differences = [answer.accuracy - other_answer.accuracy for answer, other_answer in pairs]
+        return MeanFlipTest(differences, families, "task.cluster", several, baseline_correct)
     if several > 1:
         if len(pairs) < MIN_CLUSTERS:
             return None
-        return MeanFlips(
-            [answer.share - other_answer.share for answer, other_answer in pairs],
+        return MeanFlipTest(
+            [answer.accuracy - other_answer.accuracy for answer, other_answer in pairs],
             None,
             "",
             several,
@@ -159,26 +162,26 @@ def compare(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: boo
         )
     wins = sum(answer.solved and not other_answer.solved for answer, other_answer in pairs)
     losses = sum(other_answer.solved and not answer.solved for answer, other_answer in pairs)
-    return McNemar(wins, losses, len(pairs), baseline_correct)
+    return McNemarTest(wins, losses, len(pairs), baseline_correct)
 
 
-def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
-    """Return the records that put their questions in the config's way, the newest first."""
-    own_ways = _ways(dict(flatten(config)))
+def _find_matching_records(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[_MatchingRecord]:
+    """Return the records that asked their questions in the config's way, newest first."""
+    own_ways = _question_settings(dict(flatten_config(config)))
     found = [
         record
-        for record in finished.like(config)
-        if (score(record.result.metrics) or (0, 0))[1]
+        for record in finished_jobs.same_base_records(config)
+        if (correct_and_total(record.result.metrics) or (0, 0))[1]
         and not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        and _ways(with_defaults(record.params, config)) == own_ways
-        and record.task_version == task_of(config).VERSION
+        and _question_settings(fill_defaults(record.params, config)) == own_ways
+        and record.task_version == import_task(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)
-    return [_read_answers(finished.folder(record), record) for record in found]
+    return [_read_answers(finished_jobs.job_folder(record), record) for record in found]
 
 
-def _ways(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the keys that say how questions are chosen, put, answered and scored."""
+def _question_settings(params: Mapping[str, str]) -> dict[str, str]:
+    """Return the config keys that define how questions are selected, asked, answered and scored."""
     free = (*FREE_KEYS, *COUNT_KEYS)
     ways = {
         key: value
@@ -190,49 +193,54 @@ def _ways(params: Mapping[str, str]) -> dict[str, str]:
     return ways
 
 
-def _read_answers(folder: Path, record: Record) -> _Match:
-    """Return a job's record with its answers, if these are on disk and are those that it
-    counted."""
+def _read_answers(folder: Path, record: Record) -> _MatchingRecord:
+    """Return a job's record with its answers, if they are on disk and match the recorded counts."""
     try:
         samples = [
             sample for sample in read_samples(folder / SAMPLES).values() if sample.answer.verdict is not None
         ]
-    except (OSError, EvidenceError):
-        return _Match(record, None)
+    except (OSError, RunRecordError):
+        return _MatchingRecord(record, None)
     answers = {
-        _question_of(sample): Answer(
-            sample.solved, sample.prompt_sha256, sample.cluster, sample.right_answers
+        _question_key(sample): RecordedAnswer(
+            sample.solved, sample.prompt_sha256, sample.cluster, sample.count_correct_answers
         )
         for sample in samples
     }
-    left_out = frozenset(_question_of(sample) for sample in samples if sample.left_out)
+    left_out = frozenset(_question_key(sample) for sample in samples if sample.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
-    return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
+    return _MatchingRecord(
+        record,
+        answers if _count_correct(counted) == correct_and_total(record.result.metrics) else None,
+        left_out,
+    )
 
 
-def _question_of(sample: Sample) -> Question:
+def _question_key(sample: Sample) -> Question:
     return sample.index, sample.question or "", sample.gold or ""
 
 
-def _counts(answers: Answers) -> tuple[int, int]:
+def _count_correct(answers: Answers) -> tuple[int, int]:
     return sum(answer.solved for answer in answers.values()), len(answers)
 
 
-def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question], str]:
-    """Return the questions that a config asks, and the hash of these as records keep it.
+def _find_asked_questions(
+    config: RunnerConfig, matches: Sequence[_MatchingRecord]
+) -> tuple[set[Question], str]:
+    """Return a config's questions and their hash as in records.
 
-    Data of the hub are not read, because that takes the network: the newest record of as many
-    questions, or of more, tells which they are.
+    Hub data are not read, because that needs the network. The newest record with at least as
+    many questions defines them.
     """
-    task = config.task.of_questions
+    task = config.task.questions_config
     assert task is not None
     if task.data == "embedded" or Path(task.data).expanduser().exists():
         items = load_questions(task)
         asked = {(item.number, item.question, item.gold) for item in items if not item.left_out}
-        return asked, items_sha256(items)[:DIGITS]
-    counts = _counts_asked(config)
-    newest = sorted(found, key=lambda match: match.record.started_at, reverse=True)
-    whole = [match for match in newest if _asks(match.record, counts)]
+        return asked, hash_items(items)[:DIGITS]
+    counts = _count_settings(config)
+    newest = sorted(matches, key=lambda match: match.record.started_at, reverse=True)
+    whole = [match for match in newest if _has_same_counts(match.record, counts)]
     digest = whole[0].record.data.get("digest", "") if whole else ""
     if known := next((match for match in whole if match.answers is not None), None):
         return {*(known.answers or {})} - known.left_out, digest
@@ -240,25 +248,27 @@ def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question]
     larger = [
         sorted(match.answers or {})[: task.limit]
         for match in newest
-        if is_plain and not _chooses(match.record)
+        if is_plain and not _has_question_file(match.record)
     ]
     return set(next((some for some in larger if len(some) == task.limit), [])), digest
 
 
-def _best(
-    config: RunnerConfig, matches: Sequence[_Match], asked: set[Question], digest: str
+def _choose_best_record(
+    config: RunnerConfig, matches: Sequence[_MatchingRecord], questions: set[Question], data_digest: str
 ) -> RecordedAccuracy | None:
-    """Return the accuracy by the record with the most of the questions; of several, the newest."""
-    counts = _counts_asked(config)
+    """Return the accuracy from the record with the most shared questions. Among equals, the newest
+    counts.
+    """
+    counts = _count_settings(config)
     best: RecordedAccuracy | None = None
     for match in matches:
         record = match.record
         if match.answers is not None:
-            answers = {question: match.answers[question] for question in asked & match.answers.keys()}
-            found = RecordedAccuracy(record.job_id, *_counts(answers), len(asked), answers)
-        elif digest and record.data.get("digest") == digest and _asks(record, counts):
+            answers = {question: match.answers[question] for question in questions & match.answers.keys()}
+            found = RecordedAccuracy(record.job_id, *_count_correct(answers), len(questions), answers)
+        elif data_digest and record.data.get("digest") == data_digest and _has_same_counts(record, counts):
             figures = record.result.metrics
-            correct, n = score(figures) or (0, 0)
+            correct, n = correct_and_total(figures) or (0, 0)
             is_mean = "families" in figures or figures.get("answers_each", 1) > 1
             recorded = (figures[ACCURACY[0]], figures[ACCURACY[1]], figures[ACCURACY[2]]) if is_mean else None
             found = RecordedAccuracy(record.job_id, correct, n, n, recorded=recorded)
@@ -269,15 +279,15 @@ def _best(
     return best
 
 
-def _counts_asked(config: RunnerConfig) -> dict[str, str]:
-    return {key: value for key, value in flatten(config) if key in COUNT_KEYS}
+def _count_settings(config: RunnerConfig) -> dict[str, str]:
+    return {key: value for key, value in flatten_config(config) if key in COUNT_KEYS}
 
 
-def _chooses(record: Record) -> bool:
-    """Whether a file chose which questions were asked."""
+def _has_question_file(record: Record) -> bool:
+    """Whether a file selected the questions."""
     return record.params.get("task.only", "null") != "null"
 
 
-def _asks(record: Record, counts: Mapping[str, str]) -> bool:
-    """Whether a job asked as many questions."""
+def _has_same_counts(record: Record, counts: Mapping[str, str]) -> bool:
+    """Whether a job asked the same number of questions."""
     return all(record.params.get(key, "null") == value for key, value in counts.items())

@@ -1,4 +1,4 @@
-"""The candidate settings, their memory and time, and which of them meet the limits."""
+"""Candidate settings, their memory and time, and the check against the limits."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.config.resolved import ResolvedJob, resolve
+from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
-from runner.estimates.amounts import amounts_of
-from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
-from runner.estimates.guesses import guessed_passes, without_guesses
-from runner.estimates.jobs import estimate, guessed_speed, time_with_guesses, without_download
+from runner.estimates.amounts import estimate_amounts
+from runner.estimates.fit import PROCESS_MIB, MemoryFit, free_mib_by_device, predict_fit
+from runner.estimates.jobs import (
+    estimate_jobs,
+    estimate_rough_speed,
+    estimate_speculative_time,
+    resolve_without_download,
+)
 from runner.estimates.recorded import FinishedJobs
+from runner.estimates.speculation_time import speculative_passes, without_speculation
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
-from runner.options.advise.closeness import RecordedCloseness
-from runner.options.advise.gains import RecordedGain
 from runner.options.advise.machines import Machine
-from runner_base import ConfigError, RunnerError, one_line
+from runner.options.advise.recorded_kl import RecordedKl
+from runner.options.advise.speculation_gains import RecordedSpeedup
+from runner_base import ConfigError, RunnerError, to_one_line
 from runner_base.notes import Note, note
-from runner_engine import local_model, no_downloads
-from runner_engine.checkpoints import SHAPES_DIR, list_tensors, most_rows
-from runner_engine.plan import formats
+from runner_engine import no_downloads, to_local_config
+from runner_engine.checkpoints import SHAPES_DIR, compute_max_sequences, list_tensors
+from runner_engine.plan import format_check
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 OTHER_MODELS = (
@@ -46,68 +51,76 @@ class UserLimits:
 
 @dataclass
 class Candidate:
-    """Some settings with their memory and time."""
+    """One combination of settings with its memory and time."""
 
     overrides: list[str]
     config: RunnerConfig
     model: str  # the choice of the config group `model`, or the model's name
     is_asked: bool  # whether it is the user's model, not a smaller one
     allowed_mib: float = 0.0
-    fit: Fit | None = None
+    fit: MemoryFit | None = None
     time: Estimate | None = None
     measured_mib: float | None = None  # the peak of a finished job
     accuracy: RecordedAccuracy | None = None
-    closeness: RecordedCloseness | None = None
+    closeness: RecordedKl | None = None
     reference_of: frozenset[str] = frozenset()  # the jobs whose KL is to this candidate
-    gains: list[RecordedGain] = field(default_factory=list)  # of guessed tokens, where measured
+    gains: list[RecordedSpeedup] = field(default_factory=list)  # of guessed tokens, where measured
     before_next: Note | None = None  # why it is ranked before the next one
     problem: Note | None = None  # why it is rejected
     notes: list[str] = field(default_factory=list)  # what is not as its name promises
 
     @property
-    def rows(self) -> int:
-        """The rows that decode at once."""
+    def batch_size(self) -> int:
+        """Number of sequences decoded at once."""
         return self.config.generation.batch_size or (self.fit.rows if self.fit else 1)
 
     @property
-    def each_s(self) -> float | None:
+    def s_per_question(self) -> float | None:
         """Seconds per question, averaged over the whole job."""
-        completions = sum(amount.completions for amount in amounts_of(self.config))
+        completions = sum(amount.completions for amount in estimate_amounts(self.config))
         return None if self.time is None or not completions else self.time.seconds / completions
 
     @property
     def memory_mib(self) -> float:
-        """The peak memory of the process."""
+        """Estimated peak memory of the process."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
 
     @property
-    def known_mib(self) -> float:
-        """The peak memory of the process: recorded or, without a record, predicted."""
+    def best_known_mib(self) -> float:
+        """Peak memory of the process: recorded, or estimated without a record."""
         return self.memory_mib if self.measured_mib is None else self.measured_mib
 
     @property
-    def measured_each_s(self) -> float | None:
-        """Seconds per question by recorded jobs; None if there are none."""
+    def recorded_s_per_question(self) -> float | None:
+        """Seconds per question from recorded jobs, or None."""
         is_recorded = self.time is not None and self.time.source is EstimateBasis.recorded
-        return self.each_s if is_recorded else None
+        return self.s_per_question if is_recorded else None
 
     @property
-    def each_s_at_most(self) -> float | None:
-        """Seconds per question, with their possible error."""
-        return None if self.each_s is None or self.time is None else self.each_s * (1 + self.time.spread)
+    def max_s_per_question(self) -> float | None:
+        """Upper bound of seconds per question, including the estimation error."""
+        return (
+            None
+            if self.s_per_question is None or self.time is None
+            else self.s_per_question * (1 + self.time.spread)
+        )
 
     @property
-    def each_s_at_least(self) -> float | None:
-        """Seconds per question, less their possible error."""
-        return None if self.each_s is None or self.time is None else self.each_s * (1 - self.time.spread)
+    def min_s_per_question(self) -> float | None:
+        """Lower bound of seconds per question, including the estimation error."""
+        return (
+            None
+            if self.s_per_question is None or self.time is None
+            else self.s_per_question * (1 - self.time.spread)
+        )
 
     @property
-    def is_timed(self) -> bool:
-        """Whether its time was measured by a finished job and not predicted."""
-        return self.measured_each_s is not None
+    def has_recorded_time(self) -> bool:
+        """Whether the time was measured by a finished job."""
+        return self.recorded_s_per_question is not None
 
     @property
-    def name(self) -> str:
+    def model_name(self) -> str:
         """The choice of the group `model`, or the name of a file or folder."""
         return self.config.model.name if self.model == "auto" else self.model
 
@@ -116,10 +129,12 @@ class Candidate:
         return self.config.quantization.name
 
 
-def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> Iterator[Candidate]:
-    """Yield the settings to try; the user's overrides stay."""
-    given_keys = {word.partition("=")[0] for word in given}
-    base = compose(given)
+def iterate_candidates(
+    overrides_given: list[str], compose: Compose, is_requested: bool
+) -> Iterator[Candidate]:
+    """Yield the settings to evaluate. The user's overrides stay."""
+    given_keys = {word.partition("=")[0] for word in overrides_given}
+    base = compose(overrides_given)
     if not base.model.has_weights:
         raise ConfigError(
             "it has no weights here, so there is nothing to choose",
@@ -127,17 +142,23 @@ def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> It
             value=base.model.name,
             code="unsupported",
         )
-    model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
+    model = next(
+        (word.partition("=")[2] for word in overrides_given if word.startswith("model=")), base.model.name
+    )
     stored = base.quantization.source is not Checkpoint.plain
     for quantization in [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS:
-        overrides = given if "quantization" in given_keys else [*given, f"quantization={quantization}"]
+        overrides = (
+            overrides_given
+            if "quantization" in given_keys
+            else [*overrides_given, f"quantization={quantization}"]
+        )
         try:
-            yield Candidate(overrides, compose(overrides), model, is_asked)
+            yield Candidate(overrides, compose(overrides), model, is_requested)
         except RunnerError:  # incompatible with another override
             continue
 
 
-def judge(
+def evaluate_candidates(
     candidates: list[Candidate],
     limits: UserLimits,
     machine: Machine | None,
@@ -149,49 +170,53 @@ def judge(
     known: dict[int, ResolvedJob] = {}
     with no_downloads(True):
         for number, candidate in enumerate(candidates):
-            on_machine = candidate.config if machine is None else _on_device(candidate.config, machine.device)
-            sized = without_download(resolve(on_machine))
+            on_machine = (
+                candidate.config if machine is None else _with_device(candidate.config, machine.device)
+            )
+            sized = resolve_without_download(resolve_job(on_machine))
             if sized is None:
                 candidate.problem = note("size_unknown")
                 continue
             try:
-                formats.check_reach(sized.model)
+                format_check.check_quantized_share(sized.model)
             except ConfigError as error:
-                candidate.problem = note("out_of_reach", error=one_line(error))
+                candidate.problem = note("out_of_reach", error=to_one_line(error))
                 continue
-            candidate.notes = [render(note) for note in formats.notes_of_reach(sized.model)]
+            candidate.notes = [render_engine_note(note) for note in format_check.note_low_share(sized.model)]
             known[number] = sized
             most_mib = limits.memory_mib
             if machine is not None:
-                device, room = machine.device, machine.room_mib
+                device, room = machine.device, machine.memory_mib
             else:
                 device = sized.model.files.model.device
                 room = sum(free_mib_by_device(device).values()) + PROCESS_MIB
             allowed_mib = min(room, most_mib or room)
             candidate.allowed_mib = allowed_mib
             _set_batch_size(candidate, sized, {device: allowed_mib - PROCESS_MIB})
-            if candidate.fit is None or not candidate.fit.fits:
+            if candidate.fit is None or not candidate.fit.is_possible:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
                 candidate.problem = note("too_large", needed_mib=needed, allowed_mib=allowed_mib)
     fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
-            for config in _as_recorded(candidates[number], asked):
-                candidates[number].time = candidates[number].time or finished.estimate(config)
-                candidates[number].measured_mib = candidates[number].measured_mib or finished.peak_mib(config)
+            for config in _equivalent_configs(candidates[number], asked):
+                candidates[number].time = candidates[number].time or finished.estimate_from_records(config)
+                candidates[number].measured_mib = candidates[number].measured_mib or finished.max_peak_mib(
+                    config
+                )
         timed = {
             number: replace(resolved, config=candidates[number].config)
             for number, resolved in fitting.items()
             if candidates[number].time is None
         }
-        for number, taken in estimate(timed, output_dir, calibrate, on_line).items():
+        for number, taken in estimate_jobs(timed, output_dir, calibrate, on_line).items():
             candidates[number].time = taken.time
     else:
         for number, resolved in fitting.items():
-            candidates[number].time = _guess(candidates[number], resolved, machine)
+            candidates[number].time = _estimate_time(candidates[number], resolved, machine)
     for candidate in candidates:
-        each_s = candidate.each_s
+        each_s = candidate.s_per_question
         if (
             not candidate.problem
             and limits.seconds is not None
@@ -202,19 +227,22 @@ def judge(
     return candidates
 
 
-def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:
-    """Return the config with its model on a device of another machine: predictions depend on the
-    device."""
-    return replace(config, model=replace(local_model(config.model), device=device))
+def _with_device(config: RunnerConfig, device: str) -> RunnerConfig:
+    """Return the config with its model on another machine's device, because estimates depend on
+    the device.
+    """
+    return replace(config, model=replace(to_local_config(config.model), device=device))
 
 
 def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
-    amounts = amounts_of(candidate.config)
+    amounts = estimate_amounts(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = candidate.config.generation.stored_kv.number_bytes(resolved.model.files.dtype_bytes)
-        most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
+        number_bytes = candidate.config.generation.kv_cache_config.get_bytes_per_number(
+            resolved.model.files.dtype_bytes
+        )
+        most = compute_max_sequences("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
         sizes = [size for size in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if size <= most]
@@ -224,7 +252,7 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
             changed = replace(
                 candidate.config, generation=replace(candidate.config.generation, batch_size=size)
             )
-        candidate.fit = fit(replace(resolved, config=changed), free_mib, fixes=False)
+        candidate.fit = predict_fit(replace(resolved, config=changed), free_mib, find_fix=False)
         if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
             if size is not None and size != candidate.config.generation.batch_size:
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
@@ -232,37 +260,38 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
             return
 
 
-def _as_recorded(candidate: Candidate, asked: ResolvedJob) -> list[RunnerConfig]:
-    """Return the configs whose jobs tell a candidate's figures: its own; that of as many rows as
-    fit, if no more."""
+def _equivalent_configs(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
+    """Return the configs whose records apply to a candidate: its own, and automatic batch size if
+    it is equivalent.
+    """
     size = candidate.config.generation.batch_size
-    if size is None or asked.config.generation.batch_size is not None:
+    if size is None or job.config.generation.batch_size is not None:
         return [candidate.config]
-    rows = fit(asked, free_mib_by_device(asked.model.files.model.device), fixes=False)
-    completions = max((amount.completions for amount in amounts_of(asked.config)), default=size)
+    rows = predict_fit(job, free_mib_by_device(job.model.files.model.device), find_fix=False)
+    completions = max((amount.completions for amount in estimate_amounts(job.config)), default=size)
     is_alike = rows is not None and size >= min(rows.rows, completions)
-    return [candidate.config, asked.config] if is_alike else [candidate.config]
+    return [candidate.config, job.config] if is_alike else [candidate.config]
 
 
-def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
+def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
-    config, rates, job_fit = candidate.config, machine.rates, candidate.fit
-    job = resolved.having(generation=config.generation)
-    alone = without_guesses(job)
+    config, rates, job_fit = candidate.config, machine.achieved_rates, candidate.fit
+    job = resolved.replace_groups(generation=config.generation)
+    alone = without_speculation(job)
     if alone is not job:
-        job_fit = fit(alone, job_fit.free_mib, fixes=False) or job_fit
-    speed = guessed_speed(alone, job_fit, rates)
-    passes = guessed_passes(config.generation, candidate.fit.predicted, speed, rates)
-    return time_with_guesses(config, passes, speed, candidate.rows)
+        job_fit = predict_fit(alone, job_fit.free_mib, find_fix=False) or job_fit
+    speed = estimate_rough_speed(alone, job_fit, rates)
+    passes = speculative_passes(config.generation, candidate.fit.predicted, speed, rates)
+    return estimate_speculative_time(config, passes, speed, candidate.batch_size)
 
 
-def smaller_models(than: Candidate) -> list[str]:
-    """Return the largest presets that are smaller than a model."""
-    sizes = {file.stem: _parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")}
-    own = sizes.get(than.model, 0)
+def list_smaller_models(candidate: Candidate) -> list[str]:
+    """Return up to three presets smaller than a model, largest first."""
+    sizes = {file.stem: _count_parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")}
+    own = sizes.get(candidate.model, 0)
     below = [name for name in sizes if sizes[name] < 0.8 * own]
     return sorted(below, key=lambda name: -sizes[name])[:OTHER_MODELS]
 
 
-def _parameters(shape: dict[str, Any]) -> int:
-    return sum(tensor.params for tensor in list_tensors(shape))
+def _count_parameters(shape: dict[str, Any]) -> int:
+    return sum(tensor.num_elements for tensor in list_tensors(shape))

@@ -8,46 +8,46 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from runner.config.compose import compose
-from runner.config.explained import explain
+from runner.config.compose import compose_job
+from runner.config.error_messages import explain_error
 from runner.config.hydra import to_config
-from runner.config.plain_text import FILES, quote_texts
+from runner.config.override_quoting import FILES, quote_texts
 from runner.config.root import RunnerConfig
-from runner.config.variables import variables_as_overrides
-from runner.grid.model_list import ITS_KEYS, listed
+from runner.config.variables import read_variable_overrides
+from runner.grid.model_list import ITS_KEYS, list_models
 from runner.options.advise.advice import advise
 from runner.options.advise.candidates import Compose, UserLimits
-from runner.options.advise.machines import machine_of
-from runner.options.advise.render.recommendations import as_data, show
+from runner.options.advise.machines import load_machine
+from runner.options.advise.render.recommendations import print_recommendations, to_dict
 from runner.render.notes import render_notes
-from runner_base import ConfigError, JobFailed, exit_code_of, run_entry, say
+from runner_base import ConfigError, JobFailed, print_message, run_command, run_with_exit_code
 from runner_base.command_line import CommandParser
 
 NAME = "runner-advise"
 
 
 def entry() -> NoReturn:
-    """Console script: print the recommendations and exit, 0 done, 1 nothing meets the limits, 2
-    wrong input."""
-    run_entry(NAME, lambda: main(sys.argv[1:]), message_of)
+    """Console script: print the recommendations. Exit code 0: done, 1: nothing meets the limits,
+    2: invalid input.
+    """
+    run_command(NAME, lambda: main(sys.argv[1:]), describe_error)
 
 
-def message_of(error: Exception) -> str | None:
-    """Return the one message for an error that a user can cause, None for a bug."""
-    return explain(error)
+def describe_error(error: Exception) -> str | None:
+    """Return the message for an error that a user can cause, or None for a bug."""
+    return explain_error(error)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return the exit code."""
 
     def work() -> int:
-        return _advise(parser().parse_intermixed_args(arguments))
+        return _run_advise(parser().parse_intermixed_args(arguments))
 
-    return exit_code_of(NAME, work, message_of)
+    return run_with_exit_code(NAME, work, describe_error)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
     about = (
         "Recommend settings for a model, a machine and limits: at most five, best first, with their commands."
     )
@@ -103,14 +103,14 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def _advise(options: argparse.Namespace) -> int:
+def _run_advise(options: argparse.Namespace) -> int:
     for key, value in (
         ("--memory-gib", options.memory_gib),
         ("--seconds-per-question", options.seconds_per_question),
     ):
         if value is not None and not value > 0:
             raise ConfigError("must be more than 0", key=key, value=f"{value:g}", code="bad_value")
-    described = machine_of(options.machine) if options.machine else None
+    described = load_machine(options.machine) if options.machine else None
     if described is not None and options.run:
         raise ConfigError(
             f"--run --machine {described.name}: a described machine cannot run jobs", code="conflict"
@@ -121,35 +121,35 @@ def _advise(options: argparse.Namespace) -> int:
                 "not a valid override: write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
             )
     overrides = quote_texts(options.overrides)
-    overrides = [*variables_as_overrides(overrides), *overrides]
+    overrides = [*read_variable_overrides(overrides), *overrides]
 
     def checked(overrides: list[str]) -> RunnerConfig:
-        return to_config(*compose(overrides))
+        return to_config(*compose_job(overrides))
 
     if options.mix is not None:
-        return _advise_mix(options, overrides, checked)
-    wanted = _wanted(overrides)
+        return _run_mix(options, overrides, checked)
+    wanted = _split_model_overrides(overrides)
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
     output_dir = Path(checked(wanted[0]).output_dir).expanduser().absolute()
-    advice = advise(wanted, checked, limits, described, output_dir, not options.quick, say)
+    advice = advise(wanted, checked, limits, described, output_dir, not options.quick, print_message)
     if options.json:
-        print(json.dumps(as_data(advice, described), ensure_ascii=False))
+        print(json.dumps(to_dict(advice, described), ensure_ascii=False))
     else:
-        show(advice, described, limits)
+        print_recommendations(advice, described, limits)
     if not advice.chosen:
         raise JobFailed("no configuration meets these limits, see above", code="not_found")
     if options.run:
-        from runner.options.advise.running import run
+        from runner.options.advise.job_grid import run_recommended_jobs
 
-        run(advice)
+        run_recommended_jobs(advice)
     return 0
 
 
-def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
+def _run_mix(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
     """Choose a format for each layer."""
     from runner.options.advise import mix_check  # imports numpy and what runs jobs
-    from runner.options.advise.mix import FORMATS, Limit
+    from runner.options.advise.mix import FORMATS, SizeLimit
     from runner.options.advise.render import mix as mix_text
 
     for option in ("memory_gib", "seconds_per_question", "machine", "run"):
@@ -158,19 +158,21 @@ def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Comp
                 f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out",
                 code="conflict",
             )
-    limit = Limit.read(options.mix)
+    limit = SizeLimit.parse(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.advise(limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose)
+    advice = mix_check.advise_mix(
+        limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
+    )
     if options.json:
-        print(json.dumps(mix_text.as_data(advice), ensure_ascii=False))
+        print(json.dumps(mix_text.to_dict(advice), ensure_ascii=False))
     else:
-        mix_text.show(advice)
+        mix_text.print_advice(advice)
     return 0
 
 
-def _wanted(overrides: list[str]) -> list[list[str]]:
-    """Return the overrides of the model, or those of each file that `files=` names."""
+def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
+    """Return the overrides of the model, or of each file named by `files=`."""
     places = [word.partition("=")[2] for word in overrides if word.startswith(f"{FILES}=")]
     others = [word for word in overrides if not word.startswith(f"{FILES}=")]
     if not places:
@@ -179,12 +181,12 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
         raise ConfigError(
             f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0], code="conflict"
         )
-    models, left_out = listed(places[-1])
+    models, left_out = list_models(places[-1])
     for text in render_notes(left_out):
-        say(text)
+        print_message(text)
     for model in models:
         if model.problem:
-            say(f"cannot be read: {model.name}: {model.problem}")
+            print_message(f"cannot be read: {model.name}: {model.problem}")
     readable = [[*model.overrides, *others] for model in models if not model.problem]
     if not readable:
         raise ConfigError("none of its models can be read", key=FILES, value=places[-1], code="unreadable")

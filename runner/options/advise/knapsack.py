@@ -1,5 +1,6 @@
-"""One option for each layer, so that all fit into a limit and the sum of losses is least: a
-knapsack. No torch."""
+"""Chooses one option per layer so that all fit a size limit and the sum of losses is minimal
+(knapsack problem). Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +14,36 @@ MOST_STATES = 20_000  # kept after each layer; of more, the best of each of so m
 
 
 @dataclass(frozen=True)
-class Option:
-    """What a layer may become: its size, and its loss alone."""
+class LayerOption:
+    """A format option of a layer: its size, and its loss alone."""
 
     nbytes: int
     loss: float
 
 
-Layers = Sequence[Sequence[Option]]  # the options of each layer, in the same order for all
+Layers = Sequence[Sequence[LayerOption]]  # the options of each layer, in the same order for all
 Choice = tuple[int, ...]  # the number of the option of each layer
 
 
-def size_of(layers: Layers, choice: Choice) -> int:
+def total_nbytes(layers: Layers, choice: Choice) -> int:
     return sum(options[number].nbytes for options, number in zip(layers, choice, strict=True))
 
 
-def loss_of(layers: Layers, choice: Choice) -> float:
+def total_loss(layers: Layers, choice: Choice) -> float:
     """Return the sum of the single losses of a choice."""
     return sum(options[number].loss for options, number in zip(layers, choice, strict=True))
 
 
-def best(layers: Layers, limit: int) -> Choice | None:
-    """Return the choice with the least sum of losses within a limit; None if no choice fits.
+def solve_knapsack(layers: Layers, max_nbytes: int) -> Choice | None:
+    """Return the choice with the smallest sum of losses within a size limit, or None if no choice
+    fits.
 
-    All sizes are tried that another choice does not reach with less loss. With more than
-    `MOST_STATES` of them, nearly equal sizes share a state: what is returned fits in any case.
+    Dynamic programming over all sizes that no other choice reaches with less loss. Beyond
+    `MOST_STATES` states, nearly equal sizes share a state; the returned choice fits in any
+    case.
     """
     least = [min(option.nbytes for option in options) for options in layers]
-    spare = limit - sum(least)  # what is left if all layers are as small as possible
+    spare = max_nbytes - sum(least)  # what is left if all layers are as small as possible
     if spare < 0:
         return None
     sizes, losses = np.zeros(1, dtype=np.int64), np.zeros(1)
@@ -67,11 +70,10 @@ def best(layers: Layers, limit: int) -> Choice | None:
     return tuple(reversed(chosen))
 
 
-def greedy(layers: Layers, limit: int) -> Choice | None:
-    """Return what enlarging the layer that gains most for a byte, again and again, finds: often the
-    best."""
+def solve_greedily(layers: Layers, max_nbytes: int) -> Choice | None:
+    """Repeatedly enlarge the layer with the largest gain per byte. The result is often optimal."""
     choice = [min(range(len(options)), key=lambda index: options[index].nbytes) for options in layers]
-    left = limit - size_of(layers, tuple(choice))
+    left = max_nbytes - total_nbytes(layers, tuple(choice))
     if left < 0:
         return None
     while True:
@@ -88,11 +90,10 @@ def greedy(layers: Layers, limit: int) -> Choice | None:
         choice[at] = number
 
 
-def in_order(layers: Layers, limit: int) -> Choice | None:
-    """Return what needs no measurement: the first layers become as large as fits, the others as
-    small as possible."""
+def fill_in_layer_order(layers: Layers, max_nbytes: int) -> Choice | None:
+    """Enlarge the first layers as far as fits, and keep the others minimal. Needs no measurement."""
     least = [min(option.nbytes for option in options) for options in layers]
-    left, choice = limit - sum(least), list[int]()
+    left, choice = max_nbytes - sum(least), list[int]()
     if left < 0:
         return None
     for options, smallest in zip(layers, least, strict=True):
@@ -102,19 +103,20 @@ def in_order(layers: Layers, limit: int) -> Choice | None:
     return tuple(choice)
 
 
-def neighbours(layers: Layers, choice: Choice, limit: int, count: int) -> list[Choice]:
-    """Return choices within the limit in which two layers of one size have changed places, likely
-    ones first."""
+def find_neighbours(layers: Layers, choice: Choice, max_nbytes: int, count: int) -> list[Choice]:
+    """Return choices within the limit in which two layers of equal size are swapped, lowest loss
+    first.
+    """
     found: dict[Choice, float] = {}
-    for first, second in _exchanges(layers, choice):
+    for first, second in _iterate_swaps(layers, choice):
         changed = list(choice)
         changed[first], changed[second] = choice[second], choice[first]
-        if size_of(layers, tuple(changed)) <= limit:
-            found[tuple(changed)] = loss_of(layers, tuple(changed))
+        if total_nbytes(layers, tuple(changed)) <= max_nbytes:
+            found[tuple(changed)] = total_loss(layers, tuple(changed))
     return sorted(found, key=found.__getitem__)[:count]
 
 
-def _exchanges(layers: Layers, choice: Choice) -> Iterator[tuple[int, int]]:
+def _iterate_swaps(layers: Layers, choice: Choice) -> Iterator[tuple[int, int]]:
     for first, second in permutations(range(len(layers)), 2):
         sizes = [[option.nbytes for option in layers[layer]] for layer in (first, second)]
         if first < second and choice[first] != choice[second] and sizes[0] == sizes[1]:

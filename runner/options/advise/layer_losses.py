@@ -1,9 +1,10 @@
-"""What each linear layer loses in each format: one layer alone is rounded, and some texts are read.
+"""Measures the loss of each linear layer in each format: one layer alone is rounded, and some
+texts are scored.
 
-The loss is the divergence from the unrounded model over whole distributions, in nats a token. A
-layer's weights become what the format makes of them, and are multiplied as plain ones in float32:
-in 16 bits the rounding of activations would hide the loss of a good format. What a format's kernels
-round besides shows in the jobs that measure a whole mix.
+The loss is the KL divergence from the unrounded model over full distributions, in nats per
+token. A layer's weights become the format's dequantized weights, and are multiplied in
+float32, because 16-bit activation rounding would hide the loss of a good format. Further
+rounding by a format's kernels shows in the jobs that measure a whole mix.
 """
 
 from __future__ import annotations
@@ -18,48 +19,51 @@ import torch
 from runner.config.resolved import ResolvedJob
 from runner_base import machine
 from runner_engine import QuantizationConfig, Request, RequestEncoder
-from runner_engine.checkpoints import block_of
-from runner_engine.models.load import load_base
+from runner_engine.checkpoints import get_block_path
+from runner_engine.models.base_loading import load_base
 from runner_engine.models.loading import mixed
 
 MOST_TOKENS = 24  # of a text that are scored: single losses need little context
 PASS_TOKENS = 1024  # of texts that are read together
 
 
-def measure(
+def measure_layer_losses(
     resolved: ResolvedJob,
     requests: Sequence[Request],
     layers: Mapping[str, Sequence[str]],
     formats: Mapping[str, QuantizationConfig],
     on_layer: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer, or of several together, in each format, measured on texts with
-    a plain model."""
+    """Return the loss of each layer or group of layers in each format, measured on texts with an
+    unquantized model.
+    """
     loaded = load_base(resolved.model)
     loaded.model.float()
-    mixed.take_experts_apart(loaded.model)
+    mixed.separate_experts(loaded.model)
     torch.set_num_threads(
-        resolved.model.files.model.threads or machine.threads_for(loaded.model.num_parameters())
+        resolved.model.files.model.threads or machine.num_threads_for_model(loaded.model.num_parameters())
     )
     stored = getattr(torch, resolved.model.files.dtype)
     encoder = RequestEncoder(resolved.model.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
     texts = []
     for request in requests:
-        for row in encoder.rows(request):
+        for row in encoder.create_sequences(request):
             begin = max(len(row.prompt), 1)
             texts.append(([*row.prompt, *(row.given or [])][: begin + MOST_TOKENS], begin))
-    reading = _Reading(loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device)
+    reading = _LossMeasurement(
+        loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device
+    )
     losses: dict[str, dict[str, float]] = {}
     for name, paths in layers.items():
         modules = {path: loaded.model.get_submodule(path) for path in paths}
         plain = {path: module.weight.data for path, module in modules.items()}
         losses[name] = {}
-        with reading.from_block(block_of(paths[0])):
+        with reading.skip_blocks_before(get_block_path(paths[0])):
             for choice_name, choice in formats.items():
                 for path, module in modules.items():
-                    module.weight.data = rounded_weight(choice, loaded.model, module, path, stored)
+                    module.weight.data = quantize_and_dequantize(choice, loaded.model, module, path, stored)
                 try:
-                    losses[name][choice_name] = reading.loss()
+                    losses[name][choice_name] = reading.compute_loss()
                 finally:
                     for path, module in modules.items():
                         module.weight.data = plain[path]
@@ -67,14 +71,15 @@ def measure(
     return losses
 
 
-def rounded_weight(
+def quantize_and_dequantize(
     choice: QuantizationConfig, model: Any, layer: Any, path: str, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return a layer's weight after a choice has quantized it in a model of this number format, in
-    the layer's own."""
+    """Return a layer's weight after quantization in the model's dtype, converted back to the
+    layer's dtype.
+    """
     plain = copy.deepcopy(layer).to(dtype)
     plain.bias, weight = None, plain.weight.data
-    quantized = mixed.quantized(choice, model, plain, path)
+    quantized = mixed.quantize_layer(choice, model, plain, path)
     # GPT-2's linear layer has its weight the other way round
     is_transposed = type(layer).__name__ == "Conv1D"
     inputs = weight.shape[0] if is_transposed else weight.shape[1]
@@ -84,16 +89,17 @@ def rounded_weight(
     return made.to(layer.weight.dtype).contiguous().clone()
 
 
-class _Reading:
-    """Reads the same texts again and again with a model one layer of which has changed, and
-    compares."""
+class _LossMeasurement:
+    """Scores the same texts repeatedly with one changed layer, and compares with the unchanged
+    model.
+    """
 
     def __init__(self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device) -> None:
         self.model, self.number = model, 0
         self.batches: list[
             tuple[torch.Tensor, list[tuple[int, int]]]
         ] = []  # ids, and which positions are scored
-        for some in _batches(texts):
+        for some in _make_batches(texts):
             longest = max(len(ids) for ids, _ in some)
             # behind all that is scored
             padded = [[*ids, *[0] * (longest - len(ids))] for ids, _ in some]
@@ -101,7 +107,7 @@ class _Reading:
                 (torch.tensor(padded, device=device), [(begin - 1, len(ids) - 1) for ids, begin in some])
             )
         blocks = sorted(
-            {block_of(name) for name, _ in model.named_modules() if _has_number(name)}, key=_number_of
+            {get_block_path(name) for name, _ in model.named_modules() if _has_number(name)}, key=_block_index
         )
         self.blocks = [path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)]
         self.outputs: dict[str, list[Any]] = {path: [] for path in self.blocks}
@@ -111,24 +117,22 @@ class _Reading:
             )
             for path in self.blocks
         ]
-        self.plain = [self._logprobs(number) for number in range(len(self.batches))]
+        self.plain = [self._compute_logprobs(number) for number in range(len(self.batches))]
         for hook in hooks:
             hook.remove()
 
-    def loss(self) -> float:
-        """Return the divergence of the model as it is now from the model as it was, in nats a
-        token."""
+    def compute_loss(self) -> float:
+        """Return the KL divergence of the current model from the unchanged model, in nats per token."""
         nats, tokens = 0.0, 0
         for number, plain in enumerate(self.plain):
-            nats += float((plain.exp() * (plain - self._logprobs(number))).sum())
+            nats += float((plain.exp() * (plain - self._compute_logprobs(number))).sum())
             tokens += len(plain)
         return max(nats / tokens, 0.0)
 
     @contextmanager
-    def from_block(self, block: str) -> Iterator[None]:
-        """Take the outputs of the blocks before one from memory: its layers change nothing
-        there."""
-        before = self.blocks[: self.blocks.index(block)] if self._is_a_chain else []
+    def skip_blocks_before(self, block: str) -> Iterator[None]:
+        """Reuse the stored outputs of earlier blocks, because the changed layer does not affect them."""
+        before = self.blocks[: self.blocks.index(block)] if self._is_sequential else []
         modules = [self.model.get_submodule(path) for path in before]
         for path, module in zip(before, modules, strict=True):
             module.forward = lambda *_, path=path, **__: self.outputs[path][self.number]
@@ -139,22 +143,22 @@ class _Reading:
                 del module.forward
 
     @property
-    def _is_a_chain(self) -> bool:
-        """Whether the blocks belong to one list and each ran once for each text, in order."""
+    def _is_sequential(self) -> bool:
+        """Whether all blocks are in one list and each ran once per batch, in order."""
         lists = {path.rpartition(".")[0] for path in self.blocks}
         return len(lists) == 1 and all(len(some) == len(self.batches) for some in self.outputs.values())
 
     @torch.inference_mode()
-    def _logprobs(self, number: int) -> torch.Tensor:
-        self.number = number
-        ids, scored = self.batches[number]
+    def _compute_logprobs(self, batch_index: int) -> torch.Tensor:
+        self.number = batch_index
+        ids, scored = self.batches[batch_index]
         logits = self.model(input_ids=ids, use_cache=False).logits
         rows = [logits[row, begin:end] for row, (begin, end) in enumerate(scored)]
         return torch.cat(rows).float().log_softmax(-1)
 
 
-def _batches(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
-    """Yield texts of nearly equal length that are read together."""
+def _make_batches(texts: Sequence[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
+    """Yield batches of texts with nearly equal length."""
     batch: list[tuple[list[int], int]] = []
     for text in sorted(texts, key=lambda text: len(text[0])):
         if batch and len(text[0]) * (len(batch) + 1) > PASS_TOKENS:
@@ -169,6 +173,6 @@ def _has_number(path: str) -> bool:
     return any(part.isdigit() for part in path.split("."))
 
 
-def _number_of(path: str) -> tuple[str, int]:
+def _block_index(path: str) -> tuple[str, int]:
     head, _, number = path.rpartition(".")
     return head, int(number)

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.config.yaml_files import checked
-from runner.estimates.guess import Rates
-from runner_base import ConfigError, one_line, unknown
+from runner.config.yaml_files import checked_yaml_file
+from runner.estimates.rough_speed import MachineRates
+from runner_base import ConfigError, to_one_line, unknown_choice_message
 
 FILE = Path(__file__).with_name("machines.yaml")
 REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach
@@ -20,7 +20,7 @@ REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach
 
 @dataclass(frozen=True)
 class Machine:
-    """A described machine; GB and TFLOP are powers of ten, GiB are not."""
+    """A described machine. GB and TFLOP are powers of ten, GiB is a power of two."""
 
     name: str
     memory_gib: float
@@ -43,44 +43,50 @@ class Machine:
 
     @property
     def device(self) -> str:
-        """The device that a model runs on."""
+        """Device that a model runs on: cuda or cpu."""
         return "cuda" if self.gpu_memory_gib else "cpu"
 
     @property
-    def room_mib(self) -> float:
-        """The memory for a model."""
+    def memory_mib(self) -> float:
+        """Memory available for a model, in MiB."""
         return 1024 * (self.gpu_memory_gib or self.memory_gib)
 
     @property
-    def rates(self) -> Rates:
-        """What plain weights reach of its bandwidth and matrix rate."""
+    def achieved_rates(self) -> MachineRates:
+        """Bandwidth and matmul rate that unquantized weights reach."""
         on_gpu = self.device == "cuda"
         bandwidth_gb_s = self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s
         tflop_s = self.gpu_tflop_s if on_gpu else self.tflop_s
-        return Rates(self.device, 1e9 * REACHED * bandwidth_gb_s, 1e12 * REACHED * tflop_s)
+        return MachineRates(self.device, 1e9 * REACHED * bandwidth_gb_s, 1e12 * REACHED * tflop_s)
 
 
-def machine_of(name: str) -> Machine:
+def load_machine(name: str) -> Machine:
     """Return a described machine by its name, or from a YAML file."""
-    known = _read(FILE)
+    known = _read_yaml(FILE)
     if name in known:
-        return _machine(name, known[name])
+        return _make_machine(name, known[name])
     if not (file := Path(name).expanduser()).is_file():
         raise ConfigError(
-            unknown("machine or file", name, known), key="--machine", value=name, code="unknown_choice"
+            unknown_choice_message("machine or file", name, known),
+            key="--machine",
+            value=name,
+            code="unknown_choice",
         )
-    values = _read(file)
+    values = _read_yaml(file)
     if all(isinstance(value, dict) for value in values.values()) and len(values) == 1:
         ((name, values),) = values.items()
-    return _machine(name, values)
+    return _make_machine(name, values)
 
 
-def _machine(name: str, values: dict[str, Any]) -> Machine:
+def _make_machine(name: str, values: dict[str, Any]) -> Machine:
     keys = [item.name for item in fields(Machine) if item.name != "name"]
     for key in values:
         if key not in keys:
             raise ConfigError(
-                f"{key}: {unknown('key', key, keys)}", key="--machine", value=name, code="unknown_choice"
+                f"{key}: {unknown_choice_message('key', key, keys)}",
+                key="--machine",
+                value=name,
+                code="unknown_choice",
             )
     missing = [key for key in keys[:3] if key not in values]
     if missing:
@@ -90,15 +96,15 @@ def _machine(name: str, values: dict[str, Any]) -> Machine:
     return Machine(name, **values)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        with checked(file):
+        with checked_yaml_file(file):
             values: Any = OmegaConf.to_container(OmegaConf.load(file))
     except ConfigError as error:
         raise ConfigError(f"--machine {error}", code=error.code) from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
-            f"cannot be read as YAML ({one_line(error)})", key="--machine", value=file, code="unreadable"
+            f"cannot be read as YAML ({to_one_line(error)})", key="--machine", value=file, code="unreadable"
         ) from error
     if not isinstance(values, dict):
         raise ConfigError("must hold keys with values", key="--machine", value=file, code="damaged")

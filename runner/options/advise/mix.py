@@ -1,9 +1,9 @@
-"""`runner-advise --mix LIMIT`: which layer gets which format, so that the model fits and loses
-least.
+"""`runner-advise --mix LIMIT`: chooses a format for each layer, so that the model fits and
+loses least.
 
-The steps: the loss of each layer alone in each format (layer_losses.py) → the choice with the least
-sum within the limit (knapsack.py) → jobs of this mix and of others, compared on texts that the
-choice has not seen (mix_check.py).
+The steps: loss of each layer alone in each format (layer_losses.py) → the choice with the
+smallest sum within the limit (knapsack.py) → jobs of this mix and of others, compared on
+texts that the choice has not seen (mix_check.py).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from runner.config.resolved import ResolvedJob, resolve
+from runner.config.resolved import ResolvedJob, resolve_job
 from runner.options.advise.candidates import Compose
-from runner.options.advise.knapsack import Choice, Option
-from runner.run import identify
-from runner.tasks.base import Context, task_of
-from runner_base import MIB, ConfigError, Progress, kept
+from runner.options.advise.knapsack import Choice, LayerOption
+from runner.run import identify_job
+from runner.tasks.base import TaskContext, import_task
+from runner_base import MIB, ConfigError, Progress, user_cache
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints import block_of, first_number, weight_bytes
-from runner_engine.checkpoints.linear_layers import linear_layers, walk
-from runner_engine.quantization.mixed import Mix
+from runner_engine.checkpoints import find_block_index, get_block_path, weight_bytes
+from runner_engine.checkpoints.linear_layers import find_linear_layers, plan_quantization
+from runner_engine.quantization.quantization_mix import QuantizationMix
 
 FORMATS = "nf4,int8,none"
 TEXTS = 20  # are read for each layer and format, and left out of the check
@@ -34,16 +34,17 @@ MEASURES = 1  # raised when losses are measured in another way: those that are k
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What the model may take: `weight_mib` of its weights alone, `model_mib` with KV cache and
-    activations."""
+class SizeLimit:
+    """Size limit of the model: `weight_mib` for its weights alone, `model_mib` with KV cache and
+    activations.
+    """
 
     metric: str
     mib: float
 
     @classmethod
-    def read(cls, text: str) -> Limit:
-        """Read a limit; ConfigError if it is none."""
+    def parse(cls, text: str) -> SizeLimit:
+        """Parse a limit such as `weight_mib<60`. Raises ConfigError if it is invalid."""
         found = LIMIT.fullmatch(text.replace(" ", ""))
         if found is None or float(found[2]) <= 0:
             raise ConfigError(
@@ -60,7 +61,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class MixableModel:
-    """The linear layers of an unquantized model, and what each may become."""
+    """The linear layers of an unquantized model, and the possible formats of each."""
 
     overrides: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
@@ -71,9 +72,12 @@ class MixableModel:
     widths: frozenset[int]  # inputs of its layers
 
     @classmethod
-    def of(cls, overrides: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixableModel:
-        """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot
-        have a mix."""
+    def from_config(
+        cls, overrides: list[str], format_names: Sequence[str], is_by_block: bool, compose: Compose
+    ) -> MixableModel:
+        """Read the sizes of a model's layers or blocks from its files. Raises ConfigError if mixed
+        formats are unsupported.
+        """
         config = compose([*overrides, "quantization=none"])
         if not config.model.has_weights:
             raise ConfigError(
@@ -82,10 +86,10 @@ class MixableModel:
                 value=config.model.name,
                 code="unsupported",
             )
-        formats = {name: compose([*overrides, f"quantization={name}"]).quantization for name in names}
-        resolved = resolve(config)
+        formats = {name: compose([*overrides, f"quantization={name}"]).quantization for name in format_names}
+        resolved = resolve_job(config)
         files = resolved.model.files
-        if files.stored is not None or files.path.is_file():
+        if files.stored_format is not None or files.path.is_file():
             raise ConfigError(
                 "--mix quantizes an unquantized folder, and this is none",
                 key="model.name",
@@ -94,26 +98,31 @@ class MixableModel:
             )
         for name in formats:
             # refuses what quantizes whole models only
-            Mix.of(replace(config.quantization, overrides={"*": name}))
-        layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
+            QuantizationMix.from_config(replace(config.quantization, overrides={"*": name}))
+        layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
         dtype_bytes = files.dtype_bytes
         together: dict[str, list[str]] = {}
         for path in layers:
-            together.setdefault(block_of(path) if by_block else _alone(path), []).append(path)
+            together.setdefault(get_block_path(path) if is_by_block else _layer_group(path), []).append(path)
 
-        def bytes_in(number_format: QuantizationConfig, paths: list[str]) -> int:
+        def count_bytes(number_format: QuantizationConfig, paths: list[str]) -> int:
             prices = (
-                number_format.price(layers[path].shape[0], layers[path].params, dtype_bytes) for path in paths
+                number_format.compute_weight_nbytes(
+                    layers[path].shape[0], layers[path].num_elements, dtype_bytes
+                )
+                for path in paths
             )
             return sum(map(sum, prices))
 
         nbytes = [
-            [bytes_in(number_format, paths) for number_format in formats.values()]
+            [count_bytes(number_format, paths) for number_format in formats.values()]
             for paths in together.values()
         ]
-        plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
-        choices = walk(files.matrices, files.text_settings, config.mix).choices
-        whole = sum(weight_bytes(files.matrices, files.text_settings, None, choices, dtype_bytes).values())
+        plain = sum(tensor.num_elements * dtype_bytes for tensor in layers.values())
+        choices = plan_quantization(files.separate_tensors, files.text_settings, config.mix).choices
+        whole = sum(
+            weight_bytes(files.separate_tensors, files.text_settings, None, choices, dtype_bytes).values()
+        )
         widths = frozenset(tensor.shape[-1] for tensor in layers.values())
         return cls(overrides, formats, together, nbytes, whole - plain, widths)
 
@@ -121,68 +130,72 @@ class MixableModel:
     def names(self) -> list[str]:
         return list(self.formats)
 
-    def options(self, losses: dict[str, dict[str, float]], scales: dict[str, float]) -> list[list[Option]]:
-        """Return what each layer may become, with the losses that were measured, times the scale of
-        each format."""
+    def layer_options(
+        self, losses: dict[str, dict[str, float]], scales: dict[str, float]
+    ) -> list[list[LayerOption]]:
+        """Return the options of each layer, with measured losses multiplied by the format's scale."""
         return [
             [
-                Option(size, scales[name] * losses[layer].get(name, 0.0))
+                LayerOption(size, scales[name] * losses[layer].get(name, 0.0))
                 for size, name in zip(sizes, self.names, strict=True)
             ]
             for layer, sizes in zip(self.layers, self.nbytes, strict=True)
         ]
 
     def weight_mib(self, choice: Choice) -> float:
-        """Return the predicted size of the weights."""
+        """Return the predicted size of the weights in MiB."""
         sizes = (sizes[number] for sizes, number in zip(self.nbytes, choice, strict=True))
         return (self.other_bytes + sum(sizes)) / MIB
 
-    def uniform(self, name: str) -> Choice:
+    def uniform_choice(self, name: str) -> Choice:
         """Return the choice of one format for all layers."""
         return (self.names.index(name),) * len(self.layers)
 
-    def counts(self, choice: Choice) -> str:
-        """Say how many layers get which format."""
+    def describe_counts(self, choice: Choice) -> str:
+        """Return the number of layers per format as text."""
         counts = Counter(self.names[number] for number in choice)
         return ", ".join(f"{name} {counts[name]}" for name in self.names if counts[name])
 
-    def formats_of(self, choice: Choice) -> dict[str, str]:
-        """Return the format that each linear layer gets, by its path."""
+    def formats_by_path(self, choice: Choice) -> dict[str, str]:
+        """Return the format of each linear layer, by its path."""
         pairs = zip(self.layers.values(), (self.names[number] for number in choice), strict=True)
         return {path: name for paths, name in pairs for path in paths}
 
-    def quantization(self, choice: Choice) -> list[str]:
-        """Return the overrides that give each layer its format: the most frequent one, and patterns
-        for the others."""
-        of_layer = self.formats_of(choice)
+    def quantization_overrides(self, choice: Choice) -> list[str]:
+        """Return the overrides that set each layer's format: the most frequent format, and patterns
+        for the others.
+        """
+        of_layer = self.formats_by_path(choice)
         (base, _), = Counter(of_layer.values()).most_common(1)  # fmt: skip
-        patterns = patterns_of(of_layer, base)
-        short = {_from_first_block(path): name for path, name in patterns.items()}
+        patterns = make_format_patterns(of_layer, base)
+        short = {_path_from_blocks(path): name for path, name in patterns.items()}
         for candidate in (short, patterns):
-            mix = Mix.of(replace(self.formats[base], overrides=candidate))
-            if all(mix.choice_for(path).name == name for path, name in of_layer.items()):
+            mix = QuantizationMix.from_config(replace(self.formats[base], overrides=candidate))
+            if all(mix.select_layer_config(path).name == name for path, name in of_layer.items()):
                 patterns = candidate
                 break
         inner = ", ".join(f"{path}: {name}" for path, name in patterns.items())
         return [f"quantization={base}", f"quantization.overrides={{{inner}}}"]
 
 
-def _alone(path: str) -> str:
-    """Return what gets a format of its own: a linear layer, or all experts together, each of which
-    few tokens see."""
+def _layer_group(path: str) -> str:
+    """Return the group that shares a format: a linear layer, or all experts of a layer, each of
+    which few tokens reach.
+    """
     before, experts, _ = path.partition(".experts.")
     return before + experts.removesuffix(".")
 
 
-def patterns_of(of_layer: dict[str, str], base: str) -> dict[str, str]:
-    """Return the formats of modules all of whose layers share one, and of single layers, where it
-    is not the base."""
+def make_format_patterns(format_by_path: dict[str, str], base: str) -> dict[str, str]:
+    """Return formats by module where all layers of a module agree, and by single layer otherwise.
+    The base format is omitted.
+    """
     found: dict[str, str] = {}
-    for path, name in of_layer.items():
+    for path, name in format_by_path.items():
         parts = path.split(".")
-        for depth in range(first_number(path) + 1, len(parts) + 1):
+        for depth in range(find_block_index(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
-            inside = {kind for other, kind in of_layer.items() if f"{other}.".startswith(f"{module}.")}
+            inside = {kind for other, kind in format_by_path.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
                 if name != base:
                     found[module] = name
@@ -190,39 +203,44 @@ def patterns_of(of_layer: dict[str, str], base: str) -> dict[str, str]:
     return found
 
 
-def _from_first_block(path: str) -> str:
-    """Return a path from the list of the model's blocks on: layers.0.mlp instead of
-    model.layers.0.mlp."""
-    return ".".join(path.split(".")[max(first_number(path) - 1, 0) :])
+def _path_from_blocks(path: str) -> str:
+    """Return a path from the model's list of blocks on: layers.0.mlp instead of
+    model.layers.0.mlp.
+    """
+    return ".".join(path.split(".")[max(find_block_index(path) - 1, 0) :])
 
 
-def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
-    """Return the loss of each layer alone in each format, in nats a token: kept from earlier, or
-    measured now."""
+def load_or_measure_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:
+    """Return the loss of each layer alone in each format, in nats per token, from the user cache
+    or measured now.
+    """
     config = compose([*model.overrides, "quantization=none", f"task.limit={TEXTS}"])
-    resolved = resolve(config)
-    inputs, job = identify(resolved)
+    resolved = resolve_job(config)
+    inputs, job = identify_job(resolved)
     quantizing = {
         name: number_format for name, number_format in model.formats.items() if number_format.packed
     }
     formats = [f"{name} {number_format.keys}" for name, number_format in quantizing.items()]
     what = [MEASURES, job.job_id, sorted(formats), [*model.layers], version("torch"), version("transformers")]
-    file = kept.file_of("losses", what)
-    known: dict[str, dict[str, float]] = {} if file is None else kept.read(file).get("losses", {})
+    file = user_cache.cache_file("losses", what)
+    known: dict[str, dict[str, float]] = (
+        {} if file is None else user_cache.read_cache_file(file).get("losses", {})
+    )
     if not known:
-        from runner.options.advise.layer_losses import measure  # imports torch
+        from runner.options.advise.layer_losses import measure_layer_losses  # imports torch
 
         with Progress(len(model.layers), "losses of single layers") as bar:
-            known = measure(resolved, requests_of(resolved, inputs), model.layers, quantizing, bar.advance)
+            known = measure_layer_losses(
+                resolved, make_scoring_requests(resolved, inputs), model.layers, quantizing, bar.advance
+            )
         if file is not None:
-            kept.keep(file, {"losses": known})
+            user_cache.write_cache_file(file, {"losses": known})
     return known
 
 
-def requests_of(resolved: ResolvedJob, inputs: Any) -> list[Request]:
-    """Return the texts of a likelihood job, each with what is scored of it; of choices, the right
-    ones."""
-    task: Any = task_of(resolved.config)
+def make_scoring_requests(resolved: ResolvedJob, inputs: Any) -> list[Request]:
+    """Return a likelihood job's texts with their scored part. For choices, only the correct ones."""
+    task: Any = import_task(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked
-    pieces = task.cut(inputs, Context(none, resolved, none))
+    pieces = task.cut(inputs, TaskContext(none, resolved, none))
     return [piece.request for piece in pieces if not piece.is_other]

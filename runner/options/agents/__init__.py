@@ -1,2 +1,3 @@
-"""A team of agents on one question: who hears whom, what each is told, and the sandbox for programs
-they write."""
+"""A team of agents that answers one question: communication graph, prompts, and a sandbox for
+generated programs.
+"""

@@ -1,9 +1,9 @@
-"""Who hears whom: the topology as masks, and one round's edges drawn from it.
+"""Communication graph of a team: the topology as masks, and one round's edges drawn from it.
 
-A matrix has one row for each agent that speaks and one column for each that listens. Spatial edges
-lead to an agent of the same round, so those that a round takes must be free of cycles: somebody has
-to speak first. Temporal edges lead from the previous round to this one, between any two agents,
-also from an agent to itself.
+A matrix has one row per speaking agent and one column per listening agent. Spatial edges
+lead to an agent of the same round, so a round's spatial edges must be acyclic: one agent
+has to speak first. Temporal edges lead from the previous round to this one, between any two
+agents, and from an agent to itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.options.agents.keys import MAX_AGENTS, Mode
+from runner.options.agents.keys import MAX_AGENTS, Topology
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -27,7 +27,7 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 @dataclass(frozen=True)
 class EdgeDecision:
-    """An edge that was taken or not by chance; `probability` is that of taking it."""
+    """An edge that was drawn or not at random. `probability` is that of drawing it."""
 
     kind: Kind
     source: int
@@ -36,33 +36,32 @@ class EdgeDecision:
     probability: float
 
     @property
-    def index(self) -> Edge:
-        """Where the edge is in the matrices of its kind."""
+    def edge(self) -> Edge:
+        """The edge's position in the matrices of its kind."""
         return self.source, self.target
 
 
 @dataclass(frozen=True)
 class Round:
-    """The edges that one round took, with the log-probability of all its choices."""
+    """The edges of one round, with the log-probability of all its random choices."""
 
     spatial: tuple[Edge, ...]
     temporal: tuple[Edge, ...]
     choices: tuple[EdgeDecision, ...]
     log_prob: float
 
-    def hears(self, agent: int) -> tuple[int, ...]:
-        """Return the agents that an agent hears in this round, in ascending order."""
+    def spatial_sources(self, agent: int) -> tuple[int, ...]:
+        """Return the agents of this round that an agent hears, in ascending order."""
         return tuple(sorted(source for source, target in self.spatial if target == agent))
 
-    def remembers(self, agent: int) -> tuple[int, ...]:
+    def temporal_sources(self, agent: int) -> tuple[int, ...]:
         """Return the agents of the previous round that an agent hears, in ascending order."""
         return tuple(sorted(source for source, target in self.temporal if target == agent))
 
 
 @dataclass
 class Edges:
-    """All edges of one kind: which the topology allows, which pruning has left, and the logit of
-    each."""
+    """All edges of one kind: allowed by the topology, live after pruning, and a logit for each."""
 
     allowed: Mask
     live: Mask
@@ -70,67 +69,66 @@ class Edges:
     optimized: bool  # each live edge is taken with probability sigmoid(logit); otherwise always
 
     @property
-    def count(self) -> int:
-        """How many edges are live."""
+    def num_live(self) -> int:
         return int(self.live.sum())
 
     @property
-    def weights(self) -> Matrix:
-        """Return the probability of each edge, as if it were live."""
+    def probabilities(self) -> Matrix:
+        """The probability of each edge, as if it were live."""
         return sigmoid(self.logits)
 
-    def scan(self) -> list[Edge]:
-        """Return the live edges in the order in which a round tries them: row by
-        row."""
+    def list_live(self) -> list[Edge]:
+        """Return the live edges in the order in which a round draws them: row by row."""
         return [(int(source), int(target)) for source, target in np.argwhere(self.live)]
 
 
 @dataclass
 class Graph:
-    """A team's graph; training changes its logits and prunes its edges in place."""
+    """A team's graph. Training changes its logits and prunes its edges in place."""
 
-    mode: Mode
+    mode: Topology
     spatial: Edges
     temporal: Edges
 
     @classmethod
-    def of(
+    def from_mode(
         cls,
-        mode: Mode,
-        agents: int,
+        mode: Topology,
+        num_agents: int,
         *,
         seed: int,
         initial_probability: float = 0.5,
         optimized_spatial: bool = False,
         optimized_temporal: bool = False,
     ) -> Graph:
-        """Return the untrained graph of a topology; direct_answer has one agent, whatever `agents`
-        says."""
+        """Return the untrained graph of a topology. direct_answer has one agent, whatever `num_agents`
+        is.
+        """
         assert 0 < initial_probability < 1
-        size = 1 if mode is Mode.direct_answer else agents
+        size = 1 if mode is Topology.direct_answer else num_agents
         assert 1 <= size <= MAX_AGENTS
-        spatial, temporal = masks(mode, size, seed)
+        spatial, temporal = topology_masks(mode, size, seed)
         logit = math.log(initial_probability / (1 - initial_probability))
         return cls(
-            mode, _edges(spatial, logit, optimized_spatial), _edges(temporal, logit, optimized_temporal)
+            mode,
+            _make_edges(spatial, logit, optimized_spatial),
+            _make_edges(temporal, logit, optimized_temporal),
         )
 
     @property
-    def agents(self) -> int:
-        """How many agents the team has."""
+    def num_agents(self) -> int:
         return int(self.spatial.allowed.shape[0])
 
     @property
-    def kinds(self) -> dict[Kind, Edges]:
-        """The two kinds of edges by name."""
+    def edges_by_kind(self) -> dict[Kind, Edges]:
         return {"spatial": self.spatial, "temporal": self.temporal}
 
-    def draw(self, rng: random.Random, round: int) -> Round:
-        """Draw the edges of a round, counted from 0; the first one has no temporal edges."""
+    def draw_round(self, rng: random.Random, round_index: int) -> Round:
+        """Draw the edges of a round, counted from 0. The first round has no temporal edges."""
         choices: list[EdgeDecision] = []
 
         def is_taken(kind: Kind, edge: Edge) -> bool:
-            edges = self.kinds[kind]
+            edges = self.edges_by_kind[kind]
             if not edges.optimized:
                 return True
             probability = float(sigmoid(edges.logits[edge]))
@@ -138,48 +136,48 @@ class Graph:
             choices.append(EdgeDecision(kind, *edge, chosen, probability))
             return chosen
 
-        spatial = acyclic(self.agents, self.spatial.scan(), lambda edge: is_taken("spatial", edge))
-        temporal = self.temporal.scan() if round > 0 else []
+        spatial = select_acyclic_edges(
+            self.num_agents, self.spatial.list_live(), lambda edge: is_taken("spatial", edge)
+        )
+        temporal = self.temporal.list_live() if round_index > 0 else []
         temporal = [edge for edge in temporal if is_taken("temporal", edge)]
         log_prob = math.fsum(
-            log_probability(float(self.kinds[choice.kind].logits[choice.index]), choice.taken)
+            edge_log_probability(float(self.edges_by_kind[choice.kind].logits[choice.edge]), choice.taken)
             for choice in choices
         )
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
-    def settled(self, round: int) -> Round:
-        """Return a round of the graph as it was learned, without chance; counted from 0.
+    def most_likely_round(self, round_index: int) -> Round:
+        """Return a round of the learned graph without randomness, counted from 0.
 
-        It takes the edges that pruning has left. If nothing was pruned, it takes those whose
-        probability is ½ or more. Where edges would form a cycle, the one with the higher
-        probability is taken.
+        It has the edges that pruning has left. Without pruning it has the edges with probability ≥
+        ½. Where edges would form a cycle, the likelier one is used.
         """
-        spatial = acyclic(self.agents, self._preferred("spatial"))
-        temporal = self._preferred("temporal") if round > 0 else []
+        spatial = select_acyclic_edges(self.num_agents, self._rank_edges("spatial"))
+        temporal = self._rank_edges("temporal") if round_index > 0 else []
         return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0)
 
     def is_pruned(self, kind: Kind) -> bool:
         """Whether pruning has removed edges of a kind."""
-        edges = self.kinds[kind]
+        edges = self.edges_by_kind[kind]
         return bool((edges.allowed & ~edges.live).any())
 
-    def _preferred(self, kind: Kind) -> list[Edge]:
-        """Return the edges that a round without chance tries, the likeliest first."""
-        edges = self.kinds[kind]
+    def _rank_edges(self, kind: Kind) -> list[Edge]:
+        """Return the candidate edges of a deterministic round, likeliest first."""
+        edges = self.edges_by_kind[kind]
         if not edges.optimized:
-            return edges.scan()
+            return edges.list_live()
         takes_all = self.is_pruned(kind)
-        wanted = [edge for edge in edges.scan() if takes_all or edges.logits[edge] >= 0]
+        wanted = [edge for edge in edges.list_live() if takes_all or edges.logits[edge] >= 0]
         return sorted(wanted, key=lambda edge: -float(edges.logits[edge]))
 
 
-def acyclic(
-    agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool] = lambda _: True
+def select_acyclic_edges(
+    num_agents: int, edges: Iterable[Edge], is_wanted: Callable[[Edge], bool] = lambda _: True
 ) -> list[Edge]:
-    """Return the wanted edges, in their order; one that would close a cycle is skipped, wanted or
-    not."""
+    """Return the wanted edges in order, skipping every edge that would close a cycle."""
     # bit j of agent i: i may have heard of j, directly or not
-    heard = [1 << agent for agent in range(agents)]
+    heard = [1 << agent for agent in range(num_agents)]
     taken = []
     for source, target in edges:
         if heard[source] >> target & 1 or not is_wanted((source, target)):
@@ -191,52 +189,56 @@ def acyclic(
     return taken
 
 
-def masks(mode: Mode, agents: int, seed: int) -> tuple[Mask, Mask]:
-    """Return the edges that a topology allows, spatial and temporal; random and layered ones depend
-    on the seed."""
-    rng = random.Random(f"{mode} {agents} {seed}")
-    everyone = np.ones((agents, agents), dtype=np.bool_)
-    nobody, others = ~everyone, ~np.eye(agents, dtype=np.bool_)
+def topology_masks(mode: Topology, num_agents: int, seed: int) -> tuple[Mask, Mask]:
+    """Return the spatial and temporal edges that a topology allows. Random and layered topologies
+    depend on the seed.
+    """
+    rng = random.Random(f"{mode} {num_agents} {seed}")
+    everyone = np.ones((num_agents, num_agents), dtype=np.bool_)
+    nobody, others = ~everyone, ~np.eye(num_agents, dtype=np.bool_)
     match mode:
-        case Mode.direct_answer:
+        case Topology.direct_answer:
             return nobody, nobody.copy()
-        case Mode.full_connected:
+        case Topology.full_connected:
             return others, everyone
-        case Mode.random:
-            spatial, temporal = (_random_mask(rng, agents) for _ in range(2))
+        case Topology.random:
+            spatial, temporal = (_random_mask(rng, num_agents) for _ in range(2))
             return spatial & others, temporal
-        case Mode.chain:
+        case Topology.chain:
             last_to_first = nobody.copy()
             last_to_first[-1, 0] = True
-            return np.eye(agents, k=1, dtype=np.bool_), last_to_first
-        case Mode.debate:
+            return np.eye(num_agents, k=1, dtype=np.bool_), last_to_first
+        case Topology.debate:
             return nobody, everyone
-        case Mode.layered:
-            first = np.arange(agents) < (agents + 1) // 2  # the larger half if the number is odd
-            order = list(range(agents))
+        case Topology.layered:
+            first = np.arange(num_agents) < (num_agents + 1) // 2  # the larger half if the number is odd
+            order = list(range(num_agents))
             rng.shuffle(order)
             speaks = first[order]
             return np.outer(speaks, ~speaks), everyone
-        case Mode.star:
+        case Topology.star:
             return np.triu(everyone, k=1), everyone
 
 
 def sigmoid(logits: Matrix) -> Matrix:
-    """Return the probabilities of logits, without overflow."""
+    """Return the probabilities of logits without overflow."""
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def log_probability(logit: float, taken: bool) -> float:
-    """Return the log-probability of taking an edge, or of not taking it; finite even if a
-    probability is 0."""
-    signed = float(logit if taken else -logit)
+def edge_log_probability(logit: float, is_taken: bool) -> float:
+    """Return the log-probability of drawing an edge, or of not drawing it. It is finite even for
+    probability 0.
+    """
+    signed = float(logit if is_taken else -logit)
     return min(signed, 0.0) - math.log1p(math.exp(-abs(signed)))
 
 
-def _edges(allowed: Mask, logit: float, optimized: bool) -> Edges:
+def _make_edges(allowed: Mask, logit: float, optimized: bool) -> Edges:
     return Edges(allowed, allowed.copy(), np.full(allowed.shape, logit), optimized)
 
 
-def _random_mask(rng: random.Random, agents: int) -> Mask:
-    return np.array([[rng.random() < 0.5 for _ in range(agents)] for _ in range(agents)], dtype=np.bool_)
+def _random_mask(rng: random.Random, num_agents: int) -> Mask:
+    return np.array(
+        [[rng.random() < 0.5 for _ in range(num_agents)] for _ in range(num_agents)], dtype=np.bool_
+    )

@@ -1,15 +1,16 @@
-"""A team's graph as a JSON file: a job saves it, and task.graph=FILE reads it.
+"""A team's graph as a JSON file: a job saves it, and task.graph=FILE loads it.
 
-    {"version": 2, "mode": "star", "agents": 2, "roles": ["Math Solver", "Inspector"],
-     "learned": {"iterations": 10, "questions": 40, "seed": 0, "settings": {"lr": 0.1}},  (null: never trained)
-     "spatial":  {"optimized": true, "allowed": [[0, 1], [0, 0]], "live": [[0, 1], [0, 0]], "logits": [[0, 0.4], …]},
-     "temporal": …, "rounds": null, "silent": []}
+{"version": 2, "mode": "star", "agents": 2, "roles": ["Math Solver", "Inspector"],
+ "learned": {"iterations": 10, "questions": 40, "seed": 0, "settings": {"lr": 0.1}},
+ "spatial":  {"optimized": true, "allowed": [[0, 1], [0, 0]], "live": [[0, 1], [0, 0]],
+              "logits": [[0, 0.4], …]},
+ "temporal": …, "rounds": null, "silent": []}
 
-"rounds" and "silent" are left of a method that is gone, in which each round had its own edges.
-Version 1 had neither key.
+"learned" is null for a graph that was never trained. "rounds" and "silent" remain from a
+removed method, in which each round had its own edges. Version 1 had neither key.
 
-Row = who speaks, column = who listens. The file may come from anywhere, so everything in it is
-checked.
+Matrix row = speaking agent, column = listening agent. The file may come from anywhere, so
+everything in it is checked.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.core.json_fields import Fields
+from runner.core.json_fields import JsonFieldReader
 from runner.options.agents.graph import Edges, Graph, Kind
-from runner.options.agents.keys import Mode
-from runner_base import DataError, load_json, reading, unknown
+from runner.options.agents.keys import Topology
+from runner_base import DataError, load_json_object, os_errors_as_data_error, unknown_choice_message
 
 VERSION = 2
 MAX_BYTES = 4 * 2**20  # 64 agents need less than 1 MiB
@@ -49,8 +50,8 @@ Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class Learned:
-    """How a graph was learned."""
+class TrainingRecord:
+    """How a graph was trained."""
 
     iterations: int
     questions: int
@@ -59,37 +60,37 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """The content of a graph file; `learned` is None for a graph that was never trained."""
+class SavedGraph:
+    """The content of a graph file. `learned` is None for an untrained graph."""
 
     graph: Graph
     roles: tuple[str, ...]
-    learned: Learned | None
+    learned: TrainingRecord | None
 
 
-def to_json(graph: Graph, roles: Sequence[str], learned: Learned | None = None) -> str:
-    """Return the text of a graph file; each row of a matrix is a line."""
-    assert len(roles) == graph.agents
+def format_graph_json(graph: Graph, roles: Sequence[str], learned: TrainingRecord | None = None) -> str:
+    """Return the text of a graph file, with one line per row of a matrix."""
+    assert len(roles) == graph.num_agents
     lines = [
         f'"version": {VERSION}',
         f'"mode": {json.dumps(graph.mode.value)}',
-        f'"agents": {graph.agents}',
+        f'"agents": {graph.num_agents}',
         f'"roles": {json.dumps(list(roles), ensure_ascii=False)}',
         f'"learned": {json.dumps(None if learned is None else asdict(learned), allow_nan=False)}',
         *(f'"{key}": {json.dumps(value)}' for key, value in OF_ROUNDS.items()),
-        *(f'"{kind}": {_edges_text(edges)}' for kind, edges in graph.kinds.items()),
+        *(f'"{kind}": {_format_edges(edges)}' for kind, edges in graph.edges_by_kind.items()),
     ]
     return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
-def load(path: str | Path) -> Saved:
-    """Read a graph file; DataError names the file and the key if anything in it is invalid."""
+def load_graph(path: str | Path) -> SavedGraph:
+    """Read a graph file. DataError names the file and the key if anything in it is invalid."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise DataError(
             "this is a folder; give the graph.json that a job has saved", key=path, code="bad_value"
         )
-    with reading(path):
+    with os_errors_as_data_error(path):
         if path.exists() and not path.is_file():
             raise DataError("this is not an ordinary file", key=path, code="bad_value")
         if path.stat().st_size > MAX_BYTES:
@@ -98,135 +99,141 @@ def load(path: str | Path) -> Saved:
                 key=path,
                 code="too_large",
             )
-    return _GraphFields(path).saved(load_json(path))
+    return _GraphReader(path).parse_saved_graph(load_json_object(path))
 
 
-def sha256(graph: Graph) -> str:
-    """Return the digest of the edges that rounds are drawn from: equal for all files of equivalent
-    graphs."""
+def hash_graph(graph: Graph) -> str:
+    """Return the digest of the edges from which rounds are drawn. It is equal for equivalent
+    graphs.
+    """
     drawn_from = {
         kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
         if edges.optimized
         else [edges.optimized, edges.live.tolist()]
-        for kind, edges in graph.kinds.items()
+        for kind, edges in graph.edges_by_kind.items()
     }
     return hashlib.sha256(json.dumps([graph.mode.value, drawn_from]).encode()).hexdigest()
 
 
-def _edges_text(edges: Edges) -> str:
+def _format_edges(edges: Edges) -> str:
     rows = {"allowed": edges.allowed.astype(int), "live": edges.live.astype(int), "logits": edges.logits}
     inner = [f'"optimized": {json.dumps(edges.optimized)}']
-    inner += [f'"{name}": {_array_text(array)}' for name, array in rows.items()]
+    inner += [f'"{name}": {_format_matrix(array)}' for name, array in rows.items()]
     return "{\n  " + ",\n  ".join(inner) + "}"
 
 
-def _array_text(array: NDArray[Any]) -> str:
-    """Return a matrix with a line for each row."""
+def _format_matrix(array: NDArray[Any]) -> str:
+    """Return a matrix with one line per row."""
     margin = "\n    "
     rows = [json.dumps(row.tolist(), allow_nan=False) for row in array]
     return f"[{margin}" + f",{margin}".join(rows) + "]"
 
 
-class _GraphFields(Fields):
-    """Reads a graph file's values; an error names the file, the key and what was found."""
+class _GraphReader(JsonFieldReader):
+    """Reads a graph file's values. An error names the file, the key and the invalid value."""
 
-    def saved(self, values: dict[str, Any]) -> Saved:
-        """Everything."""
+    def parse_saved_graph(self, values: dict[str, Any]) -> SavedGraph:
         version = values.get("version")
         if type(version) is not int or version not in (1, VERSION):
-            self.fail("version", f"1 or {VERSION}", version)
-        self.only("", OF_ROUNDS | values if version == 1 else values, KEYS)
+            self.raise_error("version", f"1 or {VERSION}", version)
+        self.require_keys("", OF_ROUNDS | values if version == 1 else values, KEYS)
         for key, value in OF_ROUNDS.items():
             if values.get(key, value) != value:
                 need = f"{json.dumps(value)}, since all rounds share the edges,"
-                self.fail(key, need, values[key])
-        self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
-        mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
-        if agents < 1 or (mode is Mode.direct_answer and agents != 1):
-            self.fail("agents", "1 for direct_answer" if mode is Mode.direct_answer else "at least 1", agents)
-        roles = self.many("roles", values["roles"])
+                self.raise_error(key, need, values[key])
+        self.read_choice("mode", values["mode"], tuple(mode.value for mode in Topology))
+        mode, agents = Topology(values["mode"]), self.read_count("agents", values["agents"])
+        if agents < 1 or (mode is Topology.direct_answer and agents != 1):
+            self.raise_error(
+                "agents", "1 for direct_answer" if mode is Topology.direct_answer else "at least 1", agents
+            )
+        roles = self.read_list("roles", values["roles"])
         if len(roles) != agents:
-            self.fail("roles", f"a name for each of {agents} agents", roles)
-        names = tuple(self.name(f"roles[{number}]", role) for number, role in enumerate(roles))
-        spatial, temporal = (self.edges(kind, values[kind], agents) for kind in get_args(Kind))
+            self.raise_error("roles", f"a name for each of {agents} agents", roles)
+        names = tuple(self.parse_name(f"roles[{number}]", role) for number, role in enumerate(roles))
+        spatial, temporal = (self.parse_edges(kind, values[kind], agents) for kind in get_args(Kind))
         if spatial.allowed.diagonal().any():
-            self.fail("spatial.allowed", "0 from an agent to itself", 1)
-        return Saved(Graph(mode, spatial, temporal), names, self.learned(values["learned"]))
+            self.raise_error("spatial.allowed", "0 from an agent to itself", 1)
+        return SavedGraph(
+            Graph(mode, spatial, temporal), names, self.parse_training_record(values["learned"])
+        )
 
-    def edges(self, kind: Kind, value: object, agents: int) -> Edges:
-        values = self.table(kind, value)
-        self.only(kind, values, ("optimized", "allowed", "live", "logits"))
+    def parse_edges(self, kind: Kind, value: object, num_agents: int) -> Edges:
+        values = self.read_object(kind, value)
+        self.require_keys(kind, values, ("optimized", "allowed", "live", "logits"))
         if type(values["optimized"]) is not bool:
-            self.fail(f"{kind}.optimized", "true or false", values["optimized"])
+            self.raise_error(f"{kind}.optimized", "true or false", values["optimized"])
         allowed, live = (
-            self.square(f"{kind}.{name}", values[name], agents, np.bool_) for name in ("allowed", "live")
+            self.parse_square_matrix(f"{kind}.{name}", values[name], num_agents, np.bool_)
+            for name in ("allowed", "live")
         )
         for source, target in np.argwhere(live & ~allowed).tolist():
-            self.fail(f"{kind}.live[{source}][{target}]", f"0, as in {kind}.allowed,", 1)
-        logits = self.square(f"{kind}.logits", values["logits"], agents, np.float64)
+            self.raise_error(f"{kind}.live[{source}][{target}]", f"0, as in {kind}.allowed,", 1)
+        logits = self.parse_square_matrix(f"{kind}.logits", values["logits"], num_agents, np.float64)
         return Edges(allowed, live, logits, values["optimized"])
 
-    def learned(self, value: object) -> Learned | None:
-        """How the graph was learned."""
+    def parse_training_record(self, value: object) -> TrainingRecord | None:
         if value is None:
             return None
-        values = self.table("learned", value)
-        self.only("learned", values, ("iterations", "questions", "seed", "settings"))
+        values = self.read_object("learned", value)
+        self.require_keys("learned", values, ("iterations", "questions", "seed", "settings"))
         if type(values["seed"]) is not int:
-            self.fail("learned.seed", "a whole number", values["seed"])
-        settings = self.table("learned.settings", values["settings"])
+            self.raise_error("learned.seed", "a whole number", values["seed"])
+        settings = self.read_object("learned.settings", values["settings"])
         for name, setting in settings.items():
-            key = f"learned.settings.{self.name('learned.settings', name)}"
+            key = f"learned.settings.{self.parse_name('learned.settings', name)}"
             is_finite = isinstance(setting, float) and math.isfinite(setting)
             if not (is_finite or setting is None or isinstance(setting, (str, int))):
                 need = "a text, a finite number, true, false or null"
-                self.fail(key, need, setting)
+                self.raise_error(key, need, setting)
         iterations, questions = (
-            self.count(f"learned.{name}", values[name]) for name in ("iterations", "questions")
+            self.read_count(f"learned.{name}", values[name]) for name in ("iterations", "questions")
         )
-        return Learned(iterations, questions, values["seed"], settings)
+        return TrainingRecord(iterations, questions, values["seed"], settings)
 
-    def square(self, key: str, value: object, agents: int, dtype: type[Any]) -> NDArray[Any]:
-        """A matrix with a row and a column for each agent."""
-        rows, (fits, need) = self.many(key, value), CELLS[dtype]
-        if len(rows) != agents:
+    def parse_square_matrix(self, key: str, value: object, num_agents: int, dtype: type[Any]) -> NDArray[Any]:
+        """Return a matrix with one row and one column per agent."""
+        rows, (fits, need) = self.read_list(key, value), CELLS[dtype]
+        if len(rows) != num_agents:
             raise DataError(
-                f"{key}: {agents} rows expected, one for each agent, found {len(rows)}",
+                f"{key}: {num_agents} rows expected, one for each agent, found {len(rows)}",
                 key=self.path,
                 code="damaged",
             )
         for number, row in enumerate(rows):
-            cells = len(self.many(f"{key}[{number}]", row))
-            if cells != agents:
+            cells = len(self.read_list(f"{key}[{number}]", row))
+            if cells != num_agents:
                 raise DataError(
-                    f"{key}[{number}]: {agents} cells expected, found {cells}", key=self.path, code="damaged"
+                    f"{key}[{number}]: {num_agents} cells expected, found {cells}",
+                    key=self.path,
+                    code="damaged",
                 )
-        for source, target in itertools.product(range(agents), repeat=2):
+        for source, target in itertools.product(range(num_agents), repeat=2):
             if not fits(cell := rows[source][target]):
-                self.fail(f"{key}[{source}][{target}]", need, cell)
+                self.raise_error(f"{key}[{source}][{target}]", need, cell)
         return np.array(rows, dtype=dtype)
 
-    def name(self, key: str, value: object) -> str:
-        """A text that fits on a line."""
+    def parse_name(self, key: str, value: object) -> str:
+        """Return a printable single-line text."""
         if (
             not isinstance(value, str)
             or not value.strip()
             or not value.isprintable()
             or len(value) > LONGEST_NAME
         ):
-            self.fail(key, f"a name of 1 to {LONGEST_NAME} printable characters", value)
+            self.raise_error(key, f"a name of 1 to {LONGEST_NAME} printable characters", value)
         return str(value)
 
-    def only(self, where: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
-        """Reject a missing key, and one that would not be read."""
-        inside = f"{where}." if where else ""
+    def require_keys(self, section: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
+        """Raise DataError for a missing or unknown key."""
+        inside = f"{section}." if section else ""
         for key in keys:
             if key not in values:
                 raise DataError(f"{inside}{key} is missing", key=self.path, code="damaged")
         for key in values:
             if key not in keys:
                 raise DataError(
-                    f"{unknown('key', key[:LONGEST_NAME], keys)}{f' (in {where})' if where else ''}",
+                    f"{unknown_choice_message('key', key[:LONGEST_NAME], keys)}{f' (in {section})' if section else ''}",
                     key=self.path,
                     code="unknown_choice",
                 )

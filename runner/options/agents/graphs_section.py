@@ -1,28 +1,27 @@
-"""The graphs of teams, as their jobs have drawn them."""
+"""Report section with the team graphs that jobs have drawn."""
 
 from __future__ import annotations
 
 from runner_base.result import GRAPH_PICTURE
-from runner_compare import JobPicture, Reader, Section, Table, name_of
+from runner_compare import JobPicture, Reader, Section, Table, row_name
 
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 MOST_GRAPHS = 24  # that the page shows
 
 
 class GraphsSection(Section):
-    """The graphs of teams."""
-
-    def pictures_of_jobs(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return the graphs that the jobs of a table have drawn; of pooled runs, the first one's.
+    def job_pictures(self, table: Table, reader: Reader) -> list[JobPicture]:
+        """Return the graphs that the jobs of a table have drawn. Pooled runs show their first run's
+        graph.
 
         Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
         """
         names_by_graph: dict[bytes, list[str]] = {}
         for row in table.rows:
             run = row.run.parts[0] if row.run.parts else row.run
-            file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
+            file = next(reader.find_files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
             if file is not None:
-                names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
+                names_by_graph.setdefault(file.read_bytes(), []).append(row_name(row, table.keys))
         return [JobPicture(names, file) for file, names in [*names_by_graph.items()][:MOST_GRAPHS]]
 
 

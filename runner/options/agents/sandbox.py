@@ -1,14 +1,15 @@
-"""Run Python that a model has written, in a process of its own that can do no harm; only its
+"""Runs Python code that a model has written, in an isolated process. Only the variable
 `answer` counts.
 
-The process (sandbox_child.py) gets no environment and an empty folder. It limits itself and has the
-kernel refuse everything else: files elsewhere (Landlock), and network, processes, signals and all
-else that a computation does not need (seccomp, syscalls.py). Modules that the code names are
-imported first. Then every call that takes a path is refused, too, so that the code cannot tell
-which files exist. `protections` says what of this the machine has.
+The process (sandbox_child.py) gets no environment and an empty folder. It limits itself,
+and the kernel refuses everything else: files elsewhere (Landlock), and network, processes,
+signals and other system calls that a computation does not need (seccomp, syscalls.py).
+Modules that the code names are imported first. Then every call with a path is refused, too,
+so that the code cannot detect which files exist. `protections` returns those that the
+machine supports.
 
-The result is not to be trusted: the code can write to the pipe itself. So each part of it is
-limited here again.
+The result is not trusted, because the code can write to the pipe itself. So each part of it
+is limited again here.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from enum import StrEnum
 
 from runner.config.extractors import Extractor
 from runner.options.agents import sandbox_child, syscalls
-from runner.options.agents.left_folders import own_folder
+from runner.options.agents.code_folders import make_code_folder
 from runner.options.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
-from runner.scorers import extract, numbers, plain_letter
+from runner.scorers import extract, numbers, parse_letter
 from runner_base import MIB, JobFailed
-from runner_base.child import describe_exit
+from runner_base.child_process import describe_exit_code
 
 KIB = 1024
 NUMBER, LETTER = "number", "letter of a choice"  # what a program's answer has to be
@@ -64,7 +65,7 @@ class CodeStatus(StrEnum):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What a program may use."""
+    """Resource limits of a program."""
 
     seconds: float = 10.0  # by the clock
     cpu_s: int = 5
@@ -75,7 +76,9 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class CodeOutcome:
-    """The outcome of a program: the number in plain form or the letter, or why there is none."""
+    """The outcome of a program: the number in plain form or the letter, or the reason why there is
+    none.
+    """
 
     answer: str | None
     status: CodeStatus
@@ -84,9 +87,9 @@ class CodeOutcome:
 
 
 class Sandbox:
-    """Runs programs, each in a process of its own; several threads may call it at once.
+    """Runs programs, each in its own process. Several threads may call it at once.
 
-    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them.
+    `without` names protections to disable (landlock, seccomp), as on a machine that lacks them.
     With `letters` a program's answer is the letter of a choice.
     """
 
@@ -97,28 +100,30 @@ class Sandbox:
         letters: bool = False,
     ) -> None:
         self.limits, self.without, self.letters = limits or SandboxLimits(), without, letters
-        self._filters = () if "seccomp" in without else syscalls.programs()
+        self._filters = () if "seccomp" in without else syscalls.build_seccomp_filters()
         self._held: frozenset[str] | None = None  # names from the child, once it has been tried
         self._lock = threading.Lock()
 
-    def run(self, text: str) -> CodeOutcome:
-        """Run the code in what a model wrote, fenced or not, and return the number that it assigns
-        to `answer`."""
+    def run_program(self, text: str) -> CodeOutcome:
+        """Run the code in a model's reply, fenced or not, and return the number that it assigns to
+        `answer`.
+        """
         if len(text) > LONGEST_CODE:
-            return _failed(f"the code has more than {LONGEST_CODE} characters")
-        self.protections()
-        return self._run(programs_in(text), self.limits, self.letters)[0]
+            return _failed_outcome(f"the code has more than {LONGEST_CODE} characters")
+        self.detect_protections()
+        return self._run_process(extract_programs(text), self.limits, self.letters)[0]
 
-    def protections(self) -> frozenset[str]:
-        """Return the names of this machine's protections. Runs a program that must succeed, once;
-        without the filter if a system library needs more calls."""
+    def detect_protections(self) -> frozenset[str]:
+        """Return the names of this machine's protections. Runs a test program once; without the
+        seccomp filter if a system library needs more calls.
+        """
         with self._lock:
             if self._held is None:
                 limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
-                outcome, held = self._run((_PROBE,), limits)
+                outcome, held = self._run_process((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER and self._filters:
                     self._filters = ()
-                    outcome, held = self._run((_PROBE,), limits)
+                    outcome, held = self._run_process((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(
                         f"the sandbox for written Python does not work on this machine: {outcome.why}",
@@ -127,10 +132,10 @@ class Sandbox:
                 self._held = held
             return self._held
 
-    def _run(
+    def _run_process(
         self, texts: Sequence[str], limits: SandboxLimits, letters: bool = False
     ) -> tuple[CodeOutcome, frozenset[str]]:
-        with own_folder() as folder:
+        with make_code_folder() as folder:
             # no preexec_fn: this process has threads, and torch
             with subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__],
@@ -142,15 +147,15 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send(process, texts, limits, letters)
-                    data, why = self._listen(process, folder, limits)
+                    self._send_job(process, texts, limits, letters)
+                    data, why = self._read_output(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
-                    cpu_s = _reap(process)
-            return self._outcome(data, why, process.returncode, cpu_s, letters)
+                    cpu_s = _reap_process(process)
+            return self._parse_outcome(data, why, process.returncode, cpu_s, letters)
 
-    def _send(
+    def _send_job(
         self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
     ) -> None:
         job = {
@@ -168,10 +173,10 @@ class Sandbox:
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
 
-    def _listen(
+    def _read_output(
         self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits
     ) -> tuple[bytes, str]:
-        """Return the output of the process until it ends, or why it was stopped."""
+        """Return the process's output until it ends, or the reason why it was stopped."""
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
         deadline = time.monotonic() + limits.seconds
@@ -195,43 +200,46 @@ class Sandbox:
                     return data, ""
                 # the process is ending, or the code has closed the pipe
                 poll.unregister(descriptor)
-            if _is_full(folder, 4 * limits.file_kib * KIB):
+            if _exceeds_disk_limit(folder, 4 * limits.file_kib * KIB):
                 why = "it wrote more files than it may"
                 return b"", why
         why = "it " if is_open else "it closed the pipe for its answer, and "
         return b"", f"{why}was stopped after {limits.seconds:g} s"
 
-    def _outcome(
-        self, data: bytes, why: str, exit_code: int, cpu_s: float, letters: bool
+    def _parse_outcome(
+        self, data: bytes, reason: str, exit_code: int, cpu_s: float, letters: bool
     ) -> tuple[CodeOutcome, frozenset[str]]:
         fields = data.decode(errors="replace").split("\0")
-        if why or len(fields) != len(_FIELDS):
+        if reason or len(fields) != len(_FIELDS):
             # a program that ignores SIGXCPU gets SIGKILL a second later
             ignored_limit = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
-            if not why and (ignored_limit or exit_code == -signal.SIGXCPU):
-                why = f"it used more than {self.limits.cpu_s} s of CPU time"
+            if not reason and (ignored_limit or exit_code == -signal.SIGXCPU):
+                reason = f"it used more than {self.limits.cpu_s} s of CPU time"
             elif data and exit_code == 0:
-                why = why or "it wrote into the pipe for its answer"
-            return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
-        held, answer, why, printed = (
+                reason = reason or "it wrote into the pipe for its answer"
+            return _failed_outcome(
+                reason or f"it {describe_exit_code(exit_code)} before it had an answer"
+            ), frozenset()
+        held, answer, reason, printed = (
             field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)
         )
         found = (
-            (plain_letter(answer) if letters else extract(answer, numbers, Extractor.flexible))
+            (parse_letter(answer) if letters else extract(answer, numbers, Extractor.flexible))
             if answer
             else None
         )
         if found is not None and len(found) > MAX_DIGITS:
-            found, why = None, f"`answer` has more than {MAX_DIGITS} digits"
+            found, reason = None, f"`answer` has more than {MAX_DIGITS} digits"
         if found is None:
-            why = why or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
-            return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
+            reason = reason or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
+            return CodeOutcome(None, CodeStatus.code_failed, reason, printed), frozenset(held.split())
         return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
 
 
-def programs_in(text: str) -> tuple[str, ...]:
-    """Return candidates for the program in a reply, the likeliest first; the first one that is
-    Python is run."""
+def extract_programs(text: str) -> tuple[str, ...]:
+    """Return candidates for the program in a reply, the likeliest first. The first candidate that
+    is valid Python is run.
+    """
     fenced = [found[1] for found in _FENCE.finditer(text)]
     if fenced:
         final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
@@ -247,19 +255,19 @@ def programs_in(text: str) -> tuple[str, ...]:
     )
 
 
-def _failed(why: str) -> CodeOutcome:
-    return CodeOutcome(None, CodeStatus.code_failed, why)
+def _failed_outcome(reason: str) -> CodeOutcome:
+    return CodeOutcome(None, CodeStatus.code_failed, reason)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has ended; on Linux it is not reaped yet, so that its id is not reused."""
+    """Whether a process has ended. On Linux it is not reaped yet, so that its id is not reused."""
     if sys.platform != "linux":
         return process.poll() is not None
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _reap(process: subprocess.Popen[bytes]) -> float:
-    """Wait for a process, and return its seconds of CPU time; 0 if it was reaped before."""
+def _reap_process(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process and return its seconds of CPU time, or 0 if it was reaped before."""
     if process.returncode is not None:
         return 0.0
     _, status, usage = os.wait4(process.pid, 0)
@@ -267,12 +275,12 @@ def _reap(process: subprocess.Popen[bytes]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _is_full(folder: str, most_bytes: int) -> bool:
-    """Whether the folder holds too much; with Landlock it has no subfolders."""
+def _exceeds_disk_limit(folder: str, max_bytes: int) -> bool:
+    """Whether the folder contains too many bytes or files. With Landlock it has no subfolders."""
     total = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for count, entry in enumerate(entries, start=1):
             total += entry.stat(follow_symlinks=False).st_blocks * 512
-            if total > most_bytes or count > _MAX_FILES:
+            if total > max_bytes or count > _MAX_FILES:
                 return True
     return False

@@ -1,10 +1,10 @@
-"""The process in which written code runs (sandbox.py starts it, by this file's path, with `python
--I -S`).
+"""The process that runs generated code. sandbox.py starts it by this file's path, with `python
+-I -S`.
 
-It limits itself, has the kernel refuse the rest, and only then reads the code. Before the code
-runs, the modules of the standard library that it names are imported, and then the kernel refuses
-every path. Its result goes to a pipe that was its stdout: the protections, the value of `answer`,
-why there is none, the printed text. It imports little, since it starts thousands of times, and
+It limits itself, lets the kernel refuse the rest, and only then reads the code. First it
+imports the standard library modules that the code names; then the kernel refuses every
+path. The result goes to a pipe that was its stdout: protections, value of `answer`, reason
+for no answer, printed text. It imports little, because it starts thousands of times, and
 nothing of the runner.
 """
 
@@ -53,16 +53,15 @@ _LATE = {
 }
 
 
-class Printed(io.StringIO):
-    """Keeps what is printed, up to a limit; beyond it, printing raises, and the program has
-    failed."""
+class PrintBuffer(io.StringIO):
+    """Stores printed text up to a limit. Beyond it, printing raises, and the program has failed."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_characters: int) -> None:
         super().__init__()
-        self.most, self.is_flooded = most, False
+        self.most, self.is_flooded = max_characters, False
 
     def write(self, text: str) -> int:
-        """Keep a text."""
+        """Store a text."""
         if self.is_flooded or self.tell() + len(text) > self.most:
             self.is_flooded = True
             raise OSError("too much was printed")
@@ -70,25 +69,25 @@ class Printed(io.StringIO):
 
 
 def main() -> None:
-    """Protect this process, read the code, run it, write the result."""
+    """Protect this process, read the code, run it, and write the result."""
     source = sys.stdin.buffer
     job: dict[str, Any] = marshal.load(source)
     result = os.dup(1)
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
-    held, libc = protect(job)
+    held, libc = activate_protections(job)
     texts: tuple[str, ...] = marshal.load(source)
     os.dup2(1, 0)
     sys.stdin = io.StringIO()
     write, leave, join = os.write, os._exit, b"\0".join  # the code may replace these functions
-    printed = Printed(job["printed"])
+    printed = PrintBuffer(job["printed"])
     sys.stdout = printed
-    tree, code, why = compiled(texts)
+    tree, code, why = compile_first_valid(texts)
     answer = ""
     if code is not None:
         if "seccomp" in held and refuse_paths(tree, libc, job["filters"][1]):
             held.append("paths")
-        answer, why = run(code, job["wanted"])
+        answer, why = execute(code, job["wanted"])
     if printed.is_flooded:
         answer, why = "", f"printed more than {job['printed']} characters"
     shown = printed.getvalue()[: job["shown"]]
@@ -97,46 +96,48 @@ def main() -> None:
     leave(0)
 
 
-def compiled(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
-    """Return the first text that is Python, as a tree and compiled; or the reason why none of them
-    is."""
+def compile_first_valid(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
+    """Return the first text that is valid Python, as a tree and compiled, or the reason why none
+    is.
+    """
     why = ""
     for text in texts:
         try:
             tree = compile(text, "<code>", "exec", _ONLY_AST, dont_inherit=True)
             return tree, compile(text, "<code>", "exec", dont_inherit=True), ""
         except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError) as error:
-            why = why or describe(error)  # of the first text: the others are guesses
+            why = why or describe_error(error)  # of the first text: the others are guesses
     return None, None, why or "no code"
 
 
 def refuse_paths(tree: Any, libc: Any, lines: bytes) -> bool:
-    """Import the modules of the standard library that the code names, then have the kernel refuse
-    every path."""
-    before, named = set(sys.modules), {"warnings": list[str]()} | imports_in(tree)
-    import_all(named)
+    """Import the standard library modules that the code names, then let the kernel refuse every
+    path.
+    """
+    before, named = set(sys.modules), {"warnings": list[str]()} | find_imports(tree)
+    import_stdlib_modules(named)
     loaded = {*named, *sys.modules} - (before - {*named})
-    import_all({late: [] for name in _LATE if name in loaded for late in _LATE[name]})
-    if not filter_calls(libc, lines):
+    import_stdlib_modules({late: [] for name in _LATE if name in loaded for late in _LATE[name]})
+    if not install_seccomp_filter(libc, lines):
         return False
-    sys.meta_path[-1:] = [TooLate]
+    sys.meta_path[-1:] = [LateImportRefuser]
     return True
 
 
-class TooLate:
-    """Finds no module of the standard library once paths are refused, and says why."""
+class LateImportRefuser:
+    """Rejects imports of standard library modules once paths are refused, with a reason."""
 
     @staticmethod
     def find_spec(name: str, *_: Any) -> None:
-        """Reject a module that could have been imported before."""
+        """Raise ModuleNotFoundError for a module that could have been imported before."""
         if name.partition(".")[0] in sys.stdlib_module_names:
             raise ModuleNotFoundError(
                 f"the sandbox imports only what the code names: write `import {name}`", name=name
             )
 
 
-def imports_in(tree: Any) -> dict[str, list[str]]:
-    """Return the modules that the code names anywhere, and the names that it imports from each."""
+def find_imports(tree: Any) -> dict[str, list[str]]:
+    """Return the modules that the code imports anywhere, and the names imported from each."""
     nodes, found = [tree], dict[str, list[str]]()
     while nodes:
         node = nodes.pop()
@@ -159,9 +160,10 @@ def imports_in(tree: Any) -> dict[str, list[str]]:
     return found
 
 
-def import_all(modules: dict[str, list[str]]) -> None:
-    """Import modules of the standard library; an import that fails here fails in the code, too,
-    with its reason."""
+def import_stdlib_modules(modules: dict[str, list[str]]) -> None:
+    """Import standard library modules. An import that fails here fails in the code, too, with its
+    reason.
+    """
     for name, members in modules.items():
         if name.partition(".")[0] in sys.stdlib_module_names:
             try:
@@ -170,42 +172,41 @@ def import_all(modules: dict[str, list[str]]) -> None:
                 continue
 
 
-def run(code: Any, wanted: str = "number") -> tuple[str, str]:
-    """Run code; return `answer` as text, or an empty one and the reason."""
+def execute(code: Any, expected_kind: str = "number") -> tuple[str, str]:
+    """Execute code. Returns `answer` as text, or an empty text and the reason."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     try:
         exec(code, module.__dict__)
         if "answer" not in module.__dict__:
             return "", "it assigns nothing to `answer`"
-        return as_text(module.__dict__["answer"], wanted)
+        return format_answer(module.__dict__["answer"], expected_kind)
     except BaseException as error:  # noqa: BLE001 - written code may raise anything, SystemExit too
-        return "", describe(error)
+        return "", describe_error(error)
 
 
-def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
-    """Return a number as text, without the noise of binary fractions, or the reason why it is not a
-    number.
+def format_answer(value: Any, expected_kind: str = "number") -> tuple[str, str]:
+    """Return a number as text without binary rounding noise, or the reason why it is not a number.
 
-    A text counts by the number in it, like the replies of agents. Other types do not count, even if
-    float() takes them.
+    A text counts by the number in it, like the replies of agents. Other types do not count,
+    even if float() accepts them.
     """
     if isinstance(value, bool) or value is None:
-        return "", f"`answer` is {value} and no {wanted}"
+        return "", f"`answer` is {value} and no {expected_kind}"
     if isinstance(value, str):
         text = str.__str__(value).strip()
         if len(text) > LONGEST_TEXT:
-            return "", f"`answer` is a text of {len(text)} characters and no {wanted}"
+            return "", f"`answer` is a text of {len(text)} characters and no {expected_kind}"
         if not "".join(text.split()).isprintable():
-            why = f"`answer` is a text with characters that cannot be printed, and no {wanted}"
+            why = f"`answer` is a text with characters that cannot be printed, and no {expected_kind}"
             return "", why
         return text or " ", ""
     of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
     kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))
     if not isinstance(value, kinds):
-        return "", f"`answer` is of type {type(value).__name__[:100]} and no {wanted}"
+        return "", f"`answer` is of type {type(value).__name__[:100]} and no {expected_kind}"
     if value != value or value in (float("inf"), float("-inf")):
-        return "", f"`answer` is {float(value)} and no {wanted}"
+        return "", f"`answer` is {float(value)} and no {expected_kind}"
     if not -(10**MAX_DIGITS) < value < 10**MAX_DIGITS:
         return "", f"`answer` has more than {MAX_DIGITS} digits"
     number = value if isinstance(value, int) else float(value)
@@ -217,7 +218,7 @@ def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
     return (text, "") if len(text) <= MAX_DIGITS else ("", f"`answer` has more than {MAX_DIGITS} digits")
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the first line of an error."""
     try:
         text = str(error).strip()
@@ -228,9 +229,9 @@ def describe(error: BaseException) -> str:
     return f"{name}: {first}" if first else name
 
 
-def protect(job: dict[str, Any]) -> tuple[list[str], Any]:
-    """Use every protection that this machine has; return their names, and the C library."""
-    held = take_limits(job)
+def activate_protections(job: dict[str, Any]) -> tuple[list[str], Any]:
+    """Activate every protection that this machine supports. Returns their names and the C library."""
+    held = set_resource_limits(job)
     libc: Any = None
     if sys.platform == "linux":
         import ctypes
@@ -242,19 +243,19 @@ def protect(job: dict[str, Any]) -> tuple[list[str], Any]:
         if os.getppid() != job["parent"]:
             os._exit(1)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if libc is not None and "landlock" not in job["without"] and close_files(libc):
+    if libc is not None and "landlock" not in job["without"] and restrict_files(libc):
         held.append("landlock")
-    if libc is not None and job["filters"] and filter_calls(libc, job["filters"][0]):
+    if libc is not None and job["filters"] and install_seccomp_filter(libc, job["filters"][0]):
         held.append("seccomp")
     if "landlock" not in held or "seccomp" not in held:
         for name in ("ctypes", "_ctypes"):
             sys.modules.pop(name, None)
-        sys.addaudithook(refuser("landlock" not in held, "seccomp" not in held))
+        sys.addaudithook(make_audit_hook("landlock" not in held, "seccomp" not in held))
     return held, libc
 
 
-def take_limits(job: dict[str, Any]) -> list[str]:
-    """Limit CPU seconds, memory, files and processes; return which limits hold."""
+def set_resource_limits(job: dict[str, Any]) -> list[str]:
+    """Limit CPU seconds, memory, files and processes. Returns the limits that were set."""
     wanted = {
         "CPU": (job["cpu_s"], job["cpu_s"] + 1),  # a program can catch the first, not the second
         "AS": (job["memory"],) * 2,
@@ -278,7 +279,9 @@ def take_limits(job: dict[str, Any]) -> list[str]:
 
 
 def drop_privileges(libc: Any) -> list[str]:
-    """As root: become user nobody, or drop root's powers if nobody cannot read Python's modules."""
+    """As root: switch to user nobody, or drop root's capabilities if nobody cannot read Python's
+    modules.
+    """
     if os.geteuid() != 0:
         return []
     try:
@@ -301,9 +304,10 @@ def drop_privileges(libc: Any) -> list[str]:
     return ["powerless"] if libc.capset(header, nothing) == 0 else []
 
 
-def close_files(libc: Any) -> bool:
-    """Landlock: allow the working directory for reading and writing, Python's modules for reading,
-    nothing else."""
+def restrict_files(libc: Any) -> bool:
+    """Restrict file access with Landlock: read and write the working directory, read Python's
+    modules, nothing else.
+    """
     import ctypes
 
     call = libc.syscall
@@ -335,20 +339,21 @@ def close_files(libc: Any) -> bool:
     return bool(call(_RESTRICT_SELF, rules, 0) == 0)
 
 
-def filter_calls(libc: Any, lines: bytes) -> bool:
-    """Put a seccomp filter on this process, which cannot be removed."""
+def install_seccomp_filter(libc: Any, filter_code: bytes) -> bool:
+    """Install a seccomp filter on this process. It cannot be removed."""
     import ctypes
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
 
-    program = Program(len(lines) // 8, lines)
+    program = Program(len(filter_code) // 8, filter_code)
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
 
 
-def refuser(files: bool, calls: bool) -> Any:
-    """Return an audit hook for what the kernel does not refuse here. Malicious code can circumvent
-    it."""
+def make_audit_hook(files: bool, calls: bool) -> Any:
+    """Return an audit hook for operations that the kernel does not refuse here. Malicious code can
+    circumvent it.
+    """
     here = os.getcwd() + "/"
     readable = tuple(f"{path}/" for path in sys.path if path)
     absolute, text, write_flags = (
@@ -362,7 +367,7 @@ def refuser(files: bool, calls: bool) -> Any:
     modules = ("_ctypes", "ctypes", "_posixsubprocess", "_socket", "resource", "gc")
     own = ("os.remove", "os.unlink", "os.listdir", "os.scandir")
 
-    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    def audit_hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             if not files or isinstance(arguments[0], int):
                 return
@@ -380,7 +385,7 @@ def refuser(files: bool, calls: bool) -> Any:
             return
         raise PermissionError(f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip())
 
-    return refuse
+    return audit_hook
 
 
 if __name__ == "__main__":

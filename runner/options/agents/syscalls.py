@@ -1,12 +1,13 @@
-"""The system calls that a computation may use on Linux, as seccomp filters: all others are refused.
+"""The system calls that a computation may use on Linux, as seccomp filters. All others are
+refused.
 
-So there are no sockets, processes, signals to others, tracing, or changes of limits or priorities,
-and no calls that later kernels add. A refused call does not end the program: it raises
-PermissionError in Python.
+There are no sockets, processes, signals to others, tracing, or changes of limits or
+priorities, and no calls of later kernels. A refused call does not end the program: it
+raises PermissionError in Python.
 
-There are two filters. Under the first one Python reads the modules that the code imports. The
-second one is added before the code runs and refuses every call that takes a path: if Landlock or a
-filter refused some paths only, the errors would show which of the others exist.
+There are two filters. Under the first, Python reads the modules that the code imports. The
+second is added before the code runs and refuses every call with a path: if Landlock or a
+filter refused only some paths, the errors would show which of the others exist.
 """
 
 from __future__ import annotations
@@ -110,18 +111,19 @@ _NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (0, 4, 16, 24)
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def programs(machine: str | None = None) -> tuple[bytes, ...]:
-    """Return the filters for imports and for the code, as arrays of struct sock_filter; none for
-    other machines."""
+def build_seccomp_filters(machine: str | None = None) -> tuple[bytes, ...]:
+    """Return the filters for imports and for the code, as arrays of struct sock_filter. Other
+    machines have none.
+    """
     machine = machine or (platform.machine() if sys.platform == "linux" else "")
     if machine not in ARCHITECTURES or sys.byteorder != "little":
         return ()
-    return _program(machine, imports=True), _program(machine, imports=False)
+    return _build_filter(machine, allow_imports=True), _build_filter(machine, allow_imports=False)
 
 
-def _program(machine: str, imports: bool) -> bytes:
+def _build_filter(machine: str, allow_imports: bool) -> bytes:
     column, architecture = ARCHITECTURES[machine]
-    allowed = ALLOWED | (BY_PATH if imports else {})
+    allowed = ALLOWED | (BY_PATH if allow_imports else {})
     numbers = [number for pair in allowed.values() if (number := pair[column]) is not None]
     # from the top: (code, operand, how many lines to skip if true, if false)
     lines = [
@@ -134,9 +136,9 @@ def _program(machine: str, imports: bool) -> bytes:
     ]
     for answered, error in ANSWERED.values():
         lines += [(_EQUAL, answered[column], 0, 1), (_RETURN, _ERRNO | error, 0, 0)]
-    lines += _by_argument(FCNTL[column], _SECOND_ARGUMENT_AT, FCNTL_COMMANDS)
-    if imports:
-        lines += _by_argument(PRCTL[column], _FIRST_ARGUMENT_AT, PRCTL_OPTIONS)
+    lines += _allow_argument_values(FCNTL[column], _SECOND_ARGUMENT_AT, FCNTL_COMMANDS)
+    if allow_imports:
+        lines += _allow_argument_values(PRCTL[column], _FIRST_ARGUMENT_AT, PRCTL_OPTIONS)
     lines += [(_EQUAL, number, len(numbers) - index, 0) for index, number in enumerate(numbers)]
     lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
     return b"".join(
@@ -144,12 +146,13 @@ def _program(machine: str, imports: bool) -> bytes:
     )
 
 
-def _by_argument(
-    number: int, place_of_argument: int, values: tuple[int, ...]
+def _allow_argument_values(
+    syscall_number: int, argument_offset: int, values: tuple[int, ...]
 ) -> list[tuple[int, int, int, int]]:
-    """Return the lines that allow a call with some values of one argument, and refuse it with all
-    others."""
+    """Return filter lines that allow a call with some values of one argument, and refuse it with
+    all others.
+    """
     count = len(values)
-    lines = [(_EQUAL, number, 0, count + 3), (_LOAD, place_of_argument, 0, 0)]
+    lines = [(_EQUAL, syscall_number, 0, count + 3), (_LOAD, argument_offset, 0, 0)]
     lines += [(_EQUAL, value, count - index, 0) for index, value in enumerate(values)]
     return [*lines, (_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]

@@ -1,19 +1,18 @@
-"""The questions that train a team's graph: none of them is scored."""
+"""The training questions of a team's graph. None of them is scored."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.datasets.gsm8k import check_made, load_questions
 from runner.datasets.items import Item
+from runner.datasets.questions import check_embedded_count, load_questions
 from runner.options.agents.keys import AgentsConfig
 from runner_base import ConfigError
-from runner_base.errors import rename_keys
+from runner_base.errors import rename_error_keys
 
 
-def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
-    """Return the training questions, none of them scored, and how many were left out because they
-    are."""
+def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[list[Item], int]:
+    """Return the training questions, and the number of excluded questions because they are scored."""
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
             "the scored questions are of this split, and none of them may train "
@@ -22,22 +21,25 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
             value=task.train_split,
             code="conflict",
         )
-    needed = task.train_questions
+    needed = task.num_training_questions
     both = f"{task.num_iterations} with task.batch_size={task.batch_size}"
-    check_made(task.data, "task.num_iterations", both, needed)
-    scored = {item.question for item in items}
+    check_embedded_count(task.data, "task.num_iterations", both, needed)
+    scored = {item.question for item in scored_items}
     try:
-        whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
+        whole = replace(
+            task, split=task.train_split, offset=task.train_offset, limit=needed + len(scored_items)
+        )
         # files choose scored questions only
         questions = load_questions(replace(whole, only=None, without=None))
     except ConfigError as error:  # it names the keys of the scored questions
         names = {"task.split": "task.train_split", "task.offset": "task.train_offset"}
-        raise rename_keys(error, names) from error
+        raise rename_error_keys(error, names) from error
     train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(
             f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all questions "
-            f"are among the {len(items)} scored ones, and none is left for training. Score fewer (task.limit), or give "
+            f"are among the {len(scored_items)} scored ones, and none is left "
+            "for training. Score fewer (task.limit), or give "
             "data with another split",
             code="empty",
         )

@@ -1,7 +1,7 @@
-"""What agents are told, by domain: wording.yaml has the texts, for answers that are numbers and for
-letters of choices.
+"""Prompt texts of agents by domain, from wording.yaml, for numeric answers and for letters of
+choices.
 
-The texts for letters are those for numbers, where the file gives no others.
+Texts for letters default to those for numbers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner.options.agents.keys import Domain, Role
+from runner.options.agents.keys import PromptStyle, Role
 
 
 @dataclass
-class Wording:
-    """The texts of a domain; `{…}` are placeholders."""
+class PromptTexts:
+    """The prompt texts of a domain. `{…}` are placeholders."""
 
     heads: dict[Role, str]
     decision: str  # the head of the deciding agent
@@ -39,14 +39,14 @@ class Wording:
 
 
 @cache
-def wording_of(domain: Domain, letters: bool = False) -> Wording:
-    """Return the texts of a domain; `letters`: for answers that are letters of choices."""
+def load_prompt_texts(domain: PromptStyle, letters: bool = False) -> PromptTexts:
+    """Return the prompt texts of a domain. `letters`: for answers that are letters of choices."""
     texts: Any = OmegaConf.load(Path(__file__).with_suffix(".yaml"))
     OmegaConf.resolve(texts)
     kinds = [
-        OmegaConf.structured(Wording),
+        OmegaConf.structured(PromptTexts),
         texts.numbers[domain],
         *([texts.letters[domain]] if letters else []),
     ]
-    merged: Wording = OmegaConf.to_object(OmegaConf.merge(*kinds))  # type: ignore[assignment]
+    merged: PromptTexts = OmegaConf.to_object(OmegaConf.merge(*kinds))  # type: ignore[assignment]
     return merged

@@ -1,8 +1,8 @@
-"""The engine inside lm-evaluation-harness: `runner-lm-eval …` is its command line with one more
-model, `runner`.
+"""Runs lm-evaluation-harness on the engine: `runner-lm-eval …` is its command line with the
+additional model `runner`.
 
-command.py registers the model (model.py), which translates lm-eval's requests into the engine's.
-The package lm_eval is imported only here.
+command.py registers the model (model.py), which translates lm-eval's requests into the
+engine's. Only this package imports lm_eval.
 """
 
 from runner.options.harness.command import entry, main

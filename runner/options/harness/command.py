@@ -9,7 +9,7 @@ import re
 import sys
 from typing import NoReturn
 
-from runner_base import ConfigError, exit_code_of, run_entry
+from runner_base import ConfigError, run_command, run_with_exit_code
 
 NAME = "runner-lm-eval"
 MODEL = "runner"  # as lm-eval knows it
@@ -49,16 +49,16 @@ REPLACEMENTS = (  # what lm-eval's help says of itself, and what is true of this
 
 
 def entry() -> NoReturn:
-    """Console script: prints what lm-eval prints, and exits with 0 if done, 2 for wrong input."""
-    run_entry(NAME, lambda: main(sys.argv[1:]))
+    """Console script: print lm-eval's output. Exit code 0: done, 2: invalid input."""
+    run_command(NAME, lambda: main(sys.argv[1:]))
 
 
 def main(arguments: list[str]) -> int:
     """Run lm-eval's command with these arguments and return the exit code."""
-    return exit_code_of(NAME, lambda: _run_or_help(arguments))
+    return run_with_exit_code(NAME, lambda: _run_or_print_help(arguments))
 
 
-def _run_or_help(arguments: list[str]) -> None:
+def _run_or_print_help(arguments: list[str]) -> None:
     if arguments in ([], ["-h"], ["--help"]):
         print(HELP, end="")
         return
@@ -66,28 +66,28 @@ def _run_or_help(arguments: list[str]) -> None:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed) if asks_help else contextlib.nullcontext():
-            _evaluate(arguments)
+            _run_lm_eval(arguments)
     finally:
-        print(with_our_names(printed.getvalue()), end="")
+        print(adapt_help_text(printed.getvalue()), end="")
 
 
-def with_our_names(text: str) -> str:
+def adapt_help_text(text: str) -> str:
     """Return lm-eval's help with this command's name, default model and examples."""
     for pattern, replacement in REPLACEMENTS:
         text = pattern.sub(replacement, text)
     return text
 
 
-def _evaluate(arguments: list[str]) -> None:
+def _run_lm_eval(arguments: list[str]) -> None:
     try:
         command = importlib.import_module("lm_eval.__main__")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "lm_eval":
             raise
         raise ConfigError(f"{NAME} {NEEDED}", code="needs_package") from error
-    register()
+    register_model()
     before = sys.argv
-    sys.argv = [NAME, *with_model(arguments)]  # lm-eval reads them there
+    sys.argv = [NAME, *add_default_model(arguments)]  # lm-eval reads them there
     try:
         command.cli_evaluate()
     except SystemExit as end:
@@ -97,9 +97,10 @@ def _evaluate(arguments: list[str]) -> None:
         sys.argv = before
 
 
-def with_model(arguments: list[str]) -> list[str]:
-    """Add `--model runner` to an evaluation that names no model, because lm-eval's own default is
-    another one."""
+def add_default_model(arguments: list[str]) -> list[str]:
+    """Add `--model runner` to an evaluation without a model, because lm-eval's default is another
+    model.
+    """
     evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
     names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
     asks_help = {"-h", "--help"} & {*arguments}
@@ -108,8 +109,8 @@ def with_model(arguments: list[str]) -> list[str]:
     return [*arguments, "--model", MODEL]
 
 
-def register() -> None:
-    """Register the model with lm-eval, unless that was done before."""
+def register_model() -> None:
+    """Register the model with lm-eval if it is not registered yet."""
     from lm_eval.api.registry import model_registry
 
     from runner.options.harness.model import EngineModel

@@ -1,9 +1,8 @@
 """A model of lm-evaluation-harness: the engine answers its three kinds of requests.
 
-All that affects a result (where a text is cut, which tokens begin it, the windows of long texts,
-the stop texts of an answer) is as in lm-eval's own HF model, so that the scores are comparable. The
-engine decides how requests are batched: all are submitted at once, and shared prefixes of prompts
-are prefilled once.
+Truncation, initial tokens, windows of long texts and stop texts are as in lm-eval's own HF
+model, so that scores are comparable. The engine batches the requests: all are submitted at
+once, and shared prefixes of prompts are prefilled once.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from lm_eval.models.utils import (
 )
 from tqdm import tqdm
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.engines import open_engine
-from runner.engines.kinds import kind_of
-from runner.library.load import configure
-from runner_base import ConfigError, JobFailed, unknown
-from runner_engine import Capability, Completion, Event, Request, Sampling, gather, require
+from runner.engines.kinds import model_kind
+from runner.library.load import build_config
+from runner_base import ConfigError, JobFailed, unknown_choice_message
+from runner_engine import Capability, Completion, Event, Request, Sampling, require_capabilities, run_requests
 from runner_engine.models.load_tokenizer import load_tokenizer
-from runner_engine.models.tokenizing import ids_of
-from runner_engine.render.notes import render
+from runner_engine.models.tokenization import encode_text
+from runner_engine.render.notes import render_engine_note
 from runner_engine.sessions import ChatTemplate
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -51,8 +50,7 @@ OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
-    """`--model runner --model_args
-    pretrained=…,quantization=nf4,lora=…,rope=yarn,rope.factor=4`."""
+    """`--model runner --model_args pretrained=…,quantization=nf4,lora=…,rope=yarn,rope.factor=4`."""
 
     def __init__(
         self,
@@ -81,21 +79,21 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 value=keys[key],
                 code="unknown_choice",
             )
-        groups, own = by_group({key: value for key, value in keys.items() if key not in IGNORED})
+        groups, own = split_by_group({key: value for key, value in keys.items() if key not in IGNORED})
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval sets cuda:0 if no device is given
-        config = configure(pretrained, groups, own)
-        self.resolved = resolve(config)
-        kind_of(config.model).check(self.resolved)  # the load reports the same notes
+        config = build_config(pretrained, groups, own)
+        self.resolved = resolve_job(config)
+        model_kind(config.model).check_job(self.resolved)  # the load reports the same notes
         self.engine = open_engine(self.resolved)
-        require(
+        require_capabilities(
             self.engine.capabilities,
             "lm-eval",
             (Capability.token_ids, Capability.logprobs, Capability.tokenizer),
         )
         self.report = self.engine.load()
         for note in self.report.notes:
-            log.warning("%s", render(note))
+            log.warning("%s", render_engine_note(note))
         label, is_trusted = (
             f"model.name={self.resolved.model.files.model.name}",
             self.resolved.model.files.model.trust_remote_code,
@@ -114,12 +112,12 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
+        """The end-of-sequence token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """The token before a text that has no context."""
+        """The token before a text without a context."""
         bos = self.tokenizer.bos_token_id
         chosen = bos if self._prefix_token_id is None else self._prefix_token_id
         return self.eot_token_id if chosen is None else int(chosen)
@@ -130,16 +128,16 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return str(self.resolved.model.files.model.name).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm-eval records of the model with its results."""
+        """Return the model information that lm-eval records with its results."""
         facts = {f"runner_{key}": value for key, value in self.report.facts.items()}
         return facts | {"model_num_parameters": int(self.report.metrics.get("parameters", -1))}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return a text's tokens; the begin token is not added to a text that begins with it."""
+        """Return a text's token ids. The BOS token is not added to a text that starts with it."""
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
-        return ids_of(
+        return encode_text(
             self.tokenizer,
             string,
             True if special is None else special,
@@ -149,8 +147,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return a conversation as a text in the model's chat template."""
-        return self.template.render(chat_history, continues=not add_generation_prompt)
+        """Return a conversation rendered with the model's chat template."""
+        return self.template.render(chat_history, continue_final_message=not add_generation_prompt)
 
     # --------------------------------------------------------------------------- lm-eval's requests
 
@@ -158,11 +156,11 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         """Answer each prompt up to one of its stop texts."""
         own_requests, stops = [], []
         for number, (context, settings) in enumerate(request.args for request in requests):
-            request, stop = self._generation(number, context, settings)
+            request, stop = self._build_generation_request(number, context, settings)
             own_requests.append(request)
             stops.append(stop)
         texts = []
-        completions = self._completions(own_requests, "answers", disable_tqdm)
+        completions = self._run_requests(own_requests, "answers", disable_tqdm)
         for request, stop, completion in zip(requests, stops, completions, strict=True):
             # lm-eval, too, drops the blanks behind thinking: a stop text may be blank
             parts = completion.answer.parts
@@ -173,8 +171,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return texts
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether it is the model's greedy
-        answer."""
+        """Return each continuation's log-likelihood, and whether it is the greedy continuation."""
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
             raise ConfigError(
@@ -187,7 +184,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return scored
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-likelihood of each text, in windows that share one token."""
+        """Return the log-likelihood of each text, computed in windows that share one token."""
         windows: list[tuple[tuple[str, str], list[int], list[int]]] = []
         counts = []
         for (text,) in (request.args for request in requests):
@@ -200,7 +197,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             of_text = [utils.make_disjoint_window(window) for window in rolled]
             windows += [(("", ""), list(before), list(after)) for before, after in of_text]
             counts.append(len(of_text))
-        scores = iter(self._score(windows, disable_tqdm))
+        scores = iter(self._score_continuations(windows, disable_tqdm))
         sums = []
         for request, count in zip(requests, counts, strict=True):
             total = sum(next(scores)[0] for _ in range(count))
@@ -214,14 +211,13 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether it is the model's greedy
-        answer."""
-        scores = self._score(requests, disable_tqdm)
+        """Return each continuation's log-likelihood, and whether it is the greedy continuation."""
+        scores = self._score_continuations(requests, disable_tqdm)
         for (texts, _before, _after), score in zip(requests, scores, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, score)
         return scores
 
-    def _score(
+    def _score_continuations(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
         own_requests = []
@@ -234,10 +230,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                     code="too_large",
                 )
             own_requests.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
-        completions = self._completions(own_requests, "log-likelihoods", disable_tqdm)
+        completions = self._run_requests(own_requests, "log-likelihoods", disable_tqdm)
         return [(sum(completion.logprobs or ()), all(completion.greedy or ())) for completion in completions]
 
-    def _generation(
+    def _build_generation_request(
         self, number: int, context: str, settings: Mapping[str, Any]
     ) -> tuple[Request, list[str]]:
         """Return the engine's request for a prompt, and its stop texts."""
@@ -262,7 +258,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             )
         for key in given.keys() - {*SAMPLING_SETTINGS}:
             raise ConfigError(
-                unknown("setting of generating", key, SAMPLING_SETTINGS),
+                unknown_choice_message("setting of generating", key, SAMPLING_SETTINGS),
                 key=key,
                 value=given[key],
                 code="unknown_choice",
@@ -281,10 +277,15 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         stops = tuple(text for text in stop if text)
         return Request(number, ids, stop=stops, max_new_tokens=limit, sampling=sampling), stop
 
-    def _completions(self, requests: list[Request], what: str, is_quiet: bool) -> Iterator[Completion]:
+    def _run_requests(
+        self, requests: list[Request], description: str, is_quiet: bool
+    ) -> Iterator[Completion]:
         """Yield the completion of each request, in their order."""
         completions: dict[Any, Completion] = {}
-        with tqdm(total=len(requests), desc=what, disable=is_quiet) as bar, self.engine.open() as session:
+        with (
+            tqdm(total=len(requests), desc=description, disable=is_quiet) as bar,
+            self.engine.open() as session,
+        ):
 
             def listen(events: list[Event]) -> None:
                 for completion in (event for event in events if isinstance(event, Completion)):
@@ -293,16 +294,17 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                     completions[completion.id] = completion
                     bar.update()
 
-            gather(session, requests, listen)
+            run_requests(session, requests, listen)
         return (completions[request.id] for request in requests)
 
 
-def by_group(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split `rope=yarn, rope.factor=4, dtype=float32` into choices of groups with their keys, and
-    the model's keys."""
-    groups: dict[str, Any] = {group: keys.get(group) for group in GROUPS}
+def split_by_group(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split `rope=yarn, rope.factor=4, dtype=float32` into choices of config groups, and keys of
+    the model.
+    """
+    groups: dict[str, Any] = {group: model_args.get(group) for group in GROUPS}
     own: dict[str, Any] = {}
-    for key, value in keys.items():
+    for key, value in model_args.items():
         group, dot, name = key.partition(".")
         if dot and group == "model":
             own[name] = value

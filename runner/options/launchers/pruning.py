@@ -1,10 +1,10 @@
-"""hydra.sweeper.prune=true: a trial stops once it is decided that it is worse than the best one so
-far.
+"""hydra.sweeper.prune=true: stops a trial once it is significantly worse than the best trial
+so far.
 
-Each trial is compared with the job of the best trial while it runs (task.early_stop_vs). One that
-is decided worse has been pruned. Any other that could be the best becomes a job without a
-comparison, which takes over the answers: only these jobs are compared with, and have scores that
-count.
+Each running trial is compared with the best trial's job (task.early_stop_vs). A trial that
+is significantly worse is pruned. Any other trial that may be the best becomes a job without
+a comparison, which reuses its answers. Only such jobs serve as baseline and have valid
+scores.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ AGAINST = "compared_with"  # an attribute of a trial: the job, and how many comp
 FULL = "full_job"  # an attribute of a complete trial: its job without a comparison
 
 
-class Fate(StrEnum):
-    """What becomes of a trial whose job has ended."""
+class TrialOutcome(StrEnum):
+    """Outcome of a trial whose job has ended."""
 
     complete = "complete"  # its score counts
     pruned = "pruned"  # it is worse than the one that it was compared with
     in_full = "in full"  # it may be the best: its job runs on without a comparison
 
 
-def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None:
-    """Reject a search whose trials cannot be compared while they run."""
+def check_prunable(first: PlannedJob, keys: Iterable[str], direction: str) -> None:
+    """Raise ConfigError for a search whose trials cannot be compared while they run."""
     task = first.config.task if first.config is not None else None
-    questions = task.of_questions if task is not None else None
+    questions = task.questions_config if task is not None else None
     can_compare = questions is not None and questions.comparisons_key and questions.compared_with is None
     if task is not None and not can_compare:
         need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
@@ -54,8 +54,8 @@ def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None
         raise ConfigError(f"{asked[0]} is searched over: {need}", key=KEY, code="conflict")
 
 
-def compared_with(study: Study, wanted: int) -> dict[str, Any] | None:
-    """Return what a new trial is compared with; None before the first trial is complete."""
+def choose_baseline(study: Study, num_trials: int) -> dict[str, Any] | None:
+    """Return the baseline of a new trial, or None before the first trial is complete."""
     full = [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -64,22 +64,22 @@ def compared_with(study: Study, wanted: int) -> dict[str, Any] | None:
     if not full:
         return None
     best = max(full, key=lambda trial: (trial.value or 0.0, -trial.number))
-    return {"job": best.user_attrs[FULL], "comparisons": max(wanted - 1, 1)}
+    return {"job": best.user_attrs[FULL], "comparisons": max(num_trials - 1, 1)}
 
 
-def overrides_of(against: dict[str, Any] | None) -> list[str]:
-    """Return the overrides by which a job is compared."""
-    if against is None:
+def comparison_overrides(baseline: dict[str, Any] | None) -> list[str]:
+    """Return the overrides that compare a job with its baseline."""
+    if baseline is None:
         return []
-    return [f"{JOB}={against['job']}", f"{COMPARISONS}={against['comparisons']}"]
+    return [f"{JOB}={baseline['job']}", f"{COMPARISONS}={baseline['comparisons']}"]
 
 
-def fate_of(record: Record, best: float) -> Fate:
-    """Return what becomes of a trial; `best` is the best score so far."""
+def decide_outcome(record: Record, best_score: float) -> TrialOutcome:
+    """Return a trial's outcome, given the best score so far."""
     metrics, verdict = record.result.metrics, record.result.facts.get("early_stop_verdict")
     if verdict is None:
-        return Fate.complete
+        return TrialOutcome.complete
     if metrics["questions_left"] and verdict.startswith(Side.worse):
-        return Fate.pruned
-    may_be_best = metrics["questions_left"] or metrics["accuracy"] > best
-    return Fate.in_full if may_be_best else Fate.complete
+        return TrialOutcome.pruned
+    may_be_best = metrics["questions_left"] or metrics["accuracy"] > best_score
+    return TrialOutcome.in_full if may_be_best else TrialOutcome.complete

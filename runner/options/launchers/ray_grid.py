@@ -1,5 +1,6 @@
-"""The jobs of a grid under Ray: submitted, followed, collected, started again after a node's
-death."""
+"""Runs the jobs of a grid under Ray: submits, follows and collects them, and restarts them
+after a node failure.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +11,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner.config.hydra import as_yaml
+from runner.config.hydra import config_to_yaml
 from runner.grid.executor import Executor
-from runner.grid.outcomes import Outcome, outcome_of_error
-from runner.grid.plan import PlannedJob, predicted_need
-from runner.options.launchers.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
+from runner.grid.outcomes import JobOutcome, outcome_from_error
+from runner.grid.plan import PlannedJob, predict_need
+from runner.options.launchers.ray_jobs import Mailbox, RayJobRequest, RayJobResult, SharedFile, run_ray_job
 from runner.options.launchers.render.notes import NOTES
-from runner.records import sent_jobs
+from runner.records import job_archives
 from runner.records.jobs import Job
-from runner.run import must_start_anew
-from runner.tasks.base import task_of
+from runner.run import must_ignore_earlier_results
+from runner.tasks.base import import_task
 from runner.tracking import adopted_jobs
-from runner_base import JobHeld, RunnerError, Status, check_keys, least, say, setting
+from runner_base import (
+    JobAlreadyRunning,
+    RunnerError,
+    Status,
+    at_least,
+    check_config_values,
+    config_field,
+    print_message,
+)
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 
@@ -30,25 +39,26 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class RayRequest:
-    """What the user asks Ray for, for each job."""
+class RayResources:
+    """The Ray resources that the user requests for each job."""
 
     num_cpus: float | None = None
-    num_gpus: float = setting(0.0, takes=least(0))
+    num_gpus: float = config_field(0.0, constraint=at_least(0))
     memory_mib: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
-    max_restarts: int = setting(3, takes=least(0))
+    max_restarts: int = config_field(3, constraint=at_least(0))
 
     def __post_init__(self) -> None:
-        check_keys("hydra.launcher", self)
+        check_config_values("hydra.launcher", self)
 
-    def of_job(self, planned: PlannedJob, largest: Mapping[str, float]) -> dict[str, Any]:
-        """Return what a job asks for: as configured, else as predicted, but no more than the
-        largest node has."""
+    def job_options(self, planned: PlannedJob, max_resources: Mapping[str, float]) -> dict[str, Any]:
+        """Return the resources of a job: as configured, or as estimated up to the largest node."""
         assert planned.resolved is not None
-        predicted = predicted_need(planned.resolved)
-        cpus = min(predicted.threads, largest.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
-        memory = min(predicted.mib * MIB, largest.get("memory", 0.0))
+        predicted = predict_need(planned.resolved)
+        cpus = (
+            min(predicted.threads, max_resources.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
+        )
+        memory = min(predicted.mib * MIB, max_resources.get("memory", 0.0))
         return {
             "num_cpus": cpus,
             "num_gpus": self.num_gpus,
@@ -56,19 +66,19 @@ class RayRequest:
             "resources": {**self.resources},
         }
 
-    def missing(self, largest: Mapping[str, float]) -> list[Note]:
-        """Return what is asked for that no node has now."""
+    def missing_resource_notes(self, max_resources: Mapping[str, float]) -> list[Note]:
+        """Return notes on requested resources that no node has now."""
         asked = {"CPU": self.num_cpus or 0.0, "GPU": self.num_gpus}
         asked |= {"memory": (self.memory_mib or 0.0) * MIB, **self.resources}
         return [
             note("no_node", "warning", resource=name, asked=amount, most=most)
             for name, amount in asked.items()
-            if amount > (most := largest.get(name, 0.0))
+            if amount > (most := max_resources.get(name, 0.0))
         ]
 
 
-def largest_node(nodes: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the most that any living node has of each resource."""
+def max_node_resources(nodes: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the largest amount of each resource on any living node."""
     largest: dict[str, float] = {}
     for node in nodes:
         for name, amount in node["Resources"].items() if node["Alive"] else ():
@@ -77,10 +87,10 @@ def largest_node(nodes: list[dict[str, Any]]) -> dict[str, float]:
 
 
 @dataclass(kw_only=True)
-class RayJobs(Executor):
-    """Submits the jobs of a grid, follows them, and records how each one ends."""
+class RayExecutor(Executor):
+    """Submits the jobs of a grid, follows them, and records their outcomes."""
 
-    request: RayRequest
+    request: RayResources
     shared: SharedFile
     at_once: int
     _todo: list[int] = field(default_factory=list)
@@ -91,17 +101,16 @@ class RayJobs(Executor):
     _restarts: dict[int, int] = field(default_factory=dict)
 
     def run(self) -> bool:
-        """Run all jobs, the longest ones first, until the user stops them; return whether the user
-        did."""
+        """Run all jobs, longest first. Returns whether the user stopped them."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        self.do_job: Any = ray.remote(do_job)
-        self.largest = largest_node(ray.nodes())  # type: ignore[no-untyped-call]
-        for missing in self.request.missing(self.largest):
-            say(render_note(missing, NOTES))
+        self.do_job: Any = ray.remote(run_ray_job)
+        self.largest = max_node_resources(ray.nodes())  # type: ignore[no-untyped-call]
+        for missing in self.request.missing_resource_notes(self.largest):
+            print_message(render_note(missing, NOTES))
         self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
         return super().run()
 
@@ -112,38 +121,38 @@ class RayJobs(Executor):
         for number in list(self._todo):
             if len(self._running) >= self.at_once:
                 return
-            if not self.waits(number):
+            if not self.is_waiting_for_job(number):
                 self._todo.remove(number)
                 self._submit_one(number)
 
-    def _submit_one(self, number: int) -> None:
-        planned = self.plan[number]
+    def _submit_one(self, job_index: int) -> None:
+        planned = self.plan[job_index]
         assert planned.config is not None
         assert planned.composed is not None
-        job = _job(planned)
-        anew = must_start_anew(planned.config, task_of(planned.config))
+        job = _planned_job(planned)
+        anew = must_ignore_earlier_results(planned.config, import_task(planned.config))
         needed = [] if anew else [job]
         if planned.after:
             needed.append(Job(planned.after, job.folder.with_name(planned.after)))
-        assignment = Assignment(
-            number,
+        assignment = RayJobRequest(
+            job_index,
             job.job_id,
             replace(planned.config, output_dir=str(job.folder.parents[1])),
-            as_yaml(planned.composed),
+            config_to_yaml(planned.composed),
             os.getcwd(),
             self.shared,
-            {sent.job_id: sent_jobs.pack(sent) for sent in needed if sent.evidence()},
+            {sent.job_id: job_archives.pack_job(sent) for sent in needed if sent.list_result_files()},
             sends_samples=not anew,
         )
-        options = self.request.of_job(planned, self.largest)
+        options = self.request.job_options(planned, self.largest)
         name = f"{job.job_id} {' '.join(planned.overrides)}"[:200]
         task = self.do_job.options(max_retries=0, name=name, **options)
-        self._running[task.remote(assignment, self.mailbox)] = number
+        self._running[task.remote(assignment, self.mailbox)] = job_index
 
     # --------------------------------------------------------------------------------------- follow
 
     def poll(self) -> bool:
-        """Take the news of the jobs; False when nothing is left to wait for."""
+        """Process news of the jobs. Returns False once no job is left."""
         import ray
 
         if self.stop_requests and not self._running:
@@ -153,16 +162,16 @@ class RayJobs(Executor):
             if self._running
             else ([], [])
         )
-        self._read_mail()
+        self._process_messages()
         for reference in ended:
-            self._collect(reference, self._running.pop(reference))
+            self._collect_result(reference, self._running.pop(reference))
         for reference, number in self._running.items():
-            if number in self._since and number not in self._late and self.is_late(self._since[number]):
+            if number in self._since and number not in self._late and self.has_timed_out(self._since[number]):
                 self._late.add(number)
                 ray.cancel(reference, force=True)
         return bool(self._running or self._todo)
 
-    def _read_mail(self) -> None:
+    def _process_messages(self) -> None:
         import ray
 
         states, files = ray.get(self.mailbox.take.remote())
@@ -170,63 +179,63 @@ class RayJobs(Executor):
         for number, state in states.items():
             if number in running and number not in self._since:
                 self._since[number] = time.monotonic()
-                self.view.started(number)
+                self.view.mark_started(number)
             if state is not None:
-                self.view.progressed(number, state)
+                self.view.update_progress(number, state)
         for number, packed in files.items():
             if number in running:
-                with suppress(JobHeld):  # by another process, which has samples of its own
-                    sent_jobs.keep(packed, _job(self.plan[number]))
+                with suppress(JobAlreadyRunning):  # by another process, which has samples of its own
+                    job_archives.unpack_partial_job(packed, _planned_job(self.plan[number]))
 
-    def _collect(self, reference: Any, number: int) -> None:
-        """Record how a job ended; one whose node died runs again."""
+    def _collect_result(self, reference: Any, job_index: int) -> None:
+        """Record a job's outcome. A job whose node failed is restarted."""
         import ray
 
-        planned = self.plan[number]
-        is_late = number in self._late
+        planned = self.plan[job_index]
+        is_late = job_index in self._late
         try:
-            outcome = self._take(planned, ray.get(reference))
+            outcome = self._store_delivery(planned, ray.get(reference))
         except ray.exceptions.TaskCancelledError:
-            if self.stop_requests and number not in self._since:
+            if self.stop_requests and job_index not in self._since:
                 return  # it has not begun
-            outcome = self._death(planned, is_late, "cancelled")
+            outcome = self._record_death(planned, is_late, "cancelled")
         except (
             ray.exceptions.NodeDiedError,
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.OutOfMemoryError,
         ) as error:
-            if isinstance(error, ray.exceptions.NodeDiedError) and self._runs_again(number):
+            if isinstance(error, ray.exceptions.NodeDiedError) and self._requeue_if_allowed(job_index):
                 return
-            outcome = self._death(planned, is_late, _words(error))
+            outcome = self._record_death(planned, is_late, _describe_failure(error))
         except (
             ray.exceptions.RayError
         ) as error:  # the task could not be run: another Python, no runner on that node
-            outcome = self._death(planned, is_late, " ".join(str(error).split())[-400:])
+            outcome = self._record_death(planned, is_late, " ".join(str(error).split())[-400:])
         except RunnerError as error:  # its files could not be stored or logged here
-            outcome = outcome_of_error(error)
-        self._since.pop(number, None)
-        self.record(number, outcome)
+            outcome = outcome_from_error(error)
+        self._since.pop(job_index, None)
+        self.record_outcome(job_index, outcome)
 
-    def _runs_again(self, number: int) -> bool:
-        """Put a job back whose node has died, unless that has happened too often."""
-        self._restarts[number] = self._restarts.get(number, 0) + 1
-        if self.stop_requests or self._restarts[number] > self.request.max_restarts:
+    def _requeue_if_allowed(self, job_index: int) -> bool:
+        """Requeue a job whose node failed, up to max_restarts times."""
+        self._restarts[job_index] = self._restarts.get(job_index, 0) + 1
+        if self.stop_requests or self._restarts[job_index] > self.request.max_restarts:
             return False
-        say(render_note(note("node_died", "warning", job=self.view.labels[number]), NOTES))
-        self._since.pop(number, None)
-        self._todo.insert(0, number)
+        print_message(render_note(note("node_died", "warning", job=self.view.labels[job_index]), NOTES))
+        self._since.pop(job_index, None)
+        self._todo.insert(0, job_index)
         return True
 
-    def _take(self, planned: PlannedJob, delivery: Delivery) -> Outcome:
-        """Take over what a node delivers."""
-        job, outcome = _job(planned), delivery.outcome
+    def _store_delivery(self, planned: PlannedJob, delivery: RayJobResult) -> JobOutcome:
+        """Store a node's result files and return the job's outcome."""
+        job, outcome = _planned_job(planned), delivery.outcome
         assert planned.config is not None
         if delivery.files is not None:
             job = replace(job, job_id=delivery.job_id, folder=job.folder.with_name(delivery.job_id))
-            anew = must_start_anew(planned.config, task_of(planned.config))
-            record = adopted_jobs.adopt(delivery.files, job, planned.config, anew)
+            anew = must_ignore_earlier_results(planned.config, import_task(planned.config))
+            record = adopted_jobs.adopt_job(delivery.files, job, planned.config, anew)
             if record.status is Status.FINISHED:
-                return Outcome(Status.FINISHED, record, outcome.message)
+                return JobOutcome(Status.FINISHED, record, outcome.message)
             outcome.record = None
         if outcome.status is not Status.KILLED:
             return outcome
@@ -235,16 +244,16 @@ class RayJobs(Executor):
         why = "its process got a signal on its node"
         return planned.record_death(Status.FAILED, why)
 
-    def _death(self, planned: PlannedJob, is_late: bool, reason: str) -> Outcome:
-        """Record the end of a job whose process could not do so."""
+    def _record_death(self, planned: PlannedJob, is_late: bool, message: str) -> JobOutcome:
+        """Record the end of a job whose process could not record it."""
         if self.stop_requests and not is_late:
             return planned.record_death(Status.KILLED, "interrupted")
-        return planned.record_death(Status.FAILED, self.why_late if is_late else reason)
+        return planned.record_death(Status.FAILED, self.timeout_message if is_late else message)
 
     # ----------------------------------------------------------------------------------------- stop
 
     def cancel(self) -> None:
-        """Have the jobs end as after Ctrl-C, and those that wait for a place not begin."""
+        """End running jobs as after Ctrl-C, and cancel waiting ones."""
         import ray
 
         self.mailbox.stop.remote()
@@ -253,23 +262,22 @@ class RayJobs(Executor):
                 ray.cancel(reference)
 
     def kill(self) -> None:
-        """Kill the processes of the jobs that have not ended after Ctrl-C, and record their
-        deaths."""
+        """Kill the jobs that did not end after Ctrl-C, and record their deaths."""
         import ray
 
         for reference, number in self._running.items():
             ray.cancel(reference, force=True)
-            self.record(number, self.plan[number].record_death(Status.KILLED, "killed"))
+            self.record_outcome(number, self.plan[number].record_death(Status.KILLED, "killed"))
         self._running.clear()
 
 
-def _job(planned: PlannedJob) -> Job:
+def _planned_job(planned: PlannedJob) -> Job:
     assert planned.job is not None
     return planned.job
 
 
-def _words(error: Exception) -> str:
-    """Return how a process or a node died, in one line."""
+def _describe_failure(error: Exception) -> str:
+    """Return on one line how a process or a node failed."""
     import ray
 
     why = "its process died under hydra/launcher=ray (see the logs of Ray on its node)"

@@ -1,12 +1,12 @@
-"""hydra/launcher=ray: the jobs of a grid as Ray's tasks, on the nodes of a cluster or on this
-machine.
+"""hydra/launcher=ray: runs the jobs of a grid as Ray tasks, on the nodes of a cluster or on
+this machine.
 
-Ray places the jobs, by the memory and the threads that the plan predicts. A job whose process dies
-has failed; a job whose node dies runs again on another one, from the samples that it has left. The
-nodes need not share a disk.
+Ray places the jobs by the estimated memory and threads. A job whose process dies has
+failed. A job whose node dies is restarted on another node from its samples. The nodes need
+not share a disk.
 
-hydra-ray-launcher pins cloudpickle below 3, which joblib 1.6 excludes, returns all results together
-or none, and needs one disk under all nodes.
+hydra-ray-launcher pins cloudpickle below 3, which joblib 1.6 excludes, returns all results
+together or none, and needs one disk under all nodes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 from runner.config.root import AUTO, RunnerConfig
 from runner.grid.launchers import PlanLauncher
 from runner.grid.plan import PlannedJob
-from runner.options.launchers.ray_grid import RayJobs, RayRequest
+from runner.options.launchers.ray_grid import RayExecutor, RayResources
 from runner.options.launchers.ray_jobs import SharedFile
-from runner_base import ConfigError, signals, write_atomically
+from runner_base import ConfigError, signals, write_text_atomically
 
 log = logging.getLogger(__name__)
 
@@ -38,38 +38,36 @@ STARTED_SLOWLY = "The current node timed out during startup"
 
 
 class RayLauncher(PlanLauncher):
-    """Runs jobs on the nodes of a Ray cluster."""
-
     def __init__(self, address: str | None = None, **request: Any) -> None:
         super().__init__()
-        self.address, self.request = address, RayRequest(**request)
+        self.address, self.request = address, RayResources(**request)
 
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
-        """Run these jobs of a plan as Ray's tasks."""
+        """Run these jobs of a plan as Ray tasks."""
         # Ray prints what happens to its nodes; stdout is for the grid's result
         with (
             redirect_stdout(sys.stderr),
-            connected(self.address),
-            shared_file(Path(settings.output_dir)) as file,
+            connect_to_ray(self.address),
+            write_shared_file(Path(settings.output_dir)) as file,
         ):
             at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
-            return RayJobs(
+            return RayExecutor(
                 plan=plan, numbers=numbers, request=self.request, shared=file, at_once=at_once, **shared
             ).run()
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connect_to_ray(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start Ray on this machine."""
     import ray
 
-    check_answers(address or os.environ.get("RAY_ADDRESS", ""))
+    check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
     dashboard = None if address else False
     for start in range(1, MAX_STARTS + 1):
         try:
-            with signals.handlers_kept():
+            with signals.restored_handlers():
                 ray.init(
                     address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR
                 )
@@ -94,8 +92,10 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def check_answers(address: str) -> None:
-    """Reject the address of a cluster where nothing answers: Ray itself would wait for minutes."""
+def check_reachable(address: str) -> None:
+    """Raise ConfigError if nothing answers at a cluster's address. Ray itself would wait for
+    minutes.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return  # auto, local, or what Ray rejects by itself
@@ -108,11 +108,11 @@ def check_answers(address: str) -> None:
 
 
 @contextmanager
-def shared_file(output_dir: Path) -> Iterator[SharedFile]:
-    """Write a file by which the nodes find out whether they share the output folder."""
+def write_shared_file(output_dir: Path) -> Iterator[SharedFile]:
+    """Write a file that shows the nodes whether they share the output folder."""
     file = output_dir.expanduser().absolute() / f".shared-{uuid.uuid4().hex}"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, file.name)
+    write_text_atomically(file, file.name)
     try:
         yield SharedFile(str(file), file.name)
     finally:

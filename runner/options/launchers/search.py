@@ -1,13 +1,13 @@
-"""hydra/sweeper=optuna: Optuna proposes the values of each trial, and its study in a database
-remembers all of them.
+"""hydra/sweeper=optuna: Optuna proposes the values of each trial, and stores its study in a
+database.
 
-A trial is a normal job. The search asks for a few trials at a time, runs them, and tells their
-scores. After a kill the same command goes on: a finished trial is not repeated, and one that was
-running is run with the same values. The random numbers of a trial come from the seed and its
-number, so that a search that was interrupted proposes what it would have proposed.
+A trial is a normal job. The search runs a few trials at a time and reports their scores to
+Optuna. After a kill the same command continues: a finished trial is not repeated, and a
+running one runs again with the same values. A trial's random numbers depend on seed and
+trial number, so an interrupted search proposes the same values.
 
-hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with today's SQLAlchemy: no search
-survives a kill.
+hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with current SQLAlchemy, so no
+search survives a kill.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from runner.grid.launchers import NO_PLAN, LaunchingSweeper, PlanLauncher
-from runner.grid.outcomes import Outcome
-from runner.grid.plan import plan_all
+from runner.grid.outcomes import JobOutcome
+from runner.grid.plan import plan_jobs
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
 from runner.options.launchers.render.notes import NOTES
-from runner.options.launchers.search_pictures import draw
-from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
-from runner.options.launchers.trial_owners import OWNER, is_abandoned, owned
+from runner.options.launchers.search_pictures import draw_study
+from runner.options.launchers.search_space import SearchSettings, SearchSpace, first_values, make_study_name
+from runner.options.launchers.trial_owners import OWNER, hold_owner_lock, is_abandoned
 from runner_base import (
     ConfigError,
     Status,
     TrackingError,
-    doing,
-    hold,
-    plain,
-    say,
-    without_secrets,
-    write_atomically,
+    escape_control_characters,
+    lock_file,
+    print_message,
+    redact_secrets,
+    report_step,
+    write_text_atomically,
 )
 from runner_base.errors import check_output_folder
 from runner_base.notes import Note, note
@@ -55,7 +55,7 @@ JOB = "job"  # an attribute of a study: the id of the job at the first values of
 
 
 class OptunaSearch(LaunchingSweeper):
-    """A search that can be killed at any time."""
+    """A hyperparameter search that can be killed at any time."""
 
     def __init__(
         self,
@@ -82,16 +82,16 @@ class OptunaSearch(LaunchingSweeper):
         if self.master.plan:
             raise ConfigError(NO_PLAN, code="unsupported")
         optuna.logging.set_verbosity(logging.WARNING)  # it would log each trial
-        self.space = SearchSpace.of(arguments, self.params)
-        self.distributions = self.space.distributions()
-        self.wanted = self.settings.trials_in(self.distributions)
+        self.space = SearchSpace.parse(arguments, self.params)
+        self.distributions = self.space.make_distributions()
+        self.wanted = self.settings.num_trials(self.distributions)
         output_dir = Path(self.master.output_dir).expanduser().absolute()
         check_output_folder("output_dir", self.master.output_dir)
         with ExitStack() as opened:
             self.study = self.open_study(output_dir, opened)
-            self.search_and_show(output_dir)
+            self.search_and_print(output_dir)
 
-    def search_and_show(self, output_dir: Path) -> None:
+    def search_and_print(self, output_dir: Path) -> None:
         """Search in the open study, and show the trials however the search ends."""
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,20 +101,22 @@ class OptunaSearch(LaunchingSweeper):
             self.launcher.trials = self.trials
         try:
             self.locks = output_dir / ".searches"
-            with owned(self.locks) as owner:
-                self.search(owner)
+            with hold_owner_lock(self.locks) as owner:
+                self.run_trials(owner)
         finally:
-            with doing("describing the search"):
-                self.show()
+            with report_step("describing the search"):
+                self.show_results()
 
-    def open_study(self, output_dir: Path, opened: ExitStack) -> Study:
-        """Open the study of this search; `opened` closes the connections that Optuna keeps to its database."""
+    def open_study(self, output_dir: Path, exit_stack: ExitStack) -> Study:
+        """Open the study of this search. The exit stack closes Optuna's database connections."""
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        (first,) = plan_all([self.space.overrides(corner(self.distributions))], self.context, self.master)
+        (first,) = plan_jobs(
+            [self.space.trial_overrides(first_values(self.distributions))], self.context, self.master
+        )
         if self.prunes:
-            pruning.check_search(first, self.space.varied, self.settings.direction)
+            pruning.check_prunable(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
                 raise ConfigError(
                     "only hydra/launcher=workers and ray tell how far a job came",
@@ -123,14 +125,14 @@ class OptunaSearch(LaunchingSweeper):
                 )
         # not every search can run the job at its corner
         job = first.job_id or " ".join(sorted(self.space.fixed))
-        name = self.study_name or study_name(self.space, self.settings, job)
+        name = self.study_name or make_study_name(self.space, self.settings, job)
         output_dir.mkdir(parents=True, exist_ok=True)
         uri = self.storage or f"sqlite:///{output_dir / DATABASE}"
         # rejects a space that the sampler cannot search
-        self.settings.proposing(self.distributions, 0)
+        self.settings.make_sampler(self.distributions, 0)
         try:
             storage = optuna.storages.RDBStorage(uri)
-            opened.callback(storage.engine.dispose)
+            exit_stack.callback(storage.engine.dispose)
             study = optuna.create_study(
                 storage=storage,
                 study_name=name,
@@ -140,7 +142,7 @@ class OptunaSearch(LaunchingSweeper):
         except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise TrackingError(
-                reason, key="hydra.sweeper.storage", value=without_secrets(uri), code="unreadable"
+                reason, key="hydra.sweeper.storage", value=redact_secrets(uri), code="unreadable"
             ) from error
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
@@ -161,9 +163,8 @@ class OptunaSearch(LaunchingSweeper):
             )
         return study
 
-    def search(self, owner: dict[str, str]) -> None:
-        """Run what an earlier start has left, then new trials, until there are as many as
-        wanted."""
+    def run_trials(self, owner: dict[str, str]) -> None:
+        """Run the unfinished trials of an earlier run, then new trials up to the requested number."""
         from optuna.trial import TrialState
 
         begun = self.study.get_trials(deepcopy=False)
@@ -173,91 +174,96 @@ class OptunaSearch(LaunchingSweeper):
         ]
         if begun:
             study = self.study.study_name
-            _say(note("trials_begun", study=study, done=len(finished), left_open=len(left_open)))
-        self.recall([trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
+            _print_note(note("trials_begun", study=study, done=len(finished), left_open=len(left_open)))
+        self.restore_finished_trials(
+            [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        )
         while batch := self.next_batch(owner):
-            self.run(batch)
+            self.run_batch(batch)
 
-    def recall(self, finished: Sequence[FrozenTrial]) -> None:
-        """Put the finished trials of earlier starts into the table, from the records of their
-        jobs."""
-        overrides = [self.overrides_of(trial, in_full=pruning.FULL in trial.user_attrs) for trial in finished]
-        for planned in plan_all(overrides, self.context, self.master):
+    def restore_finished_trials(self, finished: Sequence[FrozenTrial]) -> None:
+        """Add the finished trials of earlier runs to the table, from the records of their jobs."""
+        overrides = [
+            self.trial_overrides(trial, without_comparison=pruning.FULL in trial.user_attrs)
+            for trial in finished
+        ]
+        for planned in plan_jobs(overrides, self.context, self.master):
             if planned.record is not None:
-                self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
+                self.trials.outcomes[len(self.trials.plan)] = JobOutcome(Status.FINISHED, planned.record)
                 planned.unnamed = pruning.KEYS
                 self.trials.plan.append(planned)
         if missing := len(finished) - len(self.trials.plan):
             folder = self.master.output_dir
-            _say(note("trials_without_result", "warning", trials=missing, folder=folder))
+            _print_note(note("trials_without_result", "warning", trials=missing, folder=folder))
 
     def next_batch(self, owner: dict[str, str]) -> list[Trial]:
-        """Return the trials to run now: those that were left open, then new ones; empty if there
-        are enough."""
+        """Return the trials to run now: unfinished ones first, then new ones. Empty once there are
+        enough.
+        """
         from optuna.trial import TrialState
 
-        with hold(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
+        with lock_file(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
             trials = self.study.get_trials(deepcopy=False)
             left_open = [
                 trial for trial in trials if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
             ]
-            batch = [self.propose(owner, trial) for trial in left_open[: self.settings.n_jobs]]
+            batch = [self.propose_trial(owner, trial) for trial in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
-            return [*batch, *(self.propose(owner) for _ in range(new))]
+            return [*batch, *(self.propose_trial(owner) for _ in range(new))]
 
-    def propose(self, owner: dict[str, str], left_open: FrozenTrial | None = None) -> Trial:
-        """Ask for a new trial, or reopen one; a start that was killed may not have proposed all of
-        its values."""
+    def propose_trial(self, owner: dict[str, str], unfinished: FrozenTrial | None = None) -> Trial:
+        """Create a new trial or reopen one, and set its missing values."""
         from optuna.trial import Trial
 
         storage = self.study._storage
-        trial_id = left_open._trial_id if left_open else storage.create_new_trial(self.study._study_id)
+        trial_id = unfinished._trial_id if unfinished else storage.create_new_trial(self.study._study_id)
         # as `ask` does; but here the random numbers follow from the number of the trial, which is
         # known only now
-        self.study.sampler = self.settings.proposing(self.distributions, storage.get_trial(trial_id).number)
+        self.study.sampler = self.settings.make_sampler(
+            self.distributions, storage.get_trial(trial_id).number
+        )
         trial = Trial(self.study, trial_id)
         trial.set_user_attr(OWNER, owner)
-        if self.prunes and left_open is None:
-            trial.set_user_attr(pruning.AGAINST, pruning.compared_with(self.study, self.wanted))
+        if self.prunes and unfinished is None:
+            trial.set_user_attr(pruning.AGAINST, pruning.choose_baseline(self.study, self.wanted))
         for key, distribution in self.distributions.items():
             trial._suggest(key, distribution)  # it keeps a value that is there
         return trial
 
-    def overrides_of(self, trial: Trial | FrozenTrial, in_full: bool = False) -> list[str]:
-        """Return the overrides of a trial's job; `in_full`: of the one that is compared with no
-        other."""
-        against = None if in_full else trial.user_attrs.get(pruning.AGAINST)
-        return [*self.space.overrides(trial.params), *pruning.overrides_of(against)]
+    def trial_overrides(self, trial: Trial | FrozenTrial, without_comparison: bool = False) -> list[str]:
+        """Return the overrides of a trial's job, with or without the comparison for pruning."""
+        against = None if without_comparison else trial.user_attrs.get(pruning.AGAINST)
+        return [*self.space.trial_overrides(trial.params), *pruning.comparison_overrides(against)]
 
-    def launch(self, batch: list[Trial], in_full: bool = False) -> Sequence[JobReturn]:
+    def launch_trials(self, batch: list[Trial], without_comparison: bool = False) -> Sequence[JobReturn]:
         """Run the jobs of trials."""
-        overrides = [self.overrides_of(trial, in_full) for trial in batch]
+        overrides = [self.trial_overrides(trial, without_comparison) for trial in batch]
         return self.launcher.launch(overrides, initial_job_idx=batch[0].number)
 
-    def run(self, batch: list[Trial]) -> None:
-        """Run trials, and tell the study their scores; one that fails stays open, unless failures
-        are allowed."""
+    def run_batch(self, batch: list[Trial]) -> None:
+        """Run trials and report their scores to the study. A failed trial stays open, unless failures
+        are allowed.
+        """
         from optuna.trial import TrialState
 
         failed: list[JobReturn] = []
-        before, returns = len(self.trials.plan), [*self.launch(batch)]
+        before, returns = len(self.trials.plan), [*self.launch_trials(batch)]
         if self.prunes:
-            self.prune(batch, returns, before)
+            self.prune_trials(batch, returns, before)
         for trial, ended in zip(batch, returns, strict=True):
             if ended.status is JobStatus.COMPLETED:
-                self.tell(trial, float(ended.return_value))
+                self.record_score(trial, float(ended.return_value))
                 continue
             failed.append(ended)
             if self.settings.max_failure_rate > 0:
-                self.tell(trial, None)
+                self.record_score(trial, None)
         every = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
         share = every.count(TrialState.FAIL) / max(len(every), 1)
         if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
             _ = failed[0].return_value  # raises the job's error
 
-    def prune(self, batch: list[Trial], returns: list[JobReturn], before: int) -> None:
-        """Tell which trials are pruned, and run those in full that may be best; their jobs begin at
-        `before`."""
+    def prune_trials(self, batch: list[Trial], returns: list[JobReturn], first_job_index: int) -> None:
+        """Report the pruned trials, and rerun without a comparison those that may be best."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
         known = [
             trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs
@@ -265,17 +271,17 @@ class OptunaSearch(LaunchingSweeper):
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
         for index, trial in enumerate(batch):
-            record = self.trials.outcomes[before + index].record
+            record = self.trials.outcomes[first_job_index + index].record
             if returns[index].status is not JobStatus.COMPLETED or record is None:
                 continue
-            fate = pruning.fate_of(record, best)
-            if fate is pruning.Fate.in_full:
+            fate = pruning.decide_outcome(record, best)
+            if fate is pruning.TrialOutcome.in_full:
                 in_full.append(index)
-            elif fate is pruning.Fate.pruned:
+            elif fate is pruning.TrialOutcome.pruned:
                 trial.report(
                     float(returns[index].return_value), int(record.result.metrics["questions_asked"])
                 )
-                self.tell(trial, None, pruned=True)
+                self.record_score(trial, None, is_pruned=True)
             elif against[index] is None:
                 trial.set_user_attr(pruning.FULL, record.job_id)
         if not in_full:
@@ -283,32 +289,33 @@ class OptunaSearch(LaunchingSweeper):
         whole, self.trials = (self.trials, Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS))
         self.launcher.trials = self.trials  # type: ignore[attr-defined]
         try:
-            again = self.launch([batch[index] for index in in_full], in_full=True)
+            again = self.launch_trials([batch[index] for index in in_full], without_comparison=True)
         finally:
             ran, self.trials = self.trials, whole
             self.launcher.trials = whole  # type: ignore[attr-defined]
         for number, index in enumerate(in_full):
             returns[index] = again[number]
-            whole.plan[before + index], whole.outcomes[before + index] = (
+            whole.plan[first_job_index + index], whole.outcomes[first_job_index + index] = (
                 ran.plan[number],
                 ran.outcomes[number],
             )
             if (record := ran.outcomes[number].record) is not None:
                 batch[index].set_user_attr(pruning.FULL, record.job_id)
 
-    def tell(self, trial: Trial, score: float | None, pruned: bool = False) -> None:
+    def record_score(self, trial: Trial, score: float | None, is_pruned: bool = False) -> None:
         """Record the score of a trial, or that it was pruned or has failed."""
         import optuna
 
         # one that searches all combinations would stop a loop of Optuna's own here, after the last
         self.study.sampler = optuna.samplers.RandomSampler()
-        without_score = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
+        without_score = optuna.trial.TrialState.PRUNED if is_pruned else optuna.trial.TrialState.FAIL
         state = without_score if score is None else None
         self.study.tell(trial.number, score, state, skip_if_finished=True)
 
-    def show(self) -> None:
-        """Print the table and the best trial; write it and the study's pictures to the study's
-        folder."""
+    def show_results(self) -> None:
+        """Print the table and the best trial, and write the best trial and pictures to the study's
+        folder.
+        """
         from optuna.trial import TrialState
 
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -316,19 +323,19 @@ class OptunaSearch(LaunchingSweeper):
             best = self.study.best_trial
             results = {"name": "optuna", "study": self.study.study_name, "trials": len(complete)}
             results |= {"best_params": best.params, "best_value": best.value}
-            write_atomically(self.folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(results)))
+            write_text_atomically(self.folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(results)))
         if complete and not self.trials.plan:  # another launcher, which keeps no outcomes
-            self.recall(complete)
+            self.restore_finished_trials(complete)
         if self.trials.plan:
-            self.trials.show()
+            self.trials.print_results()
         elif complete:
             score, params = self.study.best_value, self.study.best_params
             summary = note("best_trial", trials=len(complete), score=score, params=params)
-            print(plain(render_note(summary, NOTES)))
-        pictures = draw(self.study, self.folder)
+            print(escape_control_characters(render_note(summary, NOTES)))
+        pictures = draw_study(self.study, self.folder)
         if pictures:
-            _say(note("pictures_drawn", names=pictures, folder=self.folder))
+            _print_note(note("pictures_drawn", names=pictures, folder=self.folder))
 
 
-def _say(fact: Note) -> None:
-    say(render_note(fact, NOTES))
+def _print_note(message: Note) -> None:
+    print_message(render_note(message, NOTES))

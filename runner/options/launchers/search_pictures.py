@@ -1,4 +1,4 @@
-"""The pictures of a search: its history, its keys' values, and which of them matter."""
+"""Pictures of a search: score history, key values and key importances."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 FEWEST = 2  # finished trials for a picture
 
 
-def draw(study: Study, folder: Path) -> list[str]:
-    """Draw a study that has enough trials into files in a folder; return their names."""
+def draw_study(study: Study, folder: Path) -> list[str]:
+    """Draw a study with at least two complete trials into files in a folder. Returns their names."""
     from optuna.trial import TrialState
 
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEWEST:

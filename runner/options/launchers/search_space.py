@@ -1,5 +1,4 @@
-"""What a search varies, as Optuna's distributions; how it proposes values; and which commands are
-the same search."""
+"""Search space and settings of a search: Optuna distributions, samplers, and the study's name."""
 
 from __future__ import annotations
 
@@ -13,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 
-from runner.config.plain_text import sweep_of
-from runner_base import ConfigError, check, check_keys, least, setting, short_hash, unknown, within
+from runner.config.override_quoting import format_sweep
+from runner_base import (
+    ConfigError,
+    at_least,
+    check_config_values,
+    check_value,
+    config_field,
+    in_range,
+    short_hash,
+    unknown_choice_message,
+)
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -33,11 +41,12 @@ class SearchSpace:
     fixed: list[str]
 
     @classmethod
-    def of(cls, arguments: Sequence[str], params: Mapping[str, Any]) -> SearchSpace:
-        """Read the sweeps of a command line and of hydra.sweeper.params; the command line has
-        precedence."""
+    def parse(cls, arguments: Sequence[str], params: Mapping[str, Any]) -> SearchSpace:
+        """Parse the sweeps of a command line and of hydra.sweeper.params. The command line has
+        precedence.
+        """
         parser = OverridesParser.create()
-        given = [sweep_of(str(key), value) for key, value in params.items()]
+        given = [format_sweep(str(key), value) for key, value in params.items()]
         overrides = {
             override.key_or_group: override for override in parser.parse_overrides([*given, *arguments])
         }
@@ -54,16 +63,16 @@ class SearchSpace:
             varied, [str(override.input_line) for key, override in overrides.items() if key not in varied]
         )
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Return what Optuna draws the value of each key from."""
-        return {key: _distribution(key, override) for key, override in self.varied.items()}
+    def make_distributions(self) -> dict[str, BaseDistribution]:
+        """Return the Optuna distribution of each varied key."""
+        return {key: _make_distribution(key, override) for key, override in self.varied.items()}
 
-    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+    def trial_overrides(self, values: Mapping[str, Any]) -> list[str]:
         """Return the overrides of a trial."""
         return [*self.fixed, *(f"{key}={values[key]}" for key in self.varied)]
 
 
-def _distribution(key: str, override: Override) -> BaseDistribution:
+def _make_distribution(key: str, override: Override) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value, line = override.value(), override.input_line
@@ -98,48 +107,47 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The keys of hydra.sweeper, checked."""
+    """The validated keys of hydra.sweeper."""
 
-    n_trials: int = setting(20, takes=least(1))
-    n_jobs: int = setting(2, takes=least(1))
+    n_trials: int = config_field(20, constraint=at_least(1))
+    n_jobs: int = config_field(2, constraint=at_least(1))
     direction: str = "maximize"
     sampler: str = "tpe"
     seed: int | None = None
-    max_failure_rate: float = setting(0.0, takes=within(0, 1, "from 0 to 1"))
+    max_failure_rate: float = config_field(0.0, constraint=in_range(0, 1, "from 0 to 1"))
 
     def __post_init__(self) -> None:
-        check_keys("hydra.sweeper", self)
+        check_config_values("hydra.sweeper", self)
         need = (
             "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
         )
-        check(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
+        check_value(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
         for key, value, known in (
             ("direction", self.direction, DIRECTIONS),
             ("sampler.name", self.sampler, SAMPLERS),
         ):
             if value not in known:
                 raise ConfigError(
-                    unknown(key.split(".")[0], str(value), known),
+                    unknown_choice_message(key.split(".")[0], str(value), known),
                     key=f"hydra.sweeper.{key}",
                     value=value,
                     code="unknown_choice",
                 )
 
-    def trials_in(self, space: Mapping[str, BaseDistribution]) -> int:
-        """Return how many trials are wanted: with sampler.name=grid no more than there are
-        combinations."""
+    def num_trials(self, distributions: Mapping[str, BaseDistribution]) -> int:
+        """Return the number of trials. sampler.name=grid has at most the number of combinations."""
         most = (
-            math.prod(len(_listed(key, override)) for key, override in space.items())
+            math.prod(len(_list_values(key, override)) for key, override in distributions.items())
             if self.sampler == "grid"
             else self.n_trials
         )
         return min(self.n_trials, most)
 
-    def proposing(self, space: Mapping[str, BaseDistribution], number: int) -> BaseSampler:
-        """Return the sampler for the trial of this number.
+    def make_sampler(self, distributions: Mapping[str, BaseDistribution], trial_number: int) -> BaseSampler:
+        """Return the sampler of one trial.
 
-        Its random numbers depend on the seed and on the trial's number: a search that was
-        interrupted goes on as if it had not been, and repeats no draw.
+        Its random numbers depend on seed and trial number, so an interrupted search continues
+        unchanged and repeats no draw.
         """
         import optuna
         from optuna import samplers
@@ -147,14 +155,15 @@ class SearchSettings:
         # said of two samplers each time
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-        digest = hashlib.sha256(f"{self.seed}, trial {number}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}, trial {trial_number}".encode()).digest()
         seed = None if self.seed is None else int.from_bytes(digest[:4])
         match self.sampler:
             case "random":
                 return samplers.RandomSampler(seed=seed)
             case "grid":
                 return samplers.GridSampler(
-                    {key: _listed(key, override) for key, override in space.items()}, seed=self.seed or 0
+                    {key: _list_values(key, override) for key, override in distributions.items()},
+                    seed=self.seed or 0,
                 )
             case "cmaes":
                 return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
@@ -166,8 +175,8 @@ class SearchSettings:
                 return samplers.TPESampler(seed=seed, constant_liar=True)
 
 
-def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
-    """Return all values of a key, for a search of all combinations."""
+def _list_values(key: str, distribution: BaseDistribution) -> list[Any]:
+    """Return all values of a key, for a grid search."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(distribution, CategoricalDistribution):
@@ -182,7 +191,7 @@ def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
     )
 
 
-def corner(space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+def first_values(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution
 
     def first_value(values: Any) -> Any:
@@ -190,15 +199,15 @@ def corner(space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
             return values.choices[0]
         return values.low
 
-    return {key: first_value(values) for key, values in space.items()}
+    return {key: first_value(values) for key, values in distributions.items()}
 
 
-def study_name(space: SearchSpace, settings: SearchSettings, job: str) -> str:
-    """Return a name that the same search has again: the number of trials and of jobs at once may
-    change.
+def make_study_name(space: SearchSpace, settings: SearchSettings, job_id: str) -> str:
+    """Return a name that is equal for the same search. The number of trials and of parallel jobs
+    may change.
 
-    `job` is the id of the job at the space's corner, which counts all that the trials have in
-    common.
+    `job_id` is the job at the first values of all keys, which covers the settings that all
+    trials share.
     """
     varied = sorted(str(override.input_line) for override in space.varied.values())
-    return f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"
+    return f"search-{short_hash([varied, job_id, [settings.direction, settings.sampler, settings.seed]])}"

@@ -1,11 +1,11 @@
-"""The jobs of a grid under Slurm: submitit submits them as arrays, squeue tells how they are, Slurm
-starts them again.
+"""Runs the jobs of a grid under Slurm: submitit submits arrays, squeue reports states, and
+Slurm restarts jobs.
 
-submitit's own launcher asks sacct, which needs an accounting database, breaks off at the first job
-that dies, ignores scancel's SIGTERM, and requeues by `sys.exit` in a signal handler, which a job
-would record as its failure. Here each job ends for itself. At its time limit a job ends as after
-Ctrl-C and goes back into the queue, where it resumes from its samples; a job whose node fails is
-put back by Slurm.
+submitit's own launcher queries sacct, which needs an accounting database. It also stops at
+the first job that dies, ignores scancel's SIGTERM, and requeues by `sys.exit` in a signal
+handler, which a job would record as its failure. Here each job ends separately. At its time
+limit a job ends as after Ctrl-C and is requeued, where it resumes from its samples. Slurm
+requeues a job whose node fails.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from runner.grid.other_launchers import Death, job_line
+from runner.grid.other_launchers import JobDeath, format_job_line
 from runner.options.launchers.render.notes import NOTES
-from runner_base import INTERRUPTED, Status, counted, say, signals
+from runner_base import INTERRUPTED, Status, format_count, print_message, signals
 from runner_base.notes import note
 from runner_base.render.notes import render_note
 
@@ -53,8 +53,8 @@ REASONS = {
 
 
 @dataclass
-class Queue:
-    """What squeue says about some jobs; it needs no accounting database."""
+class SlurmQueue:
+    """States of some jobs from squeue, which needs no accounting database."""
 
     arrays: set[str]
     states: dict[str, str] = field(default_factory=dict)
@@ -62,10 +62,11 @@ class Queue:
     _missing: dict[str, int] = field(default_factory=dict)  # answers in a row that lacked a job
     _is_silent: bool = False
 
-    def look(self, at_least_every_s: float = SQUEUE_S) -> None:
-        """Ask for the states, unless the last answer is fresh; where the controller is silent, the
-        last ones hold."""
-        if time.monotonic() - self._asked < at_least_every_s:
+    def refresh(self, max_age_s: float = SQUEUE_S) -> None:
+        """Query the job states, unless the last answer is recent. If the controller does not answer,
+        the last states remain.
+        """
+        if time.monotonic() - self._asked < max_age_s:
             return
         self._asked = time.monotonic()
         command = ["squeue", "--array", "--noheader", "--states=all", "--format=%i|%T"]
@@ -73,7 +74,7 @@ class Queue:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and "Invalid job id" not in done.stderr:
             if not self._is_silent:
-                say(render_note(note("squeue_fails", "warning", error=done.stderr.strip()), NOTES))
+                print_message(render_note(note("squeue_fails", "warning", error=done.stderr.strip()), NOTES))
             self._is_silent = True
             return
         self._is_silent = False
@@ -83,8 +84,8 @@ class Queue:
             if self._missing[job_id] != 1:  # an answer may lack a job that is being put back into the queue
                 self.states[job_id] = answer.get(job_id, GONE)
 
-    def expect(self, job_id: str) -> None:
-        """Wait for a job that was submitted just now."""
+    def add_job(self, job_id: str) -> None:
+        """Add a job that was just submitted."""
         self.states[job_id] = "PENDING"
 
     def has_ended(self, job_id: str) -> bool:
@@ -93,26 +94,25 @@ class Queue:
 
 
 class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
-    """Submits jobs as arrays; takes the settings of submitit's launcher."""
+    """Submits jobs as arrays, with the settings of submitit's launcher."""
 
     # ------------------------------------------------------------------------------------- in a
     # job's process
 
     def __call__(self, *arguments: Any, **named: Any) -> JobReturn:
-        """Run one job; at its time limit it ends as after Ctrl-C, and then goes back into Slurm's
-        queue."""
+        """Run one job. At its time limit it ends as after Ctrl-C and is requeued."""
         at_limit = getattr(signal, f"SIG{SlurmJobEnvironment.USR_SIG}")
         # submitit's: it counts the restarts that are left
         put_back: Any = signal.getsignal(at_limit)
         reached: list[bool] = []
 
-        def end_at_limit(*_: Any) -> None:
+        def interrupt_at_limit(*_: Any) -> None:
             reached.append(True)
-            signals.interrupt()
+            signals.handle_signal()
 
-        signal.signal(at_limit, end_at_limit)
+        signal.signal(at_limit, interrupt_at_limit)
         # scancel; submitit would ignore it until SIGKILL
-        signal.signal(signal.SIGTERM, signals.interrupt)
+        signal.signal(signal.SIGTERM, signals.handle_signal)
         try:
             returned: JobReturn = super().__call__(*arguments, **named)
             return returned
@@ -124,7 +124,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
             with suppress(UncompletedJobError):  # no restart is left
                 put_back(at_limit, None)  # ends this process
             minutes, restarts = self.params["timeout_min"], self.params["max_num_timeout"]
-            return Death(
+            return JobDeath(
                 how=Status.KILLED,
                 message=f"over its time limit after {restarts} restarts (hydra.launcher.timeout_min={minutes}, "
                 f"hydra.launcher.max_num_timeout={restarts}): the same command resumes it",
@@ -134,17 +134,17 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
     # grid's process
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run the jobs in arrays as large as Slurm takes them, and return how each ended."""
-        executor = self.executor()
+        """Run the jobs in arrays up to Slurm's size limit, and return the outcome of each."""
+        executor = self.make_executor()
         returns: list[JobReturn] = []
-        total, largest = len(job_overrides), largest_array()
+        total, largest = len(job_overrides), max_array_size()
         for before in range(0, total, largest):
             part = [list(job_override) for job_override in job_overrides[before : before + largest]]
-            returns += self.run_array(executor, part, initial_job_idx + before, before, total)
+            returns += self.submit_array_and_wait(executor, part, initial_job_idx + before, before, total)
         return returns
 
-    def executor(self) -> submitit.AutoExecutor:
-        """Return what submits jobs with these settings; where there is no Slurm, it says so."""
+    def make_executor(self) -> submitit.AutoExecutor:
+        """Return submitit's executor with these settings. It raises an error without Slurm."""
         settings = dict(self.params)
         executor = submitit.AutoExecutor(
             folder=settings.pop("submitit_folder"),
@@ -157,109 +157,116 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         )
         return executor
 
-    def run_array(
-        self, executor: submitit.AutoExecutor, overrides: list[list[str]], first: int, before: int, total: int
+    def submit_array_and_wait(
+        self,
+        executor: submitit.AutoExecutor,
+        overrides: list[list[str]],
+        first_index: int,
+        num_before: int,
+        total: int,
     ) -> list[JobReturn]:
-        """Submit jobs as one array and wait for each; a signal to the grid cancels them."""
+        """Submit jobs as one array and wait for each. A signal to the grid cancels them."""
         assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        numbers = range(first, first + len(overrides))
+        numbers = range(first_index, first_index + len(overrides))
         names = [f"job_id_for_{number}" for number in numbers]
         rest = (["hydra.sweep.dir"] * len(names), numbers, names, [Singleton.get_state()] * len(names))
         jobs: list[submitit.Job[JobReturn]] = []
         try:
-            with signals.deferred():  # no job is submitted without being known here
+            with signals.deferred_signals():  # no job is submitted without being known here
                 jobs = executor.map_array(self, overrides, *rest)
-            return wait_for(jobs, overrides, before, total)
+            return wait_for_jobs(jobs, overrides, num_before, total)
         except KeyboardInterrupt:
-            cancel(jobs)
+            cancel_jobs(jobs)
             raise
 
 
-def largest_array() -> int:
-    """Return how many jobs an array may have."""
+def max_array_size() -> int:
+    """Return the maximum number of jobs in a Slurm array."""
     shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
     limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
     return max(1, int(limit[1])) if limit else 1000
 
 
-def wait_for(
-    jobs: Sequence[submitit.Job[JobReturn]], overrides: list[list[str]], before: int, total: int
+def wait_for_jobs(
+    jobs: Sequence[submitit.Job[JobReturn]], overrides: list[list[str]], num_before: int, total: int
 ) -> list[JobReturn]:
-    """Wait for the jobs and return how each ended; a line says so at once, and counts those of
-    earlier arrays, too."""
-    queue = queue_of(jobs)
+    """Wait for the jobs and return their outcomes. Prints a line per ended job, with a count that
+    includes earlier arrays.
+    """
+    queue = make_queue(jobs)
     returns: dict[int, JobReturn] = {}
     ended_at: dict[int, float] = {}  # when Slurm was found to have ended a job
     while len(returns) < len(jobs):
-        queue.look()
+        queue.refresh()
         for number, job in enumerate(jobs):
             if number in returns:
                 continue
             if job.paths.result_pickle.exists():
-                returns[number] = result_of(job)
+                returns[number] = read_result(job)
             elif queue.has_ended(job.job_id):
-                see_new_files(job.paths.folder)
+                refresh_folder_cache(job.paths.folder)
                 if time.monotonic() - ended_at.setdefault(number, time.monotonic()) < SETTLE_S:
                     continue
-                returns[number] = death_of(job, queue.states[job.job_id])
+                returns[number] = make_death(job, queue.states[job.job_id])
             else:
                 ended_at.pop(number, None)  # it was put back into the queue
                 continue
-            say(
-                f"[{before + len(returns)}/{total}] {job_line(overrides[number], ended_how(returns[number]))}"
+            print_message(
+                f"[{num_before + len(returns)}/{total}] "
+                f"{format_job_line(overrides[number], describable_outcome(returns[number]))}"
             )
         time.sleep(POLL_S)
     return [returns[number] for number in range(len(jobs))]
 
 
-def ended_how(returned: JobReturn) -> object:
-    """Return how a job ended, in a form that can be shown."""
-    is_known = isinstance(returned, Death) or returned.status is not JobStatus.COMPLETED
+def describable_outcome(returned: JobReturn) -> object:
+    """Return a job's outcome in a printable form."""
+    is_known = isinstance(returned, JobDeath) or returned.status is not JobStatus.COMPLETED
     return returned if is_known else returned.return_value
 
 
-def queue_of(jobs: Sequence[submitit.Job[JobReturn]]) -> Queue:
+def make_queue(jobs: Sequence[submitit.Job[JobReturn]]) -> SlurmQueue:
     """Return the queue of some jobs."""
-    queue = Queue({job.job_id.partition("_")[0] for job in jobs})
+    queue = SlurmQueue({job.job_id.partition("_")[0] for job in jobs})
     for job in jobs:
-        queue.expect(job.job_id)
+        queue.add_job(job.job_id)
     return queue
 
 
-def see_new_files(folder: Path) -> None:
-    """Make a network's file system look at a folder again, which it may know from its cache."""
+def refresh_folder_cache(folder: Path) -> None:
+    """Touch a folder's mode so that a network file system refreshes its cached listing."""
     if folder.exists():
         folder.chmod(folder.stat().st_mode)
 
 
-def result_of(job: submitit.Job[JobReturn]) -> JobReturn:
-    """Return what a job has written; an error outside of the job makes it fail."""
+def read_result(job: submitit.Job[JobReturn]) -> JobReturn:
+    """Return the result that a job has written. An error outside of the job counts as its failure."""
     try:
         return job.results()[0]
     except FailedJobError as error:
         last = [line for line in str(error).splitlines() if line.strip() and not line.startswith("---")]
-        return Death(how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})")
+        return JobDeath(how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})")
 
 
-def death_of(job: submitit.Job[JobReturn], state: str) -> Death:
-    """Return the death of a job that has written nothing: why it was, and where its log is."""
+def make_death(job: submitit.Job[JobReturn], state: str) -> JobDeath:
+    """Return the failure of a job without a result: its reason and the path of its log."""
     status, reason = REASONS.get(
         state, (Status.FAILED, f"its process died under hydra/launcher=submitit_slurm: {state}")
     )
-    return Death(how=status, message=f"{reason} (see {job.paths.stderr})")
+    return JobDeath(how=status, message=f"{reason} (see {job.paths.stderr})")
 
 
-def cancel(jobs: Sequence[submitit.Job[JobReturn]]) -> None:
-    """Take the jobs out of Slurm's queue and wait until they have ended."""
+def cancel_jobs(jobs: Sequence[submitit.Job[JobReturn]]) -> None:
+    """Remove the jobs from Slurm's queue and wait until they have ended."""
     if not jobs:
         return
-    queue = queue_of(jobs)
-    say(f"cancelling {counted(len(jobs), 'job')} in Slurm")
+    queue = make_queue(jobs)
+    print_message(f"cancelling {format_count(len(jobs), 'job')} in Slurm")
     subprocess.run(["scancel", *sorted(queue.arrays)], check=False)
     give_up_at = time.monotonic() + CANCEL_S
     while time.monotonic() < give_up_at:
-        queue.look(POLL_S)
+        queue.refresh(POLL_S)
         if all(queue.has_ended(job.job_id) for job in jobs):
             return
         time.sleep(POLL_S)

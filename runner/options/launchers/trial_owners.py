@@ -1,4 +1,4 @@
-"""Which process runs a trial: each has a lock that ends with it."""
+"""Records which process runs a trial. Each process has a lock that ends with it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner_base import hold
-from runner_base.files import is_held
+from runner_base import lock_file
+from runner_base.files import is_locked
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -20,17 +20,18 @@ OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[dict[str, str]]:
-    """Give this process a lock that ends with it, so that others can tell whether its trials still
-    run."""
+def hold_owner_lock(folder: Path) -> Iterator[dict[str, str]]:
+    """Hold a lock that ends with this process, so that others can detect whether its trials still
+    run.
+    """
     lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
     with ExitStack() as held:
-        with hold(
+        with lock_file(
             folder / ".lock"
         ):  # no other process takes a lock that is being made for one without a process
-            held.enter_context(hold(lock))
+            held.enter_context(lock_file(lock))
             for left in folder.glob(f"*{RUNNING}"):
-                if left != lock and not is_held(left):
+                if left != lock and not is_locked(left):
                     left.unlink(missing_ok=True)
         yield {"host": platform.node(), "lock": str(lock)}
     with suppress(OSError):
@@ -38,8 +39,9 @@ def owned(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
-    """Whether no process runs a trial that has not ended; of another machine's process that is not
-    known."""
+    """Whether no process runs an unfinished trial. A trial of another machine's process never
+    counts as abandoned.
+    """
     runs_in = trial.user_attrs.get(OWNER)
     if runs_in is None:
         return True  # its process ended before it could run it
@@ -47,4 +49,4 @@ def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
         return False
     if runs_in["host"] != owner["host"]:
         return False
-    return not is_held(Path(runs_in["lock"]))
+    return not is_locked(Path(runs_in["lock"]))

@@ -9,17 +9,25 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runner_base import ConfigError, check, few, load_json, one_line, plain, run_entry
+from runner_base import (
+    ConfigError,
+    check_value,
+    escape_control_characters,
+    join_first_names,
+    load_json_object,
+    run_command,
+    to_one_line,
+)
 from runner_base.command_line import CommandParser
 from runner_base.errors import OutputError
-from runner_engine.checkpoints import locate_config
+from runner_engine.checkpoints import locate_config_folder
 from runner_engine.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
-from runner_engine.quantization import quiet_imports
+from runner_engine.quantization import mute_library_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from runner_engine.models.lora.pth import Adapter
+    from runner_engine.models.lora.pth import PthAdapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # of a matrix: module path, A or B
@@ -38,13 +46,15 @@ PLAIN_INITS = (None, True, False, "gaussian")  # others also change the weights 
 
 
 def entry() -> NoReturn:
-    """Console script: exit 0 if OUT is written, else 1 or 2 with a message."""
-    quiet_imports()
-    run_entry("runner-convert-lora", lambda: print(plain(convert(parser().parse_args()))))
+    """Console script. Exit code 0: OUT is written, 1 or 2: failure with a message."""
+    mute_library_imports()
+    run_command(
+        "runner-convert-lora",
+        lambda: print(escape_control_characters(convert_adapter(parser().parse_args()))),
+    )
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
     arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
         "source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped"
@@ -63,23 +73,29 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def convert(options: argparse.Namespace) -> str:
-    """Convert in the direction that IN decides; returns what was written, in words."""
+def convert_adapter(options: argparse.Namespace) -> str:
+    """Convert an adapter in the direction that IN determines. Returns a description of the written
+    file.
+    """
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
         raise ConfigError(
             f"OUT={options.target} exists already, and is not overwritten: give another name", code="exists"
         )
-    check(source.exists(), "IN", options.source, f"there is no file or folder {source}", code="not_found")
+    check_value(
+        source.exists(), "IN", options.source, f"there is no file or folder {source}", code="not_found"
+    )
     from runner_engine.models.lora import pth
 
-    base = _skeleton(options.base)
+    base = _build_empty_model(options.base)
     to_pth = source.is_dir()
-    adapter, scalings = _read_peft(source, base, label) if to_pth else (pth.read(source, label), {})
-    pth.fit(adapter, _skeleton(options.base) if to_pth else base, label, options.base)
-    norm = pth.delta(adapter, label, options.base, scalings)
-    tensors, how = _cast(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
+    adapter, scalings = (
+        _read_peft_adapter(source, base, label) if to_pth else (pth.read_pth(source, label), {})
+    )
+    pth.match_layers(adapter, _build_empty_model(options.base) if to_pth else base, label, options.base)
+    norm = pth.compute_checked_delta_norm(adapter, label, options.base, scalings)
+    tensors, how = _cast_tensors(adapter, scalings, PTH_KEY if to_pth else PEFT_KEY, options.dtype, label)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if to_pth:
@@ -95,14 +111,14 @@ def convert(options: argparse.Namespace) -> str:
     return f"{target}: {sizes}\n{how}"
 
 
-def _skeleton(base: str) -> Any:
-    from runner_engine.models import capability
+def _build_empty_model(base: str) -> Any:
+    from runner_engine.models import load_checks
 
-    folder = locate_config(base)
+    folder = locate_config_folder(base)
     try:
-        return capability.skeleton(capability.settings_of(folder))
+        return load_checks.build_meta_model(load_checks.load_config(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        why = one_line(error)
+        why = to_one_line(error)
         raise ConfigError(
             f"its config.json describes no model that can be built: {why}",
             key="--base",
@@ -111,37 +127,41 @@ def _skeleton(base: str) -> Any:
         ) from error
 
 
-def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict[str, float]]:
-    """Read a PEFT folder as pairs by module path, and the scaling of each; `base` is changed."""
-    from runner_engine.models.lora.pth import Adapter, Pair, one_rank
+def _read_peft_adapter(
+    folder: Path, base_model: nn.Module, label: str
+) -> tuple[PthAdapter, dict[str, float]]:
+    """Read a PEFT folder as matrix pairs by module path, with the scaling of each. Changes
+    `base_model`.
+    """
+    from runner_engine.models.lora.pth import MatrixPair, PthAdapter, check_single_rank
 
-    tensors = _peft_tensors(folder, label)
-    scalings = _peft_scalings(folder, base, label)
+    tensors = _read_peft_tensors(folder, label)
+    scalings = _read_peft_scalings(folder, base_model, label)
     names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(
-            f"{len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}",
+            f"{len(strange)} tensors are not A or B of a targeted linear layer: {join_first_names(strange)}",
             key=label,
             code="mismatch",
         )
     if missing := sorted(expected - set(tensors)):
         raise ConfigError(
-            f"{len(missing)} tensors of targeted layers are missing: {few(missing)}",
+            f"{len(missing)} tensors of targeted layers are missing: {join_first_names(missing)}",
             key=label,
             code="damaged",
         )
     if not names:
         raise ConfigError(f"{label} holds no LoRA tensor", code="empty")
-    pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
-    return Adapter(pairs, one_rank(pairs, label)), scalings
+    pairs = {path: MatrixPair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
+    return PthAdapter(pairs, check_single_rank(pairs, label)), scalings
 
 
-def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
+def _read_peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from runner_engine.models.pickled import load_tensors
+    from runner_engine.models.pickle_reading import load_tensors
 
     if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS).is_file():
         return load_tensors(folder / "adapter_model.bin", label)[0]
@@ -153,12 +173,13 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
-    """Return the layers of the base that the adapter changes, and their scaling, according to PEFT
-    itself."""
+def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict[str, float]:
+    """Return the base model's layers that the adapter changes, with their scaling, as determined
+    by PEFT.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
-    settings = load_json(folder / CONFIG)
+    settings = load_json_object(folder / CONFIG)
     more = [key for key, value in settings.items() if value and key not in HARMLESS]
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
@@ -178,14 +199,16 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these are for those who train
-            inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
+            inject_adapter_in_model(
+                LoraConfig.from_pretrained(str(folder)), base_model, low_cpu_mem_usage=True
+            )
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{label} does not fit the base: {one_line(error)}", code="mismatch") from error
-    layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
+        raise ConfigError(f"{label} does not fit the base: {to_one_line(error)}", code="mismatch") from error
+    layers = {path: layer for path, layer in base_model.named_modules() if getattr(layer, "lora_A", None)}
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 
 
-def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base: str) -> None:
+def _write_peft(folder: Path, adapter: PthAdapter, tensors: dict[str, Tensor], base: str) -> None:
     from safetensors.torch import save_file
 
     settings = {
@@ -210,22 +233,23 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base
         raise
 
 
-def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
+def _write_pth(path: Path, tensors: dict[str, Tensor]) -> None:
     import torch
 
-    with file.open("xb") as stream:
+    with path.open("xb") as stream:
         try:
             torch.save(tensors, stream)
         except BaseException:
-            file.unlink()
+            path.unlink()
             raise
 
 
-def _cast(
-    adapter: Adapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
+def _cast_tensors(
+    adapter: PthAdapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors to write under their keys and how exact they are; rounding happens only
-    with --dtype."""
+    """Return the tensors to write under their keys, and a description of their exactness. Rounds
+    only with --dtype.
+    """
     import torch
 
     tensors: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""task – the keys of the tasks that split a checkpoint, and merge, check or compress its parts."""
+"""Config keys of the tasks that split a checkpoint and merge, verify or compress its parts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import TaskConfig, absolute
-from runner_base import HASHED, MISSING, Dtype, Inert, check, filled, least, setting
+from runner.config.task import TaskConfig, absolute_path
+from runner_base import HASHED, MISSING, Dtype, NotInIdentity, at_least, check_value, config_field, not_blank
 
 
-class Strategy(StrEnum):
-    """How layers are assigned to parts; all strategies but by_type keep them contiguous."""
+class SplitStrategy(StrEnum):
+    """Assignment of layers to parts. All strategies except by_type keep layers contiguous."""
 
     equal_layers = "equal_layers"
     balanced_params = "balanced_params"
@@ -22,63 +22,65 @@ class Strategy(StrEnum):
     by_type = "by_type"
 
 
-class Checksums(StrEnum):
-    """The hash of every tensor and part: xxh3_128 finds damage, sha256 also forgery, more
-    slowly."""
+class ChecksumAlgorithm(StrEnum):
+    """Hash of every tensor and part. xxh3_128 detects damage; sha256 also detects forgery, but is
+    slower.
+    """
 
     xxh3_128 = "xxh3_128"
     sha256 = "sha256"
 
 
-class Compare(StrEnum):
-    """How unchanged parts are found: by the state of their files (size, times, headers), or by
-    reading them."""
+class CompareMode(StrEnum):
+    """How unchanged parts are detected: state compares size, times and headers; content reads the
+    files.
+    """
 
     state = "state"
     content = "content"
 
 
-class Explain(StrEnum):
-    """Instead of splitting, print the command line of another program for the same plan."""
+class ExplainTarget(StrEnum):
+    """Print another program's command line for the same plan, instead of splitting."""
 
     vllm = "vllm"
 
 
 @dataclass
 class SplitConfig(TaskConfig):
-    """Cut a checkpoint into N parts by layer."""
+    """Splits a checkpoint into N parts by layer."""
 
     module: ClassVar[str] = "runner.options.parts.tasks.split"
     name: ClassVar[str] = "split"
     keeps_samples: ClassVar[bool] = False
-    num_parts: int | None = setting(None, takes=least(1, ", or null"))
-    strategy: Strategy = Strategy.balanced_bytes
+    num_parts: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    strategy: SplitStrategy = SplitStrategy.balanced_bytes
     ratios: list[float] | None = None
     ranges: list[str] | None = None
-    output_dir: str | None = setting(None, takes=filled("give a folder, or null"))
-    checksums: Checksums = Checksums.xxh3_128
-    compare: Compare = setting(
-        Compare.state, Inert("decides which parts are written anew, and changes nothing in them")
+    output_dir: str | None = config_field(None, constraint=not_blank("give a folder, or null"))
+    checksums: ChecksumAlgorithm = ChecksumAlgorithm.xxh3_128
+    compare: CompareMode = config_field(
+        CompareMode.state, NotInIdentity("decides which parts are written anew, and changes nothing in them")
     )
-    durable: bool = setting(
-        False, Inert("decides whether to wait for the disk, and changes nothing in the files")
+    durable: bool = config_field(
+        False, NotInIdentity("decides whether to wait for the disk, and changes nothing in the files")
     )
     inline_parameters: bool = False
-    explain: Explain | None = None
+    explain: ExplainTarget | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         count = self.num_parts
-        self.output_dir = None if self.output_dir is None else absolute(self.output_dir)
-        for strategy in (Strategy.ratios, Strategy.ranges):
+        self.output_dir = None if self.output_dir is None else absolute_path(self.output_dir)
+        for strategy in (SplitStrategy.ratios, SplitStrategy.ranges):
             given = getattr(self, strategy.value)
             key = f"task.{strategy.value}"
             if self.strategy is not strategy:
                 need = f"task.strategy={self.strategy.value} does not read it: use task.strategy={strategy.value}"
-                check(given is None, key, given, f"{need}, or leave it out", code="no_effect")
+                check_value(given is None, key, given, f"{need}, or leave it out", code="no_effect")
                 continue
-            example = "[0.3,0.7]" if strategy is Strategy.ratios else "[0-7,8-15]"
-            check(
+            example = "[0.3,0.7]" if strategy is SplitStrategy.ratios else "[0-7,8-15]"
+            check_value(
                 bool(given),
                 key,
                 given,
@@ -86,9 +88,9 @@ class SplitConfig(TaskConfig):
                 code="missing",
             )
             need = f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
-            check(count in (None, len(given)), "task.num_parts", count, need, code="mismatch")
-        if self.strategy is Strategy.by_type:
-            check(
+            check_value(count in (None, len(given)), "task.num_parts", count, need, code="mismatch")
+        if self.strategy is SplitStrategy.by_type:
+            check_value(
                 count is None,
                 "task.num_parts",
                 count,
@@ -96,16 +98,16 @@ class SplitConfig(TaskConfig):
                 code="conflict",
             )
             need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
-            check(self.explain is None, "task.explain", self.explain, need, code="conflict")
+            check_value(self.explain is None, "task.explain", self.explain, need, code="conflict")
         if self.ratios is not None:
-            check(
+            check_value(
                 all(0 < ratio <= 1 for ratio in self.ratios),
                 "task.ratios",
                 self.ratios,
                 "each must lie in (0, 1]",
             )
             total = sum(self.ratios)
-            check(
+            check_value(
                 abs(total - 1) <= 1e-6,
                 "task.ratios",
                 self.ratios,
@@ -113,26 +115,27 @@ class SplitConfig(TaskConfig):
             )
         for given in self.ranges or []:
             need = "give first-last, both included, or one number: task.ranges=[0-7,8-15]"
-            check(re.fullmatch(r"[0-9]+(-[0-9]+)?", given) is not None, "task.ranges", given, need)
+            check_value(re.fullmatch(r"[0-9]+(-[0-9]+)?", given) is not None, "task.ranges", given, need)
 
 
 @dataclass
 class RewritePartsConfig(TaskConfig):
-    """Shared keys of the tasks that write what is in the parts of a split into another folder."""
+    """Shared keys of tasks that read the parts of a split and write them to another folder."""
 
     keeps_samples: ClassVar[bool] = False
-    parts: str = setting(MISSING, HASHED)
-    output_dir: str = setting(MISSING, takes=filled("give a folder"))
+    parts: str = config_field(MISSING, HASHED)
+    output_dir: str = config_field(MISSING, constraint=not_blank("give a folder"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output_dir = absolute(self.output_dir)
+        self.output_dir = absolute_path(self.output_dir)
 
 
 @dataclass
 class MergeConfig(RewritePartsConfig):
-    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they
-    do not record one."""
+    """Merges the parts of a split bit for bit. `dtype` applies only to old JSON parts, which do
+    not record one.
+    """
 
     module: ClassVar[str] = "runner.options.parts.tasks.merge"
     name: ClassVar[str] = "merge"
@@ -140,7 +143,7 @@ class MergeConfig(RewritePartsConfig):
 
 
 class VerifyLevel(StrEnum):
-    """The depth of a check: sizes, headers and JSON only, or every byte against the digests."""
+    """Depth of a check. quick: sizes, headers and JSON. full: every byte against the digests."""
 
     quick = "quick"
     full = "full"
@@ -148,18 +151,20 @@ class VerifyLevel(StrEnum):
 
 @dataclass
 class VerifyConfig(TaskConfig):
-    """Check every part against the manifest, and against the source if one is given."""
+    """Checks every part against the manifest, and against the source if one is given."""
 
     module: ClassVar[str] = "runner.options.parts.tasks.verify"
     name: ClassVar[str] = "verify"
     keeps_samples: ClassVar[bool] = False
-    parts: str = setting(MISSING, HASHED)
-    source: str | None = setting(None, takes=filled("give the folder or hub id that was split, or null"))
+    parts: str = config_field(MISSING, HASHED)
+    source: str | None = config_field(
+        None, constraint=not_blank("give the folder or hub id that was split, or null")
+    )
     level: VerifyLevel = VerifyLevel.full
 
 
-class Archive(StrEnum):
-    """The form of the parts in their folder: compressed, or ready to load."""
+class ArchiveFormat(StrEnum):
+    """Format of the parts in their folder: compressed, or ready to load."""
 
     zstd = "zstd"
     none = "none"
@@ -167,8 +172,8 @@ class Archive(StrEnum):
 
 @dataclass
 class ArchiveConfig(RewritePartsConfig):
-    """Compress the parts of a split for storage, or unpack them for use."""
+    """Compresses the parts of a split for storage, or decompresses them for use."""
 
     module: ClassVar[str] = "runner.options.parts.tasks.archive"
     name: ClassVar[str] = "archive"
-    archive: Archive = Archive.zstd
+    archive: ArchiveFormat = ArchiveFormat.zstd

@@ -1,25 +1,25 @@
-"""Metrics of a checkpoint in parts, and of a pipeline of processes."""
+"""Metrics of split checkpoints and of pipelines of processes."""
 
 from __future__ import annotations
 
-from runner_compare import Better, Metric
-from runner_compare.metrics import kinds
+from runner_compare import BetterDirection, Metric
+from runner_compare.metrics import metric_types
 
 METRICS: tuple[Metric, ...] = (
     # a checkpoint in parts, and a pipeline of processes
-    *(kinds.metric(key, form=",.0f") for key in ("num_parts", "written_parts")),
-    kinds.metric("largest_part_mib", form=",.1f"),
-    kinds.metric("written_mib", form=",.1f", better=Better.neither),
-    kinds.metric("balance", form=".3f", better=Better.lower),
-    kinds.metric("share", better=Better.lower),
-    kinds.metric("problems", better=Better.lower),
-    kinds.metric("write_gb_per_s", form=".2f"),
-    *map(kinds.metric, ("tensors", "files", "total_params", "split_s", "archive_mib")),
-    *map(kinds.metric, ("raw_mib_per_s", "read_mib_per_s", "write_mib_per_s")),
+    *(metric_types.define_metric(key, form=",.0f") for key in ("num_parts", "written_parts")),
+    metric_types.define_metric("largest_part_mib", form=",.1f"),
+    metric_types.define_metric("written_mib", form=",.1f", better=BetterDirection.neither),
+    metric_types.define_metric("balance", form=".3f", better=BetterDirection.lower),
+    metric_types.define_metric("share", better=BetterDirection.lower),
+    metric_types.define_metric("problems", better=BetterDirection.lower),
+    metric_types.define_metric("write_gb_per_s", form=".2f"),
+    *map(metric_types.define_metric, ("tensors", "files", "total_params", "split_s", "archive_mib")),
+    *map(metric_types.define_metric, ("raw_mib_per_s", "read_mib_per_s", "write_mib_per_s")),
     *(
-        kinds.metric(key, better=Better.neither)
+        metric_types.define_metric(key, better=BetterDirection.neither)
         for key in ("unique_mib", "merged_mib", "raw_mib", "read_mib")
     ),
-    kinds.metric("processes", form=".0f"),
-    kinds.metric("bubble_share", form=".0%", better=Better.lower),
+    metric_types.define_metric("processes", form=".0f"),
+    metric_types.define_metric("bubble_share", form=".0%", better=BetterDirection.lower),
 )

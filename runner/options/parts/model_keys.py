@@ -1,4 +1,4 @@
-"""model – the keys of model=parts."""
+"""Config keys of model=parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner_base import HASHED, MISSING, Dtype, Inert, above, filled, least, setting
+from runner_base import HASHED, MISSING, Dtype, NotInIdentity, at_least, config_field, greater_than, not_blank
 from runner_engine import (
     Attention,
     GenerationConfig,
@@ -14,15 +14,16 @@ from runner_engine import (
     ModelConfig,
     QuantizationConfig,
     RopeConfig,
-    local_model,
+    to_local_config,
 )
-from runner_engine.settings.generation import require_no_scheduler
-from runner_engine.settings.model import require_own_weights
+from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.model import reject_weight_changes
 
 
-class Backend(StrEnum):
-    """What carries hidden states from stage to stage; auto: nccl if each stage has its own GPU,
-    else gloo."""
+class TransportBackend(StrEnum):
+    """Transport of hidden states between stages. auto: nccl if each stage has its own GPU, else
+    gloo.
+    """
 
     auto = "auto"
     gloo = "gloo"
@@ -31,45 +32,50 @@ class Backend(StrEnum):
 
 @dataclass
 class PartsModelConfig(ModelConfig):
-    """The parts of a split checkpoint, each run by one of several processes."""
+    """The parts of a split checkpoint, run by several processes."""
 
     module: ClassVar[str] = "runner.options.parts.kind"
     has_weights: ClassVar[bool] = True
-    name: str = setting(MISSING, HASHED, filled("give the folder that task=split wrote"))
-    stages: int | None = setting(
-        None, Inert("any number of processes computes the same", measured=True), least(1, ", or null")
+    name: str = config_field(MISSING, HASHED, not_blank("give the folder that task=split wrote"))
+    stages: int | None = config_field(
+        None,
+        NotInIdentity("any number of processes computes the same", measured=True),
+        at_least(1, ", or null"),
     )
-    backend: Backend = setting(Backend.auto, Inert("carries the same numbers", measured=True))
-    micro_batch: int | None = setting(None, takes=least(1, ", or null"))
-    timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"), above(0, " seconds"))
+    backend: TransportBackend = config_field(
+        TransportBackend.auto, NotInIdentity("carries the same numbers", measured=True)
+    )
+    micro_batch: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    timeout_s: float = config_field(
+        600.0, NotInIdentity("ends a pipeline in which a process hangs"), greater_than(0, " seconds")
+    )
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     threads: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = setting(
-        True, Inert("rejects parts that would not fit, and changes nothing in those that do")
+    check_memory: bool = config_field(
+        True, NotInIdentity("rejects parts that would not fit, and changes nothing in those that do")
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        local_model(self)  # checks the keys that it shares with a local model
+        to_local_config(self)  # checks the keys that it shares with a local model
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject settings that would change the weights: they run as they were split."""
+        """Raise ConfigError for settings that would change the weights. Parts run as they were split."""
         why = "model=parts runs the parts as they were split"
-        require_own_weights(quantization, lora, rope, why)
+        reject_weight_changes(quantization, lora, rope, why)
         why = "model=parts keeps them in transformers' own cache"
-        require_no_scheduler(generation, why)
+        reject_scheduler_features(generation, why)
 
 
-def parts_model(model: ModelConfig) -> PartsModelConfig:
-    """Return the keys of a model in parts."""
+def parts_config(model: ModelConfig) -> PartsModelConfig:
     assert isinstance(model, PartsModelConfig)
     return model

@@ -1,2 +1,3 @@
-"""task=quantize: the makers' own packages write a quantized model; what they made is evaluated like
-any other file."""
+"""task=quantize: a quantizer package writes a quantized model, which is evaluated like any
+other file.
+"""

@@ -1,7 +1,7 @@
-"""The texts that a recipe reads, and whether any text of an evaluation is among them.
+"""Calibration texts of a recipe, and the check that no evaluation text is among them.
 
-A model that was quantized on the texts of its evaluation looks better there than it is. So a text
-that both have is an error, found by its hash, and a run of words that both have is a note.
+A model that was quantized on its evaluation texts scores too high there. So a shared text,
+found by its hash, is an error, and a shared run of 13 words is a note.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from runner.config import data_sets
 from runner.datasets.items import QuestionSource, read_items
 from runner.datasets.question_selection import QuestionSelection
-from runner.datasets.shapes import Keys
+from runner.datasets.row_layouts import RowKeys
 from runner_base import ConfigError, DataError, read_text
 from runner_base.notes import Note, note
-from runner_base.texts import read_json_lines
+from runner_base.texts import iter_json_lines
 
 KEY = "task.calibration"
 EMBEDDED = "embedded"
@@ -35,47 +35,51 @@ SHOWN = 60  # characters of a run that both have
 
 @dataclass(frozen=True)
 class Calibration:
-    """Texts, and where they come from."""
+    """Calibration texts and their origin."""
 
     name: str
     texts: tuple[str, ...]
 
     @property
     def sha256(self) -> str:
-        """Identify the texts, in order."""
+        """SHA-256 of the texts, in order."""
         return hashlib.sha256(json.dumps(self.texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def read_calibration(name: str) -> Calibration:
-    """Return the texts that task.calibration names."""
-    texts = tuple(text for text in _texts(name, KEY, "train") if text.strip())
+    """Return the texts of task.calibration."""
+    texts = tuple(text for text in _read_texts(name, KEY, "train") if text.strip())
     if not texts:
         raise DataError("there is no text in it", key=KEY, value=name, code="empty")
     return Calibration(name, texts)
 
 
-def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[Note]:
-    """Raise ConfigError if an evaluation's text is among the calibration's; return notes on what
-    they share, and on what could not be compared."""
+def check_no_overlap(calibration: Calibration, evaluations: Sequence[str]) -> list[Note]:
+    """Raise ConfigError if an evaluation text is among the calibration texts. Returns notes on
+    shared word sequences and on unreadable evaluations.
+    """
     notes = []
-    words = [_words(text) for text in calibration.texts]
-    hashes, runs = {_hash(text) for text in words}, {run for text in words for run in _runs(text)}
+    words = [_split_words(text) for text in calibration.texts]
+    hashes, runs = (
+        {_hash_words(text) for text in words},
+        {run for text in words for run in _word_ngrams(text)},
+    )
     for name in evaluations:
         try:
-            texts = [_words(text) for text in _evaluated(name)]
+            texts = [_split_words(text) for text in _evaluation_texts(name)]
         except ConfigError as error:
             notes.append(note("evaluation_unread", "warning", evaluation=name, error=str(error)))
             continue
         texts = [text for text in texts if text]
-        if same := [text for text in texts if _hash(text) in hashes]:
+        if same := [text for text in texts if _hash_words(text) in hashes]:
             raise ConfigError(
                 f"{len(same)} of its texts are texts of the evaluation {name}, such as "
-                f"“{_shown(same[0])}”: a model that has read them looks better there than it is. Give other texts",
+                f"“{_shorten(same[0])}”: a model that has read them looks better there than it is. Give other texts",
                 key=KEY,
                 value=calibration.name,
                 code="conflict",
             )
-        if alike := [(text, run) for text in texts if (run := _first_shared(text, runs)) is not None]:
+        if alike := [(text, run) for text in texts if (run := _find_shared_ngram(text, runs)) is not None]:
             notes.append(
                 note(
                     "shared_words",
@@ -85,34 +89,34 @@ def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[No
                     alike=len(alike),
                     texts=len(texts),
                     evaluation=name,
-                    shown=_shown(alike[0][1]),
+                    shown=_shorten(alike[0][1]),
                 )
             )
     return notes
 
 
-def _evaluated(name: str) -> Iterator[str]:
-    """Yield the texts of an evaluation: a data set's name, or a file."""
-    found = data_sets.find(name)
-    yield from _texts(name if found is None else str(found.keys["data"]), "task.evaluation", "test")
+def _evaluation_texts(name: str) -> Iterator[str]:
+    """Yield the texts of an evaluation, given as a data set's name or a file."""
+    found = data_sets.find_data_set(name)
+    yield from _read_texts(name if found is None else str(found.keys["data"]), "task.evaluation", "test")
 
 
-def _texts(name: str, key: str, split: str) -> Iterator[str]:
+def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
     """Yield the texts of files, or of the embedded generator."""
     if name == EMBEDDED:
-        source = QuestionSource(EMBEDDED, split, key, Keys())
+        source = QuestionSource(EMBEDDED, split, key, RowKeys())
         for item in read_items(source, QuestionSelection(PROBLEMS)):
             yield f"{item.question}\n{item.answer}"
         return
-    for path in _files(name, key):
+    for path in _find_files(name, key):
         if path.suffix != ".jsonl":
             yield read_text(path, f"{key}={name}")
             continue
-        for number, row in read_json_lines(path):
-            yield _text_of(f"{path}, line {number}", row)
+        for number, row in iter_json_lines(path):
+            yield _join_record_text(f"{path}, line {number}", row)
 
 
-def _files(name: str, key: str) -> list[Path]:
+def _find_files(name: str, key: str) -> list[Path]:
     path = Path(name).expanduser()
     names = sorted(glob.glob(str(path), recursive=True)) or [str(path)]
     if path.is_dir():
@@ -124,13 +128,13 @@ def _files(name: str, key: str) -> list[Path]:
     return files
 
 
-def _text_of(where: str, row: Any) -> str:
-    """Return the text of a row: its parts, one after the other."""
-    parts = [row[key] for key in TEXT_KEYS if key in row] if isinstance(row, dict) else [row]
+def _join_record_text(location: str, record: Any) -> str:
+    """Return the text of a record: its text fields, joined with line breaks."""
+    parts = [record[key] for key in TEXT_KEYS if key in record] if isinstance(record, dict) else [record]
     texts = [part for part in parts if isinstance(part, str)]
     if not texts:
         raise DataError(
-            f"no text: a row has {', '.join(TEXT_KEYS)}, or some of them", key=where, code="damaged"
+            f"no text: a row has {', '.join(TEXT_KEYS)}, or some of them", key=location, code="damaged"
         )
     return "\n".join(texts)
 
@@ -138,23 +142,23 @@ def _text_of(where: str, row: Any) -> str:
 # --------------------------------------------------------------------------------- what both have
 
 
-def _words(text: str) -> tuple[str, ...]:
-    """Return the words of a text: spaces, capital letters and signs make no other text."""
+def _split_words(text: str) -> tuple[str, ...]:
+    """Return the words of a text, without spaces, case and punctuation."""
     return tuple(re.findall(r"\w+", text.casefold()))
 
 
-def _hash(words: Sequence[str]) -> bytes:
+def _hash_words(words: Sequence[str]) -> bytes:
     return hashlib.sha256(" ".join(words).encode()).digest()
 
 
-def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _word_ngrams(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     return (words[start : start + RUN] for start in range(len(words) - RUN + 1))
 
 
-def _first_shared(words: tuple[str, ...], runs: set[tuple[str, ...]]) -> tuple[str, ...] | None:
-    return next((run for run in _runs(words) if run in runs), None)
+def _find_shared_ngram(words: tuple[str, ...], ngrams: set[tuple[str, ...]]) -> tuple[str, ...] | None:
+    return next((run for run in _word_ngrams(words) if run in ngrams), None)
 
 
-def _shown(words: Sequence[str]) -> str:
+def _shorten(words: Sequence[str]) -> str:
     text = " ".join(words)
     return text if len(text) <= SHOWN else f"{text[:SHOWN].rstrip()} …"

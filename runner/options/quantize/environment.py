@@ -1,4 +1,4 @@
-"""What makes a recipe: the Python that has a maker's package, or llama.cpp's programs."""
+"""The Python environment of a recipe's quantizer package, or llama.cpp's programs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import runner
 from runner.options.quantize.keys import QuantizeConfig
-from runner.options.quantize.recipes import Maker
+from runner.options.quantize.recipes import QuantizerPackage
 from runner.options.quantize.render.install import describe_install
-from runner_base import ConfigError, one_line
-from runner_engine.checkpoints import byteio
+from runner_base import ConfigError, to_one_line
+from runner_engine.checkpoints import file_io
 
 PROBE_S = 60.0
 CHECKOUT = Path(runner.__file__).resolve().parents[1]
@@ -33,25 +33,26 @@ TYPES_WORD = "--tensor-type"  # of llama-quantize since 2025
 
 
 @dataclass(frozen=True)
-class Environment:
-    """A Python with a maker's package, or one that starts its programs."""
+class QuantizerEnvironment:
+    """A Python with a quantizer package, or one that starts llama.cpp's programs."""
 
     python: str
     version: str
     programs: tuple[str, ...] = ()
 
     @property
-    def shown(self) -> str:
-        """Return where the maker is."""
+    def path(self) -> str:
+        """Path of the quantizer."""
         return self.programs[0] if self.programs else self.python
 
 
-def environment_of(task: QuantizeConfig) -> Environment:
-    """Return the environment that the keys name, or the first that is found; ConfigError with the
-    line that installs it."""
-    maker = task.kind.maker
+def find_environment(task: QuantizeConfig) -> QuantizerEnvironment:
+    """Return the environment named in the config, or the first one found. Otherwise raise
+    ConfigError with the install command.
+    """
+    maker = task.recipe_properties.maker
     if maker.programs:
-        return _with_programs(task, maker)
+        return _find_llama_cpp(task, maker)
     if task.python is not None:
         path = Path(task.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
@@ -62,25 +63,25 @@ def environment_of(task: QuantizeConfig) -> Environment:
                 value=task.python,
                 code="not_found",
             )
-        found = _version_in(str(path), maker.distribution)
+        found = _package_version(str(path), maker.distribution)
         if found is None:
             install = f"{path} -m pip install {maker.distribution}=={maker.version}"
             raise ConfigError(
                 f"task.python={task.python} has no {maker.label}: {install}", code="needs_package"
             )
-        return Environment(str(path), found)
-    for folder in _places(maker):
+        return QuantizerEnvironment(str(path), found)
+    for folder in _environment_folders(maker):
         python = folder / "bin" / "python"
-        if python.is_file() and (found := _version_in(str(python), maker.distribution)):
-            return Environment(str(python), found)
+        if python.is_file() and (found := _package_version(str(python), maker.distribution)):
+            return QuantizerEnvironment(str(python), found)
     try:
-        return Environment(sys.executable, version(maker.distribution))
+        return QuantizerEnvironment(sys.executable, version(maker.distribution))
     except PackageNotFoundError:
-        raise _absent(task) from None
+        raise _not_installed_error(task) from None
 
 
-def _absent(task: QuantizeConfig) -> ConfigError:
-    label = task.kind.maker.label
+def _not_installed_error(task: QuantizeConfig) -> ConfigError:
+    label = task.recipe_properties.maker.label
     return ConfigError(
         f"there is no {label} here: {describe_install(task)}",
         key="task.recipe",
@@ -89,25 +90,25 @@ def _absent(task: QuantizeConfig) -> ConfigError:
     )
 
 
-def _places(maker: Maker) -> tuple[Path, ...]:
-    return tuple(folder / ".makers" / maker.name for folder in (Path.cwd(), CHECKOUT))
+def _environment_folders(package: QuantizerPackage) -> tuple[Path, ...]:
+    return tuple(folder / ".makers" / package.name for folder in (Path.cwd(), CHECKOUT))
 
 
 # ------------------------------------------------------------------------------ llama.cpp's programs
 
 
-def _with_programs(task: QuantizeConfig, maker: Maker) -> Environment:
-    quantize = _quantizer(task, maker)
-    names = maker.programs[1]
+def _find_llama_cpp(task: QuantizeConfig, package: QuantizerPackage) -> QuantizerEnvironment:
+    quantize = _find_llama_quantize(task, package)
+    names = package.programs[1]
     beside = [path for name in names if (path := quantize.with_name(name)).is_file()]
-    if task.kind.has_imatrix and not beside:
+    if task.recipe_properties.has_imatrix and not beside:
         raise ConfigError(
             f"there is no {names[0]} beside {quantize}: {describe_install(task)}",
             key="task.recipe",
             value=task.recipe.value,
             code="needs_package",
         )
-    if task.overrides and TYPES_WORD not in _said(str(quantize)):
+    if task.overrides and TYPES_WORD not in _run_program(str(quantize)):
         raise ConfigError(
             f"{quantize} is too old for types of single tensors ({TYPES_WORD}): use a llama.cpp from "
             "2025 on, by task.executable=PATH, or leave it out",
@@ -115,11 +116,11 @@ def _with_programs(task: QuantizeConfig, maker: Maker) -> Environment:
             code="unsupported",
         )
     programs = tuple(map(str, (quantize, *beside[:1])))
-    return Environment(sys.executable, _version_of(programs), programs)
+    return QuantizerEnvironment(sys.executable, _llama_cpp_version(programs), programs)
 
 
-def _quantizer(task: QuantizeConfig, maker: Maker) -> Path:
-    """Return the path of llama-quantize: the key's, that of PATH, or that of the environment."""
+def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Path:
+    """Return the path of llama-quantize: from the config, from PATH, or from the environment."""
     if task.executable is not None:
         found = shutil.which(str(Path(task.executable).expanduser()))
         if found is None:
@@ -131,31 +132,31 @@ def _quantizer(task: QuantizeConfig, maker: Maker) -> Path:
                 code="not_found",
             )
         return Path(found).absolute()
-    if found := shutil.which(maker.programs[0][0]):
+    if found := shutil.which(package.programs[0][0]):
         return Path(found).absolute()
-    for folder in _places(maker):
-        for name in maker.programs[0]:
+    for folder in _environment_folders(package):
+        for name in package.programs[0]:
             for path in folder.glob(f"lib/python*/site-packages/bin/{name}"):
                 return path
-    raise _absent(task)
+    raise _not_installed_error(task)
 
 
 @cache
-def _version_of(programs: tuple[str, ...]) -> str:
-    """Return llama.cpp's build as a program says it, and what tells its builds apart."""
-    digest = byteio.file_sha256(Path(programs[0]))[:12]
-    said = _said(programs[-1], "--version")
+def _llama_cpp_version(programs: tuple[str, ...]) -> str:
+    """Return llama.cpp's reported build and a hash that distinguishes builds."""
+    digest = file_io.hash_file_sha256(Path(programs[0]))[:12]
+    said = _run_program(programs[-1], "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     build = f"b{named[1]} ({named[2]}), " if named is not None and named[2] else ""
     return f"{build}SHA-256 {digest}"
 
 
 @cache
-def _said(program: str, *words: str) -> str:
-    """Return what a program prints."""
+def _run_program(program: str, *arguments: str) -> str:
+    """Run a program and return its output."""
     try:
         done = subprocess.run(
-            [program, *words],
+            [program, *arguments],
             capture_output=True,
             text=True,
             timeout=PROBE_S,
@@ -164,7 +165,7 @@ def _said(program: str, *words: str) -> str:
             errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{program} does not run: {one_line(error)}", code="failed") from None
+        raise ConfigError(f"{program} does not run: {to_one_line(error)}", code="failed") from None
     return done.stdout + done.stderr
 
 
@@ -172,8 +173,8 @@ def _said(program: str, *words: str) -> str:
 
 
 @cache
-def _version_in(python: str, distribution: str) -> str | None:
-    """Ask a Python which version of a package it has; None if it has none."""
+def _package_version(python: str, distribution: str) -> str | None:
+    """Return a package's version in a Python environment, or None if it is not installed."""
     why = f"task.python={python} does not run as a Python"
     try:
         done = subprocess.run(
@@ -185,8 +186,8 @@ def _version_in(python: str, distribution: str) -> str | None:
             check=False,
         )
         if done.returncode:
-            raise ConfigError(f"{why}: {one_line(done.stderr or done.returncode)}", code="failed")
+            raise ConfigError(f"{why}: {to_one_line(done.stderr or done.returncode)}", code="failed")
         found: str | None = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{why}: {one_line(error)}", code="failed") from None
+        raise ConfigError(f"{why}: {to_one_line(error)}", code="failed") from None
     return found

@@ -1,26 +1,34 @@
-"""task – the keys of task=quantize: recipe, bits, calibration texts, and where the model is
-written."""
+"""Config keys of task=quantize: recipe, bits, calibration texts and output folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from runner.config.task import TaskConfig, absolute
-from runner.options.quantize.recipes import KINDS, TENSOR_TYPES, Kind, Recipe
-from runner_base import HASHED, MISSING, UNLESS_DEFAULT, Inert, check, filled, least, setting
+from runner.config.task import TaskConfig, absolute_path
+from runner.options.quantize.recipes import KINDS, TENSOR_TYPES, Recipe, RecipeProperties
+from runner_base import (
+    HASHED,
+    MISSING,
+    UNLESS_DEFAULT,
+    NotInIdentity,
+    at_least,
+    check_value,
+    config_field,
+    not_blank,
+)
 
 BITS, GROUP_SIZE, ITERATIONS = 4, 128, 200
 SEQUENCES, SEQUENCE_TOKENS = 128, 512
 UNQUANTIZED = 16  # as bits in task.overrides: the layer stays as it is
 EVALUATION = ("texts", "embedded")
-APART = Inert("names texts that the calibration must not have, and changes nothing in the file")
-FOUND = Inert("says where the package is; its version counts among the hashes")
+APART = NotInIdentity("names texts that the calibration must not have, and changes nothing in the file")
+FOUND = NotInIdentity("says where the package is; its version counts among the hashes")
 
 
 @dataclass
 class QuantizeConfig(TaskConfig):
-    """Write a quantized model by its makers' own package."""
+    """Writes a quantized model with a quantizer package."""
 
     module: ClassVar[str] = "runner.options.quantize.task"
     name: ClassVar[str] = "quantize"
@@ -28,50 +36,52 @@ class QuantizeConfig(TaskConfig):
     data_sets_key: ClassVar[str] = "evaluation"
     recipe: Recipe = MISSING
     bits: int | None = None
-    group_size: int | None = setting(None, takes=least(8, ", or null"))
+    group_size: int | None = config_field(None, constraint=at_least(8, ", or null"))
     symmetric: bool | None = None
     overrides: dict[str, Any] = field(default_factory=dict, metadata={"counts": UNLESS_DEFAULT})
-    calibration: str | None = setting(
-        None, HASHED, filled("give embedded, a .txt, .md or .jsonl file, a pattern, or null")
+    calibration: str | None = config_field(
+        None, HASHED, not_blank("give embedded, a .txt, .md or .jsonl file, a pattern, or null")
     )
-    sequences: int = setting(SEQUENCES, takes=least(1))
-    sequence_tokens: int = setting(SEQUENCE_TOKENS, takes=least(8))
-    iterations: int | None = setting(None, takes=least(1, f", or null for {ITERATIONS}"))
-    shard_mib: int | None = setting(None, UNLESS_DEFAULT, least(1, ", or null"))
+    sequences: int = config_field(SEQUENCES, constraint=at_least(1))
+    sequence_tokens: int = config_field(SEQUENCE_TOKENS, constraint=at_least(8))
+    iterations: int | None = config_field(None, constraint=at_least(1, f", or null for {ITERATIONS}"))
+    shard_mib: int | None = config_field(None, UNLESS_DEFAULT, at_least(1, ", or null"))
     evaluation: list[str] = field(default_factory=lambda: [*EVALUATION], metadata={"counts": APART})
-    gguf: str | None = setting(None, HASHED, filled("give a .gguf file, or null"))
-    output: str | None = setting(None, takes=filled("give a folder, or null"))
-    python: str | None = setting(None, FOUND, filled("give an environment, or null"))
-    executable: str | None = setting(None, FOUND, filled("give llama-quantize's path, or null"))
+    gguf: str | None = config_field(None, HASHED, not_blank("give a .gguf file, or null"))
+    output: str | None = config_field(None, constraint=not_blank("give a folder, or null"))
+    python: str | None = config_field(None, FOUND, not_blank("give an environment, or null"))
+    executable: str | None = config_field(None, FOUND, not_blank("give llama-quantize's path, or null"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output = None if self.output is None else absolute(self.output)
+        self.output = None if self.output is None else absolute_path(self.output)
         if self.recipe == MISSING:
             return
-        kind = self.kind
+        kind = self.recipe_properties
         if kind.bits:
             usual = BITS if self.bits is None else self.bits
             known = ", ".join(map(str, kind.bits))
-            check(
+            check_value(
                 usual in kind.bits,
                 "task.bits",
                 usual,
-                f"{self._of}: choose one of {known}",
+                f"{self._recipe_override}: choose one of {known}",
                 code="unknown_choice",
             )
             self.bits, self.group_size = usual, self.group_size or GROUP_SIZE
             self.symmetric = kind.is_symmetric if self.symmetric is None else self.symmetric
-            need = f"{self._of} gives each group a zero point: leave it out"
-            check(kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need, code="conflict")
+            need = f"{self._recipe_override} gives each group a zero point: leave it out"
+            check_value(
+                kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need, code="conflict"
+            )
         else:
-            need = f"{self._of} says how many bits: leave it out"
-            check(self.bits is None, "task.bits", self.bits, need, code="conflict")
+            need = f"{self._recipe_override} says how many bits: leave it out"
+            check_value(self.bits is None, "task.bits", self.bits, need, code="conflict")
         need = (
-            f"{self._of} needs texts: give a file of texts such as those the model is for, or "
+            f"{self._recipe_override} needs texts: give a file of texts such as those the model is for, or "
             "embedded (word problems), and never what it is evaluated on"
         )
-        check(
+        check_value(
             not kind.reads_texts or self.calibration is not None,
             "task.calibration",
             "null",
@@ -79,37 +89,42 @@ class QuantizeConfig(TaskConfig):
             code="missing",
         )
         self._check_overrides(kind)
-        self._leave_out_what_counts_elsewhere(kind)
+        self._reset_unused_keys(kind)
 
     @property
-    def kind(self) -> Kind:
-        """Return what is known of the recipe."""
+    def recipe_properties(self) -> RecipeProperties:
+        """The properties of the recipe."""
         return KINDS[self.recipe]
 
     @property
     def label(self) -> str:
-        """Return the end of the made model's name: the recipe, its bits and its groups."""
-        if not self.kind.bits:
+        """Suffix of the quantized model's name: recipe, bits and group size."""
+        if not self.recipe_properties.bits:
             return self.recipe.value + "-mix" * bool(self.overrides)
-        form = "" if self.symmetric == self.kind.is_symmetric else "-sym" if self.symmetric else "-asym"
+        form = (
+            ""
+            if self.symmetric == self.recipe_properties.is_symmetric
+            else "-sym"
+            if self.symmetric
+            else "-asym"
+        )
         return f"{self.recipe.value}-{self.bits}bit-g{self.group_size}{form}" + "-mix" * bool(self.overrides)
 
     @property
     def subject(self) -> str:
-        """Return the recipe."""
         return self.label
 
     @property
-    def _of(self) -> str:
+    def _recipe_override(self) -> str:
         return f"task.recipe={self.recipe.value}"
 
-    def _check_overrides(self, kind: Kind) -> None:
-        """Raise ConfigError for layers that would get what the recipe does not make."""
-        choices: tuple[Any, ...] = (*kind.override_bits, UNQUANTIZED) if kind.bits else TENSOR_TYPES
+    def _check_overrides(self, recipe: RecipeProperties) -> None:
+        """Raise ConfigError for per-layer formats that the recipe cannot make."""
+        choices: tuple[Any, ...] = (*recipe.override_bits, UNQUANTIZED) if recipe.bits else TENSOR_TYPES
         if self.overrides:
-            need = f"{self._of} makes all layers alike: leave it out"
-            check(
-                bool(kind.override_bits) or kind.is_file,
+            need = f"{self._recipe_override} makes all layers alike: leave it out"
+            check_value(
+                bool(recipe.override_bits) or recipe.is_file,
                 "task.overrides",
                 self.overrides,
                 need,
@@ -117,7 +132,7 @@ class QuantizeConfig(TaskConfig):
             )
         for pattern, value in self.overrides.items():
             known = ", ".join(map(str, choices))
-            check(
+            check_value(
                 value in choices,
                 f"task.overrides.{pattern}",
                 value,
@@ -125,14 +140,14 @@ class QuantizeConfig(TaskConfig):
                 code="unknown_choice",
             )
 
-    def _leave_out_what_counts_elsewhere(self, kind: Kind) -> None:
-        """Forget the keys that other recipes of a grid read: no job has another id for them."""
-        if not kind.bits:
+    def _reset_unused_keys(self, recipe: RecipeProperties) -> None:
+        """Reset keys that only other recipes of a grid use, so that they do not change the job id."""
+        if not recipe.bits:
             self.group_size = self.symmetric = None
-        if not kind.reads_texts:
+        if not recipe.reads_texts:
             self.calibration = None
             self.sequences, self.sequence_tokens = SEQUENCES, SEQUENCE_TOKENS
-        if kind.is_file:
+        if recipe.is_file:
             self.iterations = self.shard_mib = None
         else:
             self.gguf = None

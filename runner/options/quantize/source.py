@@ -1,5 +1,6 @@
-"""What is quantized: the model's files, as far as their headers tell, and whether a recipe can
-quantize them."""
+"""The model files to quantize, as far as their headers describe them, and the check that a
+recipe supports them.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +8,22 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
+from runner.engines.kinds import model_kind
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import IMATRIX
-from runner_base import ConfigError, few
-from runner_engine import ModelFiles, Tensor, local_model
+from runner_base import ConfigError, join_first_names
+from runner_engine import ModelFiles, TensorLocation, to_local_config
 from runner_engine.checkpoints import gguf_file, model_files
-from runner_engine.checkpoints.linear_layers import linear_layers
+from runner_engine.checkpoints.linear_layers import find_linear_layers
 
 PLAIN = frozenset({"F32", "F16", "BF16"})  # types of a .gguf file's tensors
 SIZES = (128, 64, 32, 16)  # of groups, as a fix that is offered
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceModel:
     """The files of an unquantized model."""
 
     path: Path  # a folder of safetensors, or a .gguf file
@@ -33,20 +34,20 @@ class Source:
     dtype: str  # in which it is loaded; empty: as it is in the file
 
 
-def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
-    """Return the files that a recipe starts from; ConfigError for those it cannot quantize."""
-    model = local_model(config.model)
-    if not kind_of(config.model).HAS_WEIGHTS or model.random_weights:
+def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel:
+    """Return the files that a recipe quantizes. Raises ConfigError for unsupported files."""
+    model = to_local_config(config.model)
+    if not model_kind(config.model).HAS_WEIGHTS or model.random_weights:
         fix = "use model=local model.name=FOLDER, model=auto, or a preset"
         raise ConfigError(f"task=quantize needs a trained model, and this is none: {fix}", code="unsupported")
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none" and not (key == "quantization" and choice == "gguf"):
             need = f"task=quantize starts from the model as it is: use {key}=none"
             raise ConfigError(need, key=key, value=choice, code="conflict")
-    files = resolve(config).model.files
+    files = resolve_job(config).model.files
     cache = Path(config.output_dir).expanduser() / ".hashes.json"
-    if task.kind.is_file:
-        return _of_file(files, task, cache)
+    if task.recipe_properties.is_file:
+        return _find_gguf_source(files, task, cache)
     if files.path.is_file():
         raise ConfigError(
             f"task.recipe={task.recipe.value} quantizes a folder of safetensors, and this is "
@@ -55,20 +56,20 @@ def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
             value=model.name,
             code="unsupported",
         )
-    if files.stored is not None:
+    if files.stored_format is not None:
         raise ConfigError(
             f"model.name={model.name} is quantized already: name the model that it was made from",
             code="unsupported",
         )
-    _check_groups(files, task)
+    _check_group_size(files, task)
     name = "embedded" if model.name == "embedded" else Path(model.name).name
-    total = sum(tensor.params for tensor in files.tensors)
-    sha256 = files.fingerprint(cache)["model"]
+    total = sum(tensor.num_elements for tensor in files.tensors)
+    sha256 = files.hash_files(cache)["model"]
     nbytes = sum(tensor.nbytes for tensor in files.tensors)
-    return Source(files.path, name, sha256, total, nbytes, files.dtype)
+    return SourceModel(files.path, name, sha256, total, nbytes, files.dtype)
 
 
-def _of_file(files: ModelFiles, task: QuantizeConfig, cache: Path) -> Source:
+def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> SourceModel:
     """Return the .gguf file that llama.cpp's quantizer reads."""
     path = files.path if task.gguf is None else Path(task.gguf).expanduser().absolute()
     key, value = ("model.name", files.model.name) if task.gguf is None else ("task.gguf", task.gguf)
@@ -83,36 +84,38 @@ def _of_file(files: ModelFiles, task: QuantizeConfig, cache: Path) -> Source:
     header = gguf_file.read_header(path)
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
     stored = sorted({tensor.dtype for tensor in matrices} - PLAIN)
-    if stored and task.kind.file_type != "F16":
+    if stored and task.recipe_properties.file_type != "F16":
         raise ConfigError(
-            f"{key}={value} is quantized already ({few(stored)}): name a file of the unquantized model. Where there is "
+            f"{key}={value} is quantized already ({join_first_names(stored)}): "
+            "name a file of the unquantized model. Where there is "
             "none, task.recipe=f16 unpacks this one",
             code="unsupported",
         )
-    if task.kind.has_imatrix and header.metadata.get(f"{header.architecture}.expert_count"):
+    if task.recipe_properties.has_imatrix and header.metadata.get(f"{header.architecture}.expert_count"):
         plain = task.recipe.value.removeprefix(IMATRIX)
         raise ConfigError(
             f"{key}={value} is a mixture, whose experts get no importance matrix here: use llama.cpp's llama-imatrix "
             f"and llama-quantize, or a recipe without one, such as task.recipe={plain}",
             code="unsupported",
         )
-    total = sum(tensor.params for tensor in header.tensors)
+    total = sum(tensor.num_elements for tensor in header.tensors)
     nbytes = sum(tensor.nbytes for tensor in header.tensors)
     name = re.sub(r"[-.](b?f16|f32)$", "", path.stem, flags=re.I)
-    return Source(path, name, model_files.files_sha256(path, cache), total, nbytes, "")
+    return SourceModel(path, name, model_files.hash_model_files(path, cache), total, nbytes, "")
 
 
-def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:
-    """Raise ConfigError unless each quantized layer's inputs are whole groups."""
-    layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
+def _check_group_size(files: ModelFiles, task: QuantizeConfig) -> None:
+    """Raise ConfigError unless each quantized layer's input size is a multiple of the group size."""
+    layers, _ = find_linear_layers(files.separate_tensors, files.text_settings, files.fuses_experts)
     assert task.group_size is not None
     size = task.group_size
-    uneven = {path: _inputs(tensor) for path, tensor in layers.items() if _inputs(tensor) % size}
+    uneven = {path: _input_size(tensor) for path, tensor in layers.items() if _input_size(tensor) % size}
     if not uneven:
         return
     path, inputs = next(iter(uneven.items()))
     fits = next(
-        (other for other in SIZES if all(_inputs(tensor) % other == 0 for tensor in layers.values())), None
+        (other for other in SIZES if all(_input_size(tensor) % other == 0 for tensor in layers.values())),
+        None,
     )
     fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
     raise ConfigError(
@@ -123,5 +126,5 @@ def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:
     )
 
 
-def _inputs(tensor: Tensor) -> int:
+def _input_size(tensor: TensorLocation) -> int:
     return tensor.shape[-1]

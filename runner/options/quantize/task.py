@@ -1,6 +1,7 @@
-"""Write a quantized model by its makers' own package, in a process and an environment of its own.
+"""task=quantize: writes a quantized model with a quantizer package, in its own process and
+environment.
 
-OUTPUT/NAME-RECIPE…         a folder as transformers loads it, with what made it in quantize.json
+OUTPUT/NAME-RECIPE…         a folder as transformers loads it, with its origin in quantize.json
 OUTPUT/NAME-RECIPE.gguf     a file of llama.cpp
 """
 
@@ -12,20 +13,20 @@ from typing import Any
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.options.quantize.calibration import Calibration, check_apart, read_calibration
-from runner.options.quantize.environment import Environment, environment_of
+from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration
+from runner.options.quantize.environment import QuantizerEnvironment, find_environment
 from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
-from runner.options.quantize.making import Order, check_free, make
+from runner.options.quantize.quantizer_process import QuantizeRequest, check_target_free, run_quantizer
 from runner.options.quantize.render.notes import NOTES
 from runner.options.quantize.render.plan import describe_plan
-from runner.options.quantize.source import Source, source_of
-from runner.records.artifacts import promise
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.options.quantize.source import SourceModel, find_source_model
+from runner.records.artifacts import record_files
+from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, Result, machine
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
-from runner_engine import local_model
-from runner_engine.checkpoints import byteio, gguf_file, read_checkpoint
+from runner_engine import to_local_config
+from runner_engine.checkpoints import file_io, gguf_file, read_checkpoint
 
 VERSION = 1
 USES = frozenset({Uses.model_files})
@@ -35,60 +36,62 @@ LOG = "maker.log"
 
 
 @dataclass
-class QuantizeInputs(Inputs):
-    """What is quantized, by what, with which texts, and the place of the result."""
+class QuantizeInputs(TaskInputs):
+    """The source model, quantizer, calibration texts and target path."""
 
-    source: Source
-    environment: Environment
+    source: SourceModel
+    environment: QuantizerEnvironment
     calibration: Calibration | None
     target: Path
     notes: list[Note]
 
 
 def prepare(config: RunnerConfig) -> QuantizeInputs:
-    """Find the model, the package and the texts; whatever cannot work is an error now."""
-    task = own_config(config, QuantizeConfig)
-    source = source_of(config, task)
+    """Find the source model, quantizer package and calibration texts. Raises ConfigError for
+    anything that cannot work.
+    """
+    task = typed_task_config(config, QuantizeConfig)
+    source = find_source_model(config, task)
     calibration, notes, hashes = None, list[Note](), {"model": source.sha256}
     if task.calibration is not None:
         calibration = read_calibration(task.calibration)
-        notes = check_apart(calibration, task.evaluation)
+        notes = check_no_overlap(calibration, task.evaluation)
         hashes["calibration"] = calibration.sha256
-    environment = environment_of(task)
-    hashes["maker"] = f"{task.kind.maker.label} {environment.version}"
-    return QuantizeInputs(hashes, source, environment, calibration, _target(config, task, source), notes)
+    environment = find_environment(task)
+    hashes["maker"] = f"{task.recipe_properties.maker.label} {environment.version}"
+    return QuantizeInputs(hashes, source, environment, calibration, _target_path(config, task, source), notes)
 
 
 def check_lengths(inputs: QuantizeInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
-    """Reject a place that is taken, or too small."""
-    check_free(inputs.target)
-    byteio.require_space(inputs.target.parent, inputs.source.nbytes)
+    """Raise an error if the target exists or its disk has too little space."""
+    check_target_free(inputs.target)
+    file_io.check_disk_space(inputs.target.parent, inputs.source.nbytes)
     return []
 
 
 def preview(inputs: QuantizeInputs, resolved: ResolvedJob) -> str:
-    """Say what will be made of what, by what, with which texts."""
-    task = own_config(resolved.config, QuantizeConfig)
+    """Return the planned quantization as text."""
+    task = typed_task_config(resolved.config, QuantizeConfig)
     return describe_plan(
         task, inputs.source, inputs.environment, inputs.calibration, inputs.target, inputs.notes
     )
 
 
-def run(inputs: QuantizeInputs, context: Context) -> Result:
-    """Let the maker write the model, and describe what it has written."""
+def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
+    """Let the quantizer write the model, and describe the result."""
     config, recorder = context.config, context.recorder
-    task, source, target = own_config(config, QuantizeConfig), inputs.source, inputs.target
-    order = Order(
-        task.kind.maker.name,
+    task, source, target = typed_task_config(config, QuantizeConfig), inputs.source, inputs.target
+    order = QuantizeRequest(
+        task.recipe_properties.maker.name,
         inputs.environment.python,
-        local_model(config.model).threads or machine.cores(),
-        _keys(inputs, task, config.seed),
+        to_local_config(config.model).threads or machine.available_cores(),
+        _request_values(inputs, task, config.seed),
         () if inputs.calibration is None else inputs.calibration.texts,
     )
-    companions = [] if task.kind.is_file else read_checkpoint(source.path).companions
-    with recorder.progress(None, task.label) as bar:
-        report = make(order, target, companions, recorder.folder / LOG, bar)
-    nbytes, types = _stored(target)
+    companions = [] if task.recipe_properties.is_file else read_checkpoint(source.path).companions
+    with recorder.create_progress_bar(None, task.label) as bar:
+        report = run_quantizer(order, target, companions, recorder.folder / LOG, bar)
+    nbytes, types = _stored_size_and_types(target)
     metrics = {
         "made_mib": nbytes / MIB,
         "bits_per_weight": 8 * nbytes / source.parameters,
@@ -100,9 +103,9 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
         "stored": types,
         "maker": inputs.hashes["maker"],
         "threads": report["threads"],
-        **_record(inputs, task),
+        **_quantization_facts(inputs, task),
     }
-    notes = [note("evaluate", target=target, is_file=task.kind.is_file)]
+    notes = [note("evaluate", target=target, is_file=task.recipe_properties.is_file)]
     if inputs.calibration is not None:
         metrics["calibration_tokens"] = report["calibration_tokens"]
         if (pieces := report["calibration_sequences"]) < task.sequences:
@@ -113,17 +116,17 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
         metrics=metrics,
         facts=facts,
         notes=[render_note(each, NOTES) for each in (*notes, *inputs.notes)],
-        artifacts=promise(dict.fromkeys(files)),
+        artifacts=record_files(dict.fromkeys(files)),
     )
 
 
-def _target(config: RunnerConfig, task: QuantizeConfig, source: Source) -> Path:
+def _target_path(config: RunnerConfig, task: QuantizeConfig, source: SourceModel) -> Path:
     folder = Path(task.output or Path(config.output_dir).expanduser().absolute() / "made")
-    return folder / f"{source.name}-{task.label}{'.gguf' * task.kind.is_file}"
+    return folder / f"{source.name}-{task.label}{'.gguf' * task.recipe_properties.is_file}"
 
 
-def _keys(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, Any]:
-    """Return what the maker's module reads."""
+def _request_values(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, Any]:
+    """Return the values that the quantizer's module reads."""
     return {
         "source": str(inputs.source.path),
         "dtype": inputs.source.dtype,
@@ -133,20 +136,20 @@ def _keys(inputs: QuantizeInputs, task: QuantizeConfig, seed: int) -> dict[str, 
         "symmetric": task.symmetric,
         "overrides": dict(task.overrides),
         "unquantized": UNQUANTIZED,
-        "reads_texts": task.kind.reads_texts,
+        "reads_texts": task.recipe_properties.reads_texts,
         "sequences": task.sequences,
         "sequence_tokens": task.sequence_tokens,
         "iterations": task.iterations,
         "shard_bytes": None if task.shard_mib is None else task.shard_mib * MIB,
-        "file_type": task.kind.file_type,
+        "file_type": task.recipe_properties.file_type,
         "programs": inputs.environment.programs,
         "seed": seed,
-        "record": inputs.hashes | _record(inputs, task),
+        "record": inputs.hashes | _quantization_facts(inputs, task),
     }
 
 
-def _record(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
-    """Return what a reader of the result has to know of its making."""
+def _quantization_facts(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
+    """Return the facts about the recipe and its calibration for the result."""
     facts = {"recipe": task.label}
     if inputs.calibration is not None:
         facts["calibration"] = (
@@ -156,11 +159,11 @@ def _record(inputs: QuantizeInputs, task: QuantizeConfig) -> dict[str, str]:
     return facts
 
 
-def _stored(target: Path) -> tuple[int, str]:
-    """Return the bytes of the weights, and in which types they are."""
+def _stored_size_and_types(target: Path) -> tuple[int, str]:
+    """Return the bytes of the weights, and their types."""
     if target.is_file():
         header = gguf_file.read_header(target)
-        return sum(tensor.nbytes for tensor in header.tensors), header.types
+        return sum(tensor.nbytes for tensor in header.tensors), header.type_counts
     checkpoint = read_checkpoint(target)
     method = (checkpoint.config.get("quantization_config") or {}).get("quant_method", "")
     return sum(tensor.nbytes for tensor in checkpoint.tensors), str(method)

@@ -1,2 +1,3 @@
-"""Models behind OpenAI's API: requests are sent over HTTP, and answers are streamed. Nothing here
-imports torch."""
+"""Engines for models behind OpenAI-compatible HTTP APIs, with streamed answers. Nothing in
+this package imports torch.
+"""

@@ -1,18 +1,19 @@
-"""The addresses of a model's servers: one, or the list of a pool."""
+"""Parse and check the addresses of a model's servers: one address, or a list."""
 
 from __future__ import annotations
 
 from typing import Any
 from urllib.parse import urlsplit
 
-from runner_base import ConfigError, check
+from runner_base import ConfigError, check_value
 from runner_base.addresses import is_loopback
 from runner_base.known_secrets import HIDDEN
 
 
-def addresses_of(key: str, value: object) -> list[str]:
-    """Return the addresses in a key, each once and sorted: their order changes nothing. Empty if
-    there is none."""
+def parse_addresses(key: str, value: object) -> list[str]:
+    """Return the server addresses of a config key, deduplicated and sorted, because their order
+    has no effect.
+    """
     values: list[Any] = value if isinstance(value, list) else [value]
     for address in values:
         if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
@@ -22,20 +23,25 @@ def addresses_of(key: str, value: object) -> list[str]:
                 value=value,
                 code="bad_value",
             )
-        check(",http" not in address, key, address, "several servers are a list: [http://A/v1,http://B/v1]")
+        check_value(
+            ",http" not in address, key, address, "several servers are a list: [http://A/v1,http://B/v1]"
+        )
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
 
-def check_addresses(key: str, addresses: list[str]) -> str | list[str]:
-    """Refuse invalid addresses; return the only one, or the list."""
+def validate_addresses(key: str, addresses: list[str]) -> str | list[str]:
+    """Raise ConfigError for an invalid address. Returns the address itself if there is only one,
+    otherwise the list.
+    """
     for address in addresses:
-        check_base_url(key, address)
+        validate_base_url(key, address)
     return addresses[0] if len(addresses) == 1 else addresses
 
 
-def check_base_url(key: str, url: str) -> None:
-    """Raise ConfigError for an invalid server address, and for one with a secret in it: addresses
-    are stored."""
+def validate_base_url(key: str, url: str) -> None:
+    """Raise ConfigError if a server address is invalid or contains a secret. Addresses are stored
+    in configs and logs.
+    """
     try:
         parts = urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -46,16 +52,16 @@ def check_base_url(key: str, url: str) -> None:
     need = (
         "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     )
-    check(not set("@?#") & set(url), key, bare, need, code="refused")
-    check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+    check_value(not set("@?#") & set(url), key, bare, need, code="refused")
+    check_value(
+        is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1"
+    )
 
 
-def is_this_machine(address: str) -> bool:
-    """Whether a server is on this machine."""
+def is_local_address(address: str) -> bool:
     return is_loopback(urlsplit(address).hostname or "")
 
 
 def is_in_domain(address: str, domain: str) -> bool:
-    """Whether a server is in a domain."""
     host = urlsplit(address).hostname or ""
     return host == domain or host.endswith(f".{domain}")

@@ -15,11 +15,11 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
-from runner.options.remote.keys import ApiConfig, Extensions
-from runner.options.remote.pool import ServerPool
+from runner.options.remote.keys import ApiConfig, ApiExtensions
+from runner.options.remote.server_pool import ServerPool
 from runner_base import JobFailed, replace_text
-from runner_base.texts import read_cache
-from runner_engine import BaseCache, Capability, Engine, GenerationConfig, Prompt, Request
+from runner_base.texts import read_json_cache
+from runner_engine import BaseModelCache, Capability, Engine, GenerationConfig, Prompt, Request
 
 log = logging.getLogger(__name__)
 SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models
@@ -41,10 +41,10 @@ T = TypeVar("T", bound=ApiConfig)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server reports of a model."""
+    """The model name and the API extensions that a server reports."""
 
     reported: str
-    extensions: Extensions  # the parameters that it accepts
+    extensions: ApiExtensions  # the parameters that it accepts
 
 
 _reports: dict[
@@ -52,19 +52,21 @@ _reports: dict[
 ] = {}  # when a server was last asked by this process, and its last report
 
 
-def served_model(model: ApiConfig, folder: Path) -> ServedModel:
-    """Return what the server reports of the model; if it cannot be reached, its last report."""
-    key, file = _name(model), folder / SERVERS_FILE
-    known = read_cache(file)
+def fetch_served_model(model: ApiConfig, cache_folder: Path) -> ServedModel:
+    """Return the server's report about the model. If the server is unreachable, return its last
+    stored report.
+    """
+    key, file = _server_label(model), cache_folder / SERVERS_FILE
+    known = read_json_cache(file)
     extensions_key = f"{key} takes"
     try:
-        served = _current_report(model)
+        served = _fetch_report(model)
     except JobFailed as error:
         if not isinstance(known.get(key), str):
             raise
         log.warning("%s", error)
-        is_extended = known.get(extensions_key) == Extensions.vllm.value
-        served = ServedModel(known[key], Extensions.vllm if is_extended else Extensions.openai)
+        is_extended = known.get(extensions_key) == ApiExtensions.vllm.value
+        served = ServedModel(known[key], ApiExtensions.vllm if is_extended else ApiExtensions.openai)
         _reports[key] = time.monotonic(), served
     report = {key: served.reported, extensions_key: served.extensions.value}
     with suppress(OSError):
@@ -73,14 +75,15 @@ def served_model(model: ApiConfig, folder: Path) -> ServedModel:
     return served
 
 
-def _name(model: ApiConfig) -> str:
-    return f"{model.name} at {model.address}"
+def _server_label(model: ApiConfig) -> str:
+    return f"{model.name} at {model.joined_addresses}"
 
 
-def _current_report(model: ApiConfig) -> ServedModel:
-    """Return what the server reports, asked again after a while: another one may be at its address
-    by then."""
-    key = _name(model)
+def _fetch_report(model: ApiConfig) -> ServedModel:
+    """Return the server's report about the model. Requests it again after 10 s, because another
+    server may have taken the address.
+    """
+    key = _server_label(model)
     if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
         return _reports[key][1]
     with ServerPool(model) as servers:
@@ -89,105 +92,105 @@ def _current_report(model: ApiConfig) -> ServedModel:
     return _reports[key][1]
 
 
-def with_extensions(model: T) -> T:
-    """Return the model's keys; extensions=auto is replaced by what the server reports, or has
-    reported last."""
-    if model.extensions is not Extensions.auto:
+def resolve_extensions(model: T) -> T:
+    """Return the model's config with extensions=auto replaced by the extensions that the server
+    reports, or last reported.
+    """
+    if model.extensions is not ApiExtensions.auto:
         return model
     try:
-        served = _current_report(model)
+        served = _fetch_report(model)
     except JobFailed:
-        if _name(model) not in _reports:
+        if _server_label(model) not in _reports:
             raise
-        served = _reports[_name(model)][1]
+        served = _reports[_server_label(model)][1]
     return replace(model, extensions=served.extensions)
 
 
-def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:
-    """Return what the server reports; the config contains its address, its name and what is
-    sent."""
-    served = served_model(model, folder)
-    is_extended = model.extensions is Extensions.auto and served.extensions is Extensions.vllm
+def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
+    """Return the model name that the server reports. Address, name and sent parameters are already
+    in the config.
+    """
+    served = fetch_served_model(model, cache_folder)
+    is_extended = model.extensions is ApiExtensions.auto and served.extensions is ApiExtensions.vllm
     return {"model": f"remote: {served.reported}"} | (
         {"extensions": served.extensions.value} if is_extended else {}
     )
 
 
-def check(model: ApiConfig, generation: GenerationConfig) -> None:
-    """Refuse parameters that the server does not accept."""
-    with_extensions(model).check_fields("generation", generation)
+def check_generation(model: ApiConfig, generation: GenerationConfig) -> None:
+    """Raise ConfigError for generation parameters that the server does not accept."""
+    resolve_extensions(model).check_sampling_fields("generation", generation)
 
 
-def capabilities(model: ApiConfig) -> frozenset[Capability]:
-    """Return what a server can do, as far as that is known without a request."""
-    report = _reports.get(_name(model))
+def server_capabilities(model: ApiConfig) -> frozenset[Capability]:
+    """Return the server's capabilities, as far as they are known without a request."""
+    report = _reports.get(_server_label(model))
     extensions = (
         report[1].extensions
-        if report is not None and model.extensions is Extensions.auto
+        if report is not None and model.extensions is ApiExtensions.auto
         else model.extensions
     )
     further = {
-        Capability.fixed_length: extensions is not Extensions.openai,
+        Capability.fixed_length: extensions is not ApiExtensions.openai,
         Capability.thinking_budget: model.thinking_budget is not None,
     }
     return CAPABILITIES | {capability for capability, is_had in further.items() if is_had}
 
 
 class Api(ModelKind):
-    """Nothing of it is on this machine: it cannot be hashed, and needs no memory."""
+    """Model kind of a model on a server: no files to hash, no memory needed."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return what the server reports of the model."""
+        """Return the model name that the server reports."""
         assert isinstance(resolved.config.model, ApiConfig)
-        return fingerprint(resolved.config.model, cache.parent)
+        return fingerprint_model(resolved.config.model, cache.parent)
 
-    def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse parameters that the server does not accept."""
+    def check_job(self, resolved: ResolvedJob) -> list[str]:
+        """Raise ConfigError for generation parameters that the server does not accept."""
         assert isinstance(resolved.config.model, ApiConfig)
-        check(resolved.config.model, resolved.config.generation)
+        check_generation(resolved.config.model, resolved.config.generation)
         if getattr(resolved.config.task, "reference", None) is not None:
-            with ServerPool(with_extensions(resolved.config.model)) as servers:
-                servers.check_named()
+            with ServerPool(resolve_extensions(resolved.config.model)) as servers:
+                servers.check_token_scoring()
         return []
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what OpenAI's API supports."""
         assert isinstance(config.model, ApiConfig)
-        return capabilities(config.model)
+        return server_capabilities(config.model)
 
-    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Return texts with the tokens that the server reports."""
+    def encode_prompts(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Return prompts with the token ids that the server reports."""
         assert isinstance(resolved.config.model, ApiConfig)
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         assert len(texts) == len(prompts)
         with ServerPool(resolved.config.model) as servers:
-            return list(zip(texts, servers.tokens_of(texts), strict=True))
+            return list(zip(texts, servers.tokenize(texts), strict=True))
 
-    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what asks the server for the text of tokens; no connection stays open."""
+    def create_decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return a function that asks the server to detokenize. It leaves no connection open."""
         assert isinstance(resolved.config.model, ApiConfig)
-        model = with_extensions(resolved.config.model)
+        model = resolve_extensions(resolved.config.model)
 
         def decode(ids: Sequence[int]) -> str:
             with ServerPool(model) as servers:
-                return servers.text_of(ids)
+                return servers.detokenize(ids)
 
         return decode
 
-    def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
-        """Return a prompt as it is sent; how the server renders it is unknown."""
+    def render_prompt(self, resolved: ResolvedJob, prompt: Prompt) -> str:
+        """Return a prompt as it is sent. How the server applies its chat template is unknown."""
         assert isinstance(resolved.config.model, ApiConfig)
         return str(
             ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0]
         )
 
     def open_engine(
-        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+        self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine that sends requests to the server."""
         assert isinstance(resolved.config.model, ApiConfig)
-        model = with_extensions(resolved.config.model)
-        return ApiEngine(resolved.config, model, capabilities(model))
+        model = resolve_extensions(resolved.config.model)
+        return ApiEngine(resolved.config, model, server_capabilities(model))
 
 
 KIND = Api()

@@ -1,4 +1,4 @@
-"""The engine of model=api: a model on a server, so nothing is loaded here."""
+"""The engine of model=api. It loads nothing on this machine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from runner_base import ConfigError
 
 
 class ApiEngine(RemoteModel):
-    """Opens sessions to the model's server."""
-
     def open(self, batch_size: int | None = None) -> ApiSession:
-        """Open a session; batch_size = most requests at once."""
+        """Open a session. batch_size limits the requests in flight at once."""
         most = self.model.concurrency
         if batch_size is not None and batch_size > most:
             raise ConfigError(

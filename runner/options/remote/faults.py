@@ -1,10 +1,10 @@
-"""How a request to a server may fail: temporarily or permanently."""
+"""Exceptions for temporary and permanent failures of a request to a server."""
 
 from __future__ import annotations
 
 
-class Fault(Exception):
-    """No answer came; another try may succeed."""
+class RequestFault(Exception):
+    """A request got no usable answer. Another try may succeed."""
 
     def __init__(
         self,
@@ -19,10 +19,9 @@ class Fault(Exception):
         self.tries = 1
 
 
-class Miscounted(Fault):
-    """The answer came with impossible token counts, so it is rejected although its text is
-    complete."""
+class InvalidTokenCounts(RequestFault):
+    """The answer is complete but reports impossible token counts, so it is rejected."""
 
 
 class RequestRejected(Exception):
-    """The server rejects this request; another try would not help."""
+    """The server rejects this request. Another try would not help."""

@@ -1,7 +1,8 @@
-"""The engine of model=hybrid: the student drafts, the teacher reviews, the student revises; else
-the teacher answers.
+"""The engine of model=hybrid: a local model drafts an answer, a model on a server reviews it,
+and the local model revises it.
 
-Student and teacher are ordinary engines, each with its own session; a session of this engine steps
+If the reviews fail, the model on the server answers. Draft model (student) and fallback
+model (teacher) are ordinary engines with one session each. A session of this engine steps
 both.
 """
 
@@ -16,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.incidents import Incident
 from runner.options.remote.keys import HybridConfig
-from runner.options.remote.render.notes import NOTES, render_incident
-from runner.options.remote.reviews import read_verdict, review_of, revision_of
+from runner.options.remote.render.notes import NOTES, format_incident
+from runner.options.remote.reviews import build_review_prompt, build_revision_prompt, parse_review
 from runner.options.remote.session import TICK_S
-from runner_base import Answer, Call, FinishReason, one_line
-from runner_base.notes import given, note
+from runner_base import Answer, Call, FinishReason, to_one_line
+from runner_base.notes import note, text_note
 from runner_base.render.notes import render_note
 from runner_engine import (
     Capability,
@@ -45,7 +46,9 @@ CAPABILITIES = frozenset(
 
 
 class HybridEngine:
-    """A student, or None if it cannot be loaded, and a teacher."""
+    """Combines a local draft model (student), or None if it cannot be loaded, with a fallback
+    model on a server (teacher).
+    """
 
     capabilities = CAPABILITIES
 
@@ -57,9 +60,13 @@ class HybridEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """The student's counts, since the teacher's work is not visible, with the notes of both."""
+        """Counters of the draft model plus the notes of both models. Work on the fallback model's
+        server is not visible.
+        """
         own = self.student.stats if self.student is not None else EngineStats()
-        incidents = [given(render_incident(incident, times)) for incident, times in self.incidents.items()]
+        incidents = [
+            text_note(format_incident(incident, times)) for incident, times in self.incidents.items()
+        ]
         notes = [*own.notes, *self.teacher.stats.notes, *incidents]
         teacher = self.teacher.stats
         return replace(
@@ -67,8 +74,9 @@ class HybridEngine:
         )
 
     def load(self) -> EngineReport:
-        """Ask the teacher's server for its model, and load the student; without a student the
-        teacher answers alone."""
+        """Connect to the fallback model's server and load the draft model. If that load fails, the
+        fallback model answers alone.
+        """
         report, own = self.teacher.load(), EngineReport()
         if self.student is not None:
             try:
@@ -83,40 +91,38 @@ class HybridEngine:
         if self.student is None:
             alone = note("answers_alone", "warning", error=self.student_error)
             log.warning("%s", render_note(alone, NOTES))
-            notes.insert(0, given(render_note(note("run_again", "warning", reason=alone), NOTES)))
+            notes.insert(0, text_note(render_note(note("run_again", "warning", reason=alone), NOTES)))
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
     def drop_student(self, error: Exception) -> None:
-        """Continue without the student."""
+        """Close the draft model after an error. The fallback model continues alone."""
         assert self.student is not None
         self.student.close()
-        self.student, self.student_error = None, f"{type(error).__name__}: {one_line(error)}"
+        self.student, self.student_error = None, f"{type(error).__name__}: {to_one_line(error)}"
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it would be sent to the teacher, which is always available."""
+        """Return the prompt as sent to the fallback model, which is always available."""
         return self.teacher.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Refuse, as the teacher does."""
+        """Raise the fallback model's error: a remote model cannot detokenize."""
         return self.teacher.decode(ids)
 
     def open(self, batch_size: int | None = None) -> HybridSession:
-        """Open a session with both."""
         return HybridSession(self, batch_size)
 
     def arithmetic(self) -> None:
-        """Nothing is known of the teacher's machine."""
+        """Return None: the arithmetic of the server's machine is unknown."""
 
     def close(self) -> None:
-        """Close both engines."""
         if self.student is not None:
             self.student.close()
         self.teacher.close()
 
 
 @dataclass(eq=False)
-class Case:
-    """A question under way between student and teacher."""
+class PendingQuestion:
+    """A question that is being answered by the draft model and reviewed by the fallback model."""
 
     request: Request
     sha256: str
@@ -129,7 +135,7 @@ class Case:
 
 
 class HybridSession(Session):
-    """Steps the student's and the teacher's session, and passes each question between them."""
+    """Steps the sessions of both models and passes each question between them."""
 
     def __init__(self, engine: HybridEngine, batch_size: int | None) -> None:
         super().__init__(CAPABILITIES)
@@ -137,26 +143,26 @@ class HybridSession(Session):
         self.student = None if engine.student is None else engine.student.open(batch_size)
         self.teacher = engine.teacher.open()
         # (student or teacher, id of its request) -> (question, purpose)
-        self._pending: dict[tuple[str, RequestId], tuple[Case, str]] = {}
+        self._pending: dict[tuple[str, RequestId], tuple[PendingQuestion, str]] = {}
         self._events: list[Event] = []
 
-    def _admit(self, request: Request) -> Case:
-        self.engine.teacher.parameters(request)  # refuses what the teacher's API cannot express
-        return Case(request, request_sha256(self.engine.encode(request)[0], request))
+    def _admit(self, request: Request) -> PendingQuestion:
+        self.engine.teacher.request_parameters(request)  # refuses what the teacher's API cannot express
+        return PendingQuestion(request, request_sha256(self.engine.encode(request)[0], request))
 
-    def _advance(self, arrived: list[Case], cancelled: set[RequestId]) -> list[Event]:
+    def _advance(self, arrived: list[PendingQuestion], cancelled: set[RequestId]) -> list[Event]:
         for case in arrived:
             case.started = time.perf_counter()
-            self._ask_student(case, "draft", case.request)
+            self._submit_to_student(case, "draft", case.request)
         for (who, request_id), (case, _) in list(self._pending.items()):
             if case.request.id in cancelled:
                 session = self.student if who == STUDENT else self.teacher
                 if session is not None:
                     session.cancel(request_id)
-                self._end(case, None, TEACHER)
-        self._handle(STUDENT, self._step_student())
-        self.teacher.tick_s = TICK_S if self.student is None or self.student.idle else 0.0
-        self._handle(TEACHER, self.teacher.step())
+                self._finish_question(case, None, TEACHER)
+        self._handle_events(STUDENT, self._step_student())
+        self.teacher.tick_s = TICK_S if self.student is None or self.student.is_idle else 0.0
+        self._handle_events(TEACHER, self.teacher.step())
         events, self._events = self._events, []
         return events
 
@@ -167,112 +173,123 @@ class HybridSession(Session):
         self._pending.clear()
 
     def _step_student(self) -> list[Event]:
-        """Step the student; if it breaks down, the teacher takes over."""
-        if self.student is None or self.student.idle:
+        """Step the draft model. If it raises, the fallback model takes over its questions."""
+        if self.student is None or self.student.is_idle:
             return []
         try:
             return self.student.step()
         except Exception as error:
             log.exception("the student broke down, so the teacher continues alone")
-            self.engine.incidents[Incident("broke_down", one_line(error))] += 1
+            self.engine.incidents[Incident("broke_down", to_one_line(error))] += 1
             self.student.close()
             self.student = None
             orphans = [case for (who, _), (case, _) in self._pending.items() if who == STUDENT]
             self._pending = {key: value for key, value in self._pending.items() if key[0] != STUDENT}
             for case in orphans:
-                self._ask_teacher(case)
+                self._request_teacher_answer(case)
             return []
 
-    def _handle(self, who: str, events: Iterable[Event]) -> None:
+    def _handle_events(self, role: str, events: Iterable[Event]) -> None:
         for event in events:
             if not isinstance(event, Completion):
                 continue
-            case, what = self._pending.pop((who, event.id))
+            case, what = self._pending.pop((role, event.id))
             if case.is_over:
                 continue
-            self._record_call(case, who, what, event)
-            if who == STUDENT:
-                self._on_student_answer(case, event)
+            self._record_call(case, role, what, event)
+            if role == STUDENT:
+                self._handle_draft(case, event)
             elif what == "answer":
-                self._end(case, event, TEACHER)
+                self._finish_question(case, event, TEACHER)
             else:
-                self._on_review(case, event)
+                self._handle_review(case, event)
 
-    def _record_call(self, case: Case, who: str, what: str, completion: Completion) -> None:
+    def _record_call(self, case: PendingQuestion, role: str, purpose: str, completion: Completion) -> None:
         # the completion of the question says them
         unsaid = {"permanent": False, "by": None, "cost_usd": None}
-        call = Call.of(completion, who=who, what=what, seconds=round(completion.seconds, 6), **unsaid)
+        call = Call.from_response(
+            completion, who=role, what=purpose, seconds=round(completion.seconds, 6), **unsaid
+        )
         case.calls.append(call)
         if completion.cost_usd is not None:
             case.cost_usd = (case.cost_usd or 0.0) + completion.cost_usd
 
     # ------------------------------------------------------------------------------------ the rules
 
-    def _ask_student(self, case: Case, what: str, request: Request) -> None:
+    def _submit_to_student(self, case: PendingQuestion, purpose: str, request: Request) -> None:
         if self.student is None:
-            self._ask_teacher(case)
+            self._request_teacher_answer(case)
             return
-        self._pending[STUDENT, request.id] = case, what
+        self._pending[STUDENT, request.id] = case, purpose
         try:
             self.student.submit(replace(request, deltas=False))
         except Exception as error:  # noqa: BLE001 - then the teacher answers
             del self._pending[STUDENT, request.id]
-            self.engine.incidents[Incident("not_asked", one_line(error))] += 1
-            self._ask_teacher(case)
+            self.engine.incidents[Incident("not_asked", to_one_line(error))] += 1
+            self._request_teacher_answer(case)
 
-    def _on_student_answer(self, case: Case, completion: Completion) -> None:
+    def _handle_draft(self, case: PendingQuestion, completion: Completion) -> None:
         answer = completion.answer.parts.answer
         if completion.error is not None or not answer.strip():
             self.engine.incidents[Incident("no_text")] += 1
-            self._ask_teacher(case)
+            self._request_teacher_answer(case)
             return
         case.latest, case.reviews = completion, case.reviews + 1
         review = Request(
             f"{case.request.id}/review {case.reviews}",
-            review_of(case.request.prompt, answer),
+            build_review_prompt(case.request.prompt, answer),
             max_new_tokens=self.model.review_tokens,
             sampling=GREEDY,
         )
         self._submit_to_teacher(case, "review", review)
 
-    def _on_review(self, case: Case, completion: Completion) -> None:
-        verdict = read_verdict(completion.answer.parts.answer)
+    def _handle_review(self, case: PendingQuestion, completion: Completion) -> None:
+        verdict = parse_review(completion.answer.parts.answer)
         if completion.error is None and verdict.score is None:
             self.engine.incidents[Incident("no_json")] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
-            self._end(case, case.latest, STUDENT)
+            self._finish_question(case, case.latest, STUDENT)
         elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:
-            self._ask_teacher(case)
+            self._request_teacher_answer(case)
         else:
-            prompt = revision_of(case.request.prompt, case.latest.answer.parts.answer, verdict.feedback)
+            prompt = build_revision_prompt(
+                case.request.prompt, case.latest.answer.parts.answer, verdict.feedback
+            )
             revision = replace(case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt)
-            self._ask_student(case, "revision", revision)
+            self._submit_to_student(case, "revision", revision)
 
-    def _ask_teacher(self, case: Case) -> None:
+    def _request_teacher_answer(self, case: PendingQuestion) -> None:
         self._submit_to_teacher(case, "answer", replace(case.request, deltas=False))
 
-    def _submit_to_teacher(self, case: Case, what: str, request: Request) -> None:
-        self._pending[TEACHER, request.id] = case, what
+    def _submit_to_teacher(self, case: PendingQuestion, purpose: str, request: Request) -> None:
+        self._pending[TEACHER, request.id] = case, purpose
         self.teacher.submit(request)
 
-    def _end(self, case: Case, of: Completion | None, who: str) -> None:
-        """Add the completion of a question to the events, with the answer of one; None: it was
-        cancelled."""
+    def _finish_question(
+        self, case: PendingQuestion, completion_or_none: Completion | None, role: str
+    ) -> None:
+        """Append the final completion of a question to the events. Without a completion, the question
+        was cancelled.
+        """
         case.is_over = True
         seconds = time.perf_counter() - case.started
-        answer = Answer("", [], FinishReason.cancelled) if of is None else of.answer
+        answer = (
+            Answer("", [], FinishReason.cancelled)
+            if completion_or_none is None
+            else completion_or_none.answer
+        )
         for text, is_thinking in ((answer.thinking, True), (answer.text, False)):
             if text and case.request.deltas:
                 self._events.append(Delta(case.request.id, 0, text, is_thinking))
         completion = Completion(
-            replace(answer, new_tokens=sum(call.answer.tokens for call in case.calls)),
+            replace(answer, new_tokens=sum(call.answer.num_tokens for call in case.calls)),
             id=case.request.id,
             prompt_sha256=case.sha256,
             prompt_tokens=sum(call.prompt_tokens for call in case.calls),
             first_token_s=seconds,  # no text is returned before it is clear whose answer counts
             seconds=seconds,
-            error=None if of is None else of.error,
-            by=None if of is None else who,
+            error=None if completion_or_none is None else completion_or_none.error,
+            by=None if completion_or_none is None else role,
             cost_usd=case.cost_usd,
             calls=case.calls,
         )

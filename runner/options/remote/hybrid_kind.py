@@ -1,4 +1,4 @@
-"""model=hybrid: a student on this machine and a teacher on a server."""
+"""model=hybrid: a draft model on this machine and a fallback model on a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.config.model import StubConfig
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ModelKind, Need, kind_of
+from runner.engines.kinds import ModelKind, ResourceNeed, model_kind
 from runner.options.remote import api_kind as api
 from runner.options.remote import reviews
 from runner.options.remote.engine import ApiEngine
@@ -18,29 +18,30 @@ from runner.options.remote.render.notes import NOTES
 from runner_base import RunnerError
 from runner_base.notes import note
 from runner_base.render.notes import render_note
-from runner_engine import BaseCache, Capability, Engine, ModelConfig
+from runner_engine import BaseModelCache, Capability, Engine, ModelConfig
 
 
-def hybrid(config: RunnerConfig) -> HybridConfig:
-    """Return the keys of student and teacher."""
+def hybrid_config(config: RunnerConfig) -> HybridConfig:
     assert isinstance(config.model, HybridConfig)
     return config.model
 
 
-def student_of(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]:
-    """Return the student's kind, and a job with the student alone."""
-    student = hybrid(resolved.config).student
+def make_student_job(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]:
+    """Return the draft model's kind, and a job that has only the draft model."""
+    student = hybrid_config(resolved.config).student
     model: ModelConfig = StubConfig() if student.stub else student
-    return kind_of(model), resolved.having(model=model)
+    return model_kind(model), resolved.replace_groups(model=model)
 
 
 class Hybrid(ModelKind):
-    """Delegates to the student's kind; if the student cannot be loaded, the teacher is enough."""
+    """Model kind that delegates to the draft model's kind. If the draft model cannot be loaded,
+    the fallback model suffices.
+    """
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-        """Return the fingerprints of both, and the version of the prompts between them."""
-        kind, alone = student_of(resolved)
-        teacher = api.fingerprint(hybrid(resolved.config).teacher, cache.parent)
+        """Return the fingerprints of both models, and the version of the review prompts."""
+        kind, alone = make_student_job(resolved)
+        teacher = api.fingerprint_model(hybrid_config(resolved.config).teacher, cache.parent)
         try:
             student = kind.fingerprint(alone, cache)
         except RunnerError:  # the load will report the reason
@@ -48,52 +49,53 @@ class Hybrid(ModelKind):
         own = {f"student {name}": digest for name, digest in student.items()}
         return teacher | {"reviews": str(reviews.VERSION)} | own
 
-    def check(self, resolved: ResolvedJob) -> list[str]:
-        """Refuse parameters that the teacher's server does not accept; note a student that cannot
-        be loaded."""
-        api.check(hybrid(resolved.config).teacher, resolved.config.generation)
-        kind, alone = student_of(resolved)
+    def check_job(self, resolved: ResolvedJob) -> list[str]:
+        """Raise ConfigError for parameters that the fallback model's server does not accept. Returns a
+        note if the draft model cannot be loaded.
+        """
+        api.check_generation(hybrid_config(resolved.config).teacher, resolved.config.generation)
+        kind, alone = make_student_job(resolved)
         try:
-            return kind.check(alone)
+            return kind.check_job(alone)
         except RunnerError as error:
             return [render_note(note("would_answer_alone", "warning", error=error), NOTES)]
 
-    def need(self, resolved: ResolvedJob) -> Need:
-        """Predict what the student needs."""
-        kind, alone = student_of(resolved)
+    def predict_need(self, resolved: ResolvedJob) -> ResourceNeed:
+        """Estimate the memory and threads of the draft model."""
+        kind, alone = make_student_job(resolved)
         try:
-            return kind.need(alone)
+            return kind.predict_need(alone)
         except RunnerError:
-            return Need(0.0, 1)
+            return ResourceNeed(0.0, 1)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
-        """Build what the student needs; without a student the teacher answers alone."""
-        kind, alone = student_of(resolved)
+        """Build the draft model's kernels. Without a draft model, the fallback model answers alone."""
+        kind, alone = make_student_job(resolved)
         try:
             return kind.build_kernels(alone)
         except RunnerError:
             return 0.0
 
     def import_libraries(self, resolved: ResolvedJob) -> None:
-        """Import what the student needs."""
-        kind, alone = student_of(resolved)
+        """Import the draft model's libraries."""
+        kind, alone = make_student_job(resolved)
         with suppress(RunnerError):  # as in open_engine: the teacher answers alone
             kind.import_libraries(alone)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what both can do together."""
+        """Return the capabilities that draft model and fallback model share."""
         return CAPABILITIES
 
     def open_engine(
-        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+        self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine with both; a student that `check` refuses is not loaded."""
-        kind, alone = student_of(resolved)
-        keys = hybrid(resolved.config)
-        teacher = api.with_extensions(keys.teacher)
-        remote = ApiEngine(resolved.config, teacher, api.capabilities(teacher))
+        """Return the engine of both models. A draft model that fails `check` is not loaded."""
+        kind, alone = make_student_job(resolved)
+        keys = hybrid_config(resolved.config)
+        teacher = api.resolve_extensions(keys.teacher)
+        remote = ApiEngine(resolved.config, teacher, api.server_capabilities(teacher))
         try:
-            kind.check(alone)
+            kind.check_job(alone)
             return HybridEngine(keys, kind.open_engine(alone, bases), remote)
         except (RunnerError, ImportError) as error:
             return HybridEngine(keys, None, remote, str(error))

@@ -1,4 +1,4 @@
-"""What goes wrong between student and teacher, and ends no job."""
+"""Failures between draft model and fallback model that do not end a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Incident:
-    """A failure of the student, or a review that is none."""
+    """A failure of the draft model, or a review without a valid verdict."""
 
     kind: Literal["broke_down", "not_asked", "no_text", "no_json"]
     error: str = ""

@@ -1,5 +1,6 @@
-"""model – the keys of model=api, a model on a server, and of model=hybrid, a student here and a
-teacher on a server."""
+"""Config keys of model=api (a model on a server) and model=hybrid (a local draft model and a
+fallback model on a server).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +9,20 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar, Self
 
-from runner.config.model import refuse_guesses
-from runner.options.remote.addresses import addresses_of, check_addresses, is_in_domain
-from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base import MISSING, UNLESS_DEFAULT, ConfigError, Inert, above, check, least, setting, within
+from runner.config.model import reject_speculation
+from runner.options.remote.addresses import is_in_domain, parse_addresses, validate_addresses
+from runner.options.remote.thinking_budget import ThinkingBudget, check_thinking_budget
+from runner_base import (
+    MISSING,
+    UNLESS_DEFAULT,
+    ConfigError,
+    NotInIdentity,
+    at_least,
+    check_value,
+    config_field,
+    greater_than,
+    in_range,
+)
 from runner_base.fields import Names
 from runner_engine import (
     GenerationConfig,
@@ -21,16 +32,16 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
 )
-from runner_engine.settings.generation import require_no_scheduler
-from runner_engine.settings.model import require_own_weights
+from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.model import reject_weight_changes
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 
-class Extensions(StrEnum):
-    """What a server accepts besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty
-    and ignore_eos; llama_cpp: the same in llama.cpp's words.
+class ApiExtensions(StrEnum):
+    """Sampling parameters that a server accepts beyond OpenAI's API.
 
-    auto: what the server is follows from its list of models.
+    vllm: top_k, min_p, repetition_penalty and ignore_eos. llama_cpp: the same parameters in
+    llama.cpp's spelling. auto: detected from the server's list of models.
     """
 
     auto = "auto"
@@ -40,35 +51,49 @@ class Extensions(StrEnum):
 
 
 KEY_VARIABLE = "API_KEY"
-PRICE = least(0, ", or null if costs are not counted")
+PRICE = at_least(0, ", or null if costs are not counted")
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # sent to OpenAI alone, unless key_variable names it
 
 
 @dataclass
 class ApiConfig(ModelConfig):
-    """A model behind OpenAI's API: OpenAI's own, `vllm serve`, or task=serve, here or elsewhere."""
+    """A model behind OpenAI's API: OpenAI's own, `vllm serve`, or task=serve, local or remote."""
 
     module: ClassVar[str] = "runner.options.remote.api_kind"
     is_on_server: ClassVar[bool] = True
     name: str = ""
     base_url: Names = ""
-    extensions: Extensions = Extensions.auto
-    thinking_budget: ThinkingBudget | None = setting(None, UNLESS_DEFAULT)
-    key_variable: str = setting(KEY_VARIABLE, Inert("names the variable with the server's key"))
-    concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True), least(1))
-    retries: int = setting(6, Inert("how often a request without an answer is sent again"), least(0))
-    backoff_s: float = setting(
-        0.5, Inert("how long to wait before a request is sent again"), above(0, " seconds")
+    extensions: ApiExtensions = ApiExtensions.auto
+    thinking_budget: ThinkingBudget | None = config_field(None, UNLESS_DEFAULT)
+    key_variable: str = config_field(KEY_VARIABLE, NotInIdentity("names the variable with the server's key"))
+    concurrency: int = config_field(
+        8, NotInIdentity("how many requests are in flight at once", measured=True), at_least(1)
     )
-    connect_s: float = setting(10.0, Inert("limits the time to connect"), above(0, " seconds"))
-    first_token_s: float = setting(120.0, Inert("limits the time to the first token"), above(0, " seconds"))
-    answer_s: float = setting(600.0, Inert("limits the time of an answer"), above(0, " seconds"))
-    price_in: float | None = setting(None, Inert("what a million prompt tokens cost", measured=True), PRICE)
-    price_out: float | None = setting(None, Inert("what a million new tokens cost", measured=True), PRICE)
+    retries: int = config_field(
+        6, NotInIdentity("how often a request without an answer is sent again"), at_least(0)
+    )
+    backoff_s: float = config_field(
+        0.5, NotInIdentity("how long to wait before a request is sent again"), greater_than(0, " seconds")
+    )
+    connect_s: float = config_field(
+        10.0, NotInIdentity("limits the time to connect"), greater_than(0, " seconds")
+    )
+    first_token_s: float = config_field(
+        120.0, NotInIdentity("limits the time to the first token"), greater_than(0, " seconds")
+    )
+    answer_s: float = config_field(
+        600.0, NotInIdentity("limits the time of an answer"), greater_than(0, " seconds")
+    )
+    price_in: float | None = config_field(
+        None, NotInIdentity("what a million prompt tokens cost", measured=True), PRICE
+    )
+    price_out: float | None = config_field(
+        None, NotInIdentity("what a million new tokens cost", measured=True), PRICE
+    )
 
     def __post_init__(self) -> None:
         key = self.key
-        addresses = addresses_of(f"{key}.base_url", self.base_url)
+        addresses = parse_addresses(f"{key}.base_url", self.base_url)
         needs = [] if addresses else [f"the server's address, {key}.base_url=http://HOST:PORT/v1"]
         who = "it" if needs else "the server"
         needs += [] if self.name.strip() else [f"a model that {who} has, {key}.name=NAME"]
@@ -78,13 +103,13 @@ class ApiConfig(ModelConfig):
                 f"the server's key comes from the environment or .env: {KEY_VARIABLE}=...",
                 code="missing",
             )
-        self.base_url = check_addresses(f"{key}.base_url", addresses)
+        self.base_url = validate_addresses(f"{key}.base_url", addresses)
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
         need = "give the name of an environment variable; the key itself is never written in the config"
-        check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
+        check_value(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         super().__post_init__()
         need = "give both prices or none: a cost without one of them would be too low"
-        check(
+        check_value(
             (self.price_in is None) == (self.price_out is None),
             f"{key}.price_out",
             self.price_out,
@@ -93,36 +118,38 @@ class ApiConfig(ModelConfig):
         )
 
     @property
-    def servers(self) -> list[Self]:
-        """The same keys for each server alone."""
+    def single_server_configs(self) -> list[Self]:
+        """One config for each server of the pool."""
         return [
-            replace(self, base_url=address) for address in addresses_of(f"{self.key}.base_url", self.base_url)
+            replace(self, base_url=address)
+            for address in parse_addresses(f"{self.key}.base_url", self.base_url)
         ]
 
     @property
-    def address(self) -> str:
-        """The addresses of all servers, as they are shown."""
+    def joined_addresses(self) -> str:
+        """The addresses of all servers, joined with commas for display."""
         return self.base_url if isinstance(self.base_url, str) else ", ".join(self.base_url)
 
     @property
     def key_variables(self) -> tuple[str, ...]:
-        """The variables that may hold the server's key, in this order."""
-        if self.key_variable == KEY_VARIABLE and self.is_at("openai.com"):
+        """Environment variables that may hold the API key, in order of precedence."""
+        if self.key_variable == KEY_VARIABLE and self.is_hosted_at("openai.com"):
             return KEY_VARIABLE, OPENAI_KEY_VARIABLE
         return (self.key_variable,)
 
-    def is_at(self, domain: str) -> bool:
-        """Whether the server, or each of several, is in a domain."""
+    def is_hosted_at(self, domain: str) -> bool:
+        """Return whether all servers are in a domain."""
         return all(
-            is_in_domain(address, domain) for address in addresses_of(f"{self.key}.base_url", self.base_url)
+            is_in_domain(address, domain)
+            for address in parse_addresses(f"{self.key}.base_url", self.base_url)
         )
 
-    def check_fields(self, owner: str, sampling: SamplingKeys) -> None:
-        """Raise ConfigError if the server's API is known to lack a field for a sampling parameter."""
-        if self.extensions is not Extensions.openai:
+    def check_sampling_fields(self, group: str, sampling: SamplingKeys) -> None:
+        """Raise ConfigError if the server's API has no field for a sampling parameter."""
+        if self.extensions is not ApiExtensions.openai:
             return
         active = active_parameters(sampling, lambda parameter: not parameter.in_openai)
-        unsupported = {f"{owner}.{name}": value for name, value in active.items()}
+        unsupported = {f"{group}.{name}": value for name, value in active.items()}
         if not unsupported:
             return
         fix = " ".join(f"{key}=null" for key in unsupported)
@@ -135,27 +162,31 @@ class ApiConfig(ModelConfig):
             code="unsupported",
         )
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject settings that would change the weights, which are the server's."""
+        """Raise ConfigError for settings that would change the weights, because the weights are on the
+        server.
+        """
         why = "model=api has no weights here, so it would do nothing"
-        require_own_weights(quantization, lora, rope, why)
+        reject_weight_changes(quantization, lora, rope, why)
         rows = generation.batch_size
         need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
-        check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict")
-        self.check_fields("generation", generation)
-        check_budget(self.key, self.thinking_budget, generation)
-        require_no_scheduler(generation, "model=api decodes on a server")
+        check_value(
+            rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict"
+        )
+        self.check_sampling_fields("generation", generation)
+        check_thinking_budget(self.key, self.thinking_budget, generation)
+        reject_scheduler_features(generation, "model=api decodes on a server")
 
 
 @dataclass
 class StudentConfig(LocalModelConfig):
-    """The model on this machine that answers first, or the stub in its place."""
+    """The local draft model, or a stub in its place."""
 
     key: ClassVar[str] = "model.student"
     stub: bool = False
@@ -163,15 +194,18 @@ class StudentConfig(LocalModelConfig):
 
 @dataclass
 class TeacherConfig(ApiConfig):
-    """The model behind an API that reviews, and answers where the student does not."""
+    """The fallback model behind an API. It reviews drafts, and answers where the draft model does
+    not.
+    """
 
     key: ClassVar[str] = "model.teacher"
 
 
 @dataclass
 class HybridConfig(ModelConfig):
-    """A student on this machine and a teacher behind an API; the other groups apply to the
-    student."""
+    """A local draft model and a fallback model behind an API. The other config groups apply to the
+    draft model.
+    """
 
     module: ClassVar[str] = "runner.options.remote.hybrid_kind"
     has_weights: ClassVar[bool] = True
@@ -179,21 +213,22 @@ class HybridConfig(ModelConfig):
     name: ClassVar[str] = "hybrid"
     student: StudentConfig = MISSING
     teacher: TeacherConfig = MISSING
-    rounds: int = setting(2, takes=least(1))
-    threshold: float = setting(0.7, takes=within(0, 1))
-    review_tokens: int = setting(256, takes=least(1))
+    rounds: int = config_field(2, constraint=at_least(1))
+    threshold: float = config_field(0.7, constraint=in_range(0, 1))
+    review_tokens: int = config_field(256, constraint=at_least(1))
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject sampling parameters that the teacher's API has no field for, and what the student
-        cannot do."""
-        self.student.check_beside(quantization, lora, rope, generation)
+        """Raise ConfigError for sampling parameters that the fallback model's API lacks, and for
+        settings that the draft model does not support.
+        """
+        self.student.check_compatibility(quantization, lora, rope, generation)
         if self.student.stub:
-            refuse_guesses(generation, f"{self.student.key}.stub=true has no model")
-        self.teacher.check_fields("generation", generation)
-        check_budget(self.teacher.key, self.teacher.thinking_budget, generation)
+            reject_speculation(generation, f"{self.student.key}.stub=true has no model")
+        self.teacher.check_sampling_fields("generation", generation)
+        check_thinking_budget(self.teacher.key, self.teacher.thinking_budget, generation)

@@ -1,5 +1,6 @@
-"""A model on a server, without its sessions: it turns a request into the parameters of an HTTP
-request."""
+"""A model on a server without its sessions. Turns a request into the parameters of an HTTP
+request.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +13,27 @@ from dataclasses import replace
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.options.remote.extended import extra_body
-from runner.options.remote.faults import Miscounted
+from runner.options.remote.extra_sampling import build_extra_body
+from runner.options.remote.faults import InvalidTokenCounts
 from runner.options.remote.keys import ApiConfig
-from runner.options.remote.pool import ServerPool
 from runner.options.remote.render.notes import NOTES
-from runner.options.remote.server_text import token_count
+from runner.options.remote.server_pool import ServerPool
+from runner.options.remote.server_text import parse_token_count
 from runner.options.remote.thinking import BudgetCounts
 from runner.options.remote.thinking_budget import MARGIN
 from runner.options.remote.thinking_budget import PARAMETERS as BUDGETS
 from runner_base import ConfigError, RunnerError
-from runner_base.notes import Note, given, note
+from runner_base.notes import Note, note, text_note
 from runner_base.render.notes import render_note
 from runner_engine import Capability, EngineReport, EngineStats, Message, Request
-from runner_engine.sessions import tags_of
+from runner_engine.sessions import find_thinking_tags
 from runner_engine.settings.sampling import PARAMETERS
 
 MILLION = 1_000_000
 
 
 class RemoteModel:
-    """A model on a server; nothing is loaded here."""
+    """A model on a server. Nothing is loaded on this machine."""
 
     def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
         self.config, self.model, self.capabilities = config, model, capabilities
@@ -40,64 +41,75 @@ class RemoteModel:
         self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
         self.answers_without_usage = 0  # answers whose tokens the server did not count
         self.budgets = BudgetCounts()
-        self.tags = tags_of(config.generation)
+        self.tags = find_thinking_tags(config.generation)
         self._servers: ServerPool | None = None
 
     @property
     def servers(self) -> ServerPool:
-        """The connections to the servers, which all sessions share."""
+        """Connections to the servers, shared by all sessions."""
         if self._servers is None:
-            self._servers = ServerPool(self.model, self.retries, self.gone)
+            self._servers = ServerPool(self.model, self.retries, self.failure)
         return self._servers
 
-    def gone(self) -> RunnerError | None:
-        """Return why no request can be answered any more, if that is known here: nothing else is
-        tried then."""
+    def failure(self) -> RunnerError | None:
+        """Return the reason why no more requests can be answered, or None. With a reason, retries
+        stop.
+        """
         return None
 
     def load(self) -> EngineReport:
-        """Ask the servers for their models."""
+        """Fetch the servers' lists of models."""
         started, model = time.perf_counter(), self.model
         listed = self.servers.list_models()
         self.stats.load_s = time.perf_counter() - started
         metrics = {"load_s": self.stats.load_s}
-        notes = self.doubts()
+        notes = self.provenance_notes()
         if (room := listed.own.get("max_model_len")) is not None:
             try:
-                metrics["max_positions"] = float(token_count("max_model_len", room))
-            except Miscounted as fault:
-                notes.append(note("room_ignored", address=model.address, fault=self.servers.plain(fault)))
+                metrics["max_positions"] = float(parse_token_count("max_model_len", room))
+            except InvalidTokenCounts as fault:
+                notes.append(
+                    note(
+                        "room_ignored",
+                        address=model.joined_addresses,
+                        fault=self.servers.redact_message(fault),
+                    )
+                )
         sent = {
             key: value
-            for key, value in self.parameters(Request(0, "")).items()
+            for key, value in self.request_parameters(Request(0, "")).items()
             if key not in ("prompt", "model")
         }
-        facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
-        return EngineReport(metrics, facts, [given(render_note(each, NOTES)) for each in notes])
+        facts = {
+            "server": model.joined_addresses,
+            "reported_model": listed.reported,
+            "sent": json.dumps(sent),
+        }
+        return EngineReport(metrics, facts, [text_note(render_note(each, NOTES)) for each in notes])
 
-    def doubts(self) -> list[Note]:
-        """Return what nobody here can know of the model."""
-        return [note("unhashed", "warning", address=self.model.address, name=self.model.name)]
+    def provenance_notes(self) -> list[Note]:
+        """Return warnings about the model's identity, such as files that cannot be hashed."""
+        return [note("unhashed", "warning", address=self.model.joined_addresses, name=self.model.name)]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it is sent; only the server knows the tokens."""
-        return self._sent_prompt(request)
+        """Return the prompt as it is sent. Its tokens are known only to the server."""
+        return self._format_prompt(request)
 
-    def _sent_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as OpenAI's API has it: without thinking, which some servers refuse."""
+    def _format_prompt(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt in OpenAI's format, without thinking, because some servers reject it."""
         prompt = request.prompt
         if isinstance(prompt, str):
             return prompt, []
         ids = [part for part in prompt if isinstance(part, int)]
-        turns = [_turn(part) for part in prompt if isinstance(part, Message)]
+        turns = [_format_message(part) for part in prompt if isinstance(part, Message)]
         return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ask the server for the text of tokens."""
-        return self.servers.text_of(ids)
+        """Detokenize on the server."""
+        return self.servers.detokenize(ids)
 
     def arithmetic(self) -> None:
-        """Nothing is known of the server's machine."""
+        """Return None: the arithmetic of the server's machine is unknown."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -105,16 +117,18 @@ class RemoteModel:
             self._servers.close()
             self._servers = None
 
-    def parameters(self, request: Request) -> dict[str, Any]:
-        """Return the parameters to send for a request; ConfigError if the API has none for it."""
-        sampling = request.sampling.over(self.config.generation, self.config.seed)
-        self.model.check_fields("request", sampling)
-        is_chat = Capability.chat in request.needs
-        limit, budget = self.most_tokens(request), self.budget(request)
+    def request_parameters(self, request: Request) -> dict[str, Any]:
+        """Return the HTTP parameters for a request. Raises ConfigError if the API has no field for
+        one.
+        """
+        sampling = request.sampling.with_defaults(self.config.generation, self.config.seed)
+        self.model.check_sampling_fields("request", sampling)
+        is_chat = Capability.chat in request.required_capabilities
+        limit, budget = self.max_total_tokens(request), self.thinking_budget(request)
         sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
         # OpenAI's newer models accept only this name in chats; other servers may not know it, or
         # ignore it
-        is_openai = self.model.is_at("openai.com") or self.model.is_at("azure.com")
+        is_openai = self.model.is_hosted_at("openai.com") or self.model.is_hosted_at("azure.com")
         sent["max_completion_tokens" if is_chat and is_openai else "max_tokens"] = limit
         if sampling.temperature:
             sent["seed"] = request.sampling.seed
@@ -128,7 +142,7 @@ class RemoteModel:
             and (sampling.temperature or parameter.for_greedy)
         }
         sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
-        extra = extra_body(self.model.extensions, sampled, request.ignore_eos)
+        extra = build_extra_body(self.model.extensions, sampled, request.ignore_eos)
         if budget is not None:
             if self.model.thinking_budget is None:
                 raise ConfigError(
@@ -141,11 +155,11 @@ class RemoteModel:
         sent |= {"stop": list(request.stop)} if request.stop else {}
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
-        prompt, ids = self._sent_prompt(request)
+        prompt, ids = self._format_prompt(request)
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
     def update_notes(self) -> None:
-        """Update the notes about faults so far, and the table of the servers."""
+        """Update the notes about failures so far, and the server statistics."""
         notes = []
         if causes := self.retries.most_common():
             notes.append(note("sent_again", requests=self.retries.total(), causes=causes))
@@ -155,37 +169,38 @@ class RemoteModel:
             notes.append(note("own_key_sent", "warning", places=places))
         if number := self.answers_without_usage:
             notes.append(note("uncounted_answers", "warning", number=number))
-        notes += self.budgets.notes(self.model.key)
-        self.stats.notes = [given(render_note(each, NOTES)) for each in notes]
-        self.stats.servers = [] if self._servers is None else self._servers.table()
+        notes += self.budgets.make_notes(self.model.key)
+        self.stats.notes = [text_note(render_note(each, NOTES)) for each in notes]
+        self.stats.servers = [] if self._servers is None else self._servers.server_statistics()
 
-    def budget(self, request: Request) -> int | None:
+    def thinking_budget(self, request: Request) -> int | None:
         if request.continuation is not None:
             return None
         own = request.thinking_tokens
         return self.config.generation.thinking_tokens if own is None else own
 
-    def most_tokens(self, request: Request) -> int:
-        """Return the most tokens of thinking and answer, which servers count together."""
-        budget = self.budget(request)
-        return self.limit(request) + (0 if budget is None else budget + MARGIN)
+    def max_total_tokens(self, request: Request) -> int:
+        """Return the token budget of thinking plus answer, because servers count them together."""
+        budget = self.thinking_budget(request)
+        return self.max_answer_tokens(request) + (0 if budget is None else budget + MARGIN)
 
-    def limit(self, request: Request) -> int:
-        """Return the most tokens of an answer; of its thinking, too, if that has no budget."""
+    def max_answer_tokens(self, request: Request) -> int:
+        """Return the token budget of an answer. It includes thinking if thinking has no budget."""
         own = request.max_new_tokens
         return self.config.generation.max_new_tokens if own is None else own
 
-    def cost(self, prompt_tokens: int, new_tokens: int) -> float | None:
-        """Return the cost of an answer in USD; None if the prices are unknown."""
+    def cost_usd(self, prompt_tokens: int, new_tokens: int) -> float | None:
+        """Return the cost of an answer in USD, or None if the prices are unknown."""
         if self.model.price_in is None or self.model.price_out is None:
             return None
         return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)
 
 
-def _turn(message: Message) -> dict[str, Any]:
-    """Return a turn of a conversation as OpenAI's API has it: the arguments of a call are a text,
-    and a result has the id of its call alone."""
-    turn = replace(message, thinking=None, name=None).as_dict()
+def _format_message(message: Message) -> dict[str, Any]:
+    """Return a message in OpenAI's format. Tool call arguments become JSON text, and a tool result
+    keeps only its call id.
+    """
+    turn = replace(message, thinking=None, name=None).to_dict()
     for call in turn.get("tool_calls", ()):
         function = call["function"]
         function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)

@@ -1,5 +1,6 @@
-"""The prompts between student and teacher, for a review and for a revision, and the parser of
-reviews."""
+"""Prompts for a review and a revision between draft and fallback model, and the parser of
+reviews.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ FEEDBACK_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Review:
-    """A teacher's review of an answer; score None: it could not be parsed."""
+    """The fallback model's review of an answer. The score is None if it could not be parsed."""
 
     score: float | None
     feedback: str
 
 
-def task_of(prompt: Prompt) -> str:
-    """Return the task as text, a conversation turn by turn."""
+def format_task(prompt: Prompt) -> str:
+    """Return the task as text. A conversation becomes one paragraph per turn."""
     if isinstance(prompt, str):
         return prompt
     turns = [part for part in prompt if isinstance(part, Message)]
@@ -37,15 +38,15 @@ def task_of(prompt: Prompt) -> str:
     )
 
 
-def review_of(prompt: Prompt, answer: str) -> Prompt:
-    """Return the prompt that asks the teacher to review an answer."""
+def build_review_prompt(prompt: Prompt, answer: str) -> Prompt:
+    """Return the prompt that asks the fallback model to review an answer."""
     return Message("system", REVIEW), Message(
-        "user", f"Task:\n{task_of(prompt)}\n\nThe student's answer:\n{answer}"
+        "user", f"Task:\n{format_task(prompt)}\n\nThe student's answer:\n{answer}"
     )
 
 
-def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
-    """Return the prompt that asks the student to revise its answer."""
+def build_revision_prompt(prompt: Prompt, answer: str, feedback: str) -> Prompt:
+    """Return the prompt that asks the draft model to revise its answer."""
     revise = REVISE.format(feedback=feedback)
     if isinstance(prompt, str):
         return f"{prompt}{answer}\n\n{revise}\n\n{prompt}"  # plain text can only be continued
@@ -53,8 +54,10 @@ def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
     return (*turns, Message("assistant", answer), Message("user", revise))
 
 
-def read_verdict(text: str) -> Review:
-    """Find the JSON object in a teacher's text; without one, the text is the feedback."""
+def parse_review(text: str) -> Review:
+    """Parse the first valid JSON object in a review. Without one, the whole text becomes the
+    feedback.
+    """
     decoder, start = json.JSONDecoder(), text.find("{")
     for _ in range(20):
         if start < 0:

@@ -1,7 +1,8 @@
-"""Cleans what a server sends before it is stored or shown: no key, only whole characters, only
+"""Sanitizes text from a server before it is stored or shown: no API key, valid Unicode,
 plausible numbers.
 
-All text of a server passes through here: answers, names of models, headers and error messages.
+All text of a server passes through this module: answers, model names, headers and error
+messages.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from runner.options.remote.faults import Miscounted
-from runner_base import one_line
+from runner.options.remote.faults import InvalidTokenCounts
+from runner_base import to_one_line
 from runner_base.uris import HIDDEN
 
 MIN_SECRET_CHARACTERS = 8  # shorter keys, such as EMPTY, may be words of an answer
 MAX_TOKENS = 10**9  # more than any model reads or generates for one request
 
 
-class Secret:
-    """The key of a server, which the server may send back."""
+class ApiKeyRedactor:
+    """Redacts a server's API key, which the server may send back."""
 
     def __init__(self, key: str) -> None:
         self.spellings = sorted(
@@ -29,29 +30,31 @@ class Secret:
         )
         self.times = 0  # how often it was in an answer
 
-    def plain(self, message: object) -> str:
+    def redact_message(self, message: object) -> str:
         """Return a message of a server or a library on one line, without the key."""
         text = str(message)
         for spelling in self.spellings:
             text = text.replace(spelling, HIDDEN)
-        return one_line(whole(text))
+        return to_one_line(repair_surrogates(text))
 
-    def name(self, value: object) -> str:
-        """Return the name of a model on one line, without the key."""
+    def redact_name(self, value: object) -> str:
+        """Return a model name on one line, without the key. Counts each occurrence of the key."""
         text = str(value)
         self.times += any(spelling in text for spelling in self.in_answers)
-        return self.plain(text)
+        return self.redact_message(text)
 
 
-class AnswerText:
-    """The text of a streamed answer; its end is held back while the key may begin there."""
+class RedactedStream:
+    """The text of a streamed answer. Holds back its last characters while they may begin the API
+    key.
+    """
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, secret: ApiKeyRedactor) -> None:
         self.secret, self.text, self._held = secret, "", ""
 
-    def take(self, piece: str) -> str:
-        """Add a piece; return the new text that is final."""
-        text = self._hidden(self._held + piece)
+    def append(self, chunk: str) -> str:
+        """Append a chunk and return the text that has become final."""
+        text = self._redact(self._held + chunk)
         longest = max(map(len, self.secret.in_answers), default=0)
         tails = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)))
         key_begin = next(
@@ -60,12 +63,12 @@ class AnswerText:
         self._held = key_begin or (text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else "")
         return self._append_final(text[: len(text) - len(self._held)])
 
-    def end(self) -> str:
-        """Return the text that was held back, at the end of the answer."""
+    def flush(self) -> str:
+        """Return the held-back text at the end of the answer."""
         text, self._held = self._held, ""
         return self._append_final(text)
 
-    def _hidden(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         for spelling in self.secret.in_answers:
             if spelling in text:
                 self.secret.times += text.count(spelling)
@@ -73,14 +76,15 @@ class AnswerText:
         return text
 
     def _append_final(self, text: str) -> str:
-        text = whole(text)
+        text = repair_surrogates(text)
         self.text += text
         return text
 
 
-def whole(text: str) -> str:
-    """Return a text with surrogates joined or replaced: JSON can express lone ones, but files
-    cannot."""
+def repair_surrogates(text: str) -> str:
+    """Return a text with surrogate pairs joined and lone surrogates replaced. JSON can express
+    lone surrogates, files cannot.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -88,9 +92,9 @@ def whole(text: str) -> str:
     return text
 
 
-def token_count(name: str, value: object) -> int:
-    """Return a server's number of tokens; Miscounted if it cannot be one."""
+def parse_token_count(name: str, value: object) -> int:
+    """Return a token count from a server. Raises InvalidTokenCounts if the value is implausible."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and 0 <= value <= MAX_TOKENS and value == int(value):  # type: ignore[operator, call-overload]
         return int(value)  # type: ignore[call-overload, no-any-return]
-    raise Miscounted(f"{name}={value!r}, which is not a number of tokens", "counted tokens wrongly")
+    raise InvalidTokenCounts(f"{name}={value!r}, which is not a number of tokens", "counted tokens wrongly")

@@ -1,4 +1,4 @@
-"""A session of model=api: each request is one streamed HTTP request; many are under way at once."""
+"""A session of model=api: one streamed HTTP request per request, with many in flight at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 import openai
 
-from runner.options.remote.faults import Fault, Miscounted, RequestRejected
+from runner.options.remote.faults import InvalidTokenCounts, RequestFault, RequestRejected
 from runner.options.remote.model import RemoteModel
-from runner.options.remote.server import KEPT, ServerConnection, unread
-from runner.options.remote.server_text import AnswerText, Secret
-from runner.options.remote.thinking import Usage, is_spent, thinking_of, usage_of
+from runner.options.remote.server_connection import KEPT, ServerConnection, bypass_prompt_validation
+from runner.options.remote.server_text import ApiKeyRedactor, RedactedStream
+from runner.options.remote.thinking import TokenUsage, extract_thinking, is_budget_spent, parse_usage
 from runner.options.remote.token_scores import ScoredContinuation
 from runner_base import Answer, FinishReason, JobFailed, RunnerError
-from runner_base.thinking import Tags, ends_in_thinking, new_pieces, split
+from runner_base.thinking import Tags, ends_in_thinking, next_stream_pieces, split_thinking
 from runner_engine import Completion, Delta, Event, Request, RequestId, Session, request_sha256
 from runner_engine.sessions import Listener
 
@@ -32,13 +32,13 @@ CHARACTERS_PER_TOKEN = 100  # more than any answer has on average: a server that
 
 @dataclass(eq=False)
 class RemoteRequest:
-    """A request under way, and what has arrived so far; each try starts anew."""
+    """A request in flight and its partial answer. Each try starts from nothing."""
 
     request: Request
     sent: dict[str, Any]
     sha256: str
     max_characters: int
-    secret: Secret  # of the server that is asked
+    secret: ApiKeyRedactor  # of the server that is asked
     tags: Tags
     budget: int | None = None  # tokens of thinking
     started: float = 0.0
@@ -47,39 +47,40 @@ class RemoteRequest:
     error: str | None = None
     by: str | None = None
     scored: ScoredContinuation | None = None  # of a request with a continuation
-    usage: Usage | None = None
+    usage: TokenUsage | None = None
     first_token_s: float = 0.0
     # of each choice: when its pieces of text arrived
     times: list[list[float]] = field(default_factory=list)
-    texts: list[AnswerText] = field(default_factory=list)
+    texts: list[RedactedStream] = field(default_factory=list)
     # of each choice: what the server sends apart
-    thinking: list[AnswerText] = field(default_factory=list)
+    thinking: list[RedactedStream] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
     # of each text, that were returned as deltas
     sent_characters: list[int] = field(default_factory=list)
 
-    def begin(self, secret: Secret) -> None:
-        """Drop what arrived in an earlier try, perhaps from another server."""
+    def reset(self, secret: ApiKeyRedactor) -> None:
+        """Discard the partial answer of an earlier try, perhaps from another server."""
         self.secret = secret
-        self.texts, self.thinking = ([AnswerText(secret) for _ in range(self.request.n)] for _ in range(2))
+        self.texts, self.thinking = (
+            [RedactedStream(secret) for _ in range(self.request.n)] for _ in range(2)
+        )
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
         self.sent_characters = [0] * self.request.n
         self.usage, self.first_token_s = None, 0.0
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every choice has ended."""
         return bool(self.reasons) and None not in self.reasons
 
-    def take(self, chunk: Any) -> list[Delta]:
-        """Add one event of the stream and return its deltas; raises any exception if the event is
-        malformed."""
+    def add_chunk(self, chunk: Any) -> list[Delta]:
+        """Add one event of the stream and return its deltas. Any exception means a malformed event."""
         deltas: list[Delta] = []
         for choice in chunk.choices or []:
             number = choice.index or 0
             text = choice.delta.content if "messages" in self.sent else choice.text
             text = "" if text is None else text
-            thinking = thinking_of(choice.delta) if "messages" in self.sent else ""
+            thinking = extract_thinking(choice.delta) if "messages" in self.sent else ""
             if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
                 raise ValueError("a choice that was not requested, or one without text")
             if self.reasons[number] is not None:
@@ -87,50 +88,50 @@ class RemoteRequest:
             if text or thinking:
                 self.times[number].append(time.perf_counter())
                 self.first_token_s = self.first_token_s or self.times[number][0] - self.started
-            final = self.thinking[number].take(thinking)
-            self.texts[number].take(text)
+            final = self.thinking[number].append(thinking)
+            self.texts[number].append(text)
             if choice.finish_reason not in (None, ""):  # some servers send an empty one until the end
-                self.reasons[number] = _finish_reason(choice.finish_reason)
-                final += self.thinking[number].end()
-                self.texts[number].end()
+                self.reasons[number] = _convert_finish_reason(choice.finish_reason)
+                final += self.thinking[number].flush()
+                self.texts[number].flush()
             if self.request.deltas:
-                deltas += self._deltas(number, final)
-        if (counts := usage_of(chunk)) is not None:
+                deltas += self._new_deltas(number, final)
+        if (counts := parse_usage(chunk)) is not None:
             self.usage = counts
         if isinstance(chunk.model, str) and chunk.model:
-            self.by = self.secret.name(chunk.model)
+            self.by = self.secret.redact_name(chunk.model)
         pairs = zip(self.texts, self.thinking, strict=True)
         if max(len(text.text) + len(thinking.text) for text, thinking in pairs) > self.max_characters:
-            raise Fault("the answer exceeds its limit of tokens", "sent an endless answer")
+            raise RequestFault("the answer exceeds its limit of tokens", "sent an endless answer")
         return deltas
 
-    def _deltas(self, choice: int, thinking: str) -> list[Delta]:
-        """Return what has arrived of a choice, without tags; thinking: what its server has sent
-        apart."""
+    def _new_deltas(self, choice: int, thinking: str) -> list[Delta]:
+        """Return the new deltas of a choice, without tags. `thinking` is thinking that the server
+        sends separately.
+        """
         found = [Delta(self.request.id, choice, thinking, thinking=True)] if thinking else []
-        pieces, self.sent_characters[choice] = new_pieces(
+        pieces, self.sent_characters[choice] = next_stream_pieces(
             self.texts[choice].text,
             self.sent_characters[choice],
             self.tags,
-            self._begins_in_thinking(choice),
-            is_whole=self.reasons[choice] is not None,
+            self._starts_in_thinking(choice),
+            is_complete=self.reasons[choice] is not None,
         )
         return found + [Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces]
 
-    def _begins_in_thinking(self, choice: int) -> bool:
-        """Whether a text begins within the thinking: a server that sends it apart has found where
-        it ends."""
+    def _starts_in_thinking(self, choice: int) -> bool:
+        """Whether the text starts inside thinking. False if the server sends thinking separately."""
         return not self.thinking[choice].text and ends_in_thinking(self.request.prompt, self.tags)
 
-    def answer(self, choice: int, reason: FinishReason) -> Answer:
-        """Return what has arrived of a choice as an answer."""
+    def build_answer(self, choice: int, reason: FinishReason) -> Answer:
+        """Return the partial or complete answer of a choice."""
         text, apart = self.texts[choice].text, self.thinking[choice].text or None
         in_thinking = ends_in_thinking(self.request.prompt, self.tags)
         if self.scored is not None:
             return Answer(text, self.scored.token_ids, reason, in_thinking=in_thinking)
         several = self.request.n > 1
-        _, new_tokens, thinking_tokens = self.usage or Usage(0, 0)
-        parts = split(text, self._begins_in_thinking(choice), self.tags)
+        _, new_tokens, thinking_tokens = self.usage or TokenUsage(0, 0)
+        parts = split_thinking(text, self._starts_in_thinking(choice), self.tags)
         if thinking_tokens == 0 and (apart or parts.has_thinking):
             thinking_tokens = None  # a server that has no parser for this thinking
         if thinking_tokens and not several and apart is None and not parts.has_thinking:
@@ -138,47 +139,46 @@ class RemoteRequest:
         budget = None if several else self.budget
         if choice:  # the tokens of all choices are counted together, at the first
             new_tokens, thinking_tokens = 0, None if thinking_tokens is None else 0
-        return Answer.read(
+        return Answer.from_text(
             text,
             [],
             reason,
             self.tags,
             in_thinking=in_thinking,
             thinking=apart,
-            is_spent=is_spent(thinking_tokens, budget),
+            is_spent=is_budget_spent(thinking_tokens, budget),
             thinking_tokens=thinking_tokens,
             answer_tokens=None if thinking_tokens is None else new_tokens - thinking_tokens,
             new_tokens=new_tokens,
         )
 
 
-def _finish_reason(reason: object) -> FinishReason:
-    """Return the finish reason for that of a server."""
+def _convert_finish_reason(reason: object) -> FinishReason:
+    """Convert a server's finish reason. Raises if the server aborted or withheld the answer."""
     if not isinstance(reason, str):
         raise ValueError("a finish reason that is not a text")
     if reason in ABORT_REASONS:
-        raise Fault(f"the server aborted the answer with the reason {reason}", "aborted the answer")
+        raise RequestFault(f"the server aborted the answer with the reason {reason}", "aborted the answer")
     if reason == "content_filter":
         raise RequestRejected("the server's content filter has withheld the answer")
     return FinishReason.length if reason == "length" else FinishReason.stop
 
 
 class ApiSession(Session):
-    """Requests under way at servers; the pool's thread puts events into a queue, and a step takes
-    them out."""
+    """Requests in flight at servers. The pool's thread queues events, and a step takes them out."""
 
-    def __init__(self, engine: RemoteModel, most: int) -> None:
+    def __init__(self, engine: RemoteModel, max_in_flight: int) -> None:
         super().__init__(engine.capabilities)
-        self.engine, self.most, self.tick_s = engine, most, TICK_S
+        self.engine, self.most, self.tick_s = engine, max_in_flight, TICK_S
         self.servers = engine.servers
-        self._slots = asyncio.Semaphore(most)
+        self._slots = asyncio.Semaphore(max_in_flight)
         self._requests: dict[RequestId, RemoteRequest] = {}  # used by the pool's thread only
         self._failures_in_a_row = 0
         self._queue: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._failed: BaseException | None = None
 
     def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
-        """Submit requests, and wake a step that waits for events."""
+        """Submit requests and wake a step that waits for events."""
         super().submit_all(requests, listener)
         self._queue.put(None)
 
@@ -189,10 +189,10 @@ class ApiSession(Session):
 
     def _admit(self, request: Request) -> RemoteRequest:
         sha256 = request_sha256(self.engine.encode(request)[0], request)
-        most, budget = self.engine.most_tokens(request), self.engine.budget(request)
+        most, budget = self.engine.max_total_tokens(request), self.engine.thinking_budget(request)
         return RemoteRequest(
             request,
-            self.engine.parameters(request),
+            self.engine.request_parameters(request),
             sha256,
             CHARACTERS_PER_TOKEN * (most + CHARACTERS_PER_TOKEN),
             self.servers.servers[0].secret,
@@ -202,9 +202,9 @@ class ApiSession(Session):
 
     def _advance(self, arrived: list[RemoteRequest], cancelled: set[RequestId]) -> list[Event]:
         for remote in arrived:
-            self.servers.call_soon(self._begin, remote)
+            self.servers.call_soon(self._start_request, remote)
         for request_id in cancelled:
-            self.servers.call_soon(self._cancel, request_id)
+            self.servers.call_soon(self._cancel_request, request_id)
         events: list[Event] = []
         wait_s = self.tick_s
         with suppress(queue.Empty):
@@ -220,140 +220,146 @@ class ApiSession(Session):
         return events
 
     def _drop(self) -> None:
-        self.servers.call(self._stop())
+        self.servers.run(self._cancel_all())
 
     # ------------------------------------------------------------------------------------ in the
     # pool's thread
 
-    def _begin(self, remote: RemoteRequest) -> None:
-        remote.begin(remote.secret)
-        remote.started = time.perf_counter()
-        self._requests[remote.request.id] = remote
-        remote.task = asyncio.ensure_future(self._answer(remote))
-        remote.task.add_done_callback(partial(self._ended, remote))
+    def _start_request(self, request: RemoteRequest) -> None:
+        request.reset(request.secret)
+        request.started = time.perf_counter()
+        self._requests[request.request.id] = request
+        request.task = asyncio.ensure_future(self._run_request(request))
+        request.task.add_done_callback(partial(self._on_request_done, request))
 
-    def _cancel(self, request_id: RequestId) -> None:
+    def _cancel_request(self, request_id: RequestId) -> None:
         remote = self._requests.get(request_id)
         if remote is not None and remote.task is not None:
             remote.task.cancel()
 
-    async def _stop(self) -> None:
+    async def _cancel_all(self) -> None:
         tasks = [remote.task for remote in self._requests.values() if remote.task is not None]
         for task in tasks:
             if not task.cancelling():  # a second cancel would interrupt the closing of its connection
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer(self, remote: RemoteRequest) -> None:
+    async def _run_request(self, request: RemoteRequest) -> None:
         async with self._slots:
-            remote.started = time.perf_counter()
+            request.started = time.perf_counter()
             self.engine.stats.rows_alive += 1
             try:
-                await self.servers.with_retries(partial(self._try, remote), self.engine.model.retries + 1)
+                await self.servers.run_with_retries(
+                    partial(self._send_once, request), self.engine.model.retries + 1
+                )
                 self._failures_in_a_row = 0
             except RequestRejected as error:
-                remote.error = str(error)
-            except Fault as fault:
-                remote.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
+                request.error = str(error)
+            except RequestFault as fault:
+                request.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
-                    raise JobFailed(f"{remote.error}. {KEPT}", code="failed") from None
+                    raise JobFailed(f"{request.error}. {KEPT}", code="failed") from None
             finally:
                 self.engine.stats.rows_alive -= 1
 
-    async def _try(self, remote: RemoteRequest, server: ServerConnection) -> None:
-        """Send the request once; raise Fault unless the answer is complete."""
-        remote.begin(server.secret)
+    async def _send_once(self, request: RemoteRequest, server: ServerConnection) -> None:
+        """Send the request once. Raises RequestFault unless the answer is complete."""
+        request.reset(server.secret)
         server.requests += 1
         began, has_answer_begun = asyncio.get_running_loop().time(), False
         client, model = server.client, server.model
-        ask: Any = client.chat.completions.create if "messages" in remote.sent else client.completions.create
+        ask: Any = client.chat.completions.create if "messages" in request.sent else client.completions.create
         try:
             async with asyncio.timeout(model.first_token_s) as deadline:
-                if remote.request.continuation is not None:
-                    remote.scored = await server.scorer.score(remote.request)
-                    remote.usage, remote.reasons = (
-                        Usage(remote.scored.prompt_tokens, 0),
+                if request.request.continuation is not None:
+                    request.scored = await server.scorer.score(request.request)
+                    request.usage, request.reasons = (
+                        TokenUsage(request.scored.prompt_tokens, 0),
                         [FinishReason.stop],
                     )
                     return
                 async with await ask(
-                    **unread(remote.sent), stream=True, stream_options={"include_usage": True}
+                    **bypass_prompt_validation(request.sent),
+                    stream=True,
+                    stream_options={"include_usage": True},
                 ) as stream:
                     has_answer_begun = True
                     kind = stream.response.headers.get("content-type", "nothing")
                     if "text/event-stream" not in kind:
-                        raise Fault(f"{model.base_url} answered with {server.plain(kind)} instead of a stream of "
+                        raise RequestFault(f"{model.base_url} " "answered with " f"{server.plain(kind)} " "instead of a stream of "
                                     "events: is its address right?", "sent no valid answer",
                                     permanent=not server.has_streamed)  # fmt: skip
                     server.has_streamed = True
                     async for chunk in stream:
-                        deltas = remote.take(chunk)
-                        if remote.first_token_s:
+                        deltas = request.add_chunk(chunk)
+                        if request.first_token_s:
                             deadline.reschedule(began + model.answer_s)
                         if deltas:
-                            remote.has_sent_text = True
+                            request.has_sent_text = True
                             for delta in deltas:
                                 self._queue.put(delta)
-            if not remote.is_whole:
-                raise Fault(f"{model.base_url} aborted the answer", "aborted the answer")
+            if not request.is_complete:
+                raise RequestFault(f"{model.base_url} aborted the answer", "aborted the answer")
         except openai.APIStatusError as error:
-            raise await server.error_of(error) from None
+            raise await server.status_error(error) from None
         except (RequestRejected, RunnerError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
-            if remote.is_whole and not isinstance(error, Miscounted):
+            if request.is_complete and not isinstance(error, InvalidTokenCounts):
                 return  # an error after the end of the answer does not matter
-            fault = server.fault(error)
-            if isinstance(error, TimeoutError) and remote.first_token_s:
-                fault = Fault(
+            fault = server.request_fault(error)
+            if isinstance(error, TimeoutError) and request.first_token_s:
+                fault = RequestFault(
                     f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long"
                 )
             elif isinstance(error, TimeoutError) and has_answer_begun:
                 why = f"{model.base_url} began an answer and sent no text within {model.first_token_s:g} s"
-                fault = Fault(why, "sent no text")
-            if remote.has_sent_text:
+                fault = RequestFault(why, "sent no text")
+            if request.has_sent_text:
                 raise RequestRejected(f"{fault}, after part of the answer") from None
             raise fault from None
 
-    def _ended(self, remote: RemoteRequest, task: asyncio.Task[None]) -> None:
-        """Queue the completions of a request, or any error, so that no step waits forever."""
+    def _on_request_done(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
+        """Queue the completions of a request, or its error, so that no step waits forever."""
         try:
-            self._queue_completions(remote, task)
+            self._queue_completions(request, task)
         except Exception as error:  # noqa: BLE001 - a step raises it
             self._queue.put(error)
 
-    def _queue_completions(self, remote: RemoteRequest, task: asyncio.Task[None]) -> None:
-        del self._requests[remote.request.id]
+    def _queue_completions(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
+        del self._requests[request.request.id]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._queue.put(error)
             return
-        usage = remote.usage or Usage(0, 0)
-        self.engine.answers_without_usage += remote.usage is None and remote.is_whole
-        scored = remote.scored
-        for choice in range(remote.request.n):
-            reason = FinishReason.cancelled if task.cancelled() else remote.reasons[choice]
-            answer = remote.answer(choice, FinishReason.error if remote.error or reason is None else reason)
-            if remote.budget is not None and remote.is_whole:
-                choices = remote.request.n  # the first answer has the tokens of all
-                limit = self.engine.limit(remote.request)
-                self.engine.budgets.add(answer, choices * remote.budget, choices * limit)
+        usage = request.usage or TokenUsage(0, 0)
+        self.engine.answers_without_usage += request.usage is None and request.is_complete
+        scored = request.scored
+        for choice in range(request.request.n):
+            reason = FinishReason.cancelled if task.cancelled() else request.reasons[choice]
+            answer = request.build_answer(
+                choice, FinishReason.error if request.error or reason is None else reason
+            )
+            if request.budget is not None and request.is_complete:
+                choices = request.request.n  # the first answer has the tokens of all
+                limit = self.engine.max_answer_tokens(request.request)
+                self.engine.budgets.add(answer, choices * request.budget, choices * limit)
             self.engine.update_notes()
             completion = Completion(
                 answer,
-                id=remote.request.id,
-                prompt_sha256=remote.sha256,
+                id=request.request.id,
+                prompt_sha256=request.sha256,
                 prompt_tokens=usage.prompt_tokens,
-                first_token_s=remote.first_token_s,
-                seconds=time.perf_counter() - remote.started,
-                error=remote.error,
+                first_token_s=request.first_token_s,
+                seconds=time.perf_counter() - request.started,
+                error=request.error,
                 choice=choice,
                 logprobs=None if scored is None else scored.logprobs,
                 greedy=None if scored is None else scored.greedy,
                 top_logprobs=None if scored is None else scored.top_logprobs,
                 score_token_logprobs=None if scored is None else scored.named,
-                by=remote.by,
-                cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens) if choice == 0 else None,
-                token_times=remote.times[choice] or None,
+                by=request.by,
+                cost_usd=self.engine.cost_usd(usage.prompt_tokens, usage.new_tokens) if choice == 0 else None,
+                token_times=request.times[choice] or None,
             )
             self._queue.put(completion)

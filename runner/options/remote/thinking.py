@@ -1,12 +1,13 @@
-"""What servers tell of thinking: its text, if they send it apart, its tokens, and whether they kept
-to a budget."""
+"""Thinking in servers' responses: its text if sent separately, its token count, and whether
+servers keep to the thinking budget.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any, NamedTuple
 
-from runner.options.remote.server_text import token_count
+from runner.options.remote.server_text import parse_token_count
 from runner.options.remote.thinking_budget import MARGIN
 from runner_base import Answer, FinishReason
 from runner_base.model_text import Ending
@@ -16,65 +17,68 @@ IN_PROMPT = 1  # the line break that templates write behind an opening tag: vLLM
 APART = ("reasoning_content", "reasoning")  # where servers send thinking; never in both
 
 
-class Usage(NamedTuple):
-    """The tokens of a request as its server counted them."""
+class TokenUsage(NamedTuple):
+    """Token counts of a request, as reported by its server."""
 
     prompt_tokens: int
     new_tokens: int  # of thinking and answer
     thinking_tokens: int | None = None  # among them; None: the server does not say
 
 
-def thinking_of(delta: Any) -> str:
-    """Return the thinking in a piece that a server has told apart, by either of the two names that
-    servers use."""
+def extract_thinking(delta: Any) -> str:
+    """Return the separately sent thinking of a streamed chunk, from either of the two field names
+    that servers use.
+    """
     named = (getattr(delta, name, None) for name in APART)
     return next((value for value in named if value and isinstance(value, str)), "")
 
 
-def usage_of(answer: Any) -> Usage | None:
-    """Return the tokens that the server counted; None if it did not."""
-    usage = answer.usage
+def parse_usage(response: Any) -> TokenUsage | None:
+    """Return the reported token counts, or None if the server reports none."""
+    usage = response.usage
     names = ("prompt_tokens", "completion_tokens")
     values = [getattr(usage, name, None) for name in names]
     if None in values:
         return None
-    prompt, new = (token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True))
-    thinking = _thinking_tokens(usage)
+    prompt, new = (
+        parse_token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True)
+    )
+    thinking = _parse_thinking_tokens(usage)
     total = getattr(usage, "total_tokens", None)
     if thinking and (
         thinking > new or total == prompt + new + thinking
     ):  # OpenAI counts them among the new ones
         new += thinking
-    return Usage(prompt, new, thinking)
+    return TokenUsage(prompt, new, thinking)
 
 
-def _thinking_tokens(usage: Any) -> int | None:
-    """Return the tokens of thinking, from OpenAI's field or from SGLang's."""
+def _parse_thinking_tokens(usage: Any) -> int | None:
+    """Return the number of thinking tokens from OpenAI's field or SGLang's."""
     for name, owner in (
         ("completion_tokens_details.", getattr(usage, "completion_tokens_details", None)),
         ("", usage),
     ):
         value = getattr(owner, "reasoning_tokens", None)
         if value is not None:
-            return token_count(f"usage.{name}reasoning_tokens", value)
+            return parse_token_count(f"usage.{name}reasoning_tokens", value)
     return None
 
 
-def is_spent(thinking_tokens: int | None, budget: int | None) -> bool:
-    """Whether a thinking of so many tokens has come to the end of its budget."""
+def is_budget_spent(thinking_tokens: int | None, budget: int | None) -> bool:
+    """Whether a thinking text has used up its token budget."""
     if not thinking_tokens or budget is None:
         return False
     return budget - IN_PROMPT <= thinking_tokens <= budget + MARGIN
 
 
 class BudgetCounts:
-    """How servers kept to a budget for thinking."""
+    """Counts how often servers exceed the thinking budget."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def add(self, answer: Answer, budget: int, limit: int) -> None:
-        """Count an answer; limit: the tokens that it may have beside its thinking."""
+        """Count an answer. `limit` is its token budget without thinking."""
         self._counts["answers"] += 1
         tokens = answer.thinking_tokens
         is_cut_off = answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
@@ -83,12 +87,12 @@ class BudgetCounts:
         self._counts["uncounted"] += tokens is None and answer.thinking is not None and not is_cut_off
         self._counts["longer"] += (answer.answer_tokens or 0) > limit + MARGIN
 
-    def notes(self, key: str) -> list[Note]:
-        """Return what is to be said of it; key: of the model."""
+    def make_notes(self, model_key: str) -> list[Note]:
+        """Return notes about answers over budget."""
         counts = self._counts
         answers, notes = counts["answers"], []
         if ignored := counts["ignored"]:
-            notes.append(note("budget_ignored", "warning", ignored=ignored, answers=answers, key=key))
+            notes.append(note("budget_ignored", "warning", ignored=ignored, answers=answers, key=model_key))
         if unknown := counts["uncounted"]:
             notes.append(note("thinking_uncounted", "warning", unknown=unknown, answers=answers))
         if longer := counts["longer"]:

@@ -1,5 +1,6 @@
-"""The parameter by which a server takes a budget for thinking: OpenAI's API has none, and each
-server its own."""
+"""Request parameters for a thinking budget. OpenAI's API has none, and each server has its
+own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ MARGIN = 32
 
 
 class ThinkingBudget(StrEnum):
-    """Whose parameter for a budget a server has."""
+    """The server or provider whose thinking budget parameter is used."""
 
     vllm = "vllm"
     sglang = "sglang"
@@ -28,32 +29,34 @@ class ThinkingBudget(StrEnum):
     qwen = "qwen"
 
 
-class Parameter(NamedTuple):
-    """The name of a parameter, and the keys of a request's body that set it."""
+class BudgetParameter(NamedTuple):
+    """The name of a thinking budget parameter, and a function that returns its request body."""
 
     name: str
     body: Callable[[int], dict[str, Any]]
 
 
 PARAMETERS = {
-    ThinkingBudget.vllm: Parameter("thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}),
-    ThinkingBudget.sglang: Parameter(
+    ThinkingBudget.vllm: BudgetParameter(
+        "thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}
+    ),
+    ThinkingBudget.sglang: BudgetParameter(
         "custom_params.thinking_budget", lambda tokens: {"custom_params": {"thinking_budget": tokens}}
     ),
-    ThinkingBudget.llama_cpp: Parameter(
+    ThinkingBudget.llama_cpp: BudgetParameter(
         "thinking_budget_tokens", lambda tokens: {"thinking_budget_tokens": tokens}
     ),
-    ThinkingBudget.openrouter: Parameter(
+    ThinkingBudget.openrouter: BudgetParameter(
         "reasoning.max_tokens",
         lambda tokens: {"reasoning": {"max_tokens": tokens} if tokens else {"enabled": False}},
     ),
-    ThinkingBudget.anthropic: Parameter(
+    ThinkingBudget.anthropic: BudgetParameter(
         "thinking.budget_tokens",
         lambda tokens: {
             "thinking": {"type": "enabled", "budget_tokens": tokens} if tokens else {"type": "disabled"}
         },
     ),
-    ThinkingBudget.gemini: Parameter(
+    ThinkingBudget.gemini: BudgetParameter(
         "google.thinking_config.thinking_budget",
         lambda tokens: {
             "extra_body": {
@@ -61,7 +64,7 @@ PARAMETERS = {
             }
         },
     ),
-    ThinkingBudget.qwen: Parameter(
+    ThinkingBudget.qwen: BudgetParameter(
         "thinking_budget",
         lambda tokens: (
             {"enable_thinking": True, "thinking_budget": tokens} if tokens else {"enable_thinking": False}
@@ -70,9 +73,10 @@ PARAMETERS = {
 }
 
 
-def check_budget(key: str, choice: ThinkingBudget | None, generation: GenerationConfig) -> None:
-    """Raise ConfigError for what a server cannot be told; key: of the model, choice: whose
-    parameter it has."""
+def check_thinking_budget(
+    model_key: str, choice: ThinkingBudget | None, generation: GenerationConfig
+) -> None:
+    """Raise ConfigError for thinking settings that the server has no parameter for."""
     if generation.thinking_end is not None:
         raise ConfigError(
             "no server has a parameter for it. Use "
@@ -86,7 +90,7 @@ def check_budget(key: str, choice: ThinkingBudget | None, generation: Generation
         choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
         raise ConfigError(
             f"OpenAI's API has no parameter for it. Say with "
-            f"{key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null",
+            f"{model_key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null",
             key="generation.thinking_tokens",
             value=generation.thinking_tokens,
             code="missing",

@@ -1,9 +1,9 @@
-"""Log-probabilities of a text's tokens, of the likeliest one in each place, and of tokens that are
-named: what a comparison with a reference needs, as vLLM's server tells them.
+"""Log-probabilities of a text's tokens, of the likeliest token at each position, and of
+requested token ids, from vLLM's server.
 
-There are two ways. `InOnePass` has all places of a text by one request (vLLM's model runner V2).
-`StepByStep` asks for each token as the next one, as any runner of vLLM answers: what is before it
-stays in the server's cache, and each token costs a step of decoding.
+`InOnePass` scores all positions in one request (vLLM's model runner V2). `StepByStep`
+requests one token at a time and works with any runner of vLLM. The server caches the
+prefix, so each token costs one decoding step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from runner.options.remote.faults import Fault
+from runner.options.remote.faults import RequestFault
 
 # a path of the server, or, with a slash, of its API of OpenAI, and what is sent
 Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -30,7 +30,7 @@ AT_ONCE = 128  # ids that vLLM takes for one token
 
 @dataclass(frozen=True)
 class ScoredContinuation:
-    """A server's scores of a continuation: its tokens, and the log-probability of each."""
+    """A server's scores of a continuation: its token ids and their log-probabilities."""
 
     prompt_tokens: int
     token_ids: list[int]
@@ -41,110 +41,120 @@ class ScoredContinuation:
 
     @property
     def top_logprobs(self) -> list[list[tuple[int, float]]] | None:
-        """The likeliest tokens as a completion has them."""
+        """The likeliest token at each position, in the format of a completion."""
         return None if self.firsts is None else [[first] for first in self.firsts]
 
 
-class Way(Protocol):
-    """How a server is asked for tokens that are named."""
+class ScoringMethod(Protocol):
+    """A method of requesting log-probabilities of given token ids."""
 
     NEEDED: ClassVar[str]
     UNSUPPORTED: ClassVar[Sequence[int]]  # statuses of a server that does not have it
 
     async def score(
-        self, url: str, post: Post, before: Ids, given: Ids, named: Sequence[Ids]
+        self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
     ) -> ScoredContinuation:
-        """Return the scores of `given` behind `before`; Fault if not all of them are told."""
+        """Return the scores of a continuation after a prefix. Raises RequestFault unless all scores
+        are reported.
+        """
 
 
-class InOnePass:
-    """The ids in each place are sent with the text. Each row has the text's own token, too, which
-    is told twice: so a server that scores other places is found."""
+class SinglePassScoring:
+    """Sends the requested token ids of all positions with the text.
+
+    Each position's ids include the text's own token, which the server then scores twice.
+    Contradicting scores reveal a server that scores other positions.
+    """
 
     PARAMETER = "prompt_logprob_token_ids"
     NEEDED: ClassVar[str] = f"/inference/v1/generate with {PARAMETER} (vLLM: --enable-scale-out)"
     UNSUPPORTED: ClassVar[Sequence[int]] = (400, 403, 404, 405, 422, 501)  # 403: switched off
 
     async def score(
-        self, url: str, post: Post, before: Ids, given: Ids, named: Sequence[Ids]
+        self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
     ) -> ScoredContinuation:
-        """Return the scores of all places by one request."""
-        rows = [[own, *some] for own, some in zip(given, named, strict=True)]
+        """Score all positions in one request."""
+        rows = [[own, *some] for own, some in zip(continuation, token_ids, strict=True)]
         sampling = {
             "max_tokens": 1,
             "temperature": 0,
             "detokenize": False,
             "prompt_logprobs": 1,
             self.PARAMETER: rows,
-            "prompt_logprob_start": len(before) - 1,
+            "prompt_logprob_start": len(prefix) - 1,
         }
-        body = {"token_ids": [*before, *given], "sampling_params": sampling}
+        body = {"token_ids": [*prefix, *continuation], "sampling_params": sampling}
         answer = await post("inference/v1/generate", body)
         fields: dict[str, Any] = answer if isinstance(answer, dict) else {}
-        told = _likeliest(url, fields.get("prompt_logprobs"), len(before), given)
-        scores = self._rows(url, fields.get("prompt_token_id_logprobs"), (len(rows), len(rows[0])))
+        told = _parse_prompt_logprobs(url, fields.get("prompt_logprobs"), len(prefix), continuation)
+        scores = self._decode_scores(url, fields.get("prompt_token_id_logprobs"), (len(rows), len(rows[0])))
         own = [own for own, _ in told]
         gaps = [abs(max(row[0], LEAST) - value) for row, value in zip(scores, own, strict=True)]
         if math.fsum(gaps) > ROUNDING * len(gaps):
-            raise _invalid(
+            raise _invalid_response(
                 f"{url} contradicts itself: by {self.PARAMETER} the text's own tokens have other log-probabilities "
                 "than by prompt_logprobs"
             )
         firsts = [first for _, first in told]
-        return scored(len(before), given, own, firsts, [row[1:] for row in scores])
+        return make_scored_continuation(len(prefix), continuation, own, firsts, [row[1:] for row in scores])
 
-    def _rows(self, url: str, packed: Any, shape: tuple[int, int]) -> list[list[float]]:
-        """Return the array of an answer, place by place."""
+    def _decode_scores(self, url: str, packed: Any, shape: tuple[int, int]) -> list[list[float]]:
+        """Return the response's array of log-probabilities as one list per position."""
         import numpy as np  # takes a tenth of a second, and only comparisons need it
 
         if not isinstance(packed, str):
-            raise _invalid(f"{url} ignores {self.PARAMETER}: its answer has none")
+            raise _invalid_response(f"{url} ignores {self.PARAMETER}: its answer has none")
         try:
             content = io.BytesIO(base64.b64decode(packed, validate=True))
             rows: Any = np.load(content, allow_pickle=False)
         except (binascii.Error, ValueError, EOFError, OSError):
-            raise _invalid(f"{url} sent no array by {self.PARAMETER}") from None
+            raise _invalid_response(f"{url} sent no array by {self.PARAMETER}") from None
         if rows.shape != shape or rows.dtype.kind != "f":
             sizes = " × ".join(map(str, rows.shape))
             asked = " × ".join(map(str, shape))
-            raise _invalid(f"{url} sent {sizes} numbers by {self.PARAMETER}, and {asked} were asked for")
+            raise _invalid_response(
+                f"{url} sent {sizes} numbers by {self.PARAMETER}, and {asked} were asked for"
+            )
         if np.isnan(rows).any() or (rows > MOST).any():
-            raise impossible(url)
+            raise invalid_logprob(url)
         found: list[list[float]] = rows.astype(float).tolist()
         return found
 
 
-class StepByStep:
-    """Each token of the text is asked for as the next one: the likeliest comes with the scores of
-    the ids."""
+class StepwiseScoring:
+    """Requests each token as the next token. The likeliest token comes with the scores of the
+    requested ids.
+    """
 
     PARAMETER = "logprob_token_ids"
     NEEDED: ClassVar[str] = f"/v1/completions with {PARAMETER}"
     UNSUPPORTED: ClassVar[Sequence[int]] = (400, 404, 405, 422, 501)
 
     async def score(
-        self, url: str, post: Post, before: Ids, given: Ids, named: Sequence[Ids]
+        self, url: str, post: Post, prefix: Ids, continuation: Ids, token_ids: Sequence[Ids]
     ) -> ScoredContinuation:
-        """Return the scores of one place after another."""
+        """Score one position after another."""
         own, firsts, rows = [], [], []
-        for at, some in enumerate(named):
-            ids = [given[at], *some]
+        for at, some in enumerate(token_ids):
+            ids = [continuation[at], *some]
             found: dict[int, float] = {}
             for begin in range(0, len(ids), AT_ONCE):
                 part = [*dict.fromkeys(ids[begin : begin + AT_ONCE])]
-                first, scores = await self._next(url, post, [*before, *given[:at]], part)
+                first, scores = await self._score_next_token(url, post, [*prefix, *continuation[:at]], part)
                 found |= scores
-            own.append(found[given[at]])
+            own.append(found[continuation[at]])
             firsts.append(first)
             rows.append([found[token] for token in some])
-        return scored(len(before), given, own, firsts, rows)
+        return make_scored_continuation(len(prefix), continuation, own, firsts, rows)
 
-    async def _next(
-        self, url: str, post: Post, before: Ids, ids: Ids
+    async def _score_next_token(
+        self, url: str, post: Post, prefix: Ids, ids: Ids
     ) -> tuple[tuple[int, float], dict[int, float]]:
-        """Return the likeliest token behind others, and the scores of the ids there."""
+        """Return the likeliest next token after a prefix, and the log-probabilities of the requested
+        ids.
+        """
         body = {
-            "prompt": before,
+            "prompt": prefix,
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": len(ids),
@@ -155,65 +165,67 @@ class StepByStep:
         try:
             told = answer["choices"][0]["logprobs"]
             (name,), (best,), (top,) = told["tokens"], told["token_logprobs"], told["top_logprobs"]
-            scores = {_id(key): logarithm(url, value) for key, value in top.items()}
-            first = _id(name), logarithm(url, best)
+            scores = {_parse_token_id(key): parse_logprob(url, value) for key, value in top.items()}
+            first = _parse_token_id(name), parse_logprob(url, best)
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise _invalid(f"{url} sent no log-probabilities by ids of tokens") from None
+            raise _invalid_response(f"{url} sent no log-probabilities by ids of tokens") from None
         lacking = [token for token in ids if token not in scores]
         if lacking:
-            raise _invalid(
+            raise _invalid_response(
                 f"{url} ignores {self.PARAMETER}: {len(lacking)} of {len(ids)} ids are not in its answer"
             )
         return first, scores
 
 
-def scored(
+def make_scored_continuation(
     prompt_tokens: int,
-    given: Ids,
-    own: list[float],
+    continuation: Ids,
+    logprobs: list[float],
     firsts: list[tuple[int, float]],
-    named: list[list[float]],
+    named_logprobs: list[list[float]],
 ) -> ScoredContinuation:
-    """Return the scores of a text; its own token is a first choice if none is likelier."""
-    greedy = [value >= best for value, (_, best) in zip(own, firsts, strict=True)]
-    return ScoredContinuation(prompt_tokens, [*given], own, greedy, firsts, named)
+    """Return the scores of a continuation. A token counts as greedy if no token is likelier."""
+    greedy = [value >= best for value, (_, best) in zip(logprobs, firsts, strict=True)]
+    return ScoredContinuation(prompt_tokens, [*continuation], logprobs, greedy, firsts, named_logprobs)
 
 
-def _likeliest(url: str, places: Any, begin: int, given: Ids) -> list[tuple[float, tuple[int, float]]]:
-    """Return the score of a text's own token in each place, and the likeliest one there."""
-    if not isinstance(places, list) or len(places) != begin + len(given):
-        raise _invalid(f"{url} sent no log-probability for each token")
+def _parse_prompt_logprobs(
+    url: str, positions: Any, begin: int, continuation: Ids
+) -> list[tuple[float, tuple[int, float]]]:
+    """Return each token's log-probability, and the likeliest token at its position."""
+    if not isinstance(positions, list) or len(positions) != begin + len(continuation):
+        raise _invalid_response(f"{url} sent no log-probability for each token")
     found = []
-    for token, place in zip(given, places[begin:], strict=True):
+    for token, place in zip(continuation, positions[begin:], strict=True):
         try:
             told = [(int(name), score["logprob"], score["rank"]) for name, score in place.items()]
-            told.sort(key=lambda score: (-logarithm(url, score[1]), score[2]))
+            told.sort(key=lambda score: (-parse_logprob(url, score[1]), score[2]))
             own = next(value for name, value, _ in told if name == token)
         except (AttributeError, LookupError, TypeError, ValueError, StopIteration):
-            raise _invalid(f"{url} sent no log-probabilities by ids of tokens") from None
+            raise _invalid_response(f"{url} sent no log-probabilities by ids of tokens") from None
         found.append((float(own), (told[0][0], float(told[0][1]))))
     return found
 
 
-def _id(name: str) -> int:
-    """Return the id of a token that is written as vLLM writes it on request."""
+def _parse_token_id(name: str) -> int:
+    """Return the token id from vLLM's format `token_id:N`."""
     found = re.fullmatch(r"token_id:(\d+)", name)
     if found is None:
         raise ValueError(name)
     return int(found[1])
 
 
-def logarithm(url: str, value: object) -> float:
-    """Return a log-probability; Fault if the value cannot be one."""
+def parse_logprob(url: str, value: object) -> float:
+    """Return a log-probability. Raises RequestFault if the value cannot be one."""
     if isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value <= MOST:
         return float(value)
-    raise impossible(url)
+    raise invalid_logprob(url)
 
 
-def impossible(url: str) -> Fault:
-    """Return the fault of a server that sends numbers that are no log-probabilities."""
-    return _invalid(f"{url} sent an impossible log-probability")
+def invalid_logprob(url: str) -> RequestFault:
+    """Return the RequestFault for a value that cannot be a log-probability."""
+    return _invalid_response(f"{url} sent an impossible log-probability")
 
 
-def _invalid(message: str) -> Fault:
-    return Fault(message, "sent no valid answer")
+def _invalid_response(message: str) -> RequestFault:
+    return RequestFault(message, "sent no valid answer")

@@ -1,1 +1,1 @@
-"""One engine for many clients over HTTP; task=serve starts it."""
+"""Serves one engine to many clients over HTTP. task=serve starts it."""

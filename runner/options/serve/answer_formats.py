@@ -1,14 +1,14 @@
-"""The two formats of OpenAI's answers: /v1/chat/completions and /v1/completions."""
+"""OpenAI's two response formats: /v1/chat/completions and /v1/completions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from runner.options.serve.answers import ClientAnswer
+from runner.options.serve.client_response import ClientResponse
 from runner.options.serve.gateway import Gateway
-from runner.options.serve.logprobs import Token, chat_logprobs, text_logprobs
-from runner.options.serve.parsing import ParsedBody
-from runner.options.serve.tools import TextsBesideCalls
+from runner.options.serve.logprobs import ScoredToken, format_chat_logprobs, format_text_logprobs
+from runner.options.serve.request_parsing import ParsedBody
+from runner.options.serve.tools import ToolCallStreamFilter
 from runner_base import Answer, FinishReason
 from runner_engine import Completion, Event, RequestId
 
@@ -17,125 +17,138 @@ REASONING = (
 )
 
 
-class ChatAnswer(ClientAnswer):
-    """The answer of /v1/chat/completions."""
+class ChatResponse(ClientResponse):
+    """The response of /v1/chat/completions."""
 
     kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
 
     def __init__(self, gateway: Gateway, parsed: ParsedBody) -> None:
         super().__init__(gateway, parsed)
-        self._beside_calls: dict[tuple[RequestId, int], TextsBesideCalls] = {}  # of each choice
+        self._beside_calls: dict[tuple[RequestId, int], ToolCallStreamFilter] = {}  # of each choice
 
-    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
-        """Return a choice of a whole answer."""
+    def format_choice(
+        self, index: int, text: str, reason: str, tokens: list[ScoredToken] | None
+    ) -> dict[str, Any]:
+        """Return a choice of a complete response."""
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        *thinking, _ = self.texts(self.done[index])
+        *thinking, _ = self.split_texts(self.done[index])
         message |= {REASONING: thinking[0][0]} if thinking else {}
-        if calls := self._calls(index):
+        if calls := self._tool_calls(index):
             message |= {"content": text or None, "tool_calls": calls}
         return {
             "index": index,
             "message": message,
-            "logprobs": chat_logprobs(tokens),
+            "logprobs": format_chat_logprobs(tokens),
             "finish_reason": reason,
         }
 
-    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
+    def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
         """Return the thinking, if there is any, and the answer."""
         if self.parsed.offered is not None:
-            said = self.parsed.offered.read(answer)
+            said = self.parsed.offered.parse_answer(answer)
             return [(said.thinking or "", True)] * bool(said.thinking) + [(said.content, False)]
         parts = answer.parts
         return [(parts.thinking, True)] * parts.has_thinking + [(parts.answer, False)]
 
-    def piece(
+    def format_delta(
         self,
         index: int,
         text: str | None,
         reason: str | None,
-        tokens: list[Token] | None = None,
+        tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return a choice of a chunk of a stream."""
+        """Return a choice of a stream's chunk."""
         delta = {} if text is None else {REASONING if is_thinking else "content": text}
-        return {"index": index, "delta": delta, "logprobs": chat_logprobs(tokens), "finish_reason": reason}
+        return {
+            "index": index,
+            "delta": delta,
+            "logprobs": format_chat_logprobs(tokens),
+            "finish_reason": reason,
+        }
 
-    def _calls(self, index: int) -> list[dict[str, Any]]:
-        """Return what a choice calls."""
+    def _tool_calls(self, index: int) -> list[dict[str, Any]]:
+        """Return the tool calls of a choice."""
         offered = self.parsed.offered
-        return [] if offered is None else offered.called(offered.read(self.done[index]))
+        return [] if offered is None else offered.format_calls(offered.parse_answer(self.done[index]))
 
-    def _reason(self, index: int) -> str:
-        """Say that an answer ended in its calls."""
-        reason, offered = super()._reason(index), self.parsed.offered
+    def _finish_reason(self, index: int) -> str:
+        """Return "tool_calls" for an answer that ended with tool calls."""
+        reason, offered = super()._finish_reason(index), self.parsed.offered
         if reason != FinishReason.stop or offered is None:
             return reason
-        return "tool_calls" if offered.read(self.done[index]).calls else reason
+        return "tool_calls" if offered.parse_answer(self.done[index]).calls else reason
 
     def _new_texts(self, event: Event) -> list[tuple[str, bool]]:
-        """Return the texts that an event adds, without what may be a call."""
+        """Return the texts that an event adds, without parts of a possible tool call."""
         texts, offered = super()._new_texts(event), self.parsed.offered
         if offered is None or (isinstance(event, Completion) and not self.gateway.streams_deltas):
             return texts
         key = (event.id, event.choice)
         if key not in self._beside_calls:
-            self._beside_calls[key] = TextsBesideCalls(offered)
+            self._beside_calls[key] = ToolCallStreamFilter(offered)
         waiting = self._beside_calls[key]
         if isinstance(event, Completion):
-            return waiting.rest(offered.read(event.answer))
-        return waiting.take(texts)
+            return waiting.remaining_texts(offered.parse_answer(event.answer))
+        return waiting.filter_texts(texts)
 
-    def last_pieces(self, index: int) -> list[dict[str, Any]]:
-        """Return what a choice calls, each call whole."""
+    def final_deltas(self, index: int) -> list[dict[str, Any]]:
+        """Return the tool calls of a choice, each in one chunk."""
         pieces = []
-        for number, call in enumerate(self._calls(index)):
+        for number, call in enumerate(self._tool_calls(index)):
             delta = {"tool_calls": [{"index": number, **call}]}
             pieces.append({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
         return pieces
 
-    def first_pieces(self) -> list[dict[str, Any]]:
-        """Begin with the role."""
+    def initial_deltas(self) -> list[dict[str, Any]]:
+        """Return chunks with the role."""
         delta = {"role": "assistant", "content": ""}
         return [
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-            for index in self._indices()
+            for index in self._choice_indices()
         ]
 
 
-class TextAnswer(ClientAnswer):
-    """The answer of /v1/completions."""
+class TextResponse(ClientResponse):
+    """The response of /v1/completions."""
 
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
 
-    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
-        """Return a choice of a whole answer."""
-        return {"index": index, "text": text, "logprobs": text_logprobs(tokens), "finish_reason": reason}
+    def format_choice(
+        self, index: int, text: str, reason: str, tokens: list[ScoredToken] | None
+    ) -> dict[str, Any]:
+        """Return a choice of a complete response."""
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": format_text_logprobs(tokens),
+            "finish_reason": reason,
+        }
 
-    def texts(self, answer: Answer) -> list[tuple[str, bool]]:
-        """Return the text as the model wrote it: a client that sends plain texts reads tags of
-        thinking itself."""
+    def split_texts(self, answer: Answer) -> list[tuple[str, bool]]:
+        """Return the unmodified text: a client of plain texts parses thinking tags itself."""
         return [(answer.text, False)]
 
-    def piece(
+    def format_delta(
         self,
         index: int,
         text: str | None,
         reason: str | None,
-        tokens: list[Token] | None = None,
+        tokens: list[ScoredToken] | None = None,
         is_thinking: bool = False,
     ) -> dict[str, Any]:
-        """Return a choice of a chunk of a stream."""
+        """Return a choice of a stream's chunk."""
         return {
             "index": index,
             "text": text or "",
-            "logprobs": text_logprobs(tokens),
+            "logprobs": format_text_logprobs(tokens),
             "finish_reason": reason,
         }
 
-    def first_pieces(self) -> list[dict[str, Any]]:
-        """Begin with the prompts if they are echoed."""
+    def initial_deltas(self) -> list[dict[str, Any]]:
+        """Return chunks with the prompts if they are echoed."""
         return (
-            [self.piece(index, self.echo(index), None) for index in self._indices()]
+            [self.format_delta(index, self.prompt_text(index), None) for index in self._choice_indices()]
             if self.parsed.echo
             else []
         )

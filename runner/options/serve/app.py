@@ -1,4 +1,4 @@
-"""The application: what each path does, and how errors become answers."""
+"""The web application: the behaviour of each path, and the conversion of errors to responses."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from runner.options.serve.answer_formats import ChatAnswer, TextAnswer
-from runner.options.serve.answers import ClientAnswer, Stream
+from runner.options.serve.answer_formats import ChatResponse, TextResponse
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
+from runner.options.serve.client_response import CancellingStream, ClientResponse
+from runner.options.serve.client_shares import client_identity
 from runner.options.serve.gateway import ClientRequest, Gateway
-from runner.options.serve.guard import RequestGuard
-from runner.options.serve.parsing import ParsedBody, parse_body
-from runner.options.serve.refusals import ClientGone, Refusal, error_response
+from runner.options.serve.refusals import ClientDisconnected, Refusal, make_error_response
 from runner.options.serve.render import openapi
-from runner.options.serve.render.meanings import SUMMARIES
-from runner.options.serve.render.openapi import post
-from runner.options.serve.render.prometheus import prometheus
-from runner.options.serve.shares import owner_of
-from runner.options.serve.tokens import tokens_of
+from runner.options.serve.render.openapi import describe_post_path
+from runner.options.serve.render.openapi_texts import SUMMARIES
+from runner.options.serve.render.prometheus import format_prometheus_metrics
+from runner.options.serve.request_guard import RequestGuard
+from runner.options.serve.request_parsing import ParsedBody, parse_body
+from runner.options.serve.tokenize_endpoint import tokenize_body
 from runner_base import ConfigError
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -43,9 +43,10 @@ PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8").replace
 SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
-def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
-    """Return the application of a server at `host`; without a key, it answers only requests that
-    name this machine."""
+def create_app(gateway: Gateway, api_key: str | None, host: str) -> ASGIApp:
+    """Return the ASGI application of a server at `host`. Without an API key it answers only
+    requests addressed to this machine.
+    """
     app = FastAPI(
         title="runner task=serve",
         version="1",
@@ -55,50 +56,61 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     )
 
     async def refuse(_: Request, error: Exception) -> Response:
-        return error_response(_refusal(error))
+        return make_error_response(_to_refusal(error))
 
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
-    page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
+    page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_security_headers(PAGE))
     limits = gateway.limits
     chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
     once = {"prompt": "Once upon a time"}
 
-    @app.post("/v1/chat/completions", **post("/v1/chat/completions", ChatBody, limits, chat_example))
+    @app.post(
+        "/v1/chat/completions", **describe_post_path("/v1/chat/completions", ChatBody, limits, chat_example)
+    )
     async def chat(request: Request) -> Response:
-        return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
+        return await _respond(
+            ChatResponse(gateway, await _parse_request_body(ChatBody, request, gateway)), request
+        )
 
     text_example = once | {"max_tokens": 32, "stop": ["\n"]}
 
-    @app.post("/v1/completions", **post("/v1/completions", TextBody, limits, text_example))
+    @app.post("/v1/completions", **describe_post_path("/v1/completions", TextBody, limits, text_example))
     async def complete(request: Request) -> Response:
-        return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
+        return await _respond(
+            TextResponse(gateway, await _parse_request_body(TextBody, request, gateway)), request
+        )
 
-    @app.post("/generate", **post("/generate", GenerateBody, limits, once | {"max_new_tokens": 32}))
+    @app.post(
+        "/generate", **describe_post_path("/generate", GenerateBody, limits, once | {"max_new_tokens": 32})
+    )
     async def generate(request: Request) -> Response:
-        answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
-        with ClientRequest(gateway, owner_of(request.scope)) as client, _watched(request, client):
-            text = await answer.text(client)
+        answer = TextResponse(gateway, await _parse_request_body(GenerateBody, request, gateway))
+        with (
+            ClientRequest(gateway, client_identity(request.scope)) as client,
+            _watch_disconnect(request, client),
+        ):
+            text = await answer.complete_text(client)
         return JSONResponse({"response": text})
 
-    @app.post("/tokenize", **post("/tokenize", TokenizeBody, limits, once, waits=False))
+    @app.post("/tokenize", **describe_post_path("/tokenize", TokenizeBody, limits, once, can_time_out=False))
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
-        with ClientRequest(gateway, owner_of(request.scope)) as client:
+        with ClientRequest(gateway, client_identity(request.scope)) as client:
             # it counts as a completion, so that a flood of long texts cannot delay other clients
-            client.enter(1)
-            answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
+            client.reserve_slots(1)
+            answer = await gateway.run_in_thread(tokenize_body, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
     @app.get("/v1/models", summary=SUMMARIES["/v1/models"])
     async def models() -> Response:
         names = (None, *gateway.adapters)
-        return JSONResponse({"object": "list", "data": [_model(gateway, name) for name in names]})
+        return JSONResponse({"object": "list", "data": [_describe_model(gateway, name) for name in names]})
 
     @app.get("/v1/models/{name:path}", include_in_schema=False)
     async def model(name: str) -> Response:
         gateway.check_model(name)
-        return JSONResponse(_model(gateway, gateway.adapter(name)))
+        return JSONResponse(_describe_model(gateway, gateway.find_adapter(name)))
 
     @app.get("/health", summary=SUMMARIES["/health"])
     async def health() -> Response:
@@ -107,8 +119,8 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
 
     @app.get("/metrics", summary=SUMMARIES["/metrics"], response_class=PlainTextResponse)
     async def metrics() -> Response:
-        gateway.counters.tick()
-        text = prometheus(gateway.counters, gateway.engine.stats, gateway.open)
+        gateway.counters.record_token_rate()
+        text = format_prometheus_metrics(gateway.counters, gateway.engine.stats, gateway.num_open_completions)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/docs", summary=SUMMARIES["/docs"], response_class=HTMLResponse)
@@ -123,50 +135,52 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     async def show_page() -> Response:
         return page
 
-    description = openapi.openapi(app, limits)
-    manual = HTMLResponse(openapi.page(description), headers=_page_headers(openapi.PAGE))
-    return RequestGuard(app, gateway, key, host)
+    description = openapi.build_openapi(app, limits)
+    manual = HTMLResponse(openapi.render_docs_page(description), headers=_security_headers(openapi.PAGE))
+    return RequestGuard(app, gateway, api_key, host)
 
 
-async def _read_body(
+async def _parse_request_body(
     kind: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway
 ) -> ParsedBody:
-    """Read the body of a request, and parse a large one in another thread."""
+    """Read the body of a request. A large body is parsed in another thread."""
     data, content_type = await request.body(), request.headers.get("content-type", "")
     if len(data) <= SMALL_BODY:
         return parse_body(kind, data, content_type, gateway)
-    return await gateway.in_thread(parse_body, kind, data, content_type, gateway)
+    return await gateway.run_in_thread(parse_body, kind, data, content_type, gateway)
 
 
-async def _answer(answer: ClientAnswer, request: Request) -> Response:
-    """Return the whole answer, or a stream whose first event has come."""
-    client = ClientRequest(answer.gateway, owner_of(request.scope))
+async def _respond(response: ClientResponse, request: Request) -> Response:
+    """Return the complete response, or a stream whose first event has arrived."""
+    client = ClientRequest(response.gateway, client_identity(request.scope))
     try:
-        with _watched(request, client):
-            if not answer.parsed.stream:
-                whole = await answer.whole(client)
+        with _watch_disconnect(request, client):
+            if not response.parsed.stream:
+                whole = await response.complete_response(client)
                 client.close()
                 return Response(whole, media_type="application/json")
-            first = await answer.begin(client)
-        return Stream(client, answer.stream(client, first))  # it closes the client's request
+            first = await response.start(client)
+        return CancellingStream(
+            client, response.stream_chunks(client, first)
+        )  # it closes the client's request
     except BaseException:
         client.close()
         raise
 
 
 @contextmanager
-def _watched(request: Request, client: ClientRequest) -> Iterator[None]:
+def _watch_disconnect(request: Request, client: ClientRequest) -> Iterator[None]:
     """End the wait within this block if the client disconnects."""
     disconnect = asyncio.ensure_future(request.receive())  # the next message, as the body is read
-    disconnect.add_done_callback(lambda done: None if done.cancelled() else client.leave())
+    disconnect.add_done_callback(lambda done: None if done.cancelled() else client.on_disconnect())
     try:
         yield
     finally:
         disconnect.cancel()
 
 
-def _model(gateway: Gateway, adapter: str | None) -> dict[str, Any]:
-    """Describe the base, or an adapter on it as vLLM does."""
+def _describe_model(gateway: Gateway, adapter: str | None) -> dict[str, Any]:
+    """Describe the base model, or an adapter in vLLM's format."""
     model = {
         "id": adapter or gateway.model,
         "object": "model",
@@ -174,18 +188,18 @@ def _model(gateway: Gateway, adapter: str | None) -> dict[str, Any]:
         "owned_by": "runner",
     }
     parent = {} if adapter is None else {"parent": gateway.model}
-    return model | parent | gateway.limits.described_room
+    return model | parent | gateway.limits.max_model_len_entry
 
 
-def _refusal(error: Exception) -> Refusal:
-    """Turn the exception that ended a request into the refusal that the client gets."""
+def _to_refusal(error: Exception) -> Refusal:
+    """Convert the exception that ended a request to the client's error response."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ConfigError):
         return Refusal(400, str(error))
     if isinstance(error, ClientDisconnect):
         why = "the client has left while it sent its body"
-        return ClientGone(ClientGone.STATUS, why)
+        return ClientDisconnected(ClientDisconnected.STATUS, why)
     if not isinstance(error, AnyHTTPException):
         why = "the server has failed: see its log"
         return Refusal(500, why)
@@ -199,10 +213,12 @@ def _refusal(error: Exception) -> Refusal:
     return Refusal(error.status_code, why)
 
 
-def _page_headers(page: str) -> dict[str, str]:
-    """Restrict the browser to the page's own script and style, and to requests to this server."""
+def _security_headers(page: str) -> dict[str, str]:
+    """Return headers that restrict the browser to the page's own script and style, and to requests
+    to this server.
+    """
 
-    def sources(tag: str) -> str:
+    def hash_sources(tag: str) -> str:
         blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         return " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()}'"
@@ -211,7 +227,8 @@ def _page_headers(page: str) -> dict[str, str]:
 
     none = "'none'"
     policy = (
-        f"default-src 'none'; script-src {sources('script') or none}; style-src {sources('style')}; img-src data:; "
+        f"default-src 'none'; script-src {hash_sources('script') or none}; "
+        f"style-src {hash_sources('style')}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return {

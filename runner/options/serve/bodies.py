@@ -1,7 +1,7 @@
-"""The request bodies: OpenAI's, that of the old tools' /generate, and that of vLLM's /tokenize.
+"""Request bodies: OpenAI's, the old tools' /generate, and vLLM's /tokenize.
 
-A range that a body declares is that of /openapi.json, and render/meanings.py describes the
-parameters. parsing.py checks the ranges, because its errors name the way out.
+A body's declared range appears in /openapi.json, and render/meanings.py describes the
+parameters. parsing.py checks the ranges, because its errors include a fix.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fai
 from pydantic.fields import FieldInfo
 
 from runner.options.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOOLS, MAX_TOP
-from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
+from runner_engine.settings.sampling import PARAMETERS, SEED, SamplingParameter
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
-def _described(**schema: Any) -> FieldInfo:
-    """Say in /openapi.json what this type takes, without checking it."""
+def _schema_field(**schema: Any) -> FieldInfo:
+    """Return a field that documents its values in /openapi.json without validating them."""
     info: FieldInfo = Field(json_schema_extra=schema)
     return info
 
 
-def _range_of(one: Parameter) -> FieldInfo:
-    low = one.low if one.name != "top_k" else -1  # vLLM's value for all tokens
-    return _described(**{"exclusiveMinimum" if one.excludes_low else "minimum": low, "maximum": one.high})
+def _range_field(parameter: SamplingParameter) -> FieldInfo:
+    low = parameter.low if parameter.name != "top_k" else -1  # vLLM's value for all tokens
+    return _schema_field(
+        **{"exclusiveMinimum" if parameter.excludes_low else "minimum": low, "maximum": parameter.high}
+    )
 
 
-def _whole_characters(text: str) -> str:
-    """Refuse lone surrogates: JSON can express them, but no tokenizer accepts them."""
+def _reject_lone_surrogates(text: str) -> str:
+    """Raise ValueError for lone surrogates. JSON can express them, but no tokenizer accepts them."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -37,47 +39,47 @@ def _whole_characters(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_whole_characters)]
+Text = Annotated[str, AfterValidator(_reject_lone_surrogates)]
 
 
-def _no_truth_value(value: object) -> object:
-    """Refuse true and false, which Python takes for 1 and 0."""
+def _reject_bool(value: object) -> object:
+    """Raise ValueError for true and false, which Python treats as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, not {str(value).lower()}")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_truth_value)]
-Number = Annotated[float, BeforeValidator(_no_truth_value)]
+Whole = Annotated[int, BeforeValidator(_reject_bool)]
+Number = Annotated[float, BeforeValidator(_reject_bool)]
 
 
 class _StopAtFirstError(FailFast):
-    """Stops checking a list at its first error, because only that one is reported."""
+    """Stops validating a list at its first error, because only that error is reported."""
 
     __hash__ = object.__hash__  # a union of types needs it
 
 
 T = TypeVar("T")
 Several = Annotated[list[T], _StopAtFirstError()]
-NotEmpty = Annotated[Text, _described(minLength=1)]
-NotEmptyList = Annotated[Several[T], _described(minItems=1)]
-StopText = Annotated[Text, _described(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
-NewTokens = Annotated[Whole, _described(minimum=1)]
-Top = Annotated[Whole, _described(minimum=0, maximum=MAX_TOP)]
+NotEmpty = Annotated[Text, _schema_field(minLength=1)]
+NotEmptyList = Annotated[Several[T], _schema_field(minItems=1)]
+StopText = Annotated[Text, _schema_field(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
+NewTokens = Annotated[Whole, _schema_field(minimum=1)]
+Top = Annotated[Whole, _schema_field(minimum=0, maximum=MAX_TOP)]
 
 
 _fields: dict[str, Any] = {
-    name: (Annotated[Whole if one.kind is int else Number, _range_of(one)] | None, None)
+    name: (Annotated[Whole if one.kind is int else Number, _range_field(one)] | None, None)
     for name, one in PARAMETERS.items()
 }
 _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allow"), **_fields)
 
 
 class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
-    """How an answer is sampled; the generation group supplies the defaults."""
+    """Sampling parameters of an answer. The generation group supplies the defaults."""
 
-    seed: Annotated[Whole, _range_of(SEED)] | None = None
-    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = None
+    seed: Annotated[Whole, _range_field(SEED)] | None = None
+    stop: StopText | Annotated[Several[StopText], _schema_field(maxItems=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
 
 
@@ -89,15 +91,15 @@ class StreamOptions(BaseModel):
 
 
 class OpenAIBody(SamplingFields):
-    """The parameters that both of OpenAI's endpoints take."""
+    """Parameters of both OpenAI endpoints."""
 
     model: str | None = None
-    n: Annotated[Whole, _described(minimum=1)] | None = None
+    n: Annotated[Whole, _schema_field(minimum=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stream_interval: Annotated[Whole, _described(minimum=1)] | None = None
+    stream_interval: Annotated[Whole, _schema_field(minimum=1)] | None = None
     max_tokens: NewTokens | None = None
-    thinking_token_budget: Annotated[Whole, _described(minimum=0)] | None = None
+    thinking_token_budget: Annotated[Whole, _schema_field(minimum=0)] | None = None
 
 
 class MessagePart(BaseModel):
@@ -106,14 +108,14 @@ class MessagePart(BaseModel):
 
 
 class FunctionCall(BaseModel):
-    """What a turn of the assistant calls: the arguments are JSON, as text."""
+    """The function that an assistant message calls. The arguments are JSON text."""
 
     name: Text
     arguments: Text = "{}"
 
 
 class ToolCallPart(BaseModel):
-    """A call in a turn of the assistant."""
+    """A tool call in an assistant message."""
 
     id: Text
     type: str = Field("function", json_schema_extra={"enum": ["function"]})
@@ -171,13 +173,13 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """What an answer must be."""
+    """The required format of an answer."""
 
     type: str = Field(json_schema_extra={"enum": ["text", "json_object", "json_schema"]})
     json_schema: JsonSchema | None = None
 
 
-Conversation = Annotated[Several[ChatMessage], _described(minItems=1, maxItems=MAX_MESSAGES)]
+Conversation = Annotated[Several[ChatMessage], _schema_field(minItems=1, maxItems=MAX_MESSAGES)]
 
 
 class ChatBody(OpenAIBody):
@@ -187,7 +189,7 @@ class ChatBody(OpenAIBody):
     max_completion_tokens: NewTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Top | None = None
-    tools: Annotated[Several[Tool], _described(maxItems=MAX_TOOLS)] | None = None
+    tools: Annotated[Several[Tool], _schema_field(maxItems=MAX_TOOLS)] | None = None
     tool_choice: str | Chosen | None = None
     response_format: ResponseFormat | None = None
     parallel_tool_calls: bool | None = None
@@ -197,7 +199,7 @@ class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
     prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]]
-    max_tokens: Annotated[Whole, _described(minimum=0)] | None = None
+    max_tokens: Annotated[Whole, _schema_field(minimum=0)] | None = None
     logprobs: Top | None = None
     echo: bool | None = None
 

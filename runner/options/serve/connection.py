@@ -1,5 +1,4 @@
-"""A client's connection: how long it may be silent, how long it may leave its answer unread, and
-how many there are."""
+"""A client's connection, with limits on idle time, unread output and number of connections."""
 
 from __future__ import annotations
 
@@ -13,21 +12,22 @@ import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from runner.options.serve.answers import CONNECTION
-from runner.options.serve.limits import HEADER_S, READ_BYTES_PER_S, Limits
-from runner.options.serve.refusals import Refusal, error_body
+from runner.options.serve.client_response import CONNECTION
+from runner.options.serve.limits import HEADER_S, READ_BYTES_PER_S, ServerLimits
+from runner.options.serve.refusals import Refusal, format_error
 
 # of a connection at once: a body may come in chunks of one byte, and each takes time
 READ_BYTES = 16 * 1024
 
 
-class Connection(H11Protocol):
-    """uvicorn's, read in small parts so that it never blocks the event loop for long, and with
-    limits."""
+class LimitedConnection(H11Protocol):
+    """uvicorn's connection with limits. It reads in small parts, so that it never blocks the event
+    loop for long.
+    """
 
-    def __init__(self, limits: Limits, **uvicorns: Any) -> None:
+    def __init__(self, limits: ServerLimits, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
-        self.limits, self.app = limits, self._with_connection(self.app)
+        self.limits, self.app = limits, self._add_to_scope(self.app)
         self._waiting: asyncio.TimerHandle | None = None  # until it is closed, while no request is under way
         self._writing: asyncio.TimerHandle | None = (
             None  # until the next look at how much was read of the answer
@@ -36,13 +36,12 @@ class Connection(H11Protocol):
         self._has_begun = False  # whether a part of a request's header has arrived
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether it waits for a request, or for the rest of a request's header."""
+    def is_idle(self) -> bool:
+        """Whether the connection waits for a request, or for the rest of a request's header."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request; if there are too many connections, one that waits is closed,
-        or this one."""
+        """Wait for a request. With too many connections, an idle one is closed, or this one."""
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         transport.set_write_buffer_limits(high=0)  # so that each unread byte starts the time limit
         super().connection_made(transport)
@@ -51,109 +50,112 @@ class Connection(H11Protocol):
             for connection in self.connections
             if connection is not self and not connection.transport.is_closing()
         ]
-        refusal = self.limits.connections_refused(len(others))
+        refusal = self.limits.check_connections(len(others))
         if refusal is not None:
-            waiting = [other for other in others if isinstance(other, Connection) and other.is_waiting]
+            waiting = [other for other in others if isinstance(other, LimitedConnection) and other.is_idle]
             if not waiting:
-                self._refuse(refusal)
+                self._send_refusal(refusal)
                 return
             # first those without any request so far: a silent stranger must not take the place of a
             # client
-            min(waiting, key=lambda one: (one.cycle is not None, one._since))._end()
-        self._wait(self.limits.task.idle_s)
+            min(waiting, key=lambda one: (one.cycle is not None, one._since))._close_idle()
+        self._start_idle_timer(self.limits.task.idle_s)
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request; the rest of its header must follow soon."""
+        """Receive a part of a request. The rest of its header must follow soon."""
         super().data_received(data)
-        if self.is_waiting and not self._has_begun and not self.transport.is_closing():
+        if self.is_idle and not self._has_begun and not self.transport.is_closing():
             self._has_begun = True
-            self._wait(min(HEADER_S, self.limits.task.idle_s))
-        elif not self.is_waiting:
-            self._stop_waiting()
+            self._start_idle_timer(min(HEADER_S, self.limits.task.idle_s))
+        elif not self.is_idle:
+            self._stop_idle_timer()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; if the rest of this one's body is not read, end the
-        connection."""
+        """Wait for the next request. If the rest of the current body is unread, close the connection."""
         self._has_begun, self._since = False, self.loop.time()
         super().on_response_complete()  # it may begin a request that has arrived already
         self._unset_keepalive_if_required()  # uvicorn's time limit ends at the first byte of a header
         if self.transport.is_closing():
             return
-        if self.conn.their_state is h11.SEND_BODY and self.is_waiting:
+        if self.conn.their_state is h11.SEND_BODY and self.is_idle:
             self.transport.close()
-        elif self.is_waiting:
-            self._wait(self.limits.task.idle_s)
+        elif self.is_idle:
+            self._start_idle_timer(self.limits.task.idle_s)
         else:
-            self._stop_waiting()
+            self._stop_idle_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all time limits."""
-        self._stop_waiting()
-        self._stop_writing()
+        """Stop all timers."""
+        self._stop_idle_timer()
+        self._stop_reader_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Part of the answer is unread: watch whether the client goes on reading."""
+        """Part of the response is unread: check that the client continues reading."""
         super().pause_writing()
-        self._watch_reader()
+        self._start_reader_timer()
 
     def resume_writing(self) -> None:
-        """All of the answer is read, or on its way."""
-        self._stop_writing()
+        """The response is completely read or sent: stop the reader's timer."""
+        self._stop_reader_timer()
         super().resume_writing()
 
     def abort(self) -> None:
-        """End it at once, and drop what is unread of its answer, also what the kernel holds."""
+        """Close the connection immediately and discard unread output, also in the kernel's buffer."""
         bound: socket.socket | None = self.transport.get_extra_info("socket")
         if bound is not None and bound.fileno() >= 0:
             # a reset
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
-    def _with_connection(self, app: ASGIApp) -> ASGIApp:
-        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    def _add_to_scope(self, app: ASGIApp) -> ASGIApp:
+        async def call_app(scope: Scope, receive: Receive, send: Send) -> None:
             scope[CONNECTION] = self
             await app(scope, receive, send)
 
-        return serve
+        return call_app
 
-    def _wait(self, seconds: float) -> None:
-        self._stop_waiting()
-        self._waiting = self.loop.call_later(seconds, self._end)
+    def _start_idle_timer(self, seconds: float) -> None:
+        self._stop_idle_timer()
+        self._waiting = self.loop.call_later(seconds, self._close_idle)
 
-    def _stop_waiting(self) -> None:
+    def _stop_idle_timer(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
         self._waiting = None
 
-    def _end(self) -> None:
-        """End it while it waits for a request."""
+    def _close_idle(self) -> None:
+        """Close the connection while it waits for a request."""
         if self.transport.get_write_buffer_size():  # closing would wait until that is read
             self.abort()
         else:
             self.timeout_keep_alive_handler()
 
-    def _watch_reader(self) -> None:
+    def _start_reader_timer(self) -> None:
         unread = self.transport.get_write_buffer_size()
-        self._stop_writing()
-        self._writing = self.loop.call_later(self.limits.task.write_s, self._check_reader, unread)
+        self._stop_reader_timer()
+        self._writing = self.loop.call_later(self.limits.task.write_s, self._check_read_progress, unread)
 
-    def _check_reader(self, unread: int) -> None:
-        """End the connection if too little was read since the last look; nothing is added while it
-        is paused."""
-        if unread - self.transport.get_write_buffer_size() < READ_BYTES_PER_S * self.limits.task.write_s:
+    def _check_read_progress(self, unread_bytes: int) -> None:
+        """Abort the connection if too little was read since the last check. Nothing is added while
+        writing is paused.
+        """
+        if (
+            unread_bytes - self.transport.get_write_buffer_size()
+            < READ_BYTES_PER_S * self.limits.task.write_s
+        ):
             self.abort()
         else:
-            self._watch_reader()
+            self._start_reader_timer()
 
-    def _stop_writing(self) -> None:
+    def _stop_reader_timer(self) -> None:
         if self._writing is not None:
             self._writing.cancel()
         self._writing = None
 
-    def _refuse(self, refusal: Refusal) -> None:
-        """Answer that there are too many connections, without reading a request."""
-        body = json.dumps({"error": error_body(refusal)}).encode()
+    def _send_refusal(self, refusal: Refusal) -> None:
+        """Respond with 503 for too many connections, without reading a request."""
+        body = json.dumps({"error": format_error(refusal)}).encode()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
             f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -162,10 +164,10 @@ class Connection(H11Protocol):
         self.transport.close()
 
 
-def connection_of(limits: Limits) -> type[Connection]:
-    """Return the class of a server's connections, as uvicorn wants it."""
+def make_connection_class(limits: ServerLimits) -> type[LimitedConnection]:
+    """Return the connection class of a server in the form that uvicorn requires."""
 
-    class OfServer(Connection):
+    class OfServer(LimitedConnection):
         def __init__(self, **uvicorns: Any) -> None:
             super().__init__(limits, **uvicorns)
 

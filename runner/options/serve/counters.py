@@ -1,4 +1,4 @@
-"""A server's counters, and the totals of the job."""
+"""Counters of a server, and the totals of its job."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SPEED_S = 10.0  # tokens per second are averaged over this time
 
 
 @dataclass
-class Counters:
-    """Totals since the server began."""
+class ServerCounters:
+    """Totals since the server's start."""
 
     # (path, status) -> requests
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Counters:
     sum_s: float = 0.0
     _tokens_at: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def count_response(self, path: str, status: int, seconds: float) -> None:
         """Count an answered request."""
         self.statuses[path, status] += 1
         if status == 200:
@@ -43,8 +43,8 @@ class Counters:
             self.sum_s += seconds
             self.buckets[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
 
-    def tick(self) -> None:
-        """Record the number of tokens, for the speed; called about once a second."""
+    def record_token_rate(self) -> None:
+        """Record the current number of tokens for the token rate. Called about once a second."""
         now = time.monotonic()
         self._tokens_at.append((now, self.new_tokens))
         while len(self._tokens_at) > 2 and now - self._tokens_at[0][0] > SPEED_S:
@@ -52,29 +52,29 @@ class Counters:
 
     @property
     def tok_per_s(self) -> float:
-        """New tokens per second over the last SPEED_S seconds."""
+        """New tokens per second over the last 10 s."""
         (begin, tokens_before), (end, tokens_now) = self._tokens_at[0], self._tokens_at[-1]
         return (tokens_now - tokens_before) / (end - begin) if end > begin else 0.0
 
-    def count(self, *statuses: int) -> int:
-        """Return how many requests were answered with one of these."""
+    def count_statuses(self, *statuses: int) -> int:
+        """Return the number of responses with one of these HTTP statuses."""
         return sum(count for (_, status), count in self.statuses.items() if status in statuses)
 
     @property
-    def requests(self) -> int:
-        """Requests that were answered, or whose client has left."""
+    def num_requests(self) -> int:
+        """Number of requests that were answered, or whose client disconnected."""
         return self.statuses.total() + self.left
 
-    def totals(self, stats: EngineStats) -> dict[str, float]:
+    def job_metrics(self, stats: EngineStats) -> dict[str, float]:
         """Return the metrics of the job."""
         return {
-            "requests": self.requests,
-            "answered": self.count(200),
-            "refused": self.count(429, 503),
+            "requests": self.num_requests,
+            "answered": self.count_statuses(200),
+            "refused": self.count_statuses(429, 503),
             "client_errors": sum(
                 n for (_, code), n in self.statuses.items() if 400 <= code < 500 and code != 429
             ),
-            "server_errors": self.count(500, 504) + self.broken,
+            "server_errors": self.count_statuses(500, 504) + self.broken,
             "clients_left": self.left,
             "n": self.choices,
             "prompt_tokens": self.prompt_tokens,

@@ -1,5 +1,6 @@
-"""Between a server's event loop and its engine's thread: admits requests, and passes events to
-clients."""
+"""Connects a server's event loop with its engine's thread: admits requests and passes events
+to clients.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from runner.config.root import RunnerConfig
-from runner.core.sides import sides
-from runner.options.serve.counters import Counters
+from runner.core.answer_sources import count_by_source
+from runner.options.serve.client_shares import OpenRequest
+from runner.options.serve.counters import ServerCounters
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.limits import Limits
-from runner.options.serve.name import accepted_names, served_name
-from runner.options.serve.refusals import ClientGone, Refusal
-from runner.options.serve.shares import Held
-from runner.options.serve.tools import ServedTools
-from runner_base import ConfigError, JobFailed, one_line
+from runner.options.serve.limits import ServerLimits
+from runner.options.serve.model_names import accepted_model_names, served_model_name
+from runner.options.serve.refusals import ClientDisconnected, Refusal
+from runner.options.serve.tools import ToolSupport
+from runner_base import ConfigError, JobFailed, to_one_line
 from runner_engine import Capability, Completion, Driver, EngineReport, Event, Request, RequestId
-from runner_engine.sessions import NotOffered
+from runner_engine.sessions import MissingCapability
 
 MAX_THREADS = 32  # many, since most of them wait for the tokenizer or for a chat template
 ClientEvent = Event | Exception
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 class Gateway:
-    """Admits requests while there is room, and holds the state that they share."""
+    """Admits requests while there is capacity, and holds their shared state."""
 
     def __init__(
         self,
@@ -46,86 +47,86 @@ class Gateway:
         report: EngineReport,
         template: str | None = None,
     ) -> None:
-        """template: the text of the model's chat templates, as far as its files show it."""
+        """`template`: the text of the model's chat templates, as far as its files contain it."""
         self.config, self.task, self.driver, self.report = config, task, driver, report
-        self.engine, self.counters = driver.engine, Counters()
+        self.engine, self.counters = driver.engine, ServerCounters()
         self.capabilities = self.engine.capabilities
-        self.limits = Limits(task, report.metrics.get("max_positions", math.inf))
+        self.limits = ServerLimits(task, report.metrics.get("max_positions", math.inf))
         self.is_draining, self.created = False, int(time.time())
         self.loop = asyncio.get_running_loop()
-        self.model, self._names = served_name(config, task), accepted_names(config, task)
-        self.adapters = tuple(config.lora.names)  # that a request names as its model
+        self.model, self._names = served_model_name(config, task), accepted_model_names(config, task)
+        self.adapters = tuple(config.lora.adapter_names)  # that a request names as its model
         self._numbers = itertools.count(1)
         self.clients: set[ClientRequest] = set()  # whose requests have begun, and not ended
         self._token_texts: dict[int, str] = {}
         self._outbox: deque[tuple[ClientRequest, ClientEvent]] = deque()
         self._is_delivery_due = False
         self._threads = ThreadPoolExecutor(MAX_THREADS, "serving")
-        self.tools = ServedTools(task, template, self.model)
+        self.tools = ToolSupport(task, template, self.model)
 
     @property
     def streams_deltas(self) -> bool:
-        """Whether the engine returns text as it is generated; otherwise a stream gets all of it at
-        the end."""
+        """Whether the engine returns text during generation. Otherwise a stream gets the whole text at
+        the end.
+        """
         return Capability.deltas in self.capabilities
 
     def check_model(self, name: str | None) -> None:
-        """Refuse another model's name; None means the served model."""
+        """Raise Refusal for another model's name. None means the served model."""
         if name is not None and name not in (*self._names, *self.adapters):
             served = ", ".join(map(repr, (self.model, *self.adapters)))
             raise Refusal(
                 404, f"this server has no model {name!r}, only {served}", "model", "model_not_found"
             )
 
-    def adapter(self, name: str | None) -> str | None:
-        """Return the adapter that a model's name means; None: the base."""
+    def find_adapter(self, name: str | None) -> str | None:
+        """Return the adapter with this model name, or None for the base model."""
         return name if name in self.adapters else None
 
-    def check_scores(self) -> None:
-        """Refuse log-probabilities if the engine cannot compute them."""
+    def require_logprobs(self) -> None:
+        """Raise Refusal for log-probabilities if the engine cannot compute them."""
         if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
             raise Refusal(400, f"this model does not offer {Capability.logprobs.value}", "logprobs")
 
-    async def in_thread(self, work: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
-        """Run work in another thread, because other clients should not wait for it."""
-        return await self.loop.run_in_executor(self._threads, partial(work, *values, **named))
+    async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in another thread, so that other clients do not wait for it."""
+        return await self.loop.run_in_executor(self._threads, partial(function, *args, **kwargs))
 
-    def with_ids(self, requests: Sequence[Request]) -> list[Request]:
-        return [replace(request, prompt=self._token_ids(request)) for request in requests]
+    def tokenize_prompts(self, requests: Sequence[Request]) -> list[Request]:
+        return [replace(request, prompt=self._tokenize_request(request)) for request in requests]
 
-    def _token_ids(self, request: Request) -> tuple[int, ...]:
+    def _tokenize_request(self, request: Request) -> tuple[int, ...]:
         ids = self.engine.encode(request)[1]
         if not ids:
             raise Refusal(400, "the prompt is empty", "prompt")
         self.limits.check_prompt(len(ids))
         return tuple(ids)
 
-    def token_text(self, token: int) -> str:
+    def decode_token(self, token: int) -> str:
         text = self._token_texts.get(token)
         if text is None:
             text = self._token_texts[token] = self.engine.decode([token])
         return text
 
-    def next_id(self) -> int:
-        """Return a number that no other request has."""
+    def next_request_id(self) -> int:
         return next(self._numbers)
 
-    def admit(self, rows: int, owner: str) -> None:
-        """Refuse new completions if the server is stopping, or full and the client has its share of
-        it."""
+    def check_admission(self, num_completions: int, owner: str) -> None:
+        """Raise Refusal for new completions if the server is stopping, or full and the client has used
+        its share.
+        """
         if self.is_draining:
-            raise self.limits.stopping()
-        held = [Held(client.owner, client.places) for client in self.clients]
-        self.limits.check_places(rows, owner, held, self._wait_s())
+            raise self.limits.shutdown_refusal()
+        held = [OpenRequest(client.owner, client.places) for client in self.clients]
+        self.limits.check_slots(num_completions, owner, held, self._estimate_wait_s())
 
-    def _wait_s(self) -> int:
-        """Guess when there is room, from the duration of the last answers."""
+    def _estimate_wait_s(self) -> int:
+        """Estimate the seconds until there is capacity from the duration of recent responses."""
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
-    def refusal_of(self, completion: Completion) -> Refusal:
-        """Return the refusal for a completion that ended in an error; a bad prompt is the client's
-        fault."""
+    def completion_refusal(self, completion: Completion) -> Refusal:
+        """Return the error response for a failed completion. An invalid prompt gets status 400."""
         why = completion.error or "the completion ended in an error"
         if not completion.prompt_tokens:
             return Refusal(400, why, "prompt")
@@ -135,41 +136,43 @@ class Gateway:
             return Refusal(400, why)
         return Refusal(500, why)
 
-    def take_event(self, client: ClientRequest, event: ClientEvent) -> None:
-        """Queue an event in the engine's thread; all events of one step cross to the event loop
-        together."""
+    def queue_event(self, client: ClientRequest, event: ClientEvent) -> None:
+        """Queue an event in the engine's thread. All events of one step cross to the event loop
+        together.
+        """
         self._outbox.append((client, event))
         if not self._is_delivery_due:
             self._is_delivery_due = True
             with suppress(RuntimeError):  # the loop is closed: no client is left
-                self.loop.call_soon_threadsafe(self._deliver)
+                self.loop.call_soon_threadsafe(self._deliver_events)
 
-    def _deliver(self) -> None:
+    def _deliver_events(self) -> None:
         self._is_delivery_due = False
         while self._outbox:
             client, event = self._outbox.popleft()
-            client.arrive(event)
+            client.receive_event(event)
 
     @property
-    def open(self) -> int:
-        """How many completions are under way or waiting."""
+    def num_open_completions(self) -> int:
+        """Number of completions that are running or waiting."""
         return sum(client.places for client in self.clients)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no client waits for an answer."""
+        """Whether no client waits for a response."""
         return not self.clients
 
-    def end_all(self) -> None:
-        """End all requests under way: their clients are told that the server is being stopped."""
+    def end_all_requests(self) -> None:
+        """End all running requests. Their clients get an error that the server is stopping."""
         for client in list(self.clients):
             why = "the server is being stopped: the answer is not complete"
             client.events.put_nowait(Refusal(503, why))
 
 
 class ClientRequest:
-    """One client's requests to the engine, and their events; they are cancelled when the client
-    leaves."""
+    """One client's requests to the engine, with their events. They are cancelled when the client
+    disconnects.
+    """
 
     def __init__(self, gateway: Gateway, owner: str) -> None:
         self.gateway, self.owner = gateway, owner
@@ -181,35 +184,36 @@ class ClientRequest:
         self._is_closed = False
         self._ended: Refusal | None = None  # why nobody waits for the answer any more
         self.deadline = gateway.loop.time() + gateway.task.timeout_s
-        self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._time_out)
+        self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._on_timeout)
 
     async def submit(self, requests: Sequence[Request]) -> None:
-        """Submit requests, or raise Refusal; in a thread, because tokenizers and chat templates
-        take time."""
-        await self.gateway.in_thread(self._submit, requests)
-
-    def enter(self, rows: int, scores_follow: bool = False) -> None:
-        """Reserve places for so many completions; raise Refusal if there are none.
-
-        A place is free when its completion is complete, or has been scored where `scores_follow`:
-        how fast the client reads does not matter.
+        """Submit requests, or raise Refusal. Runs in a thread, because tokenizers and chat templates
+        take time.
         """
-        self.gateway.admit(rows, self.owner)
-        self.places, self._scores_follow = rows, scores_follow
+        await self.gateway.run_in_thread(self._submit_to_engine, requests)
+
+    def reserve_slots(self, num_completions: int, scores_follow: bool = False) -> None:
+        """Reserve slots for a number of completions. Raises Refusal if there are none.
+
+        A slot is released when its completion ends, or with `scores_follow` when it has been
+        scored. The client's reading speed does not matter.
+        """
+        self.gateway.check_admission(num_completions, self.owner)
+        self.places, self._scores_follow = num_completions, scores_follow
         self.gateway.clients.add(self)
 
-    def arrive(self, event: ClientEvent) -> None:
-        """Take an event, in the event loop."""
+    def receive_event(self, event: ClientEvent) -> None:
+        """Receive an event in the event loop."""
         self.events.put_nowait(event)
         if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):
             self.places = max(0, self.places - 1)
 
-    def _submit(self, requests: Sequence[Request]) -> None:
+    def _submit_to_engine(self, requests: Sequence[Request]) -> None:
         gateway = self.gateway
         self._ids += [request.id for request in requests]
         try:  # together, so that an answer does not depend on which of its requests arrives first
-            gateway.driver.submit_all(requests, lambda event: gateway.take_event(self, event))
-        except NotOffered as error:
+            gateway.driver.submit_all(requests, lambda event: gateway.queue_event(self, event))
+        except MissingCapability as error:
             raise Refusal(400, f"this model does not offer {', '.join(error.missing)}") from error
         except ConfigError as error:
             raise self._ended or Refusal(400, str(error)) from error
@@ -219,52 +223,52 @@ class ClientRequest:
         if self._is_closed:  # the client left while its prompt was tokenized
             self._cancel()
 
-    async def next(self) -> Event:
-        """Return the next event; raise Refusal on a failed completion, a timeout or the server's
-        end."""
+    async def next_event(self) -> Event:
+        """Return the next event. Raises Refusal on a failed completion, a timeout or the server's end."""
         event = await self.events.get()
         if isinstance(event, Refusal):
             raise event
         if isinstance(event, Exception):
-            raise Refusal(500, f"the engine has failed: {one_line(event)}")
+            raise Refusal(500, f"the engine has failed: {to_one_line(event)}")
         if isinstance(event, Completion):
             self.left -= 1
             if event.failed:
-                raise self.gateway.refusal_of(event)
+                raise self.gateway.completion_refusal(event)
             counters = self.gateway.counters
             if event.logprobs is None:
                 counters.choices += 1
-                counters.new_tokens += event.answer.tokens
+                counters.new_tokens += event.answer.num_tokens
                 counters.prompt_tokens += 0 if event.choice else event.prompt_tokens
-                counters.sides.update(sides([event]))
+                counters.sides.update(count_by_source([event]))
                 counters.cost_usd += event.cost_usd or 0.0
         return event
 
     async def score(self, requests: Sequence[Request]) -> dict[RequestId, Completion]:
-        """Return the completions that score these requests, by id; only while nothing else of this
-        client runs."""
+        """Return the completions that score these requests, by id. Nothing else of this client may
+        run.
+        """
         await self.submit(requests)
         scored: dict[RequestId, Completion] = {}
         while self.left:
-            event = await self.next()
+            event = await self.next_event()
             assert isinstance(event, Completion)
             scored[event.id] = event
         return scored
 
-    def leave(self) -> None:
-        """End the wait for events, because the client has left."""
-        self._ended = ClientGone(ClientGone.STATUS, "the client has left")
+    def on_disconnect(self) -> None:
+        """End the wait for events, because the client has disconnected."""
+        self._ended = ClientDisconnected(ClientDisconnected.STATUS, "the client has left")
         self.events.put_nowait(self._ended)
         self._cancel()  # a thread may be compiling its grammar
 
-    def _time_out(self) -> None:
-        self._ended = self.gateway.limits.timed_out()
+    def _on_timeout(self) -> None:
+        self._ended = self.gateway.limits.timeout_refusal()
         self.events.put_nowait(self._ended)
         self._cancel()  # now, since a client that does not read may never take the event
         self.places = 0
 
     def close(self) -> None:
-        """Cancel all that is still under way, before the engine's next pass."""
+        """Cancel all running requests before the engine's next step."""
         self._timeout.cancel()
         self._is_closed = True
         if self.left:

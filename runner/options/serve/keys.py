@@ -1,4 +1,4 @@
-"""task – the keys of task=serve."""
+"""Config keys of task=serve."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.config.task import TaskConfig
-from runner_base import Inert, above, check, filled, least, setting, unknown, within
+from runner_base import (
+    NotInIdentity,
+    at_least,
+    check_value,
+    config_field,
+    greater_than,
+    in_range,
+    not_blank,
+    unknown_choice_message,
+)
 from runner_engine import tool_calls
 
 AUTO = "auto"
 FORMS = (AUTO, *tool_calls.NAMES)
-LIMITS = Inert("a limit of what is served")
+LIMITS = NotInIdentity("a limit of what is served")
 
 
 class ToolOffer(StrEnum):
-    """How functions are offered to the model."""
+    """Placement of the offered functions: in the chat template, or in the system message."""
 
     template = "template"
     system = "system"
@@ -25,40 +34,55 @@ class ToolOffer(StrEnum):
 @dataclass
 class ServeConfig(TaskConfig):
     """A server for many clients at once: OpenAI's API, the older tools' /generate, and a chat
-    page."""
+    page.
+    """
 
     module: ClassVar[str] = "runner.options.serve.task"
     name: ClassVar[str] = "serve"
     keeps_samples: ClassVar[bool] = False
     is_endless: ClassVar[bool] = True
-    host: str = setting("127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1"))
-    port: int = setting(8000, takes=within(0, 65535, "must lie in 0..65535 (0: any that is free)"))
-    model_name: str | None = setting(
-        None, Inert("what clients call the model"), filled("give a name, or null for the model's own")
+    host: str = config_field(
+        "127.0.0.1", constraint=not_blank("give an address of this machine, e.g. 127.0.0.1")
     )
-    tool_form: str = setting(AUTO, Inert("how calls of functions are read"))
-    tool_offer: ToolOffer = setting(ToolOffer.template, Inert("how functions are offered"))
-    max_open: int = setting(256, LIMITS, least(1))
-    max_new_tokens: int = setting(4096, LIMITS, least(1))
-    max_body_kib: int = setting(1024, LIMITS, least(1))
-    max_connections: int = setting(512, LIMITS, least(1))
-    timeout_s: float = setting(600.0, LIMITS, above(0, " seconds"))
-    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"), above(0, " seconds"))
-    write_s: float = setting(
-        30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds")
+    port: int = config_field(
+        8000, constraint=in_range(0, 65535, "must lie in 0..65535 (0: any that is free)")
     )
-    drain_s: float = setting(30.0, Inert("how long shutting down may take"), least(0))
+    model_name: str | None = config_field(
+        None,
+        NotInIdentity("what clients call the model"),
+        not_blank("give a name, or null for the model's own"),
+    )
+    tool_form: str = config_field(AUTO, NotInIdentity("how calls of functions are read"))
+    tool_offer: ToolOffer = config_field(ToolOffer.template, NotInIdentity("how functions are offered"))
+    max_open: int = config_field(256, LIMITS, at_least(1))
+    max_new_tokens: int = config_field(4096, LIMITS, at_least(1))
+    max_body_kib: int = config_field(1024, LIMITS, at_least(1))
+    max_connections: int = config_field(512, LIMITS, at_least(1))
+    timeout_s: float = config_field(600.0, LIMITS, greater_than(0, " seconds"))
+    idle_s: float = config_field(
+        75.0, NotInIdentity("how long a connection may wait for a request"), greater_than(0, " seconds")
+    )
+    write_s: float = config_field(
+        30.0, NotInIdentity("how long a client may leave its answer unread"), greater_than(0, " seconds")
+    )
+    drain_s: float = config_field(30.0, NotInIdentity("how long shutting down may take"), at_least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         form = self.tool_form
-        check(form in FORMS, "task.tool_form", form, unknown("form", form, FORMS), code="unknown_choice")
+        check_value(
+            form in FORMS,
+            "task.tool_form",
+            form,
+            unknown_choice_message("form", form, FORMS),
+            code="unknown_choice",
+        )
 
     @property
-    def adapters_named(self) -> None:
-        """Clients choose among all adapters."""
+    def named_adapters(self) -> None:
+        """Return None: clients choose among all adapters."""
 
     @property
     def subject(self) -> str:
-        """Return the address."""
+        """Host and port."""
         return f"{self.host}:{self.port}"

@@ -1,12 +1,11 @@
-"""What this server takes at most: each limit with its check, its refusal, and what /openapi.json
-says of it.
+"""Limits of a server: each with its check, its error response, and its entry in /openapi.json.
 
-A new limit is a key in keys.py and lines here, unless it is asked where nothing asks yet. The
-others only ask, in the order in which a request meets them: a connection (`connections_refused`),
-the guard before a body is read (`declared_body_refused`) and while it arrives (`body_refused`), the
-parser before it reads the values of a body (`check_sizes`) and for each prompt (`check_new_tokens`,
-`check_thinking`), the gateway before the completions begin (`check_places`, `check_prompt`).
-/metrics counts refusals by their status, so a limit adds nothing there.
+A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
+the order of a request: connection (`check_connections`), guard before and while a body
+arrives (`check_declared_body`, `check_body_size`), parser before values are read
+(`check_sizes`) and per prompt (`check_new_tokens`, `check_thinking`), gateway before
+completions begin (`check_slots`, `check_prompt`). /metrics counts error responses by
+status.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.options.serve.client_shares import OpenRequest, has_free_slots
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.refusals import Refusal
-from runner.options.serve.shares import Held, has_room
 
 # What no key changes.
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
@@ -30,34 +29,34 @@ NO_LIMIT = 1e9  # tokens: a model with more room has no limit that a client shou
 NEW_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # parameters of requests
 
 
-class Limits:
-    """The limits of one server: the keys of its task, and the room of its model."""
+class ServerLimits:
+    """The limits of one server: the keys of its task, and the model's context length."""
 
-    def __init__(self, task: ServeConfig, room: float = math.inf) -> None:
+    def __init__(self, task: ServeConfig, context_length: float = math.inf) -> None:
         self.task = task
-        self.room = room  # tokens of a prompt and its answer together
+        self.room = context_length  # tokens of a prompt and its answer together
 
     # ---------------------------------------------------------------------------------- connections
 
-    def connections_refused(self, others: int) -> Refusal | None:
-        """Return why a connection beside so many others is refused, or None."""
+    def check_connections(self, num_others: int) -> Refusal | None:
+        """Return the error response for one more connection, or None if it is accepted."""
         most = self.task.max_connections
-        if others < most:
+        if num_others < most:
             return None
-        why = f"{others} connections are open, {most} at most (task.max_connections): try again later"
+        why = f"{num_others} connections are open, {most} at most (task.max_connections): try again later"
         return Refusal(503, why, code="too_many_connections")
 
     # --------------------------------------------------------------------------------------- bodies
 
-    def declared_body_refused(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
-        """Return why a body of the declared length is refused, or None."""
+    def check_declared_body(self, headers: Mapping[bytes, bytes]) -> Refusal | None:
+        """Return the error response for a body of the declared length, or None if it is accepted."""
         length = headers.get(b"content-length", b"0")
-        return self.body_refused(int(length[:20])) if length.isdigit() else None
+        return self.check_body_size(int(length[:20])) if length.isdigit() else None
 
-    def body_refused(self, size: int) -> Refusal | None:
-        """Return why a body of so many bytes is refused, or None."""
+    def check_body_size(self, nbytes: int) -> Refusal | None:
+        """Return the error response for a body of this size, or None if it is accepted."""
         most_kib = self.task.max_body_kib
-        if size <= most_kib * 1024:
+        if nbytes <= most_kib * 1024:
             return None
         why = f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)"
         return Refusal(413, why)
@@ -66,14 +65,14 @@ class Limits:
     # a body
 
     def check_sizes(self, body: Mapping[str, Any]) -> None:
-        """Refuse lists that are too long, before their elements are checked."""
+        """Raise Refusal for lists that are too long, before their elements are checked."""
         prompt, stop, n = body.get("prompt"), body.get("stop"), body.get("n")
         prompts = [prompt]
         if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
             prompts = prompt
         choices = n if isinstance(n, int) else 1
-        self.check_rows(choices)  # by itself: the product may have more digits than Python writes
-        self.check_rows(len(prompts) * choices)
+        self.check_completions(choices)  # by itself: the product may have more digits than Python writes
+        self.check_completions(len(prompts) * choices)
         for part in prompts:
             if isinstance(part, list):
                 self.check_prompt(len(part))
@@ -85,29 +84,29 @@ class Limits:
             raise Refusal(400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop")
 
     def check_messages(self, messages: Any) -> None:
-        """Refuse conversations that are too long."""
+        """Raise Refusal for a conversation with too many messages."""
         if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
             raise Refusal(
                 400, f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}", "messages"
             )
 
     def check_tools(self, tools: Any) -> None:
-        """Refuse too many offered functions."""
+        """Raise Refusal for too many offered functions."""
         if isinstance(tools, list) and len(tools) > MAX_TOOLS:
             raise Refusal(400, f"tools: {len(tools)} are too many, this server takes {MAX_TOOLS}", "tools")
 
     def check_stops(self, stops: Sequence[Any]) -> None:
-        """Refuse too many stop texts."""
+        """Raise Refusal for too many stop texts."""
         if len(stops) > MAX_STOPS:
-            raise stops_refused()
+            raise stop_texts_refusal()
 
-    def check_top(self, parameter: str, top: int) -> None:
-        """Refuse log-probabilities of too many alternatives."""
+    def check_top_logprobs(self, parameter: str, top: int) -> None:
+        """Raise Refusal for log-probabilities of too many alternatives."""
         if not 0 <= top <= MAX_TOP:
             raise Refusal(400, f"{parameter}={top}: must lie in 0..{MAX_TOP}", parameter)
 
     def check_new_tokens(self, parameter: str, new_tokens: int) -> None:
-        """Refuse a request for too long an answer."""
+        """Raise Refusal for too large a token budget."""
         most = self.task.max_new_tokens
         if new_tokens < 1:
             raise Refusal(400, f"{parameter}={new_tokens}: must be 1 or more", parameter)
@@ -115,9 +114,8 @@ class Limits:
             need = f"this server gives at most {most} (task.max_new_tokens)"
             raise Refusal(400, f"{parameter}={new_tokens}: {need}", parameter)
 
-    def check_thinking(self, budget: int, new_tokens: int) -> None:
-        """Refuse more thinking than the answer's new tokens leave of those that the server
-        gives."""
+    def check_thinking_budget(self, budget: int, new_tokens: int) -> None:
+        """Raise Refusal if thinking budget plus answer exceed the server's limit of new tokens."""
         room = self.task.max_new_tokens - new_tokens
         if budget < 0:
             need = "must be 0 or more"
@@ -129,38 +127,43 @@ class Limits:
 
     # ---------------------------------------------------------------------------------- completions
 
-    def check_rows(self, rows: int) -> None:
-        """Refuse more completions in one request than the server has open at once."""
+    def check_completions(self, num_completions: int) -> None:
+        """Raise Refusal for more completions in one request than the server runs at once."""
         most = self.task.max_open
-        if rows > most:
+        if num_completions > most:
             raise Refusal(
-                400, f"{rows} completions in one request: this server takes {most} (task.max_open)", "n"
+                400,
+                f"{num_completions} completions in one request: this server takes {most} (task.max_open)",
+                "n",
             )
 
-    def check_places(self, rows: int, owner: str, held: Sequence[Held], retry_s: int) -> None:
-        """Refuse new completions if the server is full and the client has its share of it."""
-        self.check_rows(rows)
+    def check_slots(
+        self, num_completions: int, owner: str, open_requests: Sequence[OpenRequest], retry_s: int
+    ) -> None:
+        """Raise Refusal if the server is full and the client has used its share."""
+        self.check_completions(num_completions)
         most = self.task.max_open
-        if not has_room(most, held, owner, rows):
-            now = sum(request.places for request in held)
+        if not has_free_slots(most, open_requests, owner, num_completions):
+            now = sum(request.places for request in open_requests)
             why = f"{now} completions are under way or waiting, {most} at most: try again later"
             raise Refusal(429, why, code="rate_limit_exceeded", retry_s=retry_s)
 
-    def check_prompt(self, tokens: int) -> None:
-        """Refuse a prompt of more tokens than the model has room for."""
-        if tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
-            why = f"the prompt has {tokens} tokens, the model has room for {self.room:.0f}"
+    def check_prompt(self, num_tokens: int) -> None:
+        """Raise Refusal for a prompt longer than the model's context."""
+        if num_tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
+            why = f"the prompt has {num_tokens} tokens, the model has room for {self.room:.0f}"
             raise Refusal(400, why, "prompt", "context_length_exceeded")
 
-    def timed_out(self) -> Refusal:
-        """Return why an answer is ended that has taken too long."""
+    def timeout_refusal(self) -> Refusal:
+        """Return the error response for a timeout."""
         limit = f"{self.task.timeout_s:g} s (task.timeout_s)"
         why = f"the answer was not complete after {limit}: it was cancelled"
         return Refusal(504, why)
 
-    def stopping(self) -> Refusal:
-        """Return why a server that is being stopped takes no requests; open answers have `drain_s`
-        to finish."""
+    def shutdown_refusal(self) -> Refusal:
+        """Return the error response of a server that is shutting down. Open responses have `drain_s`
+        to finish.
+        """
         why = "the server is being stopped and takes no new requests"
         return Refusal(503, why, retry_s=math.ceil(self.task.drain_s))
 
@@ -168,22 +171,22 @@ class Limits:
     # are told
 
     @property
-    def described_room(self) -> dict[str, int]:
-        """Return the model's room, as vLLM names it; nothing if there is no limit."""
+    def max_model_len_entry(self) -> dict[str, int]:
+        """The model's context length under vLLM's name, or {} if it is unlimited."""
         return {"max_model_len": int(self.room)} if self.room < NO_LIMIT else {}
 
-    def describe(self, name: str, kinds: Sequence[dict[str, Any]]) -> None:
-        """Add the limits of one parameter to the kinds of values that its schema lists."""
+    def add_schema_limits(self, name: str, schemas: Sequence[dict[str, Any]]) -> None:
+        """Add one parameter's limits to its JSON schemas."""
         if name == "n":
-            kinds[0]["maximum"] = self.task.max_open
+            schemas[0]["maximum"] = self.task.max_open
         elif name in NEW_TOKENS:
-            kinds[0]["maximum"] = self.task.max_new_tokens
+            schemas[0]["maximum"] = self.task.max_new_tokens
         elif name == "prompt":
-            for kind in kinds:
+            for kind in schemas:
                 if kind.get("items", {}).get("type") in ("string", "array"):
                     kind["maxItems"] = self.task.max_open
 
 
-def stops_refused() -> Refusal:
-    """Return the refusal for stop texts that are too many or empty."""
+def stop_texts_refusal() -> Refusal:
+    """Return the error response for too many or empty stop texts."""
     return Refusal(400, f"stop: give up to {MAX_STOPS} texts, none of them empty", "stop")

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens, as OpenAI's two endpoints write them."""
+"""Log-probabilities of tokens in the formats of OpenAI's two endpoints."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; Ope
 
 
 @dataclass
-class Token:
-    """A token of an answer, or of the prompt that it begins with."""
+class ScoredToken:
+    """A token of an answer or of its prompt, with its log-probability."""
 
     text: str
     logprob: float | None  # None for the first token: nothing precedes it
     top: list[tuple[str, float]]
 
 
-def chat_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities in the format of a chat."""
+def format_chat_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | None:
+    """Return log-probabilities in the chat format."""
     if tokens is None:
         return None
 
-    def entry(text: str, logprob: float | None) -> dict[str, Any]:
+    def format_entry(text: str, logprob: float | None) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     content = [
-        entry(token.text, token.logprob)
-        | {"top_logprobs": [entry(text, logprob) for text, logprob in token.top]}
+        format_entry(token.text, token.logprob)
+        | {"top_logprobs": [format_entry(text, logprob) for text, logprob in token.top]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities in the format of a plain completion; `top_logprobs` includes the
-    token itself."""
+def format_text_logprobs(tokens: list[ScoredToken] | None) -> dict[str, Any] | None:
+    """Return log-probabilities in the completion format. `top_logprobs` includes the token itself."""
     if tokens is None:
         return None
     offsets, at = [], 0

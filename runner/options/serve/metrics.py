@@ -1,15 +1,20 @@
-"""Metrics of a server of ours."""
+"""Metrics of task=serve."""
 
 from __future__ import annotations
 
-from runner_compare import Better, Metric
-from runner_compare.metrics import kinds
+from runner_compare import BetterDirection, Metric
+from runner_compare.metrics import metric_types
 
 METRICS: tuple[Metric, ...] = (
     # a server of ours
-    *kinds.counts(Better.neither, "requests", "answered", "clients_left"),
-    *kinds.counts(Better.lower, "refused", "client_errors", "server_errors"),
-    kinds.metric("peak_rows", form=".0f"),
-    kinds.metric("served_s", form=",.1f", better=Better.neither, pooling=kinds.Pooling.sum),
-    *(kinds.metric(f"answer_{rank}_s", f"answer {rank}", ".3g") for rank in ("p50", "p95", "p99")),
+    *metric_types.define_counts(BetterDirection.neither, "requests", "answered", "clients_left"),
+    *metric_types.define_counts(BetterDirection.lower, "refused", "client_errors", "server_errors"),
+    metric_types.define_metric("peak_rows", form=".0f"),
+    metric_types.define_metric(
+        "served_s", form=",.1f", better=BetterDirection.neither, pooling=metric_types.PoolingRule.sum
+    ),
+    *(
+        metric_types.define_metric(f"answer_{rank}_s", f"answer {rank}", ".3g")
+        for rank in ("p50", "p95", "p99")
+    ),
 )

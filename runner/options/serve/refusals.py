@@ -1,5 +1,4 @@
-"""Why a request is not served: the status and the reason, and how a client gets them, in OpenAI's
-format."""
+"""Error responses in OpenAI's format, with their HTTP status and reason."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ KINDS = {
 
 
 class Refusal(Exception):
-    """A request that is not served: the status and the reason."""
+    """A request is rejected, with HTTP status and reason."""
 
     def __init__(
         self,
@@ -39,13 +38,13 @@ class Refusal(Exception):
         self.closes = closes  # whether the connection is closed after the answer
 
 
-class ClientGone(Refusal):
-    """The client has left, so nobody waits for the answer."""
+class ClientDisconnected(Refusal):
+    """The client has disconnected, so nobody waits for the response."""
 
     STATUS = 499
 
 
-def error_body(error: Refusal) -> dict[str, Any]:
+def format_error(error: Refusal) -> dict[str, Any]:
     """Return an error in OpenAI's format."""
     kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     message = error.message  # it may quote a long text of the client's
@@ -54,8 +53,8 @@ def error_body(error: Refusal) -> dict[str, Any]:
     return {"message": message, "type": kind, "param": error.param, "code": error.code}
 
 
-def error_response(error: Refusal) -> JSONResponse:
-    """Return the answer to a refused request."""
+def make_error_response(error: Refusal) -> JSONResponse:
+    """Return the HTTP response to a rejected request."""
     headers = {}
     if error.retry_s is not None:
         headers["retry-after"] = str(error.retry_s)
@@ -63,4 +62,4 @@ def error_response(error: Refusal) -> JSONResponse:
         headers["www-authenticate"] = "Bearer"
     if error.closes or error.status in (408, 413):  # the rest of the body is not read
         headers["connection"] = "close"
-    return JSONResponse({"error": error_body(error)}, error.status, headers)
+    return JSONResponse({"error": format_error(error)}, error.status, headers)

@@ -1,5 +1,6 @@
-"""Runs uvicorn in its own thread; the main thread, which gets the signals, waits and ends it
-gracefully."""
+"""Runs uvicorn in a thread. The main thread receives signals and shuts the server down
+gracefully.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from collections.abc import Callable
 import uvicorn
 
 from runner.config.root import RunnerConfig
-from runner.options.serve.app import application
-from runner.options.serve.connection import connection_of
-from runner.options.serve.counters import Counters
+from runner.options.serve.app import create_app
+from runner.options.serve.connection import make_connection_class
+from runner.options.serve.counters import ServerCounters
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.keys import ServeConfig
 from runner_base import JobFailed, machine
@@ -32,7 +33,9 @@ CLOSING_S = 5  # time for connections to close after their answers
 
 
 class Server:
-    """Serves until `stop` is called, for example by a signal handler; a second call hurries it."""
+    """Serves until `stop` is called, for example by a signal handler. A second call shortens the
+    shutdown.
+    """
 
     def __init__(
         self,
@@ -44,19 +47,20 @@ class Server:
     ) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
         self.template = template
-        self.counters = Counters()
+        self.counters = ServerCounters()
         self._signals = 0
         self._problem: BaseException | None = None
 
     def stop(self) -> None:
-        """Take no new requests, and end when the open ones have ended; called again, end now."""
+        """Accept no new requests, and end when open ones have ended. A second call ends immediately."""
         self._signals += 1
 
-    def run(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
-        """Serve, and return when everything has ended; JobFailed if the server or its engine
-        broke."""
-        _allow_files(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
-        thread = threading.Thread(target=self._serve, args=(listener, key, ready), name="http", daemon=True)
+    def run(self, listener: socket.socket, api_key: str | None, on_ready: Callable[[], None]) -> None:
+        """Serve until everything has ended. Raises JobFailed if the server or its engine failed."""
+        _raise_open_file_limit(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
+        thread = threading.Thread(
+            target=self._run_event_loop, args=(listener, api_key, on_ready), name="http", daemon=True
+        )
         thread.start()
         while thread.is_alive():
             thread.join(0.1)  # signals are handled here, between two waits
@@ -65,17 +69,21 @@ class Server:
         if self._problem is not None:
             raise JobFailed(f"the server broke: {self._problem}", code="failed") from self._problem
 
-    def _serve(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
+    def _run_event_loop(
+        self, listener: socket.socket, api_key: str | None, on_ready: Callable[[], None]
+    ) -> None:
         try:
-            asyncio.run(self._main(listener, key, ready))
+            asyncio.run(self._run_uvicorn(listener, api_key, on_ready))
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._problem = error
 
-    async def _main(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
+    async def _run_uvicorn(
+        self, listener: socket.socket, api_key: str | None, on_ready: Callable[[], None]
+    ) -> None:
         gateway = Gateway(self.config, self.task, self.driver, self.report, self.template)
         self.counters = gateway.counters
         settings = uvicorn.Config(
-            application(gateway, key, self.task.host),
+            create_app(gateway, api_key, self.task.host),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -83,7 +91,7 @@ class Server:
             timeout_keep_alive=math.ceil(self.task.idle_s),
             timeout_graceful_shutdown=CLOSING_S,
             server_header=False,
-            http=connection_of(gateway.limits),
+            http=make_connection_class(gateway.limits),
             proxy_headers=False,
             backlog=ACCEPT_AT_ONCE,
         )
@@ -93,21 +101,21 @@ class Server:
             await asyncio.sleep(0.01)
         try:
             if server.started:
-                ready()
-                await self._watch(gateway)
+                on_ready()
+                await self._wait_for_shutdown(gateway)
         finally:
             server.should_exit = True
             await serving
 
-    async def _watch(self, gateway: Gateway) -> None:
-        """Wait for `stop`, then for open requests; log the progress."""
-        logged, ticks, rest = (0, 0), 0, Rest(gateway)
+    async def _wait_for_shutdown(self, gateway: Gateway) -> None:
+        """Wait for `stop`, then for open requests, and log the progress."""
+        logged, ticks, rest = (0, 0), 0, IdleMemoryTrimmer(gateway)
         while not self._signals:
             await asyncio.sleep(0.1)
             ticks += 1
             if ticks % 10 == 0:
-                gateway.counters.tick()
-                await rest.look()
+                gateway.counters.record_token_rate()
+                await rest.trim_if_idle()
                 if not self.driver.is_alive:
                     raise JobFailed("the engine has ended, see the log", code="failed")
             if ticks % (10 * LOG_EVERY) == 0:
@@ -120,45 +128,47 @@ class Server:
         deadline = gateway.loop.time() + self.task.drain_s
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
-        gateway.end_all()
+        gateway.end_all_requests()
 
 
-class Rest:
-    """Gives freed memory back to the system when a server comes to rest: each thread's allocations
-    leave some in the C library."""
+class IdleMemoryTrimmer:
+    """Returns freed memory to the system when a server becomes idle. The C library keeps freed
+    memory per thread.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway, self.trimmed_at, self.idle_s = gateway, 0, 0
 
-    async def look(self) -> None:
-        """Look once a second whether requests were answered, and whether none is under way."""
+    async def trim_if_idle(self) -> None:
+        """Trim memory after 5 idle seconds since the last request. Called once a second."""
         counters = self.gateway.counters
         self.idle_s = self.idle_s + 1 if self.gateway.is_idle else 0
-        if self.idle_s >= TRIM_S and counters.requests != self.trimmed_at:
-            self.trimmed_at = counters.requests
-            await self.gateway.in_thread(machine.trim)
+        if self.idle_s >= TRIM_S and counters.num_requests != self.trimmed_at:
+            self.trimmed_at = counters.num_requests
+            await self.gateway.run_in_thread(machine.release_free_memory)
 
 
-def _allow_files(wanted: int) -> None:
-    """Raise the process's own limit of open files as far as the system lets it: each connection is
-    one."""
+def _raise_open_file_limit(num_files: int) -> None:
+    """Raise the process's limit of open files as far as the system allows. Each connection is one
+    file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    most = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _log_progress(gateway: Gateway, before: tuple[int, int]) -> tuple[int, int]:
+def _log_progress(gateway: Gateway, previous: tuple[int, int]) -> tuple[int, int]:
     counters = gateway.counters
-    now = counters.requests, counters.new_tokens
-    if now != before:
-        requests, tokens = now[0] - before[0], now[1] - before[1]
+    now = counters.num_requests, counters.new_tokens
+    if now != previous:
+        requests, tokens = now[0] - previous[0], now[1] - previous[1]
         log.info(
             "%d requests and %d new tokens in the last %d s · %d open · %.0f tok/s",
             requests,
             tokens,
             LOG_EVERY,
-            gateway.open,
+            gateway.num_open_completions,
             counters.tok_per_s,
         )
     return now

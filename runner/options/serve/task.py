@@ -1,6 +1,6 @@
-"""task=serve: the model of this job for many clients at once, until it is stopped.
+"""task=serve: serves this job's model to many clients until it is stopped.
 
-Each start runs the job again and records its totals. Requests and answers are not logged.
+Each start runs the job again and records its totals. Requests and responses are not logged.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
+from runner.engines.kinds import model_kind
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.name import check_names, served_name
-from runner.options.serve.render.greeting import greeting
-from runner.render.engine_notes import engine_notes
+from runner.options.serve.model_names import check_adapter_names, served_model_name
+from runner.options.serve.render.start_message import format_start_message
+from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner.tasks.named_adapters import adapter_notes
-from runner_base import ConfigError, Result, machine, say, signals, silent
+from runner_base import ConfigError, Result, machine, print_message, signals, suppress_heartbeat
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
 
@@ -36,17 +36,19 @@ BACKLOG = 1024  # connections that may wait to be accepted
 
 
 @dataclass
-class Served(Inputs):
-    """Where to listen, and the key that clients have to send."""
+class ServeInputs(TaskInputs):
+    """The API key that clients have to send. It is not shown."""
 
     task: ServeConfig
     key: str | None = field(repr=False)
 
 
-def prepare(config: RunnerConfig) -> Served:
-    """Read the key; reject an address that is taken, or one that others can reach without a key."""
-    task = own_config(config, ServeConfig)
-    check_names(config, task)
+def prepare(config: RunnerConfig) -> ServeInputs:
+    """Read the API key. Raises ConfigError for a busy address, or for one reachable by others
+    without a key.
+    """
+    task = typed_task_config(config, ServeConfig)
+    check_adapter_names(config, task)
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
@@ -61,19 +63,19 @@ def prepare(config: RunnerConfig) -> Served:
             value=task.host,
             code="missing",
         )
-    with closing(bound_to(task)) as probe:
-        listen(task, probe)
+    with closing(bind_socket(task)) as probe:
+        start_listening(task, probe)
     # with task.port=0 a user may start any number of servers, each a job of its own
-    return Served({} if task.port else {"process": f"{os.getpid()} {time.time_ns()}"}, task, key)
+    return ServeInputs({} if task.port else {"process": f"{os.getpid()} {time.time_ns()}"}, task, key)
 
 
-def preview(inputs: Served, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Say for a plan what the adapters take."""
+def preview(inputs: ServeInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
+    """Return the plan's notes on the adapters' memory."""
     return "\n".join(render_notes(adapter_notes(resolved)))
 
 
-def bound_to(task: ServeConfig) -> socket.socket:
-    """Return a socket that is bound to the address; ConfigError if that fails."""
+def bind_socket(task: ServeConfig) -> socket.socket:
+    """Return a socket bound to the address. Raises ConfigError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             task.host, task.port, type=socket.SOCK_STREAM
@@ -88,19 +90,19 @@ def bound_to(task: ServeConfig) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise _not_free(task, error) from error
+        raise _address_error(task, error) from error
     return bound
 
 
-def listen(task: ServeConfig, bound: socket.socket) -> None:
-    """Let clients connect; ConfigError if another program listens at the address."""
+def start_listening(task: ServeConfig, bound: socket.socket) -> None:
+    """Let clients connect. Raises ConfigError if another program listens at the address."""
     try:
         bound.listen(BACKLOG)
     except OSError as error:
-        raise _not_free(task, error) from error
+        raise _address_error(task, error) from error
 
 
-def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
+def _address_error(task: ServeConfig, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError(
             "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all",
@@ -114,32 +116,34 @@ def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
     )
 
 
-def run(inputs: Served, context: Context) -> Result:
-    """Load, serve until a signal comes, and return the totals."""
+def run(inputs: ServeInputs, context: TaskContext) -> Result:
+    """Load the engine, serve until a signal arrives, and return the totals."""
     task, config = inputs.task, context.config
     with closing(
-        bound_to(task)
+        bind_socket(task)
     ) as bound:  # before the load, so that no other program takes the port meanwhile
-        machine.keep_kernels(KERNELS)
+        machine.limit_kernel_caches(KERNELS)
         engine = context.engine
-        with context.recorder.progress(None, "serve: loading"):
+        with context.recorder.create_progress_bar(None, "serve: loading"):
             report = engine.load()
         from runner.options.serve.server import Server  # imports FastAPI, which no other job needs
 
-        machine.reset_peak()
+        machine.reset_peak_rss()
         contention = machine.Contention()
         with Driver(engine, config.generation.batch_size) as driver:
-            driver.loaded()
-            template = kind_of(config.model).chat_template(context.resolved)
+            driver.wait_until_loaded()
+            template = model_kind(config.model).chat_template(context.resolved)
             server, stats = Server(config, task, driver, report, template), engine.stats
             key_variable = KEY if inputs.key else None
             port = bound.getsockname()[1]
-            line = greeting(served_name(config, task), config.lora.names, task.host, port, key_variable)
-            listen(task, bound)
-            with signals.redirected_to(server.stop):
+            line = format_start_message(
+                served_model_name(config, task), config.lora.adapter_names, task.host, port, key_variable
+            )
+            start_listening(task, bound)
+            with signals.redirected_signals(server.stop):
                 started = time.perf_counter()
-                with silent():
-                    server.run(bound, inputs.key, lambda: say(line))
+                with suppress_heartbeat():
+                    server.run(bound, inputs.key, lambda: print_message(line))
                 served_s = time.perf_counter() - started
         if driver.failure is not None:
             raise driver.failure
@@ -152,6 +156,11 @@ def run(inputs: Served, context: Context) -> Result:
         "accepted_tokens": stats.accepted_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
-    metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
-    facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
-    return Result(metrics, facts=facts, notes=engine_notes(stats, report), tables=stats.tables(report.parts))
+    metrics |= report.metrics | server.counters.job_metrics(stats) | stats.process_metrics
+    facts = report.facts | {"measured": contention.describe_load(), "machine": machine.machine_name()}
+    return Result(
+        metrics,
+        facts=facts,
+        notes=render_engine_notes(stats, report),
+        tables=stats.build_tables(report.parts),
+    )

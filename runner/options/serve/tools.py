@@ -1,7 +1,8 @@
-"""Functions that a request offers: how the model sees them, and what its answer calls.
+"""Functions that a request offers: their place in the prompt, and parsing of the answer's tool
+calls.
 
-The forms in which models write calls are the engine's. What begins as a call and is none is the
-answer's text, as the model wrote it.
+The engine defines the formats in which models write calls. An incomplete or invalid call
+remains text of the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from runner.options.serve.bodies import ChatBody, Chosen, Tool
 from runner.options.serve.keys import AUTO, ServeConfig, ToolOffer
 from runner.options.serve.refusals import Refusal
-from runner_base import Answer, unknown
+from runner_base import Answer, unknown_choice_message
 from runner_engine import Message, tool_calls
 from runner_engine.checkpoints import chat_templates
 
@@ -28,110 +29,115 @@ RETURNED = "{name} returned:\n{content}"  # the turn of a result, where the temp
 
 
 @dataclass(frozen=True)
-class Said:
-    """What an answer says and calls."""
+class ParsedAnswer:
+    """Text, tool calls and thinking of an answer."""
 
     content: str
     calls: tuple[dict[str, Any], ...] = ()  # name, and arguments as JSON
     thinking: str | None = None  # None: there was none
 
 
-class Offered:
-    """The functions of one request, and what its answers call."""
+class OfferedTools:
+    """The functions that one request offers, and parsing of calls to them."""
 
     def __init__(
         self,
-        served: ServedTools,
+        served: ToolSupport,
         functions: Sequence[dict[str, Any]],
-        must: Sequence[str] = (),
-        several: bool = True,
+        required: Sequence[str] = (),
+        allow_several: bool = True,
         is_strict: bool = False,
     ) -> None:
-        """must: the functions of which one must be called; empty: the model decides. several:
-        there may be several calls. is_strict: calls are held to the schemas."""
-        self.served, self.functions, self.must = served, functions, must
-        self.several, self.is_strict = several, is_strict
+        """required: one of these functions must be called; if empty, the model decides. is_strict:
+        calls must match the schemas.
+        """
+        self.served, self.functions, self.must = served, functions, required
+        self.several, self.is_strict = allow_several, is_strict
 
     @property
-    def rules(self) -> str | None:
-        """The rules of a grammar with these calls; None if nothing holds them."""
+    def grammar_rules(self) -> str | None:
+        """Grammar rules of these calls, or None if calls are unconstrained."""
         if not (self.must or self.is_strict or not self.several):
             return None
         among = [one for one in self.functions if not self.must or one["name"] in self.must]
-        return self.served.form.grammar(among, self.several, self.served.template)
+        return self.served.form.build_grammar(among, self.several, self.served.template)
 
     @property
-    def is_raw(self) -> bool:
-        """Whether the form marks thinking itself."""
+    def marks_thinking(self) -> bool:
+        """Whether the call format marks thinking itself."""
         return self.served.form.IS_RAW
 
-    def read(self, answer: Answer) -> Said:
-        """Return what an answer says and calls; what is no whole call is text."""
+    def parse_answer(self, answer: Answer) -> ParsedAnswer:
+        """Return text and tool calls of an answer. An incomplete call is text."""
         parts = answer.parts
         thinking = parts.thinking if parts.has_thinking else None
         if parts.is_open:
-            return Said("", (), thinking)
+            return ParsedAnswer("", (), thinking)
         text = parts.answer
         try:
-            reading = self.served.form.read(text, self.functions)
-            calls = tuple(_written(call) for call in reading.calls)
-        except tool_calls.Malformed:
-            return Said(text, (), thinking)
+            reading = self.served.form.parse_answer(text, self.functions)
+            calls = tuple(_serialize_call(call) for call in reading.calls)
+        except tool_calls.MalformedToolCall:
+            return ParsedAnswer(text, (), thinking)
         thinking = reading.thinking if reading.thinking else thinking
         if not calls:
-            return Said(reading.text if self.is_raw else text, (), thinking)
+            return ParsedAnswer(reading.text if self.marks_thinking else text, (), thinking)
         # the blanks before a text have been streamed with it
         lead = text[: len(text) - len(text.lstrip())] if reading.text else ""
-        return Said(lead + reading.text, calls, thinking)
+        return ParsedAnswer(lead + reading.text, calls, thinking)
 
-    def called(self, said: Said) -> list[dict[str, Any]]:
-        """Return the calls of an answer as a message has them."""
-        return [{"id": self.served.call_id(), "type": "function", "function": call} for call in said.calls]
+    def format_calls(self, parsed: ParsedAnswer) -> list[dict[str, Any]]:
+        """Return an answer's tool calls in OpenAI's message format."""
+        return [
+            {"id": self.served.new_call_id(), "type": "function", "function": call} for call in parsed.calls
+        ]
 
 
-class TextsBesideCalls:
-    """The texts of a choice in a stream: what may become a call waits for the end."""
+class ToolCallStreamFilter:
+    """Filters the streamed texts of a choice. Text that may be part of a tool call is held until
+    the end.
+    """
 
-    def __init__(self, offered: Offered) -> None:
+    def __init__(self, offered: OfferedTools) -> None:
         self.offered, self.form = offered, offered.served.form
         self.text, self.sent = "", 0
 
-    def take(self, new: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-        """Return what can be sent of new texts, each with whether it is thinking."""
+    def filter_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+        """Return the sendable part of new texts, each with whether it is thinking."""
         ready = []
-        for text, is_thinking in new:
+        for text, is_thinking in texts:
             if is_thinking:
                 ready.append((text, True))
                 continue
             self.text += text
-            end = len(self.text[: self.form.free(self.text)].rstrip())
+            end = len(self.text[: self.form.count_plain_prefix(self.text)].rstrip())
             ready.append((self.text[self.sent : end], False))
             self.sent = max(self.sent, end)
         return ready
 
-    def rest(self, said: Said) -> list[tuple[str, bool]]:
-        """Return what was not sent of an answer that has ended."""
-        thinking = said.thinking if self.offered.is_raw else None
-        return [(thinking or "", True), (said.content[self.sent :], False)]
+    def remaining_texts(self, parsed: ParsedAnswer) -> list[tuple[str, bool]]:
+        """Return the unsent text of a completed answer."""
+        thinking = parsed.thinking if self.offered.marks_thinking else None
+        return [(thinking or "", True), (parsed.content[self.sent :], False)]
 
 
-class ServedTools:
-    """How a server offers functions, and in which form its model writes calls."""
+class ToolSupport:
+    """How a server offers functions, and the format of its model's tool calls."""
 
     def __init__(self, task: ServeConfig, template: str | None, model_name: str) -> None:
         self.offer, self.template, self.model_name = task.tool_offer, template, model_name
-        shown = None if task.tool_offer is ToolOffer.system else tool_calls.name_for(template)
+        shown = None if task.tool_offer is ToolOffer.system else tool_calls.detect_format_name(template)
         is_auto = task.tool_form == AUTO
         self.name = (shown or tool_calls.USUAL) if is_auto else task.tool_form
-        self.form = tool_calls.form_named(self.name)
+        self.form = tool_calls.import_format(self.name)
 
-    def offered(self, body: ChatBody) -> Offered | None:
-        """Return the functions that a request offers; None if it offers none."""
-        functions = [_function(number, tool) for number, tool in enumerate(body.tools or ())]
+    def parse_offered_tools(self, body: ChatBody) -> OfferedTools | None:
+        """Return the functions that a request offers, or None."""
+        functions = [_tool_schema(number, tool) for number, tool in enumerate(body.tools or ())]
         names = [function["name"] for function in functions]
         choice = "auto" if body.tool_choice is None else body.tool_choice
         if isinstance(choice, str) and choice not in CHOICES:
-            need = unknown("choice", choice, CHOICES)
+            need = unknown_choice_message("choice", choice, CHOICES)
             raise Refusal(400, f"tool_choice: {need}", "tool_choice")
         if not functions:
             if choice not in ("auto", "none"):
@@ -143,30 +149,32 @@ class ServedTools:
             return None
         several, must = body.parallel_tool_calls is not False, names if choice == "required" else []
         if not isinstance(choice, str):
-            must, several = [_chosen(choice, names)], False
+            must, several = [_required_function(choice, names)], False
         is_strict = any(tool.function and tool.function.strict for tool in body.tools or ())
-        return Offered(self, functions, must, several, is_strict)
+        return OfferedTools(self, functions, must, several, is_strict)
 
-    def prompt(self, turns: Sequence[Message], offered: Offered | None) -> tuple[Message, ...]:
-        """Return a conversation as the model gets it, with the functions that are offered."""
+    def build_prompt(self, messages: Sequence[Message], offered: OfferedTools | None) -> tuple[Message, ...]:
+        """Return a conversation as the model gets it, including the offered functions."""
         if self.offer is ToolOffer.system:
-            return self._in_words(turns, offered)
+            return self._tools_as_text(messages, offered)
         if offered is None:
-            return tuple(turns)
-        if self.template is not None and not chat_templates.takes_tools(self.template):
+            return tuple(messages)
+        if self.template is not None and not chat_templates.supports_tools(self.template):
             raise Refusal(
                 400,
                 f"tools: the chat template of {self.model_name} takes no tools: start the server "
                 "with task.tool_offer=system, which offers them in the system message",
                 "tools",
             )
-        return (Message.offering(offered.functions), *turns)
+        return (Message.from_tool_schemas(offered.functions), *messages)
 
-    def _in_words(self, turns: Sequence[Message], offered: Offered | None) -> tuple[Message, ...]:
-        """Return a conversation for a template that knows neither functions nor their results."""
+    def _tools_as_text(
+        self, messages: Sequence[Message], offered: OfferedTools | None
+    ) -> tuple[Message, ...]:
+        """Return a conversation for a chat template without support for functions and their results."""
         plain: list[Message] = []
-        for turn in turns:
-            written = self._plain(turn)
+        for turn in messages:
+            written = self._message_as_text(turn)
             if turn.role == "tool" and plain and plain[-1].role == "user":
                 plain[-1] = Message("user", f"{plain[-1].content}\n\n{written.content}")
             else:
@@ -175,43 +183,45 @@ class ServedTools:
             return tuple(plain)
         has_system = bool(plain) and plain[0].role == "system"
         system = plain[0].content if has_system else None
-        words = tool_calls.in_system(offered.functions, self.form, system)
+        words = tool_calls.add_tools_to_system(offered.functions, self.form, system)
         return (Message("system", words), *plain[has_system:])
 
-    def _plain(self, turn: Message) -> Message:
-        """Return a turn without calls and results, which its text has instead."""
-        values = turn.as_dict()
-        if turn.role == "tool":
+    def _message_as_text(self, message: Message) -> Message:
+        """Return a message with its tool calls and results converted to text."""
+        values = message.to_dict()
+        if message.role == "tool":
             name = values.get("name") or "the function"
-            return Message("user", RETURNED.format(name=name, content=turn.content))
+            return Message("user", RETURNED.format(name=name, content=message.content))
         calls = [call["function"] for call in values.get("tool_calls", ())]
         if not calls:
-            return turn
-        written = self.form.write([tool_calls.ToolCall(call["name"], call["arguments"]) for call in calls])
-        text = f"{turn.content}\n{written}" if turn.content else written
-        return Message(turn.role, text, turn.thinking)
+            return message
+        written = self.form.format_calls(
+            [tool_calls.ToolCall(call["name"], call["arguments"]) for call in calls]
+        )
+        text = f"{message.content}\n{written}" if message.content else written
+        return Message(message.role, text, message.thinking)
 
-    def call_id(self) -> str:
-        """Return an id that no other call has; Mistral's template takes nine letters and digits."""
+    def new_call_id(self) -> str:
+        """Return a unique call id. Mistral's template requires nine letters and digits."""
         letters = string.ascii_letters + string.digits
         own = "".join(secrets.choice(letters) for _ in range(9 if self.name == "mistral" else 24))
         return own if self.name == "mistral" else f"call_{own}"
 
 
-def _chosen(choice: Chosen, names: Sequence[str]) -> str:
+def _required_function(choice: Chosen, names: Sequence[str]) -> str:
     """Return the name of the function that must be called."""
     if choice.type != "function" or choice.function is None:
         need = "give auto, none, required, or {'type': 'function', 'function': {'name': …}}"
         raise Refusal(400, f"tool_choice.type={choice.type!r}: {need}", "tool_choice")
     name = choice.function.name
     if name not in names:
-        need = unknown("function", name, names)
+        need = unknown_choice_message("function", name, names)
         raise Refusal(400, f"tool_choice.function.name: {need}", "tool_choice")
     return name
 
 
-def _function(number: int, tool: Tool) -> dict[str, Any]:
-    """Return an offered function as chat templates get it."""
+def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
+    """Return an offered function in the format of chat templates."""
     where = f"tools[{number}]"
     if tool.type != "function" or tool.function is None:
         need = "this server knows only functions: {'type': 'function', 'function': {…}}"
@@ -230,11 +240,11 @@ def _function(number: int, tool: Tool) -> dict[str, Any]:
     return {"name": function.name, **described, "parameters": parameters}
 
 
-def _written(call: tool_calls.ToolCall) -> dict[str, Any]:
-    """Return a call's name and arguments as texts; Malformed if JSON cannot express them."""
+def _serialize_call(call: tool_calls.ToolCall) -> dict[str, Any]:
+    """Return a call's name and arguments as text. Raises Malformed if JSON cannot express them."""
     try:
         arguments = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
         f"{call.name}{arguments}".encode()
     except (ValueError, TypeError, RecursionError) as error:
-        raise tool_calls.Malformed(f"no JSON: {error}") from error
+        raise tool_calls.MalformedToolCall(f"no JSON: {error}") from error
     return {"name": call.name, "arguments": arguments}

@@ -1,7 +1,7 @@
-"""task=chat: a conversation in the terminal with the model that the groups describe.
+"""task=chat: a conversation in the terminal with the configured model.
 
-Each turn is written to disk as a sample when it ends. The engine keeps its KV cache, so the next
-turn computes only the new tokens. Lines from a pipe are turns, too.
+Each turn is written to disk as a sample when it ends. The engine keeps its KV cache, so the
+next turn computes only the new tokens. Lines from a pipe are turns too.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from runner.core import terminal
-from runner.core.sides import answered_by
-from runner.datasets.prompts import read_conversation
-from runner.records.measured import Measured
+from runner.core.answer_sources import describe_sources
+from runner.datasets.prompts import parse_conversation
+from runner.records.engine_measurements import EngineMeasurements
 from runner.render import chat
-from runner.render.engine_notes import engine_notes
+from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import note_text
-from runner.scorers import cost_and_sides, count_completions
-from runner.tasks import Context, Inputs, RunnerConfig, Uses, own_config, sample_of
+from runner.scorers import cost_and_side_metrics, count_completions
+from runner.tasks import RunnerConfig, TaskContext, TaskInputs, Uses, build_sample, typed_task_config
 from runner.tasks.chat.keys import ChatConfig
 from runner_base import (
     ConfigError,
     FinishReason,
     Result,
     RunnerError,
+    escape_control_characters,
     machine,
-    plain,
+    print_message,
     read_text,
-    say,
-    unknown,
-    write_atomically,
+    unknown_choice_message,
+    write_text_atomically,
 )
 from runner_base.notes import note
 from runner_engine import (
@@ -46,8 +46,8 @@ from runner_engine import (
     Request,
     Sampling,
     Session,
-    gather,
-    require,
+    require_capabilities,
+    run_requests,
 )
 from runner_engine.sessions import NoChatTemplate
 from runner_engine.settings.sampling import PARAMETERS
@@ -64,60 +64,69 @@ PLAIN_STOP = ("\nUser:",)
 
 
 @dataclass
-class Opening(Inputs):
-    """The messages that a conversation begins with."""
+class InitialMessages(TaskInputs):
+    """The messages that a conversation starts with."""
 
     task: ChatConfig
     messages: list[Message]
 
 
-def prepare(config: RunnerConfig) -> Opening:
-    """Read the conversation to continue, if one is given; every chat is a job of its own."""
-    task = own_config(config, ChatConfig)
-    messages = [] if task.load is None else _load(Path(task.load), f"task.load={task.load}")
+def prepare(config: RunnerConfig) -> InitialMessages:
+    """Read the conversation to continue, if any. Every chat has a job id of its own."""
+    task = typed_task_config(config, ChatConfig)
+    messages = (
+        [] if task.load is None else _read_saved_conversation(Path(task.load), f"task.load={task.load}")
+    )
     if task.system is not None:
         messages = [
             Message("system", task.system),
             *(message for message in messages if message.role != "system"),
         ]
-    return Opening({"conversation": uuid.uuid4().hex}, task, messages)
+    return InitialMessages({"conversation": uuid.uuid4().hex}, task, messages)
 
 
-def run(inputs: Opening, context: Context) -> Result:
-    """Talk until the user quits."""
+def run(inputs: InitialMessages, context: TaskContext) -> Result:
+    """Run the conversation until the user quits."""
     contention = machine.Contention()
-    machine.reset_peak()
+    machine.reset_peak_rss()
     engine, recorder = context.engine, context.recorder
-    require(engine.capabilities, "task=chat", [Capability.deltas])
-    with recorder.progress(None, "loading"):
+    require_capabilities(engine.capabilities, "task=chat", [Capability.deltas])
+    with recorder.create_progress_bar(None, "loading"):
         report = engine.load()
     with (
         engine.open(batch_size=1) as session,
-        terminal.reading(Path(context.config.output_dir).expanduser() / HISTORY) as read,
+        terminal.line_reader(Path(context.config.output_dir).expanduser() / HISTORY) as read,
     ):
         talk = Chat(session, engine, context, inputs.messages)
-        talk.talk(read)
+        talk.run_conversation(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
-    measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
+    measured = EngineMeasurements(
+        report, engine.stats, machine.peak_rss_mib(), machine.machine_name(), contention.describe_load()
+    )
     cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
     metrics = (
-        count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
+        count_completions(samples)
+        | {"cancelled": cancelled}
+        | measured.metrics
+        | cost_and_side_metrics(samples)
     )
-    models = answered_by(samples)
+    models = describe_sources(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
     if talk.assigned:  # the engine's own words are those of the generation group
         sampling = ", ".join(f"{key}={value}" for key, value in talk.assigned.items())
         facts |= {
             "sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {sampling}")))
         }
-    notes = engine_notes(engine.stats, report) + talk.notes
+    notes = render_engine_notes(engine.stats, report) + talk.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
 
 class Chat:
-    """A conversation, and the commands that steer it."""
+    """A conversation and its slash commands."""
 
-    def __init__(self, session: Session, engine: Engine, context: Context, messages: list[Message]) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, context: TaskContext, messages: list[Message]
+    ) -> None:
         self.session, self.engine, self.recorder = session, engine, context.recorder
         self.messages = list(messages)
         self.sampling, self.limits = Sampling(), dict[str, Any]()
@@ -129,85 +138,85 @@ class Chat:
         self.began = replace(engine.stats)
         self.turns = 0
         self.commands: dict[str, Callable[[str], None]] = {
-            "/reset": self._reset,
-            "/system": self._system,
-            "/set": self._set,
-            "/stats": self._stats,
-            "/save": self._save,
-            "/load": self._load,
-            "/help": self._help,
+            "/reset": self._reset_conversation,
+            "/system": self._set_system_message,
+            "/set": self._set_parameter,
+            "/stats": self._print_stats,
+            "/save": self._save_conversation,
+            "/load": self._load_conversation,
+            "/help": self._print_help,
         }
 
-    def talk(self, read: Callable[[str], str]) -> None:
-        """Take turns until the lines end."""
-        say(chat.BEGINNING)
-        with terminal.ctrl_c() as pressed:
-            for line in terminal.lines_of(read, chat.HOW_TO_END):
+    def run_conversation(self, read_line: Callable[[str], str]) -> None:
+        """Read and answer turns until the input ends."""
+        print_message(chat.BEGINNING)
+        with terminal.ctrl_c_flag() as pressed:
+            for line in terminal.read_user_lines(read_line, chat.HOW_TO_END):
                 if line.strip() in QUIT:
                     return
                 try:
                     if line.startswith("/"):
-                        self._command(line)
+                        self._run_command(line)
                     else:
-                        self._answer(line, pressed)
+                        self._answer_turn(line, pressed)
                 except RunnerError as error:
                     self.session.check()
                     if not (
                         self.turns or line.startswith("/")
                     ):  # if the first turn fails, so will all others
                         raise
-                    say(f"error: {error}")
+                    print_message(f"error: {error}")
 
-    def _command(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         if name not in self.commands:
             raise ConfigError(
-                f"{unknown('command', name, self.commands)}. A message cannot begin with /",
+                f"{unknown_choice_message('command', name, self.commands)}. A message cannot begin with /",
                 key=name,
                 code="unknown_choice",
             )
         self.commands[name](argument.strip())
 
-    def _answer(self, text: str, pressed: list[bool]) -> None:
-        """Send a turn to the model, and print its answer as it comes; Ctrl-C ends the answer."""
+    def _answer_turn(self, text: str, pressed: list[bool]) -> None:
+        """Send a turn to the model and stream its answer to stdout. Ctrl-C ends the answer."""
         messages, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
-        self._submit(messages)
+        self._submit_turn(messages)
         pressed[:] = [False]
         completions: list[Completion] = []
-        thoughts = terminal.Thoughts()
+        thoughts = terminal.ThinkingPrinter()
 
-        def listen(events: list[Event]) -> None:
+        def on_events(events: list[Event]) -> None:
             for event in events:
                 if isinstance(event, Completion):
                     completions.append(event)
                 elif event.thinking:
-                    thoughts.show(event.text)
+                    thoughts.print_piece(event.text)
                 else:
-                    thoughts.end()
-                    print(plain(event.text), end="", flush=True)
+                    thoughts.finish()
+                    print(escape_control_characters(event.text), end="", flush=True)
             if pressed[0]:
                 self.session.cancel(self.turns)
 
         try:
-            gather(self.session, [], listen)
+            run_requests(self.session, [], on_events)
         finally:  # else the terminal would stay dimmed
-            thoughts.end()
+            thoughts.finish()
         [completion] = completions
         print(flush=True)
         pressed.clear()
-        self.recorder.sample(replace(sample_of(completion), question=text))
+        self.recorder.append_sample(replace(build_sample(completion), question=text))
         self.turns += 1
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)", code="failed")
         answer, parts = completion.answer, completion.answer.parts
         if answer.finish_reason.is_cut_off:
-            say(chat.cut_off_line(completion))
+            print_message(chat.truncated_answer_line(completion))
         thinking = parts.thinking if parts.has_thinking else None
         self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before
 
-    def _submit(self, messages: list[Message]) -> None:
-        """Submit the next turn, in the model's chat template or, if it has none, as plain text."""
+    def _submit_turn(self, messages: list[Message]) -> None:
+        """Submit the next turn in the model's chat template, or as plain text if it has none."""
         request = Request(
             self.turns, tuple(messages), keep=True, sampling=self.sampling, deltas=True, **self.limits
         )
@@ -218,29 +227,31 @@ class Chat:
             except NoChatTemplate:
                 self.has_template = False
                 self.notes.append(note_text(note("no_chat_template")))
-                say(f"note: {self.notes[-1]}")
+                print_message(f"note: {self.notes[-1]}")
         names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
         turns = [f"{names[message.role]}{message.content}" for message in messages]
         self.session.submit(replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP))
 
     # ------------------------------------------------------------------------------------- commands
 
-    def _reset(self, _: str) -> None:
+    def _reset_conversation(self, _: str) -> None:
         self.messages = [message for message in self.messages if message.role == "system"]
 
-    def _system(self, text: str) -> None:
+    def _set_system_message(self, text: str) -> None:
         own = [Message("system", text)] if text else []
         self.messages = [*own, *(message for message in self.messages if message.role != "system")]
 
-    def _set(self, assignment: str) -> None:
+    def _set_parameter(self, assignment: str) -> None:
         key, _, value = assignment.removeprefix("generation.").partition("=")
         if assignment:
             if key not in SETTINGS:
                 raise ConfigError(
-                    unknown("setting", key, SETTINGS), key=f"/set {assignment}", code="unknown_choice"
+                    unknown_choice_message("setting", key, SETTINGS),
+                    key=f"/set {assignment}",
+                    code="unknown_choice",
                 )
             try:
-                number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
+                number: Any = PARAMETERS[key].parse(value) if key in PARAMETERS else int(value)
             except ValueError as error:
                 raise ConfigError(
                     f"{value or 'nothing'} is not a number", key=f"/set {assignment}", code="bad_value"
@@ -248,55 +259,60 @@ class Chat:
             limits = {key: number} if key in LIMITS else {}
             try:
                 sampling = self.sampling if limits else replace(self.sampling, **{key: number})
-                needs = Request(0, "", sampling=sampling, **limits).needs
+                needs = Request(0, "", sampling=sampling, **limits).required_capabilities
             except ConfigError as error:  # names the setting as the user typed it
                 raise ConfigError(
                     str(error).partition(": ")[2], key=f"/set {assignment}", code=error.code
                 ) from error
-            require(self.engine.capabilities, f"/set {assignment}", needs)
+            require_capabilities(self.engine.capabilities, f"/set {assignment}", needs)
             self.sampling, self.limits = sampling, self.limits | limits
             self.assigned[key] = number
         limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits
-        settings = vars(self.sampling.over(self.generation, self.seed)) | limits
-        say("  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None))
+        settings = vars(self.sampling.with_defaults(self.generation, self.seed)) | limits
+        print_message(
+            "  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None)
+        )
 
-    def _stats(self, _: str) -> None:
+    def _print_stats(self, _: str) -> None:
         if self.last is None:
-            say(chat.NO_TURN)
+            print_message(chat.NO_TURN)
             return
         completion, spent = self.last
         if completion.answer.new_tokens is not None:  # a server elsewhere
-            say(chat.turn_elsewhere(completion))
+            print_message(chat.server_turn_stats(completion))
             return
-        say(chat.turn_here(completion, spent, self.engine.stats - self.began, self.turns))
+        print_message(chat.local_turn_stats(completion, spent, self.engine.stats - self.began, self.turns))
 
-    def _save(self, name: str) -> None:
-        path = _named(name, "/save")
+    def _save_conversation(self, name: str) -> None:
+        path = _require_path(name, "/save")
         if path.exists():
-            _load(path, f"/save {name}: the file exists, and")  # only a conversation is replaced
-        data = {"messages": [message.as_dict() for message in self.messages]}
+            _read_saved_conversation(
+                path, f"/save {name}: the file exists, and"
+            )  # only a conversation is replaced
+        data = {"messages": [message.to_dict() for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True)
-        say(chat.saved_line(len(self.messages), path))
+        write_text_atomically(
+            path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True
+        )
+        print_message(chat.saved_message(len(self.messages), path))
 
-    def _load(self, name: str) -> None:
-        self.messages = _load(_named(name, "/load"), f"/load {name}")
-        say(chat.loaded_line(len(self.messages)))
+    def _load_conversation(self, name: str) -> None:
+        self.messages = _read_saved_conversation(_require_path(name, "/load"), f"/load {name}")
+        print_message(chat.loaded_message(len(self.messages)))
 
-    def _help(self, _: str) -> None:
-        for name, explanation in chat.help_lines(SETTINGS).items():
-            say(f"{name:8} {explanation}")
+    def _print_help(self, _: str) -> None:
+        for name, explanation in chat.command_help(SETTINGS).items():
+            print_message(f"{name:8} {explanation}")
 
 
-def _named(name: str, command: str) -> Path:
+def _require_path(name: str, command: str) -> Path:
     if not name:
         raise ConfigError(f"{command} needs a file: {command} FILE", code="missing")
     return Path(name).expanduser()
 
 
-def _load(path: Path, key: str) -> list[Message]:
-    """Read a saved conversation."""
+def _read_saved_conversation(path: Path, key: str) -> list[Message]:
     try:
-        return list(read_conversation(read_text(path.expanduser(), key)))
+        return list(parse_conversation(read_text(path.expanduser(), key)))
     except ValueError as error:
         raise ConfigError(f"{path} is not a conversation: {error}", key=key, code="damaged") from error

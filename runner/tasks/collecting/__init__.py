@@ -1,55 +1,54 @@
-"""How the answers to a job's questions are collected: the steps of completing.py, and what tasks
-use of them."""
+"""Collects the answers to a job's questions: the steps of answer_collection.py, and interfaces for tasks."""
 
 # what the engine has measured, kept beside the answers
-from runner.records.measured import Measured as Measured
+from runner.records.engine_measurements import EngineMeasurements as EngineMeasurements
 
 # the answers that an interrupted start has begun
-from runner.records.partial import PartialFile as PartialFile
+from runner.records.partial_answers import PartialAnswersFile as PartialAnswersFile
 
-# loads the engine, asks, and records each answer at once
-from runner.tasks.collecting.asking import ask as ask
-
-# answers besides those to the questions
-from runner.tasks.collecting.beside import collect_beside as collect_beside
-
-# the answers that there are, and the requests that have none
-from runner.tasks.collecting.kept import Kept as Kept
+# those of jobs with the same questions
+from runner.tasks.collecting.answer_reuse import AnswerReuse as AnswerReuse
 
 # the samples in order, with notes and costs
-from runner.tasks.collecting.outcome import Collected as Collected
+from runner.tasks.collecting.collected_answers import CollectedAnswers as CollectedAnswers
 
 # makes it of what was kept, reused and asked
-from runner.tasks.collecting.outcome import collected as collected
+from runner.tasks.collecting.collected_answers import build_result as build_result
 
 # says which questions have no answer
-from runner.tasks.collecting.outcome import problems as problems
-from runner.tasks.collecting.policy import Policies as Policies  # all policies of a job as one
+from runner.tasks.collecting.collected_answers import unanswered_messages as unanswered_messages
+
+# answers besides those to the questions
+from runner.tasks.collecting.extra_requests import collect_extra_answers as collect_extra_answers
+from runner.tasks.collecting.policy import CombinedPolicy as CombinedPolicy  # all policies of a job as one
 
 # what a job does beside asking each question once
 from runner.tasks.collecting.policy import Policy as Policy
 
 # another order for each repeat
-from runner.tasks.collecting.repeat import OrderOfRepeat as OrderOfRepeat
+from runner.tasks.collecting.repeat import RepeatOrder as RepeatOrder
+
+# loads the engine, asks, and records each answer at once
+from runner.tasks.collecting.request_runner import answer_requests as answer_requests
 
 # the judge of a task that judges nothing
 from runner.tasks.collecting.samples import UNJUDGED as UNJUDGED
 
 # gives a sample its verdict, and knows the job's own ones
 from runner.tasks.collecting.samples import Judge as Judge
-from runner.tasks.collecting.samples import Unjudged as Unjudged  # what judges derive from
+from runner.tasks.collecting.samples import NoJudge as NoJudge  # what judges derive from
 
 # completions of a request as a sample
-from runner.tasks.collecting.samples import sample_of as sample_of
-
-# sends requests, and takes what comes
-from runner.tasks.collecting.sending import each_request as each_request
+from runner.tasks.collecting.samples import build_sample as build_sample
 
 # says at an interrupt what is kept
-from runner.tasks.collecting.sending import kept_words as kept_words
+from runner.tasks.collecting.sending import report_saved_on_interrupt as report_saved_on_interrupt
 
-# those of jobs with the same questions
-from runner.tasks.collecting.siblings import ReuseOfAnswers as ReuseOfAnswers
+# sends requests, and takes what comes
+from runner.tasks.collecting.sending import send_requests as send_requests
+
+# the answers that there are, and the requests that have none
+from runner.tasks.collecting.stored_answers import StoredAnswers as StoredAnswers
 
 # those of a job with a larger budget
-from runner.tasks.collecting.thoughts import ReuseOfThoughts as ReuseOfThoughts
+from runner.tasks.collecting.thinking_reuse import ThinkingReuse as ThinkingReuse

@@ -1,4 +1,4 @@
-"""task.repeat: any but the first run of a job asks its questions in an order of its own."""
+"""task.repeat: every run of a job but the first sends its questions in another order."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from runner.tasks.collecting.policy import Policy
 from runner_engine import Request
 
 
-class OrderOfRepeat(Policy):
-    """The order of a repeat; 0: the first run, which asks in the order of the questions."""
+class RepeatOrder(Policy):
+    """Shuffles the questions with the repeat's number as seed. Repeat 0 keeps their order."""
 
     def __init__(self, repeat: int) -> None:
         self.repeat = repeat
 
-    def rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        """Yield the requests in this repeat's order."""
+    def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
+        """Yield all requests as one round, in this repeat's order."""
         yield Random(self.repeat).sample(requests, len(requests)) if self.repeat else requests

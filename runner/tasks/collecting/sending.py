@@ -1,4 +1,4 @@
-"""Sends many requests to an engine, and says at an interrupt what is kept."""
+"""Sends many requests to an engine, and reports at an interrupt which answers are saved."""
 
 from __future__ import annotations
 
@@ -8,51 +8,49 @@ from itertools import chain
 from typing import Protocol
 
 from runner_base import signals
-from runner_engine import Completion, Engine, Event, Request, RequestId, gather
+from runner_engine import Completion, Engine, Event, Request, RequestId, run_requests
 
 
-class RequestsBeside(Protocol):
-    """Further requests in the session of a job's questions, submitted while some of these wait for
-    a place."""
+class ExtraRequestSource(Protocol):
+    """Source of extra requests, submitted while some of the job's questions are queued."""
 
-    def due(self) -> list[Request]:
-        """Return the requests whose turn has come; their ids differ from those of the questions."""
+    def next_extra_requests(self) -> list[Request]:
+        """Return the next extra requests. Their ids differ from the questions' ids."""
         ...
 
-    def record(self, *completions: Completion) -> None:
-        """Take all completions of such a request."""
+    def on_extra_answer(self, *completions: Completion) -> None:
+        """Process all completions of an extra request."""
         ...
 
 
-def each_request(
+def send_requests(
     engine: Engine,
     requests: list[Request],
-    listener: Callable[..., bool | None],
+    on_completions: Callable[..., bool | None],
     batch_size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
     ahead: Callable[[int], int] | None = None,
-    beside: RequestsBeside | None = None,
-    on_stop: Callable[[list[Completion]], str] = lambda _: "",
-    answered: Sequence[Request] = (),
+    extra_source: ExtraRequestSource | None = None,
+    on_interrupt: Callable[[list[Completion]], str] = lambda _: "",
+    answered_requests: Sequence[Request] = (),
 ) -> None:
-    """Give the listener all completions of each request in order, once the last one has come; False
-    ends the rest.
+    """Send requests, and pass the completions of each to `on_completions`. False cancels the rest.
 
-    Those that earlier starts have `answered` are only mentioned. When a signal comes, `on_stop`
-    gets what is under way, and says what becomes of it.
+    Requests that earlier starts have answered are only mentioned to the session. At a signal,
+    `on_interrupt` gets the unfinished completions and returns a message about them.
     """
     expected = {request.id: request.n for request in requests}
     arrived: dict[RequestId, list[Completion]] = {}
     of_beside: set[RequestId] = set()
 
-    def submit_beside() -> None:
-        if beside is not None and engine.stats.rows_waiting:
-            for request in beside.due():
+    def submit_extra_requests() -> None:
+        if extra_source is not None and engine.stats.rows_waiting:
+            for request in extra_source.next_extra_requests():
                 of_beside.add(request.id)
                 expected[request.id] = request.n
                 session.submit(request)
 
-    def listen(events: list[Event]) -> bool:
+    def on_events(events: list[Event]) -> bool:
         on_step()
         for event in events:
             if isinstance(event, Completion):
@@ -60,29 +58,28 @@ def each_request(
                 choices.append(event)
                 if len(choices) == expected[event.id]:
                     choices = sorted(arrived.pop(event.id), key=lambda completion: completion.choice)
-                    if event.id in of_beside and beside is not None:
-                        beside.record(*choices)
-                    elif listener(*choices) is False:
+                    if event.id in of_beside and extra_source is not None:
+                        extra_source.on_extra_answer(*choices)
+                    elif on_completions(*choices) is False:
                         return False
-        submit_beside()
+        submit_extra_requests()
         return True
 
     with engine.open(batch_size) as session:
-        session.mention(answered)
+        session.announce_prompts(answered_requests)
         try:
-            gather(session, requests, listen, ahead)
+            run_requests(session, requests, on_events, ahead)
         except signals.BetweenSteps:
-            choices = [*session.stop(), *chain(*arrived.values())]
+            choices = [*session.cancel_and_collect(), *chain(*arrived.values())]
             raise signals.Interrupted(
-                on_stop([choice for choice in choices if choice.id not in of_beside])
+                on_interrupt([choice for choice in choices if choice.id not in of_beside])
             ) from None
 
 
 @contextmanager
-def kept_words(done: Sized, what: str = "") -> Iterator[None]:
-    """Let an interrupt in this block say how much is done, before it says what becomes of the
-    rest."""
+def report_saved_on_interrupt(saved: Sized, unit: str = "") -> Iterator[None]:
+    """Add the number of saved items to the message of an interrupt in this block."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise signals.Interrupted(", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))) from None
+        raise signals.Interrupted(", ".join(filter(None, (f"{len(saved)}{unit} kept", str(stop))))) from None

@@ -1,9 +1,9 @@
-"""task=generate: complete the user's own prompts, and write the completions in the order of the
+"""task=generate: complete the user's prompts, and write the completions in the order of the
 prompts.
 
 `samples.jsonl` in the job folder grows as completions end; an interrupted job resumes from it.
-`completions.jsonl` holds them in the order of the prompts. The prompts count by content: the same
-ones from a file, from stdin or from the command line are the same job.
+`completions.jsonl` holds them in the order of the prompts. Only the prompts' content identifies
+the job: from a file, from stdin or from the command line, equal prompts are the same job.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from pathlib import Path
 from runner.render.notes import render_notes
 from runner.tasks import (
     STDIN,
-    Branched,
-    Context,
+    BranchedPrompt,
     GivenPrompt,
-    Inputs,
     Job,
-    Print,
+    PrintMode,
     ResolvedJob,
     RunnerConfig,
+    TaskContext,
+    TaskInputs,
     Uses,
     build_prompt,
-    collect,
-    completion_lines,
+    collect_answers,
     count_completions,
     describe_prompts,
-    file_of,
-    kind_of,
+    format_completions,
+    hash_prompts,
     load_prompts,
-    needless_scaling_of,
-    own_config,
-    prompts_sha256,
+    model_kind,
+    prompt_file,
     read_samples,
+    sample_scaling_notes,
+    typed_task_config,
 )
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base import (
     COMPLETIONS,
     Answer,
     ConfigError,
-    EvidenceError,
     Result,
+    RunRecordError,
     Sample,
-    cannot_write,
-    check,
-    thinking_totals,
-    write_atomically,
+    check_value,
+    thinking_metrics,
+    write_error,
+    write_text_atomically,
 )
-from runner_engine import Attention, Request, local_model
+from runner_engine import Attention, Request, to_local_config
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -63,100 +63,102 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Prompts(Inputs):
+class GenerateInputs(TaskInputs):
     """The prompts of the job, in order."""
 
     task: GenerateConfig
     prompts: list[GivenPrompt]
 
 
-def prepare(config: RunnerConfig) -> Prompts:
-    """Read and hash the prompts."""
-    task = own_config(config, GenerateConfig)
+def prepare(config: RunnerConfig) -> GenerateInputs:
+    task = typed_task_config(config, GenerateConfig)
     path = output_path(task)
     if path is not None:
         usable = path.is_file() or not path.exists()
-        check(usable, "task.output", task.output, f"{path} is not a file that can be written")
-        given = file_of(task.prompt) or Path(task.prompts or STDIN).expanduser()
+        check_value(usable, "task.output", task.output, f"{path} is not a file that can be written")
+        given = prompt_file(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
-        check(not clash, "task.output", task.output, "this is the file with the prompts", code="conflict")
+        check_value(
+            not clash, "task.output", task.output, "this is the file with the prompts", code="conflict"
+        )
     prompts = load_prompts(task)
-    if any(isinstance(given, Branched) for given in prompts):
-        check_branches(config)
-    sha256 = prompts_sha256(prompts)
-    return Prompts(
+    if any(isinstance(given, BranchedPrompt) for given in prompts):
+        reject_branch_conflicts(config)
+    sha256 = hash_prompts(prompts)
+    return GenerateInputs(
         {"prompts": sha256}, task, prompts, data=describe_prompts(task, sha256), count=len(prompts)
     )
 
 
-def check_branches(config: RunnerConfig) -> None:
-    """Reject a model that cannot tell one branch from another, or cannot take their mask."""
+def reject_branch_conflicts(config: RunnerConfig) -> None:
+    """Reject a model without RoPE for branches, or an attention backend without masks for them."""
     if not config.rope.has_branches:
         raise ConfigError(
             f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
             "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out",
             code="conflict",
         )
-    if local_model(config.model).attention is Attention.flash_attention_2:
+    if to_local_config(config.model).attention is Attention.flash_attention_2:
         raise ConfigError(
             "model.attention=flash_attention_2 takes no mask of its own, which branches need: use sdpa or eager",
             code="conflict",
         )
 
 
-def run(inputs: Prompts, context: Context) -> Result:
-    """Complete what is not on disk yet, then write the completions in order."""
+def run(inputs: GenerateInputs, context: TaskContext) -> Result:
+    """Complete the unfinished prompts, then write all completions in order."""
     task, prompts, recorder = inputs.task, inputs.prompts, context.recorder
-    written = check_output(task, prompts, recorder.samples)
+    written = check_output_file(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
         log_prompt(context.resolved, requests[0])
-    done = collect(requests, context)
+    done = collect_answers(requests, context)
     if task.debug:
-        log_completion(recorder.samples[0])
-    write_atomically(recorder.folder / COMPLETIONS, completion_lines(prompts, recorder.samples))
-    notes = render_notes([*done.note_values, *needless_scaling_of(context.resolved, done.samples)])
-    metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
+        log_completions(recorder.samples[0])
+    write_text_atomically(recorder.folder / COMPLETIONS, format_completions(prompts, recorder.samples))
+    notes = render_notes([*done.note_values, *sample_scaling_notes(context.resolved, done.samples)])
+    metrics = count_completions(done.samples) | thinking_metrics(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=notes, problems=done.problems, tables=done.tables)
-    hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, written)
+    write_completions(
+        task, prompts, recorder.samples, result, context.config.print is PrintMode.full, written
+    )
     return result
 
 
-def deliver(inputs: Prompts, resolved: ResolvedJob, job: Job, result: Result) -> None:
-    """Show as many recorded completions as are asked for now, and write task.output."""
+def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:
+    """Print the recorded completions again, and write task.output."""
     task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
         if task.debug:
             log_prompt(resolved, build_request(task, 0, prompts[0]))
-            log_completion(samples[0])
-        check_output(task, prompts, samples)
-        hand_over(task, prompts, samples, result, resolved.config.print is Print.full)
+            log_completions(samples[0])
+        check_output_file(task, prompts, samples)
+        write_completions(task, prompts, samples, result, resolved.config.print is PrintMode.full)
     elif task.output is not None:
-        raise EvidenceError(
+        raise RunRecordError(
             f"{job.samples_path} holds {len(samples)} of the {len(prompts)} samples that were recorded, so "
             f"task.output={task.output} cannot be written: run with rerun=all to generate them again",
             code="damaged",
         )
 
 
-def build_request(task: GenerateConfig, index: int, given: GivenPrompt) -> Request:
-    """Return the request to continue a prompt, or each of its branches."""
-    branches = given.branches if isinstance(given, Branched) else ()
-    return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
+def build_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Request:
+    """Return the request that continues a prompt, or each of its branches."""
+    branches = prompt.branches if isinstance(prompt, BranchedPrompt) else ()
+    return Request(index, build_prompt(task, prompt), tuple(task.stop), branches=branches)
 
 
 def log_prompt(resolved: ResolvedJob, request: Request) -> None:
-    """Log a prompt as the model sees it, with special tokens; only the tokenizer is loaded for
-    it."""
-    ((text, ids),) = kind_of(resolved.config.model).encoded(resolved, [request.prompt])
+    """Log a prompt in the form that the model sees, with special tokens. Only the tokenizer is loaded."""
+    ((text, ids),) = model_kind(resolved.config.model).encode_prompts(resolved, [request.prompt])
     log.info("prompt %s as the model sees it: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, beginning in enumerate(request.branches, start=1):
         log.info("prompt %s, branch %d begins with %r", request.id, number, beginning)
 
 
-def log_completion(sample: Sample) -> None:
-    """Log the completions of a prompt, with their tokens."""
+def log_completions(sample: Sample) -> None:
+    """Log the completions of a prompt with their tokens."""
     for choice in sample.answers:
         log.info("completion %s, token ids: %s", sample.index, choice.token_ids)
         parts = choice.parts
@@ -169,14 +171,17 @@ def log_completion(sample: Sample) -> None:
 # and showing
 
 
-def check_output(
-    task: GenerateConfig, prompts: list[GivenPrompt], samples: dict[int, Sample], written: bytes | None = None
+def check_output_file(
+    task: GenerateConfig,
+    prompts: list[GivenPrompt],
+    samples: dict[int, Sample],
+    known_content: bytes | None = None,
 ) -> bytes | None:
-    """Reject a folder that cannot be written, and a file that holds anything but this job's
+    """Reject an output folder without write access, and a file with other content than this job's
     completions.
 
-    Returns the file's content if it holds those: errors among them may become answers while the job
-    runs.
+    Returns the file's content if it holds those completions: errors among them may become answers
+    while the job runs.
     """
     path = output_path(task)
     if path is None:
@@ -186,11 +191,13 @@ def check_output(
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise cannot_write(path, error, "task.output") from error
+        raise write_error(path, error, "task.output") from error
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
-    if content != written and not (is_whole and content == completion_lines(prompts, samples).encode()):
+    if content != known_content and not (
+        is_whole and content == format_completions(prompts, samples).encode()
+    ):
         raise ConfigError(
             f"{path} exists and holds something else than this job's completions: "
             "give another file, or task.overwrite=true to replace it",
@@ -201,74 +208,75 @@ def check_output(
     return content
 
 
-def hand_over(
+def write_completions(
     task: GenerateConfig,
     prompts: list[GivenPrompt],
     samples: dict[int, Sample],
     result: Result,
-    is_full: bool,
-    written: bytes | None = None,
+    show_thinking: bool,
+    known_content: bytes | None = None,
 ) -> None:
-    """Write task.output, and put the rows of the table into the result; is_full: also what the
-    model thought."""
+    """Write task.output and add the table of completions to the result. `show_thinking` includes the
+    thinking.
+    """
     path = output_path(task)
     if path is not None:
-        check_output(task, prompts, samples, written)  # the file may have appeared meanwhile
-        write_atomically(path, completion_lines(prompts, samples), "task.output", durable=True)
+        check_output_file(task, prompts, samples, known_content)  # the file may have appeared meanwhile
+        write_text_atomically(path, format_completions(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
-        result.text = whole(prompts[0], samples[0], is_full)
+        result.text = format_completion(prompts[0], samples[0], show_thinking)
         return
     result.rows = [
         row
         for index, given in enumerate(prompts[: task.show])
-        for row in rows(index, given, samples[index], is_full)
+        for row in completion_rows(index, given, samples[index], show_thinking)
     ]
 
 
-def whole(given: GivenPrompt, sample: Sample, is_full: bool) -> str:
-    """Return a whole completion; branches one below the other, each from its beginning."""
-    if not isinstance(given, Branched):
-        thinking, text = shown(sample.answer)
-        return f"[thinking] {thinking}\n\n{text}" if thinking and is_full else text
-    pairs = zip(given.branches, sample.answers, strict=True)
+def format_completion(prompt: GivenPrompt, sample: Sample, show_thinking: bool) -> str:
+    """Return a whole completion as text. Branches follow one another, each from its beginning."""
+    if not isinstance(prompt, BranchedPrompt):
+        thinking, text = trimmed_parts(sample.answer)
+        return f"[thinking] {thinking}\n\n{text}" if thinking and show_thinking else text
+    pairs = zip(prompt.branches, sample.answers, strict=True)
     texts = (f"{beginning}{choice.parts.answer}" for beginning, choice in pairs)
     return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))
 
 
-def rows(index: int, given: GivenPrompt, sample: Sample, is_full: bool) -> list[dict[str, object]]:
-    """Return the rows of the table for one prompt: one, or one for each branch."""
+def completion_rows(
+    index: int, prompt: GivenPrompt, sample: Sample, show_thinking: bool
+) -> list[dict[str, object]]:
+    """Return the table rows of one prompt: one, or one per branch."""
     return [
         {
             "": index,
             **({"branch": number} if sample.branches else {}),
-            "prompt": head(given, number),
-            **({"thinking": thinking} if thinking and is_full else {}),
+            "prompt": prompt_head(prompt, number),
+            **({"thinking": thinking} if thinking and show_thinking else {}),
             "completion": sample.error or text,
             "ended by": f"{choice.finish_reason.value}{(', still thinking' if choice.parts.is_open else '')}",
-            "tokens": choice.tokens,
+            "tokens": choice.num_tokens,
             **({} if sample.by is None else {"by": sample.by}),
         }
         for number, choice in enumerate(sample.answers, start=1)
-        for thinking, text in [shown(choice)]
+        for thinking, text in [trimmed_parts(choice)]
     ]
 
 
-def shown(answer: Answer) -> tuple[str, str]:
-    """Return thinking and answer as people read them: without the blank lines that models put
-    around their tags."""
+def trimmed_parts(answer: Answer) -> tuple[str, str]:
+    """Return thinking and answer without the blank lines that models put around their tags."""
     parts = answer.parts
     return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
 
 
-def head(given: GivenPrompt, branch: int = 0) -> str:
+def prompt_head(prompt: GivenPrompt, branch: int = 0) -> str:
     """Return the beginning of a prompt, and of a branch, on one line."""
-    if isinstance(given, Branched):
-        return f"{head(given.main)} | {head(given.branches[branch - 1])}"
-    text = " ".join((given if isinstance(given, str) else given[-1].content).split())
+    if isinstance(prompt, BranchedPrompt):
+        return f"{prompt_head(prompt.main)} | {prompt_head(prompt.branches[branch - 1])}"
+    text = " ".join((prompt if isinstance(prompt, str) else prompt[-1].content).split())
     return text if len(text) <= HEAD_CHARACTERS else f"{text[: HEAD_CHARACTERS - 1]}…"
 
 
 def output_path(task: GenerateConfig) -> Path | None:
-    """Return the path of task.output, with links resolved: the file behind a link is replaced, not
-    the link."""
+    """Return the path of task.output with links resolved, because the file behind a link is replaced."""
     return None if task.output is None else Path(task.output).expanduser().resolve()

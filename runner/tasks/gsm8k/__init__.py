@@ -1,2 +1,3 @@
-"""The task gsm8k: word problems, how far the score can be trusted, and when a comparison is
-decided."""
+"""The task gsm8k: word problems, checks of the score's reliability, and early stopping of
+comparisons.
+"""

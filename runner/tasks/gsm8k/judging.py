@@ -1,5 +1,4 @@
-"""Judges the answers of task=gsm8k, each once: where its completion ends, or where it is read from
-the disk."""
+"""Judges each answer of task=gsm8k once: when its completion ends, or when it is read from disk."""
 
 from __future__ import annotations
 
@@ -7,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from runner.datasets.chosen import JudgedKeys, with_recorded_cluster
-from runner.scorers import WHY_NOT, Judgement, Vote, elect, judge, scorer_of
+from runner.datasets.question_subsets import ClusterConfig, with_recorded_cluster
+from runner.scorers import WHY_NOT, Judgement, VoteResult, count_votes, judge, load_scorer
 from runner_base import FinishReason, Sample
 from runner_base.notes import Note, note
 
 
 class Question(Protocol):
-    """What must be known of a question."""
+    """What a judge needs to know of a question."""
 
     @property
-    def question(self) -> str:
-        """Its text."""
+    def question(self) -> str: ...
 
     @property
     def gold(self) -> str:
@@ -26,86 +24,90 @@ class Question(Protocol):
 
     @property
     def cluster(self) -> str | None:
-        """The family of questions that it belongs to."""
+        """The cluster of dependent questions that it belongs to, if any."""
 
     @property
     def left_out(self) -> bool:
-        """It does not count in the score."""
+        """Whether the question is excluded from the score."""
 
 
-class JudgingKeys(JudgedKeys, Protocol):
-    """The keys of the task that say how its answers are judged."""
+class JudgingConfig(ClusterConfig, Protocol):
+    """The task's config keys that control how answers are judged."""
 
     samples: int  # answers to each question
 
     @property
     def gold_scorer(self) -> str | None:
-        """The scorer that judges; None: the extractors."""
+        """The scorer that judges, or None if the extractors do."""
 
     @property
     def judged_by(self) -> str:
         """The extractor or scorer whose verdict counts."""
 
     @property
-    def ways_to_judge(self) -> list[str]:
-        """The extractors, or the scorer, that answers are kept of."""
+    def verdict_sources(self) -> list[str]:
+        """Names of the extractors or the scorer whose results are stored with the answers."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A question's sample with its verdict, what was found in each answer, and how these voted."""
+class JudgedSample:
+    """A sample with its verdict, the extracted answers and their votes."""
 
     sample: Sample
     answers: Sequence[Judgement]
-    votes: Mapping[str, Vote]  # by extractor or scorer
+    votes: Mapping[str, VoteResult]  # by extractor or scorer
 
 
 class Judge:
-    """Gives samples their verdicts, and keeps what was found in them for the reports."""
+    """Gives samples their verdicts, and caches extracted answers for the reports."""
 
-    def __init__(self, task: JudgingKeys, items: Mapping[int, Question]) -> None:
+    def __init__(self, task: JudgingConfig, items: Mapping[int, Question]) -> None:
         self.task, self.items = task, items
-        self._judged: dict[int, Judged] = {}  # by the number of the question: what was judged last
+        self._judged: dict[int, JudgedSample] = {}  # by the number of the question: what was judged last
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
         """Return a new sample with its question and its verdict."""
-        return self.judged(sample).sample
+        return self.judge_sample(sample).sample
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample does not belong to this job; None if it does."""
+        """Return why a sample does not belong to this job, or None if it does."""
         item = self.items.get(sample.index)
         if item is None or (sample.question, sample.gold) != (item.question, item.gold):
             return note("other_question", index=sample.index)
         if len(sample.answers) != self.task.samples:
             return note("other_count", answers=len(sample.answers), wanted=self.task.samples)
-        today = with_recorded_cluster(self.task, self.judged(sample).sample, sample)
+        today = with_recorded_cluster(self.task, self.judge_sample(sample).sample, sample)
         # whether an expression can be compared in time may depend on what else the machine does
         is_uncertain = any(
             WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)
         )
         return None if today == sample or is_uncertain else note("judged_differently")
 
-    def adopted(self, sample: Sample) -> Sample | None:
-        """Return another job's sample as one of this job, judged anew; None if it answers another
+    def adopt_sample(self, sample: Sample) -> Sample | None:
+        """Judge another job's sample again as one of this job. Returns None if it answers another
         question.
 
-        The other job may read answers by another rule, and may count other questions, in families.
+        The other job may use other extractors, and other clusters of questions.
         """
         item = self.items.get(sample.index)
         if item is None or sample.question != item.question or len(sample.answers) != self.task.samples:
             return None
-        return self.judged(sample).sample
+        return self.judge_sample(sample).sample
 
-    def judged(self, sample: Sample) -> Judged:
-        """Return a sample with its question and its verdict; several answers vote on one."""
+    def judge_sample(self, sample: Sample) -> JudgedSample:
+        """Return a sample with its question and its verdict. Several answers vote on one verdict."""
         known = self._judged.get(sample.index)
         if known is not None and known.sample == sample:
             return known
         item, way = self.items[sample.index], self.task.judged_by
         judgements = [judge(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
-        votes = self._votes(judgements)
+        votes = self._count_votes(judgements)
         answers = [
-            replace(answer, extracted=judgement.found | judgement.reasons, verdict=judgement.verdicts[way])
+            replace(
+                answer,
+                extracted=judgement.found | judgement.failure_reason_entry,
+                verdict=judgement.verdicts[way],
+            )
             for answer, judgement in zip(sample.answers, judgements, strict=True)
         ]
         answer = answers[votes[way].winner]
@@ -121,12 +123,15 @@ class Judge:
             sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out
         )
         sample = replace(sample, answer=answer)
-        self._judged[sample.index] = judged = Judged(sample, judgements, votes)
+        self._judged[sample.index] = judged = JudgedSample(sample, judgements, votes)
         return judged
 
-    def _votes(self, judgements: Sequence[Judgement]) -> dict[str, Vote]:
+    def _count_votes(self, judgements: Sequence[Judgement]) -> dict[str, VoteResult]:
         """Return the votes of a question's answers, by extractor or scorer."""
         scorer = self.task.gold_scorer
         if scorer is None:
-            return {way: elect(judgements, way) for way in self.task.ways_to_judge}
-        return {way: elect(judgements, way, scorer_of(scorer).among) for way in self.task.ways_to_judge}
+            return {way: count_votes(judgements, way) for way in self.task.verdict_sources}
+        return {
+            way: count_votes(judgements, way, load_scorer(scorer).find_equal_answer)
+            for way in self.task.verdict_sources
+        }

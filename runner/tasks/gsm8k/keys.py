@@ -1,4 +1,4 @@
-"""task – the keys of task=gsm8k."""
+"""Config keys of task=gsm8k."""
 
 from __future__ import annotations
 
@@ -7,20 +7,30 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from runner.config.examples import ExamplesConfig
-from runner.config.extractors import OF_NUMBERS, Extractor, Gold
+from runner.config.extractors import OF_NUMBERS, Extractor, GoldKind
 from runner.config.questions import MAX_SAMPLES, OTHER_JOB, SELECTS, WORDS_FOR_A_JOB
-from runner.config.task import Amount, TaskConfig
+from runner.config.task import TaskConfig, WorkAmount
 from runner.config.wording import PromptStyle
-from runner_base import UNLESS_DEFAULT, Inert, Takes, check, least, setting, within
-from runner_base.fields import DefaultAs
-from runner_base.plugins import check_plug_in
+from runner_base import (
+    UNLESS_DEFAULT,
+    NotInIdentity,
+    ValueConstraint,
+    at_least,
+    check_value,
+    config_field,
+    in_range,
+)
+from runner_base.fields import DefaultCountsAs
+from runner_base.plugins import check_plug_in_exists
 from runner_engine import GenerationConfig
 
-MARGIN = Takes(
+MARGIN = ValueConstraint(
     lambda points: 0 < points < 100,
     "must be a number of percentage points between 0 and 100, such as 2, or null for no margin",
 )
-OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while it runs, and nowhere else")
+OF_EARLY_STOP = NotInIdentity(
+    "counts among the hashes of a job that is compared while it runs, and nowhere else"
+)
 AUTO = "auto"
 # task.check_invariance=auto asks one question of so many again, in jobs with at least
 # MIN_QUESTIONS_CHECKED: fewer than five answers would show next to nothing, and a short job has no
@@ -34,40 +44,42 @@ FIXED_SHOTS = 5  # of task.prompt=lm_eval_5shot
 
 @dataclass
 class Gsm8kConfig(ExamplesConfig):
-    """Grade-school word problems: generate, extract the number, compare."""
+    """Config for grade-school word problems: generate, extract the number, compare with the gold
+    answer.
+    """
 
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
     name: ClassVar[str] = "gsm8k"
     gives_verdicts: ClassVar[bool] = True
     comparisons_key: ClassVar[str] = "early_stop_comparisons"
     extractor: Extractor = Extractor.strict
-    scorer: str | None = setting(None, UNLESS_DEFAULT)
-    samples: int = setting(1, takes=within(1, MAX_SAMPLES))
-    repeat: int = setting(0, UNLESS_DEFAULT, least(0))
-    rotate: int = setting(1, SELECTS, within(1, MAX_CHOICES))
+    scorer: str | None = config_field(None, UNLESS_DEFAULT)
+    samples: int = config_field(1, constraint=in_range(1, MAX_SAMPLES))
+    repeat: int = config_field(0, UNLESS_DEFAULT, at_least(0))
+    rotate: int = config_field(1, SELECTS, in_range(1, MAX_CHOICES))
     # the check adds metrics and changes no answer
-    check_invariance: int | str = setting(AUTO, DefaultAs(0))
-    check_contamination: int = setting(0, takes=least(0))
-    early_stop_vs: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
-    early_stop_margin: float | None = setting(None, OF_EARLY_STOP, MARGIN)
-    early_stop_comparisons: int | None = setting(
-        None, OF_EARLY_STOP, least(1, ", or null: the grid counts them")
+    check_invariance: int | str = config_field(AUTO, DefaultCountsAs(0))
+    check_contamination: int = config_field(0, constraint=at_least(0))
+    early_stop_vs: str | None = config_field(None, OTHER_JOB, WORDS_FOR_A_JOB)
+    early_stop_margin: float | None = config_field(None, OF_EARLY_STOP, MARGIN)
+    early_stop_comparisons: int | None = config_field(
+        None, OF_EARLY_STOP, at_least(1, ", or null: the grid counts them")
     )
-    show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
+    show_prompt: int = config_field(0, NotInIdentity("how many prompts are shown"), at_least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.extractor is Extractor.math and self.gold is Gold.number:
-            self.gold = Gold.expression
+        if self.extractor is Extractor.math and self.gold is GoldKind.number:
+            self.gold = GoldKind.expression
         self._check_scorer()
         again = self.check_invariance
         is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
         need = "give auto (one question of a hundred is asked again), 0 for none, or how many"
-        check(again == AUTO or is_count, "task.check_invariance", again, need)
+        check_value(again == AUTO or is_count, "task.check_invariance", again, need)
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             is_asked = getattr(self, key) not in (0, AUTO)
-            check(
+            check_value(
                 self.early_stop_vs is None or not is_asked,
                 f"task.{key}",
                 getattr(self, key),
@@ -76,11 +88,11 @@ class Gsm8kConfig(ExamplesConfig):
             )
         self._check_early_stop()
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
-        check(
+        check_value(
             self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need, code="conflict"
         )
         need = "a rotated question has no twin with other numbers: leave one of the two out"
-        check(
+        check_value(
             not self.check_contamination or self.rotate == 1,
             "task.rotate",
             self.rotate,
@@ -88,19 +100,19 @@ class Gsm8kConfig(ExamplesConfig):
             code="conflict",
         )
         need = "it asks in another order, and task.early_stop_vs needs that of its baseline: leave one of the two out"
-        check(
+        check_value(
             self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need, code="conflict"
         )
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
-            check(
+            check_value(
                 self.shots == 0,
                 "task.shots",
                 self.shots,
                 f"{fixed}, with five of its own: leave it out",
                 code="conflict",
             )
-            check(
+            check_value(
                 self.template is None,
                 "task.template",
                 repr(self.template),
@@ -110,11 +122,10 @@ class Gsm8kConfig(ExamplesConfig):
         self.check_wording()
 
     def _check_scorer(self) -> None:
-        """Reject a scorer that no plug-in has, keys that it would ignore, and an extractor that
-        reads no expression."""
-        is_math, is_expression = self.extractor is Extractor.math, self.gold is Gold.expression
+        """Reject an unknown scorer, keys that it would ignore, and an extractor that reads no expressions."""
+        is_math, is_expression = self.extractor is Extractor.math, self.gold is GoldKind.expression
         need = "only task.extractor=math reads expressions: give it, or another kind of gold answer"
-        check(
+        check_value(
             is_math or self.scorer is not None or not is_expression,
             "task.gold",
             self.gold.value,
@@ -124,57 +135,57 @@ class Gsm8kConfig(ExamplesConfig):
         if self.scorer is None and not is_math:
             return
         if self.scorer is not None:
-            check_plug_in("task.scorer", "scorer", self.scorer)
+            check_plug_in_exists("task.scorer", "scorer", self.scorer)
             need = "an extractor has this name, too: the plug-in needs another"
-            check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need, code="conflict")
-        ignored = {"gold": self.gold is not (Gold.expression if is_math else Gold.number)}
+            check_value(
+                self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need, code="conflict"
+            )
+        ignored = {"gold": self.gold is not (GoldKind.expression if is_math else GoldKind.number)}
         ignored |= {"gold_after": self.gold_after is not None, "choices_key": self.choices_key is not None}
         ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
         judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
         need = f"it is for numbers and letters, and {judge} judges: leave one of the two out"
         for key, is_set in ignored.items():
-            check(not is_set, f"task.{key}", getattr(self, key), need, code="conflict")
+            check_value(not is_set, f"task.{key}", getattr(self, key), need, code="conflict")
 
     @property
-    def compared_with(self) -> str | None:
-        """Return task.early_stop_vs."""
+    def baseline_name(self) -> str | None:
         return self.early_stop_vs
 
     @property
-    def without_asking_again(self) -> Gsm8kConfig:
-        """Return it without the check that would change the answers; one that was asked for
-        stays."""
+    def without_auto_repeats(self) -> Gsm8kConfig:
+        """The config without the automatic check that would change answers. An explicit number stays."""
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
     def gold_scorer(self) -> str | None:
-        """Return task.scorer, or that of expressions."""
+        """The scorer from task.scorer, or else the scorer for expressions."""
         return self.scorer or super().gold_scorer
 
     @property
     def judged_by(self) -> str:
-        """Return the extractor or scorer whose verdict counts."""
+        """The extractor or scorer whose verdict counts."""
         return self.scorer or self.extractor.value
 
     @property
-    def ways_to_judge(self) -> list[str]:
-        """Return the extractors, or the scorer, that answers are kept of."""
+    def verdict_sources(self) -> list[str]:
+        """Names of the extractors or the scorer whose results are stored with the answers."""
         return [self.judged_by] if self.gold_scorer else [each.value for each in OF_NUMBERS]
 
     def _check_early_stop(self) -> None:
-        """Reject a margin or a share that nothing is compared by."""
+        """Reject a margin or an error share without task.early_stop_vs."""
         need = (
             "there is nothing to decide about without a job to compare with: give "
             "task.early_stop_vs, or leave it out"
         )
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
-            check(
+            check_value(
                 value is None or self.early_stop_vs is not None, f"task.{key}", value, need, code="no_effect"
             )
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
-        check(
+        check_value(
             self.early_stop_vs is None or self.cluster is None,
             "task.cluster",
             self.cluster,
@@ -183,37 +194,41 @@ class Gsm8kConfig(ExamplesConfig):
         )
 
     @property
-    def asks_in_chat(self) -> bool:
-        """Whether questions are turns of a chat."""
+    def uses_chat_template(self) -> bool:
         return self.prompt is PromptStyle.chat
 
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the questions, if their number is known; all begin with the same worked
-        examples."""
+    def requested_work(
+        self, generation: GenerationConfig, num_questions: int | None = None
+    ) -> list[WorkAmount]:
+        """Return the amounts, if the number of questions is known. All prompts share the same worked
+        examples.
+        """
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
-        read = None if read is None else read // self.rotate  # what was read are prompts
+        num_questions = (
+            None if num_questions is None else num_questions // self.rotate
+        )  # what was read are prompts
         return [
             replace(amount, shared_tokens=shots * EXAMPLE_TOKENS)
-            for amount in super().amounts(generation, read)
+            for amount in super().requested_work(generation, num_questions)
         ]
 
     @property
-    def questions(self) -> int:
-        """Return the number of answers, with those of the checks."""
-        questions = super().questions * self.rotate
-        return (questions + self.asked_again(questions) + self.check_contamination) * self.samples
+    def expected_completions(self) -> int:
+        """The number of answers, including those of the checks."""
+        questions = super().expected_completions * self.rotate
+        return (questions + self.num_repeated(questions) + self.check_contamination) * self.samples
 
-    def asked_again(self, questions: int) -> int:
-        """Return how many of so many questions are asked a second time; auto: none if the job may
-        stop early."""
+    def num_repeated(self, num_questions: int) -> int:
+        """Return how many questions are repeated. With auto: none if the job may stop early."""
         if isinstance(self.check_invariance, int):
             return self.check_invariance
-        is_checked = self.early_stop_vs is None and questions >= MIN_QUESTIONS_CHECKED
-        return questions // QUESTIONS_A_CHECK if is_checked else 0
+        is_checked = self.early_stop_vs is None and num_questions >= MIN_QUESTIONS_CHECKED
+        return num_questions // QUESTIONS_A_CHECK if is_checked else 0
 
-    def asked_with(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
-        """Return the task with one answer to each question if the model is greedy: all would be the
-        same."""
+    def adapt_to_generation(self, generation: GenerationConfig) -> tuple[TaskConfig, str]:
+        """Return the task with one answer per question if decoding is greedy, because all answers would be
+        equal.
+        """
         if self.samples == 1 or generation.temperature != 0:
             return self, ""
         once = copy(self)

@@ -1,5 +1,6 @@
 """task=gsm8k: send word problems to the engine, extract the number, compare it with the gold
-answer."""
+answer.
+"""
 
 from __future__ import annotations
 
@@ -10,55 +11,65 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from runner.config.extractors import Extractor
-from runner.core.finishing import Finishing, lengths_of
-from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
-from runner.datasets.chosen import by_number, choice_notes, hashes_of_choice, numbers_of
-from runner.datasets.rotations import rotated, same_letter_notes
-from runner.datasets.twins import twins_of
-from runner.records.left_to_ask import left_to_ask
+from runner.core.finishing import FinishingCurve, answer_lengths
+from runner.datasets.perturbed_questions import perturb_questions
+from runner.datasets.question_prompts import (
+    build_prompt,
+    lm_eval_difference_notes,
+    load_few_shot_examples,
+    stop_strings,
+)
+from runner.datasets.question_subsets import (
+    choice_notes,
+    hash_question_choice,
+    index_by_number,
+    question_numbers,
+)
+from runner.datasets.rotations import rotate_choices, same_letter_notes
+from runner.records.unanswered_count import count_unanswered
 from runner.render.notes import render_notes
-from runner.scorers import PACKAGE, require_package, score_without_left_out, scorer_of
+from runner.scorers import PACKAGE, load_scorer, require_math_verify, score_counted_samples
 from runner.tasks import (
-    Context,
-    Inputs,
     Item,
     Job,
-    OrderOfRepeat,
     Policy,
+    RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    TaskContext,
+    TaskInputs,
     Uses,
-    collect,
-    describe_questions,
-    items_sha256,
+    add_prompt_facts,
+    collect_answers,
+    context_length,
+    describe_dataset,
+    hash_items,
     load_questions,
-    look_at_prompts,
-    own_config,
-    positions,
-    prompts_shown,
+    render_prompts,
+    typed_task_config,
 )
-from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
-from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
+from runner.tasks.gsm8k.early_stop import EarlyStop, baseline_note, find_baseline, hash_comparison
 from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import AUTO, Gsm8kConfig
-from runner.tasks.gsm8k.orders import TITLE as BY_POSITION
-from runner.tasks.gsm8k.orders import report as report_of_orders
-from runner.tasks.gsm8k.trust import (
+from runner.tasks.gsm8k.position_bias import TITLE as BY_POSITION
+from runner.tasks.gsm8k.position_bias import report as report_of_orders
+from runner.tasks.gsm8k.reliability import (
     CheckOutcome,
-    by_number_of_answers,
-    changed_answers,
     check_contamination,
     check_invariance,
-    not_compared,
-    trust_report,
-    warnings,
+    count_changed_answers,
+    reliability_metrics,
+    reliability_warnings,
+    sample_count_metrics,
+    uncompared_answer_notes,
 )
-from runner.tasks.named_job import overrides_of
-from runner_base import Result, Sample, check
+from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
+from runner.tasks.named_job import parse_named_overrides
+from runner_base import Result, Sample, check_value
 from runner_base.notes import note
-from runner_compare import cut_off_words, unread_note
+from runner_compare import cut_off_message, unread_answers_message
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
 from runner_engine import Engine, EngineReport, Request, RequestId
 
@@ -85,9 +96,8 @@ NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all p
 
 
 @dataclass
-class Problems(Inputs):
-    """The questions of the job, the worked examples that go before each, the twins of some, and the
-    baseline."""
+class Gsm8kInputs(TaskInputs):
+    """The questions of the job, their worked examples, perturbed questions, and the baseline."""
 
     task: Gsm8kConfig
     items: list[Item]
@@ -96,30 +106,32 @@ class Problems(Inputs):
     baseline: Job | None  # that the job is compared with while it runs
 
 
-def prepare(config: RunnerConfig) -> Problems:
+def prepare(config: RunnerConfig) -> Gsm8kInputs:
     """Read and hash the questions and the worked examples."""
-    task = own_config(config, Gsm8kConfig)
-    items = rotated(load_questions(task), task.rotate)
-    shots, shots_sha256 = load_shots(task, items)
-    hashes = {"data": items_sha256(items), "shots": shots_sha256} | hashes_of_choice(task, items)
+    task = typed_task_config(config, Gsm8kConfig)
+    items = rotate_choices(load_questions(task), task.rotate)
+    shots, shots_sha256 = load_few_shot_examples(task, items)
+    hashes = {"data": hash_items(items), "shots": shots_sha256} | hash_question_choice(task, items)
     if task.extractor is Extractor.math:
-        hashes[PACKAGE] = require_package()
+        hashes[PACKAGE] = require_math_verify()
     first = items[: task.check_contamination]
-    twins = twins_of(task.data, task.split, first)
+    twins = perturb_questions(task.data, task.split, first)
     if first:
         why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
-        check(bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported")
-        hashes["twins"] = items_sha256(list(twins.values()))
+        check_value(
+            bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported"
+        )
+        hashes["twins"] = hash_items(list(twins.values()))
     baseline = find_baseline(config, VERSION, hashes)
     if baseline is not None:
-        hashes |= hashes_of(task, baseline)
-    source = describe_questions(task.data, task.split, hashes["data"])
+        hashes |= hash_comparison(task, baseline)
+    source = describe_dataset(task.data, task.split, hashes["data"])
     after = baseline.job_id if baseline is not None else ""
-    return Problems(
+    return Gsm8kInputs(
         hashes,
         task,
         items,
-        dict(zip(numbers_of(items), shots, strict=True)),
+        dict(zip(question_numbers(items), shots, strict=True)),
         twins,
         baseline,
         data=source,
@@ -128,37 +140,38 @@ def prepare(config: RunnerConfig) -> Problems:
         count=len(items),
         after=after,
         is_compared=bool(after),
-        after_overrides=overrides_of(task.early_stop_vs, task) if after else [],
+        after_overrides=parse_named_overrides(task.early_stop_vs, task) if after else [],
     )
 
 
-def run(inputs: Problems, context: Context) -> Result:
-    """Ask and judge; a scorer may have a process of its own, which ends with the job."""
+def run(inputs: Gsm8kInputs, context: TaskContext) -> Result:
+    """Run the job. A scorer may have its own process, which ends with the job."""
     scorer = inputs.task.gold_scorer
-    with closing(scorer_of(scorer)) if scorer is not None else nullcontext():
-        return ask_and_judge(inputs, context)
+    with closing(load_scorer(scorer)) if scorer is not None else nullcontext():
+        return generate_and_judge(inputs, context)
 
 
-def ask_and_judge(inputs: Problems, context: Context) -> Result:
-    """Generate what is not on disk yet, judge each completion, add up, and report how far the score
-    can be trusted."""
-    task, items = inputs.task, by_number(inputs.items)
+def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
+    """Generate missing answers, judge them, compute the metrics and check the score's reliability."""
+    task, items = inputs.task, index_by_number(inputs.items)
     if task.show_prompt:
-        log.info("%s", prompts_shown(context.resolved, first_requests(inputs)))
+        log.info("%s", render_prompts(context.resolved, preview_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
-        early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
-    requests = requests_for(inputs, items)
-    positions.say_before_the_load(positions.of_questions(context.resolved, requests))
-    again, judge = asking_again(inputs, requests, context), Judge(task, items)
+        early_stop = EarlyStop.read_baseline(inputs.baseline, context.config, VERSION, inputs.items)
+    requests = build_requests(inputs, items)
+    context_length.print_notes_early(context_length.scaling_notes_for_requests(context.resolved, requests))
+    again, judge = create_repeated_questions(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
-        done = collect(requests, context, judge, policies_of(inputs, requests, context, early_stop, again))
-    counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
-    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
+        done = collect_answers(
+            requests, context, judge, create_policies(inputs, requests, context, early_stop, again)
+        )
+    counted = [judge.judge_sample(sample) for sample in done.samples if not sample.left_out]
+    metrics = score_counted_samples(done.samples) | reliability_metrics(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
-    by_answers, rows = by_number_of_answers(counted, task)
+    by_answers, rows = sample_count_metrics(counted, task)
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, problems=done.problems, tables=done.tables)
     notes = done.note_values
@@ -168,20 +181,20 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
         notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
     notes += same_letter_notes(inputs.items, task.rotate)
-    notes += [*choice_notes(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    notes += [*choice_notes(task, inputs.items), *lm_eval_difference_notes(task, context.config.generation)]
     limit = context.config.generation.max_new_tokens
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
-    notes += filter(None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])])
-    if any(judged.sample.cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
+    notes += filter(None, [cut_off_message(metrics, params), unread_answers_message([("", metrics, params)])])
+    if any(judged.sample.num_cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
-        finishing = Finishing.of(
-            lengths_of((answer for judged in counted for answer in judged.sample.answers), has_budget)
+        finishing = FinishingCurve.from_lengths(
+            answer_lengths((answer for judged in counted for answer in judged.sample.answers), has_budget)
         )
         result.metrics |= finishing.metrics
-        notes.append(finishing.advice(limit, metrics.get("decode_tok_per_s")))
-    notes += [*warnings(metrics, facts), *not_compared(counted)]
-    notes += positions.needless_scaling_of(context.resolved, done.samples)
-    for outcome in checks(inputs, requests, done.samples, context, again):
+        notes.append(finishing.advice_note(limit, metrics.get("decode_tok_per_s")))
+    notes += [*reliability_warnings(metrics, facts), *uncompared_answer_notes(counted)]
+    notes += context_length.sample_scaling_notes(context.resolved, done.samples)
+    for outcome in run_checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
         notes += outcome.notes
         result.problems += outcome.problems
@@ -189,125 +202,128 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     return result
 
 
-def policies_of(
-    inputs: Problems,
+def create_policies(
+    inputs: Gsm8kInputs,
     requests: list[Request],
-    context: Context,
+    context: TaskContext,
     early_stop: EarlyStop | None,
-    again: AskingAgain | None,
+    repeated_questions: RepeatedQuestions | None,
 ) -> list[Policy]:
-    """Return what the job does beside asking each question once."""
     policies: list[Policy] = [
-        PromptForm(inputs, requests[0]),
-        OrderOfRepeat(inputs.task.repeat),
-        Accuracy(context),
+        PromptFacts(inputs, requests[0]),
+        RepeatOrder(inputs.task.repeat),
+        RunningAccuracy(context),
     ]
-    policies += [policy for policy in (early_stop, again) if policy is not None]
+    policies += [policy for policy in (early_stop, repeated_questions) if policy is not None]
     return policies
 
 
-class PromptForm(Policy):
-    """Facts about the prompts, as the model sees them."""
+class PromptFacts(Policy):
+    """Adds facts about the prompts, in the form that the model sees."""
 
-    def __init__(self, inputs: Problems, first: Request) -> None:
+    def __init__(self, inputs: Gsm8kInputs, first: Request) -> None:
         self.inputs, self.first = inputs, first
 
-    def loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Add them to the report."""
+    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
+        """Add the prompt facts to the engine report."""
         number = self.inputs.items[0].number
-        (form,) = requests_for(self.inputs, {number: NO_QUESTION})
+        (form,) = build_requests(self.inputs, {number: NO_QUESTION})
         examples = len(self.inputs.shots[number])
         plural = "" if examples == 1 else "s"
         description = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
-        look_at_prompts(description, form, self.first, engine, report)
+        add_prompt_facts(description, form, self.first, engine, report)
 
 
-class Accuracy(Policy):
-    """The accuracy so far, which the progress bar shows."""
+class RunningAccuracy(Policy):
+    """Shows the accuracy so far in the progress bar."""
 
-    def __init__(self, context: Context) -> None:
-        self._shares = [
-            sample.right_share() for sample in context.recorder.done.values() if not sample.left_out
-        ]
+    def __init__(self, context: TaskContext) -> None:
+        self._shares = [sample.accuracy() for sample in context.recorder.done.values() if not sample.left_out]
 
-    def answered(self, sample: Sample) -> None:
-        """Count an answer."""
+    def on_answer(self, sample: Sample) -> None:
         if not sample.left_out:
-            self._shares.append(sample.right_share())
+            self._shares.append(sample.accuracy())
 
-    def news(self) -> dict[str, str]:
-        """Return the share of the right answers."""
+    def progress_fields(self) -> dict[str, str]:
         return {"accuracy": f"{fmean(self._shares):.1%}"} if self._shares else {}
 
 
-def asking_again(inputs: Problems, requests: list[Request], context: Context) -> AskingAgain | None:
-    """Return what asks some questions a second time beside the others; None if none is asked in
-    this way."""
+def create_repeated_questions(
+    inputs: Gsm8kInputs, requests: list[Request], context: TaskContext
+) -> RepeatedQuestions | None:
+    """Return the policy that repeats some questions next to the others, or None if check_invariance is
+    not auto.
+    """
     task = inputs.task
-    count = task.asked_again(len(requests)) if task.check_invariance == AUTO else 0
-    return AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items))) if count else None
+    count = task.num_repeated(len(requests)) if task.check_invariance == AUTO else 0
+    return (
+        RepeatedQuestions(requests[:count], context, Judge(task, index_by_number(inputs.items)))
+        if count
+        else None
+    )
 
 
-def deliver(inputs: Problems, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Show the prompts of a recorded job if requested."""
+def deliver(inputs: Gsm8kInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Print the prompts of a recorded job if task.show_prompt is set."""
     if inputs.task.show_prompt:
-        log.info("%s", prompts_shown(resolved, first_requests(inputs)))
+        log.info("%s", render_prompts(resolved, preview_requests(inputs)))
 
 
-def preview(inputs: Problems, resolved: ResolvedJob) -> str:
-    """Say which questions count, with which job this one is compared, and show the first prompts if
-    requested."""
+def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
+    """Return notes on the questions and the baseline for a plan, with the first prompts if requested."""
     notes = choice_notes(inputs.task, inputs.items)
-    notes += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
+    notes += context_length.scaling_notes_for_requests(
+        resolved, build_requests(inputs, index_by_number(inputs.items))
+    )
     if inputs.baseline is not None:
-        notes.append(preview_baseline(inputs.task, inputs.baseline, len(inputs.items)))
-    shown = prompts_shown(resolved, first_requests(inputs))
+        notes.append(baseline_note(inputs.task, inputs.baseline, len(inputs.items)))
+    shown = render_prompts(resolved, preview_requests(inputs))
     return "\n".join(filter(None, (*render_notes(notes), shown)))
 
 
-def questions_left(inputs: Problems, job: Job) -> int:
-    """Return how many questions no job on disk has answered yet; at least one where checks ask
-    further ones."""
+def questions_left(inputs: Gsm8kInputs, job: Job) -> int:
+    """Return how many questions have no answer on disk. At least 1 if checks send further questions."""
     task = inputs.task
     has_checks = bool(inputs.twins) or task.check_invariance not in (0, AUTO)
-    left = left_to_ask(job, {item.number: item.question for item in inputs.items}, task.samples)
+    left = count_unanswered(job, {item.number: item.question for item in inputs.items}, task.samples)
     return max(left, int(has_checks))
 
 
-def first_requests(inputs: Problems) -> list[Request]:
-    return requests_for(inputs, by_number(inputs.items[: inputs.task.show_prompt]))
+def preview_requests(inputs: Gsm8kInputs) -> list[Request]:
+    return build_requests(inputs, index_by_number(inputs.items[: inputs.task.show_prompt]))
 
 
-def checks(
-    inputs: Problems,
+def run_checks(
+    inputs: Gsm8kInputs,
     requests: list[Request],
     samples: list[Sample],
-    context: Context,
-    again: AskingAgain | None,
+    context: TaskContext,
+    repeated_questions: RepeatedQuestions | None,
 ) -> Iterator[CheckOutcome]:
-    """Yield the outcomes of the checks that are requested."""
     task, twins = inputs.task, inputs.twins
-    if again is not None:
-        yield changed_answers(samples, again.answers(), "beside other ones")
-        yield CheckOutcome(notes=[note("not_asked_again")] * again.depends_on_others)
+    if repeated_questions is not None:
+        yield count_changed_answers(samples, repeated_questions.recorded_answers(), "beside other ones")
+        yield CheckOutcome(notes=[note("not_asked_again")] * repeated_questions.depends_on_others)
     elif isinstance(task.check_invariance, int) and task.check_invariance:
-        first, items = requests[: task.check_invariance], by_number(inputs.items)
+        first, items = requests[: task.check_invariance], index_by_number(inputs.items)
         yield check_invariance(first, samples, context, Judge(task, items))
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
-        yield check_contamination(requests_for(inputs, twins), samples, context, Judge(task, twins), wanted)
+        yield check_contamination(build_requests(inputs, twins), samples, context, Judge(task, twins), wanted)
 
 
-def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
-    """Return the request for each question, by its number."""
+def build_requests(inputs: Gsm8kInputs, items: Mapping[int, Item]) -> list[Request]:
+    """Return the request of each question, by question number."""
     task = inputs.task
     prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
     return [
-        Request(number, prompt, stop_texts(task), n=task.samples, random_id=random_id(task, number))
+        Request(number, prompt, stop_strings(task), n=task.samples, random_id=random_seed_id(task, number))
         for number, prompt in prompts.items()
     ]
 
 
-def random_id(task: Gsm8kConfig, number: int) -> RequestId | None:
-    """Return what decides a question's random numbers: a repeat has others than the first job."""
+def random_seed_id(task: Gsm8kConfig, number: int) -> RequestId | None:
+    """Return the id that seeds a question's random numbers. A repeat has other numbers than the first
+    job.
+    """
     return f"{number}, repeat {task.repeat}" if task.repeat else None

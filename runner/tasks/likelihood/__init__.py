@@ -1,1 +1,1 @@
-"""The task likelihood: log-likelihoods, and the job that they are compared with."""
+"""The task likelihood: log-likelihoods, and the reference job that they are compared with."""

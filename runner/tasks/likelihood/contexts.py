@@ -1,31 +1,30 @@
-"""task.contexts: the last tokens of each text, scored after so many tokens of context, for each of
-several numbers.
+"""task.contexts: score the last tokens of each document after several context lengths.
 
-Not a task. A longer context holds the tokens of the shorter ones, but none of their keys and
-values: each of these depends on all tokens before it. So each context is read anew, and nothing is
-shared. A text that is too short for the longest context is in none of them: all contexts are
-compared over the same texts.
+Not a task. A longer context contains the tokens of the shorter ones, but not their keys and
+values, which depend on all tokens before them. So each context is computed anew and nothing is
+shared. A document too short for the longest context is omitted everywhere: all context lengths
+are compared over the same documents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.datasets.given import Form, Given
-from runner.tasks.likelihood.continuations import Continuation, share
+from runner.datasets.scored_texts import ScoredItem, TextContext
+from runner.tasks.likelihood.continuations import Continuation, proportional_share
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner_base import ConfigError, check
+from runner_base import ConfigError, check_value
 from runner_base.notes import Note, note
 from runner_engine import Request
 
 
-def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
-    """Raise ConfigError for data that are no texts."""
+def check_are_documents(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> None:
+    """Raise ConfigError for task.contexts with data that are not documents."""
     need = (
         f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
     )
-    is_text = all(given_text.form is Form.text for given_text in given)
-    check(
+    is_text = all(given_text.form is TextContext.text for given_text in items)
+    check_value(
         not task.contexts or is_text,
         "task.contexts",
         f"[{','.join(task.contexts)}]",
@@ -34,28 +33,35 @@ def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
     )
 
 
-def after_contexts(
-    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int
+def split_by_context(
+    task: LikelihoodConfig,
+    text: str,
+    ids: list[int],
+    special_tokens: list[int],
+    document_index: int,
+    first_index: int,
 ) -> list[Continuation]:
-    """Return the last tokens of a text after each context; none if the text is too short for the
+    """Return a document's last tokens after each context length. Empty if it is too short for the
     longest.
 
-    A token that the tokenizer puts before a text stands before each context, too, and is not
+    A token that the tokenizer puts before a document stands before each context too, and is not
     counted in it.
     """
-    begin = ids[:1] if ids[:1] == special[:1] else []
+    begin = ids[:1] if ids[:1] == special_tokens[:1] else []
     own = ids[len(begin) :]
     scored_from = len(own) - task.scored_tokens
     if scored_from < max(task.context_lengths):
         return []
     scored = tuple(own[scored_from:])
     size, characters = (
-        whole - share(whole, scored_from, len(own)) for whole in (len(text.encode()), len(text))
+        whole - proportional_share(whole, scored_from, len(own)) for whole in (len(text.encode()), len(text))
     )
     return [
         Continuation(
-            Request(first + number, (*begin, *own[scored_from - context : scored_from]), continuation=scored),
-            unit,
+            Request(
+                first_index + number, (*begin, *own[scored_from - context : scored_from]), continuation=scored
+            ),
+            document_index,
             size,
             characters,
             context=context,
@@ -64,26 +70,28 @@ def after_contexts(
     ]
 
 
-def check_any(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
-    """Raise ConfigError if all texts are too short."""
+def check_not_empty(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
+    """Raise ConfigError if all documents are too short."""
     if task.contexts and not pieces:
         raise ConfigError(
-            f"no text of task.data={task.data} has {task.most_tokens:,} tokens: give shorter contexts",
+            f"no text of task.data={task.data} has {task.max_piece_tokens:,} tokens: give shorter contexts",
             key="task.contexts",
             value=f"[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}",
             code="too_large",
         )
 
 
-def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[Note]:
-    """Return a note that names the texts that are too short."""
+def short_document_notes(
+    task: LikelihoodConfig, items: Sequence[ScoredItem], pieces: Sequence[Continuation]
+) -> list[Note]:
+    """Return a note that names the documents that are too short."""
     units = {piece.unit for piece in pieces}
-    missing = [unit for unit in range(len(given)) if unit not in units]
+    missing = [unit for unit in range(len(items)) if unit not in units]
     if not task.contexts or not missing:
         return []
-    return [note("texts_too_short", texts=missing, total=len(given), tokens=task.most_tokens)]
+    return [note("texts_too_short", texts=missing, total=len(items), tokens=task.max_piece_tokens)]
 
 
-def notes(task: LikelihoodConfig) -> list[Note]:
-    """Return what a reader of the numbers needs."""
+def context_notes(task: LikelihoodConfig) -> list[Note]:
+    """Return a note on scored tokens and the longest context, for readers of the result."""
     return [note("contexts", tokens=task.last_tokens, longest=max(task.context_lengths))]

@@ -1,5 +1,4 @@
-"""What is scored of a text at once: an answer, a choice, or one of a long text's windows. Not a
-task."""
+"""Continuations, the scored units: an answer, a choice, or one window of a document. Not a task."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from runner_engine import Request
 
 @dataclass(frozen=True)
 class Continuation:
-    """One continuation: a request of the job, with its sizes."""
+    """One scored continuation: a request of the job, with its sizes in bytes and characters."""
 
     request: Request
     unit: int
@@ -26,58 +25,58 @@ class Continuation:
     context: int | None = None  # the tokens before it, where task.contexts asks for several
 
     @property
-    def index(self) -> int:
-        """Its number among the samples."""
+    def sample_index(self) -> int:
         return int(self.request.id)
 
     @property
-    def most_tokens(self) -> int:
-        """The tokens that the model reads and scores, of a window of a text."""
+    def num_tokens(self) -> int:
+        """The number of tokens in a document's window."""
         return len(self.request.prompt) + len(self.request.continuation or "")
 
 
-def windows(
+def split_into_windows(
     task: LikelihoodConfig,
     text: str,
     ids: list[int],
-    special: list[int],
-    unit: int,
-    first: int,
-    are_samples: bool,
+    special_tokens: list[int],
+    document_index: int,
+    first_index: int,
+    is_per_window: bool,
 ) -> list[Continuation]:
-    """Cut a text into windows of tokens: each scores the tokens that the one before has not, after
-    those they share.
+    """Cut a document into overlapping windows. Each window scores the tokens that the previous one has
+    not.
 
-    The first token of the text has no context and is not scored, unless the tokenizer puts a token
-    before it. The bytes and characters of the text are shared out among its windows by their
-    tokens.
+    The first token of the document has no context and is not scored, unless the tokenizer puts a
+    token before it. The bytes and characters of the document are divided among its windows in
+    proportion to their tokens.
     """
     if len(ids) < 2:
         raise DataError(
-            f"text {unit} has {len(ids)} token, and the first one is not scored",
+            f"text {document_index} has {len(ids)} token, and the first one is not scored",
             key="task.data",
             value=task.data,
             code="empty",
         )
-    has_begin = ids[:1] == special[:1]  # the tokenizer puts a token before the text
+    has_begin = ids[:1] == special_tokens[:1]  # the tokenizer puts a token before the text
     of_text = len(ids) - has_begin
     pieces: list[Continuation] = []
     scored_to = 1
     for begin in range(0, len(ids), task.step):
         end = min(begin + task.window_tokens, len(ids))
-        size, characters = (share(whole, end - has_begin, of_text) - share(whole, scored_to - has_begin, of_text)
+        size, characters = (proportional_share(whole, end - has_begin, of_text) - proportional_share(whole, scored_to - has_begin, of_text)
                  for whole in (len(text.encode()), len(text)))  # fmt: skip
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
-        number = first + len(pieces)
+        number = first_index + len(pieces)
         request = Request(number, prompt, continuation=continuation)
-        pieces.append(Continuation(request, number if are_samples else unit, size, characters))
+        pieces.append(Continuation(request, number if is_per_window else document_index, size, characters))
         scored_to = end
         if end == len(ids):
             break
     return pieces
 
 
-def share(whole: int, part: int, of: int) -> int:
-    """Return the share of `part` tokens out of `of`, rounded so that the shares of a text add
-    up."""
-    return round(whole * part / of)
+def proportional_share(total: int, part_tokens: int, all_tokens: int) -> int:
+    """Return total × part_tokens / all_tokens, rounded so that the shares of a document add up to the
+    total.
+    """
+    return round(total * part_tokens / all_tokens)

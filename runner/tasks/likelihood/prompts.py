@@ -1,64 +1,70 @@
-"""What a text is scored after: the prompts of questions, as the model sees them. Not a task."""
+"""Prompts that precede scored texts, in the form that the model sees. Not a task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner.datasets.asking import behind, build_prompt
-from runner.datasets.given import Form, Given
+from runner.datasets.question_prompts import build_prompt, format_continuation
+from runner.datasets.scored_texts import ScoredItem, TextContext
 from runner.render.notes import note_text
-from runner.tasks import Item, ResolvedJob, kind_of, look_at_prompts, prompts_shown
+from runner.tasks import Item, ResolvedJob, add_prompt_facts, model_kind, render_prompts
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.notes import note
 from runner_engine import Engine, EngineReport, Prompt, Request
-from runner_engine.sessions import check_scored
+from runner_engine.sessions import check_scorable
 
 
-def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> str:
-    """Return the first task.show_prompt prompts as the model sees them, each with what is scored
-    after it."""
+def render_first_prompts(task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob) -> str:
+    """Return the first task.show_prompt prompts in the form that the model sees, each with its
+    continuation.
+    """
     lines = []
-    for number, given in enumerate(rows[: task.show_prompt]):
-        if given.form is Form.text:
+    for number, given in enumerate(items[: task.show_prompt]):
+        if given.form is TextContext.text:
             last = task.last_tokens if task.contexts else None
             form = note(
                 "text_without_prompt", number=number, window=task.window, last=last, contexts=task.contexts
             )
             lines.append(note_text(form))
             continue
-        prompt = prompt_of(task, given)
-        scored = " | ".join(continuation_of(prompt, given, text) for text in given.texts)
-        lines += [prompts_shown(resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
+        prompt = build_item_prompt(task, given)
+        scored = " | ".join(build_continuation(prompt, given, text) for text in given.texts)
+        lines += [render_prompts(resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
     return "\n".join(lines)
 
 
-def check(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> None:
-    """Refuse questions behind which a text would be scored as a thought, before the model is
-    loaded."""
-    asked = next((given for given in rows if given.form is Form.asked), None)
-    if asked is not None and not isinstance(prompt := prompt_of(task, asked), str):
-        check_scored(prompt, kind_of(resolved.config.model).rendered(resolved, prompt))
+def check_not_thinking(task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob) -> None:
+    """Reject questions after which a continuation would be scored as thinking, before the load."""
+    asked = next((given for given in items if given.form is TextContext.asked), None)
+    if asked is not None and not isinstance(prompt := build_item_prompt(task, asked), str):
+        check_scorable(prompt, model_kind(resolved.config.model).render_prompt(resolved, prompt))
 
 
-def look(task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport) -> None:
-    """Add facts about the prompts of questions, if there are any, to the report."""
-    asked = next((given for given in rows if given.form is Form.asked), None)
+def add_facts(
+    task: LikelihoodConfig, items: Sequence[ScoredItem], engine: Engine, report: EngineReport
+) -> None:
+    """Add facts about the prompts of questions, if there are any, to the engine report."""
+    asked = next((given for given in items if given.form is TextContext.asked), None)
     if asked is not None:
         form, first = (
-            Request(0, prompt_of(task, question)) for question in (replace(asked, question="QUESTION"), asked)
+            Request(0, build_item_prompt(task, question))
+            for question in (replace(asked, question="QUESTION"), asked)
         )
-        look_at_prompts([task.prompt.value], form, first, engine, report)
+        add_prompt_facts([task.prompt.value], form, first, engine, report)
 
 
-def prompt_of(task: LikelihoodConfig, given: Given) -> Prompt:
-    """Return the prompt before the scored texts of a row: a question in the style of the task, or
-    the row's own."""
+def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:
+    """Return the prompt before the scored texts: a question in the task's style, or the item's own
+    prompt.
+    """
     return (
-        build_prompt(task, Item(given.question, "", ""), []) if given.form is Form.asked else given.question
+        build_prompt(task, Item(item.question, "", ""), [])
+        if item.form is TextContext.asked
+        else item.question
     )
 
 
-def continuation_of(prompt: Prompt, given: Given, text: str) -> str:
-    """Return a scored text as it follows its prompt."""
-    return behind(prompt, text) if given.form is Form.asked else text
+def build_continuation(prompt: Prompt, item: ScoredItem, text: str) -> str:
+    """Return a scored text in the form in which it follows its prompt."""
+    return format_continuation(prompt, text) if item.form is TextContext.asked else text

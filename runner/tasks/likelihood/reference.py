@@ -1,5 +1,4 @@
-"""The job that task=likelihood is compared with, and the tokens that it has kept: read once it is
-finished.
+"""The finished reference job of task=likelihood, and the top-k tokens that it stored.
 
 Not a task. A job that is its own reference is compared with nothing.
 """
@@ -11,33 +10,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.records.top_k import TOP_K, TopK, read_top_k
-from runner.scorers import Divergence, diverge, diverge_with_drawn
-from runner.tasks import Job, RunnerConfig, named_job, own_config, read_samples
+from runner.scorers import Divergence, divergence_from_draws, divergence_lower_bound
+from runner.tasks import Job, RunnerConfig, named_job, read_samples, typed_task_config
 from runner.tasks.likelihood.keys import KEPT, LikelihoodConfig
-from runner_base import ConfigError, EvidenceError, Sample, few
+from runner_base import ConfigError, RunRecordError, Sample, join_first_names
 from runner_engine import Completion, Request
 
 KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes
 
 
-def find(config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool) -> Job | None:
-    """Return the job that a job is compared with, finished or not; None if there is none, or if it
-    is the job itself.
+def find_reference(config: RunnerConfig, version: int, hashes: dict[str, str], is_exact: bool) -> Job | None:
+    """Return the reference job, finished or not. None without one, or if it is the job itself.
 
     `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64; so does
-    the job itself where it is the reference. One that is loaded beside the job need not keep any.
+    the job itself where it is the reference. A reference in memory need not keep any.
     """
-    task = own_config(config, LikelihoodConfig)
+    task = typed_task_config(config, LikelihoodConfig)
     if task.reference is None:
         return None
     kept = hashes if is_exact else hashes | {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    return named_job.find(config, KEY, task.reference, version, kept, groups=named_job.SCORING)
+    return named_job.find_named_job(config, KEY, task.reference, version, kept, groups=named_job.SCORING)
 
 
 @dataclass
 class ReferenceJob:
-    """A finished job: its samples, and the most probable tokens that it kept."""
+    """A finished reference job: its samples, and the most probable tokens that it stored."""
 
     named_as: str  # how the user has named it
     job: Job
@@ -45,17 +43,18 @@ class ReferenceJob:
     kept: dict[int, TopK]
 
     @classmethod
-    def read(cls, job: Job, named_as: str) -> ReferenceJob:
-        """Read a finished job, after waiting for the process that runs it; ConfigError says what to
-        run."""
-        if named_job.wait_for(job) is None:
+    def load(cls, job: Job, named_as: str) -> ReferenceJob:
+        """Wait for the reference job if it is running, and read it. ConfigError says which command runs
+        it.
+        """
+        if named_job.wait_for_record(job) is None:
             if named_as == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
-                known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
+                known = f"such jobs are {join_first_names(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"no finished job in {job.folder.parent}. A reference is run with "
                                   f"task.keep_top_k={KEPT}: {known}",
                                   key=KEY, value=named_as, code="not_found")  # fmt: skip
-            raise named_job.not_done(KEY, named_as, job, f" task.keep_top_k={KEPT}")
+            raise named_job.not_finished_error(KEY, named_as, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
@@ -66,9 +65,8 @@ class ReferenceJob:
             )
         return cls(named_as, job, read_samples(job.samples_path), read_top_k(path))
 
-    def beside(self, request: Request, question: str | None, gold: str | None) -> Request:
-        """Return a request that also asks for the tokens that the reference has kept of this
-        text."""
+    def with_stored_tokens(self, request: Request, question: str | None, gold: str | None) -> Request:
+        """Return a request that also scores the tokens that the reference has stored for this text."""
         index = int(request.id)
         sample, kept = self.samples.get(index), self.kept.get(index)
         if (
@@ -84,8 +82,8 @@ class ReferenceJob:
                 value=self.named_as,
                 code="mismatch",
             )
-        if len(sample.answer.token_ids) != kept.places:
-            raise EvidenceError(f"sample {index} has {kept.places} places, and its text "
+        if len(sample.answer.token_ids) != kept.num_positions:
+            raise RunRecordError(f"sample {index} has {kept.num_positions} places, and its text "
                                 f"{len(sample.answer.token_ids)} tokens",
                                 key=self.job.folder / TOP_K, code="damaged")  # fmt: skip
         return replace(
@@ -93,8 +91,7 @@ class ReferenceJob:
         )
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return the divergence from the reference over one text; ConfigError if the tokens
-        differ."""
+        """Return the divergence from the reference over one text. Raises ConfigError if the tokens differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
         if (sample.prompt_sha256, sample.answer.token_ids) != (
@@ -116,12 +113,11 @@ class ReferenceJob:
         least = completion.min_logprobs or [-math.inf] * len(logprobs)  # not known: no upper bound
         if kept.drawn:
             drawn = kept.drawn, kept.drawn_logprobs
-            found = diverge_with_drawn(kept.width, kept.logprobs, *drawn, logprobs, least, same)
+            found = divergence_from_draws(kept.width, kept.logprobs, *drawn, logprobs, least, same)
         else:
-            found = diverge(kept.width, kept.logprobs, logprobs, least, same)
+            found = divergence_lower_bound(kept.width, kept.logprobs, logprobs, least, same)
         return replace(found, firsts=firsts)
 
-    def logprobs(self, index: int) -> Sequence[float]:
-        """Return the log-probabilities of a text's tokens under the reference; none if it did not
-        keep them."""
+    def pop_reference_logprobs(self, index: int) -> Sequence[float]:
+        """Return the reference's log-probabilities of a text's tokens. Empty if it did not store them."""
         return self.kept[index].scored

@@ -1,5 +1,6 @@
-"""From completions to samples: what is kept of each text, and which samples on disk belong to a
-job. Not a task."""
+"""Converts completions to likelihood samples, and checks which samples on disk belong to a job.
+Not a task.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +12,28 @@ from typing import Protocol
 from runner.records.divergences import DivergenceFile, TokenDivergences
 from runner.records.top_k import TopK, TopKFile
 from runner.scorers import Divergence
-from runner.tasks import Unjudged
+from runner.tasks import NoJudge
 from runner.tasks.likelihood.continuations import Continuation
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_window
-from runner.tasks.likelihood.positions import LEAST, sums_by_position
+from runner.tasks.likelihood.lengths import check_window_fits
+from runner.tasks.likelihood.position_sums import LEAST, sum_by_position
 from runner_base import Likelihood, Sample
 from runner_base.notes import Note, note
 from runner_engine import Completion, EngineReport
 
 
 class Reference(Protocol):
-    """The model that a job is compared with: what it kept, or loaded beside the job's own."""
+    """The reference model of a job: its stored tokens, or an engine in memory."""
 
     def divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference over one text."""
 
-    def logprobs(self, index: int) -> Sequence[float]:
-        """Return the log-probabilities of the text's tokens under the reference; none if they are
-        not known."""
+    def pop_reference_logprobs(self, index: int) -> Sequence[float]:
+        """Return the reference's log-probabilities of the text's tokens. Empty if unknown."""
 
 
-class Scoring(Unjudged):
-    """Turns completions into samples, and checks which samples on disk belong to this job."""
+class LikelihoodJudge(NoJudge):
+    """Converts completions to samples, and checks which samples on disk belong to this job."""
 
     def __init__(
         self,
@@ -47,18 +47,17 @@ class Scoring(Unjudged):
         windows_of_texts = [
             piece for piece in pieces.values() if piece.question is None and piece.context is None
         ]
-        self.sums_by_position = max((piece.most_tokens for piece in windows_of_texts), default=0) > LEAST
+        self.sums_by_position = max((piece.num_tokens for piece in windows_of_texts), default=0) > LEAST
 
-    def look(self, report: EngineReport) -> None:
-        """Reject windows that are longer than what the loaded model can read."""
+    def check_report(self, report: EngineReport) -> None:
+        """Reject windows that exceed the context length of the loaded model."""
         longest = max(
-            (piece.most_tokens for piece in self.pieces.values() if piece.question is None), default=0
+            (piece.num_tokens for piece in self.pieces.values() if piece.question is None), default=0
         )
-        check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
+        check_window_fits(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
-        """Return the sample of a continuation; the tokens that a reference keeps are written to
-        disk first."""
+        """Return the sample of a continuation. The tokens of a reference are written to disk first."""
         (completion,) = completions
         piece = self.pieces[sample.index]
         sample = replace(
@@ -80,10 +79,11 @@ class Scoring(Unjudged):
         if self.reference is not None and self.apart is not None:
             far, reference_logprobs = (
                 self.reference.divergence(completion),
-                self.reference.logprobs(piece.index),
+                self.reference.pop_reference_logprobs(piece.sample_index),
             )
-            self.apart.add(
-                piece.index, TokenDivergences.of(far, completion.logprobs or [], reference_logprobs)
+            self.apart.append_sample(
+                piece.sample_index,
+                TokenDivergences.from_divergence(far, completion.logprobs or [], reference_logprobs),
             )
             divergences = far.estimated or far.least
             scored = replace(
@@ -95,16 +95,17 @@ class Scoring(Unjudged):
             )
         if self.sums_by_position:
             before, logprobs = len(piece.request.prompt), completion.logprobs or []
-            scored = replace(scored, by_position=sums_by_position(before, logprobs, divergences))
+            scored = replace(scored, by_position=sum_by_position(before, logprobs, divergences))
         if self.kept is not None:
             drawn = completion.drawn_logprobs or []
-            self.kept.add(
-                piece.index, TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or [])
+            self.kept.append_sample(
+                piece.sample_index,
+                TopK.from_reported(completion.top_logprobs or [], drawn, completion.logprobs or []),
             )
         return replace(sample, likelihood=scored)
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample on disk does not belong to this job; None if it does."""
+        """Return why a sample on disk does not belong to this job, or None if it does."""
         piece, scored = self.pieces[sample.index], sample.likelihood
         if (sample.question, sample.gold) != (piece.question, piece.gold):
             return note("other_text", index=sample.index)

@@ -1,1 +1,1 @@
-"""The task memory: the process that measures, the figures and the pictures."""
+"""The task memory: the measuring process, metrics and pictures."""

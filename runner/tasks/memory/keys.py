@@ -1,19 +1,21 @@
-"""task – the keys of task=memory."""
+"""Config keys of task=memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from runner.config.measures import FROM_THE_SECOND, MAX_REPEATS, check_batch
-from runner.config.task import Amount, TaskConfig
-from runner_base import Inert, check, least, setting, within
+from runner.config.measures import FROM_THE_SECOND, MAX_REPEATS, check_batch_size
+from runner.config.task import TaskConfig, WorkAmount
+from runner_base import NotInIdentity, at_least, check_value, config_field, in_range
 from runner_engine import GenerationConfig, Workload
 
 
 @dataclass
 class MemoryConfig(TaskConfig):
-    """Memory of import, load, prefill and decode in a fresh process, predicted and measured."""
+    """Config for memory of import, load, prefill and decode in a fresh process, predicted and
+    measured.
+    """
 
     module: ClassVar[str] = "runner.tasks.memory.task"
     name: ClassVar[str] = "memory"
@@ -21,34 +23,37 @@ class MemoryConfig(TaskConfig):
     has_fresh_processes: ClassVar[bool] = (
         True  # each repeat is a process of its own, so repeats count as runs
     )
-    batch_size: int = setting(8, takes=least(1))
-    prompt_tokens: int = setting(256, takes=least(1))
-    new_tokens: int = setting(32, takes=least(2, FROM_THE_SECOND))
+    batch_size: int = config_field(8, constraint=at_least(1))
+    prompt_tokens: int = config_field(256, constraint=at_least(1))
+    new_tokens: int = config_field(32, constraint=at_least(2, FROM_THE_SECOND))
     batch_sizes: list[int] = field(default_factory=list)
     context_lengths: list[int] = field(default_factory=list)
-    repeats: int = setting(3, takes=within(1, MAX_REPEATS))
-    pictures: bool = setting(True, Inert("only draws what was measured"))
+    repeats: int = config_field(3, constraint=in_range(1, MAX_REPEATS))
+    pictures: bool = config_field(True, NotInIdentity("only draws what was measured"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
-            check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
+            check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
         rows = self.batch_sizes
-        check(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
+        check_value(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
         need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
         lengths = self.context_lengths
-        check(all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need)
+        check_value(
+            all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need
+        )
         keys = (
             "batch_sizes" if self.batch_sizes else "batch_size",
             "context_lengths" if self.context_lengths else "prompt_tokens",
         )
         settings = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
-        check_batch(settings, max(rows * prompt for rows, prompt, _ in self.points))
+        check_batch_size(settings, max(rows * prompt for rows, prompt, _ in self.measured_points))
 
     @property
-    def points(self) -> list[Workload]:
-        """The measured points, smallest first: batch × context, or the one point that the other
-        keys describe."""
+    def measured_points(self) -> list[Workload]:
+        """The measured points, smallest first: batch × context, or the single point that the other keys
+        define.
+        """
         prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
         points = [
             (rows, prompt, self.new_tokens)
@@ -57,15 +62,20 @@ class MemoryConfig(TaskConfig):
         ]
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the smallest point; if others fail, the result has a note."""
-        return self.points[0]
+    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
+        """Return the smallest point. If larger points fail, the result has a note."""
+        return self.measured_points[0]
 
     @property
-    def loads(self) -> int:
-        """Return the repeats: each is a fresh process."""
+    def num_loads(self) -> int:
+        """The number of repeats, because each one loads the model in a fresh process."""
         return self.repeats
 
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
+    def requested_work(
+        self, generation: GenerationConfig, num_questions: int | None = None
+    ) -> list[WorkAmount]:
         """Return one batch of each point for each repeat."""
-        return [Amount(rows, prompt, new, rows * self.repeats, True) for rows, prompt, new in self.points]
+        return [
+            WorkAmount(rows, prompt, new, rows * self.repeats, True)
+            for rows, prompt, new in self.measured_points
+        ]

@@ -1,5 +1,4 @@
-"""The pictures of the memory task, drawn from a job's folder: `python -m
-runner.tasks.memory.pictures FOLDER`."""
+"""Draws the pictures of the memory task: `python -m runner.tasks.memory.pictures FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner_base import Picture
-from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, save_pictures
+from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, save_plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,18 +23,19 @@ MAX_POINTS = 10  # that bars are drawn of
 MAX_LINES = 8
 
 
-def draw(drawn: dict[str, Any]) -> list[Picture]:
-    """Return the pictures: the parts of each stage's peak, and the KV cache against the number of
-    tokens."""
-    pictures = [Picture("memory", f"Peak memory by stage: {drawn['title']}", lambda: _stages(drawn))]
-    if len({point["tokens"] for point in drawn["kv"]}) > 1:
+def create_pictures(data: dict[str, Any]) -> list[Picture]:
+    """Return two pictures: the parts of each stage's peak, and KV cache size by number of tokens."""
+    pictures = [Picture("memory", f"Peak memory by stage: {data['title']}", lambda: _draw_stages(data))]
+    if len({point["tokens"] for point in data["kv"]}) > 1:
         pictures.append(
-            Picture("context", f"KV cache against context: {drawn['title']}", lambda: _contexts(drawn))
+            Picture(
+                "context", f"KV cache against context: {data['title']}", lambda: _draw_kv_by_context(data)
+            )
         )
     return pictures
 
 
-def _figure(title: str, height: float) -> tuple[Figure, Axes]:
+def _create_axes(title: str, height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, height), layout="constrained")
@@ -46,13 +46,13 @@ def _figure(title: str, height: float) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _stages(drawn: dict[str, Any]) -> Figure:
-    """Draw a bar for each stage: the parts of its peak, and a mark at the predicted peak."""
-    rows = [row for row in drawn["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
+def _draw_stages(data: dict[str, Any]) -> Figure:
+    """Draw a bar per stage with the parts of its peak, and a mark at the predicted peak."""
+    rows = [row for row in data["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
     points = list(dict.fromkeys((row["batch"], row["context"]) for row in rows if row["batch"]))
     shown = set(points[:: -(-len(points) // MAX_POINTS)]) | set(points[-1:])
     rows = [row for row in rows if not row["batch"] or (row["batch"], row["context"]) in shown]
-    figure, pane = _figure(f"Peak memory by stage: {drawn['title']}", 1.5 + 0.34 * len(rows))
+    figure, pane = _create_axes(f"Peak memory by stage: {data['title']}", 1.5 + 0.34 * len(rows))
     for part, colour in PARTS:
         widths = [max(row[f"{part}_mib"], 0.0) for row in rows]
         left = [
@@ -85,24 +85,20 @@ def _stages(drawn: dict[str, Any]) -> Figure:
     return figure
 
 
-def _contexts(drawn: dict[str, Any]) -> Figure:
-    """Draw the KV cache of all rows against the length of a row, a colour for each batch size, with
-    the formula."""
-    figure, pane = _figure(f"KV cache against context: {drawn['title']}", 4.2)
-    batches = sorted({point["batch"] for point in drawn["kv"]})
+def _draw_kv_by_context(data: dict[str, Any]) -> Figure:
+    """Draw the KV cache size by sequence length, one colour per batch size, with the formula."""
+    figure, pane = _create_axes(f"KV cache against context: {data['title']}", 4.2)
+    batches = sorted({point["batch"] for point in data["kv"]})
     for batch, colour, marker in zip(batches, COLOURS, MARKERS, strict=False):
-        points = [point for point in drawn["kv"] if point["batch"] == batch]
+        points = [point for point in data["kv"] if point["batch"] == batch]
         x = [point["tokens"] / batch for point in points]
         pane.vlines(x, [point["low"] for point in points], [point["high"] for point in points], color=colour)
         pane.plot(x, [point["mib"] for point in points], linestyle="", marker=marker, markersize=6, color=colour,
                   label=f"batch {batch}, measured")  # fmt: skip
-        if drawn["bytes_per_token"]:
+        if data["bytes_per_token"]:
             ends = [0.0, max(x) * 1.05]
             pane.plot(
-                ends,
-                [at * batch * drawn["bytes_per_token"] / 2**20 for at in ends],
-                color=colour,
-                linewidth=1,
+                ends, [at * batch * data["bytes_per_token"] / 2**20 for at in ends], color=colour, linewidth=1
             )
     pane.set_xlabel("tokens of each row")
     pane.set_ylabel("KV cache of all rows, MiB")
@@ -115,4 +111,4 @@ def _contexts(drawn: dict[str, Any]) -> Figure:
 
 
 if __name__ == "__main__":
-    save_pictures(Path(sys.argv[1]) / POINTS, draw)
+    save_plots(Path(sys.argv[1]) / POINTS, create_pictures)

@@ -1,9 +1,10 @@
-"""The fresh process of the memory task: import, load, a first pass, then prefill and decode of each
+"""Fresh process that measures memory: import, load, a first pass, then prefill and decode of each
 point.
 
-Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to measure,
-pickled, from stdin, and writes events to stdout, one JSON object a line; everything else that is
-printed goes to stderr. A point that runs out of memory is reported, and the next one follows.
+Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to
+measure, pickled, from stdin, and writes events to stdout, one JSON object a line; everything
+else that is printed goes to stderr. A point that runs out of memory is reported, and the next
+one follows.
 """
 
 from __future__ import annotations
@@ -21,19 +22,28 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runner.render.notes import note_text
-from runner.speed.synthetic import check_room, room_of, synthetic_requests
-from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
+from runner.speed.synthetic import check_context_length, create_random_requests, max_positions
+from runner.tasks import ResolvedJob, RunnerConfig, model_kind, open_engine, resolve_job
 from runner.tasks.memory.keys import MemoryConfig
-from runner_base import RunnerError, child, is_memory_error, machine, one_line
+from runner_base import RunnerError, child_process, is_out_of_memory_error, machine, to_one_line
 from runner_base.errors import NOT_GIVEN
 from runner_base.notes import Note, note
-from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
-from runner_engine.devices.mapped_files import resident_mib
-from runner_engine.render.notes import render
+from runner_engine import (
+    Capability,
+    Completion,
+    Engine,
+    EngineReport,
+    Session,
+    Workload,
+    complete_requests,
+    require_capabilities,
+)
+from runner_engine.devices.mapped_files import measure_resident_file_mib
+from runner_engine.render.notes import render_engine_note
 
 
-class OutOfMemory(Exception):
-    """A point did not fit."""
+class PointOutOfMemory(Exception):
+    """A measured point does not fit into memory."""
 
     def __init__(self, reason: Note) -> None:
         super().__init__(reason)
@@ -41,8 +51,8 @@ class OutOfMemory(Exception):
 
 
 @dataclass
-class Probe:
-    """Measures stages and reports them."""
+class MemoryProbe:
+    """Measures the memory of stages and sends it to the parent process."""
 
     channel: TextIO
     engine: Engine
@@ -50,137 +60,138 @@ class Probe:
     mapped_weight_mib: float = 0.0  # of the weights as they were loaded
     weight_mib: float = 0.0
 
-    def emit(self, **event: Any) -> None:
-        """Send one event to the parent."""
+    def send_event(self, **event: Any) -> None:
+        """Send one event to the parent as a JSON line."""
         self.channel.write(json.dumps(event) + "\n")
         self.channel.flush()
 
-    def stage(self, name: str, work: Callable[[], Any], point: int | None = None) -> Any:
-        """Run one stage and report its peak, its time and its memory after garbage collection.
+    def measure_stage(self, name: str, run_stage: Callable[[], Any], point: int | None = None) -> Any:
+        """Run one stage, and send its peak, time, and memory after garbage collection.
 
-        The kernel and the allocator of a GPU keep high-water marks. There is none for anonymous
-        memory alone. Only while a checkpoint is read is it sampled, since the pages of the
-        checkpoint, which can be dropped, must not count.
+        The kernel and the allocator of a GPU keep high-water marks, but the kernel has none for
+        anonymous memory alone. It is sampled only while a checkpoint is read, because the checkpoint's
+        pages, which can be dropped, must not count.
         """
-        self.emit(begin=name, point=point)
-        machine.restart_peak()
-        with AnonymousPeak() if name == "load" else nullcontext() as anonymous:
+        self.send_event(begin=name, point=point)
+        machine.reset_peak_rss_counter()
+        with AnonymousPeakSampler() if name == "load" else nullcontext() as anonymous:
             started = time.perf_counter()
-            result = work()
+            result = run_stage()
             seconds = time.perf_counter() - started
-        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
+        figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_peaks_mib()}
         # frees what can be freed; the next stage's peak starts here
-        resettable = machine.reset_peak()
+        resettable = machine.reset_peak_rss()
         figures |= {
             "steady_rss_mib": machine.rss_mib(),
-            "steady_anon_mib": machine.anonymous_mib(),
-            **pss_mib(),
+            "steady_anon_mib": machine.anonymous_rss_mib(),
+            **read_pss_mib(),
         }
         figures["peak_rss_mib"] = max(figures["peak_rss_mib"], figures["steady_rss_mib"])
         if anonymous is not None:
             figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
         figures["kv_tokens"] = self.engine.stats.kv_tokens
         figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
-        figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
-        self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
+        figures["weights_mib"] = figures["own_weights_mib"] + measure_resident_file_mib(self.files)
+        self.send_event(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
 
-    def held_mib(self) -> float:
-        """Memory that the rows may take: the allocator's on a GPU, else anonymous memory."""
-        machine.reset_peak()
-        return _cuda_mib().get("cuda_steady_mib") or machine.anonymous_mib()
+    def used_mib(self) -> float:
+        """Return the MiB that sequences may use: the allocator's on a GPU, else anonymous memory."""
+        machine.reset_peak_rss()
+        return _cuda_peaks_mib().get("cuda_steady_mib") or machine.anonymous_rss_mib()
 
 
-class AnonymousPeak:
-    """Samples anonymous memory: the kernel keeps a high-water mark only of its sum with the pages
-    of files."""
+class AnonymousPeakSampler:
+    """Samples anonymous memory, because the kernel's high-water mark also includes pages of files."""
 
     EVERY_S = 0.005
 
-    def __enter__(self) -> AnonymousPeak:
-        self.peak_mib = machine.anonymous_mib()
+    def __enter__(self) -> AnonymousPeakSampler:
+        self.peak_mib = machine.anonymous_rss_mib()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._sample_loop, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
+        self.peak_mib = max(self.peak_mib, machine.anonymous_rss_mib())
 
-    def _watch(self) -> None:
+    def _sample_loop(self) -> None:
         while not self._stop.wait(self.EVERY_S):
-            self.peak_mib = max(self.peak_mib, machine.anonymous_mib())
+            self.peak_mib = max(self.peak_mib, machine.anonymous_rss_mib())
 
 
-def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: TextIO) -> None:
-    """Take a job through the stages; the points come smallest first."""
-    resolved = resolve(config)
+def measure_points(config: RunnerConfig, points: list[tuple[int, Workload]], channel: TextIO) -> None:
+    """Measure all stages of a job. The points come smallest first."""
+    resolved = resolve_job(config)
     engine = open_engine(resolved)
-    require(engine.capabilities, "task=memory", [Capability.token_ids])
-    probe = Probe(channel, engine, _files(resolved))
-    machine.reset_peak()
-    probe.stage("import", lambda: kind_of(config.model).import_libraries(resolved))
+    require_capabilities(engine.capabilities, "task=memory", [Capability.token_ids])
+    probe = MemoryProbe(channel, engine, _weight_files(resolved))
+    machine.reset_peak_rss()
+    probe.measure_stage("import", lambda: model_kind(config.model).import_libraries(resolved))
 
-    def load() -> EngineReport:
+    def load_engine() -> EngineReport:
         report: EngineReport = engine.load()
         probe.weight_mib = report.metrics["weight_mib"]
         probe.mapped_weight_mib = report.metrics.get("mapped_weight_mib", 0.0)
         return report
 
-    report: EngineReport = probe.stage("load", load)
+    report: EngineReport = probe.measure_stage("load", load_engine)
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
-        check_room(room_of(report), prompt_tokens, new_tokens)
-    probe.emit(metrics=report.metrics, facts=report.facts, notes=[render(note) for note in report.notes])
-    first = synthetic_requests(1, 8, 2, vocab_size, config.seed, draw=-1)
+        check_context_length(max_positions(report), prompt_tokens, new_tokens)
+    probe.send_event(
+        metrics=report.metrics, facts=report.facts, notes=[render_engine_note(note) for note in report.notes]
+    )
+    first = create_random_requests(1, 8, 2, vocab_size, config.seed, draw_number=-1)
     # packs weights, builds kernels and reads pages of libraries
-    probe.stage("first pass", lambda: complete(engine, first, batch_size=1))
+    probe.measure_stage("first pass", lambda: complete_requests(engine, first, batch_size=1))
     failed: list[Workload] = []
     for number, point in points:
         if smaller := next((workload for workload in failed if all(map(int.__le__, workload, point))), None):
-            probe.emit(point=number, failed=f"not tried: {_words(smaller)} ran out of memory")
+            probe.send_event(point=number, failed=f"not tried: {_format_point(smaller)} ran out of memory")
             continue
         try:
             _measure_point(probe, number, point, vocab_size, config.seed)
         except Exception as error:
-            if isinstance(error, OutOfMemory):
-                reason = one_line(note_text(error.reason), limit=200)
-            elif is_memory_error(error):
-                reason = one_line(error, limit=200)
+            if isinstance(error, PointOutOfMemory):
+                reason = to_one_line(note_text(error.reason), limit=200)
+            elif is_out_of_memory_error(error):
+                reason = to_one_line(error, limit=200)
             else:
                 raise
             failed.append(point)
-            probe.emit(point=number, failed=f"out of memory: {reason}" if reason else "out of memory")
-            machine.reset_peak()
-    probe.emit(done=True)
+            probe.send_event(point=number, failed=f"out of memory: {reason}" if reason else "out of memory")
+            machine.reset_peak_rss()
+    probe.send_event(done=True)
 
 
-def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
-    """Prefill all rows, decode until each lacks one token, measure the KV cache, and end."""
+def _measure_point(probe: MemoryProbe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
+    """Prefill all sequences, decode all but one token, measure the KV cache, and finish."""
     rows, _, new_tokens = point
     engine, shortages = probe.engine, len(probe.engine.stats.row_shortages)
     before = replace(engine.stats)
     with engine.open(rows) as session:
-        steps = _Steps(session, engine, shortages)
-        for request in synthetic_requests(*point, vocab_size, seed, draw=number):
+        steps = _StageStepper(session, engine, shortages)
+        for request in create_random_requests(*point, vocab_size, seed, draw_number=number):
             session.submit(request)
-        probe.stage("prefill", steps.prefill, number)
+        probe.measure_stage("prefill", steps.step_until_prefilled, number)
         last = before.decode_tokens + rows * (new_tokens - 2)
-        probe.stage("decode", lambda: steps.decode(last), number)
-        kv_tokens, held_mib = engine.stats.kv_tokens, probe.held_mib()
-        is_held = not session.idle
-        steps.decode(sys.maxsize)
-    kv_mib = held_mib - probe.held_mib() if is_held and kv_tokens else None
+        probe.measure_stage("decode", lambda: steps.step_until_decoded(last), number)
+        kv_tokens, held_mib = engine.stats.kv_tokens, probe.used_mib()
+        is_held = not session.is_idle
+        steps.step_until_decoded(sys.maxsize)
+    kv_mib = held_mib - probe.used_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
-    probe.emit(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
+    probe.send_event(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
 
 
 @dataclass
-class _Steps:
-    """Steps a session; OutOfMemory if its rows cannot all decode together.
+class _StageStepper:
+    """Steps a session. Raises PointOutOfMemory if its sequences cannot all decode together.
 
     It does not use `gather`, which steps to the end: each stage here stops earlier.
     """
@@ -189,39 +200,38 @@ class _Steps:
     engine: Engine
     shortages: int  # how many the engine had before
 
-    def prefill(self) -> None:
-        """Step until every row has its first token."""
+    def step_until_prefilled(self) -> None:
+        """Step until every sequence has its first token."""
         self._step()
-        while not self.session.idle and self.engine.stats.rows_waiting:
+        while not self.session.is_idle and self.engine.stats.rows_waiting:
             self._step()
 
-    def decode(self, last: int) -> None:
-        """Step until `last` tokens have been decoded, or all rows have ended."""
-        while not self.session.idle and self.engine.stats.decode_tokens < last:
+    def step_until_decoded(self, num_tokens: int) -> None:
+        """Step until `num_tokens` tokens have been decoded, or all sequences have ended."""
+        while not self.session.is_idle and self.engine.stats.decode_tokens < num_tokens:
             self._step()
 
     def _step(self) -> None:
         for event in self.session.step():
             if isinstance(event, Completion) and event.error:
-                raise OutOfMemory(note("error", reason=event.error))
+                raise PointOutOfMemory(note("error", reason=event.error))
         for shortage in self.engine.stats.row_shortages[self.shortages :]:
-            raise OutOfMemory(note("fewer_rows", shortage=shortage))
+            raise PointOutOfMemory(note("fewer_rows", shortage=shortage))
 
 
-def _words(point: Workload) -> str:
+def _format_point(point: Workload) -> str:
     return f"batch {point[0]}, context {point[1] + point[2]}"
 
 
-def _files(resolved: ResolvedJob) -> list[Path]:
+def _weight_files(resolved: ResolvedJob) -> list[Path]:
     """Return the files that the weights may be mapped from."""
-    if not kind_of(resolved.config.model).HAS_WEIGHTS:
+    if not model_kind(resolved.config.model).HAS_WEIGHTS:
         return []
-    return resolved.model.files.weights[1]
+    return resolved.model.files.weight_files[1]
 
 
-def pss_mib() -> dict[str, float]:
-    """Proportional memory of this process (shared pages divided by their users), whole and from
-    files."""
+def read_pss_mib() -> dict[str, float]:
+    """Return proportional memory (shared pages divided by their users) in MiB, total and from files."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -230,9 +240,10 @@ def pss_mib() -> dict[str, float]:
     return {"pss_mib": kib["Pss"] / 1024, "pss_file_mib": kib.get("Pss_File", 0) / 1024}
 
 
-def _cuda_mib() -> dict[str, float]:
-    """Peaks of the CUDA allocator over all devices since the last call; empty where no GPU is in
-    use."""
+def _cuda_peaks_mib() -> dict[str, float]:
+    """Return peaks of the CUDA allocator since the last call, summed over devices. Empty without a
+    GPU.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
@@ -248,14 +259,14 @@ def _cuda_mib() -> dict[str, float]:
 
 
 def main() -> int:
-    """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
-    child.end_with_parent()  # nothing else reads its events
+    """Read the config, measure and report. Returns exit code 0, or 1 after a reported error."""
+    child_process.die_with_parent()  # nothing else reads its events
     config, points = pickle.load(sys.stdin.buffer)
     assert isinstance(config.task, MemoryConfig)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print to stdout must not garble the events
     try:
-        measure(config, points, channel)
+        measure_points(config, points, channel)
     except RunnerError as error:
         details: dict[str, object] = {"reason": error.reason, "key": error.key, "code": error.code}
         if error.value is not NOT_GIVEN:

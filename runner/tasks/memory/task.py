@@ -1,9 +1,9 @@
-"""Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to
-measured.
+"""task=memory: memory of import, load, prefill and decode, predicted and measured, each repeat in
+a fresh process.
 
-This process never uses an engine, so it never imports torch. The probe is a fresh process, so it
-measures from the start. A point that runs out of memory is recorded; if it took the process with
-it, another one measures the rest.
+This process uses no engine, so it never imports torch. The probe is a fresh process, so it
+measures from the start. A point that runs out of memory is recorded; if it kills the process,
+another one measures the rest.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner.records.measurements import notes_on
+from runner.records.measurements import recorded_measurement_notes
 from runner.render.notes import render_notes
-from runner.speed.synthetic import check_room
+from runner.speed.synthetic import check_context_length
 from runner.tasks import (
-    Context,
-    Inputs,
     Job,
     Recorder,
     ResolvedJob,
     RunnerConfig,
+    TaskContext,
+    TaskInputs,
     Uses,
-    beyond_words,
-    kept_words,
-    kind_of,
-    own_config,
+    beyond_hint,
+    model_kind,
+    report_saved_on_interrupt,
+    typed_task_config,
 )
-from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
-from runner.tasks.memory.kept_points import KeptPoints
 from runner.tasks.memory.keys import MemoryConfig
+from runner.tasks.memory.memory_metrics import AT_START, IN_POINTS, MemoryRepeat, summarize_repeats
 from runner.tasks.memory.pictures import MODULE, POINTS
+from runner.tasks.memory.recorded_points import RecordedPoints
 from runner_base import (
     ConfigError,
     JobFailed,
     Progress,
     Result,
-    child,
+    child_process,
     errors,
     machine,
-    short_name,
-    write_atomically,
+    short_model_name,
+    write_text_atomically,
 )
-from runner_base.drawing import draw_in_process, draw_missing
+from runner_base.drawing import draw_in_child_process, draw_missing_plots
 from runner_base.repeats import RepeatLog
-from runner_engine import Capability, Workload, require
+from runner_engine import Capability, Workload, require_capabilities
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
@@ -59,9 +59,10 @@ FROM_LEDGER = True
 PROBE = "runner.tasks.memory.probe"
 
 
-def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
-    """Read nothing: the model is part of the job's identity already. Refuse a system that does not
-    count."""
+def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
+    """Return empty inputs, because the job id includes the model. Rejects systems without memory
+    counters.
+    """
     if not machine.rss_mib():
         raise ConfigError(
             "this system does not say how much memory a process has (/proc/self/status, Linux), so that "
@@ -70,69 +71,79 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
             value="memory",
             code="unsupported",
         )
-    return Inputs({})
+    return TaskInputs({})
 
 
-def check_lengths(inputs: Inputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
-    """Reject points that the model has no room for."""
-    room = kind_of(resolved.config.model).positions(resolved).room
-    for _, prompt_tokens, new_tokens in own_config(resolved.config, MemoryConfig).points:
-        check_room(room, prompt_tokens, new_tokens, beyond_words(resolved))
+def check_lengths(inputs: TaskInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
+    """Reject points that exceed the model's context length."""
+    room = model_kind(resolved.config.model).positions(resolved).room
+    for _, prompt_tokens, new_tokens in typed_task_config(resolved.config, MemoryConfig).measured_points:
+        check_context_length(room, prompt_tokens, new_tokens, beyond_hint(resolved))
     return []
 
 
-def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
-    """Predict, then measure in `repeats` fresh processes."""
+def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
+    """Predict the memory, then measure it in `repeats` fresh processes."""
     config, recorder = context.config, context.recorder
-    task = own_config(config, MemoryConfig)
-    kind = kind_of(config.model)
+    task = typed_task_config(config, MemoryConfig)
+    kind = model_kind(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
-    require(kind.capabilities(config), "task=memory", needs)
-    predicted = [kind.predict(context.resolved, point) for point in task.points]
+    require_capabilities(kind.capabilities(config), "task=memory", needs)
+    predicted = [kind.predict_memory(context.resolved, point) for point in task.measured_points]
     runs: list[MemoryRepeat] = []
-    kept, total = KeptPoints(recorder.folder), task.repeats * len(task.points)
-    with closing(kept), kept_words(kept.done, f" of {total} measurements"):
-        _measure(config, task, kept, runs, recorder)
-    result, drawn = summarize(runs, task.points, predicted)
-    result.notes += render_notes(notes_on(kept.count, total, kept.outdated))
-    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
+    kept, total = RecordedPoints(recorder.folder), task.repeats * len(task.measured_points)
+    with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
+        _measure_repeats(config, task, kept, runs, recorder)
+    result, drawn = summarize_repeats(runs, task.measured_points, predicted)
+    result.notes += render_notes(recorded_measurement_notes(kept.count, total, kept.outdated))
+    write_text_atomically(
+        recorder.folder / POINTS, json.dumps(drawn | {"title": _picture_title(config)}, indent=1) + "\n"
+    )
     if task.pictures:
-        draw_in_process(MODULE, recorder.folder)
+        draw_in_child_process(MODULE, recorder.folder)
     return result
 
 
-def _measure(
-    config: RunnerConfig, task: MemoryConfig, kept: KeptPoints, runs: list[MemoryRepeat], recorder: Recorder
+def _measure_repeats(
+    config: RunnerConfig,
+    task: MemoryConfig,
+    recorded_points: RecordedPoints,
+    repeat_results: list[MemoryRepeat],
+    recorder: Recorder,
 ) -> None:
-    """Measure each repeat, or what earlier starts have left of it."""
+    """Measure the missing points of each repeat."""
     repeats = RepeatLog(recorder.folder)
-    stages = len(AT_START) + len(IN_POINTS) * len(task.points)
-    with recorder.progress(task.repeats * stages, "memory") as bar:
+    stages = len(AT_START) + len(IN_POINTS) * len(task.measured_points)
+    with recorder.create_progress_bar(task.repeats * stages, "memory") as bar:
         for number in range(1, task.repeats + 1):
             which = f"repeat {number} of {task.repeats}"
-            repeat = Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar)
-            repeat.keep = partial(kept.keep, number)
-            for event in kept.events(number):
-                repeat.take(event, is_earlier=True)
-            runs.append(repeat.measure())
-            if not runs[-1].speeds:
-                raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}", code="failed")
-            repeats.add(number, runs[-1].metrics())
+            repeat = RepeatRunner(
+                config, task.measured_points, recorder.folder / "memory_probe.log", which, bar
+            )
+            repeat.keep = partial(recorded_points.append_event, number)
+            for event in recorded_points.stored_events(number):
+                repeat.add_measurement(event, is_from_earlier_start=True)
+            repeat_results.append(repeat.measure_all())
+            if not repeat_results[-1].speeds:
+                raise JobFailed(
+                    f"no point could be measured. The first: {repeat_results[-1].failed[0]}", code="failed"
+                )
+            repeats.add_repeat(number, repeat_results[-1].metrics())
 
 
-def deliver(inputs: Inputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: TaskInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures if the recorded job has none."""
-    if own_config(resolved.config, MemoryConfig).pictures:
-        draw_missing(MODULE, job.folder, POINTS)
+    if typed_task_config(resolved.config, MemoryConfig).pictures:
+        draw_missing_plots(MODULE, job.folder, POINTS)
 
 
-def _title(config: RunnerConfig) -> str:
-    return f"{short_name(config.model.name)}, quantization={config.quantization.label}"
+def _picture_title(config: RunnerConfig) -> str:
+    return f"{short_model_name(config.model.name)}, quantization={config.quantization.label}"
 
 
 @dataclass
-class Repeat:
-    """One measurement of all points, in as many fresh processes as are needed."""
+class RepeatRunner:
+    """Measures all points once, in as many fresh processes as needed."""
 
     config: RunnerConfig
     points: list[Workload]
@@ -145,12 +156,13 @@ class Repeat:
     # called with each event, once it is taken
     keep: Callable[[dict[str, Any]], None] = lambda _: None
 
-    def measure(self) -> MemoryRepeat:
-        """Measure; if a process dies at a point, another one measures the rest, except for points
-        at least as large."""
-        left = self._left()
+    def measure_all(self) -> MemoryRepeat:
+        """Measure all points. If a process dies at a point, another one measures the remaining smaller
+        points.
+        """
+        left = self._remaining_points()
         while left:
-            death = self._run(left)
+            death = self._run_probe(left)
             if death is None:
                 return self.measured
             at, why = death
@@ -159,25 +171,31 @@ class Repeat:
             for number, point in left:
                 if number > at and all(map(int.__le__, large, point)):
                     self.measured.failed[number] = f"not tried: a smaller point {why}"
-            left = self._left()
+            left = self._remaining_points()
         return self.measured
 
-    def _left(self) -> list[tuple[int, Workload]]:
-        return [(number, point) for number, point in enumerate(self.points) if not self.measured.has(number)]
+    def _remaining_points(self) -> list[tuple[int, Workload]]:
+        return [
+            (number, point)
+            for number, point in enumerate(self.points)
+            if not self.measured.is_measured(number)
+        ]
 
-    def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
-        """Measure in a fresh process; if it dies, return at which point, and how."""
+    def _run_probe(self, remaining_points: list[tuple[int, Workload]]) -> tuple[int, str] | None:
+        """Measure in a fresh process. If it dies, return the point and the cause."""
         is_done = False
-        self._at("start", None)
+        self._set_position("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
             offset = stderr.tell()
-            process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+            process = child_process.start_python(
+                "-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            )
         with process:
             try:
                 assert process.stdout is not None
-                child.send_input(process, (self.config, left))
+                child_process.send_pickled_input(process, (self.config, remaining_points))
                 for line in process.stdout:
-                    is_done = self._take(json.loads(line)) or is_done
+                    is_done = self._handle_event(json.loads(line)) or is_done
                 code = process.wait()
             finally:
                 process.kill()  # Ctrl-C here must not leave a model loaded there
@@ -185,35 +203,35 @@ class Repeat:
         if code == 0 and is_done:
             return None
         if code < 0 and self.point is not None:
-            return self.point, f"{child.describe_exit(code)}, in stage {self.stage}"
-        lines = child.last_lines(self.log, 8, offset)
+            return self.point, f"{child_process.describe_exit_code(code)}, in stage {self.stage}"
+        lines = child_process.read_last_lines(self.log, 8, offset)
         log = (
             f"Its last lines, in {self.log}:\n" + "\n".join(lines)
             if lines
             else f"Its log, {self.log}, is empty"
         )
         raise JobFailed(
-            f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}",
+            f"the memory probe, {self.which}, {child_process.describe_exit_code(code)}, in stage {self.stage}. {log}",
             code="failed",
         )
 
-    def take(self, event: dict[str, Any], is_earlier: bool = False) -> None:
-        """Take a measured stage or point, of this start or of an earlier one."""
-        self.measured.take(event)
-        step = self.bar.skip if is_earlier else self.bar.advance
+    def add_measurement(self, event: dict[str, Any], is_from_earlier_start: bool = False) -> None:
+        """Add a measured stage or point, and advance the progress bar."""
+        self.measured.add_event(event)
+        step = self.bar.skip if is_from_earlier_start else self.bar.advance
         step(1 if "stage" in event else 0)
 
-    def _at(self, stage: str, point: int | None) -> None:
+    def _set_position(self, stage: str, point: int | None) -> None:
         self.stage, self.point = stage, point
 
-    def _take(self, event: dict[str, Any]) -> bool:
-        """Handle an event of the child; return whether it is done."""
+    def _handle_event(self, event: dict[str, Any]) -> bool:
+        """Handle an event of the child process, and return whether the child is done."""
         if "begin" in event:
-            self._at(event["begin"], event["point"])
-            self.bar.describe(f"memory: {self.stage}, {self.which}")
+            self._set_position(event["begin"], event["point"])
+            self.bar.set_title(f"memory: {self.stage}, {self.which}")
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(**event["details"])
         elif "done" not in event:
-            self.take(event)
+            self.add_measurement(event)
             self.keep(event)
         return "done" in event

@@ -1,2 +1,3 @@
-"""The task recall: something is hidden in a long text, asked for at its end, and checked
-exactly."""
+"""The task recall: hide needles in a long text, ask for them at its end, and check the answer
+exactly.
+"""

@@ -1,4 +1,4 @@
-"""A case: a question about something that is hidden in a text, whose size can be chosen."""
+"""Recall cases: a question about facts hidden in a text of adjustable size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from runner.tasks.recall.fillers import Filler
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 
-class Form(StrEnum):
-    """The form of the asked values, by which they are found in an answer."""
+class ValueForm(StrEnum):
+    """The form of the requested values, by which they are found in an answer."""
 
     number = "number"  # of as many digits as the asked ones
     pair = "pair"  # of two words, as amber-kite
@@ -22,44 +22,44 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A case at one size: the text with what is hidden in it, and the question at its end."""
+class RenderedCase:
+    """A case at one size: the text with its needles, and the question at its end."""
 
     before: str  # what the text begins with: what to look for
     context: str
     question: str
     beginning: str  # of the answer, for plain text
     gold: tuple[str, ...]  # the asked values
-    form: Form = Form.number
+    form: ValueForm = ValueForm.number
     known: frozenset[str] = frozenset()  # of the form `known`: all words that could be meant
 
     @property
-    def text(self) -> str:
-        """The whole question, as one turn."""
+    def prompt_text(self) -> str:
+        """The whole question as one turn: instructions, context and question."""
         return "\n".join(filter(None, (self.before, self.context, self.question)))
 
     @property
-    def is_worked_out(self) -> bool:
+    def has_multiline_answer(self) -> bool:
         """Whether the answer has several lines, the last of which counts."""
-        return self.form is Form.total
+        return self.form is ValueForm.total
 
 
 @dataclass(frozen=True)
 class Case:
-    """A question of a kind, for all sizes and lengths."""
+    """A question of one kind, for all sizes and lengths."""
 
     kind: str
     number: int  # among those of its kind and depth
     depth: float | None
-    at: Callable[[int], Asked]  # by its size: units of the filler, or words
+    at: Callable[[int], RenderedCase]  # by its size: units of the filler, or words
     least: int = 1  # the smallest size
     most: int | None = None  # the largest one
     has_own_size: bool = False  # its text is its own, and not the filler that all cases of a length have
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What the cases of a job are drawn by."""
+class CaseSettings:
+    """Settings from which the cases of a job are drawn."""
 
     kind: str
     seed: int
@@ -73,33 +73,33 @@ class Recipe:
     texts: int = 1  # over which the cases are spread
 
     @property
-    def numbers(self) -> range:
+    def case_numbers(self) -> range:
         """The case numbers of this haystack."""
         return range(self.text, self.cases, self.texts)
 
-    def random(self, *names: object) -> Random:
-        """Return the random numbers of a case, the same in every job with this seed."""
+    def create_random(self, *names: object) -> Random:
+        """Return the random generator of a case. It is the same in every job with this seed."""
         return Random("/".join(map(str, (self.seed, self.kind, *names))))
 
 
-def hidden(filler: Filler, size: int, needles: Sequence[tuple[float, str]]) -> str:
-    """Return so many units of filler with sentences at depths from 0, the beginning, to 1, the
-    end."""
+def hide_needles(filler: Filler, num_units: int, needles: Sequence[tuple[float, str]]) -> str:
+    """Return `num_units` units of filler with needles at depths from 0 (beginning) to 1 (end)."""
     ends = sorted(
-        (filler.boundary(size, depth), order, needle) for order, (depth, needle) in enumerate(needles)
+        (filler.nearest_unit_end(num_units, depth), order, needle)
+        for order, (depth, needle) in enumerate(needles)
     )
     parts, at = [], 0
     for end, _, needle in ends:
-        parts += [filler.text(at, end), needle, filler.separator(end)]
+        parts += [filler.join_units(at, end), needle, filler.separator_after(end)]
         at = end
-    return "".join([*parts, filler.text(at, size)]).rstrip()
+    return "".join([*parts, filler.join_units(at, num_units)]).rstrip()
 
 
-def spread(count: int) -> list[float]:
-    """Return so many depths, evenly spread over a text."""
+def even_depths(count: int) -> list[float]:
+    """Return `count` depths, evenly spread over a text."""
     return [(number + 0.5) / count for number in range(count)]
 
 
-def pair(random: Random) -> str:
-    """Draw two words."""
+def random_word_pair(random: Random) -> str:
+    """Draw an adjective and a noun, joined by a hyphen."""
     return f"{random.choice(ADJECTIVES)}-{random.choice(NOUNS)}"

@@ -1,5 +1,6 @@
-"""What needles are hidden in: noise, the texts that ship, or the user's own file, as units with
-their tokens."""
+"""Filler texts that hide needles: noise, the included texts, or the user's file, split into units
+with token counts.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from pathlib import Path
 from random import Random
 
 from runner.config.choices import CONF
-from runner.datasets.long_texts import DOCUMENTS, kind_of_text, long_text
-from runner_base import ConfigError, DataError, read_text, unknown
-from runner_base.texts import read_json_lines
+from runner.datasets.long_texts import DOCUMENTS, generate_text, text_category
+from runner_base import ConfigError, DataError, read_text, unknown_choice_message
+from runner_base.texts import iter_json_lines
 
 # those that ship, whatever a folder of the user's own names so
 TEXTS = CONF / "dataset" / "texts.jsonl"
@@ -34,64 +35,66 @@ CHARACTERS_A_TOKEN = 8  # more than a token of nearly any text has on average: n
 
 @dataclass(frozen=True)
 class Filler:
-    """A text in units, which is repeated as often as needed; `tokens` are those of each unit."""
+    """A text in units, repeated as often as needed; `tokens` has the token count of each unit."""
 
     units: Sequence[str]
     tokens: Sequence[int]
 
     @cached_property
-    def _ends(self) -> list[int]:
-        """The tokens of the first units: none, one, two …"""
+    def _cumulative_tokens(self) -> list[int]:
+        """Cumulative token counts: of no unit, the first one, the first two …"""
         return [0, *accumulate(self.tokens)]
 
-    def tokens_of(self, size: int) -> int:
-        """Return the tokens of the first units."""
-        rounds, rest = divmod(size, len(self.units))
-        return rounds * self._ends[-1] + self._ends[rest]
+    def count_tokens(self, num_units: int) -> int:
+        """Return the tokens of the first `num_units` units."""
+        rounds, rest = divmod(num_units, len(self.units))
+        return rounds * self._cumulative_tokens[-1] + self._cumulative_tokens[rest]
 
-    def size_of(self, tokens: int) -> int:
-        """Return how many units have about so many tokens."""
-        rounds, rest = divmod(tokens, max(1, self._ends[-1]))
-        return rounds * len(self.units) + bisect_left(self._ends, rest)
+    def units_for_tokens(self, tokens: int) -> int:
+        """Return how many units have about `tokens` tokens."""
+        rounds, rest = divmod(tokens, max(1, self._cumulative_tokens[-1]))
+        return rounds * len(self.units) + bisect_left(self._cumulative_tokens, rest)
 
-    def boundary(self, size: int, depth: float) -> int:
-        """Return the end of a unit that is nearest to a depth, in tokens."""
-        wanted = depth * self.tokens_of(size)
-        after = bisect_left(range(size), wanted, key=self.tokens_of)
-        return min((max(0, after - 1), after), key=lambda end: abs(self.tokens_of(end) - wanted))
+    def nearest_unit_end(self, num_units: int, depth: float) -> int:
+        """Return the end of the unit that is nearest to a depth, measured in tokens."""
+        wanted = depth * self.count_tokens(num_units)
+        after = bisect_left(range(num_units), wanted, key=self.count_tokens)
+        return min((max(0, after - 1), after), key=lambda end: abs(self.count_tokens(end) - wanted))
 
-    def text(self, begin: int, end: int) -> str:
-        """Return some units as one text."""
+    def join_units(self, begin: int, end: int) -> str:
+        """Return the units from `begin` to `end` as one text."""
         return "".join(self.units[at % len(self.units)] for at in range(begin, end))
 
-    def separator(self, end: int) -> str:
-        """Return what stands between a needle and the unit that follows it: as between the units
-        before."""
-        before = self.units[(end - 1) % len(self.units)]
+    def separator_after(self, unit_end: int) -> str:
+        """Return the separator between a needle and the next unit: a line break or a space."""
+        before = self.units[(unit_end - 1) % len(self.units)]
         return "\n" if before.endswith("\n") else " "
 
     def __contains__(self, text: str) -> bool:
-        """Whether a text stands in it, so that it would be no needle."""
-        return text in self._whole
+        """Return whether the filler contains a text, which could then not be a needle."""
+        return text in self._joined_units
 
     @cached_property
-    def _whole(self) -> str:
+    def _joined_units(self) -> str:
         return "".join(self.units)
 
 
-def read_filler(name: str, most_tokens: int) -> list[str]:
-    """Return the units of task.filler: a name, or a file of which no more is read than a text can
-    need."""
+def read_filler_units(name: str, max_tokens: int) -> list[str]:
+    """Return the units of task.filler: a named filler, or a file, read only as far as needed."""
     if name == "noise":
-        return _units(f"{NOISE}\n")
+        return _split_into_units(f"{NOISE}\n")
     if name in CATEGORIES:
-        return [unit for text in _texts(CATEGORIES[name]) for unit in _units(f"{text.strip()}\n\n")]
+        return [
+            unit
+            for text in _included_texts(CATEGORIES[name])
+            for unit in _split_into_units(f"{text.strip()}\n\n")
+        ]
     if name == CHRONICLE:
-        return _units(_chronicle(most_tokens * CHARACTERS_A_TOKEN))
+        return _split_into_units(_generate_chronicles(max_tokens * CHARACTERS_A_TOKEN))
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"no such file, and {unknown('filler', name, NAMES)}",
+            f"no such file, and {unknown_choice_message('filler', name, NAMES)}",
             key="task.filler",
             value=name,
             code="unknown_choice",
@@ -99,18 +102,18 @@ def read_filler(name: str, most_tokens: int) -> list[str]:
     text = read_text(path, f"task.filler={name}").removeprefix("\ufeff").strip()
     if not text:
         raise DataError(f"{path} holds no text", key="task.filler", value=name, code="empty")
-    return _units(f"{text[: most_tokens * CHARACTERS_A_TOKEN]}\n\n")
+    return _split_into_units(f"{text[: max_tokens * CHARACTERS_A_TOKEN]}\n\n")
 
 
-def draw_haystack(filler: Filler, text: int, seed: int) -> Filler:
-    """Return the filler of a haystack; the first one begins where the filler does.
+def create_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
+    """Return the filler of a haystack. The first haystack starts at the beginning of the filler.
 
-    Others begin at a line drawn at random from the whole filler. A filler of less than MIN_UNITS units has too few
-    beginnings, so its units are shuffled.
+    Others begin at a line drawn at random from the whole filler. A filler of less than MIN_UNITS
+    units has too few beginnings, so its units are shuffled.
     """
-    if text == 0:
+    if haystack_number == 0:
         return filler
-    random, count = Random(f"{seed}/haystack/{text}"), len(filler.units)
+    random, count = Random(f"{seed}/haystack/{haystack_number}"), len(filler.units)
     if count < MIN_UNITS:
         order = random.sample(range(count), count)
     else:
@@ -120,37 +123,34 @@ def draw_haystack(filler: Filler, text: int, seed: int) -> Filler:
     return Filler([filler.units[at] for at in order], [filler.tokens[at] for at in order])
 
 
-def units_sha256(units: Sequence[str]) -> str:
-    """Fingerprint of a filler."""
+def hash_units(units: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(units, ensure_ascii=False).encode()).hexdigest()
 
 
-def measured(units: Sequence[str], count: Callable[[Sequence[str]], list[int]]) -> Filler:
-    """Return a filler with the tokens of each unit, as `count` counts those of plain texts."""
-    empty, *tokens = count(["", *units])
+def measure_filler(units: Sequence[str], count_tokens: Callable[[Sequence[str]], list[int]]) -> Filler:
+    """Return a filler with the token count of each unit, from `count_tokens` on plain texts."""
+    empty, *tokens = count_tokens(["", *units])
     return Filler(units, [max(1, tokens_of_unit - empty) for tokens_of_unit in tokens])
 
 
-def _texts(category: str | None) -> list[str]:
-    """Return the texts that ship, all or those of one category."""
-    rows = [row for _, row in read_json_lines(TEXTS)]
+def _included_texts(category: str | None) -> list[str]:
+    rows = [row for _, row in iter_json_lines(TEXTS)]
     return [row["text"] for row in rows if category in (None, row["category"])]
 
 
-def _chronicle(characters: int) -> str:
-    """Return synthetic chronicles, one after another, until they have so many characters or there
-    are no more."""
+def _generate_chronicles(num_characters: int) -> str:
+    """Return synthetic chronicles, up to `num_characters` or until there are no more."""
     texts: list[str] = []
     for index in range(DOCUMENTS):
-        if sum(map(len, texts)) >= characters:
+        if sum(map(len, texts)) >= num_characters:
             break
-        if kind_of_text(index) == "prose":
-            texts.append(f"{long_text(index).strip()}\n\n")
-    return "".join(texts)[:characters]
+        if text_category(index) == "prose":
+            texts.append(f"{generate_text(index).strip()}\n\n")
+    return "".join(texts)[:num_characters]
 
 
-def _units(text: str) -> list[str]:
-    """Cut a text into sentences and lines, and long ones between words."""
+def _split_into_units(text: str) -> list[str]:
+    """Split a text into sentences and lines, and long ones between words."""
     found = []
     for unit in UNIT.findall(text):
         while len(unit) > MOST:

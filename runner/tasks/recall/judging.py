@@ -1,5 +1,6 @@
-"""Judges the answers of task=recall: whether the first values in an answer are the asked ones,
-however it is worded."""
+"""Judges answers of task=recall: whether the first values in an answer are the requested ones, in
+any wording.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from runner.config.extractors import Extractor
 from runner.scorers import judge
-from runner.tasks.recall.cases import Asked, Form
+from runner.tasks.recall.cases import RenderedCase, ValueForm
 from runner.tasks.recall.kinds import shares_text
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 from runner_base import Answer, ClusterUnit, FinishReason, Sample, Verdict
@@ -24,20 +25,20 @@ WORD = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A case as it is asked: its kind, length, depth and number, and its text."""
+class PlacedCase:
+    """A case with its kind, length, depth, number and text."""
 
     kind: str
     length: int
     depth: float | None
     number: int
-    asked: Asked
+    asked: RenderedCase
     text: int | None = None  # the haystack; None: there is one, or the question has its own
     cluster_unit: ClusterUnit = ClusterUnit.question
 
     @property
     def question(self) -> str:
-        """What is asked, without the text."""
+        """The question without the text."""
         return self.asked.question
 
     @property
@@ -46,8 +47,7 @@ class Placed:
 
     @property
     def cluster(self) -> str:
-        """The question, which is the same at every length; those about one text at several depths
-        count as one. Of enough haystacks, the haystack."""
+        """The cluster of the question across lengths and depths; with enough haystacks, the haystack."""
         if self.cluster_unit is ClusterUnit.text:
             return f"text {self.text}"
         names = (self.kind, self.number) if shares_text(self.kind) else (self.kind, self.depth, self.number)
@@ -55,9 +55,9 @@ class Placed:
 
 
 class Judge:
-    """Gives samples their verdicts, and says where the asked needle stands."""
+    """Gives recall samples their verdicts and needle depths."""
 
-    def __init__(self, placed: Mapping[int, Placed]) -> None:
+    def __init__(self, placed: Mapping[int, PlacedCase]) -> None:
         self.placed = placed
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
@@ -80,7 +80,7 @@ class Judge:
         )
 
     def rejection_reason(self, sample: Sample) -> Note | None:
-        """Return why a sample does not belong to this job; None if it does."""
+        """Return why a sample does not belong to this job, or None if it does."""
         case = self.placed[sample.index]
         if (sample.question, sample.gold, sample.recall_length) != (case.question, case.gold, case.length):
             return note("other_question", index=sample.index)
@@ -88,8 +88,8 @@ class Judge:
             sample = replace(sample, recall_cluster_unit=case.cluster_unit)
         return None if self(sample) == sample else note("judged_differently")
 
-    def adopted(self, sample: Sample) -> Sample | None:
-        """Return another job's sample as one of this job; None if it answers another question."""
+    def adopt_sample(self, sample: Sample) -> Sample | None:
+        """Convert another job's sample to one of this job. Returns None if it answers another question."""
         case = self.placed[sample.index]
         is_same = (sample.question, sample.gold, sample.recall_length) == (
             case.question,
@@ -99,41 +99,41 @@ class Judge:
         return self(sample) if is_same else None
 
 
-def judged(answer: Answer, asked: Asked) -> tuple[str | None, Verdict]:
-    """Return what was found in an answer, and the verdict on it."""
-    if asked.form is Form.total:
-        return _of_total(answer, asked.gold[0])
+def judged(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
+    """Return the values found in an answer, and the verdict."""
+    if rendered_case.form is ValueForm.total:
+        return _judge_total(answer, rendered_case.gold[0])
     parts, is_whole = answer.parts, answer.finish_reason is FinishReason.stop
     if answer.finish_reason is FinishReason.error or parts.is_open:
         return None, Verdict.cut_off
-    wanted = len(asked.gold)
-    first = values_in(parts.answer, asked)[:wanted]
+    wanted = len(rendered_case.gold)
+    first = find_values(parts.answer, rendered_case)[:wanted]
     found = ", ".join(first) or None
-    if {*first} == {value.lower() for value in asked.gold}:
+    if {*first} == {value.lower() for value in rendered_case.gold}:
         return found, Verdict.correct
     if not is_whole and len(first) < wanted:
         return found, Verdict.cut_off
     return found, Verdict.wrong if first else Verdict.no_answer
 
 
-def values_in(text: str, asked: Asked) -> list[str]:
-    """Return the different values of the asked form in a text, in their order, in lower case."""
-    match asked.form:
-        case Form.number:
+def find_values(text: str, rendered_case: RenderedCase) -> list[str]:
+    """Return the distinct values of the requested form in a text, in order and in lower case."""
+    match rendered_case.form:
+        case ValueForm.number:
             joined = SEPARATED.sub(lambda number: re.sub(r"\D", "", number[0]), text)
-            found: Sequence[str] = re.findall(rf"(?<!\d)\d{{{len(asked.gold[0])}}}(?!\d)", joined)
-        case Form.pair:
+            found: Sequence[str] = re.findall(rf"(?<!\d)\d{{{len(rendered_case.gold[0])}}}(?!\d)", joined)
+        case ValueForm.pair:
             found = [f"{adjective}-{noun}" for adjective, noun in PAIR.findall(text)]
-        case Form.uuid:
+        case ValueForm.uuid:
             found = UUID.findall(text)
         case _:
-            known = {word.lower() for word in asked.known}
+            known = {word.lower() for word in rendered_case.known}
             found = [word for word in WORD.findall(text) if word.lower() in known]
     return [*dict.fromkeys(value.lower() for value in found)]
 
 
-def _of_total(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
-    """Judge a number as task=gsm8k does: the marked one, else the last."""
+def _judge_total(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
+    """Judge a number as task=gsm8k does: the marked one, else the last one."""
     judgement = judge(answer, gold)
     way = Extractor.strict if judgement.found[Extractor.strict] is not None else Extractor.flexible
     return judgement.found[way], judgement.verdicts[way]

@@ -1,9 +1,9 @@
-"""RULER's own score: the share of the asked values that stand in an answer, as
-lm-evaluation-harness 0.4.13 counts it.
+"""RULER's own score: the fraction of requested values in an answer, counted as
+lm-evaluation-harness 0.4.13 does.
 
-A value counts wherever it stands, also within a longer word or beside wrong values, and some values
-are a part of the score. It finds them as they were written: 4,713,920 is not 4713920, which the
-exact verdict does read.
+A value counts anywhere, also within a longer word or next to wrong values, and some of the
+values give a part of the score. Values are found only as they were written: 4,713,920 is not
+4713920, which the exact verdict does accept.
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from runner.render.titles import RULER_SCORES
-from runner.tasks.recall.judging import Placed
-from runner.tasks.recall.kinds import is_of_ruler
+from runner.tasks.recall.judging import PlacedCase
+from runner.tasks.recall.kinds import is_ruler_kind
 from runner_base import Result, Sample
 
 SCORE = "ruler_score"
 Cell = tuple[str, int]  # kind and length
 
 
-def share_in(text: str, gold: Sequence[str]) -> float:
-    """Return the share of values that stand in a text, whatever their case and whatever is around
-    them."""
+def fraction_found(text: str, gold: Sequence[str]) -> float:
+    """Return the fraction of values that occur in a text, ignoring case and surrounding characters."""
     lower = text.lower()
     return fmean(value.lower() in lower for value in gold)
 
 
-def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[int, Placed]) -> None:
-    """Add the score of RULER's kinds to a result: of all, of each kind and length, and as a
-    table."""
+def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[int, PlacedCase]) -> None:
+    """Add RULER's score to a result: overall, per kind and length, and as a table."""
     cells: dict[Cell, list[tuple[float, float]]] = {}
-    for cell, score, right in _scored(samples, placed):
+    for cell, score, right in _scores_by_case(samples, placed):
         cells.setdefault(cell, []).append((score, right))
     if not cells:
         return
@@ -49,11 +47,12 @@ def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[
     result.tables[RULER_SCORES] = rows
 
 
-def _scored(samples: Sequence[Sample], placed: Mapping[int, Placed]) -> Iterator[tuple[Cell, float, float]]:
-    """Yield kind and length of each question of RULER's with the score of its answers and the share
-    of right ones."""
+def _scores_by_case(
+    samples: Sequence[Sample], placed: Mapping[int, PlacedCase]
+) -> Iterator[tuple[Cell, float, float]]:
+    """Yield kind and length of each RULER question, its score, and its share of right answers."""
     for sample in samples:
         case = placed[sample.index]
-        if is_of_ruler(case.kind) and not sample.failed:
-            score = fmean(share_in(answer.parts.answer, case.asked.gold) for answer in sample.answers)
-            yield (case.kind, case.length), score, sample.right_share()
+        if is_ruler_kind(case.kind) and not sample.failed:
+            score = fmean(fraction_found(answer.parts.answer, case.asked.gold) for answer in sample.answers)
+            yield (case.kind, case.length), score, sample.accuracy()

@@ -1,5 +1,4 @@
-"""task=recall: hide something in long texts, ask for it at their end, and check the answers
-exactly."""
+"""task=recall: hide needles in long texts, ask for them at the end, and check the answers exactly."""
 
 from __future__ import annotations
 
@@ -10,30 +9,30 @@ from statistics import fmean
 
 from runner.render.notes import render_notes
 from runner.tasks import (
-    Context,
-    Inputs,
     Job,
-    OrderOfRepeat,
     Policy,
+    RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    TaskContext,
+    TaskInputs,
     Uses,
-    collect,
-    kind_of,
-    look_at_prompts,
-    own_config,
-    positions,
-    prompts_shown,
-    score_without_left_out,
+    add_prompt_facts,
+    collect_answers,
+    context_length,
+    model_kind,
+    render_prompts,
+    score_counted_samples,
+    typed_task_config,
 )
-from runner.tasks.recall.fillers import read_filler, units_sha256
-from runner.tasks.recall.judging import Judge, Placed
+from runner.tasks.recall.fillers import hash_units, read_filler_units
+from runner.tasks.recall.judging import Judge, PlacedCase
 from runner.tasks.recall.keys import RecallConfig
+from runner.tasks.recall.placement import build_case_prompt, place_cases
 from runner.tasks.recall.ruler_score import add_ruler_scores
-from runner.tasks.recall.writing import prompt_of, written
-from runner_base import Result, Sample, short_name
+from runner_base import Result, Sample, short_model_name
 from runner_compare import RecallCard
-from runner_engine import Capability, Engine, EngineReport, Request, require
+from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -45,121 +44,123 @@ IGNORED_FOR_REUSE = frozenset({"task.lengths", "task.margin"})
 
 
 @dataclass
-class Haystack(Inputs):
-    """The keys of the job, and the units of its filler."""
+class RecallInputs(TaskInputs):
+    """The config of the job, and the units of its filler."""
 
     task: RecallConfig
     units: list[str]
 
 
-def prepare(config: RunnerConfig) -> Haystack:
-    """Read and hash the filler; what is hidden in it follows from the keys."""
-    task = own_config(config, RecallConfig)
-    kind = kind_of(config.model)
-    if not kind.counts_tokens(config):
+def prepare(config: RunnerConfig) -> RecallInputs:
+    """Read and hash the filler. The needles follow from the config."""
+    task = typed_task_config(config, RecallConfig)
+    kind = model_kind(config.model)
+    if not kind.can_count_tokens(config):
         need = "task=recall counts in the model's own tokens: it"
-        require(kind.capabilities(config), need, {Capability.tokenizer})
-    units = read_filler(task.filler, max(task.tokens) * task.haystacks)
-    hashes = {"filler": units_sha256(units)}
-    return Haystack(hashes, task, units, ignored_for_reuse=IGNORED_FOR_REUSE, count=task.questions)
+        require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
+    units = read_filler_units(task.filler, max(task.tokens) * task.num_haystacks)
+    hashes = {"filler": hash_units(units)}
+    return RecallInputs(
+        hashes, task, units, ignored_for_reuse=IGNORED_FOR_REUSE, count=task.expected_completions
+    )
 
 
-def check_lengths(inputs: Haystack, resolved: ResolvedJob) -> list[str]:
-    """Reject lengths that the model has no positions for."""
-    positions.check_longest(resolved, "task.lengths", max(inputs.task.tokens))
+def check_lengths(inputs: RecallInputs, resolved: ResolvedJob) -> list[str]:
+    """Reject lengths beyond the model's context length."""
+    context_length.check_context_length(resolved, "task.lengths", max(inputs.task.tokens))
     return []
 
 
-def run(inputs: Haystack, context: Context) -> Result:
-    """Write the texts, ask what is not on disk yet, judge each answer, and add up."""
+def run(inputs: RecallInputs, context: TaskContext) -> Result:
+    """Create the texts, generate missing answers, judge them, and compute the metrics."""
     task = inputs.task
     check_lengths(inputs, context.resolved)
-    placed = written(task, inputs.units, context.resolved)
-    requests = requests_for(task, placed)
+    placed = place_cases(task, inputs.units, context.resolved)
+    requests = build_requests(task, placed)
     if task.show_prompt:
-        log.info("%s", prompts_shown(context.resolved, requests[: task.show_prompt]))
-    policies: list[Policy] = [PromptForm(task, requests[0]), OrderOfRepeat(task.repeat), Recall(context)]
-    done = collect(requests, context, Judge(placed), policies)
-    metrics = score_without_left_out(done.samples) | recall_of(done.samples) | done.metrics
+        log.info("%s", render_prompts(context.resolved, requests[: task.show_prompt]))
+    policies: list[Policy] = [
+        PromptFacts(task, requests[0]),
+        RepeatOrder(task.repeat),
+        RunningRecall(context),
+    ]
+    done = collect_answers(requests, context, Judge(placed), policies)
+    metrics = score_counted_samples(done.samples) | recall_metrics(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
-    card = RecallCard.of(done.samples, task.margin, title_of(context.config))
-    card.add_to(result)
+    card = RecallCard.from_samples(done.samples, task.margin, picture_title(context.config))
+    card.add_to_result(result)
     add_ruler_scores(result, done.samples, placed)
-    card.keep(context.recorder.folder, task.pictures)
-    result.notes += render_notes(positions.needless_scaling_of(context.resolved, done.samples))
+    card.save(context.recorder.folder, task.pictures)
+    result.notes += render_notes(context_length.sample_scaling_notes(context.resolved, done.samples))
     return result
 
 
-def title_of(config: RunnerConfig) -> str:
-    """Return what the pictures are of."""
-    return f"{short_name(config.model.name)}, rope={config.rope.name}"
+def picture_title(config: RunnerConfig) -> str:
+    return f"{short_model_name(config.model.name)}, rope={config.rope.name}"
 
 
-def recall_of(samples: list[Sample]) -> dict[str, float]:
-    """Return the share of right answers: of all, and of each length."""
+def recall_metrics(samples: list[Sample]) -> dict[str, float]:
+    """Return the accuracy overall and for each length."""
     by_length: dict[int, list[float]] = {}
     for sample in samples:
-        by_length.setdefault(sample.recall_length or 0, []).append(sample.right_share())
+        by_length.setdefault(sample.recall_length or 0, []).append(sample.accuracy())
     of_all = fmean(share for shares in by_length.values() for share in shares)
     of_lengths = {f"recall_accuracy/length_{length}": fmean(shares) for length, shares in by_length.items()}
     return {"recall_accuracy": of_all, **of_lengths}
 
 
-def deliver(inputs: Haystack, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Show the prompts of a recorded job if requested; draw its pictures if it has none."""
+def deliver(inputs: RecallInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Print the prompts of a recorded job if task.show_prompt is set, and draw missing pictures."""
     if inputs.task.show_prompt:
-        log.info("%s", shown(inputs, resolved))
+        log.info("%s", render_first_prompts(inputs, resolved))
     if inputs.task.pictures:
         RecallCard.draw_missing(job.folder)
 
 
-def preview(inputs: Haystack, resolved: ResolvedJob) -> str:
-    """Show the first prompts if requested."""
-    return shown(inputs, resolved) if inputs.task.show_prompt else ""
+def preview(inputs: RecallInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts if requested, for a plan."""
+    return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
 
 
-def shown(inputs: Haystack, resolved: ResolvedJob) -> str:
-    """Return the first prompts as the model sees them; only the tokenizer is loaded."""
+def render_first_prompts(inputs: RecallInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
     task = inputs.task
-    requests = requests_for(task, written(task, inputs.units, resolved))
-    return prompts_shown(resolved, requests[: task.show_prompt])
+    requests = build_requests(task, place_cases(task, inputs.units, resolved))
+    return render_prompts(resolved, requests[: task.show_prompt])
 
 
-def requests_for(task: RecallConfig, placed: Mapping[int, Placed]) -> list[Request]:
-    """Return the request for each case; in plain text an answer ends with its line, if it is not
-    worked out."""
+def build_requests(task: RecallConfig, placed: Mapping[int, PlacedCase]) -> list[Request]:
+    """Return the request of each case. In plain text, a line break ends a single-line answer."""
     return [
         Request(
             number,
-            prompt_of(task, case.asked),
-            () if task.asks_in_chat or case.asked.is_worked_out else ("\n",),
+            build_case_prompt(task, case.asked),
+            () if task.uses_chat_template or case.asked.has_multiline_answer else ("\n",),
             random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
         )
         for number, case in placed.items()
     ]
 
 
-class PromptForm(Policy):
-    """Facts about the prompts, as the model sees them."""
+class PromptFacts(Policy):
+    """Adds facts about the prompts, in the form that the model sees."""
 
     def __init__(self, task: RecallConfig, first: Request) -> None:
         self.task, self.first = task, first
 
-    def loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Add them to the report."""
-        look_at_prompts([self.task.prompt.value], self.first, self.first, engine, report)
+    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
+        """Add the prompt facts to the engine report."""
+        add_prompt_facts([self.task.prompt.value], self.first, self.first, engine, report)
 
 
-class Recall(Policy):
-    """The share of right answers so far, which the progress bar shows."""
+class RunningRecall(Policy):
+    """Shows the accuracy so far in the progress bar."""
 
-    def __init__(self, context: Context) -> None:
-        self._shares = [sample.right_share() for sample in context.recorder.done.values()]
+    def __init__(self, context: TaskContext) -> None:
+        self._shares = [sample.accuracy() for sample in context.recorder.done.values()]
 
-    def answered(self, sample: Sample) -> None:
-        """Count an answer."""
-        self._shares.append(sample.right_share())
+    def on_answer(self, sample: Sample) -> None:
+        self._shares.append(sample.accuracy())
 
-    def news(self) -> dict[str, str]:
-        """Return the share of the right answers."""
+    def progress_fields(self) -> dict[str, str]:
         return {"recall": f"{fmean(self._shares):.1%}"} if self._shares else {}

@@ -1,5 +1,4 @@
-"""The words that names of needles are made of: short, frequent ones, 60 adjectives and 100
-nouns."""
+"""Words for needle names: 60 short, frequent adjectives and 100 nouns."""
 
 _ADJECTIVES = """
 amber ancient bitter blank bold brave bright broad calm clear clever cold copper crisp curly dark deep dusty eager

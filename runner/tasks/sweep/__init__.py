@@ -1,1 +1,1 @@
-"""The task sweep: the cells, and what earlier starts have measured of them."""
+"""The task sweep: cells of settings, and measurements of earlier starts."""

@@ -1,10 +1,10 @@
-"""Speed over batch sizes × prompt lengths × new tokens × shared prompts, compared with this
-machine's limits.
+"""task=sweep: speed over batch sizes × prompt lengths × new tokens × shared prompts, relative to
+machine limits.
 
 Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared
-machine affects all cells equally; the machine's own limits are measured after each round. A cell
-that does not fit in memory becomes a row with a note; the others continue. After the cells,
-requests may arrive by a clock (`task.arrival_rates`).
+machine affects all cells equally; the machine's own limits are measured after each round. A
+cell that does not fit in memory becomes a table row with a note; the others continue. After the
+cells, requests may arrive by a clock (`task.arrival_rates`).
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Any
 
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
-from runner.core.energy import Energy
-from runner.records.measurements import notes_on
+from runner.core.energy import EnergyCounters
+from runner.records.measurements import recorded_measurement_notes
 from runner.render.notes import note_text, render_cells, render_notes
-from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, highest_rate
+from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, sustainable_rate_text
 from runner.speed import arrivals, gains, real_prompts, tables
-from runner.speed.arrivals import Load
-from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
-from runner.speed.limits import MachineRates
+from runner.speed.arrivals import RequestLoad
+from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, CellRunner, create_cells
+from runner.speed.limits import MachineLimits
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
-from runner.speed.synthetic import check_room, room_of
+from runner.speed.synthetic import check_context_length, max_positions
 from runner.tasks import (
-    Context,
-    Inputs,
     Job,
     Recorder,
     ResolvedJob,
     RunnerConfig,
+    TaskContext,
+    TaskInputs,
     Uses,
-    beyond_words,
-    kept_words,
-    kind_of,
-    own_config,
+    beyond_hint,
+    model_kind,
+    report_saved_on_interrupt,
+    typed_task_config,
 )
-from runner.tasks.sweep.kept_cells import KeptCells
-from runner_base import JobFailed, Result, machine, short_name, write_atomically
-from runner_base.drawing import draw_in_process, draw_missing
+from runner.tasks.sweep.recorded_cells import RecordedCells
+from runner_base import JobFailed, Result, machine, short_model_name, write_text_atomically
+from runner_base.drawing import draw_in_child_process, draw_missing_plots
 from runner_base.notes import Note, note
 from runner_base.repeats import RepeatLog
-from runner_engine import Capability, require
-from runner_engine.render.notes import render
+from runner_engine import Capability, require_capabilities
+from runner_engine.render.notes import render_engine_note
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
@@ -58,159 +58,183 @@ MAX_NOISY_SHARE = 0.25  # of the cells: if more are too noisy, so is the job
 
 
 @dataclass
-class Prompted(Inputs):
-    """The prompts that the task names; None for random tokens."""
+class SweepInputs(TaskInputs):
+    """The prompts that the task names, or None for random tokens."""
 
     real: RealPrompts | None
 
 
-def prepare(config: RunnerConfig) -> Prompted:
-    """Read and hash the prompts; random tokens are made up later."""
-    real = real_prompts.read(own_config(config, SweepConfig))
-    return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
+def prepare(config: RunnerConfig) -> SweepInputs:
+    """Read and hash the prompts. Random tokens are generated later."""
+    real = real_prompts.read_prompts(typed_task_config(config, SweepConfig))
+    return (
+        SweepInputs({}, real) if real is None else SweepInputs({"prompts": real.sha256}, real, data=real.data)
+    )
 
 
-def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
-    """Reject cells that the model has no room for; real prompts are counted when it is loaded."""
-    task = own_config(resolved.config, SweepConfig)
+def check_lengths(inputs: SweepInputs, resolved: ResolvedJob) -> list[str]:
+    """Reject cells beyond the model's context length. Real prompts are counted after the load."""
+    task = typed_task_config(resolved.config, SweepConfig)
     if inputs.real is None:
-        room = kind_of(resolved.config.model).positions(resolved).room
-        check_room(room, max(task.prompt_tokens), max(task.new_tokens), beyond_words(resolved))
+        room = model_kind(resolved.config.model).positions(resolved).room
+        check_context_length(room, max(task.prompt_tokens), max(task.new_tokens), beyond_hint(resolved))
     return []
 
 
-def run(inputs: Prompted, context: Context) -> Result:
-    """Measure every cell `repeats` times, and then each rate of requests."""
+def run(inputs: SweepInputs, context: TaskContext) -> Result:
+    """Measure every cell `repeats` times, and then each request rate."""
     config, engine, recorder = context.config, context.engine, context.recorder
-    task = own_config(config, SweepConfig)
+    task = typed_task_config(config, SweepConfig)
     # without lengths: they are counted as prompts are sent
     real = None if inputs.real is None else replace(inputs.real, lengths=[])
     is_chat = real is not None and task.format is Framing.chat
     prompts = Capability.chat if is_chat else Capability.token_ids
-    require(engine.capabilities, "task=sweep", [prompts, Capability.fixed_length])
-    free_mib, contention = machine.available_mib(), machine.Contention()
-    with recorder.progress(None, "sweep: loading"):
+    require_capabilities(engine.capabilities, "task=sweep", [prompts, Capability.fixed_length])
+    free_mib, contention = machine.available_memory_mib(), machine.Contention()
+    with recorder.create_progress_bar(None, "sweep: loading"):
         report = engine.load()
     if real is None:
-        check_room(room_of(report), max(task.prompt_tokens), max(task.new_tokens))
+        check_context_length(max_positions(report), max(task.prompt_tokens), max(task.new_tokens))
     else:
-        real.fit(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
-    limits = MachineRates(engine.arithmetic())
+        real.omit_too_long(engine, report.metrics.get("max_positions", inf), max(task.new_tokens))
+    limits = MachineLimits(engine.arithmetic())
     on_gpus, is_here = (
         "cuda" in report.facts.get("device", ""),
         Capability.own_memory in engine.capabilities,
     )
-    energy = Energy(with_gpus=on_gpus, is_elsewhere=not is_here)
-    stopwatch = Stopwatch(engine, report, config.seed, limits.arithmetic, energy, real)
-    stopwatch.guesses = config.generation.speculation.is_steady
-    kept = KeptCells(recorder.folder, contention)
-    total = (task.warmup + task.repeats) * len(cells_of(task)) + len(task.arrival_rates)
-    with closing(kept), kept_words(kept.done, f" of {total} measurements"):
+    energy = EnergyCounters(with_gpus=on_gpus, is_elsewhere=not is_here)
+    stopwatch = CellRunner(engine, report, config.seed, limits.arithmetic, energy, real)
+    stopwatch.guesses = config.generation.speculation.drafts_every_step
+    kept = RecordedCells(recorder.folder, contention)
+    total = (task.warmup + task.repeats) * len(create_cells(task)) + len(task.arrival_rates)
+    with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
         cells = measure_cells(task, stopwatch, limits, recorder, kept)
-        loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
+        loads = (
+            measure_request_rates(task, stopwatch, recorder, kept)
+            if any(not cell.note for cell in cells)
+            else []
+        )
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         reason = note_text(cells[0].note or "")
         raise JobFailed(f"no cell of the sweep could be measured. The first: {reason}", code="failed")
     if real is not None:
         for cell in cells:
-            cell.prompt_tokens = real.typical
-    knee = arrivals.knee_of(loads)
+            cell.prompt_tokens = real.median_length
+    knee = arrivals.find_sustainable_rate(loads)
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     notes: list[Note | str] = []
-    rows = render_cells(tables.rows_of_cells(cells, task))
-    result = Result(dict(report.metrics), rows, dict(report.facts), [render(each) for each in report.notes])
-    result.metrics |= _best(measured) | {
+    rows = render_cells(tables.speed_rows(cells, task))
+    result = Result(
+        dict(report.metrics), rows, dict(report.facts), [render_engine_note(each) for each in report.notes]
+    )
+    result.metrics |= _best_metrics(measured) | {
         "load_s": engine.stats.load_s,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
         "cells": len(cells),
         "cells_not_measured": len(cells) - len(measured),
         "noisy_cells": sum(cell.is_noisy for cell in cells),
-        **tables.metrics_of_cells(measured, limits),
-        **tables.metrics_of_loads(loads),
-        **gains.metrics(measured),
+        **tables.cell_metrics(measured, limits),
+        **tables.load_metrics(loads),
+        **gains.gain_metrics(measured),
     }
-    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
-    if limits.best is not None:
-        result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
-        result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
+    result.metrics |= (
+        engine.stats.peak_memory_metrics(report.metrics.get("weight_mib")) | engine.stats.process_metrics
+    )
+    if limits.best_rates is not None:
+        result.metrics["matrix_gflop_per_s"] = limits.best_rates.matrix_gflop_per_s
+        result.metrics["read_gb_per_s"] = limits.best_rates.read_gb_per_s
     if knee is not None:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
-        result.facts["keeps_up_to"] = highest_rate(knee.rate, knee.is_highest)
+        result.facts["keeps_up_to"] = sustainable_rate_text(knee.rate, knee.is_highest)
     result.tables = (
-        {BESIDE_LIMITS: tables.rows_of_limits(measured, task, limits)} if measured[0].figures else {}
+        {BESIDE_LIMITS: tables.limit_rows(measured, task, limits)} if measured[0].metric_names else {}
     )
-    if against_none := gains.rows(measured):
+    if against_none := gains.gain_rows(measured):
         result.tables[WITHOUT_GUESSES] = against_none
-    result.tables |= engine.stats.tables(report.parts)
+    result.tables |= engine.stats.build_tables(report.parts)
     if loads:
-        result.tables[BY_CLOCK] = render_cells(tables.rows_of_loads(loads, found_knee))
-    result.series = tables.series_of(measured, loads, task)
-    result.facts |= {"measured": kept.describe_contention(), "machine": machine.name()}
-    result.facts["noise"] = note_text(noise_of(cells, limits, kept.beside()))
-    notes += [*notes_on(kept.count, total, kept.outdated), *_notes(cells, stopwatch, limits)]
-    notes += gains.notes(measured, report.facts.get("dtype", ""), real is not None)
+        result.tables[BY_CLOCK] = render_cells(tables.load_rows(loads, found_knee))
+    result.series = tables.create_series(measured, loads, task)
+    result.facts |= {"measured": kept.describe_contention(), "machine": machine.machine_name()}
+    result.facts["noise"] = note_text(noise_note(cells, limits, kept.other_load()))
+    notes += [
+        *recorded_measurement_notes(kept.count, total, kept.outdated),
+        *_result_notes(cells, stopwatch, limits),
+    ]
+    notes += gains.gain_notes(measured, report.facts.get("dtype", ""), real is not None)
     if real is not None:
-        result.facts["prompts"] = real.described
+        result.facts["prompts"] = real.description
         notes += [*real.notes, *[note("mean_length")] * (limits.arithmetic is not None)]
     notes += [knee.note] if knee is not None else []
     result.notes += render_notes(notes)
-    result.notes += map(render, engine.stats.notes)  # the notes of cells name shortages of rows
+    result.notes += map(render_engine_note, engine.stats.notes)  # the notes of cells name shortages of rows
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
-    title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
-    points = tables.points_of(title, cells, loads, found_knee)
-    write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1, default=note_text) + "\n")
+    title = (
+        f"{short_model_name(config.model.name)}, {config.quantization.label}, "
+        f"{report.facts.get('device', 'elsewhere')}"
+    )
+    points = tables.picture_data(title, cells, loads, found_knee)
+    write_text_atomically(recorder.folder / POINTS, json.dumps(points, indent=1, default=note_text) + "\n")
     if task.pictures:
-        draw_in_process(MODULE, recorder.folder)
+        draw_in_child_process(MODULE, recorder.folder)
     return result
 
 
-def deliver(inputs: Prompted, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: SweepInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures if the recorded job has none."""
-    if own_config(resolved.config, SweepConfig).pictures:
-        draw_missing(MODULE, job.folder, POINTS)
+    if typed_task_config(resolved.config, SweepConfig).pictures:
+        draw_missing_plots(MODULE, job.folder, POINTS)
 
 
 def measure_cells(
-    task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder, kept: KeptCells
+    task: SweepConfig,
+    stopwatch: CellRunner,
+    limits: MachineLimits,
+    recorder: Recorder,
+    recorded_cells: RecordedCells,
 ) -> list[Cell]:
-    """Run all cells in rounds, except what earlier starts have measured; warm-up rounds do not
-    count."""
-    cells, repeats = cells_of(task), RepeatLog(recorder.folder)
+    """Run all cells in rounds, except those that earlier starts have measured. Warm-up rounds do not
+    count.
+    """
+    cells, repeats = create_cells(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
-    with recorder.progress(rounds * len(cells), "sweep") as bar:
-        kept.warm_up(stopwatch, cells, rounds, task.warmup, bool(task.arrival_rates))
+    with recorder.create_progress_bar(rounds * len(cells), "sweep") as bar:
+        recorded_cells.warm_up_incomplete_cells(
+            stopwatch, cells, rounds, task.warmup, bool(task.arrival_rates)
+        )
         for number in range(rounds):
             for cell in cells:
                 prompt = cell.prompt_tokens or "of its own length"
-                bar.describe(f"sweep: batch {cell.batch_size}, prompt {prompt}")
-                figures = None if cell.note else kept.run(stopwatch, cell, number)
+                bar.set_title(f"sweep: batch {cell.batch_size}, prompt {prompt}")
+                figures = None if cell.note else recorded_cells.measure_run(stopwatch, cell, number)
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
-                    repeats.add(
+                    repeats.add_repeat(
                         len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()}
                     )
-                step = bar.skip if kept.has(cell, number) else bar.advance
+                step = bar.skip if recorded_cells.is_measured(cell, number) else bar.advance
                 step(1)
             # after the round: it takes memory, and the first round measures the peak
-            kept.measure(limits, number)
+            recorded_cells.measure_machine_rates(limits, number)
     return cells
 
 
-def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, kept: KeptCells) -> list[Load]:
-    """Send requests at each rate, the lowest one first; rates above one that did not fit are not
-    tried."""
-    loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
-    with recorder.progress(sum(len(load.requests) for load in loads), "sweep") as bar:
+def measure_request_rates(
+    task: SweepConfig, stopwatch: CellRunner, recorder: Recorder, recorded_cells: RecordedCells
+) -> list[RequestLoad]:
+    """Send requests at each rate, lowest first. Rates above one that ran out of memory are skipped."""
+    loads = arrivals.create_loads(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
+    with recorder.create_progress_bar(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
-            bar.describe(f"sweep: {load.rate:g} requests/s")
-            if kept.recall(load):
+            bar.set_title(f"sweep: {load.rate:g} requests/s")
+            if recorded_cells.load_recorded(load):
                 bar.skip(len(load.requests))
                 continue
-            arrivals.run_load(stopwatch.engine, load, lambda: bar.advance(1))
-            kept.keep_load(load)
+            arrivals.run_request_load(stopwatch.engine, load, lambda: bar.advance(1))
+            recorded_cells.record_load(load)
             if not load.seconds:
                 for later in loads[at + 1 :]:
                     later.note = note("not_tried_above", rate=load.rate)
@@ -218,9 +242,8 @@ def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, k
     return loads
 
 
-def noise_of(cells: list[Cell], limits: MachineRates, beside: str) -> Note:
-    """Return whether the machine was quiet enough to tell figures from noise, judged by the
-    quartiles of the speeds."""
+def noise_note(cells: list[Cell], limits: MachineLimits, other_load: str) -> Note:
+    """Return a note on whether the machine was quiet enough, judged by the quartiles of the speeds."""
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return note("noise_unknown", repeats=ENOUGH_TO_TELL)
@@ -230,33 +253,32 @@ def noise_of(cells: list[Cell], limits: MachineRates, beside: str) -> Note:
         reasons.append(note("cells_vary", count=noisy, total=len(known), share=NOISY))
     if limits.noise > NOISY:
         reasons.append(note("rates_vary", share=limits.noise))
-    if beside:
-        reasons.append(note("other_work", what=beside))
+    if other_load:
+        reasons.append(note("other_work", what=other_load))
     if reasons:
         return note("noisy", reasons=tuple(reasons))
     return note("quiet", count=len(known) - noisy, total=len(known), share=NOISY)
 
 
-def _best(cells: list[Cell]) -> dict[str, float]:
-    speed = tables.speed_of(cells)
+def _best_metrics(cells: list[Cell]) -> dict[str, float]:
+    speed = tables.main_speed_metric(cells)
     best = max(cells, key=lambda cell: cell.median(speed))
     best_at = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}
     first = min(cell.median("ttft_s") for cell in cells)
     return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **best_at}
 
 
-def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> list[Note]:
-    """Return the notes that a reader of the numbers needs."""
+def _result_notes(cells: list[Cell], stopwatch: CellRunner, limits: MachineLimits) -> list[Note]:
     measured = [cell for cell in cells if not cell.note]
-    figures = measured[0].figures
-    shares: list[dict[str, Any]] = [limits.shares(cell) for cell in measured]
+    figures = measured[0].metric_names
+    shares: list[dict[str, Any]] = [limits.limit_shares(cell) for cell in measured]
     in_cache = any(share and share["decode_read_share"] > 1 for share in shares)
     applies = (
         (note("phases_unseen"), "output_tok_per_s" in figures),
         (note("no_token_times"), "itl_p50_s" not in figures),
         (note("text_in_pieces"), stopwatch.in_pieces),
         (note("no_arithmetic"), limits.arithmetic is None and "decode_tok_per_s" in figures),
-        (note("no_limits"), limits.best is None and WORK[0] in figures),
+        (note("no_limits"), limits.best_rates is None and WORK[0] in figures),
         (note("weights_in_cache"), in_cache),
     )
     notes = [noted for noted, is_true in applies if is_true]

@@ -1,2 +1,1 @@
-"""The task tools: functions are offered, and the calls in the answers are matched with those that
-were wanted."""
+"""The task tools: offer functions, and match the calls in the answers with the expected calls."""

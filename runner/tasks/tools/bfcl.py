@@ -1,9 +1,9 @@
-"""The Berkeley Function-Calling Leaderboard's files: lines of questions, and lines of right calls
-beside them.
+"""Reader for the files of the Berkeley Function-Calling Leaderboard: questions, and expected
+calls.
 
-`BFCL_v4_simple_python.json` has the questions and `possible_answer/BFCL_v4_simple_python.json` what
-is right. Read are the categories whose answers are judged by their syntax trees alone, of functions
-in Python; those of Java and JavaScript, of several turns and of whole environments are left out.
+`BFCL_v4_simple_python.json` has the questions and `possible_answer/BFCL_v4_simple_python.json`
+the expected calls. Only categories of Python functions whose answers are judged by their syntax
+trees alone are read; Java, JavaScript, several turns and whole environments are omitted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from runner.tasks.tools.cases import NO_CALL, Case
 from runner.tasks.tools.matching import LISTS, TYPES
 from runner_base import ConfigError, DataError
-from runner_base.texts import read_json_lines
+from runner_base.texts import iter_json_lines
 
 ANSWERS = "possible_answer"
 FILE = re.compile(r"(?:.*_)?v\d+_(?P<live>live_)?(?P<category>\w+)\.jsonl?")
@@ -42,7 +42,9 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
         )
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     known = [
-        (file, category) for file in files if file.is_file() and (category := category_of(file)) is not None
+        (file, category)
+        for file in files
+        if file.is_file() and (category := parse_category(file)) is not None
     ]
     if not known:
         raise ConfigError(
@@ -51,25 +53,24 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
             key=key,
             code="unsupported",
         )
-    return [case for file, category in known for case in _cases(file, category)]
+    return [case for file, category in known for case in _read_cases(file, category)]
 
 
-def category_of(file: Path) -> str | None:
-    """Return the category of a file by its name; None if it has none that is read."""
+def parse_category(file: Path) -> str | None:
+    """Return the category from a file's name. None if the category is not supported."""
     found = FILE.fullmatch(file.name)
     return None if found is None else KINDS.get(found["category"])
 
 
-def _cases(file: Path, category: str) -> Iterator[Case]:
-    """Yield the cases of one file."""
-    answers = {} if category == NO_CALL else _answers(file)
-    for number, value in read_json_lines(file):
+def _read_cases(file: Path, category: str) -> Iterator[Case]:
+    answers = {} if category == NO_CALL else _read_expected_calls(file)
+    for number, value in iter_json_lines(file):
         where = f"{file}, line {number}"
         try:
             name, functions = value["id"], tuple(value["function"])
             turns = tuple((turn["role"], turn["content"]) for turn in value["question"][0])
             wanted = tuple(next(iter(call.items())) for call in answers[name]) if category != NO_CALL else ()
-            _check(functions, [function for function, _ in wanted])
+            _check_functions(functions, [function for function, _ in wanted])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, StopIteration) as error:
             raise DataError(
                 f"not a question of BFCL with its right calls ({error!r})", key=where, code="damaged"
@@ -77,20 +78,21 @@ def _cases(file: Path, category: str) -> Iterator[Case]:
         yield Case(name, category, turns, functions, wanted, is_of_bfcl=True, row=value)
 
 
-def _answers(file: Path) -> dict[str, Any]:
+def _read_expected_calls(file: Path) -> dict[str, Any]:
     beside = file.parent / ANSWERS / file.name
     if not beside.is_file():
         raise DataError(
             f"the right calls are not beside it, in {ANSWERS}/{file.name}", key=file, code="not_found"
         )
-    return {value["id"]: value["ground_truth"] for _, value in read_json_lines(beside)}
+    return {value["id"]: value["ground_truth"] for _, value in iter_json_lines(beside)}
 
 
-def _check(functions: tuple[Mapping[str, Any], ...], wanted: list[str]) -> None:
-    """Raise ValueError for a function that cannot be judged, and for a wanted one that is not
-    offered."""
+def _check_functions(functions: tuple[Mapping[str, Any], ...], expected_names: list[str]) -> None:
+    """Raise ValueError for a function that cannot be judged, and for an expected one that is not
+    offered.
+    """
     names = [function["name"] for function in functions]
-    if missing := [name for name in wanted if name not in names]:
+    if missing := [name for name in expected_names if name not in names]:
         raise ValueError(f"{missing[0]} is wanted and not offered")
     for function in functions:
         for name, schema in function["parameters"]["properties"].items():
@@ -99,10 +101,10 @@ def _check(functions: tuple[Mapping[str, Any], ...], wanted: list[str]) -> None:
                 raise ValueError(f"{name} of {function['name']} has the type {unread[0]}")
 
 
-def offered(schema: Any) -> Any:
-    """Return a function's description with types as JSON schema names them: what a model gets."""
+def to_json_schema(schema: Any) -> Any:
+    """Return a function's description with the type names of JSON schema, as a model receives it."""
     if isinstance(schema, Mapping):
-        plain = {key: offered(value) for key, value in schema.items()}
+        plain = {key: to_json_schema(value) for key, value in schema.items()}
         kind = plain.get("type")
         return plain | {"type": IN_JSON.get(kind, kind)} if isinstance(kind, str) else plain
-    return [offered(one) for one in schema] if isinstance(schema, list) else schema
+    return [to_json_schema(one) for one in schema] if isinstance(schema, list) else schema

@@ -1,5 +1,4 @@
-"""A question with the functions that it offers and the calls that are right; read from the set that
-ships."""
+"""Questions with offered functions and expected calls, read from the included data set."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any
 
 from runner.config.choices import CONF
 from runner.tasks.tools.matching import Wanted
-from runner_base import ConfigError, few
+from runner_base import ConfigError, join_first_names
 
 MADE = "made"
 FILE = CONF / "dataset" / "tool_calls.jsonl"
@@ -24,7 +23,7 @@ BY_FUNCTION, BY_QUESTION = ("function", "question")
 
 @dataclass(frozen=True)
 class Case:
-    """A question; `wanted` is empty where nothing should be called."""
+    """A question; `wanted` is empty if no function should be called."""
 
     id: str
     category: str
@@ -35,32 +34,32 @@ class Case:
     row: Mapping[str, Any] = field(default_factory=dict, kw_only=True, compare=False)  # its line
 
     @property
-    def function(self) -> str:
-        """The first wanted function, or the first offered one where nothing should be called."""
+    def main_function(self) -> str:
+        """The first expected function, or the first offered one if none should be called."""
         names = [*(name for name, _ in self.wanted), *(it["name"] for it in self.functions)]
         return str(names[0]) if names else self.id
 
-    def cluster(self, by: str) -> str:
-        """Return the family of questions that it belongs to; ConfigError if its line names none."""
-        if by == BY_FUNCTION:
-            return self.function
-        if by == BY_QUESTION:
+    def cluster(self, cluster_key: str) -> str:
+        """Return the question's cluster. Raises ConfigError if its line does not have the key."""
+        if cluster_key == BY_FUNCTION:
+            return self.main_function
+        if cluster_key == BY_QUESTION:
             return self.id
-        from runner.datasets.shapes import cluster_of  # only where a key of the lines is named
+        from runner.datasets.row_layouts import parse_cluster  # only where a key of the lines is named
 
         try:
-            return cluster_of(self.row, by)
+            return parse_cluster(self.row, cluster_key)
         except KeyError:
             raise ConfigError(
                 f"question {self.id} has no such key. Give {BY_FUNCTION}, {BY_QUESTION} or a key of its line: "
-                f"{few(sorted(self.row), 8)}",
+                f"{join_first_names(sorted(self.row), 8)}",
                 key="task.cluster",
-                value=by,
+                value=cluster_key,
                 code="unknown_choice",
             ) from None
         except ValueError as error:
             raise ConfigError(
-                f"question {self.id}: {error}", key="task.cluster", value=by, code="bad_value"
+                f"question {self.id}: {error}", key="task.cluster", value=cluster_key, code="bad_value"
             ) from error
 
     @property
@@ -70,20 +69,19 @@ class Case:
 
     @property
     def gold(self) -> str:
-        """The right calls, as a record shows them: of several allowed values the first one."""
+        """The expected calls, as a record shows them: of several allowed values the first one."""
         calls = (
-            f"{name}({', '.join(_first(values, key) for key, values in one.items())})"
+            f"{name}({', '.join(_format_argument(values, key) for key, values in one.items())})"
             for name, one in self.wanted
         )
         return "; ".join(calls) or "no call"
 
 
-def _first(values: Sequence[Any], name: str) -> str:
+def _format_argument(values: Sequence[Any], name: str) -> str:
     return f"{name}={next(iter(values), '')!r}"
 
 
-def made_cases() -> list[Case]:
-    """Return the questions that ship."""
+def read_included_cases() -> list[Case]:
     functions: dict[str, dict[str, Any]] = {}
     cases = []
     for line in FILE.read_text(encoding="utf-8").splitlines():
@@ -104,20 +102,23 @@ def made_cases() -> list[Case]:
     return cases
 
 
-def chosen(cases: Sequence[Case], categories: Sequence[str], most: int | None, seed: int) -> list[Case]:
-    """Return the cases of some categories, of each no more than `most`: the first ones of an order
-    by the seed."""
+def select_cases(
+    cases: Sequence[Case], categories: Sequence[str], max_per_category: int | None, seed: int
+) -> list[Case]:
+    """Return the cases of some categories, at most `max_per_category` of each, in an order by the
+    seed.
+    """
     picked = []
     for category in categories:
         own = [case for case in cases if case.category == category]
-        if most is not None and most < len(own):
-            places = sorted(Random(f"{seed}/{category}").sample(range(len(own)), most))
+        if max_per_category is not None and max_per_category < len(own):
+            places = sorted(Random(f"{seed}/{category}").sample(range(len(own)), max_per_category))
             own = [own[at] for at in places]
         picked += own
     return picked
 
 
-def cases_sha256(cases: Sequence[Case]) -> str:
-    """Return the hash of what is offered, asked and right."""
+def hash_cases(cases: Sequence[Case]) -> str:
+    """Return the SHA-256 of functions, questions and expected calls."""
     plain = [[case.id, case.category, case.turns, case.functions, case.wanted] for case in cases]
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,9 @@
-"""Functions that no question wants: those of a works, by made-up services, as many as a context has
-room for.
+"""Distractor functions that no question needs: an industrial plant's, by invented services, to
+fill a context.
 
-None has anything to do with what the questions that ship ask for, or with those of BFCL, so that a
-call of one is always wrong. They follow from a number and a seed: the first ones are the same
-however many are offered.
+None is related to the included questions, or to those of BFCL, so a call of one is always
+wrong. They follow from a number and a seed: the first ones are the same however many are
+offered.
 """
 
 from __future__ import annotations
@@ -52,13 +52,12 @@ NAMES = [(service, action, thing) for service in SERVICES for action in ACTIONS 
 MOST = len(NAMES)
 
 
-def distractors(count: int, seed: int) -> list[dict[str, Any]]:
-    """Return so many functions."""
+def create_distractors(count: int, seed: int) -> list[dict[str, Any]]:
     order = Random(f"{seed}/distractors").sample(NAMES, MOST)
-    return [_function(*names, Random(f"{seed}/{'/'.join(names)}")) for names in order[:count]]
+    return [_create_function(*names, Random(f"{seed}/{'/'.join(names)}")) for names in order[:count]]
 
 
-def _function(service: str, action: str, thing: str, random: Random) -> dict[str, Any]:
+def _create_function(service: str, action: str, thing: str, random: Random) -> dict[str, Any]:
     drawn = random.sample([*PARAMETERS], random.randint(2, 4))
     required = drawn[: random.randint(1, len(drawn))]
     words = ACTIONS[action].format(thing=thing, things=f"{thing}{'es' if thing.endswith('s') else 's'}")

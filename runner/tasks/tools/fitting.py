@@ -1,5 +1,4 @@
-"""How many further functions each length has room for, with template, question and the room for an
-answer."""
+"""Computes how many extra functions each length has room for, with template, question and answer."""
 
 from __future__ import annotations
 
@@ -14,17 +13,18 @@ ROOM = "generation.max_new_tokens"
 Count = Callable[[Sequence[tuple[Case, int]]], list[int]]
 
 
-def further_functions(cases: Sequence[Case], length: int, answer: int, count: Count) -> int:
-    """Return how many further functions fit into a length beside any case: as many for all, so that
-    they are shared."""
-    room = length - answer
-    tokens = count([(case, 0) for case in cases])
+def max_extra_functions(cases: Sequence[Case], length: int, answer_tokens: int, count_tokens: Count) -> int:
+    """Return how many extra functions fit into a length with every case: the same number for all, so
+    that they are shared.
+    """
+    room = length - answer_tokens
+    tokens = count_tokens([(case, 0) for case in cases])
     longest = max(range(len(cases)), key=tokens.__getitem__)
     if tokens[longest] > room:
         raise ConfigError(
             f"question {cases[longest].id} takes {tokens[longest]:,} tokens in this model's "
-            f"template with its own functions, and {ROOM} for the answer {answer:,}: give at least "
-            f"{tokens[longest] + answer:,}",
+            f"template with its own functions, and {ROOM} for the answer {answer_tokens:,}: give at least "
+            f"{tokens[longest] + answer_tokens:,}",
             key="task.fill",
             value=length,
             code="too_large",
@@ -32,14 +32,14 @@ def further_functions(cases: Sequence[Case], length: int, answer: int, count: Co
     low, high = 0, None
     while high is None or high - low > 1:
         middle = min(MOST, max(1, 2 * low)) if high is None else (low + high) // 2
-        if count([(cases[longest], middle)])[0] <= room:
+        if count_tokens([(cases[longest], middle)])[0] <= room:
             low = middle
             if middle == MOST:
                 break
         else:
             high = middle
     while (
-        low and max(count([(case, low) for case in cases])) > room
+        low and max(count_tokens([(case, low) for case in cases])) > room
     ):  # another case may be longer beside so many
         low -= 1
     return low

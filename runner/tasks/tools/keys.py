@@ -1,4 +1,4 @@
-"""task – the keys of task=tools."""
+"""Config keys of task=tools."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import Amount, TaskConfig
-from runner.config.token_counts import token_counts
+from runner.config.task import TaskConfig, WorkAmount
+from runner.config.token_counts import parse_token_counts
 from runner.tasks.tools.cases import BY_FUNCTION, CATEGORIES, MADE
-from runner_base import HASHED, UNLESS_DEFAULT, Inert, Text, check, filled, least, setting, unknown
+from runner_base import (
+    HASHED,
+    UNLESS_DEFAULT,
+    NotInIdentity,
+    Text,
+    at_least,
+    check_value,
+    config_field,
+    not_blank,
+    unknown_choice_message,
+)
 from runner_engine import GenerationConfig, Workload, tool_calls
 
 AUTO = "auto"
@@ -20,8 +30,8 @@ QUESTION = 300  # tokens of a question and its own functions behind common ones
 TYPICAL_CASES = 320  # of the questions that ship
 
 
-class Offer(StrEnum):
-    """How functions are offered."""
+class OfferMethod(StrEnum):
+    """How functions are offered to the model: by the chat template or in the system message."""
 
     template = "template"
     system = "system"
@@ -29,53 +39,57 @@ class Offer(StrEnum):
 
 @dataclass
 class ToolsConfig(TaskConfig):
-    """Calls of functions: right ones, right arguments, and none where none is needed."""
+    """Config for function calls: right functions, right arguments, and no call where none is needed."""
 
     module: ClassVar[str] = "runner.tasks.tools.task"
     name: ClassVar[str] = "tools"
     gives_verdicts: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("distractors", "fill")
-    data: str = setting(MADE, HASHED, filled(f"give {MADE}, or a file or folder of BFCL's questions"))
+    data: str = config_field(MADE, HASHED, not_blank(f"give {MADE}, or a file or folder of BFCL's questions"))
     categories: list[str] = field(default_factory=lambda: [*CATEGORIES])
-    cases: int | None = setting(None, takes=least(1, ", or null for all"))
-    cases_seed: int = setting(0, takes=least(0))
-    distractors: int = setting(0, takes=least(0))
+    cases: int | None = config_field(None, constraint=at_least(1, ", or null for all"))
+    cases_seed: int = config_field(0, constraint=at_least(0))
+    distractors: int = config_field(0, constraint=at_least(0))
     fill: list[str] = field(default_factory=list)
     form: str = AUTO
-    cluster: str = setting(
+    cluster: str = config_field(
         BY_FUNCTION,
-        Inert("names families of questions; the SHA-256 of other families than functions counts instead"),
-        filled("name function, question or a key of the lines"),
+        NotInIdentity(
+            "names families of questions; the SHA-256 of other families than functions counts instead"
+        ),
+        not_blank("name function, question or a key of the lines"),
     )
-    offer: Offer = Offer.template
+    offer: OfferMethod = OfferMethod.template
     system: Text | None = None
-    repeat: int = setting(0, UNLESS_DEFAULT, least(0))
-    show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
+    repeat: int = config_field(0, UNLESS_DEFAULT, at_least(0))
+    show_prompt: int = config_field(0, NotInIdentity("how many prompts are shown"), at_least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(bool(self.categories), "task.categories", self.categories, "give at least one", code="empty")
+        check_value(
+            bool(self.categories), "task.categories", self.categories, "give at least one", code="empty"
+        )
         for category in self.categories:
-            check(
+            check_value(
                 category in CATEGORIES,
                 "task.categories",
                 self.categories,
-                unknown("category", category, CATEGORIES),
+                unknown_choice_message("category", category, CATEGORIES),
                 code="unknown_choice",
             )
         is_once = len(set(self.categories)) == len(self.categories)
-        check(is_once, "task.categories", self.categories, "none may be repeated")
-        check(
+        check_value(is_once, "task.categories", self.categories, "none may be repeated")
+        check_value(
             self.form in FORMS,
             "task.form",
             self.form,
-            unknown("form", self.form, FORMS),
+            unknown_choice_message("form", self.form, FORMS),
             code="unknown_choice",
         )
-        self.tokens = token_counts("task.fill", self.fill)  # no key: the lengths, shortest first
+        self.tokens = parse_token_counts("task.fill", self.fill)  # no key: the lengths, shortest first
         self.fill = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
         need = "goes without task.fill, which offers as many functions as its lengths have room for"
-        check(
+        check_value(
             not (self.tokens and self.distractors),
             "task.distractors",
             self.distractors,
@@ -84,42 +98,48 @@ class ToolsConfig(TaskConfig):
         )
 
     @property
-    def asks_in_chat(self) -> bool:
-        """Questions are turns of a chat."""
+    def uses_chat_template(self) -> bool:
+        """True, because questions are turns of a chat."""
         return True
 
     @property
     def subject(self) -> str:
-        """Return what is offered beside the functions of a question."""
+        """Return what is offered in addition to a question's own functions."""
         if self.tokens:
             return f"filled up to {max(self.tokens):,} tokens"
         return f"{self.distractors} distractors" if self.distractors else ""
 
     @property
-    def questions(self) -> int:
-        """Return about how many questions are asked: exactly, once they have been read."""
+    def expected_completions(self) -> int:
+        """The approximate number of questions; exact once they have been read."""
         of_each = TYPICAL_CASES // len(CATEGORIES) if self.cases is None else self.cases
         return of_each * len(self.categories) * max(1, len(self.tokens))
 
-    def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return rows of the longest prompts, with their answers."""
-        new = generation.most_new_tokens
-        return (generation.batch_size or rows, self._prompt_tokens(max(self.tokens, default=0), new), new)
+    def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
+        """Return batch size and lengths for the longest prompts, including their answers."""
+        new = generation.max_total_new_tokens
+        return (
+            generation.batch_size or batch_size,
+            self._estimate_prompt_tokens(max(self.tokens, default=0), new),
+            new,
+        )
 
-    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the questions of each length: functions that all offer are read once."""
-        new, rows = generation.most_new_tokens, generation.batch_size
+    def requested_work(
+        self, generation: GenerationConfig, num_questions: int | None = None
+    ) -> list[WorkAmount]:
+        """Return the questions of each length. Functions that all questions offer are read once."""
+        new, rows = generation.max_total_new_tokens, generation.batch_size
         lengths = self.tokens or [0]
-        completions = (self.questions if read is None else read) // len(lengths)
+        completions = (self.expected_completions if num_questions is None else num_questions) // len(lengths)
         amounts = []
         for length in lengths:
-            whole = self._prompt_tokens(length, new)
+            whole = self._estimate_prompt_tokens(length, new)
             own = min(whole, QUESTION)
             # shorter ones begin as the longest
             shared = 0 if length != max(lengths) else whole - own
             known = whole - own - shared
             amounts.append(
-                Amount(
+                WorkAmount(
                     rows,
                     own,
                     new,
@@ -131,8 +151,8 @@ class ToolsConfig(TaskConfig):
             )
         return amounts
 
-    def _prompt_tokens(self, length: int, new: int) -> int:
-        """Return about how many tokens a prompt has, its functions among them."""
+    def _estimate_prompt_tokens(self, length: int, new_tokens: int) -> int:
+        """Return the approximate number of tokens of a prompt, including its functions."""
         if length:
-            return max(1, length - new)
+            return max(1, length - new_tokens)
         return TYPICAL_PROMPT + self.distractors * TYPICAL_FUNCTION

@@ -1,12 +1,11 @@
-"""Whether the calls of an answer are those that were wanted, by the rules of BFCL's checker of
-syntax trees.
+"""Checks whether an answer's calls are the expected ones, by the rules of BFCL's AST checker.
 
-Wanted is for each call a function, and for each of its parameters a list of values that are right;
-"" among them: the parameter may be left out. Types are those of the function's schema, in JSON's
-words or in those of BFCL (`dict`, `float`, `tuple`). Where BFCL's checker is odd, this is as odd,
-so that both give one verdict: only one level of lists is looked into, a list of integers is none of
-floats though an integer is a float, and a value of the type of the wanted one is taken whatever the
-schema says, but must then be equal.
+Expected is for each call a function, and for each of its parameters a list of right values.
+"" among them means that the parameter may be omitted. Types are those of the function's
+schema, in JSON's terms or in those of BFCL (`dict`, `float`, `tuple`). Where BFCL's checker is
+odd, this one is equally odd, so that both give the same verdict: only one level of lists is
+inspected, a list of integers does not match floats although an integer does, and a value with
+the type of the expected one is accepted whatever the schema says, but must then be equal.
 """
 
 from __future__ import annotations
@@ -38,15 +37,16 @@ FLOATS = ("float", "number")
 IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
-def all_match(
-    calls: Sequence[tool_calls.ToolCall], wanted: Sequence[Wanted], schemas: Sequence[Mapping[str, Any]]
+def calls_match(
+    calls: Sequence[tool_calls.ToolCall], expected: Sequence[Wanted], schemas: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Whether the calls are the wanted ones, in any order: each wanted one takes the first call
-    that is left."""
-    if len(calls) != len(wanted):
+    """Return whether the calls are the expected ones in any order. Each expected call takes the first
+    match.
+    """
+    if len(calls) != len(expected):
         return False
     left = [*range(len(calls))]
-    for name, allowed in wanted:
+    for name, allowed in expected:
         schema = next(schema for schema in schemas if schema["name"] == name)
         fitting = (
             at for at in left if calls[at].name == name and arguments_match(calls[at], allowed, schema)
@@ -59,8 +59,7 @@ def all_match(
 
 
 def arguments_match(call: tool_calls.ToolCall, allowed: Allowed, schema: Mapping[str, Any]) -> bool:
-    """Whether a call has all arguments that it needs, and each has the right type and one of the
-    allowed values."""
+    """Return whether a call has all required arguments, each with the right type and an allowed value."""
     parameters = schema["parameters"]
     properties, given = parameters["properties"], call.arguments
     if any(name not in given for name in parameters.get("required", ())):
@@ -68,13 +67,13 @@ def arguments_match(call: tool_calls.ToolCall, allowed: Allowed, schema: Mapping
     if any(name not in given and LEFT_OUT not in values for name, values in allowed.items()):
         return False
     return all(
-        name in properties and name in allowed and _is_right(value, allowed[name], properties[name])
+        name in properties and name in allowed and _value_matches(value, allowed[name], properties[name])
         for name, value in given.items()
     )
 
 
-def _is_right(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any]) -> bool:
-    """Whether a value has the type that the schema says, and is one of the allowed ones."""
+def _value_matches(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any]) -> bool:
+    """Return whether a value has the type of the schema and is one of the allowed values."""
     declared = schema.get("type", "string")
     wanted: type[Any] = TYPES[declared]
     if declared == "tuple" and isinstance(value, tuple):
@@ -82,61 +81,67 @@ def _is_right(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any]) -> 
     if declared in FLOATS and type(value) is int:
         value = float(value)
     items = TYPES[schema["items"]["type"]] if declared in LISTS else None
-    of_allowed = _type_of(allowed)
+    of_allowed = _allowed_type(allowed)
     # the wanted value has another type than the schema
     is_other = of_allowed is not None and of_allowed is not wanted
     if type(value) is wanted:
-        if items is not None and not _has_items(value, allowed, items):
+        if items is not None and not _items_match_type(value, allowed, items):
             return False
     elif of_allowed is not None and type(value) is of_allowed:
         is_other = True
     else:
         return False
-    return value in allowed if is_other else _is_among(value, allowed, wanted, items)
+    return value in allowed if is_other else _is_allowed(value, allowed, wanted, items)
 
 
-def _type_of(allowed: Sequence[Any]) -> type | None:
-    """Return the type of the first allowed value; None if the parameter may only be left out."""
+def _allowed_type(allowed: Sequence[Any]) -> type | None:
+    """Return the type of the first allowed value. None if the parameter may only be omitted."""
     return next((type(value) for value in allowed if value != LEFT_OUT), None)
 
 
-def _has_items(value: list[Any], allowed: Sequence[Any], items: type) -> bool:
-    """Whether a list has items of a type, or of the type of the wanted ones."""
+def _items_match_type(value: list[Any], allowed: Sequence[Any], item_type: type) -> bool:
+    """Return whether a list has items of the type, or of the type of the allowed values."""
     return any(
-        not isinstance(one, list) or all(type(item) is items or type(item) is _type_of(one) for item in value)
+        not isinstance(one, list)
+        or all(type(item) is item_type or type(item) is _allowed_type(one) for item in value)
         for one in allowed
     )
 
 
-def _is_among(value: Any, allowed: Sequence[Any], wanted: type, items: type | None) -> bool:
-    """Whether a value of the wanted type is one of the allowed ones; texts are compared without
-    what is IGNORED."""
-    if wanted is dict:
-        return any(one != LEFT_OUT and _is_object(value, one) for one in allowed)
-    if wanted is list and items is dict:
-        return any(_are_objects(value, one) for one in allowed)
-    if wanted is str:
-        return plain(value) in [plain(one) for one in allowed if isinstance(one, str)]
-    if wanted is list:
-        return [plain(item) for item in value] in [[plain(item) for item in one] for one in allowed]
+def _is_allowed(value: Any, allowed: Sequence[Any], expected_type: type, item_type: type | None) -> bool:
+    """Return whether a value of the expected type is allowed. Texts are compared without IGNORED
+    characters.
+    """
+    if expected_type is dict:
+        return any(one != LEFT_OUT and _object_matches(value, one) for one in allowed)
+    if expected_type is list and item_type is dict:
+        return any(_object_list_matches(value, one) for one in allowed)
+    if expected_type is str:
+        return normalize_text(value) in [normalize_text(one) for one in allowed if isinstance(one, str)]
+    if expected_type is list:
+        return [normalize_text(item) for item in value] in [
+            [normalize_text(item) for item in one] for one in allowed
+        ]
     return value in allowed
 
 
-def _is_object(value: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> bool:
+def _object_matches(value: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> bool:
     if any(key not in value and LEFT_OUT not in values for key, values in allowed.items()):
         return False
     return all(
-        key in allowed and plain(one) in [plain(it) for it in allowed[key]] for key, one in value.items()
+        key in allowed and normalize_text(one) in [normalize_text(it) for it in allowed[key]]
+        for key, one in value.items()
     )
 
 
-def _are_objects(value: Sequence[Any], allowed: Sequence[Any]) -> bool:
-    """Whether a list has objects, each with the allowed keys and values of its place."""
+def _object_list_matches(value: Sequence[Any], allowed: Sequence[Any]) -> bool:
+    """Return whether a list has objects, each with the allowed keys and values of its position."""
     pairs = zip(value, allowed, strict=True) if len(value) == len(allowed) else None
-    return pairs is not None and all(one != LEFT_OUT and _is_object(given, one) for given, one in pairs)
+    return pairs is not None and all(one != LEFT_OUT and _object_matches(given, one) for given, one in pairs)
 
 
-def plain(value: Any) -> Any:
-    """Return a text as it is compared, without blanks, some marks and capital letters; any other
-    value unchanged."""
+def normalize_text(value: Any) -> Any:
+    """Return a text without blanks, some punctuation and upper case. Other values are returned
+    unchanged.
+    """
     return IGNORED.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value

@@ -1,5 +1,6 @@
-"""task=tools: offer functions with each question, and match the calls in the answers with those
-that are right."""
+"""task=tools: offer functions with each question, and match the calls in the answers with the
+expected ones.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from runner.datasets.chosen import cluster_hashes
+from runner.datasets.question_subsets import hash_clusters
 from runner.render.notes import note_text, render_notes
 from runner.tasks import (
-    Context,
-    Inputs,
     Job,
-    OrderOfRepeat,
     Policy,
+    RepeatOrder,
     ResolvedJob,
     RunnerConfig,
+    TaskContext,
+    TaskInputs,
     Uses,
-    collect,
-    kind_of,
-    look_at_prompts,
-    own_config,
-    positions,
-    prompts_shown,
-    score_without_left_out,
+    add_prompt_facts,
+    collect_answers,
+    context_length,
+    model_kind,
+    render_prompts,
+    score_counted_samples,
+    typed_task_config,
 )
-from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, cases_sha256, chosen, made_cases
-from runner.tasks.tools.distractors import distractors
-from runner.tasks.tools.fitting import further_functions
-from runner.tasks.tools.judging import Judge, Placed
-from runner.tasks.tools.keys import Offer, ToolsConfig
-from runner.tasks.tools.offering import WrittenIn, check_template, prompt_of, written_in
+from runner.tasks.tools.cases import BY_FUNCTION, MADE, Case, hash_cases, read_included_cases, select_cases
+from runner.tasks.tools.distractors import create_distractors
+from runner.tasks.tools.fitting import max_extra_functions
+from runner.tasks.tools.judging import Judge, PlacedCase
+from runner.tasks.tools.keys import OfferMethod, ToolsConfig
+from runner.tasks.tools.offering import CallFormat, build_case_prompt, check_template, choose_call_format
 from runner_base import ConfigError, Result, Sample
-from runner_compare import tool_card
-from runner_engine import Capability, Engine, EngineReport, Request, require
+from runner_compare import add_tool_results
+from runner_engine import Capability, Engine, EngineReport, Request, require_capabilities
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -51,28 +52,28 @@ IGNORED_FOR_REUSE = frozenset(
 
 
 @dataclass
-class Offered(Inputs):
-    """The keys of the job, and its questions."""
+class ToolsInputs(TaskInputs):
+    """The config of the job, and its questions."""
 
     task: ToolsConfig
     cases: list[Case]
 
 
-def prepare(config: RunnerConfig) -> Offered:
-    """Read, choose and hash the questions."""
-    task = own_config(config, ToolsConfig)
-    kind = kind_of(config.model)
-    needs = {Capability.chat} | ({Capability.tools} if task.offer is Offer.template else set())
+def prepare(config: RunnerConfig) -> ToolsInputs:
+    """Read, select and hash the questions."""
+    task = typed_task_config(config, ToolsConfig)
+    kind = model_kind(config.model)
+    needs = {Capability.chat} | ({Capability.tools} if task.offer is OfferMethod.template else set())
     other = (
         "task=tools"
-        if task.offer is Offer.system
+        if task.offer is OfferMethod.system
         else "task=tools with task.offer=template (or use offer=system)"
     )
-    require(kind.capabilities(config), other, needs)
-    if task.tokens and not kind.counts_tokens(config):
+    require_capabilities(kind.capabilities(config), other, needs)
+    if task.tokens and not kind.can_count_tokens(config):
         need = "task.fill counts in the model's own tokens: it"
-        require(kind.capabilities(config), need, {Capability.tokenizer})
-    cases = chosen(_read(task), task.categories, task.cases, task.cases_seed)
+        require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
+    cases = select_cases(_read_cases(task), task.categories, task.cases, task.cases_seed)
     if not cases:
         raise ConfigError(
             f"task.data={task.data} has no such question",
@@ -81,94 +82,96 @@ def prepare(config: RunnerConfig) -> Offered:
             code="empty",
         )
     count = len(cases) * max(1, len(task.tokens))
-    hashes = {"cases": cases_sha256(cases)}
+    hashes = {"cases": hash_cases(cases)}
     if task.cluster != BY_FUNCTION:  # jobs by functions keep the ids of earlier versions
-        hashes |= cluster_hashes([case.cluster(task.cluster) for case in cases])
-    return Offered(hashes, task, cases, ignored_for_reuse=IGNORED_FOR_REUSE, count=count)
+        hashes |= hash_clusters([case.cluster(task.cluster) for case in cases])
+    return ToolsInputs(hashes, task, cases, ignored_for_reuse=IGNORED_FOR_REUSE, count=count)
 
 
-def _read(task: ToolsConfig) -> list[Case]:
-    """Return all questions of task.data."""
+def _read_cases(task: ToolsConfig) -> list[Case]:
     if task.data == MADE:
-        return made_cases()
+        return read_included_cases()
     from runner.tasks.tools.bfcl import read_bfcl  # only where such files are read
 
     return read_bfcl(Path(task.data).expanduser(), f"task.data={task.data}")
 
 
-def check_lengths(inputs: Offered, resolved: ResolvedJob) -> list[str]:
-    """Reject a template that takes no tools, and lengths that the model has no positions for."""
+def check_lengths(inputs: ToolsInputs, resolved: ResolvedJob) -> list[str]:
+    """Reject a template without tools, and lengths beyond the model's context length."""
     check_template(inputs.task, resolved)
-    positions.check_longest(resolved, "task.fill", max(inputs.task.tokens, default=0))
+    context_length.check_context_length(resolved, "task.fill", max(inputs.task.tokens, default=0))
     return []
 
 
-def run(inputs: Offered, context: Context) -> Result:
-    """Fill the contexts, ask what is not on disk yet, judge each answer, and add up."""
+def run(inputs: ToolsInputs, context: TaskContext) -> Result:
+    """Fill the contexts, generate missing answers, judge them, and compute the metrics."""
     task, resolved = inputs.task, context.resolved
     check_lengths(inputs, resolved)
-    form = written_in(task, resolved)
-    placed = placed_by(task, inputs.cases, form, resolved)
-    requests = requests_for(task, placed, form)
+    form = choose_call_format(task, resolved)
+    placed = place_cases(task, inputs.cases, form, resolved)
+    requests = build_requests(task, placed, form)
     if task.show_prompt:
-        log.info("%s", prompts_shown(resolved, requests[: task.show_prompt]))
-    policies: list[Policy] = [PromptForm(requests[0]), OrderOfRepeat(task.repeat), RightCalls(context)]
-    done = collect(requests, context, Judge(placed, form.form), policies)
-    metrics = score_without_left_out(done.samples) | done.metrics | offered_counts(placed)
+        log.info("%s", render_prompts(resolved, requests[: task.show_prompt]))
+    policies: list[Policy] = [PromptFacts(requests[0]), RepeatOrder(task.repeat), RunningAccuracy(context)]
+    done = collect_answers(requests, context, Judge(placed, form.form), policies)
+    metrics = score_counted_samples(done.samples) | done.metrics | extra_function_metrics(placed)
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     # also where all answers are another job's, which read another form
     result.facts["calls"] = note_text(form.note)
-    tool_card(result, done.samples)
-    result.notes += render_notes(positions.needless_scaling_of(resolved, done.samples))
+    add_tool_results(result, done.samples)
+    result.notes += render_notes(context_length.sample_scaling_notes(resolved, done.samples))
     return result
 
 
-def placed_by(
-    task: ToolsConfig, cases: Sequence[Case], form: WrittenIn, resolved: ResolvedJob
-) -> dict[int, Placed]:
-    """Return every case at every length by its number, the shortest length first; only the
-    tokenizer is loaded."""
+def place_cases(
+    task: ToolsConfig, cases: Sequence[Case], call_format: CallFormat, resolved: ResolvedJob
+) -> dict[int, PlacedCase]:
+    """Return every case at every length by its number, the shortest length first. Only the tokenizer
+    is loaded.
+    """
     if not task.tokens:
         return {
-            number: Placed(case, 0, task.distractors, case.cluster(task.cluster))
+            number: PlacedCase(case, 0, task.distractors, case.cluster(task.cluster))
             for number, case in enumerate(cases)
         }
-    kind, answer = kind_of(resolved.config.model), resolved.config.generation.most_new_tokens
+    kind, answer = model_kind(resolved.config.model), resolved.config.generation.max_total_new_tokens
 
-    def count(asked: Sequence[tuple[Case, int]]) -> list[int]:
+    def count_tokens(asked: Sequence[tuple[Case, int]]) -> list[int]:
         prompts = [
-            prompt_of(task, case, distractors(further, task.cases_seed), form.form) for case, further in asked
+            build_case_prompt(task, case, create_distractors(further, task.cases_seed), call_format.form)
+            for case, further in asked
         ]
-        return [len(ids) for _, ids in kind.encoded(resolved, prompts)]
+        return [len(ids) for _, ids in kind.encode_prompts(resolved, prompts)]
 
     places = [
-        Placed(case, length, further, case.cluster(task.cluster))
+        PlacedCase(case, length, further, case.cluster(task.cluster))
         for length in task.tokens
-        for further in [further_functions(cases, length, answer, count)]
+        for further in [max_extra_functions(cases, length, answer, count_tokens)]
         for case in cases
     ]
     return dict(enumerate(places))
 
 
-def requests_for(task: ToolsConfig, placed: Mapping[int, Placed], form: WrittenIn) -> list[Request]:
+def build_requests(
+    task: ToolsConfig, placed: Mapping[int, PlacedCase], call_format: CallFormat
+) -> list[Request]:
     common = {
-        number: distractors(number, task.cases_seed)
+        number: create_distractors(number, task.cases_seed)
         for number in {place.further for place in placed.values()}
     }
     return [
         Request(
             number,
-            prompt_of(task, place.case, common[place.further], form.form),
-            is_raw=form.form.IS_RAW,
+            build_case_prompt(task, place.case, common[place.further], call_format.form),
+            is_raw=call_format.form.IS_RAW,
             random_id=f"{number}, repeat {task.repeat}" if task.repeat else None,
         )
         for number, place in placed.items()
     ]
 
 
-def offered_counts(placed: Mapping[int, Placed]) -> dict[str, float]:
-    """Return how many functions are offered beside those of the questions: of all, and of each
-    length."""
+def extra_function_metrics(placed: Mapping[int, PlacedCase]) -> dict[str, float]:
+    """Return how many extra functions are offered, overall and per length."""
     by_length = {place.length: place.further for place in placed.values()}
     of_lengths = {
         f"further_functions/length_{length}": float(by_length[length]) for length in by_length if length
@@ -176,45 +179,43 @@ def offered_counts(placed: Mapping[int, Placed]) -> dict[str, float]:
     return {"further_functions": fmean(by_length.values()), **of_lengths}
 
 
-def deliver(inputs: Offered, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Show the prompts of a recorded job if requested."""
+def deliver(inputs: ToolsInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Print the prompts of a recorded job if task.show_prompt is set."""
     if inputs.task.show_prompt:
-        log.info("%s", shown(inputs, resolved))
+        log.info("%s", render_first_prompts(inputs, resolved))
 
 
-def preview(inputs: Offered, resolved: ResolvedJob) -> str:
-    """Show the first prompts if requested."""
-    return shown(inputs, resolved) if inputs.task.show_prompt else ""
+def preview(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts if requested, for a plan."""
+    return render_first_prompts(inputs, resolved) if inputs.task.show_prompt else ""
 
 
-def shown(inputs: Offered, resolved: ResolvedJob) -> str:
-    """Return the first prompts as the model sees them; only the tokenizer is loaded."""
-    task, form = inputs.task, written_in(inputs.task, resolved)
-    requests = requests_for(task, placed_by(task, inputs.cases, form, resolved), form)
-    return prompts_shown(resolved, requests[: task.show_prompt])
+def render_first_prompts(inputs: ToolsInputs, resolved: ResolvedJob) -> str:
+    """Return the first prompts in the form that the model sees. Only the tokenizer is loaded."""
+    task, form = inputs.task, choose_call_format(inputs.task, resolved)
+    requests = build_requests(task, place_cases(task, inputs.cases, form, resolved), form)
+    return render_prompts(resolved, requests[: task.show_prompt])
 
 
-class PromptForm(Policy):
-    """Facts about the prompts, as the model sees them."""
+class PromptFacts(Policy):
+    """Adds facts about the prompts, in the form that the model sees."""
 
     def __init__(self, first: Request) -> None:
         self.first = first
 
-    def loaded(self, engine: Engine, report: EngineReport) -> None:
-        """Add them to the report."""
-        look_at_prompts(["chat"], self.first, self.first, engine, report)
+    def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
+        """Add the prompt facts to the engine report."""
+        add_prompt_facts(["chat"], self.first, self.first, engine, report)
 
 
-class RightCalls(Policy):
-    """The share of right answers so far, which the progress bar shows."""
+class RunningAccuracy(Policy):
+    """Shows the share of right answers so far in the progress bar."""
 
-    def __init__(self, context: Context) -> None:
-        self._shares = [sample.right_share() for sample in context.recorder.done.values()]
+    def __init__(self, context: TaskContext) -> None:
+        self._shares = [sample.accuracy() for sample in context.recorder.done.values()]
 
-    def answered(self, sample: Sample) -> None:
-        """Count an answer."""
-        self._shares.append(sample.right_share())
+    def on_answer(self, sample: Sample) -> None:
+        self._shares.append(sample.accuracy())
 
-    def news(self) -> dict[str, str]:
-        """Return the share of the right answers."""
+    def progress_fields(self) -> dict[str, str]:
         return {"right calls": f"{fmean(self._shares):.1%}"} if self._shares else {}

@@ -1,5 +1,4 @@
-"""Finds the questions that two evaluations share by their texts, whatever a prompt adds around
-them."""
+"""Find the questions that two evaluations share by their text, ignoring what prompts add."""
 
 from __future__ import annotations
 
@@ -17,34 +16,32 @@ LABELS = re.compile(r"^(?:question|problem|q)\s*[:.]\s*|\s*\b(?:answer|solution|
 Texts = Mapping[Question, str]
 
 
-def normalized(text: str) -> str:
-    """Return a text without the differences of case, spaces, escapes and kinds of characters that
-    look alike."""
+def normalize_text(text: str) -> str:
+    """Normalize case, whitespace, escapes and similar-looking characters of a text."""
     plain = unicodedata.normalize("NFKC", text.replace("\\n", " ").replace('\\"', '"')).casefold()
     return LABELS.sub("", " ".join(plain.split()))
 
 
-def same_questions(texts: Texts, base_texts: Texts) -> dict[Question, Question]:
-    """Return which of their questions is which of ours; a text that would fit several is none of
-    them.
+def match_questions(texts: Texts, base_texts: Texts) -> dict[Question, Question]:
+    """Map each question of one evaluation to the same question of the other.
 
-    What all texts of a side begin or end with belongs to its prompts. Of the rest, two are one
-    question if they are equal, or if the longer ones, as prompts with worked examples, have the
-    shorter one as their last question.
+    A common beginning or end of all texts of a side belongs to its prompts, and is removed. Two
+    remaining texts are one question if they are equal, or if the longer one, as a prompt with
+    worked examples, ends in the shorter one. A text that fits several questions is not matched.
     """
-    prompts, base_prompts = _without_frame(texts), _without_frame(base_texts)
+    prompts, base_prompts = _strip_common_frame(texts), _strip_common_frame(base_texts)
     if _mean_length(prompts) > _mean_length(base_prompts):
-        return {our_key: their_key for their_key, our_key in _prompts_of(base_prompts, prompts).items()}
-    return _prompts_of(prompts, base_prompts)
+        return {our_key: their_key for their_key, our_key in _match_to_prompts(base_prompts, prompts).items()}
+    return _match_to_prompts(prompts, base_prompts)
 
 
 def _mean_length(texts: Texts) -> float:
     return fmean(map(len, texts.values())) if texts else 0.0
 
 
-def _without_frame(texts: Texts) -> dict[Question, str]:
-    """Return texts, normalized, without the words that all of them begin with and end with."""
-    plain = {key: normalized(text) for key, text in texts.items()}
+def _strip_common_frame(texts: Texts) -> dict[Question, str]:
+    """Return normalized texts without the words that all of them begin and end with."""
+    plain = {key: normalize_text(text) for key, text in texts.items()}
     if len({*plain.values()}) < 2:
         return plain
     before = _common_beginning(plain.values())
@@ -63,7 +60,7 @@ def _common_beginning(texts: Iterable[str]) -> str:
     return first[:same].rpartition(" ")[0]
 
 
-def _prompts_of(questions: Texts, prompts: Texts) -> dict[Question, Question]:
+def _match_to_prompts(questions: Texts, prompts: Texts) -> dict[Question, Question]:
     counts = Counter(questions.values())
     by_text = {text: key for key, text in questions.items() if text and counts[text] == 1}
     by_end: dict[str, list[str]] = {}
@@ -72,15 +69,14 @@ def _prompts_of(questions: Texts, prompts: Texts) -> dict[Question, Question]:
             by_end.setdefault(text[-KEY:], []).append(text)
     found: dict[Question, list[Question]] = {}
     for prompt_key, prompt in prompts.items():
-        text = prompt if prompt in counts else _last_in(prompt, by_end)
+        text = prompt if prompt in counts else _find_last_question(prompt, by_end)
         if text in by_text:
             found.setdefault(by_text[text], []).append(prompt_key)
     return {key: keys[0] for key, keys in found.items() if len(keys) == 1}
 
 
-def _last_in(prompt: str, by_end: Mapping[str, list[str]]) -> str:
-    """Return the question that ends last in a prompt, the longest one if several end there; empty
-    if none is in it."""
+def _find_last_question(prompt: str, by_end: Mapping[str, list[str]]) -> str:
+    """Return the question that ends last in a prompt, the longest one if ambiguous; "" if none."""
     for end in range(len(prompt), KEY - 1, -1):
         candidates = by_end.get(prompt[end - KEY : end], ())
         inside = [text for text in candidates if prompt.endswith(text, 0, end)]

@@ -1,11 +1,10 @@
-"""Which rows may read texts beyond the positions that the model and its RoPE setting are made
-for."""
+"""Report which runs may exceed the positions that the model and its RoPE setting support."""
 
 from __future__ import annotations
 
-from runner_base import few
+from runner_base import join_first_names
 from runner_compare.model.data import Table
-from runner_compare.render.labels import MAX_NAMES, name_of
+from runner_compare.render.labels import MAX_NAMES, row_name
 from runner_compare.section import Section
 
 MADE_FOR = "made_for_positions"  # the metric that only such jobs have
@@ -13,11 +12,10 @@ PLAIN = ("native", "rope_2d")  # choices that scale nothing
 
 
 class BeyondTrained(Section):
-    """Rows with rope.beyond_trained."""
+    """Section about runs with rope.beyond_trained."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Name a row as what it is beyond its positions; rows with the same words share a
-        sentence."""
+        """Return a sentence per position limit, with the runs that may exceed it."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
             limit = row.run.metrics.get(MADE_FOR)
@@ -25,8 +23,8 @@ class BeyondTrained(Section):
                 rope = row.run.params.get("rope.name", "native")
                 made = "trained" if rope in PLAIN else "scaled"
                 remark = f"{rope}, beyond its {made} {limit:,.0f} positions where texts are longer"
-                names.setdefault(remark, []).append(name_of(row, table.keys))
-        return [f"{few(rows, MAX_NAMES)}: {remark}" for remark, rows in names.items()]
+                names.setdefault(remark, []).append(row_name(row, table.keys))
+        return [f"{join_first_names(rows, MAX_NAMES)}: {remark}" for remark, rows in names.items()]
 
 
 SECTION = BeyondTrained()

@@ -1,36 +1,36 @@
-"""Compares settings that have several budgets of thinking, at equal tokens."""
+"""Compare settings with several thinking budgets at equal token counts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.features.budgets.settings import Setting, settings_of
+from runner_compare.features.budgets.budget_settings import BudgetSetting, find_budget_settings
 from runner_compare.model.data import NotPaired, Table, TableRow
 from runner_compare.model.outcomes import Costs
 from runner_compare.reader import Reader
 from runner_compare.statistics.equal_tokens import (
     MIN_QUESTIONS,
-    Curve,
-    CurvesCompared,
-    EqualTokens,
-    at_equal_tokens,
-    judge_equal_tokens,
+    BudgetCurve,
+    ComparedCurves,
+    EqualTokensComparison,
+    compare_curves,
+    decide_equal_tokens,
 )
 
 
 @dataclass
-class EqualTokensOfTable:
-    """The comparisons of a table's settings with those of their baselines, at equal tokens."""
+class TableBudgetData:
+    """Comparisons at equal tokens of a table's settings with their baselines."""
 
-    compared: list[tuple[Setting, Setting, CurvesCompared]] = field(default_factory=list)
+    compared: list[tuple[BudgetSetting, BudgetSetting, ComparedCurves]] = field(default_factory=list)
 
 
-def add_equal_tokens(table: Table, reader: Reader) -> None:
-    """Compare each setting that has several budgets with that of its baselines."""
-    settings = settings_of(table)
+def compare_budgets(table: Table, reader: Reader) -> None:
+    """Compare each setting that has several budgets with its baseline's setting."""
+    settings = find_budget_settings(table)
     of_row = {row.run.run_id: setting for setting in settings for row in setting.rows}
     costs: dict[str, Costs] = {}
-    compared = table.of(EqualTokensOfTable).compared
+    compared = table.get_section_data(TableBudgetData).compared
     for setting in settings:
         baselines = [row.baseline for row in setting.rows if row.baseline is not None]
         base = of_row.get(baselines[0].run.run_id) if baselines else None
@@ -39,22 +39,24 @@ def add_equal_tokens(table: Table, reader: Reader) -> None:
             and base is not setting
             and all(of_row.get(row.run.run_id) is base for row in baselines)
         ):
-            curves = CurvesCompared(setting.config, base.config, setting.budgets, None)
+            curves = ComparedCurves(setting.config, base.config, setting.budgets, None)
             compared.append((setting, base, curves))
             try:
-                curves.result = _compare(setting, base, costs, reader)
+                curves.result = _compare_settings(setting, base, costs, reader)
             except NotPaired as reason:
                 curves.note = str(reason)
-    judge_equal_tokens([curves.result for *_, curves in compared if curves.result])
+    decide_equal_tokens([curves.result for *_, curves in compared if curves.result])
 
 
-def _compare(setting: Setting, base_setting: Setting, costs: dict[str, Costs], reader: Reader) -> EqualTokens:
-    """Compare two settings on the questions that all of their jobs have answered."""
-    of_rows = [_costs_of(row, costs, reader) for row in (*setting.rows, *base_setting.rows)]
+def _compare_settings(
+    setting: BudgetSetting, base_setting: BudgetSetting, costs: dict[str, Costs], reader: Reader
+) -> EqualTokensComparison:
+    """Compare two settings on the questions that all of their jobs answered."""
+    of_rows = [_load_row_costs(row, costs, reader) for row in (*setting.rows, *base_setting.rows)]
     answered = [{question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows]
     shared = sorted(set.intersection(*answered))
     curves = [
-        Curve(
+        BudgetCurve(
             [[of_row[question].right for question in shared] for of_row in side],
             [[of_row[question].prompt + of_row[question].new for question in shared] for of_row in side],
         )
@@ -65,25 +67,25 @@ def _compare(setting: Setting, base_setting: Setting, costs: dict[str, Costs], r
     count, what = (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
     if count < MIN_QUESTIONS:
         raise NotPaired(f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}")
-    result = at_equal_tokens(curves[0], curves[1], clusters)
+    result = compare_curves(curves[0], curves[1], clusters)
     if result is None:
-        ranges = [_range(curve) for curve in curves]
+        ranges = [_format_token_range(curve) for curve in curves]
         raise NotPaired(
             f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
         )
     return result
 
 
-def _costs_of(row: TableRow, known: dict[str, Costs], reader: Reader) -> Costs:
-    """Return what each question of a row cost; each row is read once."""
-    if row.run.run_id not in known:
+def _load_row_costs(row: TableRow, cache: dict[str, Costs], reader: Reader) -> Costs:
+    """Return the token cost of each question of a row; each row is read once."""
+    if row.run.run_id not in cache:
         if row.run.over_seeds:
             raise NotPaired("each budget has several seeds: compare them without --seeds")
-        parts = [reader.costs(part) for part in row.run.parts or [row.run]]
-        known[row.run.run_id] = {question: cost for part in parts for question, cost in part.items()}
-    return known[row.run.run_id]
+        parts = [reader.load_costs(part) for part in row.run.parts or [row.run]]
+        cache[row.run.run_id] = {question: cost for part in parts for question, cost in part.items()}
+    return cache[row.run.run_id]
 
 
-def _range(curve: Curve) -> str:
-    tokens = [count for count, _ in curve.points()]
+def _format_token_range(curve: BudgetCurve) -> str:
+    tokens = [count for count, _ in curve.mean_points()]
     return f"{min(tokens):,.1f} to {max(tokens):,.1f}"

@@ -1,12 +1,13 @@
-"""Settings that were asked the same questions at several budgets of thinking, compared at equal
-tokens."""
+"""Compare settings that answered the same questions at several thinking budgets, at equal
+tokens.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from runner_base import Picture
-from runner_compare.features.budgets.compute import EqualTokensOfTable, add_equal_tokens
+from runner_compare.features.budgets.compute import TableBudgetData, compare_budgets
 from runner_compare.features.budgets.render import budget_pictures, equal_tokens_record, equal_tokens_sentence
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -14,20 +15,23 @@ from runner_compare.section import Section
 
 
 class Budgets(Section):
-    """Settings with several budgets of thinking."""
+    """Section about settings with several thinking budgets."""
 
-    def add(self, table: Table, reader: Reader) -> None:
-        add_equal_tokens(table, reader)
+    def compute(self, table: Table, reader: Reader) -> None:
+        compare_budgets(table, reader)
 
     def sentences(self, table: Table) -> list[str]:
-        return [equal_tokens_sentence(*compared) for compared in table.of(EqualTokensOfTable).compared]
+        return [
+            equal_tokens_sentence(*compared) for compared in table.get_section_data(TableBudgetData).compared
+        ]
 
-    def record(self, table: Table) -> dict[str, Any]:
-        """Return the comparisons as plain data."""
-        records = [equal_tokens_record(curves) for *_, curves in table.of(EqualTokensOfTable).compared]
+    def table_record(self, table: Table) -> dict[str, Any]:
+        records = [
+            equal_tokens_record(curves) for *_, curves in table.get_section_data(TableBudgetData).compared
+        ]
         return {"equal_tokens": records} if records else {}
 
-    def figures(self, table: Table) -> list[Picture]:
+    def pictures(self, table: Table) -> list[Picture]:
         return budget_pictures(table)
 
 

@@ -1,18 +1,21 @@
-"""How many answers guessed tokens have changed, in words."""
+"""Render how many answers speculative decoding has changed."""
 
 from __future__ import annotations
 
 from runner_compare.features.changed_answers.compute import ChangedAnswers
 
 
-def changed_sentence(names: str, found: ChangedAnswers) -> str:
-    """Return what is said of a row."""
-    low, high = found.interval
-    if not found.changed:
-        over = f" over {found.family_count:,} families" if found.family_count else ""
+def changed_answers_sentence(names: str, changed_answers: ChangedAnswers) -> str:
+    """Return the sentence about a row's changed answers."""
+    low, high = changed_answers.interval
+    if not changed_answers.num_changed:
+        over = f" over {changed_answers.num_clusters:,} families" if changed_answers.num_clusters else ""
         exact = "" if over else "exact "
         bound = f"up to {100 * high:.1f} % may differ ({exact}two-sided 95 % interval{over})"
-        return f"{names}: none of {found.answers:,} answers has another text; {bound}"
+        return f"{names}: none of {changed_answers.num_answers:,} answers has another text; {bound}"
     ends = f"[{100 * low:.1f}, {100 * high:.1f}] %"
-    ends += f", over {found.family_count:,} families" if found.family_count else ""
-    return f"{names}: {found.changed:,} of {found.answers:,} answers have another text {ends}"
+    ends += f", over {changed_answers.num_clusters:,} families" if changed_answers.num_clusters else ""
+    return (
+        f"{names}: {changed_answers.num_changed:,} of "
+        f"{changed_answers.num_answers:,} answers have another text {ends}"
+    )

@@ -1,5 +1,6 @@
-"""Says up to how much context a model predicts the same tokens better: on the card of a job, and in
-a comparison."""
+"""Render up to which context length a model predicts the same tokens better, for jobs and
+comparisons.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +8,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner_base import Column, Likelihood, Use
-from runner_compare.features.contexts.compute import ContextsOfTable
+from runner_base import Column, ColumnUse, Likelihood
+from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.positions.render import TITLE as POSITIONS_TITLE
-from runner_compare.features.positions.render import position_table
+from runner_compare.features.positions.render import position_table_rows
 from runner_compare.metrics.likelihoods import GAIN, KL, LOSS
 from runner_compare.model.data import ABSENT, Run, Table
-from runner_compare.render.columns import naming_of
-from runner_compare.render.token_figures import figure_in_words
+from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics import Effect
-from runner_compare.statistics.contexts import (
+from runner_compare.statistics.context_gains import (
     CELL,
-    Step,
-    context_figures,
-    context_series,
-    contexts_of,
-    helping,
-    steps_of,
+    ContextStep,
+    context_curves,
+    context_metrics,
+    leading_helpful_steps,
+    list_context_lengths,
+    list_context_steps,
 )
-from runner_compare.statistics.likelihoods import figures
-from runner_compare.statistics.positions import position_figures, position_series
+from runner_compare.statistics.likelihoods import likelihood_metrics
+from runner_compare.statistics.position_loss import position_curves, position_metrics
 from runner_compare.statistics.ratios import MIN_TEXTS
 
 FACT = "context"  # the line of a job's table that says up to how much context helps
@@ -40,40 +41,40 @@ LEGEND = (
 )
 
 
-def context_sentence(figures: Mapping[str, float]) -> str:
-    """Return the sentence about a job's contexts; empty if it has fewer than two."""
-    lengths = contexts_of(figures)
+def context_sentence(metrics: Mapping[str, float]) -> str:
+    """Return the sentence about a job's context lengths; "" if there are fewer than two."""
+    lengths = list_context_lengths(metrics)
     if len(lengths) < 2:
         return ""
-    texts = int(figures[f"n/{CELL}{lengths[0]}"])
-    steps = steps_of(figures)
+    texts = int(metrics[f"n/{CELL}{lengths[0]}"])
+    steps = list_context_steps(metrics)
     if not steps:
         return f"too few texts to test whether more context helps: {texts}, at least {MIN_TEXTS}"
-    helpful = helping(steps)
+    helpful = leading_helpful_steps(steps)
     rest = steps[len(helpful) :]
     if not helpful:
         found = "more context hurts" if rest[0].hurts else "no gain from more context is shown"
-        return f"{found} ({_change(rest[0])}, over {texts} texts)"
+        return f"{found} ({_format_step(rest[0])}, over {texts} texts)"
     last = helpful[-1]
-    found = f"more context helps up to {last.longer:,} tokens ({_change(last)}, over {texts} texts)"
+    found = f"more context helps up to {last.longer:,} tokens ({_format_step(last)}, over {texts} texts)"
     if not rest:
         return f"{found}, the longest that was tried"
     beyond = "more hurts" if rest[0].hurts else "of more no gain is shown"
-    return f"{found}; {beyond} ({_change(rest[0])})"
+    return f"{found}; {beyond} ({_format_step(rest[0])})"
 
 
-def _change(step: Step) -> str:
-    gain, low, high = (_signed(value) for value in (step.gain, step.low, step.high))
+def _format_step(step: ContextStep) -> str:
+    gain, low, high = (_format_signed(value) for value in (step.gain, step.low, step.high))
     return f"from {step.shorter:,} to {step.longer:,}: gain {gain} nats/token, 95 % interval [{low}, {high}]"
 
 
-def _signed(value: float) -> str:
+def _format_signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
 
 
 @dataclass
-class OfTexts:
-    """What a job records, as a result has it."""
+class TextRecords:
+    """Metrics, tables, curves and facts of texts, as in a job's result."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -81,67 +82,66 @@ class OfTexts:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def of_texts(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None]) -> OfTexts:
-    """Return what is recorded of texts, or choices, that belong to these families; nothing of
-    none."""
-    if not parts:
-        return OfTexts()
+def text_records(likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]) -> TextRecords:
+    """Return the records of texts, or choices, in clusters; empty without texts."""
+    if not likelihoods:
+        return TextRecords()
     by_context, by_position = (
-        context_figures(parts, family_by_unit),
-        position_figures(parts, family_by_unit),
+        context_metrics(likelihoods, cluster_by_unit),
+        position_metrics(likelihoods, cluster_by_unit),
     )
-    tables = {TITLE: context_table(by_context), POSITIONS_TITLE: position_table(by_position)}
+    tables = {TITLE: context_table_rows(by_context), POSITIONS_TITLE: position_table_rows(by_position)}
     sentence = context_sentence(by_context)
-    return OfTexts(
-        figures(parts, family_by_unit) | by_context | by_position,
+    return TextRecords(
+        likelihood_metrics(likelihoods, cluster_by_unit) | by_context | by_position,
         {title: rows for title, rows in tables.items() if rows},
-        context_series(by_context) | position_series(by_position),
+        context_curves(by_context) | position_curves(by_position),
         {FACT: sentence} if sentence else {},
     )
 
 
-def _cell(run: Run, key: str, form: str, length: int) -> str:
-    return figure_in_words(run.metrics, key, form.format, "", f"/{CELL}{length}") or ABSENT
+def _format_cell(run: Run, key: str, number_format: str, length: int) -> str:
+    return format_metric(run.metrics, key, number_format.format, "", f"/{CELL}{length}") or ABSENT
 
 
-def _shift(effect: Effect | None) -> str:
+def _format_loss_difference(effect: Effect | None) -> str:
     if effect is None:
         return ABSENT
     value, low, high = (f"{-nats:+.4f}".replace("-", "−") for nats in (effect.value, effect.high, effect.low))
     return f"{value} [{low}, {high}]"
 
 
-def context_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table of contexts: a line for each."""
+def context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return a job's table of context lengths, one line each."""
     lines: list[dict[str, Any]] = []
-    for length in contexts_of(figures):
+    for length in list_context_lengths(metrics):
         cell = f"/{CELL}{length}"
         line: dict[str, Any] = {
             "context": f"{length:,}",
-            "texts": int(figures[f"n{cell}"]),
-            "loss, nats/token": figure_in_words(figures, LOSS, "{:.4f}".format, "", cell),
-            "gain over the line above": figure_in_words(figures, GAIN, "{:+.4f}".format, "", cell),
+            "texts": int(metrics[f"n{cell}"]),
+            "loss, nats/token": format_metric(metrics, LOSS, "{:.4f}".format, "", cell),
+            "gain over the line above": format_metric(metrics, GAIN, "{:+.4f}".format, "", cell),
         }
-        if f"{KL}{cell}" in figures:
-            line["KL, nats/token"] = figure_in_words(figures, KL, "{:.3g}".format, "", cell)
+        if f"{KL}{cell}" in metrics:
+            line["KL, nats/token"] = format_metric(metrics, KL, "{:.3g}".format, "", cell)
         lines.append(line)
     return lines
 
 
 def context_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of contexts: a line for each of a row's."""
-    lines = [(row, length) for row in table.rows for length in contexts_of(row.run.metrics)]
+    """Return the table of context lengths of all rows, one line each."""
+    lines = [(row, length) for row in table.rows for length in list_context_lengths(row.run.metrics)]
     if not lines:
         return {}
-    columns = naming_of(table, [row for row, _ in lines])
-    columns.append(Column("context", [f"{length:,}" for _, length in lines], use=Use.setting))
+    columns = naming_columns_of_rows(table, [row for row, _ in lines])
+    columns.append(Column("context", [f"{length:,}" for _, length in lines], use=ColumnUse.setting))
     heads = {"loss\nnats/token": (LOSS, "{:.4f}"), "gain over the\nnext shorter": (GAIN, "{:+.4f}"),
              "KL\nnats/token": (KL, "{:.3g}")}  # fmt: skip
     for head, (key, form) in heads.items():
-        cells = [_cell(row.run, key, form, length) for row, length in lines]
+        cells = [_format_cell(row.run, key, form, length) for row, length in lines]
         if any(cell != ABSENT for cell in cells):
-            columns.append(Column(head, cells, use=Use.result))
-    if effects := table.of(ContextsOfTable).effects:
-        shifts = [_shift(effects.get((row.run.run_id, length))) for row, length in lines]
-        columns.append(Column("loss against\nthe baseline", shifts, use=Use.result))
+            columns.append(Column(head, cells, use=ColumnUse.result))
+    if effects := table.get_section_data(TableContextEffects).effects:
+        shifts = [_format_loss_difference(effects.get((row.run.run_id, length))) for row, length in lines]
+        columns.append(Column("loss against\nthe baseline", shifts, use=ColumnUse.result))
     return {TITLE: columns}

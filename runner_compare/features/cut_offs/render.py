@@ -1,8 +1,7 @@
-"""What answers that were cut off leave open, in words and as plain data: they would have been right
-or wrong.
+"""Render what cut-off answers leave undecided: they might have been correct or wrong.
 
-The figures of a comparison count them as not solved. Beside these stand both ends: this row's
-cut-off answers wrong and the baseline's right, and the reverse. Only what both ends show is a
+A comparison counts them as not solved. Next to this are both extremes: this run's cut-off
+answers wrong and the baseline's correct, and the reverse. Only what both extremes show is a
 finding.
 """
 
@@ -11,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner_base import counted
+from runner_base import format_count
 from runner_compare.model.data import TableRow
-from runner_compare.render.effects import value_of, written_interval
-from runner_compare.render.margins import margin_words, verdict_words
+from runner_compare.render.effects import format_effect, format_values_and_interval
+from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.notes import render_notes
-from runner_compare.render.quantities import unit_of
+from runner_compare.render.quantities import effect_unit
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
 
@@ -28,61 +27,63 @@ LEGEND = (
 )
 
 
-def finding_of(decision: Decision) -> str:
-    """Return the finding of a comparison for people: where cut-off answers decide it, it is
-    undecided."""
+def finding_text(decision: Decision) -> str:
+    """Return a comparison's finding as text; "undecided" if cut-off answers would decide it."""
     if decision.hinges_on_cut_off and decision.finding is Finding.open:
         return UNDECIDED
     return str(decision.finding)
 
 
-def sentence_of_ends(decision: Decision) -> str:
-    """Say whether what is found holds whatever was cut off; empty if nothing was cut off, or
-    nothing is found."""
+def cut_off_sentence(decision: Decision) -> str:
+    """Say whether a finding holds for any outcome of cut-off answers.
+
+    Returns "" if nothing was cut off, or if there is no finding.
+    """
     if decision.ends is None:
         return render_notes(decision.unplanned) if decision.hinges_on_cut_off else ""
-    many, ends = _how_many(decision), _from_to(decision)
+    many, ends = _format_cut_off_counts(decision), _format_range(decision)
     if not decision.hinges_on_cut_off:
-        if decision.is_open:
+        if decision.is_undecided:
             return ""
         return f"whatever the cut-off answers ({many}) would have been: Δ {ends}"
     return (
-        f"{_as_counted(decision)} as counted, but cut-off answers decide it ({many}): right or "
+        f"{_counted_verdict_text(decision)} as counted, but cut-off answers decide it ({many}): right or "
         f"wrong, they make Δ {ends}; give it a larger {LIMIT}"
     )
 
 
-def _as_counted(decision: Decision) -> str:
+def _counted_verdict_text(decision: Decision) -> str:
     was = decision.as_counted
     assert was is not None
     if was.verdict not in (None, MarginVerdict.undecided, decision.verdict):
-        return verdict_words(was.verdict, margin_words(was))
+        return format_verdict(was.verdict, format_margin(was))
     return str(was.finding)
 
 
-def _how_many(decision: Decision) -> str:
-    """Return how many answers of each side were cut off: `12 of 200 here, 3 of 200 in the
-    baseline`."""
+def _format_cut_off_counts(decision: Decision) -> str:
+    """Return the numbers of cut-off answers: `12 of 200 here, 3 of 200 in the baseline`."""
     each = decision.counts.get("samples") or 1
     sides = zip(decision.cut_off, (decision.n, decision.baseline_n), ("here", "in the baseline"), strict=True)
-    return ", ".join(f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut)
+    return ", ".join(
+        f"{cut:,} of {format_count(n * each, 'answer')} {where}" for cut, n, where in sides if cut
+    )
 
 
-def _from_to(decision: Decision) -> str:
-    return f"{ends_of(decision)} {unit_of(decision)}"
+def _format_range(decision: Decision) -> str:
+    return f"{format_cut_off_range(decision)} {effect_unit(decision)}"
 
 
-def ends_of(decision: Decision) -> str:
-    """Return the differences at both ends, with the interval around both."""
+def format_cut_off_range(decision: Decision) -> str:
+    """Return the differences at both extremes, with the interval around both."""
     if decision.ends is None:
-        return value_of(decision)
+        return format_effect(decision)
     worst, best = decision.ends
-    at_worst, at_best, low, high = written_interval(decision, worst.value, best.value)
+    at_worst, at_best, low, high = format_values_and_interval(decision, worst.value, best.value)
     return f"{at_worst} … {at_best} [{low}, {high}]"
 
 
-def ends_record(decision: Decision) -> dict[str, Any]:
-    """Return both ends of a comparison as plain data; nothing if no answer was cut off."""
+def cut_off_record(decision: Decision) -> dict[str, Any]:
+    """Return both extremes of a comparison as JSON data; {} if no answer was cut off."""
     was = decision.as_counted
     if decision.ends is None or was is None:
         return {}
@@ -109,19 +110,20 @@ def _end_record(decision: Decision) -> dict[str, Any]:
     }
 
 
-def flat_ends(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both ends of a comparison for a sheet: `difference_at_worst` beside `difference`, and
-    so on."""
+def flatten_cut_off_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both extremes as CSV columns, e.g. `difference_at_worst` next to `difference`."""
     flat = {f"without_limit_{key}": value for key, value in record.items() if not isinstance(value, dict)}
     return flat | {
         f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()
     }
 
 
-def bounds_of(row: TableRow) -> str:
-    """Return a row's accuracy without a limit of tokens: if all that was cut off is wrong … right,
-    and its interval."""
-    bounds = row.run.bounds
+def format_accuracy_bounds(row: TableRow) -> str:
+    """Return a row's accuracy without a token limit: if cut-off answers are wrong … correct.
+
+    The interval covers both.
+    """
+    bounds = row.run.accuracy_bounds
     if bounds is None:
         return ""
     at_worst, at_best, low, high = (100 * share for share in bounds)

@@ -1,40 +1,41 @@
-"""What answers that were cut off leave open: the accuracy without a limit, and in which rows
-answers were cut off."""
+"""Report what cut-off answers leave undecided: accuracy without a limit, and the affected
+runs.
+"""
 
 from __future__ import annotations
 
-from runner_base import Column, few
-from runner_compare.features.cut_offs.render import LEGEND, bounds_of
+from runner_base import Column, join_first_names
+from runner_compare.features.cut_offs.render import LEGEND, format_accuracy_bounds
 from runner_compare.model.data import Table
-from runner_compare.render.answers import cut_off_words
-from runner_compare.render.labels import MAX_NAMES, name_of
-from runner_compare.section import Section, Slot
+from runner_compare.render.answers import cut_off_message
+from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.section import ColumnSlot, Section
 
 
 class CutOffs(Section):
-    """Answers that were cut off."""
+    """Section about cut-off answers."""
 
-    def columns(self, table: Table) -> dict[Slot, list[Column]]:
-        """Return the accuracies without a limit of tokens, if any answer was cut off."""
-        if not any(row.run.bounds for row in table.rows):
+    def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
+        """Return the accuracies without a token limit, if any answer was cut off."""
+        if not any(row.run.accuracy_bounds for row in table.rows):
             return {}
         return {
-            Slot.accuracy: [Column("accuracy\nwithout limit", list(map(bounds_of, table.rows)), drop_order=1)]
+            ColumnSlot.accuracy: [
+                Column("accuracy\nwithout limit", list(map(format_accuracy_bounds, table.rows)), drop_order=1)
+            ]
         }
 
     def sentences(self, table: Table) -> list[str]:
-        """Say in which rows answers were cut off by the limit of tokens; rows with the same words
-        share a sentence."""
+        """Return a sentence per cut-off message, with the runs it applies to."""
         names: dict[str, list[str]] = {}
         for row in table.rows:
-            names.setdefault(cut_off_words(row.run.metrics, row.run.params), []).append(
-                name_of(row, table.keys)
+            names.setdefault(cut_off_message(row.run.metrics, row.run.params), []).append(
+                row_name(row, table.keys)
             )
-        return [f"{few(names[text], MAX_NAMES)}: {text}" for text in names if text]
+        return [f"{join_first_names(names[text], MAX_NAMES)}: {text}" for text in names if text]
 
     def legend(self, table: Table, explain: bool) -> str:
-        """Return what the differences without a limit are."""
-        has_ends = any(effect.ends for row in table.compared for effect in row.effects)
+        has_ends = any(effect.ends for row in table.compared_rows for effect in row.effects)
         return LEGEND if has_ends else ""
 
 

@@ -1,8 +1,7 @@
-"""Model files beside one another: what each one's jobs say, the ranks of their KL with the
-uncertainty of the ranks, and the front.
+"""Rank model files by KL, with the uncertainty of the ranks, and find the Pareto front.
 
-KLs are compared file by file, paired on the same texts: a file is called closer to the reference
-only if a test says so, adjusted (Holm) over all pairs of files.
+KLs are compared between files, paired on the same texts: a file is called closer to the
+reference only if a test shows it, adjusted (Holm) over all pairs of files.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations, permutations
 
-from runner_compare.features.front.compute import MEMORY_TOLERANCE, dominators_among_front
+from runner_compare.features.front.compute import MEMORY_TOLERANCE, find_front_dominators
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
-from runner_compare.model.mean_pairs import cluster_field
+from runner_compare.model.mean_pairs import find_cluster_field
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, MIN_TEXTS, stats
-from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.ratios import paired_p
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
+from runner_compare.statistics.ratios import paired_p_value
 from runner_compare.ways.likelihoods import sums_by_cluster, text_clusters
 
 KL = "kl_nats_per_token"
@@ -30,8 +29,8 @@ UNSEEN = 1.25  # times a file's largest KL over a text: its KL over one more tex
 SIZES = {"file_mib": 0.0, "model_mib": MEMORY_TOLERANCE}
 
 
-class Kind(StrEnum):
-    """What a job says about a file."""
+class JobKind(StrEnum):
+    """Kind of measurement that a job contains."""
 
     speed = "speed"
     accuracy = "accuracy"
@@ -43,7 +42,7 @@ class FileRow:
     """One model file with its jobs."""
 
     name: str
-    rows: dict[Kind, TableRow]
+    rows: dict[JobKind, TableRow]
     is_reference: bool = False
     # the best and the worst place that its KL may have among the others
     kl_rank: tuple[int, int] | None = None
@@ -52,8 +51,8 @@ class FileRow:
     on_front: bool | None = None
     dominated_by: list[str] = field(default_factory=list)
 
-    def metric(self, name: str, kind: Kind) -> float | None:
-        """Return what a kind of job has measured; None if this file has no such job."""
+    def find_metric(self, name: str, kind: JobKind) -> float | None:
+        """Return a metric of one kind of job; None if this file has no such job."""
         return self.rows[kind].run.metrics.get(name) if kind in self.rows else None
 
 
@@ -62,69 +61,72 @@ class FileTable:
     """All model files, the reference first."""
 
     files: list[FileRow]
-    tables: dict[Kind, Table]
+    tables: dict[JobKind, Table]
     why_no_ranks: str = ""
     # by how much speeds may differ by noise alone, if the user says so
     tolerance: float | None = None
     margin: float | None = None  # nats a token of KL that do not matter, if the user says so
 
-    def kind_of(self, metric: str) -> Kind | None:
-        """Return the first kind of job that has measured something."""
+    def find_kind(self, metric: str) -> JobKind | None:
+        """Return the first kind of job that has a metric, or None."""
         return next(
-            (kind for kind in Kind if any(metric in row.run.metrics for row in self._rows(kind))), None
+            (kind for kind in JobKind if any(metric in row.run.metrics for row in self._rows_of_kind(kind))),
+            None,
         )
 
-    def speeds(self) -> dict[int, str]:
-        """Return the metric of the decoding speed by the rows at once, for the shortest prompts
-        that were measured."""
+    def decode_speed_metrics(self) -> dict[int, str]:
+        """Map batch size to the metric of decoding speed, for the shortest measured prompts."""
         found: dict[int, str] = {}
         for name in sorted(
-            {name for row in self._rows(Kind.speed) for name in row.run.metrics}, key=_natural
+            {name for row in self._rows_of_kind(JobKind.speed) for name in row.run.metrics},
+            key=_natural_sort_key,
         ):
             if at := SPEED_AT.match(name):
                 found.setdefault(int(at[1]), name)
         return dict(sorted(found.items()))
 
-    def _rows(self, kind: Kind) -> list[TableRow]:
+    def _rows_of_kind(self, kind: JobKind) -> list[TableRow]:
         return [file.rows[kind] for file in self.files if kind in file.rows]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural_sort_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def rank_files(table: FileTable, reader: Reader) -> None:
-    """Set the ranks of KL and the front; say why there is none."""
+    """Set the KL ranks and the Pareto front, or the reason why there are none."""
     files = [
         file
         for file in table.files
-        if Kind.likelihood in file.rows and (file.is_reference or _kl(file) is not None)
+        if JobKind.likelihood in file.rows and (file.is_reference or _mean_kl(file) is not None)
     ]
     try:
         if len(files) < 3:
             raise NotPaired("fewer than two files have a KL")
-        kls, sizes = divergences([file.rows[Kind.likelihood].run for file in files], reader)
+        kls, sizes = load_divergences([file.rows[JobKind.likelihood].run for file in files], reader)
         if len(sizes) < MIN_TEXTS:
             raise NotPaired(f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}")
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
         return
-    closer = closer_pairs(kls, sizes)
+    closer = find_closer_pairs(kls, sizes)
     ranked = [index for index, file in enumerate(files) if not file.is_reference]
     for index in ranked:
         better = sum((other, index) in closer for other in ranked)
         worse = sum((index, other) in closer for other in ranked)
         files[index].kl_rank = 1 + better, len(ranked) - worse
         files[index].closer_than = [files[other].name for other in ranked if (index, other) in closer]
-    as_close = as_close_pairs(kls, sizes, table.margin) if table.margin is not None else set()
-    _mark_front(table, files, closer, as_close)
+    as_close = find_non_inferior_pairs(kls, sizes, table.margin) if table.margin is not None else set()
+    _mark_pareto_front(table, files, closer, as_close)
 
 
-def divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
-    """Return each run's KL over each text, 0 for the reference, and the tokens of each text; a
-    family is one text."""
-    texts = [reader.texts(run) for run in runs]
-    sides = [units([score.likelihood for score in side.values()]) for side in texts]
+def load_divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]], list[float]]:
+    """Return each run's KL per text, 0 for the reference, and the tokens per text.
+
+    A cluster counts as one text.
+    """
+    texts = [reader.load_text_scores(run) for run in runs]
+    sides = [sum_likelihoods_by_unit([score.likelihood for score in side.values()]) for side in texts]
     if any(
         [(likelihood.unit, likelihood.tokens) for likelihood in side]
         != [(likelihood.unit, likelihood.tokens) for likelihood in sides[0]]
@@ -135,124 +137,130 @@ def divergences(runs: Sequence[Run], reader: Reader) -> tuple[list[list[float]],
         [[likelihood.kl_nats or 0.0 for likelihood in side] for side in sides],
         [float(likelihood.tokens) for likelihood in sides[0]],
     )
-    clusters = text_clusters(texts[0], texts[-1], cluster_field(runs[0], runs[-1]))
+    clusters = text_clusters(texts[0], texts[-1], find_cluster_field(runs[0], runs[-1]))
     if clusters is None:
         return kls, sizes
     return [sums_by_cluster(side, clusters) for side in kls], sums_by_cluster(sizes, clusters)
 
 
-def closer_pairs(kls: Sequence[Sequence[float]], sizes: Sequence[float]) -> set[tuple[int, int]]:
-    """Return the pairs of which the first is shown to be closer to the reference than the second."""
+def find_closer_pairs(kls: Sequence[Sequence[float]], sizes: Sequence[float]) -> set[tuple[int, int]]:
+    """Return the pairs whose first file is significantly closer to the reference than the second."""
     ps: dict[tuple[int, int], float] = {}
     for first, second in combinations(range(len(kls)), 2):
         closer, farther = first, second
         if math.fsum(kls[first]) > math.fsum(kls[second]):
             closer, farther = second, first
-        ps[closer, farther] = p_of_lower(kls[closer], kls[farther], sizes)
-    return _shown(ps)
+        ps[closer, farther] = p_value_lower_kl(kls[closer], kls[farther], sizes)
+    return _significant_pairs(ps)
 
 
-def as_close_pairs(
+def find_non_inferior_pairs(
     kls: Sequence[Sequence[float]], sizes: Sequence[float], margin: float
 ) -> set[tuple[int, int]]:
-    """Return the pairs of which the first, if it is farther from the reference than the second, is
-    shown to be so by less than the margin, in nats a token."""
+    """Return the pairs whose first file is farther from the reference by less than the margin.
+
+    The margin is in nats per token. The result is significant.
+    """
     ps: dict[tuple[int, int], float] = {}
     for first, second in permutations(range(len(kls)), 2):
-        ps[first, second] = p_of_lower(kls[first], kls[second], sizes, margin)
-    return _shown(ps)
+        ps[first, second] = p_value_lower_kl(kls[first], kls[second], sizes, margin)
+    return _significant_pairs(ps)
 
 
-def p_of_lower(
-    kls: Sequence[float], others: Sequence[float], sizes: Sequence[float], margin: float = 0.0
+def p_value_lower_kl(
+    kls: Sequence[float], other_kls: Sequence[float], sizes: Sequence[float], margin: float = 0.0
 ) -> float:
-    """Return the p of a file's mean KL being lower than another file's plus the margin.
+    """Return the p-value of a file's mean KL being lower than another's plus the margin.
 
-    The texts must show it, and also with one more text that nobody has drawn: there the first file
-    has its largest KL again, and the other one none. Otherwise a file whose KL comes from a few
+    The texts must show it, and also with one more, unobserved text: there the first file has
+    its largest KL again, and the other one none. Otherwise a file whose KL comes from a few
     texts looks closer wherever these are missing (bench/compare/files_null.py).
     """
-    gaps = [kl - other - margin * size for kl, other, size in zip(kls, others, sizes, strict=True)]
+    gaps = [kl - other - margin * size for kl, other, size in zip(kls, other_kls, sizes, strict=True)]
     all_sizes = [*sizes, math.fsum(size * size for size in sizes) / math.fsum(sizes)]
     all_gaps = [*gaps, UNSEEN * max(kls)]
     if math.fsum(all_gaps) >= 0:
         return 1.0
-    return max(paired_p(gaps, sizes), paired_p(all_gaps, all_sizes))
+    return max(paired_p_value(gaps, sizes), paired_p_value(all_gaps, all_sizes))
 
 
-def _shown(ps: dict[tuple[int, int], float]) -> set[tuple[int, int]]:
-    """Return the pairs that are shown, with one error of 5 % for all of them together."""
-    return {pair for pair, p in zip(ps, stats.holm([*ps.values()]), strict=True) if p < ALPHA}
+def _significant_pairs(p_values: dict[tuple[int, int], float]) -> set[tuple[int, int]]:
+    """Return the significant pairs, with one error of 5 % for all of them together."""
+    return {
+        pair for pair, p in zip(p_values, stats.holm_adjust([*p_values.values()]), strict=True) if p < ALPHA
+    }
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A metric that counts on the front besides KL, and the share up to which a difference of it is
-    noise."""
+class FrontAxis:
+    """A metric on the Pareto front besides KL, with the fraction up to which a difference is
+    noise.
+    """
 
     metric: str
-    kind: Kind
+    kind: JobKind
     is_higher_better: bool
     tolerance: float
 
-    def gain(self, file: FileRow, other: FileRow) -> float:
-        """Return by which share a file is better than another one, below 0 if it is worse; 0 within
-        the noise."""
-        value, other_value = (side.metric(self.metric, self.kind) or 0.0 for side in (file, other))
+    def relative_gain(self, file: FileRow, other_file: FileRow) -> float:
+        """Return the fraction by which a file is better than another; below 0 if worse, 0 within
+        noise.
+        """
+        value, other_value = (side.find_metric(self.metric, self.kind) or 0.0 for side in (file, other_file))
         share = value / other_value if self.is_higher_better else other_value / value
         is_beyond = share > 1 + self.tolerance or share < 1 / (1 + self.tolerance)
         return share - 1 if is_beyond else 0.0
 
 
-def _axes(table: FileTable) -> list[Axis]:
+def _front_axes(table: FileTable) -> list[FrontAxis]:
     """Return the axes of the front besides KL: sizes, and speeds if their noise is known."""
-    kinds = {name: kind for name in SIZES if (kind := table.kind_of(name)) is not None}
-    axes = [Axis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
+    kinds = {name: kind for name in SIZES if (kind := table.find_kind(name)) is not None}
+    axes = [FrontAxis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
     if table.tolerance is None:
         return axes
-    speeds = table.speeds().values()
-    return axes + [Axis(name, Kind.speed, True, table.tolerance) for name in speeds]
+    speeds = table.decode_speed_metrics().values()
+    return axes + [FrontAxis(name, JobKind.speed, True, table.tolerance) for name in speeds]
 
 
-def _mark_front(
+def _mark_pareto_front(
     table: FileTable, files: list[FileRow], closer: set[tuple[int, int]], as_close: set[tuple[int, int]]
 ) -> None:
-    """Mark the files that no other one dominates: with no more bytes, memory (and time), and a KL
-    shown to be lower.
+    """Mark files that no other dominates: no more bytes, memory (and time), and a lower KL.
 
-    With a margin also: with less of one of them, and a KL shown to be higher by less than the
+    With a margin also: with less of one of them, and a KL that is higher by less than the
     margin. A file that lacks one of the metrics is not marked.
     """
-    axes = _axes(table)
+    axes = _front_axes(table)
     known = [
         index
         for index, file in enumerate(files)
-        if all(file.metric(axis.metric, axis.kind) is not None for axis in axes)
+        if all(file.find_metric(axis.metric, axis.kind) is not None for axis in axes)
     ]
 
-    def dominates(first: int, second: int) -> bool:
-        gains = [axis.gain(files[first], files[second]) for axis in axes]
+    def is_dominating(first: int, second: int) -> bool:
+        gains = [axis.relative_gain(files[first], files[second]) for axis in axes]
         if first == second or min(gains, default=0.0) < 0:
             return False
         is_smaller_or_faster = max(gains, default=0.0) > 0
         return (first, second) in closer or ((first, second) in as_close and is_smaller_or_faster)
 
-    dominators = [[at for at, other in enumerate(known) if dominates(other, index)] for index in known]
-    for index, of_front in zip(known, dominators_among_front(dominators), strict=True):
+    dominators = [[at for at, other in enumerate(known) if is_dominating(other, index)] for index in known]
+    for index, of_front in zip(known, find_front_dominators(dominators), strict=True):
         files[index].dominated_by = [files[known[at]].name for at in of_front]
         files[index].on_front = not of_front
 
 
-def _kl(file: FileRow) -> float | None:
-    return file.metric(KL, Kind.likelihood)
+def _mean_kl(file: FileRow) -> float | None:
+    return file.find_metric(KL, JobKind.likelihood)
 
 
-def tied_groups(table: FileTable) -> list[list[str]]:
-    """Return groups of ranked files of which no test tells any two apart; each pair of such files
-    is in one of them."""
+def find_tied_groups(table: FileTable) -> list[list[str]]:
+    """Return groups of ranked files that no test can distinguish. Each tied pair is in one of
+    them.
+    """
     ranked = sorted(
         (file for file in table.files if file.kl_rank),
-        key=lambda file: file.metric(KL, Kind.likelihood) or 0.0,
+        key=lambda file: file.find_metric(KL, JobKind.likelihood) or 0.0,
     )
     told_apart = {frozenset((file.name, other)) for file in ranked for other in file.closer_than}
     names, groups = [file.name for file in ranked], list[list[str]]()

@@ -1,24 +1,24 @@
-"""Model files as a table, sentences, plain data and a picture."""
+"""Render model files as a table, sentences, JSON data and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runner_base import Column, Picture, Use, few
+from runner_base import Column, ColumnUse, Picture, join_first_names
 from runner_base.drawing import FRONT, MUTED
 from runner_base.machine import EXCLUSIVE
-from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, tied_groups
-from runner_compare.features.tokens.render.divergence_picture import KlPoint, draw_points
-from runner_compare.metrics import ENDS, described
+from runner_compare.features.files.ranks import KL, FileRow, FileTable, JobKind, find_tied_groups
+from runner_compare.features.tokens.render.divergence_picture import KlPoint, draw_kl_points
+from runner_compare.metrics import ENDS, find_metric
 from runner_compare.model.data import ABSENT, MAX_NAMED, TableRow
-from runner_compare.model.repeated_runs import contention
-from runner_compare.render.columns import USES, accuracy_of, margin_column, measured
-from runner_compare.render.conclusion import conclude
-from runner_compare.render.effects import difference_head, difference_of, records
-from runner_compare.render.labels import number
-from runner_compare.render.lines import literal
-from runner_compare.render.pictures import separate
+from runner_compare.model.repeated_runs import describe_contention
+from runner_compare.render.columns import USES, format_accuracy, margin_columns, metric_column
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.render.effects import decision_records, difference_head, format_difference
+from runner_compare.render.labels import format_number
+from runner_compare.render.lines import escape_mathtext
+from runner_compare.render.pictures import separate_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,91 +41,101 @@ NO_SPEED = (
 )
 
 
-def draw_files(table: FileTable) -> list[Picture]:
-    """Return the picture of a table of model files: none without a KL."""
+def file_pictures(table: FileTable) -> list[Picture]:
+    """Return the picture of model files, if any has a KL."""
     title = (
         "KL to the reference over the size of the file, with 95 % intervals; filled: on the front of bytes, memory and "
         "KL, no file there dominates it beyond noise"
     )
     is_drawn = any(file.on_front is not None and not file.is_reference for file in table.files)
-    return [Picture("files", title, lambda: kl_over_size(table))] if is_drawn else []
+    return [Picture("files", title, lambda: draw_kl_over_size(table))] if is_drawn else []
 
 
-def kl_over_size(table: FileTable) -> Figure:
-    """Draw the KL of each file, on a logarithmic axis, over its size."""
+def draw_kl_over_size(table: FileTable) -> Figure:
+    """Draw each file's KL, on a logarithmic axis, over its size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.8, 4.4), layout="constrained")
     pane = figure.subplots()
     points = []
     for file in table.files:
-        kl, low, high = (file.metric(f"{KL}{end}", Kind.likelihood) for end in ENDS)
-        size = next((file.metric("file_mib", kind) for kind in Kind if file.metric("file_mib", kind)), None)
+        kl, low, high = (file.find_metric(f"{KL}{end}", JobKind.likelihood) for end in ENDS)
+        size = next(
+            (file.find_metric("file_mib", kind) for kind in JobKind if file.find_metric("file_mib", kind)),
+            None,
+        )
         if file.is_reference or not kl or not size:
             continue
         colour = FRONT if file.on_front else MUTED
-        points.append(KlPoint(literal(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front)))
-    separate(figure, [draw_points(pane, points, "file, MiB")])
+        points.append(
+            KlPoint(escape_mathtext(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front))
+        )
+    separate_labels(figure, [draw_kl_points(pane, points, "file, MiB")])
     return figure
 
 
 def file_columns(table: FileTable) -> list[Column]:
     files = table.files
     names = [f"{file.name} (reference)" if file.is_reference else file.name for file in files]
-    columns = [Column("file", names, False, use=Use.setting)]
+    columns = [Column("file", names, False, use=ColumnUse.setting)]
     for metric, drop_order in COSTS.items():
-        if (kind := table.kind_of(metric)) is not None:
-            cells = [number(file.metric(metric, kind)) for file in files]
+        if (kind := table.find_kind(metric)) is not None:
+            cells = [format_number(file.find_metric(metric, kind)) for file in files]
             columns.append(
-                Column(described(metric).head, cells, True, drop_order, USES.get(metric, Use.more))
+                Column(find_metric(metric).head, cells, True, drop_order, USES.get(metric, ColumnUse.more))
             )
-    for rows, metric in table.speeds().items():
+    for rows, metric in table.decode_speed_metrics().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
         columns.append(
-            Column(head, [number(file.metric(metric, Kind.speed)) for file in files], use=Use.speed)
-        )
-    if Kind.likelihood in table.tables:
-        differences = _of_rows(files, Kind.likelihood, _difference)
-        head = difference_head("log-likelihood\nnats/token", _rows(files, Kind.likelihood))
-        columns.append(Column(head, differences, use=Use.verdict))
-        columns += margin_column([file.rows.get(Kind.likelihood) for file in files])
-    if any(file.metric(KL, Kind.likelihood) is not None for file in files):
-        columns.append(_measured(KL, files))
-        columns.append(Column("KL\nrank", [_rank(file) for file in files], use=Use.verdict))
-        columns.append(_measured(AGREES, files, 4))
-    if any(Kind.accuracy in file.rows for file in files):
-        columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result))
-    if Kind.accuracy in table.tables:
-        columns.append(
             Column(
-                difference_head("points", _rows(files, Kind.accuracy)),
-                _of_rows(files, Kind.accuracy, _difference),
-                use=Use.verdict,
+                head,
+                [format_number(file.find_metric(metric, JobKind.speed)) for file in files],
+                use=ColumnUse.speed,
             )
         )
-        columns += margin_column([file.rows.get(Kind.accuracy) for file in files])
+    if JobKind.likelihood in table.tables:
+        differences = _format_rows(files, JobKind.likelihood, _format_difference)
+        head = difference_head("log-likelihood\nnats/token", _rows_of_kind(files, JobKind.likelihood))
+        columns.append(Column(head, differences, use=ColumnUse.verdict))
+        columns += margin_columns([file.rows.get(JobKind.likelihood) for file in files])
+    if any(file.find_metric(KL, JobKind.likelihood) is not None for file in files):
+        columns.append(_metric_column(KL, files))
+        columns.append(Column("KL\nrank", [_format_rank(file) for file in files], use=ColumnUse.verdict))
+        columns.append(_metric_column(AGREES, files, 4))
+    if any(JobKind.accuracy in file.rows for file in files):
+        columns.append(
+            Column("accuracy", _format_rows(files, JobKind.accuracy, format_accuracy), use=ColumnUse.result)
+        )
+    if JobKind.accuracy in table.tables:
+        columns.append(
+            Column(
+                difference_head("points", _rows_of_kind(files, JobKind.accuracy)),
+                _format_rows(files, JobKind.accuracy, _format_difference),
+                use=ColumnUse.verdict,
+            )
+        )
+        columns += margin_columns([file.rows.get(JobKind.accuracy) for file in files])
     if any(file.on_front is not None for file in files):
-        head = f"{axes_words(table)}\nand KL"
-        columns.append(Column(head, [MARKS[file.on_front] for file in files], False, use=Use.verdict))
+        head = f"{format_axis_names(table)}\nand KL"
+        columns.append(Column(head, [MARKS[file.on_front] for file in files], False, use=ColumnUse.verdict))
     return columns
 
 
 def file_sentences(table: FileTable) -> list[str]:
-    """Return what the table shows, in words."""
-    conclusions = {kind: conclude(of.settings) for kind, of in table.tables.items()}
+    conclusions = {kind: conclusion_text(of.candidate_rows) for kind, of in table.tables.items()}
     lines = [f"{kind}: {text}" for kind, text in conclusions.items() if text]
     if table.why_no_ranks:
         lines.append(f"KL is not ranked, and there is no front: {table.why_no_ranks}")
     lines += _front_sentences(table)
-    if ties := tied_groups(table):
-        lines.append(f"KL does not tell apart: {'; '.join(few(group, 12) for group in ties)}")
+    if ties := find_tied_groups(table):
+        lines.append(f"KL does not tell apart: {'; '.join(join_first_names(group, 12) for group in ties)}")
     notes = [
         f"{file.name}: {kind} not compared, {row.note}"
         for file in table.files
         for kind, row in file.rows.items()
         if row.note
     ]
-    kinds = [kind for kind in Kind if any(kind in file.rows for file in table.files)]
+    kinds = [kind for kind in JobKind if any(kind in file.rows for file in table.files)]
     missing = [
         f"{file.name} has no {' and no '.join(absent)}"
         for file in table.files
@@ -134,22 +144,23 @@ def file_sentences(table: FileTable) -> list[str]:
     busy = [
         file.name
         for file in table.files
-        if Kind.speed in file.rows and contention(file.rows[Kind.speed].run) != EXCLUSIVE
+        if JobKind.speed in file.rows and describe_contention(file.rows[JobKind.speed].run) != EXCLUSIVE
     ]
     if busy:
-        lines.append(f"speeds measured beside other work, and so too low: {few(busy, MAX_NAMED)}")
+        lines.append(
+            f"speeds measured beside other work, and so too low: {join_first_names(busy, MAX_NAMED)}"
+        )
     return [*lines, *notes, *missing]
 
 
 def file_legend(table: FileTable) -> str:
-    """Return the legend under the table."""
     margin = table.margin
     less = (
         ""
         if margin is None
         else f", or to be smaller with a KL that is higher by less than {margin:g} nats a token"
     )
-    speed = "" if table.tolerance is not None or not table.speeds() else f" {NO_SPEED}."
+    speed = "" if table.tolerance is not None or not table.decode_speed_metrics() else f" {NO_SPEED}."
     counted = (
         "" if table.tolerance is None else f" Speeds count if they differ by more than {table.tolerance:.3g}."
     )
@@ -157,8 +168,8 @@ def file_legend(table: FileTable) -> str:
 
 
 def file_records(table: FileTable) -> list[dict[str, Any]]:
-    """Return each file as plain data."""
-    kinds = {name: table.kind_of(name) for name in COSTS}
+    """Return each file as JSON data."""
+    kinds = {name: table.find_kind(name) for name in COSTS}
     return [
         {
             "file": file.name,
@@ -166,17 +177,20 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
             "is_reference": file.is_reference,
             "jobs": {str(kind): row.run.job_id for kind, row in file.rows.items()},
             "costs": {
-                name: None if kind is None else file.metric(name, kind) for name, kind in kinds.items()
+                name: None if kind is None else file.find_metric(name, kind) for name, kind in kinds.items()
             },
             "decode_tok_per_s": {
-                str(rows): file.metric(name, Kind.speed) for rows, name in table.speeds().items()
+                str(rows): file.find_metric(name, JobKind.speed)
+                for rows, name in table.decode_speed_metrics().items()
             },
-            "accuracy": file.metric("accuracy", Kind.accuracy),
+            "accuracy": file.find_metric("accuracy", JobKind.accuracy),
             **{
-                f"{name}{end}": file.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ENDS
+                f"{name}{end}": file.find_metric(f"{name}{end}", JobKind.likelihood)
+                for name in (KL,)
+                for end in ENDS
             },
-            "comparison": _record(file, Kind.accuracy, "comparison"),
-            "shift": _record(file, Kind.likelihood, "shift"),
+            "comparison": _find_record(file, JobKind.accuracy, "comparison"),
+            "shift": _find_record(file, JobKind.likelihood, "shift"),
             "kl_rank": None if file.kl_rank is None else [*file.kl_rank],
             "closer_than": file.closer_than,
             "on_front": file.on_front,
@@ -186,8 +200,8 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
     ]
 
 
-def axes_words(table: FileTable) -> str:
-    """Name the axes of the front besides KL."""
+def format_axis_names(table: FileTable) -> str:
+    """Return the names of the front's axes besides KL."""
     return "bytes, memory" if table.tolerance is None else "bytes, memory, speed"
 
 
@@ -195,36 +209,40 @@ def _front_sentences(table: FileTable) -> list[str]:
     front = [file.name for file in table.files if file.on_front]
     if not front:
         return []
-    lines = [f"on the front of {axes_words(table)} and KL: {few(front, 12)}"]
-    beaten = [f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by]
+    lines = [f"on the front of {format_axis_names(table)} and KL: {join_first_names(front, 12)}"]
+    beaten = [
+        f"{file.name} by {join_first_names(file.dominated_by, 3)}"
+        for file in table.files
+        if file.dominated_by
+    ]
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
 
 
-def _rank(file: FileRow) -> str:
+def _format_rank(file: FileRow) -> str:
     if file.kl_rank is None:
         return "" if file.is_reference else ABSENT
     low, high = file.kl_rank
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _record(file: FileRow, kind: Kind, key: str) -> Any:
-    return records(file.rows[kind]).get(key) if kind in file.rows else None
+def _find_record(file: FileRow, kind: JobKind, key: str) -> Any:
+    return decision_records(file.rows[kind]).get(key) if kind in file.rows else None
 
 
-def _of_rows(files: list[FileRow], kind: Kind, write: Callable[[TableRow], str]) -> list[str]:
-    return [write(file.rows[kind]) if kind in file.rows else ABSENT for file in files]
+def _format_rows(files: list[FileRow], kind: JobKind, format_row: Callable[[TableRow], str]) -> list[str]:
+    return [format_row(file.rows[kind]) if kind in file.rows else ABSENT for file in files]
 
 
-def _rows(files: list[FileRow], kind: Kind) -> list[TableRow | None]:
+def _rows_of_kind(files: list[FileRow], kind: JobKind) -> list[TableRow | None]:
     return [file.rows.get(kind) for file in files]
 
 
-def _difference(row: TableRow) -> str:
+def _format_difference(row: TableRow) -> str:
     if row.effect is None:
         return "baseline" if row.is_baseline else ABSENT
-    return f"{difference_of(row)} {row.effect.finding}"
+    return f"{format_difference(row)} {row.effect.finding}"
 
 
-def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
-    runs = [file.rows[Kind.likelihood].run if Kind.likelihood in file.rows else None for file in files]
-    return measured(metric, runs, drop_order)
+def _metric_column(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
+    runs = [file.rows[JobKind.likelihood].run if JobKind.likelihood in file.rows else None for file in files]
+    return metric_column(metric, runs, drop_order)

@@ -1,5 +1,4 @@
-"""Model files side by side, with --files: a line for each file, which is shown in place of the
-tables."""
+"""Compare model files side by side (--files), one line per file, in place of the tables."""
 
 from __future__ import annotations
 
@@ -8,36 +7,35 @@ from typing import Any
 
 from runner_compare.features.files.ranks import FileRow, FileTable
 from runner_compare.features.files.render import (
-    draw_files,
     file_columns,
     file_legend,
+    file_pictures,
     file_records,
     file_sentences,
 )
-from runner_compare.model.comparison import Comparison, Grid, Shown
+from runner_compare.model.comparison import Comparison, ReportPart, TableGrid
 from runner_compare.section import Section
 
 
 @dataclass
-class ComparedFiles:
-    """The table of all model files, if it was asked for."""
+class ComparisonFiles:
+    """The table of all model files, if it was requested."""
 
     table: FileTable | None = None
 
 
 class Files(Section):
-    """Model files side by side."""
+    """Section that compares model files."""
 
-    def parts(self, comparison: Comparison) -> list[Shown]:
-        """Return the table of files."""
-        table = comparison.of(ComparedFiles).table
+    def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
+        table = comparison.get_section_data(ComparisonFiles).table
         if table is None:
             return []
-        grid = Grid(file_columns(table), classes=[_class_of(row) for row in table.files])
+        grid = TableGrid(file_columns(table), classes=[_css_class(row) for row in table.files])
         said = [(text, None) for text in file_sentences(table)]
-        figures = draw_files(table)
+        figures = file_pictures(table)
         return [
-            Shown(
+            ReportPart(
                 "model files",
                 [grid],
                 [*said],
@@ -48,13 +46,12 @@ class Files(Section):
             )
         ]
 
-    def record_across(self, comparison: Comparison) -> dict[str, Any]:
-        """Return the table of files as plain data."""
-        table = comparison.of(ComparedFiles).table
+    def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
+        table = comparison.get_section_data(ComparisonFiles).table
         return {} if table is None else {"files": file_records(table)}
 
 
-def _class_of(row: FileRow) -> str:
+def _css_class(row: FileRow) -> str:
     if row.is_reference:
         return "baseline"
     return "dominated" if row.on_front is False else ""

@@ -1,4 +1,4 @@
-"""Flips: the questions that one of two runs solved and the other did not."""
+"""Find changed verdicts (flips): questions that only one of two runs solved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won one
 
 @dataclass
 class Flip:
-    """A question that one of two runs solved and the other did not."""
+    """A question that only one of two runs solved."""
 
     index: int
     question: str
@@ -24,8 +24,7 @@ class Flip:
 
 @dataclass
 class Flips:
-    """The flips between a run and its baseline, and the number of questions with each of the four
-    outcomes."""
+    """Flips between a run and its baseline, with the number of questions per outcome."""
 
     job_id: str
     baseline_job_id: str
@@ -37,13 +36,13 @@ class Flips:
 
 
 @dataclass
-class FlipsOfTable:
-    """The flips that --flips asked for: one pair of runs."""
+class TableFlips:
+    """The flips that --flips requested: one pair of runs."""
 
     pairs: list[Flips] = field(default_factory=list)
 
 
-def flips_of(table: Table, reader: Reader) -> list[Flips]:
+def find_page_flips(table: Table, reader: Reader) -> list[Flips]:
     """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
@@ -52,10 +51,11 @@ def flips_of(table: Table, reader: Reader) -> list[Flips]:
     return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 
-def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> Flips:
-    """Return the questions that only one of the two solved: at most `most` lost ones and `most` won
-    ones."""
-    answers, base_answers = reader.of(run), reader.of_baseline(base)
+def find_flips(run: Run, base: Run, reader: Reader, max_per_side: int | None = None) -> Flips:
+    """Return the questions that only one run solved, at most `max_per_side` lost and won ones
+    each.
+    """
+    answers, base_answers = reader.load_answers(run), reader.of_baseline(base)
     # the baseline may have fewer
     answers = {question: answer for question, answer in answers.items() if question in base_answers}
     lost = sorted(
@@ -68,8 +68,11 @@ def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> 
         for question, answer in answers.items()
         if answer.solved and not base_answers[question].solved
     )
-    shown = lost[:most] + won[:most]
-    shown_answers, shown_base_answers = (reader.words(run, set(shown)), reader.words(base, set(shown)))
+    shown = lost[:max_per_side] + won[:max_per_side]
+    shown_answers, shown_base_answers = (
+        reader.load_answer_texts(run, set(shown)),
+        reader.load_answer_texts(base, set(shown)),
+    )
     questions = [
         Flip(
             question[0],

@@ -1,9 +1,10 @@
-"""Accuracies of pairs of rows on the front: the very effect that a comparison of the two rows would
-have.
+"""Compare accuracies of pairs of runs on the Pareto front, like a direct comparison of the two
+runs.
 
-Most rows have one verdict for each question. Of these, only the numbers of questions that one of
-the two solved count, which are found quickly for thousands of pairs. Families of questions, several
-answers to a question, and runs that were compared while they ran are paired as in any comparison.
+Most runs have one verdict per question. For these, only the numbers of questions that one
+of the two solved count, which are found quickly for thousands of pairs. Clustered
+questions, several answers per question, and runs that were compared during execution are
+paired as in any comparison.
 """
 
 from __future__ import annotations
@@ -13,63 +14,67 @@ from functools import cache
 from typing import NamedTuple
 
 from runner_compare.model.data import Answers, NotPaired, Question, Run
-from runner_compare.model.mean_pairs import has_means
+from runner_compare.model.mean_pairs import needs_means
 from runner_compare.reader import Reader
-from runner_compare.statistics import Compared, McNemar
-from runner_compare.ways import Asked
-from runner_compare.ways.verdicts import compare_answers, unpaired_scores
+from runner_compare.statistics import McNemarTest, RunComparison
+from runner_compare.ways import PairingOptions
+from runner_compare.ways.verdicts import compare_answers, compare_unpaired_scores
 
 
-class Bits(NamedTuple):
-    """The number of a set of questions, and which of them a run solved, and which of its answers
-    were cut off."""
+class VerdictBits(NamedTuple):
+    """Bit sets of a run's solved questions and cut-off answers, with the id of the question set."""
 
     questions: int
     solved: int
     cut_off: int
 
-    def won(self, other: Bits, if_cut_off: int) -> int:
-        """Count what only this run solved; if_cut_off: its cut-off answers are right (1), or the
-        other's are (-1)."""
+    def count_won(self, other: VerdictBits, if_cut_off: int) -> int:
+        """Count the questions that only this run solved.
+
+        if_cut_off: this run's cut-off answers count as correct (1), or the other's do (-1).
+        """
         solved = self.solved | (self.cut_off if if_cut_off > 0 else 0)
         return (solved & ~(other.solved | (other.cut_off if if_cut_off < 0 else 0))).bit_count()
 
 
-class PairsOfRuns:
-    """Compares the accuracies of any two runs; without a reader by their counts alone."""
+class AccuracyComparer:
+    """Compares the accuracies of any two runs. Without a reader only their counts are used."""
 
     def __init__(self, reader: Reader | None, compared_keys: Sequence[str]) -> None:
-        self.reader, self.asked = reader, Asked(compared_keys)
-        self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
+        self.reader, self.asked = reader, PairingOptions(compared_keys)
+        self._bits: dict[str, VerdictBits | None] = {}  # None: its samples are missing
         # of runs that are more than one verdict for each question
         self._answers: dict[str, Answers] = {}
         self._sets: dict[tuple[Question, ...], int] = {}
 
-    def effect(self, run: Run, other: Run) -> Compared | None:
-        """Return the difference of the first run from the second; None if the two cannot be
-        compared."""
-        if not (self.is_plain(run) and self.is_plain(other)):
-            return self._as_compared(run, other)
-        (correct, n), (their_correct, their_n) = run.score or (0, 1), other.score or (0, 1)
-        run_answers, other_answers = self._read(run), self._read(other)
+    def compare(self, run: Run, other_run: Run) -> RunComparison | None:
+        """Return the difference of the first run from the second; None if they cannot be compared."""
+        if not (self.has_plain_verdicts(run) and self.has_plain_verdicts(other_run)):
+            return self._compare_fully(run, other_run)
+        (correct, n), (their_correct, their_n) = (
+            run.correct_and_total or (0, 1),
+            other_run.correct_and_total or (0, 1),
+        )
+        run_answers, other_answers = self._load_bits(run), self._load_bits(other_run)
         if run_answers is None or other_answers is None or run_answers.questions != other_answers.questions:
-            return _unpaired((correct, n), run.bounds, (their_correct, their_n), other.bounds)
+            return _unpaired(
+                (correct, n), run.accuracy_bounds, (their_correct, their_n), other_run.accuracy_bounds
+            )
         counted, low, high = (
-            _paired(run_answers.won(other_answers, end), other_answers.won(run_answers, -end), n)
+            _paired(run_answers.count_won(other_answers, end), other_answers.count_won(run_answers, -end), n)
             for end in (0, -1, 1)
         )
         cut_off = run_answers.cut_off.bit_count(), other_answers.cut_off.bit_count()
-        return Compared(counted, cut_off, (low, high)) if any(cut_off) else Compared(counted)
+        return RunComparison(counted, cut_off, (low, high)) if any(cut_off) else RunComparison(counted)
 
-    def is_plain(self, run: Run) -> bool:
-        """Whether a run has one verdict for each question, and the questions belong to no
-        families."""
-        if run.compared_while_running or run.answers_each > 1:
+    def has_plain_verdicts(self, run: Run) -> bool:
+        """Whether a run has one verdict per question, and no clusters."""
+        if run.compared_while_running or run.max_answers_per_question > 1:
             return False
-        self._read(run)
+        self._load_bits(run)
         return run.run_id not in self._answers
 
-    def _as_compared(self, first: Run, second: Run) -> Compared | None:
+    def _compare_fully(self, first: Run, second: Run) -> RunComparison | None:
         if self.reader is None:
             return None
         try:
@@ -78,11 +83,11 @@ class PairsOfRuns:
         except NotPaired:
             return None
 
-    def _read(self, run: Run) -> Bits | None:
-        """Read a run once, and keep no more of it than its pairs need."""
+    def _load_bits(self, run: Run) -> VerdictBits | None:
+        """Read a run once, and keep only what its pairs need."""
         if self.reader is not None and run.run_id not in self._bits:
             try:
-                answers = self.reader.of(run)
+                answers = self.reader.load_answers(run)
             except NotPaired:
                 self._bits[run.run_id] = None
             else:
@@ -90,11 +95,11 @@ class PairsOfRuns:
                 solved = "".join("01"[answers[question].solved] for question in questions)
                 cut_off = "".join("01"[answers[question].cut_off > 0] for question in questions)
                 number = self._sets.setdefault(tuple(questions), len(self._sets))
-                self._bits[run.run_id] = Bits(number, int(solved or "0", 2), int(cut_off or "0", 2))
-                if has_means([(answer, answer) for answer in answers.values()]):
+                self._bits[run.run_id] = VerdictBits(number, int(solved or "0", 2), int(cut_off or "0", 2))
+                if needs_means([(answer, answer) for answer in answers.values()]):
                     self._answers[run.run_id] = answers
         return self._bits.get(run.run_id)
 
 
 # among many rows the same counts occur often
-_paired, _unpaired = cache(McNemar), cache(unpaired_scores)
+_paired, _unpaired = cache(McNemarTest), cache(compare_unpaired_scores)

@@ -1,18 +1,18 @@
-"""The Pareto front of accuracy, memory, speed and energy: a row is dominated only if tests show
-that nothing is lost by that.
+"""Pareto front of accuracy, memory, speed and energy, in which tests decide about dominance.
 
-One row dominates another if it is shown to be as good within a margin in accuracy, memory, speed
-and energy, is not shown to be worse in any of them, and is better beyond noise in one. A measured
-share of right answers that is as large does not show that a row is as accurate: of two
-rows, a truly worse one has as many right answers every few times.
+One run dominates another if it is shown to be as good within a margin in accuracy, memory,
+speed and energy, is not shown to be worse in any of them, and is better beyond noise in
+one. An equal or higher observed accuracy does not show that a run is as accurate: a truly
+worse one often has as many correct answers.
 
-The front consists of the rows that no row of the front dominates. "As good within a margin" is not
-transitive (each of three rows may be a bit slower than the one before), so a row could otherwise be
-dominated by one that is itself dominated. If rows dominate one another in a circle, all of them
-stay on the front.
+The front consists of the runs that no run of the front dominates. "As good within a margin"
+is not transitive (each of three runs may be a bit slower than the one before), so a run
+could otherwise be dominated by one that is itself dominated. If runs dominate one another
+in a circle, all of them stay on the front.
 
-Speed and energy count if their noise is known: from several runs of each job, or because the user
-says so. Energy is that of a question, not of a right answer: otherwise accuracy would count twice.
+Speed and energy count if their noise is known: from several runs of each job, or given by
+the user. Energy is per question, not per correct answer: otherwise accuracy would count
+twice.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from statistics import fmean, variance
 
 from runner_base.machine import EXCLUSIVE
 from runner_base.notes import note
-from runner_compare.features.front.accuracy import PairsOfRuns
-from runner_compare.metrics import ACCURACY, Better, described
-from runner_compare.model.data import Run, Standing, Table, TableRow
-from runner_compare.model.repeated_runs import contention, machine_of, values_of
+from runner_compare.features.front.accuracy import AccuracyComparer
+from runner_compare.metrics import ACCURACY, BetterDirection, find_metric
+from runner_compare.model.data import AxisValue, Run, Table, TableRow
+from runner_compare.model.repeated_runs import describe_contention, machine_names, repeated_metric_values
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, MIN_RUNS, RATIOS, stats
-from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs
+from runner_compare.statistics.run_ratios import RunRatio, min_runs_per_side
 from runner_compare.statistics.sequential import Side
 
 # The axes of the Pareto front besides the accuracy, and their names there.
@@ -45,7 +45,7 @@ ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 
 @dataclass(frozen=True)
-class Noise:
+class AxisNoise:
     """Which differences on an axis are noise."""
 
     share: float | None  # up to which they are; None: those that Student's t over runs does not show
@@ -54,12 +54,12 @@ class Noise:
 
 
 @dataclass
-class Front:
-    """What is known of a table's front besides its rows."""
+class FrontData:
+    """Axes, noise and margins of a table's Pareto front."""
 
     # its metrics besides accuracy; none: there is no front
     axes: list[str] = field(default_factory=list)
-    noise: dict[str, Noise] = field(default_factory=dict)  # by axis
+    noise: dict[str, AxisNoise] = field(default_factory=dict)  # by axis
     # of accuracy and what is measured: the loss that may not matter
     margins: dict[str, float] = field(default_factory=dict)
     pairs: int = 0  # the number of pairs of rows that it compares
@@ -74,52 +74,51 @@ class Front:
     too_few_runs: dict[str, list[str]] = field(default_factory=dict)
 
 
-def mark_front(
+def mark_pareto_front(
     table: Table,
     reader: Reader | None = None,
     tolerance: float | None = None,
     margins: Mapping[str, float] | None = None,
 ) -> None:
-    """Mark the rows on the Pareto front, and for each other row the one that dominates it and in
-    which axes.
+    """Mark the rows on the Pareto front, and for each other row the dominating row and its axes.
 
-    Rows that were measured beside other work, or on another machine, are left out. Without reader,
-    accuracies are compared by their counts alone. `tolerance`: by how much speeds and joules
-    may differ by noise alone, if the user says so.
+    Runs that were measured under other load, or on another machine, are excluded. Without a
+    reader, accuracies are compared by their counts alone. `tolerance`: the relative difference
+    of speed and energy that is noise, if the user gave it.
     """
-    scored = [row for row in table.rows if row.run.interval]
+    scored = [row for row in table.rows if row.run.accuracy_interval]
     if len(scored) < FEWEST_ROWS:
         return
-    _leave_out(scored)
+    _exclude_rows(scored)
     rows = [row for row in scored if not row.off_front]
     if len(rows) < FEWEST_ROWS:
         return
     panels = [
         [row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)
     ]
-    front = table.of(Front)
+    front = table.get_section_data(FrontData)
     front.pairs = sum(math.comb(len(members), 2) for members in panels)
     _choose_axes(front, [row.run for row in rows], tolerance is not None)
-    front.runs = fewest_runs(front.level / max(1, front.pairs))
+    front.runs = min_runs_per_side(front.level / max(1, front.pairs))
     if not front.axes:
         return
     given = margins or {}
     front.margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN)}
     front.margins |= dict.fromkeys(MEASURED, given.get(RATIOS, SPEED_MARGIN))
     values = {
-        axis: {row.run.run_id: values_of(row.run, axis) for row in rows}
+        axis: {row.run.run_id: repeated_metric_values(row.run, axis) for row in rows}
         for axis in MEASURED
         if axis in front.axes
     }
-    set_standings(table, rows, values, tolerance)
+    set_axis_values(table, rows, values, tolerance)
     dominance = Dominance(table, reader, values, tolerance)
     for members in panels:
-        _mark(members, dominance)
+        _mark_rows(members, dominance)
     front.shares = sorted(dominance.shares.values())
 
 
-def _choose_axes(front: Front, runs: Sequence[Run], is_noise_given: bool) -> None:
-    """Set the axes: what all runs have measured, and whose noise is known."""
+def _choose_axes(front: FrontData, runs: Sequence[Run], is_noise_given: bool) -> None:
+    """Set the axes: metrics that all runs have and whose noise is known."""
     lacking = {axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT}
     measured = [axis for axis in FRONT if not lacking[axis]]
     if measured and lacking[MEMORY]:
@@ -127,22 +126,24 @@ def _choose_axes(front: Front, runs: Sequence[Run], is_noise_given: bool) -> Non
     if 0 < len(lacking[ENERGY]) < len(runs):  # few machines have a counter: most tables lack it
         front.lacking[ENERGY] = lacking[ENERGY]
     for axis in MEASURED if not is_noise_given else ():
-        too_few = [run.job_id for run in runs if len(values_of(run, axis)) < MIN_RUNS]
+        too_few = [run.job_id for run in runs if len(repeated_metric_values(run, axis)) < MIN_RUNS]
         if axis in measured and too_few:
             front.too_few_runs[axis] = too_few
     front.axes = [axis for axis in measured if axis not in front.too_few_runs]
     front.level = ALPHA / (3 if ENERGY in front.axes else 2)
 
 
-def set_standings(
+def set_axis_values(
     table: Table,
     rows: list[TableRow],
     values: Mapping[str, Mapping[str, list[float]]],
     tolerance: float | None,
 ) -> None:
-    """Set each row's value on each axis and its range: an interval over its runs, or half of the
-    tolerance each way."""
-    front = table.of(Front)
+    """Set each row's value on each axis, with an interval over its runs.
+
+    Without several runs, the interval is half of the tolerance in each direction.
+    """
+    front = table.get_section_data(FrontData)
     for axis in front.axes:
         percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
         for row in rows:
@@ -153,19 +154,19 @@ def set_standings(
                 if percent is None
                 else math.log1p(percent) / 2
             )
-            row.standing[axis] = Standing(
+            row.standing[axis] = AxisValue(
                 middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs))
             )
         if percent is not None:
-            front.noise[axis] = Noise(percent, axis in MEASURED)
+            front.noise[axis] = AxisNoise(percent, axis in MEASURED)
         else:
             counts = [row.standing[axis].runs for row in rows]
-            front.noise[axis] = Noise(None, runs=(min(counts), max(counts)))
+            front.noise[axis] = AxisNoise(None, runs=(min(counts), max(counts)))
 
 
 @dataclass(frozen=True)
-class Relation:
-    """What is shown of one row and another on one axis."""
+class AxisRelation:
+    """Comparison of two rows on one axis: whether the first is better, or as good."""
 
     is_better: bool
     is_as_good: bool
@@ -173,8 +174,9 @@ class Relation:
 
 
 class Dominance:
-    """Decides in which axes one row is better than another beyond noise, and as good within the
-    margin."""
+    """Decides on which axes one row is better than another beyond noise, or as good within the
+    margin.
+    """
 
     def __init__(
         self,
@@ -183,98 +185,106 @@ class Dominance:
         values: Mapping[str, Mapping[str, list[float]]],
         tolerance: float | None,
     ) -> None:
-        front = table.of(Front)
+        front = table.get_section_data(FrontData)
         self.axes, self.pairs, self.level = front.axes, front.pairs, front.level
         self.margins, self.values, self.tolerance = front.margins, values, tolerance
-        self.accuracies = PairsOfRuns(reader, table.keys)
+        self.accuracies = AccuracyComparer(reader, table.keys)
         # of pairs compared while one ran: how many shared the 5 %
         self.shares: dict[frozenset[str], int] = {}
-        self._accuracies: dict[tuple[str, str], Relation] = {}
+        self._accuracies: dict[tuple[str, str], AxisRelation] = {}
 
-    def dominates(self, row: TableRow, other: TableRow) -> bool:
-        """Whether one row is as good everywhere and better somewhere."""
+    def is_dominating(self, row: TableRow, other_row: TableRow) -> bool:
+        """Whether one row is as good on every axis and better on at least one."""
         relations = []
         for axis in self.axes:  # accuracies last: they take longest
-            relations.append(self.measured(row, other, axis))
+            relations.append(self.compare_on_axis(row, other_row, axis))
             if not relations[-1].is_as_good:
                 return False
-        accuracy = self.accuracy(row, other)
+        accuracy = self.compare_accuracy(row, other_row)
         return accuracy.is_as_good and any(relation.is_better for relation in (*relations, accuracy))
 
-    def better_in(self, row: TableRow, other: TableRow) -> list[str]:
-        """Return the axes in which a dominating row is better than the dominated one."""
-        better = [axis for axis in self.axes if self.measured(row, other, axis).is_better]
-        return [ACCURACY[0]] * self.accuracy(row, other).is_better + better
+    def better_axes(self, row: TableRow, other_row: TableRow) -> list[str]:
+        """Return the axes on which a dominating row is better than the dominated one."""
+        better = [axis for axis in self.axes if self.compare_on_axis(row, other_row, axis).is_better]
+        return [ACCURACY[0]] * self.compare_accuracy(row, other_row).is_better + better
 
-    def measured(self, row: TableRow, other: TableRow, axis: str) -> Relation:
-        """Compare memory, speed or energy."""
-        gain = math.log(row.standing[axis].value / other.standing[axis].value)
-        is_higher_better = described(axis).better is Better.higher
+    def compare_on_axis(self, row: TableRow, other_row: TableRow, axis: str) -> AxisRelation:
+        """Compare memory, speed or energy of two rows."""
+        gain = math.log(row.standing[axis].value / other_row.standing[axis].value)
+        is_higher_better = find_metric(axis).better is BetterDirection.higher
         gain = gain if is_higher_better else -gain
         noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
         if noise is not None:
-            return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))
-        pair = (row, other) if is_higher_better else (other, row)
-        better_first = RatioOfRuns.of(*(self.values[axis][side.run.run_id] for side in pair))
-        p, limit = better_first.p_at(1.0), 1 / (1 + self.margins[axis])
+            return AxisRelation(gain > math.log1p(noise), gain >= -math.log1p(noise))
+        pair = (row, other_row) if is_higher_better else (other_row, row)
+        better_first = RunRatio.from_runs(*(self.values[axis][side.run.run_id] for side in pair))
+        p, limit = better_first.p_value_at(1.0), 1 / (1 + self.margins[axis])
         is_better = gain > 0 and p * self.pairs < self.level
-        is_within = better_first.ratio > limit and better_first.p_at(limit) * self.pairs < ALPHA
-        return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
+        is_within = better_first.ratio > limit and better_first.p_value_at(limit) * self.pairs < ALPHA
+        return AxisRelation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
-    def accuracy(self, row: TableRow, other: TableRow) -> Relation:
-        """Compare accuracies by the effect that a comparison of the two rows would have."""
-        pair = row.run.run_id, other.run.run_id
+    def compare_accuracy(self, row: TableRow, other_row: TableRow) -> AxisRelation:
+        """Compare the accuracies of two rows, like a direct comparison of the two."""
+        pair = row.run.run_id, other_row.run.run_id
         if pair not in self._accuracies:
-            self._accuracies[pair] = self._accuracy(row.run, other.run)
+            self._accuracies[pair] = self._compute_accuracy_relation(row.run, other_row.run)
         return self._accuracies[pair]
 
-    def _accuracy(self, run: Run, other: Run) -> Relation:
+    def _compute_accuracy_relation(self, run: Run, other_run: Run) -> AxisRelation:
         margin = self.margins["accuracy"]
-        (correct, n), (their_correct, their_n) = run.score or (0, 1), other.score or (0, 1)
-        is_plain = self.accuracies.is_plain(run) and self.accuracies.is_plain(other)
+        (correct, n), (their_correct, their_n) = (
+            run.correct_and_total or (0, 1),
+            other_run.correct_and_total or (0, 1),
+        )
+        is_plain = self.accuracies.has_plain_verdicts(run) and self.accuracies.has_plain_verdicts(other_run)
         if is_plain and correct / n <= their_correct / their_n - margin:
-            return Relation(False, False)
-        compared = self.accuracies.effect(run, other)
+            return AxisRelation(False, False)
+        compared = self.accuracies.compare(run, other_run)
         if compared is None:
-            return Relation(False, False)
+            return AxisRelation(False, False)
         # at worst, where answers were cut off
         test = compared.ends[0] if compared.ends else compared.test
         effect = test.effect
         if effect.early_stop_comparisons is not None:
             # Its share was fixed before it ran: what its bets have decided stands, whatever else
             # the table has.
-            self.shares[frozenset((run.run_id, other.run_id))] = effect.early_stop_comparisons
-            is_better = test.side_of(0.0) is Side.better
-            is_worse = test.side_of(0.0) is Side.worse
-            is_within = test.side_of(-margin) is Side.better
+            self.shares[frozenset((run.run_id, other_run.run_id))] = effect.early_stop_comparisons
+            is_better = test.sequential_side(0.0) is Side.better
+            is_worse = test.sequential_side(0.0) is Side.worse
+            is_within = test.sequential_side(-margin) is Side.better
         else:
             is_better = effect.value > 0 and effect.p * self.pairs < self.level
             is_worse = effect.value < 0 and effect.p < ALPHA
-            is_within = effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
-        return Relation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
+            is_within = (
+                effect.value > -margin and not is_worse and test.p_value_at(-margin) * self.pairs < ALPHA
+            )
+        return AxisRelation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
-def _mark(rows: list[TableRow], dominance: Dominance) -> None:
+def _mark_rows(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows of one set of questions."""
     dominators = [
-        [index for index, rival in enumerate(rows) if rival is not row and dominance.dominates(rival, row)]
+        [
+            index
+            for index, rival in enumerate(rows)
+            if rival is not row and dominance.is_dominating(rival, row)
+        ]
         for row in rows
     ]
-    for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
+    for index, dominators_on_front in enumerate(find_front_dominators(dominators)):
         rows[index].on_front = not dominators_on_front
         if dominators_on_front:
-            strongest = max(dominators_on_front, key=lambda number: _accuracy(rows[number]))
+            strongest = max(dominators_on_front, key=lambda number: _row_accuracy(rows[number]))
             rows[index].dominated_by = rows[strongest].run.job_id
-            rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
-            rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
+            rows[index].dominated_in = dominance.better_axes(rows[strongest], rows[index])
+            rows[index].accuracy_behind = dominance.compare_accuracy(rows[strongest], rows[index]).difference
 
 
-def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
-    """Return for each row those of its dominators that are on the front; none if it is on the front
-    itself.
+def find_front_dominators(dominators: list[list[int]]) -> list[list[int]]:
+    """Return each row's dominators that are on the front; [] for a row on the front.
 
-    The front consists of the rows that no row of the front dominates, and of those that dominate
-    one another in a circle.
+    The front consists of the rows that no row of the front dominates, and of those that
+    dominate one another in a circle.
     """
     found: list[list[int]] = [[] for _ in dominators]
     remaining = set(range(len(dominators)))
@@ -287,18 +297,20 @@ def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
     return found
 
 
-def _accuracy(row: TableRow) -> float:
-    return row.run.interval[0] if row.run.interval else 0.0
+def _row_accuracy(row: TableRow) -> float:
+    return row.run.accuracy_interval[0] if row.run.accuracy_interval else 0.0
 
 
-def _leave_out(rows: list[TableRow]) -> None:
-    """Note which rows were measured beside other work, or on another machine than the baseline
-    (else than most)."""
+def _exclude_rows(rows: list[TableRow]) -> None:
+    """Exclude rows measured under other load, or on another machine than the baseline.
+
+    Without a baseline, the most common machine counts.
+    """
     for row in rows:
-        beside = contention(row.run)
+        beside = describe_contention(row.run)
         row.off_front = None if beside == EXCLUSIVE else note("measured_beside", what=beside)
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
-    machines = [machine_of(row.run) for row in alone]
+    machines = [machine_names(row.run) for row in alone]
     usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
     for row, machine in zip(alone, machines, strict=True):
         if machine != usual:

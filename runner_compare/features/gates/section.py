@@ -1,5 +1,6 @@
-"""--require: what each row has to satisfy, for a CI of models; a requirement that is not met makes
-the exit code 1."""
+"""--require: requirements on each row, for a CI of models. An unmet requirement makes the exit
+code 1.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from runner_base import ConfigError, beside_limit, unknown
+from runner_base import ConfigError, format_against_limit, unknown_choice_message
 from runner_base.errors import Code
-from runner_compare.features.gates.known_ends import counts_one_run, known_of
+from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_count_of_run
 from runner_compare.metrics import UNITS
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.model.selection import parse_margins
-from runner_compare.model.unfinished import MissingJob
 from runner_compare.reader import Reader
-from runner_compare.render.effects import asked_of, margin_decision, why_undecided
-from runner_compare.render.labels import about_between, name_of, number
-from runner_compare.render.margins import margin_words, verdict_words
+from runner_compare.render.effects import describe_margin_decision, missing_evidence_text, sample_unit
+from runner_compare.render.labels import format_count_interval, format_number, row_name
+from runner_compare.render.margins import format_margin, format_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
@@ -44,7 +45,7 @@ FINDINGS = {finding.name: finding for finding in Finding}
 
 @dataclass
 class Requirement:
-    """Whether a row satisfies one requirement."""
+    """Whether a row satisfies one requirement, and why."""
 
     requirement: str
     job_id: str
@@ -54,18 +55,18 @@ class Requirement:
 
 @dataclass
 class Requirements:
-    """The requirements of a table's rows, or of jobs without a row, met or not."""
+    """Requirements of a table's rows, or of jobs without a row, met or not."""
 
     of_rows: list[Requirement] = field(default_factory=list)
 
 
 class Gates(Section):
-    """What each row has to satisfy."""
+    """Section with requirements on each row."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Say which requirements are about these runs, and not about a model."""
-        terms = dict.fromkeys(row.requirement for row in table.of(Requirements).of_rows)
-        counts = [term for term in terms if counts_one_run(TERM.sub(r"\1", term))]
+        """Return a sentence about requirements that apply to these runs only, not to the model."""
+        terms = dict.fromkeys(row.requirement for row in table.get_section_data(Requirements).of_rows)
+        counts = [term for term in terms if is_count_of_run(TERM.sub(r"\1", term))]
         if not counts:
             return []
         are = "is a count" if len(counts) == 1 else "are counts"
@@ -73,16 +74,16 @@ class Gates(Section):
             f"{', '.join(counts)} {are} of these runs only: no interval says what other questions would give"
         ]
 
-    def failed(self, table: Table) -> list[str]:
-        return failures([table])
+    def unmet_requirements(self, table: Table) -> list[str]:
+        return unmet_requirement_lines([table])
 
-    def record_across(self, comparison: Comparison) -> dict[str, Any]:
-        return {"requirements": [asdict(requirement) for requirement in checked(comparison)]}
+    def comparison_record(self, comparison: Comparison) -> dict[str, Any]:
+        return {"requirements": [asdict(requirement) for requirement in all_requirements(comparison)]}
 
 
 @dataclass(frozen=True)
-class Term:
-    """One requirement: what it is about, and what is wanted of it."""
+class RequirementTerm:
+    """One term of --require: key, operator and value."""
 
     text: str
     key: str
@@ -91,18 +92,17 @@ class Term:
 
     @property
     def is_comparison(self) -> bool:
-        """Whether it is about the comparison with a baseline."""
+        """Whether the term is about the comparison with a baseline."""
         return self.key in ("margin", "finding")
 
     @property
     def margins(self) -> dict[str, float]:
-        """The margin that rows have to be as good within, by measure; empty for another kind of
-        term."""
+        """Margins within which rows must be as good, by measure; {} for another kind of term."""
         return parse_margins([self.value], OPTION, "margin=") if self.key == "margin" else {}
 
 
-def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
-    """Read --require; ConfigError for what cannot be read, and for names that no run has."""
+def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[RequirementTerm]:
+    """Parse --require. Raises ConfigError for invalid terms and for names that no run has."""
     terms = []
     for text in texts:
         joined = re.sub(r"\s*(<=|>=|!=|==|=|<|>)\s*", r"\1", text.strip())
@@ -112,19 +112,20 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
                 raise ConfigError(
                     f"cannot read {part!r}; {EXAMPLE}", key=OPTION, value=text, code="bad_value"
                 )
-            terms.append(_checked(_with_unit(Term(part, *match.groups()), runs), runs))
+            terms.append(
+                _validate_term(_move_unit_to_key(RequirementTerm(part, *match.groups()), runs), runs)
+            )
         if not joined:
             raise ConfigError(f"is empty; {EXAMPLE}", key=OPTION, code="empty")
     return list(dict.fromkeys(terms))
 
 
-def _refusal(term: Term, why: str, code: Code = "bad_value") -> ConfigError:
-    return ConfigError(why, key=OPTION, value=term.text, code=code)
+def _term_error(term: RequirementTerm, reason: str, code: Code = "bad_value") -> ConfigError:
+    return ConfigError(reason, key=OPTION, value=term.text, code=code)
 
 
-def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
-    """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so:
-    kl_p999_nats<0.5."""
+def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
+    """Move a unit from the value to the key: kl_p999<0.5nats becomes kl_p999_nats<0.5."""
     match = WITH_UNIT.fullmatch(term.value)
     if match is None or any(term.key in run.metrics for run in runs):
         return term
@@ -133,8 +134,8 @@ def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
     return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
-def _check_unit(term: Term, runs: Sequence[Run]) -> None:
-    """Raise ConfigError if a metric lacks its unit, or has another requirement."""
+def _check_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
+    """Raise ConfigError if a metric name lacks its unit, or belongs to another kind of term."""
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
     recorded = set().union(*(run.metrics for run in runs))
@@ -149,46 +150,50 @@ def _check_unit(term: Term, runs: Sequence[Run]) -> None:
     written = (
         f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
     )
-    raise _refusal(term, f"{term.key} {wrong}: {written}")
+    raise _term_error(term, f"{term.key} {wrong}: {written}")
 
 
-def _checked(term: Term, runs: Sequence[Run]) -> Term:
+def _validate_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
     if term.key == "margin":
         if term.sign != "=":
-            raise _refusal(term, f"give margin=POINTS, {EXAMPLE}")
+            raise _term_error(term, f"give margin=POINTS, {EXAMPLE}")
         # a mistake is said before anything is compared
         parse_margins([term.value], OPTION, "margin=")
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
-            raise _refusal(term, "a finding is compared with = or !=")
+            raise _term_error(term, "a finding is compared with = or !=")
         if term.value not in FINDINGS:
-            raise _refusal(term, unknown("finding", term.value, FINDINGS), "unknown_choice")
+            raise _term_error(term, unknown_choice_message("finding", term.value, FINDINGS), "unknown_choice")
         return term
     _check_unit(term, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
-        raise _refusal(term, unknown("metric", term.key, ["margin", "finding", *metrics]), "unknown_choice")
+        raise _term_error(
+            term,
+            unknown_choice_message("metric", term.key, ["margin", "finding", *metrics]),
+            "unknown_choice",
+        )
     if term.sign not in COMPARISONS:
-        raise _refusal(term, "a metric is compared with < <= > or >=")
+        raise _term_error(term, "a metric is compared with < <= > or >=")
     try:
         if math.isnan(float(term.value)):
             raise ValueError
     except ValueError:
-        raise _refusal(term, f"{term.value!r} is not a number") from None
-    if term.key in COUNTED_ACCURACY and any(run.interval for run in runs):
-        raise _refusal(
+        raise _term_error(term, f"{term.value!r} is not a number") from None
+    if term.key in COUNTED_ACCURACY and any(run.accuracy_interval for run in runs):
+        raise _term_error(
             term,
             f"it counts answers of one run, and tells nothing about other questions. "
-            f"Use {_as_accuracy(term, runs)}",
+            f"Use {_accuracy_term(term, runs)}",
             "unsupported",
         )
     return term
 
 
-def _as_accuracy(term: Term, runs: Sequence[Run]) -> str:
-    """Return the term about the accuracy that belongs to a count of right or wrong answers."""
-    counts = {run.score[1] for run in runs if run.score and run.score[1]}
+def _accuracy_term(term: RequirementTerm, runs: Sequence[Run]) -> str:
+    """Convert a term about a count of correct or wrong answers to one about the accuracy."""
+    counts = {run.correct_and_total[1] for run in runs if run.correct_and_total and run.correct_and_total[1]}
     is_of_right = term.key == "correct"
     sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
     if len(counts) != 1:
@@ -197,101 +202,105 @@ def _as_accuracy(term: Term, runs: Sequence[Run]) -> str:
     return f"accuracy{sign}{share if is_of_right else 1 - share:.4g}"
 
 
-def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, float]:
-    """Return the margins of --margin and of the requirements; ConfigError if they differ."""
+def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -> dict[str, float]:
+    """Merge the margins of --margin and of the requirements. Raises ConfigError if they conflict."""
     together = dict(margins)
     for term in terms:
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
-                raise _refusal(term, "there is another margin for the same measure: give one", "conflict")
+                raise _term_error(term, "there is another margin for the same measure: give one", "conflict")
     return together
 
 
-def check(
+def check_requirements(
     tables: Sequence[Table],
-    terms: Sequence[Term],
+    terms: Sequence[RequirementTerm],
     reader: Reader | None = None,
-    missing: Sequence[MissingJob] = (),
+    missing_jobs: Sequence[MissingJob] = (),
 ) -> list[Requirement]:
-    """Check each row that is no baseline. Return one requirement for each job without a result,
-    none of which is met; ConfigError if there is nothing to check."""
-    of_tables = {effect.measure for table in tables for row in table.settings for effect in row.effects}
+    """Check all requirements on each row except baselines.
+
+    Returns one unmet requirement per job without a result. Raises ConfigError if there is
+    nothing to check.
+    """
+    of_tables = {effect.measure for table in tables for row in table.candidate_rows for effect in row.effects}
     for table in tables:
-        table.of(Requirements).of_rows = [
-            _outcome(term, row, table, reader)
-            for row in table.settings
+        table.get_section_data(Requirements).of_rows = [
+            _check_term(term, row, table, reader)
+            for row in table.candidate_rows
             for term in terms
-            if not _is_of_other_tables(term, row, of_tables)
+            if not _is_margin_of_other_tables(term, row, of_tables)
         ]
     if not terms:
         return []
-    if not missing and not any(table.of(Requirements).of_rows for table in tables):
+    if not missing_jobs and not any(table.get_section_data(Requirements).of_rows for table in tables):
         raise ConfigError(
             "there is no row to check: every run that was chosen is a baseline", key=OPTION, code="empty"
         )
-    return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing]
+    return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing_jobs]
 
 
-def checked(comparison: Comparison) -> list[Requirement]:
+def all_requirements(comparison: Comparison) -> list[Requirement]:
     """Return the requirements of all rows, and of jobs without a result."""
-    of_rows = [row for table in comparison.tables for row in table.of(Requirements).of_rows]
-    return of_rows + comparison.of(Requirements).of_rows
+    of_rows = [row for table in comparison.tables for row in table.get_section_data(Requirements).of_rows]
+    return of_rows + comparison.get_section_data(Requirements).of_rows
 
 
-def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
-    """Whether a margin is about another measure, which other tables have, than the one by which a
-    row was compared."""
+def _is_margin_of_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
+    """Whether a margin is about a measure that only other tables have."""
     own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
-    return bool(own and wanted and not own & wanted and wanted & of_tables)
+    return bool(own and wanted and not own & wanted and wanted & table_measures)
 
 
-def failures(tables: Sequence[Table]) -> list[str]:
-    """Return a line for each requirement of a row that is not met."""
-    return failure_lines(row for table in tables for row in table.of(Requirements).of_rows)
+def unmet_requirement_lines(tables: Sequence[Table]) -> list[str]:
+    """Return a line for each unmet requirement of a row."""
+    return format_unmet_requirements(
+        row for table in tables for row in table.get_section_data(Requirements).of_rows
+    )
 
 
-def failure_lines(requirements: Iterable[Requirement]) -> list[str]:
+def format_unmet_requirements(requirements: Iterable[Requirement]) -> list[str]:
     return [f"requirement failed: {failed.reason}" for failed in requirements if not failed.met]
 
 
-def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
+def _check_term(term: RequirementTerm, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
     if term.key == "margin":
-        met, reason = _about_margin(term, row)
+        met, reason = _check_margin(term, row)
     elif term.key == "finding":
-        met, reason = _about_finding(term, row)
+        met, reason = _check_finding(term, row)
     else:
-        met, reason = _about_metric(term, row, reader)
-    return Requirement(term.text, row.run.job_id, met, f"{name_of(row, table.keys)}: {reason}")
+        met, reason = _check_metric(term, row, reader)
+    return Requirement(term.text, row.run.job_id, met, f"{row_name(row, table.keys)}: {reason}")
 
 
-def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
+def _check_margin(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
     of = [effect for effect in row.effects if (RATIOS if effect.is_ratio else effect.measure) in term.margins]
     if not of:
-        return False, f"{term.text}: {_not_compared(row)}"
+        return False, f"{term.text}: {_not_compared_message(row)}"
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " if worst.is_ratio else ""
-    if worst.verdict is MarginVerdict.undecided and (why := why_undecided(worst)):
-        return False, f"{named}{verdict_words(worst.verdict, margin_words(worst))}: {why}"
+    if worst.verdict is MarginVerdict.undecided and (why := missing_evidence_text(worst)):
+        return False, f"{named}{format_verdict(worst.verdict, format_margin(worst))}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
-        return (False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}")
+        return (False, f"{named}{worst.finding}, and undecided whether by more than {format_margin(worst)}")
     if worst.verdict is MarginVerdict.undecided:
         needs = (
-            f" (needs about {about_between(worst.needed, worst.needed_between)} {asked_of(worst)} in all)"
+            f" (needs about {format_count_interval(worst.needed, worst.needed_interval)} {sample_unit(worst)} in all)"
             if worst.needed
             else ""
         )
-        return False, f"{named}{verdict_words(worst.verdict, margin_words(worst))}{needs}"
-    return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
+        return False, f"{named}{format_verdict(worst.verdict, format_margin(worst))}{needs}"
+    return worst.verdict in SHOWN_GOOD, f"{named}{describe_margin_decision(worst)}"
 
 
-def _not_compared(row: TableRow) -> str:
+def _not_compared_message(row: TableRow) -> str:
     return f"not compared, {row.note or 'it has no such measure'}"
 
 
-def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
+def _check_finding(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
     if not row.effects:
-        return False, f"{term.text}: {_not_compared(row)}"
+        return False, f"{term.text}: {_not_compared_message(row)}"
     if empty := [of for of in row.effects if of.no_evidence and of.finding is Finding.open]:
         return False, f"{term.text}: undecided, {render_notes(empty[0].no_evidence)}"
     wanted = FINDINGS[term.value]
@@ -313,15 +322,14 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     return False, f"{', '.join(dict.fromkeys(findings))}, required {term.text}"
 
 
-def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
-    """Decide by the end of the interval that is worse for the term: without one, nothing is
-    shown."""
-    known = known_of(row.run, term.key, reader)
+def _check_metric(term: RequirementTerm, row: TableRow, reader: Reader | None) -> tuple[bool, str]:
+    """Check a metric by the worse end of its interval. Without an interval it is not met."""
+    known = find_metric_bounds(row.run, term.key, reader)
     if known is None:
         return False, f"no {term.key} was recorded, required {term.text}"
     compare, limit, is_at_least = (COMPARISONS[term.sign], float(term.value), term.sign.startswith(">"))
-    written = f"{term.key} {beside_limit(known.value, limit, number)}"
-    written += " in this run" if counts_one_run(term.key) else ""
+    written = f"{term.key} {format_against_limit(known.value, limit, format_number)}"
+    written += " in this run" if is_count_of_run(term.key) else ""
     if known.is_exact:
         met = compare(known.value, limit)
         return met, written + (f", required {term.text}" if not met else "")
@@ -331,7 +339,7 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
         shown = "no interval, so it is not shown" if compare(known.value, limit) else "no interval"
         return False, f"{written}, {shown}{why}, required {term.text}"
     between = f" with {known.between}" if known.between else ""
-    low, high = (beside_limit(other_end, limit, number) for other_end in sorted((end, other)))
+    low, high = (format_against_limit(other_end, limit, format_number) for other_end in sorted((end, other)))
     interval = f"{written} [{low}, {high}]{between}"
     if compare(end, limit):
         return True, interval

@@ -1,16 +1,16 @@
-"""Plans how many questions each comparison needs, and how long the further ones take here."""
+"""Plan how many questions each comparison needs, and how long the additional ones take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner_base import ConfigError, unknown
+from runner_base import ConfigError, unknown_choice_message
 from runner_base.notes import Note, note
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.selection import parse_margins
 from runner_compare.statistics import POWER, Decision, Method
-from runner_compare.statistics.answer_times import answer_times
+from runner_compare.statistics.answer_times import estimate_answer_times
 from runner_compare.statistics.planning import MIN_UNITS_PLANNED
 
 OPTION = "--plan-questions"
@@ -24,7 +24,7 @@ UNPLANNED: dict[str, Note] = {  # why there is no plan for an effect of this met
 
 @dataclass(frozen=True)
 class QuestionPlan:
-    """How many questions a comparison needs."""
+    """Number of questions that a comparison needs."""
 
     asked: int  # so far
     disagreement: float | None  # the share of questions so far that only one of the two solved
@@ -37,9 +37,10 @@ class QuestionPlan:
 
 
 @dataclass(frozen=True)
-class PlanAim:
-    """What the questions are to decide: a margin or a difference to detect, by measure, and with
-    which power."""
+class PlanTarget:
+    """What the questions are to decide, by measure: a margin or a detectable difference, with a
+    power.
+    """
 
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
@@ -47,21 +48,21 @@ class PlanAim:
 
 
 @dataclass
-class Plans:
-    """The plans of a table's rows, by run id, and what they are for."""
+class TablePlans:
+    """Plans of a table's rows, by run id, and their target."""
 
-    aim: PlanAim = PlanAim()
+    aim: PlanTarget = PlanTarget()
     of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
 
 
-def parse_aim(arguments: Sequence[str]) -> PlanAim:
-    """Read KEY=VALUE…: margin= or detect=, and power=."""
+def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
+    """Parse KEY=VALUE…: margin= or detect=, and power=."""
     texts: dict[str, list[str]] = {key: [] for key in KEYS}
     for word in (part for argument in arguments for part in argument.split()):
         key, equals, value = word.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(
-                f"{unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3",
+                f"{unknown_choice_message('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3",
                 key=OPTION,
                 value=word,
                 code="unknown_choice",
@@ -93,70 +94,74 @@ def parse_aim(arguments: Sequence[str]) -> PlanAim:
                 value=f"power={texts['power'][0]}",
                 code="bad_value",
             )
-    return PlanAim(
+    return PlanTarget(
         parse_margins(texts["margin"], OPTION, "margin="),
         parse_margins(texts["detect"], OPTION, "detect="),
         power,
     )
 
 
-def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
-    """Plan the questions of each comparison; ConfigError if there is none of this kind."""
+def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
+    """Plan the questions of each comparison. Raises ConfigError if there is none of this kind."""
     for table in tables:
-        plans = table.of(Plans)
-        plans.aim = aim
-        for row in table.settings:
-            if row.effect is not None and _size(row.effect, aim) is not None:
-                plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
-    if not any(table.of(Plans).of_rows for table in tables):
+        plans = table.get_section_data(TablePlans)
+        plans.aim = target
+        for row in table.candidate_rows:
+            if row.effect is not None and _target_size(row.effect, target) is not None:
+                plans.of_rows[row.run.run_id] = _create_plan(row, row.effect, target)
+    if not any(table.get_section_data(TablePlans).of_rows for table in tables):
         raise ConfigError(
-            f"no row was compared in {' or '.join(aim.margins | aim.differences)}", key=OPTION, code="empty"
+            f"no row was compared in {' or '.join(target.margins | target.differences)}",
+            key=OPTION,
+            code="empty",
         )
 
 
-def _size(decision: Decision, aim: PlanAim) -> float | None:
-    return (aim.margins or aim.differences).get(decision.measure)
+def _target_size(decision: Decision, target: PlanTarget) -> float | None:
+    return (target.margins or target.differences).get(decision.measure)
 
 
-def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
-    size, can_plan = (_size(decision, aim), decision.can_plan if aim.margins else decision.can_plan_detection)
+def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> QuestionPlan:
+    size, can_plan = (
+        _target_size(decision, target),
+        decision.can_plan if target.margins else decision.can_plan_detection,
+    )
     assert size is not None
-    disagreement = _disagreement(decision)
+    disagreement = _observed_disagreement(decision)
     if not can_plan:
         why = decision.unplanned or UNPLANNED.get(decision.method, note("plan_unpaired"))
         if decision.baseline_low is not None and not decision.unplanned:
             why = note("plan_too_low")
-        elif aim.margins and decision.counts.get("clusters") and not decision.unplanned:
+        elif target.margins and decision.counts.get("clusters") and not decision.unplanned:
             why = note("plan_few_families", least=MIN_UNITS_PLANNED)
         return QuestionPlan(decision.n, disagreement, reason=why)
-    plan = decision.test.needs if aim.margins else decision.test.needs_to_detect
-    between = decision.test.needs_between if aim.margins else decision.test.needs_to_detect_between
-    needed = plan(size, decision.level, aim.power)
+    plan = decision.test.sample_size_for_margin if target.margins else decision.test.sample_size_to_detect
+    between = decision.test.sample_size_interval if target.margins else decision.test.detection_size_interval
+    needed = plan(size, decision.strictest_level, target.power)
     if needed is None:
         return QuestionPlan(decision.n, disagreement, reason=note("plan_too_many"))
     each_s = seconds_per_question(row.run)
-    further = further_questions(needed, decision.n)
-    low, high = between(size, decision.level, aim.power) or (None, None)
+    further = additional_questions(needed, decision.n)
+    low, high = between(size, decision.strictest_level, target.power) or (None, None)
     further_s = None if each_s is None else further * each_s
     return QuestionPlan(decision.n, disagreement, needed, low, high, further, further_s)
 
 
-def further_questions(needed: int, asked: int) -> int:
-    """Return how many of the questions that are needed in all are still to be asked.
+def additional_questions(total_needed: int, num_asked: int) -> int:
+    """Return how many of the needed questions are still to be asked.
 
-    A record has both numbers as they are. A table gives `needed` as it shows it, rounded up: what is
-    asked and what is further then add up to it.
+    A record has both numbers unchanged. A table rounds `total_needed` up for display: questions
+    so far and additional ones then add up to it.
     """
-    return max(0, needed - asked)
+    return max(0, total_needed - num_asked)
 
 
-def _disagreement(decision: Decision) -> float | None:
+def _observed_disagreement(decision: Decision) -> float | None:
     wins, losses = decision.counts.get("wins"), decision.counts.get("losses")
     return (wins + losses) / decision.n if wins is not None and losses is not None and decision.n else None
 
 
 def seconds_per_question(run: Run) -> float | None:
-    """Return how long a question takes at the run's measured speeds; None if it has not measured
-    them."""
-    times = answer_times(run.metrics)
-    return None if times is None else times.each_s * times.n / run.metrics["n"]
+    """Return the time per question at the run's measured speed; None if it was not measured."""
+    times = estimate_answer_times(run.metrics)
+    return None if times is None else times.seconds_per_completion * times.n / run.metrics["n"]

@@ -1,18 +1,18 @@
-"""The plan of questions as a table."""
+"""Render the plan of questions as a table."""
 
 from __future__ import annotations
 
-from runner_base import Column, Use
-from runner_compare.features.planning.compute import Plans, further_questions
+from runner_base import Column, ColumnUse
+from runner_compare.features.planning.compute import TablePlans, additional_questions
 from runner_compare.model.data import ABSENT, Table
-from runner_compare.render.labels import about_between, name_of, rounded_up
+from runner_compare.render.labels import format_count_interval, round_up_count, row_name
 from runner_compare.render.notes import render_notes
-from runner_compare.render.quantities import ACCURACIES, quantity, unit_of
+from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 
 
 def plan_title(table: Table) -> str:
-    """Return what the plan is for."""
-    aim = table.of(Plans).aim
+    """Return the title of the plan, which names its target."""
+    aim = table.get_section_data(TablePlans).aim
     sizes = aim.margins or aim.differences
     parts = []
     for measure, size in sizes.items():
@@ -20,7 +20,9 @@ def plan_title(table: Table) -> str:
             (compared for row in table.rows if (compared := row.effect) and compared.measure == measure), None
         )
         if effect is not None:
-            parts.append(f"{100 * size if quantity(effect) is ACCURACIES else size:g} {unit_of(effect)}")
+            parts.append(
+                f"{100 * size if find_quantity(effect) is ACCURACIES else size:g} {effect_unit(effect)}"
+            )
     if not parts:
         return ""
     what = "to be shown as good within" if aim.margins else "to detect a difference of"
@@ -32,11 +34,11 @@ def plan_title(table: Table) -> str:
 
 
 def plan_columns(table: Table) -> list[Column]:
-    plans = table.of(Plans).of_rows
+    plans = table.get_section_data(TablePlans).of_rows
     lines = [(row, plans[row.run.run_id]) for row in table.rows if row.run.run_id in plans]
     rates = [plan.disagreement for _, plan in lines]
     return [
-        Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
+        Column("plan", [row_name(row, table.keys) for row, _ in lines], False, use=ColumnUse.setting),
         Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
         Column("disagree", [ABSENT if rate is None else f"{100 * rate:.1f} %" for rate in rates]),
         Column(
@@ -44,26 +46,26 @@ def plan_columns(table: Table) -> list[Column]:
             [
                 render_notes(plan.reason)
                 if plan.needed is None
-                else about_between(plan.needed, (plan.needed_low, plan.needed_high))
+                else format_count_interval(plan.needed, (plan.needed_low, plan.needed_high))
                 for _, plan in lines
             ],
-            use=Use.result,
+            use=ColumnUse.result,
         ),
         Column(
             "further",
             [
                 ABSENT
                 if plan.needed is None
-                else f"{further_questions(rounded_up(plan.needed), plan.asked):,}"
+                else f"{additional_questions(round_up_count(plan.needed), plan.asked):,}"
                 for _, plan in lines
             ],
         ),
-        Column("time here", [duration(plan.further_s) for _, plan in lines]),
+        Column("time here", [format_duration(plan.further_s) for _, plan in lines]),
     ]
 
 
-def duration(seconds: float | None) -> str:
-    """Return a duration in the largest fitting unit: 0 s, 12 s, 3.4 min, 2.1 h."""
+def format_duration(seconds: float | None) -> str:
+    """Format a duration in the largest fitting unit: 0 s, 12 s, 3.4 min, 2.1 h."""
     if seconds is None:
         return ABSENT
     for unit, length in (("h", 3600), ("min", 60)):

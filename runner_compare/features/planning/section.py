@@ -1,12 +1,13 @@
-"""--plan-questions: how many questions each comparison needs, and how long the further ones take
-here."""
+"""--plan-questions: how many questions each comparison needs, and how long the additional ones
+take.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from runner_base import Column
-from runner_compare.features.planning.compute import Plans
+from runner_compare.features.planning.compute import TablePlans
 from runner_compare.features.planning.render import plan_columns, plan_title
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.notes import render_notes
@@ -14,14 +15,13 @@ from runner_compare.section import Section
 
 
 class Planning(Section):
-    """How many questions each comparison needs, if that was asked for."""
+    """Section with the number of questions that each comparison needs."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return {plan_title(table): plan_columns(table)} if table.of(Plans).of_rows else {}
+        return {plan_title(table): plan_columns(table)} if table.get_section_data(TablePlans).of_rows else {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return a row's plan."""
-        plan = table.of(Plans).of_rows.get(row.run.run_id)
+        plan = table.get_section_data(TablePlans).of_rows.get(row.run.run_id)
         return {"plan": vars(plan) | {"reason": render_notes(plan.reason)} if plan else None}
 
 

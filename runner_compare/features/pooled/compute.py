@@ -1,9 +1,8 @@
-"""--pool: one verdict for each setting over several tasks, splits or data sets, from the
-comparisons of the tables.
+"""--pool: one verdict per setting over several tasks, splits or data sets.
 
-A set of questions is a column, a setting (the keys that are compared) is a line. Only sets of one
-unit are pooled: accuracies with accuracies, nats per token with nats per token. A setting that
-lacks one of the sets has no verdict.
+A set of questions is a column, a setting (the compared keys) is a line. Only sets of one
+unit are pooled: accuracies with accuracies, nats per token with nats per token. A setting
+that lacks one of the sets has no verdict.
 """
 
 from __future__ import annotations
@@ -12,29 +11,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from runner_base import ConfigError, few
+from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
-from runner_compare.model.adapter_names import FORMAT, name_adapters
-from runner_compare.model.data import NotPaired, Run, Table, TableRow, group, natural
+from runner_compare.model.adapter_names import FORMAT, replace_adapter_keys
+from runner_compare.model.data import NotPaired, Run, Table, TableRow, config_group, natural_sort_key
 from runner_compare.model.key_rules import MODEL_KEYS, KeyRules, distinguishing_keys
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
 from runner_compare.statistics import (
-    Compared,
     Decision,
     Finding,
     MarginVerdict,
-    McNemar,
-    MeanFlips,
+    McNemarTest,
+    MeanFlipTest,
     Method,
-    PooledTexts,
-    SignFlips,
+    PooledLikelihoodTest,
+    RunComparison,
+    SignFlipTest,
     Test,
-    judge,
-    pooled_accuracies,
+    create_pooled_test,
+    decide_all,
 )
-from runner_compare.statistics.methods.pooled_means import pooled_means
-from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, Weights
+from runner_compare.statistics.methods.pooled_means import pool_mean_tests
+from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, PoolingWeights
 
 # The config keys that say which questions were asked and how they were scored; metric and filter
 # are lm-eval's
@@ -46,10 +45,10 @@ QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
 
 @dataclass
 class PooledTable:
-    """The settings that are compared with one baseline over several sets of questions."""
+    """Settings that are compared with one baseline over several sets of questions."""
 
     unit: str  # points or nats/token
-    weights: Weights
+    weights: PoolingWeights
     baseline: dict[str, str]
     keys: list[str]  # that define a setting
     sets: list[str]  # the names of the sets of questions
@@ -58,28 +57,33 @@ class PooledTable:
     cells: dict[str, list[TableRow | None]] = field(default_factory=dict)
 
 
-def pooled_tables(
-    tables: Iterable[Table], weights: Weights, by: Sequence[str], margins: dict[str, float], reader: Reader
+def build_pooled_tables(
+    tables: Iterable[Table],
+    weights: PoolingWeights,
+    setting_keys_option: Sequence[str],
+    margins: dict[str, float],
+    reader: Reader,
 ) -> list[PooledTable]:
-    """Return a table for each unit in which a baseline was compared on several sets of
-    questions."""
+    """Build a table for each unit in which a baseline was compared on several sets of questions."""
     rows_by_unit: dict[str, list[tuple[Table, TableRow]]] = {}
     for table in tables:
-        of_texts = f"nats/{table.unit}" if table.unit else None
-        unit = "points" if table.scored else of_texts
+        of_texts = f"nats/{table.likelihood_unit}" if table.likelihood_unit else None
+        unit = "points" if table.has_accuracies else of_texts
         if unit is not None and table.baseline:
             rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows if not row.is_repeat)
     pooled = [
-        _pooled_table(unit, rows, weights, by, margins, reader)
+        _build_pooled_table(unit, rows, weights, setting_keys_option, margins, reader)
         for unit, rows in rows_by_unit.items()
-        if len({set_of(table, row) for table, row in rows if not row.is_baseline}) > 1
+        if len({question_set_identity(table, row) for table, row in rows if not row.is_baseline}) > 1
     ]
     if not pooled:
         names = {
-            name for rows in rows_by_unit.values() for name in set_names([set_of(*pair) for pair in rows])
+            name
+            for rows in rows_by_unit.values()
+            for name in name_question_sets([question_set_identity(*pair) for pair in rows])
         }
         why = (
-            f"there is one set of questions only: {few(sorted(names), 4)}"
+            f"there is one set of questions only: {join_first_names(sorted(names), 4)}"
             if names
             else "nothing was compared"
         )
@@ -92,20 +96,20 @@ def pooled_tables(
     return pooled
 
 
-def set_of(table: Table, row: TableRow) -> QuestionSet:
-    """Return which questions a row has answered."""
-    return table.task, *(row.run.value(key) for key in SET_KEYS)
+def question_set_identity(table: Table, row: TableRow) -> QuestionSet:
+    """Return the identity of the set of questions that a row answered."""
+    return table.task, *(row.run.get_value(key) for key in SET_KEYS)
 
 
-def set_names(sets: Sequence[QuestionSet]) -> list[str]:
-    """Return the shortest names that tell sets of questions apart, e.g. `test` and `train`."""
+def name_question_sets(question_sets: Sequence[QuestionSet]) -> list[str]:
+    """Return the shortest distinct names of sets of questions, e.g. `test` and `train`."""
     places = [
         position
         for position in range(len(SET_KEYS) + 1)
-        if len({question_set[position] for question_set in sets}) > 1
+        if len({question_set[position] for question_set in question_sets}) > 1
     ]
-    if 1 in places and len({(question_set[0], question_set[1]) for question_set in sets}) == len(
-        {question_set[1] for question_set in sets}
+    if 1 in places and len({(question_set[0], question_set[1]) for question_set in question_sets}) == len(
+        {question_set[1] for question_set in question_sets}
     ):
         # lm-eval's own name of a task says more than its group
         places = [position for position in places if position != 0]
@@ -113,117 +117,122 @@ def set_names(sets: Sequence[QuestionSet]) -> list[str]:
         " ".join(
             str(question_set[position]) for position in places or [0] if question_set[position] is not None
         )
-        for question_set in sets
+        for question_set in question_sets
     ]
 
 
-def _pooled_table(
+def _build_pooled_table(
     unit: str,
     rows: list[tuple[Table, TableRow]],
-    weights: Weights,
-    by: Sequence[str],
+    weights: PoolingWeights,
+    setting_keys_option: Sequence[str],
     margins: dict[str, float],
     reader: Reader,
 ) -> PooledTable:
-    keys = setting_keys(rows, by, reader.key_rules)
-    compared = [(set_of(table, row), row) for table, row in rows if not row.is_baseline]
+    keys = find_setting_keys(rows, setting_keys_option, reader.key_rules)
+    compared = [(question_set_identity(table, row), row) for table, row in rows if not row.is_baseline]
     sets = list(dict.fromkeys(question_set for question_set, _ in compared))
-    names = set_names(sets)
+    names = name_question_sets(sets)
     settings = sorted(
-        {tuple(row.run.value(key) for key in keys) for _, row in compared},
-        key=lambda values: [natural(value) for value in values],
+        {tuple(row.run.get_value(key) for key in keys) for _, row in compared},
+        key=lambda values: [natural_sort_key(value) for value in values],
     )
     table = PooledTable(unit, weights, rows[0][0].baseline, keys, names, [])
-    overlaps = _Overlaps(reader)
-    comparisons: list[tuple[TableRow, Compared]] = []
+    overlaps = _OverlapCounter(reader)
+    comparisons: list[tuple[TableRow, RunComparison]] = []
     for number, setting in enumerate(settings):
         found = [
             [
                 row
                 for question_set, row in compared
-                if question_set == wanted and tuple(map(row.run.value, keys)) == setting
+                if question_set == wanted and tuple(map(row.run.get_value, keys)) == setting
             ]
             for wanted in sets
         ]
-        line = _line(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
+        line = _create_row(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
         table.rows.append(line)
         table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
         try:
-            effects = decisions_to_pool(names, found, overlaps, weights)
+            effects = collect_poolable_decisions(names, found, overlaps, weights)
         except NotPaired as reason:
             line.note = str(reason)
             continue
         pooled = replace(
-            pooled_comparison(effects, weights),
+            pool_comparisons(effects, weights),
             unplanned=effects[0].unplanned if all(effect.unplanned for effect in effects) else None,
             no_evidence=effects[0].no_evidence if all(effect.no_evidence for effect in effects) else None,
-            remarks=unlike(effects, names),
+            remarks=single_set_findings_note(effects, names),
         )
         comparisons.append((line, pooled))
-    if not by:
+    if not setting_keys_option:
         sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]
-        table.keys = name_adapters(keys, sides)
-    decisions = judge([pooled for _, pooled in comparisons], margins)
+        table.keys = replace_adapter_keys(keys, sides)
+    decisions = decide_all([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
         cells = table.cells[row.run.job_id]
-        if any(cell and cell.effect and _is_against(cell.effect, decision) for cell in cells):
+        if any(cell and cell.effect and _contradicts_pooled(cell.effect, decision) for cell in cells):
             (shown,) = decision.remarks
             decision = replace(decision, remarks=(note("sets_differ", shown=shown),))
         row.effects = [decision]
     return table
 
 
-def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rules: KeyRules) -> list[str]:
-    """Return the keys that define a setting: those of --by, or in which the runs of one set of
-    questions differ.
+def find_setting_keys(
+    rows: Sequence[tuple[Table, TableRow]], setting_keys_option: Sequence[str], rules: KeyRules
+) -> list[str]:
+    """Return the keys that define a setting: those of --by, or in which runs of one set differ.
 
-    A key in which only the sets differ (a task's own limit of tokens) says nothing about settings,
+    A key in which only the sets differ (a task's own token limit) does not define settings,
     unless it is one of the model: differences of two models are not pooled.
     """
-    if by:
-        return [key for key in by if key not in SET_KEYS]
+    if setting_keys_option:
+        return [key for key in setting_keys_option if key not in SET_KEYS]
     configs_by_set: dict[QuestionSet, list[dict[str, str]]] = {}
     for table, row in rows:
-        configs_by_set.setdefault(set_of(table, row), []).append(row.run.params)
+        configs_by_set.setdefault(question_set_identity(table, row), []).append(row.run.params)
     within = {key for configs in configs_by_set.values() for key in rules.differing_keys(configs)}
     configs = [row.run.params for _, row in rows]
     keys = [key for key in rules.differing_keys(configs) if key not in SET_KEYS]
     return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
 
 
-def _line(
-    name: str, setting: dict[str, str | None], keys: list[str], found: list[list[TableRow]]
+def _create_row(
+    name: str, setting: dict[str, str | None], keys: list[str], rows_by_set: list[list[TableRow]]
 ) -> TableRow:
-    """Return the line of a setting, and beside it the one of its baseline, which stands in no
-    table."""
-    bases = [row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None]
-    base = {key: bases[0].value(key) if bases else None for key in keys}
-    runs = [row.run for rows_of_set in found for row in rows_of_set]
+    """Return the row of a setting, with that of its baseline, which is in no table."""
+    bases = [
+        row.baseline.run for rows_of_set in rows_by_set for row in rows_of_set if row.baseline is not None
+    ]
+    base = {key: bases[0].get_value(key) if bases else None for key in keys}
+    runs = [row.run for rows_of_set in rows_by_set for row in rows_of_set]
     base_names = " ".join(dict.fromkeys(run.job_id for run in bases))
     return TableRow(
-        Run(" ".join(run.job_id for run in runs), name, "", "", "", _adapter_in(runs), {}),
+        Run(" ".join(run.job_id for run in runs), name, "", "", "", _adapter_params(runs), {}),
         setting,
-        baseline=TableRow(Run("", base_names, "", "", "", _adapter_in(bases), {}), base),
+        baseline=TableRow(Run("", base_names, "", "", "", _adapter_params(bases), {}), base),
     )
 
 
-def _adapter_in(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the keys of the adapter of a setting, by which it is named."""
+def _adapter_params(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the params of a setting's adapter, which its name uses."""
     params = runs[0].params if runs else {}
-    return {key: value for key, value in params.items() if group(key) == group(FORMAT)}
+    return {key: value for key, value in params.items() if config_group(key) == config_group(FORMAT)}
 
 
-def decisions_to_pool(
-    names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps, weights: Weights
+def collect_poolable_decisions(
+    names: Sequence[str],
+    rows_by_set: Sequence[Sequence[TableRow]],
+    overlaps: _OverlapCounter,
+    weights: PoolingWeights,
 ) -> list[Decision]:
-    """Return the comparison of a setting with its baseline on each set; NotPaired if they cannot be pooled."""
-    missing = [name for name, rows in zip(names, found, strict=True) if not rows]
+    """Return the comparisons of a setting on each set. Raises NotPaired if they cannot be pooled."""
+    missing = [name for name, rows in zip(names, rows_by_set, strict=True) if not rows]
     if missing:
-        raise NotPaired(f"it has no run on {few(missing, 4)}")
+        raise NotPaired(f"it has no run on {join_first_names(missing, 4)}")
     decisions = []
-    for name, rows in zip(names, found, strict=True):
+    for name, rows in zip(names, rows_by_set, strict=True):
         if len(rows) > 1:
-            several = few([row.run.job_id for row in rows], 3)
+            several = join_first_names([row.run.job_id for row in rows], 3)
             raise NotPaired(
                 f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
             )
@@ -239,9 +248,9 @@ def decisions_to_pool(
         if row.effect.n == 0:
             raise NotPaired(f"on {name} no question was answered")
         decisions.append(row.effect)
-    check_means([decision.test for decision in decisions], weights)
-    for (first, first_rows), (second, second_rows) in combinations(zip(names, found, strict=True), 2):
-        shared = overlaps.count(first_rows[0], second_rows[0])
+    check_poolable_means([decision.test for decision in decisions], weights)
+    for (first, first_rows), (second, second_rows) in combinations(zip(names, rows_by_set, strict=True), 2):
+        shared = overlaps.count_shared(first_rows[0], second_rows[0])
         if shared:
             raise NotPaired(
                 f"{first} and {second} have {shared:,} questions in common, which would count "
@@ -250,9 +259,9 @@ def decisions_to_pool(
     return decisions
 
 
-def check_means(tests: Sequence[Test], weights: Weights) -> None:
+def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None:
     """Raise NotPaired if the tests of several tasks are of means that cannot be pooled."""
-    means = [test for test in tests if isinstance(test, MeanFlips)]
+    means = [test for test in tests if isinstance(test, MeanFlipTest)]
     if not means:
         return
     if len(means) < len(tests):
@@ -263,75 +272,74 @@ def check_means(tests: Sequence[Test], weights: Weights) -> None:
     if len({test.samples for test in means}) > 1:
         counts = ", ".join(str(test.samples) for test in means)
         raise NotPaired(f"its sets have different numbers of answers to each question: {counts}")
-    if weights is Weights.tasks and len({len(test.differences) for test in means}) > 1:
+    if weights is PoolingWeights.tasks and len({len(test.differences) for test in means}) > 1:
         raise NotPaired(
             "its sets have different sizes, and a cluster of several sets would count differently "
             "in each: use --pool questions"
         )
 
 
-class _Overlaps:
-    """Counts the questions that two sets have in common, from the baselines' samples, each read
-    once."""
+class _OverlapCounter:
+    """Counts the questions that two sets share, from the baselines' samples, each read once."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.questions_of: dict[str, set[tuple[str | None, ...]]] = {}
         self.counts: dict[tuple[str, str], int] = {}
 
-    def count(self, compared: TableRow, other_compared: TableRow) -> int:
-        """Return the number of common questions; 0 if it is a negligible share of both."""
+    def count_shared(self, compared: TableRow, other_compared: TableRow) -> int:
+        """Return the number of shared questions; 0 if it is a negligible fraction of both sets."""
         bases = [(row.baseline or row).run for row in (compared, other_compared)]
         key = bases[0].run_id, bases[1].run_id
         if key not in self.counts:
-            questions, other_questions = map(self._questions, bases)
+            questions, other_questions = map(self._load_questions, bases)
             shared = len(questions & other_questions)
             self.counts[key] = shared if shared > SHARED * min(len(questions), len(other_questions)) else 0
         return self.counts[key]
 
-    def _questions(self, run: Run) -> set[tuple[str | None, ...]]:
+    def _load_questions(self, run: Run) -> set[tuple[str | None, ...]]:
         if run.run_id not in self.questions_of:
             texts = (
-                {score.text for score in self.reader.texts(run).values()}
-                if run.unit
+                {score.text for score in self.reader.load_text_scores(run).values()}
+                if run.likelihood_unit
                 else {question[1:] for question in self.reader.of_baseline(run)}
             )
             self.questions_of[run.run_id] = {text for text in texts if any(text)}
         return self.questions_of[run.run_id]
 
 
-def pooled_comparison(effects: Sequence[Decision], weights: Weights) -> Compared:
+def pool_comparisons(effects: Sequence[Decision], weights: PoolingWeights) -> RunComparison:
     """Pool the comparisons of one setting on all sets of questions."""
-    whole = pooled_test([effect.test for effect in effects], weights)
+    whole = pool_tests([effect.test for effect in effects], weights)
     if not any(effect.ends for effect in effects):
-        return Compared(whole)
+        return RunComparison(whole)
     worst, best = (
-        pooled_test([effect.ends[end].test if effect.ends else effect.test for effect in effects], weights)
+        pool_tests([effect.ends[end].test if effect.ends else effect.test for effect in effects], weights)
         for end in (0, 1)
     )
     cut_off, baseline_cut_off = (
         sum(counts) for counts in zip(*(effect.cut_off for effect in effects), strict=True)
     )
-    return Compared(whole, (cut_off, baseline_cut_off), (worst, best))
+    return RunComparison(whole, (cut_off, baseline_cut_off), (worst, best))
 
 
-def pooled_test(tests: Sequence[Test], weights: Weights) -> Test:
+def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
     """Return the test of all sets of questions together."""
-    texts = [test for test in tests if isinstance(test, SignFlips)]
+    texts = [test for test in tests if isinstance(test, SignFlipTest)]
     if texts:
-        return PooledTexts(
+        return PooledLikelihoodTest(
             [PairedTexts(test.differences, test.sizes) for test in texts], texts[0].unit, weights
         )
-    if means := [test for test in tests if isinstance(test, MeanFlips)]:
-        return pooled_means(means)
-    verdicts = [test for test in tests if isinstance(test, McNemar)]
-    return pooled_accuracies(
+    if means := [test for test in tests if isinstance(test, MeanFlipTest)]:
+        return pool_mean_tests(means)
+    verdicts = [test for test in tests if isinstance(test, McNemarTest)]
+    return create_pooled_test(
         [PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct) for test in verdicts], weights
     )
 
 
-def unlike(effects: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
-    """Note on which sets a setting is shown to be worse, or better, by themselves."""
+def single_set_findings_note(effects: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
+    """Return a note on sets in which a setting is significantly worse or better by itself."""
     ordered = sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value)
     shown = {
         name: effect
@@ -341,10 +349,10 @@ def unlike(effects: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...
     return (note("by_themselves", names=shown),) if shown else ()
 
 
-def _is_against(of_set: Decision, pooled: Decision) -> bool:
-    """Whether a set by itself shows another finding than all of them together, or a loss beyond the
-    margin."""
+def _contradicts_pooled(set_decision: Decision, pooled: Decision) -> bool:
+    """Whether a single set shows another finding than the pooled one, or a loss beyond the margin."""
     is_beyond = (
-        of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
+        set_decision.verdict is MarginVerdict.worse_by_more
+        and pooled.verdict is not MarginVerdict.worse_by_more
     )
-    return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
+    return is_beyond or set_decision.finding not in (Finding.open, pooled.finding)

@@ -1,5 +1,4 @@
-"""What the answers of one run to questions about long texts say: recall by length and depth, the
-effective length."""
+"""Recall of one run in long texts: by length and depth, and the effective length."""
 
 from __future__ import annotations
 
@@ -10,16 +9,25 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from runner_base import ConfigError
-from runner_compare.model.compared_parts import answers_of_rows, compare_parts, judge_parts, pairs_of_rows
+from runner_compare.model.compared_parts import (
+    compare_subsets,
+    decide_subsets,
+    load_row_answers,
+    pair_rows_with_baselines,
+)
 from runner_compare.model.data import Table, TableRow
-from runner_compare.model.error_families import ErrorFamily, rows_family
+from runner_compare.model.error_families import ErrorFamily, row_error_families
 from runner_compare.model.mean_pairs import Pairs
-from runner_compare.model.outcomes import Answers, QuestionOutcome, RecallPlace
+from runner_compare.model.outcomes import Answers, QuestionOutcome, RecallPosition
 from runner_compare.reader import Reader
-from runner_compare.statistics import ALPHA, Compared, Decision, MeanFlips, share_interval
-from runner_compare.statistics.effective_length import EffectiveLength, effective_length, length_tests
+from runner_compare.statistics import ALPHA, Decision, MeanFlipTest, RunComparison, accuracy_interval
+from runner_compare.statistics.effective_length import (
+    EffectiveLength,
+    find_effective_length,
+    one_sided_length_tests,
+)
 from runner_compare.statistics.effects import Test
-from runner_compare.ways.verdicts import at_both_ends, by_verdicts
+from runner_compare.ways.verdicts import compare_with_cut_off_bounds, mcnemar_test
 
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import DepthAnswer, LostDepths
@@ -35,19 +43,19 @@ Key = tuple[str, float | None, str | None, int]
 
 @dataclass(frozen=True)
 class CellRecall:
-    """The answers at one depth of one length."""
+    """Recall at one depth and length."""
 
     answers: int
     right: float  # of several answers to a question, the share of right ones counts
 
     @property
-    def share(self) -> float:
+    def accuracy(self) -> float:
         return self.right / self.answers
 
 
 @dataclass(frozen=True)
 class LengthRecall:
-    """The recall at one length, with its 95 % interval."""
+    """Recall at one length, with its 95 % interval."""
 
     length: int
     answers: int
@@ -57,12 +65,12 @@ class LengthRecall:
     high: float
     cut_off: int
     # its answers beside those at the shortest length; None: it is that one
-    against_shortest: Compared | None
+    against_shortest: RunComparison | None
 
 
 @dataclass(frozen=True)
 class RecallFindings:
-    """What the answers of one run say."""
+    """Recall results of one run, by length, depth and kind of question."""
 
     outcomes: tuple[QuestionOutcome, ...]
     margin: float = MARGIN
@@ -70,95 +78,97 @@ class RecallFindings:
     sharing: int = 0  # of these, settings among which the level of kept lengths is divided; 0: all
 
     @cached_property
-    def kinds(self) -> list[str]:
-        """The kinds of questions, in the order of their first answers."""
-        return list(dict.fromkeys(asked.kind for asked in self._places))
+    def question_kinds(self) -> list[str]:
+        """Kinds of questions, in the order of their first answers."""
+        return list(dict.fromkeys(asked.kind for asked in self._positions))
 
     @cached_property
     def depths(self) -> list[float]:
-        """The depths at which something was asked for."""
-        return sorted({asked.depth for asked in self._places if asked.depth is not None})
+        """Depths that questions ask about."""
+        return sorted({asked.depth for asked in self._positions if asked.depth is not None})
 
     @cached_property
-    def lengths(self) -> list[LengthRecall]:
-        """The recall at each length, from the shortest to the longest."""
+    def length_recalls(self) -> list[LengthRecall]:
+        """Recall at each length, shortest first."""
         return recall_by_length(self.outcomes)
 
     @cached_property
-    def effective(self) -> EffectiveLength | None:
-        """The effective length; None if it would say nothing."""
-        return effective_length_of(self.lengths, self.margin, *self.levels)
+    def effective_length(self) -> EffectiveLength | None:
+        """The effective length; None if it cannot be determined."""
+        return compute_effective_length(self.length_recalls, self.margin, *self.significance_levels)
 
     @property
-    def levels(self) -> tuple[float, float]:
-        """The levels of lost and of kept lengths."""
+    def significance_levels(self) -> tuple[float, float]:
+        """Significance levels of lost and of kept lengths."""
         return ALPHA / self.settings, ALPHA / (self.sharing or self.settings)
 
     @cached_property
-    def by_kind(self) -> dict[str, EffectiveLength | None]:
-        """The effective length of each kind of question, whose intervals hold together; empty if
-        there is one kind."""
-        if len(self.kinds) < 2:
+    def effective_length_by_kind(self) -> dict[str, EffectiveLength | None]:
+        """Effective length of each kind of question, with simultaneous intervals; {} for one kind."""
+        if len(self.question_kinds) < 2:
             return {}
         own = {
             kind: [outcome for outcome in self.outcomes if outcome.recall and outcome.recall.kind == kind]
-            for kind in self.kinds
+            for kind in self.question_kinds
         }
-        level = ALPHA / self.settings / len(self.kinds)
+        level = ALPHA / self.settings / len(self.question_kinds)
         return {
-            kind: effective_length_of(recall_by_length(outcomes), self.margin, level)
+            kind: compute_effective_length(recall_by_length(outcomes), self.margin, level)
             for kind, outcomes in own.items()
         }
 
     @cached_property
     def lost_depths(self) -> list[LostDepths]:
-        """The range of depths that is most below the rest, for each length."""
-        from runner_compare.statistics.lost_depths import lost_depths  # imports numpy
+        """For each length, the range of depths with the lowest recall."""
+        from runner_compare.statistics.lost_depths import find_lost_depths  # imports numpy
 
-        return lost_depths(self.depth_answers, self.settings)
+        return find_lost_depths(self.depth_answers, self.settings)
 
     @property
     def depth_answers(self) -> list[DepthAnswer]:
-        """The answers to what was asked for at one depth."""
+        """Answers to questions about a single depth."""
         from runner_compare.statistics.lost_depths import DepthAnswer
 
         return [
-            DepthAnswer(asked.length, asked.depth, outcome.mean, asked.kind, outcome.cluster)
+            DepthAnswer(asked.length, asked.depth, outcome.accuracy, asked.kind, outcome.cluster)
             for outcome in self.outcomes
             if (asked := outcome.recall) is not None and asked.depth is not None
         ]
 
     @cached_property
-    def texts(self) -> int:
-        """How many haystacks there are."""
-        return len({asked.text for asked in self._places if asked.text is not None}) or 1
+    def num_haystacks(self) -> int:
+        """Number of haystack texts."""
+        return len({asked.text for asked in self._positions if asked.text is not None}) or 1
 
     @cached_property
-    def is_over_texts(self) -> bool:
-        """Whether haystacks are the clusters, so that results hold for further haystacks."""
+    def is_clustered_by_haystack(self) -> bool:
+        """Whether haystacks are the clusters, so that results generalize to other haystacks."""
         return any(outcome.is_clustered_by_text for outcome in self.outcomes)
 
     @property
     def is_too_low(self) -> bool:
-        """Whether recall at the shortest length is not shown to be above the margin, so that no
-        loss can be seen."""
-        return self.lengths[0].low <= self.margin
+        """Whether recall at the shortest length may be within the margin, so that no loss can be
+        shown.
+        """
+        return self.length_recalls[0].low <= self.margin
 
     @cached_property
-    def needed(self) -> int:
-        """About how many questions a length show that recall is kept at the first undecided one, if
-        nothing is lost."""
-        level = self.levels[1]
+    def needed_questions(self) -> int:
+        """Approximate number of questions per length that decide the first undecided length.
+
+        It assumes that no recall is lost there.
+        """
+        level = self.significance_levels[1]
         at_least = math.floor(math.log(level / 2) / math.log(1 - self.margin)) + 1
-        found = self.effective
-        undecided = found is not None and self.lengths[found.reached + 1].against_shortest
+        found = self.effective_length
+        undecided = found is not None and self.length_recalls[found.reached + 1].against_shortest
         if not undecided or not undecided.test.can_plan:
             return at_least
-        return max(at_least, undecided.test.needs(self.margin, level) or at_least)
+        return max(at_least, undecided.test.sample_size_for_margin(self.margin, level) or at_least)
 
-    def cell(self, length: int, depth: float | None) -> CellRecall | None:
-        """Return the recall at a depth of a length; None if nothing was asked there."""
-        return _cell(
+    def recall_at(self, length: int, depth: float | None) -> CellRecall | None:
+        """Return the recall at a depth and length; None without questions there."""
+        return _cell_recall(
             [
                 outcome
                 for outcome in self.outcomes
@@ -166,72 +176,73 @@ class RecallFindings:
             ]
         )
 
-    def of_kind(self, kind: str, length: int) -> CellRecall | None:
+    def recall_of_kind(self, kind: str, length: int) -> CellRecall | None:
         """Return the recall of a kind of question at a length."""
-        return _cell(
+        return _cell_recall(
             [outcome for outcome in self.outcomes if outcome.recall and outcome.recall[:2] == (kind, length)]
         )
 
     @property
-    def _places(self) -> list[RecallPlace]:
+    def _positions(self) -> list[RecallPosition]:
         return [outcome.recall for outcome in self.outcomes if outcome.recall is not None]
 
 
-def _cell(outcomes: Sequence[QuestionOutcome]) -> CellRecall | None:
-    shares = [outcome.mean for outcome in outcomes]
+def _cell_recall(outcomes: Sequence[QuestionOutcome]) -> CellRecall | None:
+    shares = [outcome.accuracy for outcome in outcomes]
     return CellRecall(len(shares), math.fsum(shares)) if shares else None
 
 
 def recall_by_length(outcomes: Sequence[QuestionOutcome]) -> list[LengthRecall]:
-    """Return the recall at each length, each beside the shortest one."""
+    """Return the recall at each length, each compared with the shortest one."""
     of_length: dict[int, list[QuestionOutcome]] = {}
     for outcome in outcomes:
         if outcome.recall is not None:
             of_length.setdefault(outcome.recall.length, []).append(outcome)
     lengths = sorted(of_length)
-    return [_at_length(length, of_length[length], of_length[lengths[0]]) for length in lengths]
+    return [_recall_at_length(length, of_length[length], of_length[lengths[0]]) for length in lengths]
 
 
-def _at_length(
-    length: int, own: Sequence[QuestionOutcome], shortest: Sequence[QuestionOutcome]
+def _recall_at_length(
+    length: int, outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
 ) -> LengthRecall:
-    shares, families = [outcome.mean for outcome in own], families_of(own)
-    low, high = share_interval(shares, families)
+    shares, families = [outcome.accuracy for outcome in outcomes], answer_clusters(outcomes)
+    low, high = accuracy_interval(shares, families)
     compared = None
-    if own is not shortest:
-        pairs = pairs_of(own, shortest)
-        compared = at_both_ends(_test_of, pairs) if pairs else None
+    if outcomes is not shortest_outcomes:
+        pairs = pair_with_shortest(outcomes, shortest_outcomes)
+        compared = compare_with_cut_off_bounds(_create_test, pairs) if pairs else None
     return LengthRecall(
         length=length,
-        answers=len(own),
-        questions=len(own) if None in families else len(set(families)),
+        answers=len(outcomes),
+        questions=len(outcomes) if None in families else len(set(families)),
         share=math.fsum(shares) / len(shares),
         low=low,
         high=high,
-        cut_off=sum(outcome.cut_off for outcome in own),
+        cut_off=sum(outcome.cut_off for outcome in outcomes),
         against_shortest=compared,
     )
 
 
-def families_of(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
-    """Return the question of each answer where some have several; otherwise each answer is one by
-    itself."""
+def answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
+    """Return each answer's cluster if clusters have several answers, else None for each."""
     clusters = [outcome.cluster for outcome in outcomes]
     if None in clusters or len(set(clusters)) == len(clusters):
         return [None] * len(clusters)
     return clusters
 
 
-def pairs_of(own: Sequence[QuestionOutcome], shortest: Sequence[QuestionOutcome]) -> Pairs:
-    """Return the answers at a length beside those to the same questions, at the same depth, at the
-    shortest length."""
-    keyed, base = _keyed(own), _keyed(shortest)
+def pair_with_shortest(
+    outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
+) -> Pairs:
+    """Pair answers at a length with those to the same questions, at the same depth, at the
+    shortest length.
+    """
+    keyed, base = _key_outcomes(outcomes), _key_outcomes(shortest_outcomes)
     return [(outcome, base[key]) for key, outcome in keyed.items() if key in base]
 
 
-def _keyed(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutcome]:
-    """Return answers by kind, depth and question; those that agree in all of these by their
-    order."""
+def _key_outcomes(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutcome]:
+    """Map answers by kind, depth and question. Equal ones are numbered in their order."""
     keyed: dict[Key, QuestionOutcome] = {}
     counts: dict[tuple[str, float | None, str | None], int] = {}
     for outcome in outcomes:
@@ -242,16 +253,16 @@ def _keyed(outcomes: Sequence[QuestionOutcome]) -> dict[Key, QuestionOutcome]:
     return keyed
 
 
-def _test_of(pairs: Pairs) -> Test:
-    """Return the test of the answers at a length against those at the shortest."""
-    families = families_of([own for own, _ in pairs])
-    samples = max(outcome.samples for pair in pairs for outcome in pair)
+def _create_test(pairs: Pairs) -> Test:
+    """Return the test of the answers at a length against those at the shortest one."""
+    families = answer_clusters([own for own, _ in pairs])
+    samples = max(outcome.num_answers for pair in pairs for outcome in pair)
     if families[0] is None and samples == 1:
-        return by_verdicts(pairs)
+        return mcnemar_test(pairs)
     clusters = None if families[0] is None else families
     in_texts = clusters is not None and any(own.is_clustered_by_text for own, _ in pairs)
-    return MeanFlips(
-        [own.mean - base.mean for own, base in pairs],
+    return MeanFlipTest(
+        [own.accuracy - base.accuracy for own, base in pairs],
         clusters,
         "text" if in_texts else "question",
         samples,
@@ -259,11 +270,13 @@ def _test_of(pairs: Pairs) -> Test:
     )
 
 
-def effective_length_of(
+def compute_effective_length(
     lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA, kept_alpha: float | None = None
 ) -> EffectiveLength | None:
-    """Return the effective length; None if it would say nothing: of one length, or of recall near
-    zero at the first."""
+    """Return the effective length, or None.
+
+    It is None for a single length, and for recall near zero at the first one.
+    """
     if (
         len(lengths) < 2
         or lengths[0].low <= margin
@@ -271,118 +284,127 @@ def effective_length_of(
     ):
         return None
     compared = [length.against_shortest for length in lengths if length.against_shortest is not None]
-    tests = [length_tests(against.test, margin, against.ends) for against in compared]
-    return effective_length([length.length for length in lengths], tests, alpha, kept_alpha)
+    tests = [one_sided_length_tests(against.test, margin, against.ends) for against in compared]
+    return find_effective_length([length.length for length in lengths], tests, alpha, kept_alpha)
 
 
-def share_error(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
-    """Return what several settings say, so that all effective lengths hold together in 95 %.
+def divide_error(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindings]:
+    """Adjust the levels of several settings so that all effective lengths hold together in 95 %.
 
-    Settings that are shown to reach every length pass on their part of the level of kept lengths.
+    Settings that are shown to reach every length pass their part of the level to the others.
     """
     count = sharing = max(1, len(findings))
     while True:
-        left = max(1, count - sum(_reaches_all(own, count, sharing) for own in findings.values()))
+        left = max(1, count - sum(_reaches_all_lengths(own, count, sharing) for own in findings.values()))
         if left == sharing:
             break
         sharing = left
     return {name: replace(own, settings=count, sharing=sharing) for name, own in findings.items()}
 
 
-def _reaches_all(findings: RecallFindings, settings: int, sharing: int) -> bool:
-    """Whether recall is shown to be kept at every length, where settings share the levels."""
-    found = effective_length_of(findings.lengths, findings.margin, ALPHA / settings, ALPHA / sharing)
+def _reaches_all_lengths(findings: RecallFindings, settings: int, sharing: int) -> bool:
+    """Whether recall is shown to be kept at every length, if settings share the levels."""
+    found = compute_effective_length(
+        findings.length_recalls, findings.margin, ALPHA / settings, ALPHA / sharing
+    )
     return found is not None and found.reached == len(found.lengths) - 1
 
 
 @dataclass
-class RecallOfTable:
-    """What the rows of a table say, by run id, and the comparisons at each length."""
+class TableRecall:
+    """Recall of a table's rows by run id, and the comparisons at each length."""
 
     findings: dict[str, RecallFindings] = field(default_factory=dict)
     compared: dict[str, dict[int, Decision]] = field(default_factory=dict)  # by run id and length
 
 
 def recall_rows(table: Table) -> list[TableRow]:
-    """Return the rows that asked for something in long texts."""
-    findings = table.of(RecallOfTable).findings
+    """Return the rows of recall jobs."""
+    findings = table.get_section_data(TableRecall).findings
     return [row for row in table.rows if row.run.run_id in findings]
 
 
-def margin_of(table: Table) -> float:
-    """Return the margin of the table's effective lengths."""
-    return next(iter(table.of(RecallOfTable).findings.values())).margin
+def table_margin(table: Table) -> float:
+    """Return the margin of the table's effective lengths, as a fraction."""
+    return next(iter(table.get_section_data(TableRecall).findings.values())).margin
 
 
 def recorded_margin(table: Table) -> float:
-    """Return the margin that all jobs of a table have recorded, or the usual one."""
-    recorded = {row.run.value(JOB_MARGIN) for row in table.rows}
+    """Return the margin that all jobs of a table recorded, or the default."""
+    recorded = {row.run.get_value(JOB_MARGIN) for row in table.rows}
     if len(recorded) > 1 or None in recorded:
         return MARGIN
     return float(recorded.pop() or 0) / 100
 
 
-def add_recall(table: Table, reader: Reader) -> None:
-    """Read the answers of each row, and compare them with its baseline's at each length."""
-    kept = table.of(RecallOfTable)
-    if not table.scored or not any(RECALL in row.run.metrics for row in table.rows):
+def compute_recall(table: Table, reader: Reader) -> None:
+    """Read the answers of each row, and compare them with the baseline's at each length."""
+    kept = table.get_section_data(TableRecall)
+    if not table.has_accuracies or not any(RECALL in row.run.metrics for row in table.rows):
         return
-    answers = answers_of_rows(table, reader, lambda outcome: outcome.recall is not None)
+    answers = load_row_answers(table, reader, lambda outcome: outcome.recall is not None)
     margin = recorded_margin(table)
-    kept.findings = share_error(
+    kept.findings = divide_error(
         {run_id: RecallFindings(tuple(own.values()), margin) for run_id, own in answers.items() if own}
     )
-    compared: dict[str, dict[int, Compared]] = {}
-    for run, base in pairs_of_rows(table, answers):
-        own, other = (_by_length(answers[side.run_id]) for side in (run, base))
+    compared: dict[str, dict[int, RunComparison]] = {}
+    for run, base in pair_rows_with_baselines(table, answers):
+        own, other = (_group_by_length(answers[side.run_id]) for side in (run, base))
         shared = {length: (own[length], other[length]) for length in sorted(own.keys() & other.keys())}
-        compared[run.run_id] = compare_parts(run, base, shared, reader)
-    kept.compared = judge_parts(compared)
+        compared[run.run_id] = compare_subsets(run, base, shared, reader)
+    kept.compared = decide_subsets(compared)
 
 
-def error_families(table: Table) -> list[ErrorFamily]:
-    """Return the groups of statements of which each shares one error."""
-    kept = table.of(RecallOfTable)
+def recall_error_families(table: Table) -> list[ErrorFamily]:
+    """Return the families of statements that share one error."""
+    kept = table.get_section_data(TableRecall)
     findings = [*kept.findings.values()]
     if not findings:
         return []
     counts = {
         "recall at each length": sum(map(len, kept.compared.values())),
-        "effective lengths": sum(own.effective is not None for own in findings),
-        "effective lengths by kind": sum(len(own.by_kind) for own in findings),
+        "effective lengths": sum(own.effective_length is not None for own in findings),
+        "effective lengths by kind": sum(len(own.effective_length_by_kind) for own in findings),
         "depths": sum(len(own.lost_depths) for own in findings),
     }
-    return [*rows_family(table), *(ErrorFamily(what, count) for what, count in counts.items() if count)]
+    return [
+        *row_error_families(table),
+        *(ErrorFamily(what, count) for what, count in counts.items() if count),
+    ]
 
 
-def with_margin(tables: list[Table], margin: str) -> None:
-    """Decide about effective lengths by another margin, in points; ConfigError if there is none to
-    decide about."""
+def apply_margin(tables: list[Table], margin_points: str) -> None:
+    """Recompute effective lengths with another margin, in points.
+
+    Raises ConfigError for an invalid margin, or if there is no effective length.
+    """
     try:
-        share = float(margin) / 100
+        share = float(margin_points) / 100
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
         raise ConfigError(
             "must be more than 0 and less than 100 points of recall, e.g. 10",
             key=OPTION,
-            value=margin,
+            value=margin_points,
             code="bad_value",
         )
-    kept = [table.of(RecallOfTable) for table in tables]
+    kept = [table.get_section_data(TableRecall) for table in tables]
     if not any(of_table.findings for of_table in kept):
         raise ConfigError(
-            "no job among these asked for something in long texts", key=OPTION, value=margin, code="empty"
+            "no job among these asked for something in long texts",
+            key=OPTION,
+            value=margin_points,
+            code="empty",
         )
     for of_table in kept:
-        of_table.findings = share_error(
+        of_table.findings = divide_error(
             {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}
         )
 
 
-def _by_length(answers: Answers) -> dict[int, Answers]:
-    """Return the answers at each length; where each is one to a question of its own, they are
-    independent."""
+def _group_by_length(answers: Answers) -> dict[int, Answers]:
+    """Group answers by length. Cluster labels are removed if every cluster has a single answer."""
     by_length: dict[int, Answers] = {}
     for question, outcome in answers.items():
         if outcome.recall is not None:
@@ -390,7 +412,7 @@ def _by_length(answers: Answers) -> dict[int, Answers]:
     return {
         length: {
             question: outcome._replace(cluster=family)
-            for (question, outcome), family in zip(own.items(), families_of([*own.values()]), strict=True)
+            for (question, outcome), family in zip(own.items(), answer_clusters([*own.values()]), strict=True)
         }
         for length, own in by_length.items()
     }

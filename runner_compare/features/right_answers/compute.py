@@ -1,10 +1,10 @@
-"""What a right answer costs, as far as it is known of any row."""
+"""Compute the cost per correct answer of each row."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.features.thinking.compute import right_answer_costs
+from runner_compare.features.thinking.compute import costs_per_correct_answer
 from runner_compare.model.data import ENGINE, Run, Table
 from runner_compare.statistics.token_costs import Estimate
 
@@ -13,26 +13,26 @@ SERVER, A_SERVER = "model.base_url", "a server"
 
 
 @dataclass
-class CostEstimates:
-    """What a right answer costs, with intervals, by run id and cost."""
+class TableCostEstimates:
+    """Cost per correct answer with intervals, by run id and kind of cost."""
 
     of_rows: dict[str, dict[str, Estimate]] = field(default_factory=dict)
 
 
-def is_shown(table: Table) -> bool:
-    """Whether the table is of several engines, or knows energy or money."""
+def should_show_costs(table: Table) -> bool:
+    """Whether a table has several engines, or knows energy or money."""
     known = any(row.run.metrics.keys() & {COUNTED, "cost_usd"} for row in table.rows)
-    return table.scored and (known or len(set(engines_of(table))) > 1)
+    return table.has_accuracies and (known or len(set(row_engines(table))) > 1)
 
 
-def engines_of(table: Table) -> list[str]:
-    """Return who has computed each row."""
-    return [row.run.value(ENGINE) or A_SERVER for row in table.rows]
+def row_engines(table: Table) -> list[str]:
+    """Return the engine of each row."""
+    return [row.run.get_value(ENGINE) or A_SERVER for row in table.rows]
 
 
-def costs_of(run: Run) -> dict[str, float]:
-    """Return what a right answer costs, as far as it is known."""
-    metrics, by_answers = run.metrics, right_answer_costs(run)
+def all_costs_per_correct_answer(run: Run) -> dict[str, float]:
+    """Return the known costs per correct answer."""
+    metrics, by_answers = run.metrics, costs_per_correct_answer(run)
     costs = {
         "seconds": metrics.get("right_answer_s"),
         "tokens": by_answers.get("tokens"),

@@ -1,15 +1,21 @@
-"""What a right answer costs in each row, as a table and in words."""
+"""Render the cost per correct answer as a table and sentences."""
 
 from __future__ import annotations
 
-from runner_base import Column, Use, few
-from runner_compare.features.right_answers.compute import COUNTED, SERVER, CostEstimates, costs_of, engines_of
-from runner_compare.features.thinking.compute import right_answers
-from runner_compare.features.thinking.render import metric_column, written_cost
+from runner_base import Column, ColumnUse, join_first_names
+from runner_compare.features.right_answers.compute import (
+    COUNTED,
+    SERVER,
+    TableCostEstimates,
+    all_costs_per_correct_answer,
+    row_engines,
+)
+from runner_compare.features.thinking.compute import count_correct_answers
+from runner_compare.features.thinking.render import format_cost, metric_column
 from runner_compare.model.data import Run, Table
-from runner_compare.render.columns import accuracy_of, naming
-from runner_compare.render.findings import joined
-from runner_compare.render.labels import MAX_NAMES, name_of
+from runner_compare.render.columns import format_accuracy, naming_columns
+from runner_compare.render.findings import join_words
+from runner_compare.render.labels import MAX_NAMES, row_name
 
 TITLE = "what a right answer costs, with the wrong ones"
 OF_JOBS = (COUNTED, "energy_prefill_j", "energy_decode_j", "idle_w")
@@ -23,54 +29,54 @@ LEGEND = (
 )
 
 
-def cost_table(table: Table) -> list[Column]:
-    """Return the columns: time, tokens, money and joules of a right answer, and the row's energy."""
+def cost_table_columns(table: Table) -> list[Column]:
+    """Return the columns: time, tokens, money and joules per correct answer, and the row's energy."""
     rows = table.rows
-    costs = [costs_of(row.run) for row in rows]
-    estimates = [table.of(CostEstimates).of_rows.get(row.run.run_id, {}) for row in rows]
-    shown, engines = naming(table), engines_of(table)
+    costs = [all_costs_per_correct_answer(row.run) for row in rows]
+    estimates = [table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {}) for row in rows]
+    shown, engines = naming_columns(table), row_engines(table)
     if len(set(engines)) > 1:
-        shown.append(Column("engine", engines, False, use=Use.setting))
-    shown.append(Column("accuracy", list(map(accuracy_of, rows)), use=Use.result))
+        shown.append(Column("engine", engines, False, use=ColumnUse.setting))
+    shown.append(Column("accuracy", list(map(format_accuracy, rows)), use=ColumnUse.result))
     for key, head in HEADS.items():
         form = ",.1f" if key == "tokens" else ".3g"
         cells = [
-            written_cost(cost.get(key), ends.get(key), form)
+            format_cost(cost.get(key), ends.get(key), form)
             for cost, ends in zip(costs, estimates, strict=True)
         ]
-        shown.append(Column(f"{head} /right\nanswer", cells, use=Use.result))
+        shown.append(Column(f"{head} /right\nanswer", cells, use=ColumnUse.result))
     return shown + [
         metric_column(rows, key) for key in OF_JOBS if any(key in row.run.metrics for row in rows)
     ]
 
 
-def missing_sentences(table: Table) -> list[str]:
-    """Say what is not known of which rows' right answers, and why; empty if all is."""
+def missing_cost_sentences(table: Table) -> list[str]:
+    """Return sentences on unknown costs, with the rows and reasons; [] if all are known."""
     missing: dict[str, dict[str, list[str]]] = {}  # names of rows, by cost and reason
-    costs = [costs_of(row.run) for row in table.rows]
+    costs = [all_costs_per_correct_answer(row.run) for row in table.rows]
     for key in HEADS:
         for row, cost in zip(table.rows, costs, strict=True):
             if key not in cost:
-                names = missing.setdefault(key, {}).setdefault(why_missing(row.run, key), [])
-                names.append(name_of(row, table.keys))
+                names = missing.setdefault(key, {}).setdefault(missing_cost_reason(row.run, key), [])
+                names.append(row_name(row, table.keys))
     if not missing:
         return []
     parts = []
     if known := [NAMES[key] for key in HEADS if key not in missing]:
-        parts.append(f"{joined(known)} {_verb(known)} known of all rows")
+        parts.append(f"{join_words(known)} {_verb_form(known)} known of all rows")
     for key, rows_by_reason in missing.items():
-        rows = [f"{few(names, MAX_NAMES)} ({why})" for why, names in rows_by_reason.items()]
-        parts.append(f"{NAMES[key]} {_verb([NAMES[key]])} not known of {joined(rows)}")
+        rows = [f"{join_first_names(names, MAX_NAMES)} ({why})" for why, names in rows_by_reason.items()]
+        parts.append(f"{NAMES[key]} {_verb_form([NAMES[key]])} not known of {join_words(rows)}")
     return [f"what a right answer costs: {'; '.join(parts)}"]
 
 
-def _verb(names: list[str]) -> str:
+def _verb_form(names: list[str]) -> str:
     return "are" if len(names) > 1 or names == [NAMES["tokens"]] else "is"
 
 
-def why_missing(run: Run, key: str) -> str:
-    """Return why a cost of a run's right answers is not known."""
-    if not right_answers(run):
+def missing_cost_reason(run: Run, key: str) -> str:
+    """Return why a cost per correct answer is unknown."""
+    if not count_correct_answers(run):
         return "no answer is right"
     is_on_server, is_counted = SERVER in run.params, COUNTED in run.metrics
     reasons = {

@@ -1,15 +1,15 @@
-"""Compares the tokens of teams, question by question."""
+"""Compare the token use of teams question by question."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from runner_compare.features.token_costs.compute import cells_of, training_tokens
+from runner_compare.features.token_costs.compute import mean_training_tokens, to_token_cells
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Costs
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.stats import holm
+from runner_compare.statistics.stats import holm_adjust
 from runner_compare.statistics.token_costs import TokenFinding, TokenSaving
 
 KINDS = ("spatial", "temporal")
@@ -17,31 +17,30 @@ NULL = (None, "null", "None", "")
 
 
 @dataclass
-class SavingsOfRows:
-    """What the rows of teams save of their baselines' tokens, by run id."""
+class TableSavings:
+    """Token savings of team rows against their baselines, by run id."""
 
     of_rows: dict[str, TokenSaving] = field(default_factory=dict)
 
 
-def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
-    """Compare the tokens of each row with its baseline's on the questions that both answered."""
-    of_rows = table.of(SavingsOfRows).of_rows
+def compute_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
+    """Compare each row's tokens with its baseline's, on the questions that both answered."""
+    of_rows = table.get_section_data(TableSavings).of_rows
     for row in table.rows:
         if row.baseline is None:
             continue
-        saving = saving_of(row.run, row.baseline.run, costs_of)
+        saving = compute_saving(row.run, row.baseline.run, costs_of)
         if saving is not None:
             of_rows[row.run.run_id] = saving
     savings = of_rows.values()
-    for saving, p_holm in zip(savings, holm([saving.p for saving in savings]), strict=True):
+    for saving, p_holm in zip(savings, holm_adjust([saving.p for saving in savings]), strict=True):
         saving.p_holm = p_holm
         if p_holm < ALPHA:
             saving.finding = TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
 
 
-def saving_of(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
-    """Return what a run saves of its baseline's tokens; None if no question has an answer of
-    both."""
+def compute_saving(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> TokenSaving | None:
+    """Return a run's token saving against its baseline; None without shared questions."""
     costs, base_costs = costs_of.get(run.run_id), costs_of.get(base.run_id)
     if not costs or not base_costs:
         return None
@@ -53,17 +52,17 @@ def saving_of(run: Run, base: Run, costs_of: Mapping[str, Sequence[Costs]]) -> T
     shared = sorted(set.intersection(*answered))
     if not shared:
         return None
-    training = (training_tokens(run) or 0.0) - (training_tokens(base) or 0.0)
-    run_cells, base_cells = cells_of(costs, shared), cells_of(base_costs, shared)
-    return TokenSaving.of(
+    training = (mean_training_tokens(run) or 0.0) - (mean_training_tokens(base) or 0.0)
+    run_cells, base_cells = to_token_cells(costs, shared), to_token_cells(base_costs, shared)
+    return TokenSaving.from_cells(
         replace(run_cells, clusters=run_cells.clusters or base_cells.clusters), base_cells, training
     )
 
 
-def graph_kind(run: Run) -> str:
-    """Say where a run's graph comes from: fixed, drawn, learned, given."""
-    if run.value("task.graph") not in NULL:
+def graph_origin(run: Run) -> str:
+    """Return how a run's graph was made: fixed, drawn, learned or given."""
+    if run.get_value("task.graph") not in NULL:
         return "given"
-    if "true" in {(run.value(f"task.optimized_{kind}") or "").lower() for kind in KINDS}:
+    if "true" in {(run.get_value(f"task.optimized_{kind}") or "").lower() for kind in KINDS}:
         return "learned" if run.metrics.get("train_questions") else "drawn"
     return "fixed"

@@ -1,62 +1,70 @@
-"""How far the seeds of a row are apart, as a table and as plain data."""
+"""Render the spread between a row's seeds as a table and JSON data."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from runner_base import Column, Use
-from runner_compare.features.seeds.compute import EDGES, SEED, Spread, rows_with_seeds, spreads
-from runner_compare.features.seeds.seed_tests import accuracies
+from runner_base import Column, ColumnUse
+from runner_compare.features.seeds.compute import (
+    EDGES,
+    SEED,
+    SeedSpread,
+    compute_seed_spreads,
+    rows_with_seeds,
+)
+from runner_compare.features.seeds.seed_tests import seed_accuracies
 from runner_compare.metrics import OF_QUESTION
 from runner_compare.model.data import ABSENT, Run, Table
-from runner_compare.render.labels import assignments
+from runner_compare.render.labels import format_assignments
 
 TITLE = "how far seeds are apart"
 
 
 def seed_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of spreads: a line for each row that stands for several
-    seeds."""
+    """Return the columns of the table of spreads, one line per row that pools several seeds."""
     rows = rows_with_seeds(table)
-    found = [spreads(row.run) for row in rows]
+    found = [compute_seed_spreads(row.run) for row in rows]
     heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
     heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
     columns = [
         Column(
-            "over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False, use=Use.setting
+            "over seeds",
+            [format_assignments(row, table.keys) or ABSENT for row in rows],
+            False,
+            use=ColumnUse.setting,
         ),
         Column(
             "seeds",
-            [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows],
+            [", ".join(str(part.get_value(SEED)) for part in row.run.parts) for row in rows],
             False,
-            use=Use.result,
+            use=ColumnUse.result,
         ),
     ]
     for key, head in heads.items():
         factor, form = (100, ".1f") if key == "accuracy" else (1, ",.1f")
         if any(key in of_row for of_row in found):
-            cells = [_written(of_row.get(key), factor, form) for of_row in found]
-            columns.append(Column(f"{head}\nmean ± SD (least–most)", cells, use=Use.result))
+            cells = [_format_spread(of_row.get(key), factor, form) for of_row in found]
+            columns.append(Column(f"{head}\nmean ± SD (least–most)", cells, use=ColumnUse.result))
     return columns
 
 
-def _written(spread: Spread | None, factor: float, form: str) -> str:
+def _format_spread(spread: SeedSpread | None, factor: float, number_format: str) -> str:
     if spread is None:
         return ABSENT
     values = spread.mean, spread.deviation, spread.least, spread.most
-    return "{} ± {} ({}–{})".format(*(format(factor * value, form) for value in values))
+    return "{} ± {} ({}–{})".format(*(format(factor * value, number_format) for value in values))
 
 
 def seed_records(run: Run) -> list[dict[str, Any]]:
-    """Return the figures of each seed as plain data."""
+    """Return the metrics of each seed as JSON data."""
     records = []
-    for part, accuracy in zip(run.parts, accuracies(run), strict=True):
+    for part, accuracy in zip(run.parts, seed_accuracies(run), strict=True):
         tokens = None
         if part.metrics.keys() >= set(OF_QUESTION):
             tokens = sum(part.metrics[key] for key in OF_QUESTION)
         records.append(
             {
-                "seed": part.value(SEED),
+                "seed": part.get_value(SEED),
                 "job_id": part.job_id,
                 "accuracy": accuracy,
                 "tokens_a_question": tokens,

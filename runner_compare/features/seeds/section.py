@@ -1,5 +1,4 @@
-"""How far the seeds of a row are apart, with --seeds: a table of spreads, and the figures of each
-seed."""
+"""Show the spread between seeds (--seeds), and each seed's metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from runner_compare.section import Section
 
 
 class Seeds(Section):
-    """Rows that stand for several seeds."""
+    """Section about rows that pool several seeds."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return {TITLE: seed_columns(table)} if rows_with_seeds(table) else {}
@@ -21,7 +20,7 @@ class Seeds(Section):
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         return {"seeds": seed_records(row.run)} if row.run.over_seeds else {}
 
-    def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
+    def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The answers of several seeds to the same questions, as one set of answers."""
+"""Combine the answers of several seeds to the same questions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from runner_compare.model.data import Answers, QuestionOutcome
 
 
-def mean_answers(parts: Sequence[Answers]) -> Answers:
-    """Return how many answers of all seeds to each question are right: it is solved if more than
-    half are."""
+def combine_seed_answers(answers_by_seed: Sequence[Answers]) -> Answers:
+    """Count the correct answers of all seeds per question. It is solved if more than half are
+    correct.
+    """
     mean: Answers = {}
-    for question, first in parts[0].items():
-        outcomes = [of_seed[question] for of_seed in parts]
+    for question, first in answers_by_seed[0].items():
+        outcomes = [of_seed[question] for of_seed in answers_by_seed]
         right = sum(outcome.right[0] if outcome.right[1] else outcome.solved for outcome in outcomes)
-        answers = sum(outcome.samples for outcome in outcomes)
+        answers = sum(outcome.num_answers for outcome in outcomes)
         cut_off = sum(outcome.cut_off for outcome in outcomes)
         mean[question] = QuestionOutcome(
             2 * right > answers,

@@ -1,32 +1,37 @@
-"""Comparisons of runs that stand for several seeds: what the seeds vary by counts, too."""
+"""Add the variation between seeds to comparisons of runs that pool several seeds."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from runner_compare.model.data import Run
-from runner_compare.statistics import Compared, OverSeeds
+from runner_compare.statistics import RunComparison, SeedTest
 
 
-def with_seeds(compared: Compared, run: Run, base: Run) -> Compared:
-    """Return the comparison with what seeds add to its error, if one of the two runs has
-    several."""
+def add_seed_variation(compared: RunComparison, run: Run, base: Run) -> RunComparison:
+    """Return the comparison with the error that seeds add, if one of the runs pools several."""
     if not (run.over_seeds or base.over_seeds):
         return compared
-    whole = OverSeeds(compared.test, accuracies(run), accuracies(base))
+    whole = SeedTest(compared.test, seed_accuracies(run), seed_accuracies(base))
     if compared.ends is None:
         return replace(compared, test=whole)
     low, high = compared.ends
-    low = OverSeeds(low, accuracies(run, at="at_worst"), accuracies(base, at="at_best"))
-    high = OverSeeds(high, accuracies(run, at="at_best"), accuracies(base, at="at_worst"))
+    low = SeedTest(
+        low, seed_accuracies(run, cut_off_bound="at_worst"), seed_accuracies(base, cut_off_bound="at_best")
+    )
+    high = SeedTest(
+        high, seed_accuracies(run, cut_off_bound="at_best"), seed_accuracies(base, cut_off_bound="at_worst")
+    )
     return replace(compared, test=whole, ends=(low, high))
 
 
-def accuracies(run: Run, at: str = "") -> list[float]:
-    """Return the accuracy of each seed, or that `at_worst` or `at_best` of what was cut off."""
+def seed_accuracies(run: Run, cut_off_bound: str = "") -> list[float]:
+    """Return the accuracy of each seed, or its bound `at_worst` or `at_best` for cut-off answers."""
     every = run.parts or [run]
     return [
-        getattr(part.bounds, at) if at and part.bounds else part.interval[0]
+        getattr(part.accuracy_bounds, cut_off_bound)
+        if cut_off_bound and part.accuracy_bounds
+        else part.accuracy_interval[0]
         for part in every
-        if part.interval is not None
+        if part.accuracy_interval is not None
     ]

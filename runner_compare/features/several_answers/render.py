@@ -1,4 +1,4 @@
-"""The legend of the columns of several answers."""
+"""Legend of the columns for several answers per question."""
 
 from __future__ import annotations
 

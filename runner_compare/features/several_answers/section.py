@@ -1,29 +1,29 @@
-"""Several answers to each question: the share of all that are right, pass@k and the vote of k."""
+"""Show several answers per question: mean accuracy, pass@k and majority vote."""
 
 from __future__ import annotations
 
 from runner_base import Column
 from runner_compare.features.several_answers.render import LEGEND
-from runner_compare.metrics import of_all_answers
+from runner_compare.metrics import full_vote_metric_keys
 from runner_compare.model.data import Table
-from runner_compare.render.columns import measured
-from runner_compare.section import Section, Slot
+from runner_compare.render.columns import metric_column
+from runner_compare.section import ColumnSlot, Section
 
 
 class SeveralAnswers(Section):
-    """Several answers to each question."""
+    """Section about several answers per question."""
 
-    def columns(self, table: Table) -> dict[Slot, list[Column]]:
-        """Return the columns of each number of answers that was recorded."""
+    def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
+        """Return the columns of each recorded number of answers."""
         runs = [row.run for row in table.rows]
-        return {Slot.comparison: [measured(key, runs, 1) for key in _keys(table)]}
+        return {ColumnSlot.comparison: [metric_column(key, runs, 1) for key in _vote_metric_keys(table)]}
 
     def legend(self, table: Table, explain: bool) -> str:
-        return LEGEND if _keys(table) else ""
+        return LEGEND if _vote_metric_keys(table) else ""
 
 
-def _keys(table: Table) -> list[str]:
-    return list(of_all_answers(row.run.metrics for row in table.rows))
+def _vote_metric_keys(table: Table) -> list[str]:
+    return list(full_vote_metric_keys(row.run.metrics for row in table.rows))
 
 
 SECTION = SeveralAnswers()

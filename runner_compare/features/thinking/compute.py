@@ -1,4 +1,4 @@
-"""Compares how long rows think, and counts what a right answer costs."""
+"""Compare thinking tokens of rows, and compute the cost per correct answer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from runner_compare.features.right_answers.intervals import estimate_costs
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.statistics import Decision, Test, judge, undecided
-from runner_compare.statistics.answer_times import answer_times
+from runner_compare.statistics import Decision, Test, decide_all, undecided_decision
+from runner_compare.statistics.answer_times import estimate_answer_times
 from runner_compare.statistics.token_costs import Estimate
-from runner_compare.ways.numbers import compare_numbers
+from runner_compare.ways.numbers import compare_metric
 
 TOKENS = "thinking_tokens"  # the number of a question
 THINKING = "thinking_tokens_per_answer"  # a metric that only jobs have whose model thought
@@ -18,8 +18,8 @@ BUDGET = "generation.thinking_tokens"
 
 
 @dataclass
-class ThinkingOfRows:
-    """What is known of the rows of models that think, by run id."""
+class TableThinking:
+    """Thinking comparisons and costs of rows, by run id."""
 
     # how many tokens more than its baseline a row thinks
     effects: dict[str, Decision] = field(default_factory=dict)
@@ -28,24 +28,28 @@ class ThinkingOfRows:
 
 
 def has_thinking(table: Table) -> bool:
-    """Whether thinking is shown: a model of the table thought, or its rows differ in the budget."""
-    return table.scored and (BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows))
+    """Whether thinking is shown: a model of the table thought, or rows differ in the budget."""
+    return table.has_accuracies and (
+        BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows)
+    )
 
 
-def add_thinking(table: Table, reader: Reader) -> None:
-    """Compare the thinking tokens of each row with its baseline's on the same questions."""
-    kept = table.of(ThinkingOfRows)
+def compute_thinking(table: Table, reader: Reader) -> None:
+    """Compare each row's thinking tokens with its baseline's on the same questions."""
+    kept = table.get_section_data(TableThinking)
     for row in table.rows if has_thinking(table) else ():
-        kept.right_answers[row.run.run_id] = estimate_costs(row.run, reader, right_answer_costs(row.run))
-    tests = [(row, test) for row in table.rows if (test := _thinking_test(row, reader)) is not None]
-    decisions = iter(judge([test for row, test in tests if not row.is_repeat]))
+        kept.right_answers[row.run.run_id] = estimate_costs(
+            row.run, reader, costs_per_correct_answer(row.run)
+        )
+    tests = [(row, test) for row in table.rows if (test := _create_thinking_test(row, reader)) is not None]
+    decisions = iter(decide_all([test for row, test in tests if not row.is_repeat]))
     for row, test in tests:
-        kept.effects[row.run.run_id] = undecided(test) if row.is_repeat else next(decisions)
+        kept.effects[row.run.run_id] = undecided_decision(test) if row.is_repeat else next(decisions)
 
 
-def compared_rows(table: Table) -> list[tuple[TableRow, Decision]]:
+def rows_with_comparison(table: Table) -> list[tuple[TableRow, Decision]]:
     """Return the rows whose thinking was compared, without repeats of a baseline."""
-    effects = table.of(ThinkingOfRows).effects
+    effects = table.get_section_data(TableThinking).effects
     return [
         (row, effects[row.run.run_id])
         for row in table.rows
@@ -53,53 +57,49 @@ def compared_rows(table: Table) -> list[tuple[TableRow, Decision]]:
     ]
 
 
-def _thinking_test(row: TableRow, reader: Reader) -> Test | None:
-    """Return the test of a row's thinking tokens against its baseline's; None if there is nothing
-    to compare."""
-    if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
+def _create_thinking_test(row: TableRow, reader: Reader) -> Test | None:
+    """Return the test of a row's thinking tokens against its baseline's, or None."""
+    if row.baseline is None or row.effect is None or _thinking_budget(row) != _thinking_budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
     run, base = (replace(side, number=TOKENS) for side in (row.run, row.baseline.run))
     if run.over_seeds or base.over_seeds or (THINKING not in run.metrics and THINKING not in base.metrics):
         return None
     try:
-        test = compare_numbers(run, base, reader)
+        test = compare_metric(run, base, reader)
     except NotPaired:
         return None  # few questions, or nobody counted the tokens: the rows have their means, and no test
     counts = test.effect.counts
     return test if counts["mean"] or counts["baseline_mean"] else None
 
 
-def _budget(row: TableRow) -> str:
-    return row.run.value(BUDGET) or "null"  # which jobs of before the key lack
+def _thinking_budget(row: TableRow) -> str:
+    return row.run.get_value(BUDGET) or "null"  # which jobs of before the key lack
 
 
-def tokens_of_question(run: Run) -> float | None:
-    """Return the tokens of a question in the mean: of the prompt, and of thinking and text of all
-    its answers."""
+def mean_tokens_per_question(run: Run) -> float | None:
+    """Return the mean tokens per question: prompt, thinking and text of all its answers."""
     n = run.metrics.get("n_all", run.metrics.get("n"))
     tokens = [run.metrics.get(key) for key in ("prompt_tokens", "new_tokens")]
     return sum(token or 0.0 for token in tokens) / n if n and None not in tokens else None
 
 
-def right_answer_costs(run: Run) -> dict[str, float]:
-    """Return the tokens, the seconds and the USD that a right answer costs, as far as they are
-    known."""
-    right = right_answers(run)
-    tokens, n = tokens_of_question(run), run.metrics.get("n_all", run.metrics.get("n"))
-    times = answer_times(run.metrics)
+def costs_per_correct_answer(run: Run) -> dict[str, float]:
+    """Return the known tokens, seconds and USD per correct answer."""
+    right = count_correct_answers(run)
+    tokens, n = mean_tokens_per_question(run), run.metrics.get("n_all", run.metrics.get("n"))
+    times = estimate_answer_times(run.metrics)
     costs = {
         "tokens": tokens * n if tokens is not None and n else None,
-        "seconds": times.total_s if times else None,
+        "seconds": times.total_seconds if times else None,
         "usd": run.metrics.get("cost_usd"),
     }
     return {key: cost / right for key, cost in costs.items() if right and cost is not None}
 
 
-def right_answers(run: Run) -> float | None:
-    """Return how many answers are right, of several to a question each that is; None without
-    verdicts."""
+def count_correct_answers(run: Run) -> float | None:
+    """Return the number of correct answers, over all answers per question; None without verdicts."""
     metrics = run.metrics
-    if run.answers_each > 1 and run.interval:
-        share, n = metrics.get("accuracy_all", run.interval[0]), metrics.get("n_all", metrics["n"])
-        return share * n * run.answers_each
+    if run.max_answers_per_question > 1 and run.accuracy_interval:
+        share, n = metrics.get("accuracy_all", run.accuracy_interval[0]), metrics.get("n_all", metrics["n"])
+        return share * n * run.max_answers_per_question
     return metrics.get("correct_all", metrics.get("correct"))

@@ -1,4 +1,4 @@
-"""What the answers of a run cost in tokens, read from its samples."""
+"""Token costs of a run's answers, read from its samples."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCos
 
 
 @dataclass
-class CostsOfRows:
-    """What the rows of teams cost, by run id: each row, and its questions in a table for each
-    seed."""
+class TableTokenCosts:
+    """Token costs of team rows by run id: totals, and costs per question for each seed."""
 
     of_rows: dict[str, TokenCost] = field(default_factory=dict)
     of_questions: dict[str, list[Costs]] = field(default_factory=dict)
 
 
-def add_token_costs(table: Table, reader: Reader) -> None:
-    """Read what each row of teams cost, and each of its questions."""
-    kept = table.of(CostsOfRows)
+def compute_token_costs(table: Table, reader: Reader) -> None:
+    """Read the token cost of each team row, and of each of its questions."""
+    kept = table.get_section_data(TableTokenCosts)
     for row in table.rows:
-        if row.run.interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
+        if row.run.accuracy_interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
             continue  # only questions that take many calls have recorded what each of them cost
         try:
-            costs = costs_by_seed(row.run, reader)
+            costs = load_costs_by_seed(row.run, reader)
         except NotPaired:
             continue  # its samples are gone: the row has its metrics, and no interval of its tokens
         kept.of_questions[row.run.run_id] = costs
-        cost = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*row.run.interval))
+        cost = TokenCost.from_cells(
+            to_token_cells(costs, sorted(costs[0])), Estimate(*row.run.accuracy_interval)
+        )
         if cost is not None:
             kept.of_rows[row.run.run_id] = cost
 
 
-def costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
-    """Return the costs of a run's questions: a table for each seed, a single one for any other
-    run."""
-    parts = [reader.costs(part) for part in run.parts or [run]]
+def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
+    """Return the costs of a run's questions, one table per seed."""
+    parts = [reader.load_costs(part) for part in run.parts or [run]]
     return (
         parts if run.over_seeds else [{question: cost for part in parts for question, cost in part.items()}]
     )
 
 
-def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
-    """Return the costs of these questions as rows of numbers, one row for each seed."""
+def to_token_cells(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCells:
+    """Convert the costs of these questions to one row of numbers per seed."""
     rows = [[of_seed[question] for question in questions] for of_seed in costs]
     clusters = [cost.cluster for cost in rows[0]]
     return TokenCells(
@@ -59,8 +59,8 @@ def cells_of(costs: Sequence[Costs], questions: Sequence[Question]) -> TokenCell
     )
 
 
-def training_tokens(run: Run) -> float | None:
-    """Return the tokens that training took, in the mean over seeds; None if nothing was trained."""
+def mean_training_tokens(run: Run) -> float | None:
+    """Return the tokens of training, averaged over seeds; None without training."""
     counts = [[part.metrics.get(f"train_{key}") for key in OF_CALLS] for part in run.parts or [run]]
     known = [[count for count in of_part if count is not None] for of_part in counts]
     return fmean(map(sum, known)) if any(known) else None

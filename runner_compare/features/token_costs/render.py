@@ -1,4 +1,4 @@
-"""What answers cost in tokens as cells, plain data and a picture."""
+"""Render token costs as table cells, JSON data and a picture."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from runner_base import Picture
 from runner_base.drawing import FRONT, MUTED
 from runner_compare.metrics import ENDS, OF_QUESTION
 from runner_compare.model.data import ABSENT, Table, TableRow
-from runner_compare.render.lines import literal
+from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
-    draw_point,
-    finish_pane,
-    front_of,
-    longest,
-    name_points,
-    names_of,
-    numbered,
-    separate,
+    draw_row_point,
+    format_pane,
+    label_points,
+    max_line_length,
+    separate_labels,
+    two_axis_front,
+    wrapped_row_names,
+    write_numbered_names,
 )
 from runner_compare.statistics.token_costs import Estimate, TokenCost
 
@@ -35,28 +35,30 @@ TITLE = (
 )
 
 
-def token_pictures(table: Table, ranges: Mapping[str, Estimate]) -> list[Picture]:
-    """Return the picture of a table with two rows or more whose tokens are known; `ranges` are
-    theirs, by run id."""
-    if len(over_tokens(table)) < 2:
+def token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> list[Picture]:
+    """Return the picture of a table with at least two rows with known tokens.
+
+    `token_estimates` has their intervals by run id.
+    """
+    if len(tokens_and_accuracy(table)) < 2:
         return []
-    return [Picture("tokens", TITLE, lambda: draw_tokens(table, ranges))]
+    return [Picture("tokens", TITLE, lambda: draw_accuracy_over_tokens(table, token_estimates))]
 
 
-def over_tokens(table: Table) -> list[tuple[float, float, TableRow]]:
-    """Return tokens per question and accuracy of each row that has both."""
+def tokens_and_accuracy(table: Table) -> list[tuple[float, float, TableRow]]:
+    """Return tokens per question and accuracy, in percent, of each row that has both."""
     return [
-        (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.interval[0], row)
+        (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.accuracy_interval[0], row)
         for row in table.rows
-        if row.run.interval and row.run.metrics.keys() >= set(OF_QUESTION)
+        if row.run.accuracy_interval and row.run.metrics.keys() >= set(OF_QUESTION)
     ]
 
 
-def draw_tokens(table: Table, ranges: Mapping[str, Estimate]) -> Figure:
-    """Draw accuracy over tokens per question, with a pane for each set of questions."""
+def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estimate]) -> Figure:
+    """Draw accuracy over tokens per question, with a pane per set of questions."""
     from matplotlib.figure import Figure
 
-    all_points = over_tokens(table)
+    all_points = tokens_and_accuracy(table)
     panels = list(dict.fromkeys(row.panel for *_, row in all_points))[:MAX_PANELS]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
     labels = []
@@ -64,33 +66,33 @@ def draw_tokens(table: Table, ranges: Mapping[str, Estimate]) -> Figure:
         points = [point for point in all_points if point[2].panel == panel]
         points.sort(key=lambda point: point[2].is_baseline)  # the baseline on top
         panel_keys = {part.partition("=")[0] for part in panel}
-        front = front_of([(x, y) for x, y, _ in points], sign=-1)
+        front = two_axis_front([(x, y) for x, y, _ in points], x_direction=-1)
         for x, y, row in points:
             colour = FRONT if (x, y) in front else MUTED
-            draw_point(pane, x, y, row, ranges.get(row.run.run_id), colour, row.is_baseline)
+            draw_row_point(pane, x, y, row, token_estimates.get(row.run.run_id), colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
-        names = names_of([row for *_, row in all_points if row.panel == panel], keys)
+        names = wrapped_row_names([row for *_, row in all_points if row.panel == panel], keys)
         # they would cover each other
-        if len(points) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:
-            names = numbered(pane, names)
-        labels.append(name_points(pane, points, names, front))
-        finish_pane(pane, front)
-        pane.set_title(literal(", ".join(panel)), loc="left")
+        if len(points) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
+            names = write_numbered_names(pane, names)
+        labels.append(label_points(pane, points, names, front))
+        format_pane(pane, front)
+        pane.set_title(escape_mathtext(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
-    separate(figure, labels)
+    separate_labels(figure, labels)
     return figure
 
 
-def correct_per_1000_cell(cost: TokenCost | None) -> str:
+def format_correct_per_1000(cost: TokenCost | None) -> str:
     if cost is None:
         return ABSENT
     value, low, high = cost.correct_per_1000
     return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
 
 
-def cost_record(cost: TokenCost) -> dict[str, Any]:
-    """Return the costs as plain data; an end that is infinite is null."""
+def token_cost_record(cost: TokenCost) -> dict[str, Any]:
+    """Return token costs as JSON data; an infinite end becomes null."""
     record = {key: value for key, value in asdict(cost).items() if not isinstance(value, tuple)}
     for key in ("tokens_a_question", "correct_per_1000"):
         record |= estimate_record(key, getattr(cost, key))
@@ -98,6 +100,6 @@ def cost_record(cost: TokenCost) -> dict[str, Any]:
 
 
 def estimate_record(key: str, estimate: Estimate) -> dict[str, float | None]:
-    """Return a value and the ends of its interval under their keys in JSON."""
+    """Return a value and the ends of its interval under their JSON keys."""
     ends = {f"{key}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
     return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}

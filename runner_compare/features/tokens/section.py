@@ -1,30 +1,36 @@
-"""What a comparison shows of single tokens: percentiles of divergence, llama.cpp's block, the worst
-in context."""
+"""Show token-level results: KL percentiles, llama.cpp's block, and the worst tokens in
+context.
+"""
 
 from __future__ import annotations
 
 from runner_base import Column, Picture
 from runner_compare.features.tokens.render.divergence_picture import divergence_pictures
-from runner_compare.features.tokens.render.tables import LEGEND, token_tables, worst_of, worst_tokens
+from runner_compare.features.tokens.render.tables import (
+    LEGEND,
+    find_worst_tokens,
+    render_worst_tokens,
+    token_tables,
+)
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.section import Section
 
 
 class Tokens(Section):
-    """The divergence from a reference, token by token."""
+    """Section with the divergence from a reference, token by token."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return token_tables(table)
 
     def legend(self, table: Table, explain: bool) -> str:
-        return LEGEND if table.unit == "token" and any(row.effect for row in table.rows) else ""
+        return LEGEND if table.likelihood_unit == "token" and any(row.effect for row in table.rows) else ""
 
-    def figures(self, table: Table) -> list[Picture]:
+    def pictures(self, table: Table) -> list[Picture]:
         return divergence_pictures(table)
 
-    def page(self, table: Table, reader: Reader) -> str:
-        return "".join(worst_tokens(of_run) for of_run in worst_of(table, reader))
+    def render_html(self, table: Table, reader: Reader) -> str:
+        return "".join(render_worst_tokens(of_run) for of_run in find_worst_tokens(table, reader))
 
 
 SECTION = Tokens()

@@ -1,4 +1,6 @@
-"""Pairs of answers to questions that offer functions: two rows at each step, one row at two lengths."""
+"""Pair answers to questions that offer tools: two rows at each step, or one row at two
+lengths.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +10,38 @@ from functools import partial
 
 from runner_base.tool_outcomes import STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell, ToolFindings
-from runner_compare.model.compared_parts import answers_of_rows, compare_parts, judge_parts, pairs_of_rows
-from runner_compare.model.data import Run, Table, TableRow, TooFew
-from runner_compare.model.error_families import ErrorFamily, rows_family
+from runner_compare.model.compared_parts import (
+    compare_subsets,
+    decide_subsets,
+    load_row_answers,
+    pair_rows_with_baselines,
+)
+from runner_compare.model.data import Run, Table, TableRow, TooFewPairs
+from runner_compare.model.error_families import ErrorFamily, row_error_families
 from runner_compare.model.mean_pairs import (
     TOOL_ACCURACY,
-    cluster_field,
+    add_function_clusters,
     compare_means,
-    has_means,
-    with_functions,
+    find_cluster_field,
+    needs_means,
 )
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
 from runner_compare.reader import Reader
-from runner_compare.statistics import Compared, Decision
-from runner_compare.ways.verdicts import at_both_ends, by_verdicts
+from runner_compare.statistics import Decision, RunComparison
+from runner_compare.ways.verdicts import compare_with_cut_off_bounds, mcnemar_test
 
 EVERY_STEP = STEPS | {WITHOUT_NEED: frozenset({ToolOutcome.nothing_called})}
 OF_NO_NEED = frozenset({ToolOutcome.nothing_called, ToolOutcome.called_without_need})
 
 
-def answers_by_step(own: Answers, base: Answers) -> dict[str, tuple[Answers, Answers]]:
-    """Return the answers of two rows for each step, solved where they have taken it.
+def answers_by_step(answers: Answers, baseline_answers: Answers) -> dict[str, tuple[Answers, Answers]]:
+    """Return the answers of two rows per step, solved where they pass it.
 
-    Only the questions count to which a step belongs.
+    Only the questions to which a step applies count.
     """
     without_need = {
         outcome.tools.category
-        for side in (own, base)
+        for side in (answers, baseline_answers)
         for outcome in side.values()
         if outcome.tools is not None and outcome.tools.outcome in OF_NO_NEED
     }
@@ -42,47 +49,49 @@ def answers_by_step(own: Answers, base: Answers) -> dict[str, tuple[Answers, Ans
     for step in EVERY_STEP:
         own_part, base_part = (
             {
-                question: at_step(outcome, step)
+                question: solved_at_step(outcome, step)
                 for question, outcome in side.items()
                 if outcome.tools is not None
                 and (outcome.tools.category in without_need) == (step == WITHOUT_NEED)
             }
-            for side in (own, base)
+            for side in (answers, baseline_answers)
         )
         if own_part and base_part:
             found[step] = own_part, base_part
     return found
 
 
-def at_step(outcome: QuestionOutcome, step: str) -> QuestionOutcome:
-    """Return an answer as solved where it has taken a step."""
+def solved_at_step(outcome: QuestionOutcome, step: str) -> QuestionOutcome:
+    """Return an answer as solved if it passes a step."""
     assert outcome.tools is not None
     return outcome._replace(solved=outcome.tools.outcome in EVERY_STEP[step], right=(0, 0))
 
 
-def compare_lengths(run: Run, answers: Answers) -> dict[int, Compared]:
-    """Compare each length of a row with its shortest one, on the same questions."""
+def compare_lengths(run: Run, answers: Answers) -> dict[int, RunComparison]:
+    """Compare each context length of a row with its shortest one, on the same questions."""
     by_length: dict[int, dict[Question, QuestionOutcome]] = {}
-    for question, outcome in _numbered(answers):
+    for question, outcome in _number_answers(answers):
         if outcome.tools is not None:
             by_length.setdefault(outcome.tools.length, {})[question] = outcome
     shortest, *longer = sorted(by_length) or [0]
-    compared: dict[int, Compared] = {}
+    compared: dict[int, RunComparison] = {}
     for length in longer:
         own, base = by_length[length], by_length[shortest]
         shared = [question for question in own if question in base]
-        pairs = with_functions(shared, [(own[question], base[question]) for question in shared])
-        by_means = partial(compare_means, field=cluster_field(run, run))
+        pairs = add_function_clusters(shared, [(own[question], base[question]) for question in shared])
+        by_means = partial(compare_means, cluster_field_name=find_cluster_field(run, run))
         if pairs:
             try:
-                compared[length] = at_both_ends(by_means if has_means(pairs) else by_verdicts, pairs)
-            except TooFew:
+                compared[length] = compare_with_cut_off_bounds(
+                    by_means if needs_means(pairs) else mcnemar_test, pairs
+                )
+            except TooFewPairs:
                 continue  # families: nothing is said
     return compared
 
 
-def _numbered(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
-    """Yield answers by question and right calls; the number is that among equal ones of a length."""
+def _number_answers(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
+    """Yield answers by question and expected calls, numbered among equal ones of a length."""
     counts: dict[tuple[int, str, str], int] = {}
     for (_, question, gold), outcome in answers.items():
         length = outcome.tools.length if outcome.tools else 0
@@ -92,8 +101,8 @@ def _numbered(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
 
 
 @dataclass
-class CallsOfTable:
-    """What the rows of a table say, by run id, and the comparisons of each category and length."""
+class TableToolCalls:
+    """Tool-calling results of a table's rows by run id, with all comparisons."""
 
     findings: dict[str, ToolFindings] = field(default_factory=dict)
     compared: dict[str, dict[Cell, Decision]] = field(default_factory=dict)
@@ -101,32 +110,31 @@ class CallsOfTable:
     lengths: dict[str, dict[int, Decision]] = field(default_factory=dict)  # against the shortest
 
 
-def add_calls(table: Table, reader: Reader) -> None:
-    """Read the answers of each row, and compare them with its baseline's in each category and
-    length."""
-    kept = table.of(CallsOfTable)
-    if not table.scored or not any(TOOL_ACCURACY in row.run.metrics for row in table.rows):
+def compute_tool_calls(table: Table, reader: Reader) -> None:
+    """Read each row's answers, and compare them with the baseline's per category and length."""
+    kept = table.get_section_data(TableToolCalls)
+    if not table.has_accuracies or not any(TOOL_ACCURACY in row.run.metrics for row in table.rows):
         return
-    answers = answers_of_rows(table, reader, lambda outcome: outcome.tools is not None)
+    answers = load_row_answers(table, reader, lambda outcome: outcome.tools is not None)
     for run_id, own in answers.items():
         if own:
             kept.findings[run_id] = ToolFindings(tuple(own.values()))
-    of_cells, of_steps = dict[str, dict[Cell, Compared]](), dict[str, dict[str, Compared]]()
-    for run, base in pairs_of_rows(table, answers):
+    of_cells, of_steps = dict[str, dict[Cell, RunComparison]](), dict[str, dict[str, RunComparison]]()
+    for run, base in pair_rows_with_baselines(table, answers):
         own, other = answers[run.run_id], answers[base.run_id]
-        cells, other_cells = _by_cell(own), _by_cell(other)
+        cells, other_cells = _group_by_cell(own), _group_by_cell(other)
         shared = {cell: (cells[cell], other_cells[cell]) for cell in cells if cell in other_cells}
-        of_cells[run.run_id] = compare_parts(run, base, shared, reader)
-        of_steps[run.run_id] = compare_parts(run, base, answers_by_step(own, other), reader)
-    kept.compared, kept.steps = judge_parts(of_cells), judge_parts(of_steps)
-    kept.lengths = judge_parts(
+        of_cells[run.run_id] = compare_subsets(run, base, shared, reader)
+        of_steps[run.run_id] = compare_subsets(run, base, answers_by_step(own, other), reader)
+    kept.compared, kept.steps = decide_subsets(of_cells), decide_subsets(of_steps)
+    kept.lengths = decide_subsets(
         {row.run.run_id: compare_lengths(row.run, answers[row.run.run_id]) for row in tool_rows(table)}
     )
 
 
-def error_families(table: Table) -> list[ErrorFamily]:
-    """Return the groups of comparisons of which each shares one error."""
-    kept = table.of(CallsOfTable)
+def tool_call_error_families(table: Table) -> list[ErrorFamily]:
+    """Return the families of comparisons that share one error."""
+    kept = table.get_section_data(TableToolCalls)
     if not kept.findings:
         return []
     groups: dict[str, Mapping[str, Sized]] = {
@@ -136,11 +144,11 @@ def error_families(table: Table) -> list[ErrorFamily]:
     }
     counts = {what: sum(map(len, of_rows.values())) for what, of_rows in groups.items()}
     shared = [ErrorFamily(what, count) for what, count in counts.items() if count]
-    return [*rows_family(table), *shared]
+    return [*row_error_families(table), *shared]
 
 
-def _by_cell(answers: Answers) -> dict[Cell, Answers]:
-    """Return the answers of each category and length; in one cell each question is asked once."""
+def _group_by_cell(answers: Answers) -> dict[Cell, Answers]:
+    """Group answers by category and length. Each question occurs once per cell."""
     by_cell: dict[Cell, Answers] = {}
     for question, outcome in answers.items():
         if outcome.tools is not None:
@@ -150,6 +158,6 @@ def _by_cell(answers: Answers) -> dict[Cell, Answers]:
 
 
 def tool_rows(table: Table) -> list[TableRow]:
-    """Return the rows that offered functions."""
-    findings = table.of(CallsOfTable).findings
+    """Return the rows whose questions offered tools."""
+    findings = table.get_section_data(TableToolCalls).findings
     return [row for row in table.rows if row.run.run_id in findings]

@@ -1,4 +1,4 @@
-"""Calls of functions as tables, sentences and plain data."""
+"""Render tool calls as tables, sentences and JSON data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from runner_base import Column, Result, Sample, Use
+from runner_base import Column, ColumnUse, Result, Sample
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell, CellCalls, ToolFindings
-from runner_compare.features.tool_calls.pairs import EVERY_STEP, CallsOfTable, error_families, tool_rows
+from runner_compare.features.tool_calls.pairs import (
+    EVERY_STEP,
+    TableToolCalls,
+    tool_call_error_families,
+    tool_rows,
+)
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.model.outcomes import QuestionOutcome
-from runner_compare.render.columns import naming_of
-from runner_compare.render.compared_parts import open_sentence, part_columns, part_sentences, points_words
+from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.compared_parts import (
+    format_points_with_interval,
+    subset_columns,
+    subset_sentences,
+    undecided_sentence,
+)
 from runner_compare.render.error_families import error_sentences
-from runner_compare.render.labels import name_of
+from runner_compare.render.labels import row_name
 from runner_compare.statistics import Finding
 
 LEGEND = (
@@ -27,9 +37,9 @@ BY_OUTCOME = "calls of functions: answers by what came of them"
 WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 
 
-def call_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the columns of the tables of steps, of categories, of what failed, and of comparisons, by their titles."""
-    kept, (cells, has_lengths) = table.of(CallsOfTable), _cells_of(table)
+def tool_call_tables(table: Table) -> dict[str, list[Column]]:
+    """Return the tables of steps, categories, failures and comparisons, by title."""
+    kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
     shown = {
         "calls of functions: answers that take each step, %": step_columns(table),
         "right calls by category, %": cell_columns(table),
@@ -38,145 +48,167 @@ def call_tables(table: Table) -> dict[str, list[Column]]:
     if kept.steps:
         known = {step for of_row in kept.steps.values() for step in of_row}
         heads = {step: step.replace("_", "\n") for step in EVERY_STEP if step in known}
-        shown["steps of calls against the baseline, points"] = part_columns(table, kept.steps, heads)
+        shown["steps of calls against the baseline, points"] = subset_columns(table, kept.steps, heads)
     if kept.compared:
-        of_cells = {cell: cell_words(cell, has_lengths).replace(" at ", "\nat ") for cell in cells}
-        shown["right calls against the baseline, points"] = part_columns(table, kept.compared, of_cells)
+        of_cells = {cell: format_cell_name(cell, has_lengths).replace(" at ", "\nat ") for cell in cells}
+        shown["right calls against the baseline, points"] = subset_columns(table, kept.compared, of_cells)
     return shown
 
 
-def call_sentences(table: Table) -> list[str]:
-    """Say in which categories, at which lengths and steps rows are better or worse than their
-    baselines, and whether longer contexts change their calls."""
-    kept, (_, has_lengths) = table.of(CallsOfTable), _cells_of(table)
+def tool_call_sentences(table: Table) -> list[str]:
+    """Return sentences on categories, lengths and steps with a difference to the baseline.
+
+    They also say whether longer contexts change a row's calls.
+    """
+    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
     return [
-        *part_sentences("calls", table, kept.compared, lambda cell: f"in {cell_words(cell, has_lengths)}"),
-        *open_sentence("right calls", kept.compared),
-        *part_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
-        *open_sentence("steps of calls", kept.steps),
+        *subset_sentences(
+            "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
+        ),
+        *undecided_sentence("right calls", kept.compared),
+        *subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
+        *undecided_sentence("steps of calls", kept.steps),
         *(
-            f"right calls of {name_of(row, table.keys)} at {length:,} against "
-            f"{kept.findings[row.run.run_id].lengths[0]:,} tokens: {decision.finding} ({points_words(decision)})"
+            f"right calls of {row_name(row, table.keys)} at {length:,} against "
+            f"{kept.findings[row.run.run_id].context_lengths[0]:,} tokens: "
+            f"{decision.finding} ({format_points_with_interval(decision)})"
             for row in tool_rows(table)
             for length, decision in kept.lengths.get(row.run.run_id, {}).items()
             if decision.finding is not Finding.open
         ),
-        *open_sentence("longer contexts", kept.lengths),
-        *error_sentences(error_families(table)),
+        *undecided_sentence("longer contexts", kept.lengths),
+        *error_sentences(tool_call_error_families(table)),
     ]
 
 
-def percent(share: float) -> str:
-    """Return a share as a cell: `97.5`."""
-    return f"{100 * share:.1f}"
+def format_percent(fraction: float) -> str:
+    """Format a fraction for a table cell, e.g. `97.5`."""
+    return f"{100 * fraction:.1f}"
 
 
 def step_columns(table: Table) -> list[Column]:
-    rows, kept = tool_rows(table), table.of(CallsOfTable).findings
-    columns = naming_of(table, rows)
+    rows, kept = tool_rows(table), table.get_section_data(TableToolCalls).findings
+    columns = naming_columns_of_rows(table, rows)
     for step in (*STEPS, WITHOUT_NEED):
-        shares = [kept[row.run.run_id].steps.get(step) for row in rows]
+        shares = [kept[row.run.run_id].step_shares.get(step) for row in rows]
         if any(share is not None for share in shares):
-            cells = [ABSENT if share is None else percent(share) for share in shares]
-            columns.append(Column(step.replace("_", "\n"), cells, use=Use.result))
+            cells = [ABSENT if share is None else format_percent(share) for share in shares]
+            columns.append(Column(step.replace("_", "\n"), cells, use=ColumnUse.result))
     return columns
 
 
-def cell_words(cell: Cell, has_lengths: bool) -> str:
-    """Return a category with its length, where there are several: `parallel at 4,096`."""
+def format_cell_name(cell: Cell, has_lengths: bool) -> str:
+    """Return a category with its length, if there are several: `parallel at 4,096`."""
     category, length = cell
     if not has_lengths:
         return category
     return f"{category} at {length:,}" if length else f"{category}, not filled"
 
 
-def _cells_of(table: Table) -> tuple[list[Cell], bool]:
+def _list_cells(table: Table) -> tuple[list[Cell], bool]:
     """Return the categories and lengths of all rows, and whether there are several lengths."""
-    found = [cell for findings in table.of(CallsOfTable).findings.values() for cell in findings.cells]
+    found = [
+        cell
+        for findings in table.get_section_data(TableToolCalls).findings.values()
+        for cell in findings.cells
+    ]
     cells = list(dict.fromkeys((cell.category, cell.length) for cell in found))
     return cells, len({length for _, length in cells}) > 1
 
 
 def cell_columns(table: Table) -> list[Column]:
-    """Return the columns of right answers in each category, a line for each length of a row."""
-    kept = table.of(CallsOfTable).findings
-    cells, has_lengths = _cells_of(table)
-    lines = [(row, length) for row in tool_rows(table) for length in kept[row.run.run_id].lengths]
-    columns = naming_of(table, [row for row, _ in lines])
+    """Return the columns of accuracy per category, one line per length and row."""
+    kept = table.get_section_data(TableToolCalls).findings
+    cells, has_lengths = _list_cells(table)
+    lines = [(row, length) for row in tool_rows(table) for length in kept[row.run.run_id].context_lengths]
+    columns = naming_columns_of_rows(table, [row for row, _ in lines])
     if has_lengths:
         filled = [f"{length:,}" if length else ABSENT for _, length in lines]
-        columns.append(Column("tokens", filled, use=Use.setting))
+        columns.append(Column("tokens", filled, use=ColumnUse.setting))
     for category in dict.fromkeys(category for category, _ in cells):
-        found = [_cell(kept[row.run.run_id], category, length) for row, length in lines]
+        found = [_find_cell(kept[row.run.run_id], category, length) for row, length in lines]
         shown = [
-            ABSENT if cell is None else f"{percent(cell.share)} of {len(cell.outcomes)}" for cell in found
+            ABSENT if cell is None else f"{format_percent(cell.accuracy)} of {len(cell.outcomes)}"
+            for cell in found
         ]
-        columns.append(Column(category, shown, use=Use.result))
+        columns.append(Column(category, shown, use=ColumnUse.result))
     return columns
 
 
-def _cell(findings: ToolFindings, category: str, length: int) -> CellCalls | None:
+def _find_cell(findings: ToolFindings, category: str, length: int) -> CellCalls | None:
     return next((cell for cell in findings.cells if (cell.category, cell.length) == (category, length)), None)
 
 
 def outcome_columns(table: Table) -> list[Column]:
-    """Return a column for each way in which an answer failed, with how many did."""
-    rows, kept = tool_rows(table), table.of(CallsOfTable).findings
-    columns = naming_of(table, rows)
+    """Return a column for each kind of failure, with the number of answers."""
+    rows, kept = tool_rows(table), table.get_section_data(TableToolCalls).findings
+    columns = naming_columns_of_rows(table, rows)
     for outcome in ToolOutcome:
-        counts = [sum(cell.counts[outcome] for cell in kept[row.run.run_id].cells) for row in rows]
+        counts = [sum(cell.outcome_counts[outcome] for cell in kept[row.run.run_id].cells) for row in rows]
         if outcome not in RIGHT and any(counts):
-            columns.append(Column(WORDS[outcome].replace(" ", "\n"), list(map(str, counts)), use=Use.result))
+            columns.append(
+                Column(WORDS[outcome].replace(" ", "\n"), list(map(str, counts)), use=ColumnUse.result)
+            )
     answers = [str(len(kept[row.run.run_id].outcomes)) for row in rows]
-    return [*columns, Column("of all", answers, use=Use.result)]
+    return [*columns, Column("of all", answers, use=ColumnUse.result)]
 
 
-def tool_card(result: Result, samples: Sequence[Sample]) -> None:
-    """Add to a job's result the shares of each step, those of each category and length, and the
-    table of outcomes."""
-    findings = ToolFindings(tuple(QuestionOutcome.of(sample) for sample in samples))
-    metrics = {"tool_accuracy": fmean(outcome.mean for outcome in findings.outcomes)}
-    for name, group in _groups(findings):
-        metrics[f"tool_accuracy/{name}"] = fmean(outcome.mean for cell in group for outcome in cell.outcomes)
-    metrics |= {f"{step}_share": share for step, share in findings.steps.items()}
+def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
+    """Add the fractions of steps, categories and lengths, and the table of outcomes, to a job's
+    result.
+    """
+    findings = ToolFindings(tuple(QuestionOutcome.from_sample(sample) for sample in samples))
+    metrics = {"tool_accuracy": fmean(outcome.accuracy for outcome in findings.outcomes)}
+    for name, group in _iter_metric_groups(findings):
+        metrics[f"tool_accuracy/{name}"] = fmean(
+            outcome.accuracy for cell in group for outcome in cell.outcomes
+        )
+    metrics |= {f"{step}_share": share for step, share in findings.step_shares.items()}
     result.metrics |= metrics
-    result.tables[BY_OUTCOME] = [outcome_row(cell, len(findings.lengths) > 1) for cell in findings.cells]
+    result.tables[BY_OUTCOME] = [
+        outcome_table_row(cell, len(findings.context_lengths) > 1) for cell in findings.cells
+    ]
 
 
-def _groups(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
-    """Yield the cells of each category and, where there are several, of each length, with the end
-    of their metric."""
+def _iter_metric_groups(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
+    """Yield the cells of each category and, if there are several, of each length, with a metric
+    suffix.
+    """
     for category in dict.fromkeys(cell.category for cell in findings.cells):
         yield category, [cell for cell in findings.cells if cell.category == category]
-    for length in findings.lengths if len(findings.lengths) > 1 else []:
+    for length in findings.context_lengths if len(findings.context_lengths) > 1 else []:
         yield f"length_{length}", [cell for cell in findings.cells if cell.length == length]
 
 
-def outcome_row(cell: CellCalls, has_lengths: bool) -> dict[str, Any]:
-    """Return how many answers of a category and a length came to what; only what was seen."""
+def outcome_table_row(cell: CellCalls, has_lengths: bool) -> dict[str, Any]:
+    """Return the counts of outcomes of a category and length; only those that occurred."""
     filled: dict[str, Any] = {"tokens": cell.length} if has_lengths else {}
-    right = {"right": f"{100 * cell.share:.1f} %", "answers": len(cell.outcomes)}
+    right = {"right": f"{100 * cell.accuracy:.1f} %", "answers": len(cell.outcomes)}
     failed = [
-        f"{cell.counts[outcome]} {WORDS[outcome]}"
+        f"{cell.outcome_counts[outcome]} {WORDS[outcome]}"
         for outcome in ToolOutcome
-        if outcome in _failures(cell.counts)
+        if outcome in _failed_outcomes(cell.outcome_counts)
     ]
     return {"category": cell.category} | filled | right | {"failed": ", ".join(failed) or "none"}
 
 
-def _failures(counts: Counter[ToolOutcome]) -> list[ToolOutcome]:
+def _failed_outcomes(counts: Counter[ToolOutcome]) -> list[ToolOutcome]:
     return [outcome for outcome in counts if outcome not in RIGHT]
 
 
 def cell_record(cell: CellCalls) -> dict[str, Any]:
-    """Return the answers of a category and a length as plain data."""
+    """Return the answers of a category and length as JSON data."""
     low, high = cell.interval
     return {
         "category": cell.category,
         "tokens": cell.length,
         "answers": len(cell.outcomes),
-        "right": cell.share,
+        "right": cell.accuracy,
         "right_low": low,
         "right_high": high,
-        "outcomes": {outcome.value: cell.counts[outcome] for outcome in ToolOutcome if cell.counts[outcome]},
+        "outcomes": {
+            outcome.value: cell.outcome_counts[outcome]
+            for outcome in ToolOutcome
+            if cell.outcome_counts[outcome]
+        },
     }

@@ -1,4 +1,4 @@
-"""Finds the keys in which rows are training runs of one recipe."""
+"""Find the keys in which rows are training runs of one recipe."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ OF_WEIGHTS = ("model.name", "lora.path")
 SEED = re.compile(r"(?<![a-z])seed[-_=.]?\d+", re.IGNORECASE)
 
 
-def seeded_keys(table: Table) -> list[str]:
-    """Return the keys by whose values rows are training runs of one recipe."""
+def find_training_seed_keys(table: Table) -> list[str]:
+    """Return the keys whose values identify training runs of one recipe."""
     declared = {key for row in table.rows for key in row.run.params if key.rpartition(".")[2] in DECLARED}
-    found = [key for key in sorted(declared) if len({row.run.value(key) for row in table.rows} - {None}) > 1]
+    found = [
+        key for key in sorted(declared) if len({row.run.get_value(key) for row in table.rows} - {None}) > 1
+    ]
     for key in OF_WEIGHTS:
         recipes: dict[str, set[str]] = {}
-        for name in {row.run.value(key) for row in table.rows} - {None}:
+        for name in {row.run.get_value(key) for row in table.rows} - {None}:
             recipes.setdefault(SEED.sub("seed", name or ""), set()).add(name or "")
         if any(len(names) > 1 for names in recipes.values()):
             found.append(key)

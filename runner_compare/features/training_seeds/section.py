@@ -1,8 +1,8 @@
-"""Rows that are training runs of one recipe, and what seeds of sampling do not say about them.
+"""Warn that sampling seeds say nothing about training runs of the same recipe.
 
-A training seed is recognised by a key that the user has declared for it (`…training_seed`,
-`…train_seed`), or in names of models and adapters that are the same but for `seed` and a number:
-`adapter-seed1`, `adapter-seed2`.
+A training seed is recognised by a key that the user declared for it (`…training_seed`,
+`…train_seed`), or in names of models and adapters that are equal except for `seed` and a
+number: `adapter-seed1`, `adapter-seed2`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from runner_compare.section import Section
 
 
 class TrainingSeeds(Section):
-    """Rows that are training runs of one recipe."""
+    """Section about rows that are training runs of one recipe."""
 
     def sentences(self, table: Table) -> list[str]:
-        """Say what a finding between such rows is about."""
         text = training_sentence(table)
         return [text] if text else []
 

@@ -1,1 +1,1 @@
-"""Files of lm-evaluation-harness."""
+"""Reader of lm-evaluation-harness results."""

@@ -1,8 +1,7 @@
-"""Computes again from its documents what lm-eval's results file says of a metric: whatever is a
-kind of mean over them.
+"""Recompute means in lm-eval's results file from its documents.
 
-A figure of all documents together (a corpus' BLEU, a class' F1) cannot be computed so, and is not
-checked.
+A metric of all documents together (a corpus' BLEU, a class' F1) cannot be recomputed, and
+is not checked.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runner_compare.model.question_numbers import number_of
+from runner_compare.model.question_metrics import parse_lm_eval_value
 from runner_compare.readers.lm_eval.files import Results
-from runner_compare.readers.tool_run import as_number
+from runner_compare.readers.tool_run import to_finite_number
 
 # lm-eval's aggregation of a metric for which the task's settings name none, and the metrics of a
 # task that names none
@@ -33,10 +32,9 @@ METRICS = {
 }
 
 
-def aggregation_of(results: Results, task: str, metric: str) -> str | None:
-    """Return how lm-eval has made a task's figure of the documents'; None if its file does not say
-    so."""
-    config = results.of("configs", task) or {}
+def find_aggregation(results: Results, task: str, metric: str) -> str | None:
+    """Return how lm-eval aggregated a metric over documents; None if its file does not contain it."""
+    config = results.find_entry("configs", task) or {}
     metric_list = config.get("metric_list")
     if not metric_list:
         return AGGREGATIONS.get(metric) if metric in METRICS.get(str(config.get("output_type")), ()) else None
@@ -51,9 +49,8 @@ def aggregation_of(results: Results, task: str, metric: str) -> str | None:
     return None if entry is None else str(entry.get("aggregation") or AGGREGATIONS.get(metric))
 
 
-def recomputed(aggregation: str | None, values: Sequence[Any]) -> float | None:
-    """Return a task's figure from its documents' values; None if it is no kind of mean, or a value
-    is no number."""
+def recompute_metric(aggregation: str | None, values: Sequence[Any]) -> float | None:
+    """Recompute a metric from its documents' values; None if it is no kind of mean."""
     compute = COMPUTED.get(aggregation or "")
     if compute is None or not values:
         return None
@@ -64,29 +61,31 @@ def recomputed(aggregation: str | None, values: Sequence[Any]) -> float | None:
 
 
 class _NoNumber(Exception):
-    """A document has no number, so that there is no mean."""
+    """A document has no number, so there is no mean."""
 
 
 def _mean(values: Sequence[Any]) -> float:
-    return math.fsum(map(_number, values)) / len(values)
+    return math.fsum(map(_to_number, values)) / len(values)
 
 
-def _mean_of_known(values: Sequence[Any]) -> float:
+def _nan_mean(values: Sequence[Any]) -> float:
     return _mean([value for value in values if not (isinstance(value, float) and math.isnan(value))])
 
 
-def _mean_of_briers(pairs: Sequence[Any]) -> float:
-    return _mean([number_of(pair) if isinstance(pair, list) else None for pair in pairs])
+def _mean_brier_score(pairs: Sequence[Any]) -> float:
+    return _mean([parse_lm_eval_value(pair) if isinstance(pair, list) else None for pair in pairs])
 
 
 def _weighted_mean(pairs: Sequence[Any]) -> float:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise _NoNumber
-    return math.fsum(_number(value) for value, _ in pairs) / math.fsum(_number(weight) for _, weight in pairs)
+    return math.fsum(_to_number(value) for value, _ in pairs) / math.fsum(
+        _to_number(weight) for _, weight in pairs
+    )
 
 
-def _number(value: Any) -> float:
-    number = as_number(value)
+def _to_number(value: Any) -> float:
+    number = to_finite_number(value)
     if number is None:
         raise _NoNumber
     return number
@@ -94,8 +93,8 @@ def _number(value: Any) -> float:
 
 COMPUTED: dict[str, Callable[[Sequence[Any]], float]] = {
     "mean": _mean,
-    "nanmean": _mean_of_known,
-    "brier_score": _mean_of_briers,
+    "nanmean": _nan_mean,
+    "brier_score": _mean_brier_score,
     "perplexity": lambda values: math.exp(-_mean(values)),
     "weighted_perplexity": lambda pairs: math.exp(-_weighted_mean(pairs)),
     "bits_per_byte": lambda pairs: -_weighted_mean(pairs) / math.log(2),

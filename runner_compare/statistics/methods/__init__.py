@@ -1,2 +1,1 @@
-"""The methods: a module each, with one Test of `effects`. What they compute with are the modules
-beside this folder."""
+"""One test method per module, each a Test of `effects`."""

@@ -1,18 +1,17 @@
-"""Fisher's exact test: verdicts by their counts alone, as if the questions had nothing in
-common."""
+"""Fisher's exact test, for verdicts on different questions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from runner_compare.statistics import stats
-from runner_compare.statistics.effects import Effect, Method, Test, verdict_counts, without_zero
+from runner_compare.statistics.effects import Effect, Method, Test, effect_verdict_counts, exclude_zero
 from runner_compare.statistics.stats import ALPHA
 
 
 @dataclass(frozen=True)
-class Fisher(Test):
-    """How many questions each side solved, of how many."""
+class FisherTest(Test):
+    """Numbers of correct answers and of questions on each side."""
 
     correct: int
     n: int
@@ -21,8 +20,7 @@ class Fisher(Test):
 
     knows_power = True
 
-    def compare(self) -> Effect:
-        """Compute the effect."""
+    def compute_effect(self) -> Effect:
         # takes a second to import, and only unpaired runs need it
         from scipy.stats import fisher_exact
 
@@ -36,23 +34,22 @@ class Fisher(Test):
             self.correct, self.n, self.baseline_correct, self.baseline_n
         )
         if p < ALPHA:  # of some small tables the interval would hold 0
-            low, high = without_zero(low, high, difference > 0)
-        counts = verdict_counts(None, None, None, self.baseline_correct)
+            low, high = exclude_zero(low, high, difference > 0)
+        counts = effect_verdict_counts(None, None, None, self.baseline_correct)
         return Effect(Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts)
 
-    def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at another level."""
+    def interval_at_level(self, alpha: float) -> tuple[float, float]:
         return stats.unpaired_difference_interval(
             self.correct, self.n, self.baseline_correct, self.baseline_n, alpha
         )
 
-    def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true difference."""
-        return stats.unpaired_difference_p(
-            self.correct, self.n, self.baseline_correct, self.baseline_n, value
+    def p_value_at(self, null_value: float) -> float:
+        """Return the two-sided p-value against a true difference."""
+        return stats.unpaired_difference_p_value(
+            self.correct, self.n, self.baseline_correct, self.baseline_n, null_value
         )
 
-    def detects(self, level: float) -> float | None:
-        """Return the smallest true difference that so many questions detect."""
+    def detectable_difference(self, level: float) -> float | None:
+        """Return the smallest true difference that is detected at a level."""
         pooled = (self.correct + self.baseline_correct) / (self.n + self.baseline_n)
-        return stats.unpaired_detectable_difference(self.n, self.baseline_n, pooled, level)
+        return stats.detectable_unpaired_difference(self.n, self.baseline_n, pooled, level)

@@ -1,20 +1,32 @@
-"""McNemar's exact test: verdicts on the same questions, each counted once."""
+"""McNemar's exact test, for one verdict per question on the same questions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from runner_compare.statistics import stats
-from runner_compare.statistics.effects import Between, Effect, Method, Test, verdict_counts, without_zero
-from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, smallest_detectable
+from runner_compare.statistics.effects import (
+    Between,
+    Effect,
+    Method,
+    Test,
+    effect_verdict_counts,
+    exclude_zero,
+)
+from runner_compare.statistics.margins import paired_questions_needed
+from runner_compare.statistics.planning import (
+    expected_disagreement,
+    questions_needed_to_detect,
+    smallest_detectable_difference,
+)
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
 @dataclass(frozen=True)
-class McNemar(Test):
-    """Verdicts on the same n questions: wins are those that only this run solved, losses the
-    reverse."""
+class McNemarTest(Test):
+    """Verdicts on the same n questions: wins are solved only by this run, losses only by the
+    baseline.
+    """
 
     wins: int
     losses: int
@@ -24,58 +36,60 @@ class McNemar(Test):
 
     knows_power = can_plan = can_plan_detection = True
 
-    def compare(self) -> Effect:
-        """Compute the effect."""
+    def compute_effect(self) -> Effect:
         wins, losses, n = self.wins, self.losses, self.n
-        p = stats.mcnemar_exact(wins, losses)
+        p = stats.mcnemar_exact_p_value(wins, losses)
         low, high = stats.paired_difference_interval(wins, losses, n)
         if p < ALPHA:  # of a few tables below 80 pairs the interval would hold 0
-            low, high = without_zero(low, high, wins > losses)
+            low, high = exclude_zero(low, high, wins > losses)
         difference = (wins - losses) / n if n else 0.0
-        counts = verdict_counts(wins, losses, n - wins - losses, self.baseline_correct)
+        counts = effect_verdict_counts(wins, losses, n - wins - losses, self.baseline_correct)
         if self.tasks is not None:
             counts |= {"tasks": self.tasks}
         return Effect(Method.mcnemar, "accuracy", difference, low, high, p, n, n, counts)
 
     @property
-    def expected(self) -> float:
-        """The share of further questions that only one of the two will solve."""
+    def expected_disagreement_rate(self) -> float:
+        """Expected fraction of further questions that only one of the two solves."""
         return expected_disagreement(self.wins + self.losses, self.n)
 
-    def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at another level."""
+    def interval_at_level(self, alpha: float) -> tuple[float, float]:
         return stats.paired_difference_interval(self.wins, self.losses, self.n, alpha)
 
-    def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true difference."""
-        return stats.paired_difference_p(self.wins, self.losses, self.n, value)
+    def p_value_at(self, null_value: float) -> float:
+        """Return the two-sided p-value against a true difference."""
+        return stats.paired_difference_p_value(self.wins, self.losses, self.n, null_value)
 
-    def detects(self, level: float) -> float | None:
-        """Return the smallest true difference that so many questions detect."""
+    def detectable_difference(self, level: float) -> float | None:
+        """Return the smallest true difference that this many questions detect."""
         discordant_rate = (self.wins + self.losses) / self.n if self.n else 0.0
-        return smallest_detectable(self.n, discordant_rate, level)
+        return smallest_detectable_difference(self.n, discordant_rate, level)
 
-    def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the questions that decide about a margin, those that were asked included."""
-        return questions_needed(margin, self.expected, level, power, (self.wins, self.losses, self.n))
+    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the number of questions that decide about a margin, including those already asked."""
+        return paired_questions_needed(
+            margin, self.expected_disagreement_rate, level, power, (self.wins, self.losses, self.n)
+        )
 
-    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return what a margin needs at both ends of the interval of the disagreement."""
+    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
+        """Return the sample size for a margin at both ends of the disagreement's interval."""
         seen = self.wins, self.losses, self.n
-        fewest, most = (questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_ends)
-        return fewest, most
-
-    @property
-    def disagreement_ends(self) -> tuple[float, float]:
-        """The 95 % interval of the share of questions that only one of the two solves."""
-        return stats.exact_interval(self.wins + self.losses, self.n)
-
-    def needs_to_detect_between(self, difference: float, level: float, power: float = POWER) -> Between:
-        """Return what a difference needs at both ends of the interval of the disagreement."""
         fewest, most = (
-            questions_to_detect(rate, difference, level, power) for rate in self.disagreement_ends
+            paired_questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_interval
         )
         return fewest, most
 
-    def needs_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
-        return questions_to_detect(self.expected, difference, level, power)
+    @property
+    def disagreement_interval(self) -> tuple[float, float]:
+        """95 % interval of the fraction of questions that only one of the two solves."""
+        return stats.exact_interval(self.wins + self.losses, self.n)
+
+    def detection_size_interval(self, difference: float, level: float, power: float = POWER) -> Between:
+        """Return the sample size for a difference at both ends of the disagreement's interval."""
+        fewest, most = (
+            questions_needed_to_detect(rate, difference, level, power) for rate in self.disagreement_interval
+        )
+        return fewest, most
+
+    def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
+        return questions_needed_to_detect(self.expected_disagreement_rate, difference, level, power)

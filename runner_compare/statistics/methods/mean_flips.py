@@ -1,5 +1,4 @@
-"""Flips of means' signs: shares of right answers, in families of questions or of several answers to
-each question."""
+"""Sign-flip test of per-question accuracies, for clustered questions or several answers each."""
 
 from __future__ import annotations
 
@@ -8,18 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from runner_compare.statistics import ratios
-from runner_compare.statistics.effects import Between, Effect, Method, Test, verdict_counts
-from runner_compare.statistics.mean_plans import detectable_loss, questions_for_margin
+from runner_compare.statistics.effects import Between, Effect, Method, Test, effect_verdict_counts
+from runner_compare.statistics.mean_plans import detectable_mean_loss, questions_needed_for_margin
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.planning import can_plan_from, spread_factors
+from runner_compare.statistics.planning import has_enough_units_to_plan, standard_error_factors
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 12.0  # kurtosis of clusters up to which the observed ones bound what a plan needs
 
 
 @dataclass(frozen=True)
-class MeanFlips(Test):
-    """The difference of each question's mean verdict, of so many samples each."""
+class MeanFlipTest(Test):
+    """Difference of each question's mean verdict, over the samples per question."""
 
     differences: Sequence[float]
     clusters: Sequence[Hashable] | None = None
@@ -32,63 +31,66 @@ class MeanFlips(Test):
 
     @cached_property
     def mean(self) -> MeanDifference:
-        """The mean difference, over clusters."""
-        return MeanDifference.of(self.differences, self.clusters, self.is_strict)
+        """Mean difference over clusters."""
+        return MeanDifference.from_differences(self.differences, self.clusters, self.is_strict)
 
-    def compare(self) -> Effect:
-        """Compute the effect."""
+    def compute_effect(self) -> Effect:
         mean, count = self.mean, len(self.mean.sums)
         wins = sum(difference > 0 for difference in self.differences)
         losses = sum(difference < 0 for difference in self.differences)
         grouping = f", mean of {self.samples} samples" if self.samples > 1 else ""
         if self.by:
             grouping += f", in {count:,} families by {self.by}"
-        counts = verdict_counts(wins, losses, mean.n - wins - losses, self.baseline_correct) | {
+        counts = effect_verdict_counts(wins, losses, mean.n - wins - losses, self.baseline_correct) | {
             "clusters": count if self.by else None,
             "samples": self.samples,
             "grouping": grouping,
-            "few": mean.is_few,
+            "few": mean.has_few_clusters,
         }
         low, high = mean.interval()
         return Effect(
             Method.mean_flips, "accuracy", mean.difference, low, high, mean.p, mean.n, mean.n, counts
         )
 
-    def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at another level."""
+    def interval_at_level(self, alpha: float) -> tuple[float, float]:
         return self.mean.interval(alpha)
 
-    def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true difference."""
-        return self.mean.p_at(value)
+    def p_value_at(self, null_value: float) -> float:
+        """Return the two-sided p-value against a true difference."""
+        return self.mean.p_value_at(null_value)
 
-    def detects(self, level: float) -> float | None:
-        """Return the smallest loss, spread evenly, that is detected."""
-        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, False, level, self.is_strict)
+    def detectable_difference(self, level: float) -> float | None:
+        """Return the smallest evenly spread loss that is detected."""
+        return detectable_mean_loss(
+            self.mean.sums, self.mean.sizes, self.samples, False, level, self.is_strict
+        )
 
-    def detects_at_worst(self, level: float) -> float | None:
+    def worst_case_detectable(self, level: float) -> float | None:
         """Return the smallest loss of whole clusters that is detected."""
-        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, True, level, self.is_strict)
+        return detectable_mean_loss(
+            self.mean.sums, self.mean.sizes, self.samples, True, level, self.is_strict
+        )
 
     @property
     def can_plan(self) -> bool:
-        """Whether its clusters say enough about how they differ."""
-        return can_plan_from(self.mean.clusters_worth)
+        """Whether there are enough clusters to estimate a sample size."""
+        return has_enough_units_to_plan(self.mean.clusters_worth)
 
-    def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the questions that decide about a margin."""
-        return questions_for_margin(self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict)
+    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        return questions_needed_for_margin(
+            self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict
+        )
 
-    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return the fewest and the most questions that decide about a margin, by the interval of the spread."""
+    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
+        """Return the range of sample sizes for a margin, by the interval of the spread."""
         sums, sizes = self.mean.sums, self.mean.sizes
         tails = ratios.kurtosis(sums, sizes)
         fewest, most = (
             None
             if factor is None
-            else questions_for_margin(
+            else questions_needed_for_margin(
                 tuple(factor * unit_sum for unit_sum in sums), sizes, margin, level, power, self.is_strict
             )
-            for factor in spread_factors(tails, len(sums), MAX_TAILS)
+            for factor in standard_error_factors(tails, len(sums), MAX_TAILS)
         )
         return fewest, most

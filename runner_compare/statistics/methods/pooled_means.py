@@ -1,18 +1,19 @@
-"""Mean verdicts of several tasks as one difference: of questions in clusters, or with several
-answers each."""
+"""Pool mean verdicts of several tasks into one test, for clustered questions or several
+answers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from runner_compare.statistics.methods.mean_flips import MeanFlips
+from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 
 
-def pooled_means(tests: Sequence[MeanFlips]) -> MeanFlips:
-    """Return the test of all questions together.
+def pool_mean_tests(tests: Sequence[MeanFlipTest]) -> MeanFlipTest:
+    """Combine the tests of several tasks into one over all questions.
 
-    Clusters of the same name are one cluster, also if they occur in several tasks: a run that does
-    badly with a template does so in each of them. Questions without clusters stay single.
+    Clusters with the same name are one cluster, also across tasks: a run that does badly with a
+    template does so in each task. Questions without clusters stay single.
     """
     differences = [value for test in tests for value in test.differences]
     clusters: list[Hashable] | None = None
@@ -20,7 +21,7 @@ def pooled_means(tests: Sequence[MeanFlips]) -> MeanFlips:
         clusters = [cluster for test in tests for cluster in test.clusters or ()]
         assert len(clusters) == len(differences)
     first = tests[0]
-    return MeanFlips(
+    return MeanFlipTest(
         differences,
         clusters,
         first.by,

@@ -1,4 +1,4 @@
-"""Log-likelihoods of several tasks as one difference, in nats per unit."""
+"""Pooled test of log-likelihoods over several tasks, in nats per unit."""
 
 from __future__ import annotations
 
@@ -9,96 +9,114 @@ from functools import cached_property
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, Test
-from runner_compare.statistics.planning import can_plan_from, samples_to_detect
-from runner_compare.statistics.pooling import MAX_UNKNOWN, PairedTexts, Weights, of_few_texts, uncertainty
+from runner_compare.statistics.planning import has_enough_units_to_plan, samples_needed_to_detect
+from runner_compare.statistics.pooling import (
+    MAX_UNKNOWN,
+    PairedTexts,
+    PoolingWeights,
+    variance_from_small_tasks,
+    weighted_mean_uncertainty,
+)
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
 @dataclass(frozen=True)
-class PooledTexts(Test):
-    """The texts of several tasks, at least two each; by questions, all units count the same.
+class PooledLikelihoodTest(Test):
+    """Texts of several tasks, at least two each. Weighted by questions, all units count equally.
 
-    Test and interval are those of a single task; error, skewness and degrees of freedom are those
-    of the weighted mean, within tasks.
+    Test and interval are those of a single task; error, skewness and degrees of freedom are
+    those of the weighted mean, within tasks.
     """
 
     tasks: Sequence[PairedTexts]
     unit: str
-    weights: Weights
+    weights: PoolingWeights
 
     knows_power = True
 
     @cached_property
-    def totals(self) -> list[float]:
-        """The units of each task."""
+    def units_per_task(self) -> list[float]:
         return [math.fsum(task.sizes) for task in self.tasks]
 
     @cached_property
-    def shares(self) -> list[float]:
-        if self.weights is Weights.questions:
-            return [total / math.fsum(self.totals) for total in self.totals]
+    def task_weights(self) -> list[float]:
+        if self.weights is PoolingWeights.questions:
+            return [total / math.fsum(self.units_per_task) for total in self.units_per_task]
         return [1 / len(self.tasks)] * len(self.tasks)
 
     @cached_property
     def uncertainty(self) -> tuple[float, float, float, int]:
-        """The weighted mean's standard error, its skewness, kurtosis and degrees of freedom."""
-        return uncertainty(self.tasks, self.shares)
+        """Standard error, skewness, kurtosis and degrees of freedom of the weighted mean."""
+        return weighted_mean_uncertainty(self.tasks, self.task_weights)
 
     @cached_property
-    def value(self) -> float:
-        """The weighted mean of the differences."""
-        weighted = zip(self.shares, self.tasks, strict=True)
-        return math.fsum(share * ratios.ratio(task.differences, task.sizes) for share, task in weighted)
+    def weighted_mean(self) -> float:
+        weighted = zip(self.task_weights, self.tasks, strict=True)
+        return math.fsum(
+            share * ratios.ratio_of_sums(task.differences, task.sizes) for share, task in weighted
+        )
 
     @property
-    def n(self) -> int:
+    def num_texts(self) -> int:
         return sum(len(task.sizes) for task in self.tasks)
 
-    def compare(self) -> Effect:
-        """Compute the effect."""
+    def compute_effect(self) -> Effect:
         error = self.uncertainty[0]
-        low, high = self.interval_at(ALPHA)
-        size = int(math.fsum(self.totals))
+        low, high = self.interval_at_level(ALPHA)
+        size = int(math.fsum(self.units_per_task))
         counts = {"error": error, "size": size, "unit": self.unit, "tasks": len(self.tasks)}
-        p = self.p_at(0.0)
-        return Effect(Method.sign_flips, "log_likelihood", self.value, low, high, p, self.n, self.n, counts)
+        p = self.p_value_at(0.0)
+        return Effect(
+            Method.sign_flips,
+            "log_likelihood",
+            self.weighted_mean,
+            low,
+            high,
+            p,
+            self.num_texts,
+            self.num_texts,
+            counts,
+        )
 
-    def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at a level."""
+    def interval_at_level(self, alpha: float) -> tuple[float, float]:
         error, bend, _, freedom = self.uncertainty
-        return ratios.cautious_interval(self.value, error, bend, freedom, alpha)
+        return ratios.conservative_interval(self.weighted_mean, error, bend, freedom, alpha)
 
-    def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true weighted mean."""
+    def p_value_at(self, null_value: float) -> float:
+        """Return the two-sided p-value against a true weighted mean."""
         error, bend, _, freedom = self.uncertainty
-        by_unit = [share / total for share, total in zip(self.shares, self.totals, strict=True)]
+        by_unit = [share / total for share, total in zip(self.task_weights, self.units_per_task, strict=True)]
         differences = [
-            weight * (difference - value * size)
+            weight * (difference - null_value * size)
             for task, weight in zip(self.tasks, by_unit, strict=True)
             for difference, size in zip(task.differences, task.sizes, strict=True)
         ]
-        return ratios.cautious_p(differences, self.value - value, error, bend, freedom)
+        return ratios.conservative_p_value(differences, self.weighted_mean - null_value, error, bend, freedom)
 
-    def detects(self, level: float) -> float | None:
-        """Return the smallest true difference that is detected."""
+    def detectable_difference(self, level: float) -> float | None:
         # With its own error: where one task of few texts has most of the spread, these texts seldom
         # show all of it.
         error, bend, tails, freedom = self.uncertainty
         texts = freedom + 1
-        return ratios.detectable_shift(error, texts, level, bend=bend, tails=tails, seen=texts)
+        return ratios.detectable_ratio_difference(
+            error, texts, level, scaled_skewness=bend, kurtosis=tails, observed_samples=texts
+        )
 
     @cached_property
     def _can_plan(self) -> bool:
         error, _, _, freedom = self.uncertainty
-        return can_plan_from(freedom) and of_few_texts(self.tasks, self.shares) <= MAX_UNKNOWN * error**2
+        return (
+            has_enough_units_to_plan(freedom)
+            and variance_from_small_tasks(self.tasks, self.task_weights) <= MAX_UNKNOWN * error**2
+        )
 
     @property
     def can_plan(self) -> bool:
         """Whether tasks with enough texts have most of the spread."""
         return self._can_plan
 
-    def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the texts over all tasks that decide about a margin."""
+    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the number of texts over all tasks that decide about a margin."""
         error, bend, tails, freedom = self.uncertainty
-        alike = samples_to_detect(error, freedom + 1, margin, level, power, bend, tails, upward=True)
-        return None if alike is None else math.ceil(alike * self.n / (freedom + 1))
+        alike = samples_needed_to_detect(error, freedom + 1, margin, level, power, bend, tails, upward=True)
+        return None if alike is None else math.ceil(alike * self.num_texts / (freedom + 1))

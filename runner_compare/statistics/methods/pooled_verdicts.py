@@ -1,5 +1,4 @@
-"""Verdicts of several tasks as one difference: flips with weights where every task counts the
-same."""
+"""Pooled test of verdicts over several tasks, with equal weight per question or per task."""
 
 from __future__ import annotations
 
@@ -7,67 +6,72 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner_compare.statistics.effects import Effect, Method, Test
-from runner_compare.statistics.methods.mcnemar import McNemar
+from runner_compare.statistics.methods.mcnemar import McNemarTest
 from runner_compare.statistics.pooling import (
     FINEST,
     PairedVerdicts,
-    Weights,
+    PoolingWeights,
     detectable_mean_difference,
-    mean_difference,
+    interval_p_value_at,
     mean_difference_interval,
-    mean_difference_p,
-    mean_p,
-    questions_for_mean,
+    mean_difference_p_value,
+    mean_task_difference,
+    questions_for_mean_margin,
 )
 from runner_compare.statistics.stats import POWER
 
 
-def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST) -> Test:
-    """Return the test of the paired accuracies of several tasks, which have no question in
-    common."""
+def create_pooled_test(
+    tasks: Sequence[PairedVerdicts], weights: PoolingWeights, max_units: int = FINEST
+) -> Test:
+    """Create the test of paired verdicts of several tasks without common questions."""
     assert tasks
     assert all(task.n > 0 for task in tasks)
-    return by_questions(tasks) if weights is Weights.questions else WeightedFlips(tasks, finest)
+    return (
+        pool_by_questions(tasks)
+        if weights is PoolingWeights.questions
+        else WeightedFlipTest(tasks, max_units)
+    )
 
 
-def by_questions(tasks: Sequence[PairedVerdicts]) -> McNemar:
-    """Return the test of all questions together."""
+def pool_by_questions(tasks: Sequence[PairedVerdicts]) -> McNemarTest:
+    """Return the McNemar test of all questions together."""
     wins, losses, n, correct = (
         sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n", "baseline_correct")
     )
-    return McNemar(wins, losses, n, correct, tasks=len(tasks))
+    return McNemarTest(wins, losses, n, correct, tasks=len(tasks))
 
 
 @dataclass(frozen=True)
-class WeightedFlips(Test):
-    """The verdicts of tasks of which each counts the same; sums of weights up to `finest` are
-    exact."""
+class WeightedFlipTest(Test):
+    """Verdicts of several tasks with equal weight per task.
+
+    Sums of weights up to `finest` units are exact.
+    """
 
     tasks: Sequence[PairedVerdicts]
     finest: int = FINEST
 
     knows_power = can_plan = True
 
-    def compare(self) -> Effect:
-        """Compute the effect."""
+    def compute_effect(self) -> Effect:
         low, high = mean_difference_interval(self.tasks)
-        counts = by_questions(self.tasks).effect.counts
+        counts = pool_by_questions(self.tasks).effect.counts
         n = sum(task.n for task in self.tasks)
-        value, p = mean_difference(self.tasks), mean_p(self.tasks, self.finest)
+        value, p = mean_task_difference(self.tasks), mean_difference_p_value(self.tasks, self.finest)
         return Effect(Method.weighted_flips, "accuracy", value, low, high, p, n, n, counts)
 
-    def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at another level."""
+    def interval_at_level(self, alpha: float) -> tuple[float, float]:
         return mean_difference_interval(self.tasks, alpha)
 
-    def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true mean difference."""
-        return mean_difference_p(self.tasks, value)
+    def p_value_at(self, null_value: float) -> float:
+        """Return the two-sided p-value against a true mean difference."""
+        return interval_p_value_at(self.tasks, null_value)
 
-    def detects(self, level: float) -> float | None:
-        """Return the smallest true difference, the same in all tasks, that is detected."""
+    def detectable_difference(self, level: float) -> float | None:
+        """Return the smallest true difference, equal in all tasks, that is detected."""
         return detectable_mean_difference(self.tasks, level)
 
-    def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the questions over all tasks that decide about a margin."""
-        return questions_for_mean(self.tasks, margin, level, power)
+    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the number of questions over all tasks that decide about a margin."""
+        return questions_for_mean_margin(self.tasks, margin, level, power)

@@ -1,4 +1,4 @@
-"""Flips of signs of log-likelihoods' differences: the same texts, read by both."""
+"""Sign-flip test of log-likelihood differences on the same texts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cached_property
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Between, Effect, Method, Test
-from runner_compare.statistics.planning import samples_to_detect, spread_factors
+from runner_compare.statistics.planning import samples_needed_to_detect, standard_error_factors
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan needs
 
 
 @dataclass(frozen=True)
-class SignFlips(Test):
-    """The difference of each text's log-likelihood in nats, and how many units each text has."""
+class SignFlipTest(Test):
+    """Log-likelihood difference of each text in nats, and its number of units."""
 
     differences: Sequence[float]
     sizes: Sequence[float]
@@ -26,76 +26,84 @@ class SignFlips(Test):
     knows_power = can_plan = can_plan_detection = True
 
     @cached_property
-    def error(self) -> float:
-        """The standard error of the difference per unit."""
-        return ratios.ratio_error(self.differences, self.sizes)
+    def standard_error(self) -> float:
+        """Standard error of the difference per unit."""
+        return ratios.ratio_standard_error(self.differences, self.sizes)
 
     @cached_property
-    def bend(self) -> float:
-        """The skewness of the texts, over the root of their number."""
+    def scaled_skewness(self) -> float:
+        """Skewness of the texts, divided by the root of their number."""
         return ratios.skewness(self.differences, self.sizes) / math.sqrt(len(self.differences))
 
     @cached_property
-    def tails(self) -> float:
-        """The kurtosis of the texts."""
+    def kurtosis(self) -> float:
+        """Kurtosis of the texts."""
         return ratios.kurtosis(self.differences, self.sizes)
 
-    def compare(self) -> Effect:
-        """Compute the effect."""
+    def compute_effect(self) -> Effect:
         n = len(self.differences)
         return Effect(
             Method.sign_flips,
             "log_likelihood",
-            ratios.ratio(self.differences, self.sizes),
-            *ratios.paired_interval(self.differences, self.sizes),
-            ratios.paired_p(self.differences, self.sizes),
+            ratios.ratio_of_sums(self.differences, self.sizes),
+            *ratios.paired_ratio_interval(self.differences, self.sizes),
+            ratios.paired_p_value(self.differences, self.sizes),
             n,
             n,
-            {"error": self.error, "size": int(sum(self.sizes)), "unit": self.unit},
+            {"error": self.standard_error, "size": int(sum(self.sizes)), "unit": self.unit},
         )
 
-    def interval_at(self, alpha: float) -> tuple[float, float]:
-        """Return the interval at another level."""
-        return ratios.paired_interval(self.differences, self.sizes, alpha)
+    def interval_at_level(self, alpha: float) -> tuple[float, float]:
+        return ratios.paired_ratio_interval(self.differences, self.sizes, alpha)
 
-    def p_at(self, value: float) -> float:
-        """Return the two-sided p against a true difference per unit."""
+    def p_value_at(self, null_value: float) -> float:
+        """Return the two-sided p-value against a true difference per unit."""
         pairs = zip(self.differences, self.sizes, strict=True)
-        return ratios.paired_p([difference - value * size for difference, size in pairs], self.sizes)
-
-    def detects(self, level: float) -> float | None:
-        """Return the smallest true difference that so many texts detect."""
-        return ratios.detectable_shift(
-            self.error, len(self.differences), level, bend=self.bend, tails=self.tails
+        return ratios.paired_p_value(
+            [difference - null_value * size for difference, size in pairs], self.sizes
         )
 
-    def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
-        """Return the texts that decide about a margin: a difference that a test has to exclude."""
-        return self._samples(margin, level, power, upward=True)
+    def detectable_difference(self, level: float) -> float | None:
+        """Return the smallest true difference that this many texts detect."""
+        return ratios.detectable_ratio_difference(
+            self.standard_error,
+            len(self.differences),
+            level,
+            scaled_skewness=self.scaled_skewness,
+            kurtosis=self.kurtosis,
+        )
 
-    def needs_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
-        """Return the texts that detect a difference."""
-        return self._samples(difference, level, power)
+    def sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
+        """Return the number of texts that decide about a margin, which the test has to exclude."""
+        return self._sample_size(margin, level, power, upward=True)
 
-    def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
-        """Return the fewest and the most texts that decide about a margin."""
-        return self._samples_between(margin, level, power, upward=True)
+    def sample_size_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
+        return self._sample_size(difference, level, power)
 
-    def needs_to_detect_between(self, difference: float, level: float, power: float = POWER) -> Between:
-        """Return the fewest and the most texts that detect a difference."""
-        return self._samples_between(difference, level, power)
+    def sample_size_interval(self, margin: float, level: float, power: float = POWER) -> Between:
+        return self._sample_size_range(margin, level, power, upward=True)
 
-    def _samples_between(
+    def detection_size_interval(self, difference: float, level: float, power: float = POWER) -> Between:
+        return self._sample_size_range(difference, level, power)
+
+    def _sample_size_range(
         self, shift: float, level: float, power: float, upward: bool | None = None
     ) -> Between:
-        low, high = spread_factors(self.tails, len(self.differences), MAX_TAILS)
-        most = None if high is None else self._samples(shift, level, power, upward, high)
-        return self._samples(shift, level, power, upward, low), most
+        low, high = standard_error_factors(self.kurtosis, len(self.differences), MAX_TAILS)
+        most = None if high is None else self._sample_size(shift, level, power, upward, high)
+        return self._sample_size(shift, level, power, upward, low), most
 
-    def _samples(
+    def _sample_size(
         self, shift: float, level: float, power: float, upward: bool | None = None, factor: float = 1.0
     ) -> int | None:
-        n, error = len(self.differences), factor * self.error
-        return samples_to_detect(
-            error, n, shift, level, power, bend=self.bend, tails=self.tails, upward=upward
+        n, error = len(self.differences), factor * self.standard_error
+        return samples_needed_to_detect(
+            error,
+            n,
+            shift,
+            level,
+            power,
+            scaled_skewness=self.scaled_skewness,
+            kurtosis=self.kurtosis,
+            upward=upward,
         )

@@ -1,8 +1,6 @@
-"""What is known of the architectures in .gguf files, as llama.cpp names them: a module for each
-kind of them.
+"""Mappings for the architectures of .gguf files, by llama.cpp's names: one module per family.
 
-The table is read without the modules, because only the one that knows a file's architecture is
-needed.
+Only the module for a file's architecture is imported.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.architectures.base import Architecture
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
-__all__ = ["BY_TRANSFORMERS", "MODULES", "architecture_of"]
+__all__ = ["BY_TRANSFORMERS", "MODULES", "find_architecture"]
 
 MODULES = {
     # every layer has attention and one feed-forward network
@@ -56,8 +54,8 @@ MODULES = {
 BY_TRANSFORMERS = ("bloom", "deci", "falcon", "gpt2", "mamba", "minimax-m2", "nemotron")
 
 
-def architecture_of(header: Header) -> Architecture:
-    """Return what is known of a file's architecture; KeyError if nothing is."""
+def find_architecture(header: GgufHeader) -> Architecture:
+    """Return the mapping for a file's architecture. Raises KeyError if it is unknown."""
     name = header.architecture
     known: dict[str, Architecture] = import_module(f"{__name__}.{MODULES[name]}").KNOWN
     kinds = {"expert_shared_feed_forward_length": "shared experts", "expert_count": "experts"}

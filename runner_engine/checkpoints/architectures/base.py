@@ -1,7 +1,6 @@
-"""What has to be known of an architecture: how a .gguf file calls settings and tensors, and what
-its converter changed.
+"""Describes how a .gguf architecture's settings and tensors map to those of a transformers model.
 
-Numbers are NumPy arrays here. A config is the one that transformers makes of the settings.
+Tensor values are NumPy arrays here. A config is a transformers config made from the settings.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner_base import DataError
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.weight_files import TensorLocation
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 Numbers = np.ndarray[Any, Any]
 # the config, how many there are → which one of the file each one of the model is
@@ -59,9 +58,8 @@ GATE_AND_UP = "ffn_gate_up_exps"  # both in one tensor, gates first
 
 
 @dataclass(frozen=True)
-class Change:
-    """What makes a tensor of the file one of the model; orders can be applied to blocks, too,
-    numbers cannot."""
+class TensorChange:
+    """How a file's tensor becomes a model's tensor. Reordering works on blocks, too, arithmetic does not."""
 
     rows: Order | None = None
     columns: Order | None = None
@@ -71,13 +69,13 @@ class Change:
     )
 
 
-def _nothing(_header: Header) -> dict[str, Any]:
+def _no_settings(_header: GgufHeader) -> dict[str, Any]:
     return {}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a file's settings and tensors become those of transformers' model."""
+    """Maps a file's settings and tensors to those of a transformers model."""
 
     model_type: str
     # keys of the file → of the config, besides SETTINGS
@@ -87,33 +85,32 @@ class Architecture:
     layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
     whole: Mapping[str, str] = field(default_factory=lambda: WHOLE)
     layers: str = "model.layers"
-    computed: Callable[[Header], dict[str, Any]] = _nothing  # settings that no key of the file holds
+    computed: Callable[[GgufHeader], dict[str, Any]] = _no_settings  # settings that no key of the file holds
     # by a tensor's part, `attn_q`, or `norm` of all norms
-    changes: Mapping[str, Change] = field(default_factory=dict)
+    changes: Mapping[str, TensorChange] = field(default_factory=dict)
     # several tensors of the file, in this order, that are one weight of the model's layer; its
     # change has its name
     joined: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     experts: str | None = None  # where in a layer its experts are
     is_read_by_transformers: bool = False  # also: then both give the same settings
 
-    def change_of(self, part: str) -> Change | None:
-        """Return how a tensor is changed, by the part of its name after the block's number."""
-        stem = part.rpartition(".")[0] or part
-        for name in (part, stem):
+    def find_change(self, tensor_suffix: str) -> TensorChange | None:
+        """Return the change for a tensor, by the part of its name after the block's number."""
+        stem = tensor_suffix.rpartition(".")[0] or tensor_suffix
+        for name in (tensor_suffix, stem):
             if name in self.changes:
                 return self.changes[name]
         return self.changes.get("norm") if stem.endswith("norm") else None
 
 
-def of_file(header: Header, key: str, default: Any = None) -> Any:
-    """Return a setting of the file's architecture."""
+def read_setting(header: GgufHeader, key: str, default: Any = None) -> Any:
+    """Read a setting of the file's architecture."""
     return header.metadata.get(f"{header.architecture}.{key}", default)
 
 
-def of_layers(header: Header, key: str, default: Any = 0) -> list[Any]:
-    """Return a setting for each layer of the model, whether the file has one for all or one for
-    each."""
-    value, count = of_file(header, key, default), layer_count(header)
+def read_layer_settings(header: GgufHeader, key: str, default: Any = 0) -> list[Any]:
+    """Read one value per layer of a setting that the file stores once or per layer."""
+    value, count = read_setting(header, key, default), count_layers(header)
     if not isinstance(value, list):
         return [value] * count
     if len(value) < count:
@@ -125,57 +122,60 @@ def of_layers(header: Header, key: str, default: Any = 0) -> list[Any]:
     return value[:count]
 
 
-def layer_count(header: Header) -> int:
-    """Return the model's layers: those that predict further tokens come after them, and are not
-    read."""
-    return int(of_file(header, "block_count", 0)) - int(of_file(header, "nextn_predict_layers", 0))
+def count_layers(header: GgufHeader) -> int:
+    """Return the number of layers, without those for multi-token prediction."""
+    return int(read_setting(header, "block_count", 0)) - int(read_setting(header, "nextn_predict_layers", 0))
 
 
-def has_tensor(header: Header, ending: str) -> bool:
-    """Whether a tensor's name ends so."""
+def has_tensor(header: GgufHeader, ending: str) -> bool:
+    """Whether a tensor's name has this ending."""
     return any(tensor.name.endswith(ending) for tensor in header.tensors)
 
 
-def numbers_of(tensor: Tensor) -> Numbers:
-    """Return the numbers of a small tensor of float32 numbers."""
-    return np.fromfile(tensor.file, dtype="<f4", count=tensor.params, offset=tensor.offset)
+def read_float32_tensor(tensor: TensorLocation) -> Numbers:
+    return np.fromfile(tensor.file, dtype="<f4", count=tensor.num_elements, offset=tensor.offset)
 
 
-def head_dim_of(header: Header) -> int:
-    """Return the size of a head: by the file, or the model's width shared out over its heads."""
-    heads = of_file(header, "attention.head_count", 1)
+def read_head_dim(header: GgufHeader) -> int:
+    """Read the size of an attention head. The default is the model's width divided by its heads."""
+    heads = read_setting(header, "attention.head_count", 1)
     heads = max(heads) if isinstance(heads, list) else heads
     return int(
-        of_file(header, "attention.key_length") or of_file(header, "embedding_length", 0) // max(1, heads)
+        read_setting(header, "attention.key_length")
+        or read_setting(header, "embedding_length", 0) // max(1, heads)
     )
 
 
-def window_layers(header: Header, every: int) -> list[str]:
-    """Return each layer's kind of attention, if all but each `every`-th has a window; the file may
-    say it itself."""
-    pattern = of_file(header, "attention.sliding_window_pattern")
+def derive_attention_types(header: GgufHeader, every: int) -> list[str]:
+    """Return each layer's attention type: all but every `every`-th layer have a sliding window.
+
+    The file's own pattern has precedence.
+    """
+    pattern = read_setting(header, "attention.sliding_window_pattern")
     if isinstance(pattern, list):
-        has_window = of_layers(header, "attention.sliding_window_pattern")
+        has_window = read_layer_settings(header, "attention.sliding_window_pattern")
     else:
         every = pattern or every
-        has_window = [(number + 1) % every != 0 for number in range(layer_count(header))]
+        has_window = [(number + 1) % every != 0 for number in range(count_layers(header))]
     return ["sliding_attention" if has else "full_attention" for has in has_window]
 
 
-def pairs_apart(heads: str) -> Order:
-    """Return the order of rows whose rotary pairs the converter has put side by side; heads: the
-    config's name."""
+def make_unpairing_order(heads: str) -> Order:
+    """Return the row order that undoes the converter's interleaving of rotary pairs.
 
-    def order(config: Any, rows: int) -> Numbers:
+    heads: the config's name for the number of heads.
+    """
+
+    def compute_row_order(config: Any, rows: int) -> Numbers:
         count = getattr(config, heads)
         return np.arange(rows).reshape(count, rows // count // 2, 2).swapaxes(1, 2).reshape(-1)
 
-    return order
+    return compute_row_order
 
 
 PAIRED = {
-    "attn_q": Change(rows=pairs_apart("num_attention_heads")),
-    "attn_k": Change(rows=pairs_apart("num_key_value_heads")),
+    "attn_q": TensorChange(rows=make_unpairing_order("num_attention_heads")),
+    "attn_k": TensorChange(rows=make_unpairing_order("num_key_value_heads")),
 }
 # the model adds 1 to its norms' weights
-ONE_MORE = {"norm": Change(numbers=lambda _config, values: values - 1)}
+ONE_MORE = {"norm": TensorChange(numbers=lambda _config, values: values - 1)}

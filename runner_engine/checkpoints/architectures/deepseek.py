@@ -1,5 +1,4 @@
-"""DeepSeek: attention over a latent of keys and values, some layers with experts and others
-without."""
+"""DeepSeek: multi-head latent attention, and experts in some layers."""
 
 from __future__ import annotations
 
@@ -12,45 +11,47 @@ from runner_engine.checkpoints.architectures.base import (
     RMS,
     VOCABULARY,
     Architecture,
-    Change,
     Numbers,
-    of_file,
+    TensorChange,
+    read_setting,
 )
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERTS, SIGMOID
-from runner_engine.checkpoints.architectures.rope import rope_of
+from runner_engine.checkpoints.architectures.rope import read_rope
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 MSCALE_SHARE = 0.1  # of mscale_all_dim, as the converter writes it
 
 
-def _settings(header: Header) -> dict[str, Any]:
-    """Return V3's settings if its router takes sigmoids, else V2's; both have the same tensors."""
-    rotated = of_file(header, "rope.dimension_count", 64)
-    latent = of_file(header, "attention.kv_lora_rank", 512)
-    key = of_file(header, "attention.key_length_mla") or of_file(
+def _build_deepseek_config(header: GgufHeader) -> dict[str, Any]:
+    """Return DeepSeek V3's config if the router uses sigmoids, else V2's. Both have the same tensors."""
+    rotated = read_setting(header, "rope.dimension_count", 64)
+    latent = read_setting(header, "attention.kv_lora_rank", 512)
+    key = read_setting(header, "attention.key_length_mla") or read_setting(
         header, "attention.key_length", latent + rotated
     )
-    value = of_file(header, "attention.value_length_mla") or of_file(header, "attention.value_length", latent)
-    rope = rope_of(header, rotated)
-    if (factor := of_file(header, "rope.scaling.yarn_log_multiplier")) and rope["rope_type"] == "yarn":
+    value = read_setting(header, "attention.value_length_mla") or read_setting(
+        header, "attention.value_length", latent
+    )
+    rope = read_rope(header, rotated)
+    if (factor := read_setting(header, "rope.scaling.yarn_log_multiplier")) and rope["rope_type"] == "yarn":
         rope |= {"mscale": factor / MSCALE_SHARE, "mscale_all_dim": factor / MSCALE_SHARE}
-    groups = of_file(header, "expert_group_count", 1)
-    heads = of_file(header, "attention.head_count", 1)
-    is_v3 = of_file(header, "expert_gating_func", 1) == SIGMOID
+    groups = read_setting(header, "expert_group_count", 1)
+    heads = read_setting(header, "attention.head_count", 1)
+    is_v3 = read_setting(header, "expert_gating_func", 1) == SIGMOID
     settings = {
         "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
         "num_key_value_heads": heads,
-        "q_lora_rank": of_file(header, "attention.q_lora_rank"),
+        "q_lora_rank": read_setting(header, "attention.q_lora_rank"),
         "kv_lora_rank": latent,
         "qk_rope_head_dim": rotated,
         "qk_nope_head_dim": key - rotated,
         "v_head_dim": value,
         "rope_parameters": rope,
-        "norm_topk_prob": bool(of_file(header, "expert_weights_norm", False)),
+        "norm_topk_prob": bool(read_setting(header, "expert_weights_norm", False)),
         "n_group": groups,
-        "topk_group": of_file(header, "expert_group_used_count", 1),
+        "topk_group": read_setting(header, "expert_group_used_count", 1),
         "num_nextn_predict_layers": 0,
     }
     if is_v3:
@@ -58,9 +59,8 @@ def _settings(header: Header) -> dict[str, Any]:
     return settings | {"topk_method": "greedy" if groups == 1 else "group_limited_greedy"}
 
 
-def _keys_and_values(config: Any, parts: list[Numbers]) -> Numbers:
-    """Return kv_b_proj, [heads × (key + value), latent], of its keys, [heads, latent, key], and its
-    values."""
+def _join_keys_and_values(config: Any, parts: list[Numbers]) -> Numbers:
+    """Build kv_b_proj, [heads × (key + value), latent], from keys, [heads, latent, key], and values."""
     keys, values = parts
     both = np.concatenate((keys.swapaxes(1, 2), values), axis=1)
     return both.reshape(-1, config.kv_lora_rank)
@@ -91,8 +91,8 @@ KNOWN = {
             "ffn_gate_inp": "mlp.gate",
             "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
         },
-        computed=_settings,
-        changes={"self_attn.kv_b_proj.weight": Change(together=_keys_and_values)},
+        computed=_build_deepseek_config,
+        changes={"self_attn.kv_b_proj.weight": TensorChange(together=_join_keys_and_values)},
         joined={("attn_k_b.weight", "attn_v_b.weight"): "self_attn.kv_b_proj.weight"},
         experts="mlp.experts",
     )

@@ -1,4 +1,4 @@
-"""Qwen's hybrids: most layers keep a state by the gated delta rule, each fourth has attention."""
+"""Qwen's hybrids: gated delta rule in most layers, attention in each fourth."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from runner_engine.checkpoints.architectures.base import (
     RMS,
     VOCABULARY,
     Architecture,
-    Change,
     Numbers,
     Order,
-    head_dim_of,
-    layer_count,
-    of_file,
+    TensorChange,
+    count_layers,
+    read_head_dim,
+    read_setting,
 )
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERT
-from runner_engine.checkpoints.architectures.rope import rope_of
+from runner_engine.checkpoints.architectures.rope import read_rope
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 EVERY = 4  # layers: one has attention
 SETTINGS = {
@@ -59,52 +59,53 @@ QWEN35 = {
 ROUTED = {"ffn_gate_inp": "mlp.gate", **SHARED_EXPERT}
 
 
-def _settings(header: Header) -> dict[str, Any]:
-    every, head_dim = of_file(header, "full_attention_interval", EVERY), head_dim_of(header)
-    kinds = [(number + 1) % every == 0 for number in range(layer_count(header))]
-    rope = rope_of(header, head_dim)
+def _build_hybrid_config(header: GgufHeader) -> dict[str, Any]:
+    every, head_dim = read_setting(header, "full_attention_interval", EVERY), read_head_dim(header)
+    kinds = [(number + 1) % every == 0 for number in range(count_layers(header))]
+    rope = read_rope(header, head_dim)
     rope.setdefault("partial_rotary_factor", 1.0)
     return {
         "layer_types": ["full_attention" if is_full else "linear_attention" for is_full in kinds],
-        "linear_value_head_dim": of_file(header, "ssm.inner_size", 0)
-        // of_file(header, "ssm.time_step_rank", 1),
+        "linear_value_head_dim": read_setting(header, "ssm.inner_size", 0)
+        // read_setting(header, "ssm.time_step_rank", 1),
         "head_dim": head_dim,
         "rope_parameters": rope,
     }
 
 
-def _next(header: Header) -> dict[str, Any]:
-    return _settings(header) | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+def _build_qwen3_next_config(header: GgufHeader) -> dict[str, Any]:
+    return _build_hybrid_config(header) | {
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
 
 
-def _by_key_heads(size: str | None) -> Order:
-    """Return the order of value heads by their key heads: in the file, one value head of each comes
-    first.
+def _make_value_head_order(size: str | None) -> Order:
+    """Return the order that groups value heads by key head. The file interleaves them.
 
-    size: the config's name for how many rows a head has; None: one.
+    size: the config's name for the rows per head; None: one.
     """
 
-    def order(config: Any, rows: int) -> Numbers:
+    def compute_row_order(config: Any, rows: int) -> Numbers:
         keys, values = config.linear_num_key_heads, config.linear_num_value_heads
         of_head = 1 if size is None else getattr(config, size)
         return np.arange(rows).reshape(values // keys, keys, of_head).swapaxes(0, 1).reshape(-1)
 
-    return order
+    return compute_row_order
 
 
-VALUE_HEADS, SCALARS = _by_key_heads("linear_value_head_dim"), _by_key_heads(None)
+VALUE_HEADS, SCALARS = _make_value_head_order("linear_value_head_dim"), _make_value_head_order(None)
 
 
-def _only_values(config: Any, rows: int) -> Numbers:
-    """Return the order where the rows of queries and keys, which stay, come before those of
-    values."""
+def _reorder_value_rows(config: Any, rows: int) -> Numbers:
+    """Return the order that moves only value rows. Query and key rows before them stay."""
     before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
     return np.concatenate((np.arange(before), before + VALUE_HEADS(config, rows - before)))
 
 
-def _head_by_head(config: Any, rows: int) -> Numbers:
-    """Return the order of a key head's query, key, values and gates, of all queries, keys, values
-    and gates."""
+def _group_rows_by_head(config: Any, rows: int) -> Numbers:
+    """Return the order that puts query, key, values and gates of each key head together."""
     heads = config.linear_num_key_heads
     key = heads * config.linear_key_head_dim
     value = (rows - 2 * key) // 2
@@ -113,38 +114,39 @@ def _head_by_head(config: Any, rows: int) -> Numbers:
     return np.concatenate([*parts], axis=1).reshape(-1)
 
 
-def decay(_config: Any, values: Numbers) -> Numbers:
+def compute_decay_logarithms(_config: Any, values: Numbers) -> Numbers:
     """Return A_log of A, whose values are below zero."""
     return np.log(-values)
 
 
-def channels(_config: Any, values: Numbers) -> Numbers:
-    """Return the weights of a convolution that takes each channel by itself: [channels, 1,
-    length]."""
+def reshape_convolution(_config: Any, values: Numbers) -> Numbers:
+    """Reshape the weights of a depthwise convolution to [channels, 1, length]."""
     return values.reshape(values.shape[0], 1, -1)
 
 
-NORMS = {**ONE_MORE, "ssm_norm": Change()}
+NORMS = {**ONE_MORE, "ssm_norm": TensorChange()}
 TILED = {
     **NORMS,
-    "attn_qkv": Change(rows=_only_values),
-    "attn_gate": Change(rows=VALUE_HEADS),
-    "ssm_beta": Change(rows=SCALARS),
-    "ssm_alpha": Change(rows=SCALARS),
-    "ssm_dt.bias": Change(rows=SCALARS),
-    "ssm_a": Change(rows=SCALARS, numbers=decay),
-    "ssm_conv1d": Change(rows=_only_values, numbers=channels),
-    "ssm_out": Change(columns=VALUE_HEADS),
+    "attn_qkv": TensorChange(rows=_reorder_value_rows),
+    "attn_gate": TensorChange(rows=VALUE_HEADS),
+    "ssm_beta": TensorChange(rows=SCALARS),
+    "ssm_alpha": TensorChange(rows=SCALARS),
+    "ssm_dt.bias": TensorChange(rows=SCALARS),
+    "ssm_a": TensorChange(rows=SCALARS, numbers=compute_decay_logarithms),
+    "ssm_conv1d": TensorChange(rows=_reorder_value_rows, numbers=reshape_convolution),
+    "ssm_out": TensorChange(columns=VALUE_HEADS),
 }
 QKVZ = "linear_attn.in_proj_qkvz.weight"
 
 KNOWN = {
-    "qwen35": Architecture("qwen3_5_text", SETTINGS, {**QWEN35, **MLP}, computed=_settings, changes=TILED),
+    "qwen35": Architecture(
+        "qwen3_5_text", SETTINGS, {**QWEN35, **MLP}, computed=_build_hybrid_config, changes=TILED
+    ),
     "qwen35moe": Architecture(
         "qwen3_5_moe_text",
         SETTINGS | MIXTURE,
         QWEN35 | ROUTED,
-        computed=_settings,
+        computed=_build_hybrid_config,
         changes=TILED,
         experts="mlp.experts",
     ),
@@ -152,12 +154,12 @@ KNOWN = {
         "qwen3_next",
         SETTINGS | MIXTURE,
         {**LAYER, **ROUTED, "ssm_ba": "linear_attn.in_proj_ba", "ssm_in": "linear_attn.in_proj_qkvz"},
-        computed=_next,
+        computed=_build_qwen3_next_config,
         changes={
             **NORMS,
-            "ssm_a": Change(numbers=decay),
-            "ssm_conv1d": Change(numbers=channels),
-            QKVZ: Change(rows=_head_by_head),
+            "ssm_a": TensorChange(numbers=compute_decay_logarithms),
+            "ssm_conv1d": TensorChange(numbers=reshape_convolution),
+            QKVZ: TensorChange(rows=_group_rows_by_head),
         },
         joined={("attn_qkv.weight", "attn_gate.weight"): QKVZ},
         experts="mlp.experts",

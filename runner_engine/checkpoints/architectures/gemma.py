@@ -1,4 +1,4 @@
-"""Gemma: norms around attention and around the feed-forward network, windows in most layers."""
+"""Gemma: norms around attention and feed-forward network, sliding windows in most layers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     WHOLE,
     Architecture,
-    head_dim_of,
-    layer_count,
-    numbers_of,
-    of_file,
-    of_layers,
-    window_layers,
+    count_layers,
+    derive_attention_types,
+    read_float32_tensor,
+    read_head_dim,
+    read_layer_settings,
+    read_setting,
 )
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 SETTINGS = {
     **RMS,
@@ -63,36 +63,38 @@ HUGE = 1e20  # a factor of frequencies by which nothing is rotated
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 
-def _scale(header: Header) -> dict[str, Any]:
-    """Return the number by whose square root queries are divided, which is not in a file."""
-    is_27b = layer_count(header) == LAYERS_OF_27B[header.architecture]
-    width = of_file(header, "embedding_length", 0) // max(1, of_file(header, "attention.head_count", 1))
-    return {"query_pre_attn_scalar": width if is_27b else head_dim_of(header)}
+def _query_scale(header: GgufHeader) -> dict[str, Any]:
+    """Return the number whose square root divides queries. The file does not store it."""
+    is_27b = count_layers(header) == LAYERS_OF_27B[header.architecture]
+    width = read_setting(header, "embedding_length", 0) // max(
+        1, read_setting(header, "attention.head_count", 1)
+    )
+    return {"query_pre_attn_scalar": width if is_27b else read_head_dim(header)}
 
 
-def _gemma3(header: Header) -> dict[str, Any]:
+def _build_gemma3_config(header: GgufHeader) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "rope_type": "default",
-        "rope_theta": of_file(header, "rope.freq_base", 1000000.0),
+        "rope_theta": read_setting(header, "rope.freq_base", 1000000.0),
     }
-    if of_file(header, "rope.scaling.type", "none") == "linear":
-        whole |= {"rope_type": "linear", "factor": of_file(header, "rope.scaling.factor", 1.0)}
-    return _scale(header) | {
-        "layer_types": window_layers(header, every=6),
+    if read_setting(header, "rope.scaling.type", "none") == "linear":
+        whole |= {"rope_type": "linear", "factor": read_setting(header, "rope.scaling.factor", 1.0)}
+    return _query_scale(header) | {
+        "layer_types": derive_attention_types(header, every=6),
         "rope_parameters": {"full_attention": whole, "sliding_attention": _local_rope(header)},
     }
 
 
-def _local_rope(header: Header) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": of_file(header, "rope.freq_base_swa", LOCAL_THETA)}
+def _local_rope(header: GgufHeader) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": read_setting(header, "rope.freq_base_swa", LOCAL_THETA)}
 
 
-def _gemma4(header: Header) -> dict[str, Any]:
-    """Return settings of layers with windows, which have smaller heads than the others."""
-    layer_types = window_layers(header, every=6)
-    heads = dict(zip(layer_types, of_layers(header, "attention.head_count_kv"), strict=True))
-    sizes = of_layers(header, "feed_forward_length")
-    experts = of_file(header, "expert_count", 0)
+def _build_gemma4_config(header: GgufHeader) -> dict[str, Any]:
+    """Return Gemma 4's config, in which layers with sliding windows have smaller heads."""
+    layer_types = derive_attention_types(header, every=6)
+    heads = dict(zip(layer_types, read_layer_settings(header, "attention.head_count_kv"), strict=True))
+    sizes = read_layer_settings(header, "feed_forward_length")
+    experts = read_setting(header, "expert_count", 0)
     names = {tensor.name for tensor in header.tensors}
     layers_with_keys = [
         number
@@ -101,44 +103,43 @@ def _gemma4(header: Header) -> dict[str, Any]:
     ]
     whole = {
         "rope_type": "proportional",
-        "partial_rotary_factor": _rotated_share(header),
-        "rope_theta": of_file(header, "rope.freq_base", 1000000.0),
+        "partial_rotary_factor": _read_rotated_share(header),
+        "rope_theta": read_setting(header, "rope.freq_base", 1000000.0),
     }
     return {
         "layer_types": layer_types,
-        "head_dim": of_file(header, "attention.key_length_swa", head_dim_of(header)),
-        "global_head_dim": head_dim_of(header),
+        "head_dim": read_setting(header, "attention.key_length_swa", read_head_dim(header)),
+        "global_head_dim": read_head_dim(header),
         "num_key_value_heads": heads.get("sliding_attention", heads.get("full_attention", 1)),
         "num_global_key_value_heads": heads.get("full_attention"),
         "attention_k_eq_v": any(f"blk.{number}.attn_v.weight" not in names for number in layers_with_keys),
-        "num_kv_shared_layers": of_file(header, "attention.shared_kv_layers", 0),
-        "hidden_size_per_layer_input": of_file(header, "embedding_length_per_layer_input", 0),
-        "vocab_size_per_layer_input": of_file(header, "vocab_size")
+        "num_kv_shared_layers": read_setting(header, "attention.shared_kv_layers", 0),
+        "hidden_size_per_layer_input": read_setting(header, "embedding_length_per_layer_input", 0),
+        "vocab_size_per_layer_input": read_setting(header, "vocab_size")
         or header.metadata.get("tokenizer.ggml.tokens"),
         "intermediate_size": min(sizes),
         "use_double_wide_mlp": len(set(sizes)) > 1,
         "enable_moe_block": bool(experts),
         "num_experts": experts or None,
-        "top_k_experts": of_file(header, "expert_used_count"),
-        "moe_intermediate_size": of_file(header, "expert_feed_forward_length"),
+        "top_k_experts": read_setting(header, "expert_used_count"),
+        "moe_intermediate_size": read_setting(header, "expert_feed_forward_length"),
         "rope_parameters": {"full_attention": whole, "sliding_attention": _local_rope(header)},
     }
 
 
-def _rotated_share(header: Header) -> float:
-    """Return the share of a head that is rotated: frequencies of others are divided by a huge
-    number."""
+def _read_rotated_share(header: GgufHeader) -> float:
+    """Read the share of a head that is rotated. Other frequencies are divided by a huge factor."""
     for tensor in header.tensors:
         if tensor.name == "rope_freqs.weight" and tensor.dtype == "F32":
-            factors = numbers_of(tensor)
+            factors = read_float32_tensor(tensor)
             return float((factors < HUGE).mean())
     return 1.0
 
 
 KNOWN = {
-    "gemma2": Architecture("gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_scale, changes=ONE_MORE),
-    "gemma3": Architecture("gemma3_text", SETTINGS, GEMMA, computed=_gemma3, changes=ONE_MORE),
+    "gemma2": Architecture("gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_query_scale, changes=ONE_MORE),
+    "gemma3": Architecture("gemma3_text", SETTINGS, GEMMA, computed=_build_gemma3_config, changes=ONE_MORE),
     "gemma4": Architecture(
-        "gemma4_text", SETTINGS, GEMMA4, GEMMA4_WHOLE, computed=_gemma4, experts="experts"
+        "gemma4_text", SETTINGS, GEMMA4, GEMMA4_WHOLE, computed=_build_gemma4_config, experts="experts"
     ),
 }

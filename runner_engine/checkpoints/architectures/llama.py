@@ -1,4 +1,4 @@
-"""Llama and what is built like it: the converter puts the rotary pairs of a head side by side."""
+"""Llama and similar architectures, whose converter interleaves the rotary pairs of a head."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runner_engine.checkpoints.architectures.base import (
     THETA,
     VOCABULARY,
     Architecture,
-    head_dim_of,
-    of_file,
+    read_head_dim,
+    read_setting,
 )
-from runner_engine.checkpoints.architectures.rope import rope_of
+from runner_engine.checkpoints.architectures.rope import read_rope
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 MULTIPLIERS = {
     "attention.scale": "attention_multiplier",
@@ -30,31 +30,33 @@ MULTIPLIERS = {
 }
 
 
-def _scaled_llama(header: Header) -> dict[str, Any]:
-    """Return the scaling of the rotary embedding, if there is one; all of a head is rotated."""
-    rope = rope_of(header, of_file(header, "rope.dimension_count") or head_dim_of(header))
+def _read_llama_rope_scaling(header: GgufHeader) -> dict[str, Any]:
+    """Return the rope scaling, if there is one. The whole head is rotated."""
+    rope = read_rope(header, read_setting(header, "rope.dimension_count") or read_head_dim(header))
     return {} if rope["rope_type"] == "default" else {"rope_parameters": rope}
 
 
 LLAMA = Architecture(
     "llama",
     {**RMS, **VOCABULARY, **THETA, "rope.dimension_count": "head_dim"},
-    computed=_scaled_llama,
+    computed=_read_llama_rope_scaling,
     changes=PAIRED,
     is_read_by_transformers=True,
 )
 
 
-def _rope(header: Header) -> dict[str, Any]:
-    return {"rope_parameters": rope_of(header, head_dim_of(header))}
+def _build_rope_settings(header: GgufHeader) -> dict[str, Any]:
+    return {"rope_parameters": read_rope(header, read_head_dim(header))}
 
 
-def _granite(header: Header) -> dict[str, Any]:
-    """Return the multiplier of attention that any model has, if the file names no other."""
-    if of_file(header, "attention.scale") is not None:
-        return _rope(header)
-    width = of_file(header, "embedding_length", 1) // max(1, of_file(header, "attention.head_count", 1))
-    return {"attention_multiplier": width**-0.5} | _rope(header)
+def _build_granite_config(header: GgufHeader) -> dict[str, Any]:
+    """Return Granite's config. The attention multiplier defaults to the usual 1/sqrt(head size)."""
+    if read_setting(header, "attention.scale") is not None:
+        return _build_rope_settings(header)
+    width = read_setting(header, "embedding_length", 1) // max(
+        1, read_setting(header, "attention.head_count", 1)
+    )
+    return {"attention_multiplier": width**-0.5} | _build_rope_settings(header)
 
 
 MIXTRAL = Architecture(
@@ -67,17 +69,21 @@ MIXTRAL = Architecture(
         "expert_used_count": "num_experts_per_tok",
     },
     layer={**LAYER, "ffn_gate_inp": "mlp.gate"},
-    computed=lambda header: {"sliding_window": None, "head_dim": head_dim_of(header)} | _rope(header),
+    computed=lambda header: (
+        {"sliding_window": None, "head_dim": read_head_dim(header)} | _build_rope_settings(header)
+    ),
     changes=PAIRED,
     experts="mlp.experts",
 )
-GRANITE = Architecture("granite", {**RMS, **VOCABULARY, **MULTIPLIERS}, computed=_granite, changes=PAIRED)
+GRANITE = Architecture(
+    "granite", {**RMS, **VOCABULARY, **MULTIPLIERS}, computed=_build_granite_config, changes=PAIRED
+)
 GRANITE_MOE_LAYER = {**ATTENTION, **NORMS, "ffn_gate_inp": "block_sparse_moe.router"}
 GRANITE_MOE = Architecture(
     "granitemoe",
     {**GRANITE.settings, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
     layer=GRANITE_MOE_LAYER,
-    computed=_granite,
+    computed=_build_granite_config,
     changes=PAIRED,
     experts="block_sparse_moe.experts",
 )
@@ -89,7 +95,7 @@ GRANITE_MOE_SHARED = Architecture(
     "granitemoeshared",
     {**GRANITE_MOE.settings, "expert_shared_feed_forward_length": "shared_intermediate_size"},
     layer={**GRANITE_MOE_LAYER, **SHARED_MLP},
-    computed=_granite,
+    computed=_build_granite_config,
     changes=PAIRED,
     joined=SHARED_INPUT,
     experts="block_sparse_moe.experts",

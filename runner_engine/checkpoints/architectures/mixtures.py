@@ -1,5 +1,4 @@
-"""Mixtures of experts in which every layer has attention, and whose rotary pairs stay where they
-are."""
+"""Mixtures of experts that have attention in each layer and unpermuted rotary pairs."""
 
 from __future__ import annotations
 
@@ -14,15 +13,15 @@ from runner_engine.checkpoints.architectures.base import (
     RMS,
     VOCABULARY,
     Architecture,
+    derive_attention_types,
     has_tensor,
-    head_dim_of,
-    of_file,
-    window_layers,
+    read_head_dim,
+    read_setting,
 )
-from runner_engine.checkpoints.architectures.rope import rope_of
+from runner_engine.checkpoints.architectures.rope import read_rope
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 SIGMOID = 2  # of llama.cpp's ways from a router's numbers to weights
 ROUTED = {**ATTENTION, **NORMS, "ffn_gate_inp": "mlp.gate"}
@@ -39,35 +38,35 @@ SHARED_EXPERTS = {
 }
 
 
-def _rope(header: Header) -> dict[str, Any]:
-    return {"rope_parameters": rope_of(header, head_dim_of(header))}
+def _build_rope_settings(header: GgufHeader) -> dict[str, Any]:
+    return {"rope_parameters": read_rope(header, read_head_dim(header))}
 
 
-def _qwen2(header: Header) -> dict[str, Any]:
+def _build_qwen2_moe_config(header: GgufHeader) -> dict[str, Any]:
     settings = {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    return settings | {"qkv_bias": has_tensor(header, "attn_q.bias")} | _rope(header)
+    return settings | {"qkv_bias": has_tensor(header, "attn_q.bias")} | _build_rope_settings(header)
 
 
-def _qwen3(header: Header) -> dict[str, Any]:
+def _build_qwen3_moe_config(header: GgufHeader) -> dict[str, Any]:
     settings = {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    return settings | {"head_dim": head_dim_of(header)} | _rope(header)
+    return settings | {"head_dim": read_head_dim(header)} | _build_rope_settings(header)
 
 
-def _gpt_oss(header: Header) -> dict[str, Any]:
-    rope = _rope(header)
+def _build_gpt_oss_config(header: GgufHeader) -> dict[str, Any]:
+    rope = _build_rope_settings(header)
     if rope["rope_parameters"]["rope_type"] == "yarn":  # its frequencies are not rounded to whole ones
         rope["rope_parameters"] |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
-    return rope | {"head_dim": head_dim_of(header), "layer_types": window_layers(header, every=2)}
+    return rope | {"head_dim": read_head_dim(header), "layer_types": derive_attention_types(header, every=2)}
 
 
-def _glm4(header: Header) -> dict[str, Any]:
-    return _rope(header) | {
-        "head_dim": head_dim_of(header),
+def _build_glm4_moe_config(header: GgufHeader) -> dict[str, Any]:
+    return _build_rope_settings(header) | {
+        "head_dim": read_head_dim(header),
         "attention_bias": has_tensor(header, "attn_q.bias"),
         "use_qk_norm": has_tensor(header, "attn_q_norm.weight"),
-        "norm_topk_prob": bool(of_file(header, "expert_weights_norm", True)),
-        "n_group": of_file(header, "expert_group_count", 1),
-        "topk_group": of_file(header, "expert_group_used_count", 1),
+        "norm_topk_prob": bool(read_setting(header, "expert_weights_norm", True)),
+        "n_group": read_setting(header, "expert_group_count", 1),
+        "topk_group": read_setting(header, "expert_group_used_count", 1),
         "num_nextn_predict_layers": 0,
     }
 
@@ -82,17 +81,21 @@ KNOWN = {
             "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
         },
         {**ROUTED, **SHARED_EXPERT},
-        computed=_qwen2,
+        computed=_build_qwen2_moe_config,
         experts="mlp.experts",
     ),
     "qwen3moe": Architecture(
-        "qwen3_moe", {**RMS, **VOCABULARY, **EXPERTS}, {**ROUTED}, computed=_qwen3, experts="mlp.experts"
+        "qwen3_moe",
+        {**RMS, **VOCABULARY, **EXPERTS},
+        {**ROUTED},
+        computed=_build_qwen3_moe_config,
+        experts="mlp.experts",
     ),
     "olmoe": Architecture(
         "olmoe",
         {**RMS, **VOCABULARY, "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"},
         {**ROUTED},
-        computed=lambda header: _rope(header) | {"clip_qkv": None, "norm_topk_prob": False},
+        computed=lambda header: _build_rope_settings(header) | {"clip_qkv": None, "norm_topk_prob": False},
         experts="mlp.experts",
     ),
     "gpt-oss": Architecture(
@@ -112,7 +115,7 @@ KNOWN = {
             "attn_sinks.weight": "self_attn.sinks",
             "ffn_gate_inp": "mlp.router",
         },
-        computed=_gpt_oss,
+        computed=_build_gpt_oss_config,
         experts="mlp.experts",
     ),
     "glm4moe": Architecture(
@@ -135,7 +138,7 @@ KNOWN = {
             "ffn_gate_inp": "mlp.gate",
             "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
         },
-        computed=_glm4,
+        computed=_build_glm4_moe_config,
         experts="mlp.experts",
     ),
 }

@@ -1,9 +1,8 @@
-"""The rotary embedding of a .gguf file, as transformers describes it: its scaling, and factors that
-are tensors.
+"""Reads a .gguf file's rope settings as transformers describes them, with scaling stored as tensors.
 
-A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Where the
-divisors are those of a llama3 scaling, it is named; any others are a LongRoPE with the same ones
-for short and for long texts.
+A converter writes llama3's scaling, and LongRoPE's, as one divisor for each frequency. Divisors that
+match a llama3 scaling become that; any others become a LongRoPE with the same factors for short
+and long prompts.
 """
 
 from __future__ import annotations
@@ -12,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner_base import DataError, short
-from runner_engine.checkpoints.architectures.base import Numbers, head_dim_of, numbers_of, of_file
+from runner_base import DataError, truncated_repr
+from runner_engine.checkpoints.architectures.base import (
+    Numbers,
+    read_float32_tensor,
+    read_head_dim,
+    read_setting,
+)
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 FACTORS, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 BY_TENSORS = ("none", "longrope")  # kinds of scalings of which keys say nothing more
@@ -29,57 +33,66 @@ YARN_KEYS = {
 }
 
 
-def rope_of(header: Header, head_dim: int) -> dict[str, Any]:
-    """Return the rotary embedding as transformers describes it; head_dim: of the heads that are
-    rotated."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _number(header, "rope.freq_base", 10000.0)}
-    rotated = of_file(header, "rope.dimension_count", head_dim)
+def read_rope(header: GgufHeader, head_dim: int) -> dict[str, Any]:
+    """Read the rope parameters in transformers' format. head_dim: size of the rotated heads."""
+    rope: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": _read_positive_number(header, "rope.freq_base", 10000.0),
+    }
+    rotated = read_setting(header, "rope.dimension_count", head_dim)
     if head_dim and rotated != head_dim:
         rope["partial_rotary_factor"] = rotated / head_dim
-    rope |= _scaling(header)
+    rope |= _read_scaling(header)
     names = {tensor.name for tensor in header.tensors}
     if {SHORT, LONG} & names:
-        return rope | _two_lengths(header, rotated // 2, rope)
+        return rope | _read_longrope(header, rotated // 2, rope)
     if FACTORS in names:
-        return rope | _one_length(header, rotated, rope)
+        return rope | _read_stored_divisors(header, rotated, rope)
     return rope
 
 
-def scaled_rope(header: Header) -> dict[str, Any]:
-    """Return a setting for a rotary embedding that is more than its base."""
-    rope = rope_of(header, head_dim_of(header))
+def read_rope_if_scaled(header: GgufHeader) -> dict[str, Any]:
+    """Return the rope parameters as a config entry. Empty if only theta is set."""
+    rope = read_rope(header, read_head_dim(header))
     is_plain = rope["rope_type"] == "default" and "partial_rotary_factor" not in rope
     return {} if is_plain else {"rope_parameters": rope}
 
 
-def _scaling(header: Header) -> dict[str, Any]:
-    """Return the scaling that keys of the file describe."""
-    kind = of_file(header, "rope.scaling.type", "linear")
+def _read_scaling(header: GgufHeader) -> dict[str, Any]:
+    """Read the rope scaling that the file's metadata describes."""
+    kind = read_setting(header, "rope.scaling.type", "linear")
     if kind in BY_TENSORS:
         return {}
     if kind not in ("linear", "yarn"):
         raise DataError(
-            f"{header.architecture}.rope.scaling.type={short(kind)} cannot be read",
+            f"{header.architecture}.rope.scaling.type={truncated_repr(kind)} cannot be read",
             key=header.file,
             code="unsupported",
         )
-    older = _number(header, "rope.scale_linear", 1.0)  # how older files call it
-    scaling: dict[str, Any] = {"rope_type": kind, "factor": _number(header, "rope.scaling.factor", older)}
+    older = _read_positive_number(header, "rope.scale_linear", 1.0)  # how older files call it
+    scaling: dict[str, Any] = {
+        "rope_type": kind,
+        "factor": _read_positive_number(header, "rope.scaling.factor", older),
+    }
     if kind == "linear":
         return {} if scaling["factor"] == 1 else scaling
-    scaling["original_max_position_embeddings"] = _trained_length(header)
+    scaling["original_max_position_embeddings"] = _read_trained_length(header)
     given = {
-        key: name for key, name in YARN_KEYS.items() if of_file(header, f"rope.scaling.{key}") is not None
+        key: name
+        for key, name in YARN_KEYS.items()
+        if read_setting(header, f"rope.scaling.{key}") is not None
     }
-    scaling |= {name: _number(header, f"rope.scaling.{key}", 1.0) for key, name in given.items()}
-    if of_file(header, "rope.scaling.attn_factor") is not None:  # beside what YaRN multiplies by itself
+    scaling |= {
+        name: _read_positive_number(header, f"rope.scaling.{key}", 1.0) for key, name in given.items()
+    }
+    if read_setting(header, "rope.scaling.attn_factor") is not None:  # beside what YaRN multiplies by itself
         own = scaling.get("attention_factor", 1 + 0.1 * float(np.log(max(scaling["factor"], 1.0))))
-        scaling["attention_factor"] = own * _number(header, "rope.scaling.attn_factor", 1.0)
+        scaling["attention_factor"] = own * _read_positive_number(header, "rope.scaling.attn_factor", 1.0)
     return scaling
 
 
-def _two_lengths(header: Header, pairs: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Return LongRoPE: other divisors from the length of the pretraining on."""
+def _read_longrope(header: GgufHeader, pairs: int, rope: dict[str, Any]) -> dict[str, Any]:
+    """Read LongRoPE, which uses other divisors beyond the pretraining length."""
     if rope["rope_type"] != "default":
         raise DataError(
             f"{SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read",
@@ -87,18 +100,22 @@ def _two_lengths(header: Header, pairs: int, rope: dict[str, Any]) -> dict[str, 
             code="unsupported",
         )
     found = {
-        key: _divisors(header, name, pairs).tolist()
+        key: _read_divisors(header, name, pairs).tolist()
         for key, name in (("short_factor", SHORT), ("long_factor", LONG))
     }
-    longrope = {"rope_type": "longrope", **found, "original_max_position_embeddings": _trained_length(header)}
-    if of_file(header, "rope.scaling.attn_factor") is not None:
-        longrope["attention_factor"] = _number(header, "rope.scaling.attn_factor", 1.0)
+    longrope = {
+        "rope_type": "longrope",
+        **found,
+        "original_max_position_embeddings": _read_trained_length(header),
+    }
+    if read_setting(header, "rope.scaling.attn_factor") is not None:
+        longrope["attention_factor"] = _read_positive_number(header, "rope.scaling.attn_factor", 1.0)
     return longrope
 
 
-def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Return the scaling whose divisors the file has."""
-    divisors = _divisors(header, FACTORS, rotated // 2)
+def _read_stored_divisors(header: GgufHeader, rotary_dim: int, rope: dict[str, Any]) -> dict[str, Any]:
+    """Return the rope scaling that matches the file's stored divisors."""
+    divisors = _read_divisors(header, FACTORS, rotary_dim // 2)
     if rope["rope_type"] == "yarn":
         raise DataError(
             f"{FACTORS} and a rope.scaling.type=yarn beside it cannot be read",
@@ -107,7 +124,7 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
         )
     if (divisors == 1).all():
         return {}
-    known = _llama3(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
+    known = _match_llama3(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
     if known is not None:
         return known
     values = (divisors * rope.pop("factor", 1.0)).tolist()
@@ -116,12 +133,12 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
         "short_factor": values,
         "long_factor": values,
         "attention_factor": 1.0,
-        "original_max_position_embeddings": int(_number(header, "context_length", 2048)),
+        "original_max_position_embeddings": int(_read_positive_number(header, "context_length", 2048)),
     }
 
 
-def _llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
-    """Return the llama3 scaling that has these divisors, if one has."""
+def _match_llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
+    """Return the llama3 scaling that yields these divisors, or None."""
     factor = round(float(divisors.max()), 4)
     # in positions, of one turn
     lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
@@ -129,7 +146,7 @@ def _llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
     shares = (factor / divisors[blended] - 1) / (factor - 1)  # of the frequency that is not scaled
     trained = lengths[blended] * (LOW + shares * (HIGH - LOW))
     original = round(float(np.median(trained))) if blended.any() else 8192
-    if not np.allclose(_llama3_divisors(lengths, factor, original), divisors, rtol=CLOSE, atol=0):
+    if not np.allclose(_compute_llama3_divisors(lengths, factor, original), divisors, rtol=CLOSE, atol=0):
         return None
     return {
         "rope_type": "llama3",
@@ -140,15 +157,15 @@ def _llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
     }
 
 
-def _llama3_divisors(lengths: Numbers, factor: float, original: int) -> Numbers:
-    """Return by what llama3's scaling divides frequencies, by how many positions one turn takes."""
-    share = np.clip((original / lengths - LOW) / (HIGH - LOW), 0.0, 1.0)
+def _compute_llama3_divisors(wavelengths: Numbers, factor: float, original: int) -> Numbers:
+    """Compute llama3's frequency divisors, given the wavelength of each pair in positions."""
+    share = np.clip((original / wavelengths - LOW) / (HIGH - LOW), 0.0, 1.0)
     divisors: Numbers = 1 / ((1 - share) / factor + share)
     return divisors
 
 
-def _divisors(header: Header, name: str, pairs: int) -> Numbers:
-    """Return the divisors of frequencies that a tensor holds, one for each rotated pair."""
+def _read_divisors(header: GgufHeader, name: str, pairs: int) -> Numbers:
+    """Read the frequency divisors that a tensor stores, one per rotated pair."""
     tensor = next((one for one in header.tensors if one.name == name), None)
     if tensor is None:
         raise DataError(
@@ -161,25 +178,26 @@ def _divisors(header: Header, name: str, pairs: int) -> Numbers:
             key=header.file,
             code="damaged",
         )
-    values: Numbers = numbers_of(tensor).astype(np.float64)
+    values: Numbers = read_float32_tensor(tensor).astype(np.float64)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise DataError(f"{name}: numbers above 0 expected", key=header.file, code="damaged")
     return values
 
 
-def _trained_length(header: Header) -> int:
-    """Return for how many positions the model was trained before its rotary embedding was
-    scaled."""
+def _read_trained_length(header: GgufHeader) -> int:
+    """Read the context length before rope scaling."""
     key = "rope.scaling.original_context_length"
-    return int(_number(header, "context_length" if of_file(header, key) is None else key, 2048))
+    return int(
+        _read_positive_number(header, "context_length" if read_setting(header, key) is None else key, 2048)
+    )
 
 
-def _number(header: Header, key: str, default: float) -> float:
-    value = of_file(header, key, default)
+def _read_positive_number(header: GgufHeader, key: str, default: float) -> float:
+    value = read_setting(header, key, default)
     if type(value) not in (int, float) or not 0 < value < np.inf:
         name = f"{header.architecture}.{key}"
         raise DataError(
-            f"damaged header: {name}: a number above 0 expected, found {short(value)}",
+            f"damaged header: {name}: a number above 0 expected, found {truncated_repr(value)}",
             key=header.file,
             code="damaged",
         )

@@ -1,4 +1,4 @@
-"""LFM2: most layers are short convolutions, the others have attention."""
+"""LFM2: short convolutions in most layers, attention in the others."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     WHOLE,
     Architecture,
-    Change,
+    TensorChange,
     has_tensor,
-    head_dim_of,
-    of_layers,
+    read_head_dim,
+    read_layer_settings,
 )
-from runner_engine.checkpoints.architectures.gated_delta import channels
-from runner_engine.checkpoints.architectures.rope import rope_of
+from runner_engine.checkpoints.architectures.gated_delta import reshape_convolution
+from runner_engine.checkpoints.architectures.rope import read_rope
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 SETTINGS = {**VOCABULARY, "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache"}
 LAYER = {
@@ -40,33 +40,33 @@ LAYER = {
 # the norm after the last layer has the name of the one after the embedding, for old readers of such
 # files
 LFM2_WHOLE = {**WHOLE, "token_embd_norm": "model.embedding_norm", "output_norm": "model.embedding_norm"}
-CHANGES = {"shortconv.conv": Change(numbers=channels)}
+CHANGES = {"shortconv.conv": TensorChange(numbers=reshape_convolution)}
 
 
-def _settings(header: Header) -> dict[str, Any]:
-    heads = of_layers(header, "attention.head_count_kv")
+def _build_lfm2_config(header: GgufHeader) -> dict[str, Any]:
+    heads = read_layer_settings(header, "attention.head_count_kv")
     return {
         "layer_types": ["full_attention" if count else "conv" for count in heads],
         "num_key_value_heads": max(heads, default=0),
         "block_auto_adjust_ff_dim": False,
         "conv_bias": has_tensor(header, "shortconv.conv.bias"),
-        "rope_parameters": rope_of(header, head_dim_of(header)),
+        "rope_parameters": read_rope(header, read_head_dim(header)),
     }
 
 
-def _mixture(header: Header) -> dict[str, Any]:
+def _build_lfm2_moe_config(header: GgufHeader) -> dict[str, Any]:
     has_bias = has_tensor(header, "exp_probs_b.bias")
-    return _settings(header) | {"norm_topk_prob": True, "use_expert_bias": has_bias}
+    return _build_lfm2_config(header) | {"norm_topk_prob": True, "use_expert_bias": has_bias}
 
 
 KNOWN = {
-    "lfm2": Architecture("lfm2", SETTINGS, LAYER, LFM2_WHOLE, computed=_settings, changes=CHANGES),
+    "lfm2": Architecture("lfm2", SETTINGS, LAYER, LFM2_WHOLE, computed=_build_lfm2_config, changes=CHANGES),
     "lfm2moe": Architecture(
         "lfm2_moe",
         {**SETTINGS, **EXPERTS, "leading_dense_block_count": "num_dense_layers"},
         {**LAYER, "ffn_gate_inp": "feed_forward.gate", "exp_probs_b.bias": "feed_forward.expert_bias"},
         LFM2_WHOLE,
-        computed=_mixture,
+        computed=_build_lfm2_moe_config,
         changes=CHANGES,
         experts="feed_forward.experts",
     ),

@@ -1,5 +1,4 @@
-"""Mamba-2 and its hybrids: state spaces in all layers, in most of them, or beside attention in
-each."""
+"""Mamba-2 and its hybrids with attention layers or parallel attention."""
 
 from __future__ import annotations
 
@@ -14,109 +13,115 @@ from runner_engine.checkpoints.architectures.base import (
     VOCABULARY,
     WHOLE,
     Architecture,
-    Change,
     Numbers,
+    TensorChange,
+    count_layers,
     has_tensor,
-    head_dim_of,
-    layer_count,
-    of_file,
-    of_layers,
+    read_head_dim,
+    read_layer_settings,
+    read_setting,
 )
-from runner_engine.checkpoints.architectures.gated_delta import channels, decay
+from runner_engine.checkpoints.architectures.gated_delta import compute_decay_logarithms, reshape_convolution
 from runner_engine.checkpoints.architectures.llama import MULTIPLIERS, SHARED_INPUT
-from runner_engine.checkpoints.architectures.rope import rope_of
+from runner_engine.checkpoints.architectures.rope import read_rope
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.gguf_header import Header
+    from runner_engine.checkpoints.gguf_header import GgufHeader
 
 
-def _flat(_config: Any, values: Numbers) -> Numbers:
+def _flatten(_config: Any, values: Numbers) -> Numbers:
     return values.reshape(-1)
 
 
 CHANGES = {
-    "ssm_a": Change(numbers=lambda config, values: decay(config, values).reshape(-1)),
-    "ssm_d": Change(numbers=_flat),
-    "ssm_norm": Change(numbers=_flat),
-    "ssm_conv1d.weight": Change(numbers=channels),
+    "ssm_a": TensorChange(
+        numbers=lambda config, values: compute_decay_logarithms(config, values).reshape(-1)
+    ),
+    "ssm_d": TensorChange(numbers=_flatten),
+    "ssm_norm": TensorChange(numbers=_flatten),
+    "ssm_conv1d.weight": TensorChange(numbers=reshape_convolution),
 }
 
 
-def _mixer(place: str) -> dict[str, str]:
-    """Return where the tensors of a state space are in a layer."""
+def _map_mixer_names(prefix: str) -> dict[str, str]:
+    """Map the file's state-space tensors to their names in a layer."""
     return {
-        "ssm_in": f"{place}.in_proj",
-        "ssm_out": f"{place}.out_proj",
-        "ssm_conv1d": f"{place}.conv1d",
-        "ssm_norm": f"{place}.norm",
-        "ssm_a": f"{place}.A_log",
-        "ssm_d": f"{place}.D",
-        "ssm_dt.bias": f"{place}.dt_bias",
+        "ssm_in": f"{prefix}.in_proj",
+        "ssm_out": f"{prefix}.out_proj",
+        "ssm_conv1d": f"{prefix}.conv1d",
+        "ssm_norm": f"{prefix}.norm",
+        "ssm_a": f"{prefix}.A_log",
+        "ssm_d": f"{prefix}.D",
+        "ssm_dt.bias": f"{prefix}.dt_bias",
     }
 
 
-def _sizes(header: Header, prefix: str) -> dict[str, Any]:
-    """Return the sizes of state spaces by the names that most hybrids have for them."""
-    heads, width = of_file(header, "ssm.time_step_rank", 1), of_file(header, "ssm.inner_size", 0)
+def _read_ssm_sizes(header: GgufHeader, prefix: str) -> dict[str, Any]:
+    """Read the state-space sizes, under the names that most hybrids use."""
+    heads, width = read_setting(header, "ssm.time_step_rank", 1), read_setting(header, "ssm.inner_size", 0)
     return {
         f"{prefix}n_heads": heads,
         f"{prefix}d_head": width // heads,
-        f"{prefix}d_state": of_file(header, "ssm.state_size"),
-        f"{prefix}n_groups": of_file(header, "ssm.group_count", 1),
-        f"{prefix}d_conv": of_file(header, "ssm.conv_kernel", 4),
-        f"{prefix}expand": width / max(1, of_file(header, "embedding_length", 1)),
+        f"{prefix}d_state": read_setting(header, "ssm.state_size"),
+        f"{prefix}n_groups": read_setting(header, "ssm.group_count", 1),
+        f"{prefix}d_conv": read_setting(header, "ssm.conv_kernel", 4),
+        f"{prefix}expand": width / max(1, read_setting(header, "embedding_length", 1)),
         f"{prefix}conv_bias": has_tensor(header, "ssm_conv1d.bias"),
         f"{prefix}proj_bias": has_tensor(header, "ssm_in.bias"),
     }
 
 
-def _whole_if(value: float) -> int | float:
-    """Return a whole number as an int."""
+def _convert_whole_to_int(value: float) -> int | float:
     return int(value) if float(value).is_integer() else value
 
 
-def _granite(header: Header) -> dict[str, Any]:
-    heads = of_layers(header, "attention.head_count_kv")
+def _build_granite_hybrid_config(header: GgufHeader) -> dict[str, Any]:
+    heads = read_layer_settings(header, "attention.head_count_kv")
     experts, shared = (
-        of_file(header, "expert_count", 0),
-        of_file(header, "expert_shared_feed_forward_length", 0),
+        read_setting(header, "expert_count", 0),
+        read_setting(header, "expert_shared_feed_forward_length", 0),
     )
-    sizes = of_layers(header, "feed_forward_length")
-    has_rope = bool(of_file(header, "rope.scaling.finetuned", False))
-    made = _sizes(header, "mamba_")
-    made["mamba_expand"] = _whole_if(made["mamba_expand"])
-    width = of_file(header, "embedding_length", 1) // max(1, of_file(header, "attention.head_count", 1))
-    found = {name: of_file(header, key) for key, name in MULTIPLIERS.items()}
+    sizes = read_layer_settings(header, "feed_forward_length")
+    has_rope = bool(read_setting(header, "rope.scaling.finetuned", False))
+    made = _read_ssm_sizes(header, "mamba_")
+    made["mamba_expand"] = _convert_whole_to_int(made["mamba_expand"])
+    width = read_setting(header, "embedding_length", 1) // max(
+        1, read_setting(header, "attention.head_count", 1)
+    )
+    found = {name: read_setting(header, key) for key, name in MULTIPLIERS.items()}
     return (
         made
         | {
             "layer_types": ["full_attention" if count else "linear_attention" for count in heads],
             "num_key_value_heads": max(heads, default=0),
             "num_local_experts": experts,
-            "num_experts_per_tok": of_file(header, "expert_used_count", 0),
+            "num_experts_per_tok": read_setting(header, "expert_used_count", 0),
             "intermediate_size": max(sizes, default=0),
             "shared_intermediate_size": shared or max(sizes, default=0),
             "position_embedding_type": "rope" if has_rope else None,
-            "rope_parameters": rope_of(header, head_dim_of(header)),
+            "rope_parameters": read_rope(header, read_head_dim(header)),
             "attention_multiplier": found["attention_multiplier"] or width**-0.5,
         }
         | {name: value for name, value in found.items() if value is not None}
     )
 
 
-def _nemotron(header: Header) -> dict[str, Any]:
-    heads, sizes = (of_layers(header, "attention.head_count_kv"), of_layers(header, "feed_forward_length"))
-    experts = of_file(header, "expert_count", 0)
+def _build_nemotron_config(header: GgufHeader) -> dict[str, Any]:
+    heads, sizes = (
+        read_layer_settings(header, "attention.head_count_kv"),
+        read_layer_settings(header, "feed_forward_length"),
+    )
+    experts = read_setting(header, "expert_count", 0)
     network = "moe" if experts else "mlp"
     kinds = [
         "full_attention" if count else (network if size else "linear_attention")
         for count, size in zip(heads, sizes, strict=True)
     ]
-    made = _sizes(header, "")
+    made = _read_ssm_sizes(header, "")
     return {
         "layers_block_type": kinds,
         "num_key_value_heads": max(heads, default=0),
-        "head_dim": head_dim_of(header),
+        "head_dim": read_head_dim(header),
         "intermediate_size": max(sizes, default=0),
         "mamba_num_heads": made["n_heads"],
         "mamba_head_dim": made["d_head"],
@@ -126,53 +131,53 @@ def _nemotron(header: Header) -> dict[str, Any]:
         "use_conv_bias": made["conv_bias"],
         "mamba_proj_bias": made["proj_bias"],
         "n_routed_experts": experts or 1,
-        "n_shared_experts": of_file(header, "expert_shared_count", 1),
-        "num_experts_per_tok": of_file(header, "expert_used_count", 1),
-        "moe_intermediate_size": of_file(header, "expert_feed_forward_length", max(sizes, default=0)),
-        "moe_shared_expert_intermediate_size": of_file(header, "expert_shared_feed_forward_length", 0),
-        "norm_topk_prob": bool(of_file(header, "expert_weights_norm", True)),
-        "routed_scaling_factor": of_file(header, "expert_weights_scale", 1.0),
-        "n_group": of_file(header, "expert_group_count", 1),
-        "topk_group": of_file(header, "expert_group_used_count", 1),
-        "moe_latent_size": of_file(header, "moe_latent_size"),
+        "n_shared_experts": read_setting(header, "expert_shared_count", 1),
+        "num_experts_per_tok": read_setting(header, "expert_used_count", 1),
+        "moe_intermediate_size": read_setting(header, "expert_feed_forward_length", max(sizes, default=0)),
+        "moe_shared_expert_intermediate_size": read_setting(header, "expert_shared_feed_forward_length", 0),
+        "norm_topk_prob": bool(read_setting(header, "expert_weights_norm", True)),
+        "routed_scaling_factor": read_setting(header, "expert_weights_scale", 1.0),
+        "n_group": read_setting(header, "expert_group_count", 1),
+        "topk_group": read_setting(header, "expert_group_used_count", 1),
+        "moe_latent_size": read_setting(header, "moe_latent_size"),
         "attention_bias": has_tensor(header, "attn_q.bias"),
         "mlp_bias": has_tensor(header, "ffn_up.bias"),
         "num_nextn_predict_layers": 0,
     }
 
 
-def _falcon(header: Header) -> dict[str, Any]:
-    """Return multipliers of 1: the converter has multiplied the weights by the model's."""
-    made = _sizes(header, "mamba_")
-    made["mamba_expand"] = _whole_if(made["mamba_expand"])
+def _build_falcon_config(header: GgufHeader) -> dict[str, Any]:
+    """Return Falcon-H1's config with all multipliers 1, because the converter has applied them to the weights."""
+    made = _read_ssm_sizes(header, "mamba_")
+    made["mamba_expand"] = _convert_whole_to_int(made["mamba_expand"])
     ones = ("lm_head", "embedding", "key", "attention_out", "attention_in", "ssm_in", "ssm_out")
     return (
         made
         | {f"{name}_multiplier": 1.0 for name in ones}
         | {
-            "mamba_d_ssm": of_file(header, "ssm.inner_size"),
+            "mamba_d_ssm": read_setting(header, "ssm.inner_size"),
             "mamba_rms_norm": has_tensor(header, "ssm_norm.weight"),
             "mamba_norm_before_gate": False,
             "mlp_multipliers": [1.0, 1.0],
             "ssm_multipliers": [1.0] * 5,
-            "head_dim": head_dim_of(header),
-            "rope_parameters": rope_of(header, head_dim_of(header)),
+            "head_dim": read_head_dim(header),
+            "rope_parameters": read_rope(header, read_head_dim(header)),
         }
     )
 
 
-def _mamba2(header: Header) -> dict[str, Any]:
-    made = _sizes(header, "")
+def _build_mamba2_config(header: GgufHeader) -> dict[str, Any]:
+    made = _read_ssm_sizes(header, "")
     return {
         "num_heads": made["n_heads"],
         "head_dim": made["d_head"],
         "state_size": made["d_state"],
         "n_groups": made["n_groups"],
         "conv_kernel": made["d_conv"],
-        "expand": _whole_if(made["expand"]),
+        "expand": _convert_whole_to_int(made["expand"]),
         "use_conv_bias": made["conv_bias"],
         "use_bias": made["proj_bias"],
-        "num_hidden_layers": layer_count(header),
+        "num_hidden_layers": count_layers(header),
     }
 
 
@@ -180,7 +185,7 @@ NEMOTRON = Architecture(
     "nemotron_h",
     {**VOCABULARY, **HEAD, "attention.layer_norm_rms_epsilon": "layer_norm_epsilon"},
     {
-        **_mixer("mixer"),
+        **_map_mixer_names("mixer"),
         "attn_norm": "norm",
         "attn_q": "mixer.q_proj",
         "attn_k": "mixer.k_proj",
@@ -196,7 +201,7 @@ NEMOTRON = Architecture(
         "ffn_latent_up": "mixer.fc2_latent_proj",
     },
     {"token_embd": "model.embeddings", "output_norm": "model.norm_f", "output": "lm_head"},
-    computed=_nemotron,
+    computed=_build_nemotron_config,
     changes={**CHANGES, **PAIRED},
     experts="mixer.experts",
 )
@@ -205,14 +210,14 @@ KNOWN = {
         "granitemoehybrid",
         {**RMS, **VOCABULARY},
         {
-            **_mixer("mamba"),
+            **_map_mixer_names("mamba"),
             **ATTENTION,
             **NORMS,
             "ffn_gate_inp": "block_sparse_moe.router",
             "ffn_down_shexp": "shared_mlp.output_linear",
             "ffn_down": "shared_mlp.output_linear",
         },
-        computed=_granite,
+        computed=_build_granite_hybrid_config,
         changes={**CHANGES, **PAIRED},
         joined={**SHARED_INPUT, ("ffn_gate.weight", "ffn_up.weight"): "shared_mlp.input_linear.weight"},
         experts="block_sparse_moe.experts",
@@ -223,7 +228,7 @@ KNOWN = {
         "falcon_h1",
         {**RMS, **VOCABULARY, **HEAD},
         {
-            **_mixer("mamba"),
+            **_map_mixer_names("mamba"),
             **ATTENTION,
             "attn_norm": "input_layernorm",
             "ffn_norm": "pre_ff_layernorm.weight",  # files have it without an ending
@@ -233,16 +238,16 @@ KNOWN = {
             "ffn_down": "feed_forward.down_proj",
         },
         {**WHOLE, "output_norm": "model.final_layernorm"},
-        computed=_falcon,
+        computed=_build_falcon_config,
         changes=CHANGES,
     ),
     "mamba2": Architecture(
         "mamba2",
         {**VOCABULARY, "attention.layer_norm_rms_epsilon": "layer_norm_epsilon"},
-        {**_mixer("mixer"), "attn_norm": "norm"},
+        {**_map_mixer_names("mixer"), "attn_norm": "norm"},
         {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "output": "lm_head"},
         layers="backbone.layers",
-        computed=_mamba2,
+        computed=_build_mamba2_config,
         changes=CHANGES,
     ),
 }

@@ -1,5 +1,6 @@
-"""Guesses at every step of every row, by one way of guessing. These names are what others need of
-this folder; a way is a module with a class `Way` by contract.py, which DRAFTERS names."""
+"""Drafters for speculative decoding. Each drafter is a module named in DRAFTERS, with one
+class.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +8,33 @@ from collections.abc import Callable
 from importlib import import_module
 
 from runner_engine.decode.drafting.contract import Drafter
-from runner_engine.decode.drafting.steady import Steady
+from runner_engine.decode.drafting.drafter_speculator import DrafterSpeculator
 from runner_engine.decode.passes import Forward
-from runner_engine.decode.tokens import Guesses, Speculation
+from runner_engine.decode.tokens import NgramSpeculator, Speculator
 from runner_engine.sessions import EngineStats
-from runner_engine.settings.speculation import Guesser, Speculate
+from runner_engine.settings.speculation import DrafterKind, SpeculationConfig
 
 __all__ = [  # noqa: RUF022 - by what they are for
-    "guesses_of",  # what guesses the next tokens, as generation.speculate says
+    "create_speculator",  # what guesses the next tokens, as generation.speculate says
     "Drafter",  # what a way of guessing does: propose, forget
-    "Steady",  # lets one guess for every row at each step, and counts how much was right
+    "DrafterSpeculator",  # lets one guess for every row at each step, and counts how much was right
 ]
 
 DRAFTERS = {  # the module of each way
-    Guesser.ngram: "ngram",
-    Guesser.draft: "draft_model",
-    Guesser.mtp: "own_head",
+    DrafterKind.ngram: "ngram",
+    DrafterKind.draft: "draft_model",
+    DrafterKind.mtp: "own_head",
 }
 
 
-def guesses_of(
-    speculate: Speculate, stats: EngineStats, draft: Callable[[], Forward] | None = None
-) -> Guesses:
-    """Return what guesses the next tokens; draft: gives the passes of a draft model that is
-    loaded."""
-    if not speculate.is_steady:
-        return Speculation(stats, speculate.kind == Guesser.auto)
-    module = import_module(f"{__name__}.{DRAFTERS[speculate.kind]}")
-    drafter: Drafter = module.Way(stats, draft)
-    return Steady(stats, drafter, speculate.tokens)
+def create_speculator(
+    config: SpeculationConfig, stats: EngineStats, load_draft: Callable[[], Forward] | None = None
+) -> Speculator:
+    """Create the speculator of generation.speculate. load_draft: loads the draft model's forward
+    passes.
+    """
+    if not config.drafts_every_step:
+        return NgramSpeculator(stats, config.kind == DrafterKind.auto)
+    module = import_module(f"{__name__}.{DRAFTERS[config.kind]}")
+    drafter: Drafter = module.Way(stats, load_draft)
+    return DrafterSpeculator(stats, drafter, config.tokens)

@@ -1,31 +1,31 @@
-"""What a way of guessing does."""
+"""Interface of a drafter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from runner_engine.decode.passes import HiddenReader
-from runner_engine.decode.rows import Row
+from runner_engine.decode.passes import HiddenStateReader
+from runner_engine.decode.sequences import TokenSequence
 
 
 class Drafter(Protocol):
-    """Guesses the next tokens of rows; the same tokens always lead to the same guess."""
+    """Proposes the next tokens of sequences. The same tokens always lead to the same draft."""
 
-    def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
-        """Return a guess for each of the rows that decode, of at most so many tokens each."""
+    def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
+        """Return a draft for each sequence, with at most max_tokens[i] tokens."""
 
-    def forget(self) -> None:
-        """Forget the rows."""
+    def reset(self) -> None:
+        """Forget all sequences."""
 
     @property
     def bytes_per_token(self) -> int:
-        """What it keeps in memory for each token of a row."""
+        """Memory that drafting needs for each token of a sequence."""
 
     @property
     def bytes_per_row(self) -> int:
-        """What it keeps in memory for each row, however long it is."""
+        """Memory that drafting needs for each sequence, independent of its length."""
 
     @property
-    def hidden_reader(self) -> HiddenReader | None:
-        """Who wants to know what the model's head reads; None: nobody."""
+    def hidden_reader(self) -> HiddenStateReader | None:
+        """The receiver of the model's hidden states, or None."""

@@ -1,5 +1,4 @@
-"""Prompt lookup at every step: the tokens that followed a row's last ones where they occurred
-before."""
+"""N-gram drafter (prompt lookup): proposes the tokens that followed the last n-gram earlier."""
 
 from __future__ import annotations
 
@@ -7,30 +6,30 @@ from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from runner_engine.decode.passes import Forward
-from runner_engine.decode.rows import Row
-from runner_engine.decode.tokens import Lookup
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.decode.tokens import NgramLookup
 from runner_engine.sessions import EngineStats
 
 
-class Way:
-    """Looks up the last tokens of each row."""
+class TokenDrafter:
+    """Looks up the last n-gram of each sequence in its earlier tokens."""
 
     bytes_per_token = 0
     bytes_per_row = 0
     hidden_reader = None
 
-    def __init__(self, _stats: EngineStats, _draft: Callable[[], Forward] | None) -> None:
-        self._lookups: WeakKeyDictionary[Row, Lookup] = WeakKeyDictionary()
+    def __init__(self, _stats: EngineStats, _load_draft: Callable[[], Forward] | None) -> None:
+        self._lookups: WeakKeyDictionary[TokenSequence, NgramLookup] = WeakKeyDictionary()
 
-    def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
-        """Return what followed before; nothing where the last tokens are new."""
+    def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
+        """Return the tokens that followed the last n-gram before, or nothing if the n-gram is new."""
         guesses = []
-        for row, limit in zip(rows, most, strict=True):
+        for row, limit in zip(sequences, max_tokens, strict=True):
             lookup = self._lookups.get(row)
             if lookup is None:
-                lookup = self._lookups[row] = Lookup(row.prompt)
+                lookup = self._lookups[row] = NgramLookup(row.prompt)
             guesses.append(lookup.draft(row.tokens, limit) if limit > 0 else [])
         return guesses
 
-    def forget(self) -> None:
-        """Do nothing: what followed a row's tokens is still known when it continues."""
+    def reset(self) -> None:
+        """Do nothing. N-grams of a sequence remain valid when it continues."""

@@ -1,16 +1,17 @@
-"""What a decoder's layers are made of, by their parts and by trials of these. These names are what
-others need."""
+"""Describes the parts of a decoder's layers for C, by their names and by trials of the
+model's code.
+"""
 
 from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
 from runner_engine.decode.layouts.mixtures import MixtureLayout
 from runner_engine.decode.layouts.mlps import MlpLayout
-from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe
+from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe_model
 from runner_engine.decode.layouts.norms import NormLayout
 from runner_engine.decode.layouts.parts import NotFusable
 from runner_engine.decode.layouts.rotations import Rotation
 
 __all__ = [  # noqa: RUF022 - by what they are for
-    "describe",  # the layout of a model, or NotFusable
+    "describe_model",  # the layout of a model, or NotFusable
     "ModelLayout",  # its embedding, layers and head
     "LayerLayout",  # attention, an MLP, and the norms around them
     "MlpLayout",  # its matrices and its function

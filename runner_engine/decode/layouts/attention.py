@@ -1,9 +1,9 @@
-"""What is done to queries and keys before attention, and to scores, found by a trial of a layer's
-attention alone.
+"""Describes a layer's attention by a trial: norms, RoPE, scales and caps that it applies.
 
-A few random rows go in; what the module hands to its attention is compared with its own
-projections, normed and rotated in each way that C knows. So a layer without rotation, with another
-table or with a cap is known without its family.
+A few random hidden states go in. The queries and keys that the module passes to attention
+are compared with its own projections, normalized and rotated in each way that C supports.
+So layers without RoPE, with another RoPE table or with a logit cap are recognized without
+knowing the model family.
 """
 
 from __future__ import annotations
@@ -14,64 +14,81 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_engine.decode.layouts.attention_capture import (
+    POSITIONS,
+    CapturedAttentionInputs,
+    capture_attention_inputs,
+)
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
-from runner_engine.decode.layouts.handed_over import POSITIONS, HandedOver, handed_over
 from runner_engine.decode.layouts.norms import TOLERANCE
 from runner_engine.decode.layouts.parts import (
     HEAD_NORMS,
     OF_ATTENTION,
     NotFusable,
-    names_of_parts,
-    projections_of,
+    computing_child_names,
+    match_projections,
 )
-from runner_engine.decode.layouts.query_scales import query_scale_of
-from runner_engine.decode.layouts.rotations import NEAR, RopeTable, check_near, off_by, rotation_of
-from runner_engine.kv_cache import Heads
+from runner_engine.decode.layouts.query_scales import find_query_scale
+from runner_engine.decode.layouts.rotations import (
+    NEAR,
+    RopeTable,
+    check_rotation_error,
+    find_rotation,
+    max_relative_error,
+)
+from runner_engine.kv_cache import KvCacheSpec
 
 IGNORED = {"rotary_emb"}  # parts that the whole model has as well
 CLEARLY = 2  # times the error: less does not tell the orders of norm and rotation apart
 
 
-def attention_of(
-    model: Any, attention: Any, heads: Heads, rows: torch.Tensor, table: RopeTable | None
+def describe_attention(
+    model: Any,
+    attention: Any,
+    kv_spec: KvCacheSpec,
+    hidden_states: torch.Tensor,
+    rope_table: RopeTable | None,
 ) -> AttentionLayout:
-    """Return the layout of a layer's attention; rows [1, T, hidden], table: what rotates, or
-    nothing."""
-    norm_names = next((names for names in HEAD_NORMS if set(names) <= names_of_parts(attention)), ())
-    names = projections_of(attention, OF_ATTENTION, {*norm_names, *IGNORED})
+    """Describe a layer's attention. hidden_states: [1, T, hidden] inputs of the trial."""
+    norm_names = next((names for names in HEAD_NORMS if set(names) <= computing_child_names(attention)), ())
+    names = match_projections(attention, OF_ATTENTION, {*norm_names, *IGNORED})
     into = tuple(getattr(attention, name) for name in names.into)
-    scale = query_scale_of(attention)
-    positions = POSITIONS if scale is None else scale.positions
-    angles = None if table is None else table.angles(rows, positions)
+    scale = find_query_scale(attention)
+    positions = POSITIONS if scale is None else scale.trial_positions
+    angles = None if rope_table is None else rope_table.compute_angles(hidden_states, positions)
     if angles is not None and angles.are_complex:
         raise NotFusable("its queries and keys are rotated as complex numbers")
     others = {} if scale is None else {"position_ids": torch.tensor([positions])}
-    handed = handed_over(model, attention, rows, angles, **others)
+    handed = capture_attention_inputs(model, attention, hidden_states, angles, **others)
     key_scale = float(getattr(attention, "key_multiplier", 1.0))
-    queries, keys, has_gates, has_heads_together = _made(into, rows, heads, handed, key_scale)
+    queries, keys, has_gates, has_heads_together = _project_heads(
+        into, hidden_states, kv_spec, handed, key_scale
+    )
     given = handed.query, handed.key
     if scale is not None:
-        given = given[0] / scale.at(torch.tensor(positions))[:, None, None], given[1]
+        given = given[0] / scale.compute_scales(torch.tensor(positions))[:, None, None], given[1]
     if not norm_names:
-        rotation, least = rotation_of((queries.float(), keys.float()), given, angles)
-        check_near(least, angles)
+        rotation, least = find_rotation((queries.float(), keys.float()), given, angles)
+        check_rotation_error(least, angles)
         norms, norms_all, norms_rotated = None, False, False
     else:
         norms = getattr(attention, norm_names[0]), getattr(attention, norm_names[1])
-        norms_all = _norms_all_heads(norms, (queries, keys))
-        first, second = _normed(norms, (queries, keys), norms_all)
-        rotation, least = rotation_of((first.float(), second.float()), given, angles)
-        after, least_after = rotation_of(
+        norms_all = _normalizes_all_heads(norms, (queries, keys))
+        first, second = _normalize_heads(norms, (queries, keys), norms_all)
+        rotation, least = find_rotation((first.float(), second.float()), given, angles)
+        after, least_after = find_rotation(
             (queries.float(), keys.float()),
             given,
             angles,
-            lambda turned: _normed(norms, (turned[0].to(rows), turned[1].to(rows)), norms_all),
+            lambda turned: _normalize_heads(
+                norms, (turned[0].to(hidden_states), turned[1].to(hidden_states)), norms_all
+            ),
         )
         # with equal weights both orders give the same
-        is_off = least > TOLERANCE.get(rows.dtype, 0)
+        is_off = least > TOLERANCE.get(hidden_states.dtype, 0)
         if norms_rotated := is_off and CLEARLY * least_after < least:
             rotation, least = after, least_after
-        check_near(least, angles)
+        check_rotation_error(least, angles)
     return AttentionLayout(
         into,
         getattr(attention, names.out),
@@ -89,35 +106,44 @@ def attention_of(
     )
 
 
-def _made(
-    into: Sequence[nn.Module], rows: torch.Tensor, heads: Heads, handed: HandedOver, key_scale: float
+def _project_heads(
+    projections: Sequence[nn.Module],
+    hidden_states: torch.Tensor,
+    kv_spec: KvCacheSpec,
+    captured: CapturedAttentionInputs,
+    key_scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, bool, bool]:
-    """Return queries and keys [T, H, D] as they are projected, and how they stand: with gates, or
-    together."""
-    counts = heads.kv_heads * heads.group, heads.kv_heads, heads.kv_heads
-    shapes = [tuple(some.shape[1:]) for some in (handed.query, handed.key, handed.value)]
-    if shapes != [(count, heads.dim) for count in counts]:
+    """Return projected queries and keys [T, H, D], whether gates follow queries, and whether
+    heads are interleaved.
+    """
+    counts = kv_spec.kv_heads * kv_spec.group, kv_spec.kv_heads, kv_spec.kv_heads
+    shapes = [tuple(some.shape[1:]) for some in (captured.query, captured.key, captured.value)]
+    if shapes != [(count, kv_spec.dim) for count in counts]:
         raise NotFusable("its layers have heads of other shapes")
-    widths = [count * heads.dim for count in counts]
-    made = torch.cat([layer(rows)[0] for layer in into], -1)
-    if has_gates := len(into) == 3 and made.shape[-1] == sum(widths) + widths[0]:
+    widths = [count * kv_spec.dim for count in counts]
+    made = torch.cat([layer(hidden_states)[0] for layer in projections], -1)
+    if has_gates := len(projections) == 3 and made.shape[-1] == sum(widths) + widths[0]:
         queries_and_gates, made = made[:, : 2 * widths[0]], made[:, 2 * widths[0] :]
-        made = torch.cat((queries_and_gates.view(len(made), -1, 2, heads.dim)[:, :, 0].flatten(1), made), -1)
+        made = torch.cat(
+            (queries_and_gates.view(len(made), -1, 2, kv_spec.dim)[:, :, 0].flatten(1), made), -1
+        )
     if made.shape[-1] != sum(widths):
         raise NotFusable("its queries, keys and values have other sizes")
-    queries, keys, values = (some.view(len(some), -1, heads.dim) for some in torch.split(made, widths, -1))
+    queries, keys, values = (some.view(len(some), -1, kv_spec.dim) for some in torch.split(made, widths, -1))
     keys = keys * key_scale
-    if off_by(values.float(), handed.value) <= NEAR:
+    if max_relative_error(values.float(), captured.value) <= NEAR:
         return queries, keys, has_gates, False
-    if len(into) == 1 and heads.group == 1:
-        queries, keys, values = made.view(len(made), -1, 3, heads.dim).unbind(2)
-    if off_by(values.float(), handed.value) > NEAR:
+    if len(projections) == 1 and kv_spec.group == 1:
+        queries, keys, values = made.view(len(made), -1, 3, kv_spec.dim).unbind(2)
+    if max_relative_error(values.float(), captured.value) > NEAR:
         raise NotFusable("its values are made otherwise")
     return queries, keys, has_gates, True
 
 
-def _norms_all_heads(norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]) -> bool:
-    """Return whether all heads [T, H, D] are normed together, and not each."""
+def _normalizes_all_heads(
+    norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]
+) -> bool:
+    """Whether one norm covers all heads [T, H, D] together instead of each head alone."""
     weights = [getattr(norm, "weight", None) for norm in norms]
     sizes = [weight.numel() for weight in weights if isinstance(weight, torch.Tensor)]
     if all(size == heads[0].shape[-1] for size in sizes):
@@ -127,10 +153,10 @@ def _norms_all_heads(norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tens
     return True
 
 
-def _normed(
+def _normalize_heads(
     norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor], together: bool
 ) -> list[torch.Tensor]:
-    """Return normed queries and keys [T, H, D]."""
+    """Return normalized queries and keys [T, H, D]."""
     if not together:
         return [norm(some) for norm, some in zip(norms, heads, strict=True)]
     return [norm(some.flatten(1)).view_as(some) for norm, some in zip(norms, heads, strict=True)]

@@ -1,4 +1,4 @@
-"""What a layer's attention consists of, as trials have found it (attention.py, latents.py)."""
+"""The layout of a layer's attention, filled in by trials in attention.py and latents.py."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from runner_engine.decode.layouts.rotations import Rotation
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """What heads come out of: a normed latent of keys and values, and one of queries where these
-    have one."""
+    """Multi-head latent attention: a normalized latent of keys and values, and optionally one of
+    queries.
+    """
 
     norm_queries: NormLayout | None
     to_queries: Any  # None: queries are computed at once
@@ -28,18 +29,18 @@ class LatentLayout:
 
     @property
     def query_width(self) -> int:
-        """How many numbers the latent of queries has; 0: there is none."""
+        """Size of the query latent. 0 if there is none."""
         return 0 if self.norm_queries is None else self.norm_queries.weight.numel()
 
     @property
     def pair_width(self) -> int:
-        """How many numbers the latent of keys and values has."""
+        """Size of the latent of keys and values."""
         return self.norm_pairs.weight.numel()
 
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """The parts of a layer's attention, and what it does to heads and scores."""
+    """The projections of a layer's attention, and its norms, RoPE, scales, caps and sinks."""
 
     # queries, keys and values, or one layer for all, or what they come out of
     into: tuple[nn.Module, ...]

@@ -1,5 +1,4 @@
-"""Attention whose queries, keys and values come out of latents (MLA), by the names of its parts and
-a trial of it."""
+"""Describes multi-head latent attention (MLA) by the names of its parts and a trial."""
 
 from __future__ import annotations
 
@@ -8,47 +7,56 @@ from typing import Any
 import torch
 
 from runner_engine.decode.layouts.attention import IGNORED
+from runner_engine.decode.layouts.attention_capture import POSITIONS, capture_attention_inputs
 from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
-from runner_engine.decode.layouts.handed_over import POSITIONS, handed_over
-from runner_engine.decode.layouts.norms import norm_of
-from runner_engine.decode.layouts.parts import LATENTS, LatentNames, NotFusable, names_of_parts
-from runner_engine.decode.layouts.query_scales import query_scale_of
-from runner_engine.decode.layouts.rotations import NEAR, RopeTable, check_near, off_by, rotation_of
-from runner_engine.kv_cache import Heads
+from runner_engine.decode.layouts.norms import describe_norm
+from runner_engine.decode.layouts.parts import LATENTS, LatentNames, NotFusable, computing_child_names
+from runner_engine.decode.layouts.query_scales import find_query_scale
+from runner_engine.decode.layouts.rotations import (
+    NEAR,
+    RopeTable,
+    check_rotation_error,
+    find_rotation,
+    max_relative_error,
+)
+from runner_engine.kv_cache import KvCacheSpec
 
 
-def latent_names_of(attention: Any) -> LatentNames | None:
-    """Return the names of a module's parts if it has latents."""
-    parts = names_of_parts(attention) - IGNORED
-    return next((names for names in LATENTS if names.all == parts), None)
+def find_latent_names(attention: Any) -> LatentNames | None:
+    """Return the part names of a module with latent attention, or None for other attention."""
+    parts = computing_child_names(attention) - IGNORED
+    return next((names for names in LATENTS if names.all_names == parts), None)
 
 
-def latent_attention_of(
-    model: Any, attention: Any, heads: Heads, rows: torch.Tensor, table: RopeTable | None
+def describe_latent_attention(
+    model: Any,
+    attention: Any,
+    kv_spec: KvCacheSpec,
+    hidden_states: torch.Tensor,
+    rope_table: RopeTable | None,
 ) -> AttentionLayout:
-    """Return the layout of a layer's attention with latents; rows [1, T, hidden], table: what
-    rotates, or nothing."""
-    names = latent_names_of(attention)
+    """Describe a layer's latent attention. hidden_states: [1, T, hidden] inputs of the trial."""
+    names = find_latent_names(attention)
     assert names is not None
-    if query_scale_of(attention) is not None:
+    if find_query_scale(attention) is not None:
         raise NotFusable("its latents' queries are scaled by their positions")
-    angles = None if table is None else table.angles(rows, POSITIONS)
-    handed = handed_over(model, attention, rows, angles)
+    angles = None if rope_table is None else rope_table.compute_angles(hidden_states, POSITIONS)
+    handed = capture_attention_inputs(model, attention, hidden_states, angles)
     into = tuple(getattr(attention, name) for name in names.into)
     out, to_pairs, norm = (getattr(attention, name) for name in (names.out, names.to_pairs, names.pair_norm))
     latent = norm.weight.numel()
-    first, second = (layer(rows)[0] for layer in into)
+    first, second = (layer(hidden_states)[0] for layer in into)
     count, value = handed.value.shape[1:]
     rotated = second.shape[-1] - latent
     unrotated = handed.query.shape[-1] - rotated
     shapes = {tuple(handed.query.shape[1:]), tuple(handed.key.shape[1:])}
-    is_as_wide = shapes == {(count, unrotated + rotated)} and max(unrotated + rotated, value) <= heads.dim
-    if count != heads.kv_heads or heads.group != 1 or not is_as_wide or unrotated < 0:
+    is_as_wide = shapes == {(count, unrotated + rotated)} and max(unrotated + rotated, value) <= kv_spec.dim
+    if count != kv_spec.kv_heads or kv_spec.group != 1 or not is_as_wide or unrotated < 0:
         raise NotFusable("its layers have heads of other shapes")
-    like, of_queries, to_queries = rows[0, :1], None, None
+    like, of_queries, to_queries = hidden_states[0, :1], None, None
     if names.to_queries:
         query_norm, to_queries = (getattr(attention, names.query_norm), getattr(attention, names.to_queries))
-        of_queries = norm_of(query_norm, first.shape[-1], like)
+        of_queries = describe_norm(query_norm, first.shape[-1], like)
         first = to_queries(query_norm(first))
     pairs = to_pairs(norm(second[:, :latent])).view(len(second), count, -1)
     if pairs.shape[-1] != unrotated + value or first.shape[-1] != count * (unrotated + rotated):
@@ -56,21 +64,21 @@ def latent_attention_of(
     queries = first.view(len(first), count, -1)
     keys = torch.cat((pairs[..., :unrotated], second[:, None, latent:].expand(-1, count, -1)), -1)
     for made, given in ((queries, handed.query), (keys, handed.key)):
-        if unrotated and off_by(made[..., :unrotated].float(), given[..., :unrotated]) > NEAR:
+        if unrotated and max_relative_error(made[..., :unrotated].float(), given[..., :unrotated]) > NEAR:
             raise NotFusable("its queries and keys are made otherwise")
-    if off_by(pairs[..., unrotated:].float(), handed.value) > NEAR:
+    if max_relative_error(pairs[..., unrotated:].float(), handed.value) > NEAR:
         raise NotFusable("its values are made otherwise")
     rotation, least = None, 0.0
     if rotated:
         made = queries[..., unrotated:].float(), keys[..., unrotated:].float()
-        rotation, least = rotation_of(
+        rotation, least = find_rotation(
             made, (handed.query[..., unrotated:], handed.key[..., unrotated:]), angles
         )
-    check_near(least, angles)
+    check_rotation_error(least, angles)
     if rotation is not None and rotation.rotated != rotated:
         raise NotFusable("some of what its keys have in common is not rotated")
     latents = LatentLayout(
-        of_queries, to_queries, norm_of(norm, latent, like), to_pairs, unrotated, rotated, value
+        of_queries, to_queries, describe_norm(norm, latent, like), to_pairs, unrotated, rotated, value
     )
     return AttentionLayout(
         into, out, handed.scale, handed.softmax.cap, handed.softmax.sinks, rotation, latent=latents

@@ -1,5 +1,4 @@
-"""The layout of a mixture of experts: its router, its experts, and an MLP beside them that all
-tokens go through."""
+"""Describes a mixture of experts: its router, its experts, and a shared expert."""
 
 from __future__ import annotations
 
@@ -10,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base import is_memory_error, one_line
-from runner_engine.decode.layouts.mlps import MlpLayout, mlp_of
-from runner_engine.decode.layouts.parts import NotFusable, child_of, names_of_parts
-from runner_engine.decode.layouts.routers import RouterLayout, router_of, weights_and_index
+from runner_base import is_out_of_memory_error, to_one_line
+from runner_engine.decode.layouts.mlps import MlpLayout, describe_mlp
+from runner_engine.decode.layouts.parts import NotFusable, computing_child_names, find_child
+from runner_engine.decode.layouts.routers import RouterLayout, describe_router, parse_router_output
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +31,9 @@ class MixtureLayout:
 
 
 class MixtureAndMlp(nn.Module):
-    """A mixture and an MLP for all tokens that are two parts of a layer, as the one part that
-    others have."""
+    """Combines a layer's separate mixture and shared MLP into one module, as other families have
+    it.
+    """
 
     def __init__(self, mixture: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
@@ -43,37 +43,40 @@ class MixtureAndMlp(nn.Module):
         self._mixture = [mixture]  # it is no part beside its own
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the sum of both."""
         result = self._mixture[0](hidden)
         added: torch.Tensor = (result[0] if isinstance(result, tuple) else result) + self.shared_mlp(hidden)
         return added
 
 
 class MixtureReader:
-    """Reads the mixtures of a model's layers; the first one of each class is tried as a whole."""
+    """Describes the mixtures of a model's layers. The first mixture of each class is checked by
+    a trial.
+    """
 
     def __init__(self) -> None:
         self._tried: set[tuple[type, bool]] = set()
 
-    def read(self, block: Any, rows: torch.Tensor) -> MixtureLayout | None:
-        """Return the layout of a layer's feed-forward; None where it is no mixture that C knows.
-        rows [1, T, hidden]"""
+    def describe(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout | None:
+        """Describe a layer's mixture, or return None if C does not support it.
+
+        hidden_states: [1, T, hidden] inputs of the trial.
+        """
         try:
-            return self._read(block, rows)
+            return self._describe(block, hidden_states)
         except Exception as error:  # of the family's own code, which is called part by part
-            if is_memory_error(error):
+            if is_out_of_memory_error(error):
                 raise
             log.debug(
                 "a mixture is computed by its own module: %s: %s",
                 type(error).__name__,
-                one_line(error, limit=120),
+                to_one_line(error, limit=120),
             )
             return None
 
-    def _read(self, block: Any, rows: torch.Tensor) -> MixtureLayout:
-        of_router, router = child_of(block, ROUTERS)
-        of_experts, experts = child_of(block, EXPERTS)
-        others = names_of_parts(block) - {of_router, of_experts}
+    def _describe(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout:
+        of_router, router = find_child(block, ROUTERS)
+        of_experts, experts = find_child(block, EXPERTS)
+        others = computing_child_names(block) - {of_router, of_experts}
         shared_names, scale_names = others & set(SHARED), others & set(SHARED_SCALES)
         if (
             others - shared_names - scale_names
@@ -82,20 +85,22 @@ class MixtureReader:
         ):
             raise NotFusable(f"its mixture has other parts: {', '.join(sorted(others))}")
         shared_module = getattr(block, next(iter(shared_names))) if shared_names else None
-        shared = None if shared_module is None else mlp_of(shared_module, rows)
+        shared = None if shared_module is None else describe_mlp(shared_module, hidden_states)
         if shared_module is not None and shared is None:
             raise NotFusable("the MLP beside its experts has other parts")
         scale = getattr(block, next(iter(scale_names))) if scale_names else None
-        found = MixtureLayout(router_of(router, block), experts, shared, _row_of(scale, shared))
+        found = MixtureLayout(
+            describe_router(router, block), experts, shared, _shared_expert_scale(scale, shared)
+        )
         kind = type(block), shared is None
         if kind not in self._tried:
-            _try(block, router, shared_module, scale, found, rows)
+            _check_mixture(block, router, shared_module, scale, found, hidden_states)
             self._tried.add(kind)
         return found
 
 
-def _row_of(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
-    """Return the one row of the linear layer that scales an MLP."""
+def _shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
+    """Return the single weight row of the linear layer that scales a shared expert."""
     if scale is None or shared is None:
         return None
     weight = getattr(scale, "weight", None)
@@ -106,24 +111,23 @@ def _row_of(scale: Any, shared: MlpLayout | None) -> torch.Tensor | None:
     return weight.detach()[0]
 
 
-def _try(
+def _check_mixture(
     block: Any,
     router: Any,
     shared: nn.Module | None,
     scale: nn.Module | None,
-    found: MixtureLayout,
-    rows: torch.Tensor,
+    layout: MixtureLayout,
+    hidden_states: torch.Tensor,
 ) -> None:
-    """Compare what a block gives with the sum of its parts; NotFusable where it does something else
-    with them."""
-    expected = block(rows)
-    expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(rows)[0]
-    flat = rows[0]
-    weights, index = weights_and_index(router(flat, **found.router.given), len(flat))
-    result = found.experts(flat, index, weights)
+    """Compare a mixture's output with the sum of its parts. Raises NotFusable if they differ."""
+    expected = block(hidden_states)
+    expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(hidden_states)[0]
+    flat = hidden_states[0]
+    weights, index = parse_router_output(router(flat, **layout.router.given), len(flat))
+    result = layout.experts(flat, index, weights)
     if shared is not None:
         beside = shared(flat)
         result = result + (beside if scale is None else torch.sigmoid(scale(flat)) * beside)
     off = (result.float() - expected.float()).abs().max()
-    if not off <= NEAR[rows.dtype] * expected.float().abs().max():
+    if not off <= NEAR[hidden_states.dtype] * expected.float().abs().max():
         raise NotFusable("its mixture does something else with its parts")

@@ -1,4 +1,4 @@
-"""The layout of an MLP: its matrices by their names, and its function by a trial."""
+"""Describes an MLP: its matrices by their names, and its activation by a trial."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from runner_engine.decode.layouts.functions import activation_between, activation_of
+from runner_engine.decode.layouts.activations import identify_activation, infer_activation
 from runner_engine.decode.layouts.parts import (
     FUNCTIONS,
     OF_MLP,
     SCALES_OF_MLP,
     NotFusable,
-    projections_of,
-    sizes_of,
+    linear_sizes,
+    match_projections,
 )
-from runner_engine.kernels.shared_numbers import Activation
-from runner_engine.models.lora.beside import matrices_beside
+from runner_engine.kernels.c_interface import Activation
+from runner_engine.models.lora.unmerged import find_unmerged_matrices
 
 
 @dataclass(frozen=True)
 class MlpLayout:
-    """An MLP: one matrix or two that come in, a function, one that goes out."""
+    """An MLP: one or two input matrices, an activation, and an output matrix."""
 
     into: tuple[Any, ...]
     out: Any
@@ -33,36 +33,36 @@ class MlpLayout:
 
     @property
     def inner(self) -> int:
-        """How many numbers of a token come out of its function."""
-        return sizes_of(self.out)[1]
+        """Size of the hidden layer after the activation."""
+        return linear_sizes(self.out)[1]
 
     @property
     def gates_in_product(self) -> bool:
-        """Whether two matrices gate each other in the registers, as SiLU does without biases and
-        adapters."""
-        alone = all(part.bias is None and matrices_beside(part) is None for part in self.into)
+        """Whether C applies SiLU gating inside the matmul. Needs no biases and no adapters."""
+        alone = all(part.bias is None and find_unmerged_matrices(part) is None for part in self.into)
         is_plain = alone and self.gate_scale == 1
         return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
 
     @property
     def gates(self) -> int:
-        """How many numbers of a token it computes before they go through its function; 0: in the
-        registers."""
+        """Buffer size per token before the activation. 0 if gating happens inside the matmul."""
         return 0 if self.gates_in_product else self.inner * (1 + self.has_gate)
 
 
-def mlp_of(mlp: Any, rows: Tensor) -> MlpLayout | None:
-    """Return the layout of an MLP; None where C does not know its parts. rows: for a trial."""
+def describe_mlp(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
+    """Describe an MLP, or return None if C does not support its parts."""
     function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:
-        names = projections_of(mlp, OF_MLP, {function} if function else set())
+        names = match_projections(mlp, OF_MLP, {function} if function else set())
         into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
         activation = (
-            activation_of(getattr(mlp, function)) if function else activation_between(mlp, into, out, rows)
+            identify_activation(getattr(mlp, function))
+            if function
+            else infer_activation(mlp, into, out, hidden_states)
         )
     except NotFusable:
         return None
-    outputs, inner = sum(sizes_of(layer)[0] for layer in into), sizes_of(out)[1]
+    outputs, inner = sum(linear_sizes(layer)[0] for layer in into), linear_sizes(out)[1]
     if outputs not in (inner, 2 * inner):
         return None
     scales = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)

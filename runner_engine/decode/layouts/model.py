@@ -1,5 +1,4 @@
-"""The layout of a whole model: embedding, layers, head, and the numbers that scale what goes
-between them."""
+"""Describes a whole model: embedding, layers, lm_head, and the scales between them."""
 
 from __future__ import annotations
 
@@ -10,16 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_base import is_memory_error, one_line
-from runner_engine.attention import register
-from runner_engine.decode.layouts.attention import IGNORED, attention_of
+from runner_base import is_out_of_memory_error, to_one_line
+from runner_engine.attention import register_attention
+from runner_engine.decode.layouts.attention import IGNORED, describe_attention
+from runner_engine.decode.layouts.attention_capture import POSITIONS
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
-from runner_engine.decode.layouts.handed_over import POSITIONS
-from runner_engine.decode.layouts.joined import JoinedLayer, joined
-from runner_engine.decode.layouts.latents import latent_attention_of, latent_names_of
+from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks
+from runner_engine.decode.layouts.latents import describe_latent_attention, find_latent_names
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
-from runner_engine.decode.layouts.mlps import MlpLayout, mlp_of
-from runner_engine.decode.layouts.norms import NormLayout, norm_of
+from runner_engine.decode.layouts.mlps import MlpLayout, describe_mlp
+from runner_engine.decode.layouts.norms import NormLayout, describe_norm
 from runner_engine.decode.layouts.parts import (
     ATTENTIONS,
     BODIES,
@@ -35,21 +34,21 @@ from runner_engine.decode.layouts.parts import (
     WITHOUT_MLP,
     LayerNames,
     NotFusable,
-    child_of,
-    names_of_parts,
+    computing_child_names,
+    find_child,
 )
 from runner_engine.decode.layouts.query_scales import QueryScale
 from runner_engine.decode.layouts.rotations import RopeTable, Rotation
-from runner_engine.kernels.shared_numbers import ROPE_TABLES
-from runner_engine.kv_cache import Heads
-from runner_engine.recurrent import MIXERS, CallParts, mixer_of
+from runner_engine.kernels.c_interface import ROPE_TABLES
+from runner_engine.kv_cache import KvCacheSpec
+from runner_engine.recurrent import MIXERS, MixerParts, create_mixer
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What carries a state beside attention, and what numbers around both are multiplied by."""
+class ParallelMixer:
+    """A recurrent mixer that runs parallel to attention, and the scales around both."""
 
-    mixer: CallParts
+    mixer: MixerParts
     heads: float  # queries, keys and values
     attention: float  # what comes out of attention
     mixed: float  # and of the mixer
@@ -57,11 +56,11 @@ class Beside:
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A layer: attention or what carries a state, an MLP or none, and the norms around them."""
+    """A layer: attention or a recurrent mixer, an optional MLP, and the norms around them."""
 
     attention: AttentionLayout | None
-    mixer: CallParts | None  # exactly one of these two
-    beside: Beside | None  # what carries a state beside attention
+    mixer: MixerParts | None  # exactly one of these two
+    beside: ParallelMixer | None  # what carries a state beside attention
     mlp: MlpLayout | None
     mixture: MixtureLayout | None  # experts in the place of an MLP, where C knows their parts
     apart: Any  # the module of what is no MLP that C knows, a mixture or something else; else None
@@ -92,38 +91,38 @@ class ModelLayout:
     query_scale: QueryScale | None  # that of all layers
 
 
-def describe(model: Any, heads: Heads) -> ModelLayout:
-    """Return the layout of a model; NotFusable if it has parts that C does not know."""
-    register()
+def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
+    """Describe a model's layers for C. Raises NotFusable if C does not support one of its parts."""
+    register_attention()
     try:
-        return _described(model, heads)
+        return _describe_parts(model, kv_spec)
     except NotFusable:
         raise
     except Exception as error:  # of the family's own code, which is called part by part
-        if is_memory_error(error):
+        if is_out_of_memory_error(error):
             raise
         raise NotFusable(
-            f"its parts are others: {type(error).__name__}: {one_line(error, limit=120)}"
+            f"its parts are others: {type(error).__name__}: {to_one_line(error, limit=120)}"
         ) from error
 
 
-def _described(model: Any, heads: Heads) -> ModelLayout:
-    (_, body), settings = child_of(model, BODIES), model.config.get_text_config()
+def _describe_parts(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
+    (_, body), settings = find_child(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
-    final, norm = child_of(body, FINAL_NORMS)
-    (of_embedding, embedding), (of_layers, blocks) = (child_of(body, EMBEDDINGS), child_of(body, LISTS))
-    if heads.dtype is not torch.float32 and any(
+    final, norm = find_child(body, FINAL_NORMS)
+    (of_embedding, embedding), (of_layers, blocks) = (find_child(body, EMBEDDINGS), find_child(body, LISTS))
+    if kv_spec.dtype is not torch.float32 and any(
         getattr(block, "residual_in_fp32", False) for block in blocks
     ):
         raise NotFusable("what its layers add up is in float32")
-    body_layers = joined(blocks)
+    body_layers = join_blocks(blocks)
     places = getattr(body, PLACES, None)
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
-    if others := names_of_parts(body) - {of_embedding, of_layers, of_rotary, final, PLACES}:
+    if others := computing_child_names(body) - {of_embedding, of_layers, of_rotary, final, PLACES}:
         raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
-    like = torch.zeros(1, dtype=heads.dtype)
-    tables, of_kind = _tables(getattr(body, of_rotary, None), kinds)
+    like = torch.zeros(1, dtype=kv_spec.dtype)
+    tables, of_kind = _find_rope_tables(getattr(body, of_rotary, None), kinds)
     rows = torch.randn(
         1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float32
     ).to(like)
@@ -133,7 +132,7 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     layers, mixtures = [], MixtureReader()
     for number, layer in enumerate(body_layers):
         table = of_kind[kinds[number]] if kinds and of_kind else 0
-        layers.append(_layer(model, layer, heads, rows, table, tables, mixtures))
+        layers.append(_describe_layer(model, layer, kv_spec, rows, table, tables, mixtures))
     attending = [layer.attention for layer in layers if layer.attention is not None]
     rotations = {attention.rotation for attention in attending} - {None}
     if len(rotations) > 1:
@@ -145,11 +144,11 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
         body,
         of_layers,
         embedding,
-        _embedding_scale(body, embedding, heads.dtype),
+        _embedding_scale(body, embedding, kv_spec.dtype),
         places,
         layers,
         scales.pop(),
-        norm_of(norm, hidden, like),
+        describe_norm(norm, hidden, like),
         model.lm_head,
         _logit_scale(model, settings),
         float(getattr(settings, "final_logit_softcapping", None) or 0),
@@ -159,54 +158,61 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     )
 
 
-def _tables(rotary: Any, kinds: list[str] | None) -> tuple[list[RopeTable], dict[str, int]]:
-    """Return a model's rotary tables, and the table of each kind of layers where they differ."""
+def _find_rope_tables(rotary: Any, layer_types: list[str] | None) -> tuple[list[RopeTable], dict[str, int]]:
+    """Return a model's RoPE tables, and each layer type's table index if the tables differ."""
     if rotary is None:
         return [], {}
-    if "layer_type" not in inspect.signature(type(rotary).forward).parameters or not kinds:
+    if "layer_type" not in inspect.signature(type(rotary).forward).parameters or not layer_types:
         return [RopeTable(rotary, None)], {}
-    names = list(dict.fromkeys(kinds))
+    names = list(dict.fromkeys(layer_types))
     if len(names) > ROPE_TABLES:
         raise NotFusable(f"its layers have {len(names)} rotary tables")
     return [RopeTable(rotary, name) for name in names], {name: number for number, name in enumerate(names)}
 
 
-def _layer(
+def _describe_layer(
     model: Any,
     layer: Any,
-    heads: Heads,
-    rows: torch.Tensor,
-    table: int,
-    tables: list[RopeTable],
-    mixtures: MixtureReader,
+    kv_spec: KvCacheSpec,
+    hidden_states: torch.Tensor,
+    table_index: int,
+    rope_tables: list[RopeTable],
+    mixture_reader: MixtureReader,
 ) -> LayerLayout:
-    of_mixer, mixer = _mixer(layer)
+    of_mixer, mixer = _find_mixer(layer)
     beside = (
-        _beside(layer, mixer) if mixer and set(ATTENTIONS) & (names_of_parts(layer) - {of_mixer}) else None
+        _describe_parallel_mixer(layer, mixer)
+        if mixer and set(ATTENTIONS) & (computing_child_names(layer) - {of_mixer})
+        else None
     )
     mixer = None if beside else mixer
-    of_attention, attention = (of_mixer, None) if mixer else child_of(layer, ATTENTIONS)
-    mlp = _feed_forward(layer)
-    others = names_of_parts(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
-    names = _layer_names(layer, others) if mlp else WITHOUT_MLP
-    hidden, like = rows.shape[-1], rows[0, :1]
+    of_attention, attention = (of_mixer, None) if mixer else find_child(layer, ATTENTIONS)
+    mlp = _find_feed_forward(layer)
+    others = computing_child_names(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
+    names = _match_layer_names(layer, others) if mlp else WITHOUT_MLP
+    hidden, like = hidden_states.shape[-1], hidden_states[0, :1]
     found = None
     if attention is not None:
-        read = attention_of if latent_names_of(attention) is None else latent_attention_of
-        found = read(model, attention, heads, rows, tables[table] if tables else None)
+        read = describe_attention if find_latent_names(attention) is None else describe_latent_attention
+        found = read(
+            model, attention, kv_spec, hidden_states, rope_tables[table_index] if rope_tables else None
+        )
     head_norms = None
     if found is not None and found.norms is not None:
-        counts = (heads.kv_heads * heads.group, heads.kv_heads) if found.norms_all_heads else (1, 1)
+        counts = (kv_spec.kv_heads * kv_spec.group, kv_spec.kv_heads) if found.norms_all_heads else (1, 1)
         queries, keys = (
-            norm_of(norm, count * heads.dim, like) for norm, count in zip(found.norms, counts, strict=True)
+            describe_norm(norm, count * kv_spec.dim, like)
+            for norm, count in zip(found.norms, counts, strict=True)
         )
         head_norms = queries, keys
     places = names.before_attention, names.after_attention, names.before_mlp, names.after_mlp
-    norms = tuple(norm_of(getattr(layer, name), hidden, like) if name else None for name in places)
+    norms = tuple(describe_norm(getattr(layer, name), hidden, like) if name else None for name in places)
     is_parallel = names.is_parallel or any(getattr(layer, name, False) for name in PARALLEL)
-    rope = -1 if found is None or found.rotation is None else table
-    of_c = mlp_of(mlp, rows) if mlp else None
-    mixture = mixtures.read(mlp, rows) if mlp and of_c is None and not is_parallel else None
+    rope = -1 if found is None or found.rotation is None else table_index
+    of_c = describe_mlp(mlp, hidden_states) if mlp else None
+    mixture = (
+        mixture_reader.describe(mlp, hidden_states) if mlp and of_c is None and not is_parallel else None
+    )
     apart, blocks = mlp if of_c is None else None, getattr(layer, "blocks", 1)
     scales = {of_c.gate_scale, of_c.scale} if of_c else set()
     if not beside and (scales | {1.0 if found is None else found.key_scale}) != {1.0}:
@@ -218,57 +224,60 @@ def _layer(
     )
 
 
-def _feed_forward(layer: nn.Module) -> Any:
-    """Return a layer's MLP or mixture, or both as one; None for a layer that is known to have
-    none."""
+def _find_feed_forward(layer: nn.Module) -> Any:
+    """Return a layer's MLP or mixture, or both combined. None for a layer without one."""
     if isinstance(layer, JoinedLayer) and not layer.has_mlp:
         return None
-    name, mlp = child_of(layer, MLPS)
-    beside = names_of_parts(layer) & set(MLPS) - {name}
+    name, mlp = find_child(layer, MLPS)
+    beside = computing_child_names(layer) & set(MLPS) - {name}
     return MixtureAndMlp(mlp, *(getattr(layer, other) for other in beside)) if beside else mlp
 
 
-def _beside(layer: Any, mixer: CallParts) -> Beside:
-    """Return what carries a state beside attention: both read the same, and are added up."""
+def _describe_parallel_mixer(layer: Any, mixer: MixerParts) -> ParallelMixer:
+    """Describe a recurrent mixer that reads the same input as attention and is added to its
+    output.
+    """
     names = ("attention_in_multiplier", "attn_out_multiplier", "ssm_out_multiplier")
-    return Beside(mixer, *(float(getattr(layer, name, 1.0)) for name in names))
+    return ParallelMixer(mixer, *(float(getattr(layer, name, 1.0)) for name in names))
 
 
-def _mixer(layer: nn.Module) -> tuple[str, CallParts | None]:
-    """Return what carries a state in a layer, with its name; NotFusable where C does not know its
-    form."""
+def _find_mixer(layer: nn.Module) -> tuple[str, MixerParts | None]:
+    """Return the name and parts of a layer's recurrent mixer. Raises NotFusable if C does not
+    support it.
+    """
     for name, child in layer.named_children():
         if type(child).__name__ in MIXERS:
-            mixer = mixer_of(child)
-            parts = None if mixer is None else mixer.call_parts
-            if parts is None or not parts.is_known:
+            mixer = create_mixer(child)
+            parts = None if mixer is None else mixer.mixer_parts
+            if parts is None or not parts.is_supported:
                 raise NotFusable(f"its {type(child).__name__} is computed by calls of its own")
             return name, parts
     return "", None
 
 
-def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
+def _match_layer_names(layer: nn.Module, norm_names: set[str]) -> LayerNames:
     for names in LAYERS:
-        if norms == names.norms:
+        if norm_names == names.norm_names:
             return names
-    raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norms))}")
+    raise NotFusable(f"its {type(layer).__name__} has other parts: {', '.join(sorted(norm_names))}")
 
 
 def _residual_scale(layer: Any) -> float:
-    """Return by what a layer multiplies what it adds."""
+    """Return the factor of a layer's output before the residual addition."""
     return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
 
 
 def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
-    """Return by what the rows of the embedding are multiplied before the first layer, rounded as
-    the family does."""
+    """Return the factor of the embeddings before the first layer, rounded to the model's dtype."""
     own = getattr(embedding, "embed_scale", 1.0)
     own = torch.as_tensor(own).to(dtype).item()
     return float(own) * float(getattr(body, "embedding_multiplier", 1.0))
 
 
-def _logit_scale(model: Any, settings: Any) -> float:
+def _logit_scale(model: Any, text_config: Any) -> float:
     of_body = float(getattr(getattr(model, "model", None), "lm_head_multiplier", 1.0))
     return (
-        of_body * float(getattr(model, "logit_scale", 1.0)) / float(getattr(settings, "logits_scaling", 1.0))
+        of_body
+        * float(getattr(model, "logit_scale", 1.0))
+        / float(getattr(text_config, "logits_scaling", 1.0))
     )

@@ -1,5 +1,6 @@
-"""What a norm computes, found by a trial: families differ in whether 1 is added to the weight, and
-when they round."""
+"""Identifies a norm by a trial. Families differ in rounding and in whether 1 is added to the
+weight.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from runner_engine.decode.layouts.parts import NotFusable
-from runner_engine.kernels.shared_numbers import NormKind
+from runner_engine.kernels.c_interface import NormKind
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest number
 NEARLY = 1.5  # times the least error is as near: the first such choice is taken
@@ -19,7 +20,7 @@ USUAL = [1e-5, 1e-6]  # epsilons of those that have none as an attribute
 
 @dataclass(frozen=True)
 class NormLayout:
-    """A norm of rows: its kind, its weight as that needs it, and its bias."""
+    """A norm: its kind, its bias, and its weight in the form that the kind needs."""
 
     kind: NormKind
     weight: torch.Tensor
@@ -27,25 +28,24 @@ class NormLayout:
     epsilon: float
 
 
-def norm_of(module: Any, width: int, like: torch.Tensor) -> NormLayout:
-    """Return what a module computes for rows of a width, in the format and on the device of
-    `like`."""
+def describe_norm(module: Any, width: int, like: torch.Tensor) -> NormLayout:
+    """Identify the norm that a module computes, for inputs with the dtype and device of `like`."""
     epsilons = [float(getattr(module, name)) for name in EPSILONS if hasattr(module, name)][:1] or USUAL
     rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(like)
     rows[0] *= 0.05  # so that a wrong epsilon or mean shows
     rows[2] += 0.5
     expected = module(rows).float()
     scale = expected.abs().max().clamp(min=1e-9)
-    choices = [choice for epsilon in epsilons for choice in _choices(module, width, like, epsilon)]
-    off = [float(((_computed(choice, rows) - expected).abs().max() / scale).item()) for choice in choices]
+    choices = [choice for epsilon in epsilons for choice in _candidate_norms(module, width, like, epsilon)]
+    off = [float(((_compute_norm(choice, rows) - expected).abs().max() / scale).item()) for choice in choices]
     least = min(off)
     if not least <= TOLERANCE.get(like.dtype, 0):
         raise NotFusable(f"its {type(module).__name__} is no norm that C knows")
     return next(choice for choice, error in zip(choices, off, strict=True) if error <= NEARLY * least + 1e-7)
 
 
-def _choices(module: Any, width: int, like: torch.Tensor, epsilon: float) -> list[NormLayout]:
-    """Return what the module may compute, the most common first."""
+def _candidate_norms(module: Any, width: int, like: torch.Tensor, epsilon: float) -> list[NormLayout]:
+    """Return the norms that the module may compute, the most common first."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().float().contiguous()
     if weight is None:
@@ -65,13 +65,13 @@ def _choices(module: Any, width: int, like: torch.Tensor, epsilon: float) -> lis
     ]
 
 
-def _computed(norm: NormLayout, rows: torch.Tensor) -> torch.Tensor:
-    """Return rows as the kernel computes them, up to the order of sums."""
-    wide = rows.float()
+def _compute_norm(norm: NormLayout, activations: torch.Tensor) -> torch.Tensor:
+    """Compute a norm as the C kernel does, except for the order of summation."""
+    wide = activations.float()
     if norm.kind is NormKind.layer_norm:
         wide = wide - wide.mean(-1, keepdim=True)
     scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.epsilon)
     if norm.kind is NormKind.rms_in_steps:
-        scaled = scaled.to(rows.dtype).float()
+        scaled = scaled.to(activations.dtype).float()
     result = scaled * norm.weight.float()
-    return (result if norm.bias is None else result + norm.bias).to(rows.dtype).float()
+    return (result if norm.bias is None else result + norm.bias).to(activations.dtype).float()

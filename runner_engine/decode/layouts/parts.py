@@ -1,8 +1,8 @@
-"""The names of a layer's parts: a new way of putting them together is a line in one of these
-tables.
+"""Names of the parts of layers in all model families. Supporting a new combination takes one
+table line.
 
-What the parts compute is found by trials of them (norms.py, functions.py, attention.py), not by
-names of families.
+The computation of each part is found by trials (norms.py, activations.py, attention.py),
+not by family names.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import nn
 
 
 class NotFusable(Exception):
-    """The model has other parts than those that C knows."""
+    """The model has parts that C does not support."""
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """The norms of a layer by their places; without one before its MLP, that reads what attention
-    reads."""
+    """Names of a layer's norms by position. Without a norm before the MLP, the MLP reads
+    attention's input.
+    """
 
     before_attention: str = ""
     after_attention: str = ""
@@ -30,8 +31,7 @@ class LayerNames:
     is_parallel: bool = False
 
     @property
-    def norms(self) -> frozenset[str]:
-        """The names of all of them."""
+    def norm_names(self) -> frozenset[str]:
         return frozenset(
             (self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)
         ) - frozenset(("",))
@@ -64,22 +64,21 @@ MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 @dataclass(frozen=True)
 class ProjectionNames:
-    """The linear layers around attention or in an MLP: what comes in, side by side, and what goes
-    out."""
+    """Names of the linear layers around attention or in an MLP: parallel inputs and one output."""
 
     into: tuple[str, ...]
     out: str
 
     @property
-    def all(self) -> frozenset[str]:
-        """The names of all of them."""
+    def all_names(self) -> frozenset[str]:
         return frozenset((*self.into, self.out))
 
 
 @dataclass(frozen=True)
 class LatentNames:
-    """The parts of attention whose heads come out of latents: what comes in, and what is made of
-    it."""
+    """Names of the parts of multi-head latent attention: input projections, norms and
+    expansions.
+    """
 
     # the latent of queries, or queries; the latent of keys and values with what keys share
     into: tuple[str, str]
@@ -90,8 +89,7 @@ class LatentNames:
     to_queries: str = ""
 
     @property
-    def all(self) -> frozenset[str]:
-        """The names of all of them."""
+    def all_names(self) -> frozenset[str]:
         names = (*self.into, self.pair_norm, self.to_pairs, self.out, self.query_norm, self.to_queries)
         return frozenset(names) - {""}
 
@@ -140,32 +138,35 @@ RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
-def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
-    """Return the first of these parts that a module has, with its name; NotFusable without one."""
+def find_child(module: Any, names: Iterable[str]) -> tuple[str, Any]:
+    """Return the name and module of the first of these children. Raises NotFusable if there is
+    none.
+    """
     for name in names:
         if isinstance(child := getattr(module, name, None), nn.Module):
             return name, child
     raise NotFusable(f"its {type(module).__name__} has no {' or '.join(names)}")
 
 
-def names_of_parts(module: nn.Module) -> set[str]:
-    """Return the names of a module's parts that compute something."""
+def computing_child_names(module: nn.Module) -> set[str]:
+    """Return the names of a module's children, without dropout and identity."""
     return {
         name for name, child in module.named_children() if not isinstance(child, nn.Dropout | nn.Identity)
     }
 
 
-def sizes_of(layer: Any) -> tuple[int, int]:
-    """Return how many outputs and inputs a linear layer has; GPT-2's have other names for them."""
+def linear_sizes(layer: Any) -> tuple[int, int]:
+    """Return the numbers of outputs and inputs of a linear layer. Also supports GPT-2's Conv1D."""
     names = ("nf", "nx") if hasattr(layer, "nf") else ("out_features", "in_features")
     return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
-def projections_of(module: Any, choices: Iterable[ProjectionNames], others: set[str]) -> ProjectionNames:
-    """Return the names of a module's linear layers; NotFusable if it has parts beside these and
-    `others`."""
-    parts = names_of_parts(module) - others
+def match_projections(
+    module: Any, choices: Iterable[ProjectionNames], ignored_names: set[str]
+) -> ProjectionNames:
+    """Return the names of a module's linear layers. Raises NotFusable if it has other parts."""
+    parts = computing_child_names(module) - ignored_names
     for names in choices:
-        if parts == names.all:
+        if parts == names.all_names:
             return names
     raise NotFusable(f"its {type(module).__name__} has other parts: {', '.join(sorted(parts))}")

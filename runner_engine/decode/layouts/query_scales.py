@@ -1,5 +1,4 @@
-"""Queries that are scaled by their position, which only an attention that takes positions can
-do."""
+"""Detects queries that attention scales by their position."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from runner_engine.decode.layouts.handed_over import POSITIONS
+from runner_engine.decode.layouts.attention_capture import POSITIONS
 from runner_engine.decode.layouts.parts import NotFusable
 
 # rotations whose angles depend on the longest position seen
@@ -18,25 +17,25 @@ LENGTHS_CHANGE = ("dynamic", "longrope")
 
 @dataclass(frozen=True)
 class QueryScale:
-    """Llama 4's: queries grow with the logarithm of how often the trained length fits before
-    them."""
+    """Llama 4's query scale: grows with the logarithm of position divided by the trained length."""
 
     beta: float
     trained: int
 
-    def at(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return what queries at these positions are multiplied by."""
+    def compute_scales(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return the factors of queries at these positions."""
         return 1 + self.beta * torch.log(1 + torch.floor(positions / self.trained))
 
     @property
-    def positions(self) -> tuple[int, ...]:
-        """Positions at which it shows, one for each row of a trial."""
+    def trial_positions(self) -> tuple[int, ...]:
+        """Positions at which the scale differs from 1, one per input of a trial."""
         return tuple(at + number * self.trained for number, at in enumerate(POSITIONS))
 
 
-def query_scale_of(attention: Any) -> QueryScale | None:
-    """Return how a module scales queries by their positions; NotFusable where it takes these for
-    something else."""
+def find_query_scale(attention: Any) -> QueryScale | None:
+    """Return a module's query scale, or None without one. Raises NotFusable if positions have
+    other uses.
+    """
     parameter = inspect.signature(type(attention).forward).parameters.get("position_ids")
     if parameter is None or parameter.default is not inspect.Parameter.empty:
         return None

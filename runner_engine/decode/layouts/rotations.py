@@ -1,5 +1,6 @@
-"""How heads are rotated to their positions, found by comparing what a family hands to its attention
-with each way."""
+"""Identifies how RoPE rotates heads, by comparing a module's attention inputs with each
+supported rotation.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from runner_engine.decode.layouts.parts import NotFusable
-from runner_engine.kernels.shared_numbers import RopePoints
+from runner_engine.kernels.c_interface import RopePoints
 
 POSITIONS_AT_ONCE = 2048  # of a table: a family's own takes eight times the memory of what is kept
 NEAR = 0.05  # of the largest number; another rotation gives about 1
@@ -18,7 +19,7 @@ NEAR = 0.05  # of the largest number; another rotation gives about 1
 
 @dataclass(frozen=True)
 class Angles:
-    """A family's angles at some positions."""
+    """A model's RoPE angles at some positions."""
 
     given: Any  # as its table gives them to its attention
     cos: torch.Tensor  # [T, n]
@@ -26,18 +27,18 @@ class Angles:
 
     @property
     def are_complex(self) -> bool:
-        """Whether the table has complex numbers, and not cos and sin."""
+        """Whether the RoPE table contains complex values instead of cos and sin."""
         return isinstance(self.given, torch.Tensor)
 
 
 class RopeTable:
-    """One of a model's tables of cos and sin."""
+    """One of a model's RoPE tables of cos and sin."""
 
     def __init__(self, module: Any, kind: str | None) -> None:
         self.module, self.kind = module, kind
 
-    def angles(self, like: torch.Tensor, positions: Sequence[int] | torch.Tensor) -> Angles:
-        """Return the angles at positions, in the format of `like`."""
+    def compute_angles(self, like: torch.Tensor, positions: Sequence[int] | torch.Tensor) -> Angles:
+        """Return the angles at these positions, in the dtype of `like`."""
         at = torch.as_tensor(positions)[None]
         given = self.module(like, at) if self.kind is None else self.module(like, at, self.kind)
         if isinstance(given, torch.Tensor):
@@ -48,37 +49,37 @@ class RopeTable:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Which numbers of a head are rotated, and how a family's table has their angles."""
+    """Which elements of a head RoPE rotates, and where the model's table stores their angles."""
 
     rotated: int  # so many of each head
     points: RopePoints
     of_table: str  # where the angles of points are: in its first half, in every second place, or all of it
 
-    def table(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return cos or sin of positions and points, float32 [n, rotated / 2], from those of the
-        family."""
-        angles: torch.Tensor = ANGLES[self.of_table](numbers)
+    def select_angles(self, values: torch.Tensor) -> torch.Tensor:
+        """Select cos or sin per rotated pair from the model's table: float32 [n, rotated / 2]."""
+        angles: torch.Tensor = ANGLES[self.of_table](values)
         return angles.float().contiguous()
 
-    def tables(self, rope: RopeTable, like: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos and sin of the first `count` positions and of points, float32 [count,
-        rotated / 2]."""
+    def build_tables(
+        self, rope_table: RopeTable, like: torch.Tensor, num_positions: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin of the first positions: float32 [num_positions, rotated / 2] each."""
         # said, since a load in another thread sets torch's default format for a while
-        shape = (count, self.rotated // 2)
+        shape = (num_positions, self.rotated // 2)
         cos, sin = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
         with torch.inference_mode():
-            for first in range(0, count, POSITIONS_AT_ONCE):
-                end = min(first + POSITIONS_AT_ONCE, count)
+            for first in range(0, num_positions, POSITIONS_AT_ONCE):
+                end = min(first + POSITIONS_AT_ONCE, num_positions)
                 # the last position is among them, since some families' angles depend on the longest
-                at = torch.cat((torch.arange(first, end), torch.tensor([count - 1])))
-                angles = rope.angles(like, at)
-                cos[first:end] = self.table(angles.cos)[:-1]
-                sin[first:end] = self.table(angles.sin)[:-1]
+                at = torch.cat((torch.arange(first, end), torch.tensor([num_positions - 1])))
+                angles = rope_table.compute_angles(like, at)
+                cos[first:end] = self.select_angles(angles.cos)[:-1]
+                sin[first:end] = self.select_angles(angles.sin)[:-1]
         return cos, sin
 
-    def turn(self, heads: torch.Tensor, angles: Angles) -> torch.Tensor:
-        """Rotate the first numbers of heads [T, H, D]."""
-        cos, sin = (self.table(numbers)[:, None] for numbers in (angles.cos, angles.sin))
+    def rotate(self, heads: torch.Tensor, angles: Angles) -> torch.Tensor:
+        """Rotate the first `rotated` elements of heads [T, H, D]."""
+        cos, sin = (self.select_angles(numbers)[:, None] for numbers in (angles.cos, angles.sin))
         turned, rest = heads[..., : self.rotated], heads[..., self.rotated :]
         in_halves = self.points is RopePoints.points_in_halves
         shape, between = turned.shape[:-1], -2 if in_halves else -1
@@ -99,40 +100,41 @@ Heads = tuple[torch.Tensor, torch.Tensor]  # of queries and of keys, [T, H, D]
 Finish = Callable[[Heads], Sequence[torch.Tensor]]
 
 
-def rotation_of(
-    made: Heads, given: Heads, angles: Angles | None, finish: Finish = tuple
+def find_rotation(
+    projected: Heads, captured: Heads, angles: Angles | None, finish: Finish = tuple
 ) -> tuple[Rotation | None, float]:
-    """Return the rotation that gives what a module hands over, and how far it is off; None: nothing
-    is rotated."""
-    best, least = None, _most_off(finish(made), given)
+    """Find the rotation from projected to captured queries and keys, and its error. None: no
+    rotation.
+    """
+    best, least = None, _max_error(finish(projected), captured)
     if least <= NEAR or angles is None:
         return best, least
     wide = angles.cos.shape[-1]
     for of_table in ANGLES:
         for points in RopePoints:
             choice = Rotation(2 * wide if of_table == "all" else wide, points, of_table)
-            if choice.rotated > made[0].shape[-1] or choice.rotated % 2:
+            if choice.rotated > projected[0].shape[-1] or choice.rotated % 2:
                 continue
-            turned = choice.turn(made[0], angles), choice.turn(made[1], angles)
-            off = _most_off(finish(turned), given)
+            turned = choice.rotate(projected[0], angles), choice.rotate(projected[1], angles)
+            off = _max_error(finish(turned), captured)
             if off < least:
                 best, least = choice, off
     return best, least
 
 
-def check_near(least: float, angles: Angles | None) -> None:
-    """Raise NotFusable where no known rotation gives what a module hands over."""
-    if least <= NEAR:
+def check_rotation_error(error: float, angles: Angles | None) -> None:
+    """Raise NotFusable if no supported rotation explains a module's queries and keys."""
+    if error <= NEAR:
         return
     if angles is None:
         raise NotFusable("its queries and keys are rotated by themselves")
     raise NotFusable("its queries and keys are rotated or normed otherwise")
 
 
-def off_by(made: torch.Tensor, given: torch.Tensor) -> float:
-    """Return how far numbers are off at most, as a share of the largest."""
-    return float(((made - given).abs().max() / given.abs().max().clamp(min=1e-9)).item())
+def max_relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest absolute error as a share of the largest expected value."""
+    return float(((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-9)).item())
 
 
-def _most_off(made: Sequence[torch.Tensor], given: Heads) -> float:
-    return max(off_by(some.float(), other) for some, other in zip(made, given, strict=True))
+def _max_error(actual: Sequence[torch.Tensor], expected: Heads) -> float:
+    return max(max_relative_error(some.float(), other) for some, other in zip(actual, expected, strict=True))

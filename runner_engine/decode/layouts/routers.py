@@ -1,8 +1,7 @@
-"""By which formula a router chooses experts and weights them, found by trying its own code on
-numbers of ours.
+"""Identifies the formula by which a router chooses and weights experts, by running its code.
 
-The trial's weights are not the checkpoint's: they are lively, so that a correction, a limit to
-groups or a small number in a sum shows whatever was trained.
+The trial uses random weights with a wide spread instead of the checkpoint's, so that a
+correction bias, a group limit or an epsilon has a visible effect.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from runner_engine.decode.layouts.parts import NotFusable
-from runner_engine.kernels.expert_numbers import Scores
+from runner_engine.kernels.expert_structures import RouterScores
 
 TRIED = 64  # rows
 LOW = -12.0  # router's sums whose sigmoids are as small as what families add to their sum
@@ -29,10 +28,10 @@ BEST_OF_GROUP = (2, 1)
 
 @dataclass(frozen=True)
 class RouterFormula:
-    """What becomes of a router's sums, as in kernels/mixture_structs.h."""
+    """How a router turns logits into expert weights, as in kernels/mixture_structs.h."""
 
     chosen: int
-    scores: Scores
+    scores: RouterScores
     has_bias: bool  # one number for each expert is added to its sum
     has_correction: bool  # or to its score, for the choice alone
     groups: int
@@ -44,13 +43,14 @@ class RouterFormula:
     rounds_logits: bool = False  # to the model's format
     rounds_weights: bool = False
 
-    def __call__(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        """Return the weights of all experts [rows, experts], 0 of those that are not chosen; added:
-        if it has any."""
+    def __call__(self, logits: torch.Tensor, expert_bias: torch.Tensor) -> torch.Tensor:
+        """Return the weights of all experts [tokens, experts]. Experts that are not chosen have
+        weight 0.
+        """
         if self.has_bias:
-            logits = logits + added
-        scores = logits.softmax(-1) if self.scores is Scores.softmax_scores else logits.sigmoid()
-        choice = scores + added if self.has_correction else scores
+            logits = logits + expert_bias
+        scores = logits.softmax(-1) if self.scores is RouterScores.softmax_scores else logits.sigmoid()
+        choice = scores + expert_bias if self.has_correction else scores
         if self.chosen_groups < self.groups:
             of_group = choice.view(len(choice), self.groups, -1)
             best = of_group.topk(self.best_of_group).values.sum(-1).topk(self.chosen_groups).indices
@@ -65,8 +65,9 @@ class RouterFormula:
 
 @dataclass(frozen=True)
 class RouterLayout:
-    """A router: its matrix [experts, hidden], what is added to its sums or scores, and its
-    formula."""
+    """A router: its matrix [experts, hidden], an optional bias of logits or scores, and its
+    formula.
+    """
 
     weight: torch.Tensor
     added: torch.Tensor | None  # [experts]
@@ -74,14 +75,15 @@ class RouterLayout:
     formula: RouterFormula
 
 
-def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
-    """Return the layout of a router; NotFusable where it computes something else. block: the module
-    that has it."""
+def describe_router(router: nn.Module, block: nn.Module) -> RouterLayout:
+    """Describe a router that is part of `block`. Raises NotFusable if C does not support its
+    formula.
+    """
     weight = router._parameters.get("weight")
     if weight is None or weight.dim() != 2 or weight.device.type != "cpu":
         raise NotFusable("its router has no matrix")
     experts, hidden = weight.shape
-    given = _given(router, block)
+    given = _router_arguments(router, block)
     own = {
         name: some for name, some in (*router.named_parameters(), *router.named_buffers()) if name != "weight"
     }
@@ -105,36 +107,39 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
             for name in own:
                 trial.state_dict(keep_vars=True)[name].copy_(of_all)
             made = trial(some, **dict.fromkeys(given, of_all))
-        weights, index = weights_and_index(made, len(rows))
+        weights, index = parse_router_output(made, len(rows))
         expected.append(
             torch.zeros(len(rows), experts, dtype=torch.float32).scatter(1, index, weights.float())
         )
         logits.append(some @ numbers.T)
-    for formula in _formulas(router, index.shape[1], experts, bool(added)):
+    for formula in _candidate_formulas(router, index.shape[1], experts, bool(added)):
         found = [formula(some, of_all) for some in logits]
         if all(
             float((one - other).abs().max()) <= NEAR * float(other.abs().max())
             for one, other in zip(found, expected, strict=True)
         ):
-            formula = _rounding(router, given, weight, formula)
+            formula = _detect_rounding(router, given, weight, formula)
             of_layer = next((some.detach().flatten() for some in added.values()), None)
             return RouterLayout(weight.detach(), of_layer, given, formula)
     raise NotFusable("its router chooses or weights experts by another formula")
 
 
-def _given(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what a block hands to its router besides rows: tensors of its own, by the names of
-    arguments."""
+def _router_arguments(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the block's tensors that it passes to its router besides hidden states, by argument
+    name.
+    """
     names = list(inspect.signature(router.forward).parameters)[1:]
     found = {name: getattr(block, name, None) for name in names}
     return {name: some for name, some in found.items() if isinstance(some, torch.Tensor)}
 
 
-def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights of the chosen experts and their numbers, from what a router returns."""
-    tensors = [some for some in made if isinstance(some, torch.Tensor)] if isinstance(made, tuple) else []
+def parse_router_output(output: Any, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights and indices of the chosen experts from a router's output."""
+    tensors = [some for some in output if isinstance(some, torch.Tensor)] if isinstance(output, tuple) else []
     numbers = [
-        some for some in tensors if not some.is_floating_point() and some.dim() == 2 and len(some) == rows
+        some
+        for some in tensors
+        if not some.is_floating_point() and some.dim() == 2 and len(some) == num_tokens
     ]
     if len(numbers) != 1:
         raise NotFusable("its router does not say which experts it chooses")
@@ -145,25 +150,30 @@ def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]
     return weights[-1], index
 
 
-def _formulas(router: nn.Module, chosen: int, experts: int, has_added: bool) -> Iterator[RouterFormula]:
-    """Go through the formulas that a router may have, from the numbers that it has as
-    attributes."""
+def _candidate_formulas(
+    router: nn.Module, top_k: int, num_experts: int, has_expert_bias: bool
+) -> Iterator[RouterFormula]:
+    """Yield the formulas that a router may use, based on its numeric attributes."""
     of = {name: value for name, value in vars(router).items() if isinstance(value, int | float)}
     groups = next((int(of[name]) for name in GROUPS if of.get(name)), 1)
     chosen_groups = next((int(of[name]) for name in CHOSEN_GROUPS if of.get(name)), 1)
     scales = list(dict.fromkeys([*(value for value in of.values() if isinstance(value, float)), 1.0]))
     limits = [(1, 1, 1)]
-    if experts % groups == 0 and chosen_groups < groups and chosen <= experts // groups * chosen_groups:
+    if (
+        num_experts % groups == 0
+        and chosen_groups < groups
+        and top_k <= num_experts // groups * chosen_groups
+    ):
         limits = [
-            (groups, chosen_groups, best) for best in BEST_OF_GROUP if best <= experts // groups
+            (groups, chosen_groups, best) for best in BEST_OF_GROUP if best <= num_experts // groups
         ] + limits
-    for scores in Scores:
+    for scores in RouterScores:
         for has_bias, has_correction in ((False, True), (True, False), (False, False)):
-            if (has_bias or has_correction) and not has_added:
+            if (has_bias or has_correction) and not has_expert_bias:
                 continue
             for some_groups, best_groups, best in limits:
                 made = RouterFormula(
-                    chosen, scores, has_bias, has_correction, some_groups, best_groups, best, False, 0.0, 1.0
+                    top_k, scores, has_bias, has_correction, some_groups, best_groups, best, False, 0.0, 1.0
                 )
                 for scale in scales:
                     yield replace(made, scale=scale)
@@ -171,15 +181,18 @@ def _formulas(router: nn.Module, chosen: int, experts: int, has_added: bool) -> 
                         yield replace(made, scale=scale, normalizes=True, epsilon=epsilon)
 
 
-def _rounding(
-    router: nn.Module, given: Mapping[str, torch.Tensor], weight: torch.Tensor, formula: RouterFormula
+def _detect_rounding(
+    router: nn.Module,
+    router_arguments: Mapping[str, torch.Tensor],
+    weight: torch.Tensor,
+    formula: RouterFormula,
 ) -> RouterFormula:
-    """Return the formula with what the family rounds to the model's format."""
+    """Return the formula with flags for the values that the router rounds to the model's dtype."""
     dtype, random = weight.dtype, torch.Generator().manual_seed(1)
     rows = torch.randn(TRIED, weight.shape[1], generator=random, dtype=torch.float32).to(dtype)
     with torch.no_grad():
-        made = router(rows, **given)
-    weights, _ = weights_and_index(made, TRIED)
+        made = router(rows, **router_arguments)
+    weights, _ = parse_router_output(made, TRIED)
     logits = [
         some
         for some in made

@@ -11,24 +11,33 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError
-from runner_engine.attention import PassLayout, PrefixUse, Span, in_call_order, running
+from runner_engine.attention import PassLayout, PrefixUse, Span, number_layers_by_call, use_attention
 from runner_engine.decode.fused_forward import FusedForward
-from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceStep, StepRows
-from runner_engine.decode.rows import Row
-from runner_engine.kv_cache import Heads, OwnKv, Prefix, SharedKv, Slots, kernels_for, put_state
-from runner_engine.models.lora import several
-from runner_engine.models.vocabulary import rows_of
-from runner_engine.recurrent import mixers_of
+from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceDecodeStep, StepInputs
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kv_cache import (
+    KvCacheSpec,
+    KvStore,
+    Prefix,
+    SharedKv,
+    SlotStore,
+    copy_prefix_state,
+    select_kernels,
+)
+from runner_engine.models.lora import multi_adapter
+from runner_engine.models.vocabulary import count_embeddings
+from runner_engine.recurrent import create_mixers
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 
 
 @dataclass
 class TokenSpan:
-    """Neighbouring tokens of a row; logits are wanted before each target, or after the last token
-    of the prompt."""
+    """Adjacent tokens of a sequence in one pass. Logits are computed before each target or after
+    the prompt.
+    """
 
-    row: Row
+    row: TokenSequence
     slot: int
     ids: list[int]
     before: int = 0  # own places filled by earlier pieces
@@ -37,101 +46,106 @@ class TokenSpan:
     is_last: bool = True  # whether the row has no more pending tokens
 
     @property
-    def wanted(self) -> int:
-        """After how many of its tokens logits are wanted."""
+    def num_logits(self) -> int:
+        """Number of positions at the span's end for which logits are computed."""
         return len(self.targets) or int(self.is_last)
 
     @property
-    def whole(self) -> int:
-        """The tokens of what it is a piece of: by these its attention is chosen, so its size
-        changes no bits."""
+    def full_length(self) -> int:
+        """Token count of the whole prompt or answer part that this span is a chunk of.
+
+        Attention backends are chosen by this count, so that the chunk size does not change
+        results.
+        """
         row = self.row
-        own = len(row.prompt) - row.kv.shared + (0 if row.given is None else len(row.given) - 1)
+        own = len(row.prompt) - row.kv.num_shared_tokens + (0 if row.given is None else len(row.given) - 1)
         return own if self.before < own else len(self.ids)
 
 
-class Before:
-    """Stands in for a KV cache in models that count the tokens before a pass (Llama 4); each token
-    has a count."""
+class PositionOffsetCache:
+    """Replaces the KV cache in models that count earlier tokens (Llama 4). Each token has its
+    own offset.
+    """
 
     def __init__(self, positions: list[int], device: torch.device) -> None:
         self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
 
     def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
-        """Return what is added to a token's place in the pass to get its position."""
+        """Return the offsets from a token's index in the pass to its position."""
         return self.counts
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store nothing: attention does that."""
+        """Return keys and values unchanged. Attention stores them."""
         return key, value
 
 
-class HiddenReader(Protocol):
-    """Is told what the head reads of every token, as soon as it is computed: [tokens, width]."""
+class HiddenStateReader(Protocol):
+    """Receives the lm_head's input [tokens, width] of every token as soon as it is computed."""
 
-    def note_prefix(self, prefix: Prefix, first: int, hidden: torch.Tensor) -> None:
-        """Take what was computed of a prefix, from its token `first` on."""
+    def receive_prefix(self, prefix: Prefix, first: int, hidden_states: torch.Tensor) -> None:
+        """Receive the hidden states of a prefix, starting at its token index `first`."""
 
-    def note_row(self, row: Row, place: int, hidden: torch.Tensor) -> None:
-        """Take what was computed of a row, from its own place `place` on."""
+    def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
+        """Receive the hidden states of a sequence, starting at its own position `position`."""
 
 
 class Forward:
-    """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or
-    guessed tokens."""
+    """Runs a model on a prefix, on prompts, on one token of each sequence, or on draft tokens."""
 
-    def __init__(self, model: Any, heads: Heads) -> None:
-        self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
+    def __init__(self, model: Any, kv_spec: KvCacheSpec) -> None:
+        self.model, self.heads, self.kernels = model, kv_spec, select_kernels(kv_spec)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
-        self.rows = rows_of(model)
-        self.mixers = mixers_of(model) if heads.states else {}
-        self.adapters = several.of_model(model)
-        goes_apart = self.counts_before or self.mixers or heads.first_plain or self.adapters
-        in_steps = heads.by_sdpa and not goes_apart
-        self.device_step = DeviceStep(model, heads) if in_steps else None
+        self.rows = count_embeddings(model)
+        self.mixers = create_mixers(model) if kv_spec.states else {}
+        self.adapters = multi_adapter.find_token_adapters(model)
+        goes_apart = self.counts_before or self.mixers or kv_spec.num_unquantized_first or self.adapters
+        in_steps = kv_spec.by_sdpa and not goes_apart
+        self.device_step = DeviceDecodeStep(model, kv_spec) if in_steps else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.keeps_hidden = False
         self.hidden: torch.Tensor | None = None  # of the last pass: what the head reads of all
-        self.hidden_reader: HiddenReader | None = None
+        self.hidden_reader: HiddenStateReader | None = None
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
-    def keep_hidden(self, reader: HiddenReader | None = None) -> None:
-        """Keep what the head reads of every token of a pass; recorded steps would not hand it out."""
+    def enable_hidden_states(self, reader: HiddenStateReader | None = None) -> None:
+        """Keep the hidden states of every pass. Disables CUDA graphs, which do not return them."""
         self.keeps_hidden, self.hidden_reader, self.device_step = True, reader, None
 
     @property
-    def most_prefixes(self) -> int | None:
-        """How many prefixes a step can read for all of its rows; None: any number."""
+    def max_prefixes(self) -> int | None:
+        """How many prefixes a step can read for all its sequences. None means any number."""
         return None if self.device_step is None else MOST_PREFIXES
 
     @property
-    def recorded(self) -> str:
-        """How many steps were recorded ones, or why none was; empty where steps are not
-        recorded."""
+    def recording_summary(self) -> str:
+        """How many steps were replayed CUDA graphs, or why none was. Empty without CUDA graphs."""
         return "" if self.device_step is None else self.device_step.graphs.summary
 
-    def forget_recorded(self) -> None:
-        """Free recorded steps and their memory."""
+    def free_recordings(self) -> None:
+        """Free recorded CUDA graphs and their memory."""
         if self.device_step is not None:
-            self.device_step.forget()
+            self.device_step.free_recordings()
 
-    def read_prefix(self, prefix: Prefix, most: int) -> int:
-        """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
+    def prefill_prefix(self, prefix: Prefix, max_tokens: int) -> int:
+        """Compute keys and values of a prefix's next tokens, at most max_tokens. Returns how many."""
         before, into = prefix.read, prefix.partial
         if into is None:
-            into = SharedKv.empty(self.heads, len(prefix.tokens), self.kernels, prefix.parent is None)
-            put_state(into.store, 0, prefix.parent)
-        ids = prefix.tokens[before : before + most]
+            into = SharedKv.allocate(self.heads, len(prefix.tokens), self.kernels, prefix.parent is None)
+            copy_prefix_state(into.store, 0, prefix.parent)
+        ids = prefix.tokens[before : before + max_tokens]
         count, first = len(ids), prefix.start + before
-        zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
-        uses = self._uses([prefix.path[:-1]], [0] * count)
+        zeros, places = self._int_tensor([0] * count), self._int_tensor(range(before, before + count))
+        uses = self._collect_prefix_uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
-        with self._states(into.store, [0], [first], [count]), self._with([prefix.adapter], [count]):
-            self._forward(layout, ids, list(range(first, first + count)), [count - 1])
+        with (
+            self._select_recurrent_states(into.store, [0], [first], [count]),
+            self._select_adapters([prefix.adapter], [count]),
+        ):
+            self._run_model(layout, ids, list(range(first, first + count)), [count - 1])
         if self.hidden_reader is not None and self.hidden is not None:
-            self.hidden_reader.note_prefix(prefix, before, self.hidden)
+            self.hidden_reader.receive_prefix(prefix, before, self.hidden)
         prefix.partial, prefix.read = into, before + count
         into.store.fill(0, prefix.read)  # whatever continues it begins at its end
         prefix.freed = into.store.freed(0)
@@ -139,11 +153,13 @@ class Forward:
             prefix.kv, prefix.partial = into, None
         return count
 
-    def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan], is_decoded: bool = False) -> torch.Tensor:
-        """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in
-        order.
+    def run_token_spans(
+        self, kv_store: KvStore, token_spans: Sequence[TokenSpan], is_decoded: bool = False
+    ) -> torch.Tensor:
+        """Run the model on token spans, each in its sequence's slot. Returns the wanted logits [n,
+        V] in order.
 
-        is_decoded: they are tokens of answers, or guesses at these.
+        is_decoded: the spans are answer tokens or draft tokens, not prompts.
         """
         ids: list[int] = []
         positions: list[int] = []
@@ -153,176 +169,210 @@ class Forward:
         of_row: list[int] = []
         kept: list[int] = []
         spans = []
-        for number, piece in enumerate(pieces):
+        for number, piece in enumerate(token_spans):
             first, count, before = len(ids), len(piece.ids), piece.before
-            is_long = piece.whole >= self.short_span
+            is_long = piece.full_length >= self.short_span
             if is_long:
                 spans.append(Span(first, first + count, piece.slot, before))
             ids += piece.ids
-            start = piece.row.kv.shared + before
+            start = piece.row.kv.num_shared_tokens + before
             positions += range(start, start + count)
             slots += [piece.slot] * count
             places += range(before, before + count)
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
-            kept += range(len(ids) - piece.wanted, len(ids))
-        uses = self._uses([piece.row.kv.path for piece in pieces], of_row)
-        kinds = (self._ints(slots), self._ints(places), self._ints(seen))
-        layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, spans)
-        read = [piece for piece in pieces if piece.ids]
-        starts = [piece.row.kv.shared + piece.before for piece in read]
+            kept += range(len(ids) - piece.num_logits, len(ids))
+        uses = self._collect_prefix_uses([piece.row.kv.path for piece in token_spans], of_row)
+        kinds = (self._int_tensor(slots), self._int_tensor(places), self._int_tensor(seen))
+        layout = PassLayout(self.heads, self.kernels, kv_store, *kinds, uses, spans)
+        read = [piece for piece in token_spans if piece.ids]
+        starts = [piece.row.kv.num_shared_tokens + piece.before for piece in read]
         counts = [len(piece.ids) for piece in read]
-        adapters = self._with([piece.row.kv.adapter for piece in read], counts)
-        into = self._states(own, [piece.slot for piece in read], starts, counts, is_decoded)
+        adapters = self._select_adapters([piece.row.kv.adapter for piece in read], counts)
+        into = self._select_recurrent_states(
+            kv_store, [piece.slot for piece in read], starts, counts, is_decoded
+        )
         with into, adapters:
-            logits = self._forward(layout, ids, positions, kept or [len(ids) - 1])
-        self._tell_rows([(piece.row, piece.before, len(piece.ids)) for piece in pieces])
+            logits = self._run_model(layout, ids, positions, kept or [len(ids) - 1])
+        self._report_hidden_states([(piece.row, piece.before, len(piece.ids)) for piece in token_spans])
         return logits[: len(kept)]
 
-    def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
-        """Return the prefixes of rows for passes with one token each; valid until the rows
-        change."""
-        if self.device_step is not None and self.device_step.fits(rows):
+    def build_prefix_uses(self, sequences: Sequence[TokenSequence]) -> list[PrefixUse]:
+        """Return the sequences' prefixes for passes with one token each. Valid until the sequences
+        change.
+        """
+        if self.device_step is not None and self.device_step.can_run(sequences):
             return []  # it finds them itself
-        return self._uses([row.kv.path for row in rows], range(len(rows)))
+        return self._collect_prefix_uses([row.kv.path for row in sequences], range(len(sequences)))
 
     def step(
-        self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse], reading: Sequence[Row] = ()
+        self,
+        kv_store: KvStore,
+        sequences: Sequence[TokenSequence],
+        prefix_uses: list[PrefixUse],
+        prefilling: Sequence[TokenSequence] = (),
     ) -> torch.Tensor:
-        """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V].
+        """Run the model on the last token of each sequence, in slots 0 … n-1. Returns the logits [n,
+        V].
 
-        reading: the rows in the slots behind them, whose prompts are not complete.
+        prefilling: sequences in the following slots whose prompts are incomplete.
         """
-        ids = [row.tokens[-1] for row in rows]
-        positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
-        if self.device_step is not None and self.device_step.fits(rows):
-            assert isinstance(own, Slots)
-            return self._forward(StepRows(own, rows, reading), ids, positions, None)
-        places = [row.kv.places for row in rows]
+        ids = [row.tokens[-1] for row in sequences]
+        positions = [len(row.prompt) + len(row.tokens) - 1 for row in sequences]
+        if self.device_step is not None and self.device_step.can_run(sequences):
+            assert isinstance(kv_store, SlotStore)
+            return self._run_model(StepInputs(kv_store, sequences, prefilling), ids, positions, None)
+        places = [row.kv.places for row in sequences]
         kinds = (
-            self._ints(range(len(rows))),
-            self._ints(places),
-            self._ints([place + 1 for place in places]),
+            self._int_tensor(range(len(sequences))),
+            self._int_tensor(places),
+            self._int_tensor([place + 1 for place in places]),
         )
-        layout = PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True)
-        each = [1] * len(rows)
-        adapters = self._with([row.kv.adapter for row in rows], each)
-        with self._states(own, range(len(rows)), positions, each, is_decoded=True), adapters:
-            logits = self._forward(layout, ids, positions, None)
-        self._tell_rows([(row, row.kv.places, 1) for row in rows])
+        layout = PassLayout(self.heads, self.kernels, kv_store, *kinds, prefix_uses, is_step=True)
+        each = [1] * len(sequences)
+        adapters = self._select_adapters([row.kv.adapter for row in sequences], each)
+        with (
+            self._select_recurrent_states(kv_store, range(len(sequences)), positions, each, is_decoded=True),
+            adapters,
+        ):
+            logits = self._run_model(layout, ids, positions, None)
+        self._report_hidden_states([(row, row.kv.places, 1) for row in sequences])
         return logits
 
-    def step_of_picked(
-        self, own: Slots, rows: Sequence[Row], reading: Sequence[Row], picked: torch.Tensor
+    def step_with_device_tokens(
+        self,
+        slots: SlotStore,
+        sequences: Sequence[TokenSequence],
+        prefilling: Sequence[TokenSequence],
+        sampled_tokens: torch.Tensor,
     ) -> torch.Tensor | None:
-        """As `step`, with tokens that the host has not read; None where it would have to.
+        """Run a step on tokens that only the device has. Returns None if the host would have to read
+        them.
 
-        A token without an embedding is another one here; `check_tokens` tells of it when the host
-        has read it.
+        A token without an embedding is replaced here. `check_token_ids` raises the error once the
+        host has read it.
         """
-        if self.device_step is None or not self.device_step.fits(rows):
+        if self.device_step is None or not self.device_step.can_run(sequences):
             return None
-        positions = [len(row.prompt) + len(row.tokens) for row in rows]
-        step = StepRows(own, rows, reading, picked.clamp(0, self.rows - 1))
-        return self._forward(step, [0] * len(rows), positions, None)
+        positions = [len(row.prompt) + len(row.tokens) for row in sequences]
+        step = StepInputs(slots, sequences, prefilling, sampled_tokens.clamp(0, self.rows - 1))
+        return self._run_model(step, [0] * len(sequences), positions, None)
 
-    def check_tokens(self, ids: Sequence[int]) -> None:
-        """Raise ConfigError if the model has no embedding for one of the tokens of a pass."""
-        if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
+    def check_token_ids(self, token_ids: Sequence[int]) -> None:
+        """Raise ConfigError if the model has no embedding for one of the tokens."""
+        if (largest := max(token_ids)) >= self.rows:  # prompts were checked, so it is of an answer
             raise ConfigError(
                 f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
                 "larger than its embedding, so head and embedding are of different checkpoints or tokenizers",
                 code="mismatch",
             )
 
-    def _tell_rows(self, pieces: Sequence[tuple[Row, int, int]]) -> None:
-        """Tell of the last pass, which has read so many tokens of each row from a place on."""
+    def _report_hidden_states(self, spans: Sequence[tuple[TokenSequence, int, int]]) -> None:
+        """Pass the last pass's hidden states to the reader. Each span is (sequence, first position,
+        count).
+        """
         if self.hidden_reader is None or self.hidden is None:
             return
-        parts = torch.split(self.hidden, [count for _, _, count in pieces])
-        for (row, place, _), hidden in zip(pieces, parts, strict=True):
-            self.hidden_reader.note_row(row, place, hidden)
+        parts = torch.split(self.hidden, [count for _, _, count in spans])
+        for (row, place, _), hidden in zip(spans, parts, strict=True):
+            self.hidden_reader.receive_sequence(row, place, hidden)
 
-    def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[PrefixUse]:
-        """Return each prefix of these paths once; of_path: the number of each token's path."""
+    def _collect_prefix_uses(
+        self, paths: Sequence[list[Prefix]], path_indices: Sequence[int]
+    ) -> list[PrefixUse]:
+        """Return each prefix of the paths once. path_indices: the index of each token's path."""
         uses = []
         for prefix in dict.fromkeys(prefix for path in paths for prefix in path):
             is_on_path = [prefix in path for path in paths]
-            seen_by = [at for at, number in enumerate(of_path) if is_on_path[number]]
-            row_of = [-1] * len(of_path)
+            seen_by = [at for at, number in enumerate(path_indices) if is_on_path[number]]
+            row_of = [-1] * len(path_indices)
             for number, at in enumerate(seen_by):
                 row_of[at] = number
-            chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
-            uses.append(PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
+            chosen = (
+                None if len(seen_by) == len(path_indices) else torch.tensor(seen_by, device=self.heads.device)
+            )
+            uses.append(PrefixUse(prefix.kv, chosen, self._int_tensor(row_of), len(seen_by), prefix.start))
         return uses
 
-    def _states(
+    def _select_recurrent_states(
         self,
-        own: OwnKv,
+        kv_store: KvStore,
         slots: Sequence[int],
         starts: Sequence[int],
         counts: Sequence[int],
         is_decoded: bool = False,
     ) -> AbstractContextManager[None]:
-        """Let layers that carry a state read the pass into those of `own`, so many tokens into each
-        slot."""
-        if own.states is None:
+        """Return a context in which recurrent layers update the states of these slots."""
+        if kv_store.states is None:
             return nullcontext()
-        return own.states.reading(slots, starts, counts, is_decoded)
+        return kv_store.states.track_pass(slots, starts, counts, is_decoded)
 
-    def _with(self, adapters: Sequence[str | None], counts: Sequence[int]) -> AbstractContextManager[None]:
-        """Let so many tokens of the pass after each other be computed with each of these
-        adapters."""
+    def _select_adapters(
+        self, adapter_names: Sequence[str | None], counts: Sequence[int]
+    ) -> AbstractContextManager[None]:
+        """Return a context that applies adapter i to the next counts[i] tokens of the pass."""
         if self.adapters is None:
             return nullcontext()
-        of_tokens = [name for name, count in zip(adapters, counts, strict=True) for _ in range(count)]
-        return self.adapters.reading(of_tokens)
+        of_tokens = [name for name, count in zip(adapter_names, counts, strict=True) for _ in range(count)]
+        return self.adapters.select_adapters(of_tokens)
 
-    def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
+    def _int_tensor(self, values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=self.heads.device)
 
-    def _forward(
-        self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
+    def _run_model(
+        self,
+        layout: PassLayout | StepInputs,
+        token_ids: list[int],
+        positions: list[int],
+        logit_indices: list[int] | None,
     ) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
-        self.check_tokens(ids)
-        self.most_tokens = max(self.most_tokens, len(ids))
-        self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
-        if isinstance(layout, StepRows):
+        """Return the logits [n, V] after the tokens at `logit_indices`, or after all tokens."""
+        self.check_token_ids(token_ids)
+        self.most_tokens = max(self.most_tokens, len(token_ids))
+        self.most_logits = max(self.most_logits, len(token_ids if logit_indices is None else logit_indices))
+        if isinstance(layout, StepInputs):
             assert self.device_step is not None
-            return self.device_step(layout, ids, positions)
-        if self.fused is not None and self.fused.fits(positions):
+            return self.device_step(layout, token_ids, positions)
+        if self.fused is not None and self.fused.supports_positions(positions):
             if self.keeps_hidden:
-                self.hidden = self.fused.hidden_of(len(ids))
-            return self.fused(layout, ids, positions, keep, self.hidden)
+                self.hidden = self.fused.allocate_hidden_states(len(token_ids))
+            return self.fused(layout, token_ids, positions, logit_indices, self.hidden)
         device, layout.positions = self.heads.device, positions
-        before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
-        attend, states = (in_call_order(layout.attend) if self.mixers else layout.attend, layout.own.states)
-        in_layers = nullcontext() if states is None else states.standing_in(self.mixers)
-        with torch.inference_mode(), running(self.model, attend), in_layers, self._listening():
+        before = {"past_key_values": PositionOffsetCache(positions, device)} if self.counts_before else {}
+        attend, states = (
+            number_layers_by_call(layout.attend) if self.mixers else layout.attend,
+            layout.own.states,
+        )
+        in_layers = nullcontext() if states is None else states.replace_layers(self.mixers)
+        with (
+            torch.inference_mode(),
+            use_attention(self.model, attend),
+            in_layers,
+            self._capture_hidden_states(),
+        ):
             output = self.model(
-                input_ids=torch.tensor([ids], device=device),
+                input_ids=torch.tensor([token_ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
-                logits_to_keep=0 if keep is None else torch.tensor(keep, device=device),
+                logits_to_keep=0 if logit_indices is None else torch.tensor(logit_indices, device=device),
                 **before,
             )
         logits: torch.Tensor = output.logits[0]
-        if keep is not None and len(logits) != len(keep):
-            logits = logits[keep]  # a model that does not know the key hands it on, and gives all
+        if logit_indices is not None and len(logits) != len(logit_indices):
+            logits = logits[logit_indices]  # a model that does not know the key hands it on, and gives all
         return logits
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Keep what a model's own operations hand to the head, if it is wanted."""
+    def _capture_hidden_states(self) -> Iterator[None]:
+        """Store the model's last hidden states in `self.hidden` if they are needed."""
 
-        def note(_module: nn.Module, _given: Any, output: Any) -> None:
+        def store_hidden_states(_module: nn.Module, _given: Any, output: Any) -> None:
             self.hidden = output.last_hidden_state[0]
 
         if not self.keeps_hidden:
             yield
             return
-        hook = self.model.get_decoder().register_forward_hook(note)
+        hook = self.model.get_decoder().register_forward_hook(store_hidden_states)
         try:
             yield
         finally:

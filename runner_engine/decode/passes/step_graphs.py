@@ -1,10 +1,10 @@
-"""Recordings of decoding steps: made of shapes that occur again and again, checked, replayed and
+"""CUDA graphs of decoding steps: recorded for repeated shapes, checked, replayed and
 counted.
 
-A recording is checked by two replays with different tokens, each compared with the same step
-operation by operation. What a replay does not compute is NaN, so one that does nothing is found. A
-shape that fails is left out; the others are recorded all the same, unless the reason holds for all
-of them.
+A recording is checked by two replays with different tokens, each compared with the same
+step run operation by operation. The output is filled with NaN first, so a replay that
+does nothing is detected. A shape that fails is skipped. Others are still recorded, unless
+the reason holds for all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from runner_base import counted, is_memory_error, one_line
-from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
+from runner_base import format_count, is_out_of_memory_error, to_one_line
+from runner_engine.decode.passes.host_sync import ForbidHostSync, HostSyncError
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +30,22 @@ Shape = tuple[int, int]  # rows, and own places that are read
 
 
 class Recording(Protocol):
-    """A recorded step: `replay` computes its logits from what the table holds then."""
+    """A recorded step. `replay` computes its logits from the current contents of the table."""
 
     logits: torch.Tensor
 
     def replay(self) -> None:
-        """Compute the logits."""
+        """Compute the logits from the current contents of the table."""
 
 
 Run = Callable[[], torch.Tensor]
 Record = Callable[[Run], Recording]
 
 
-class CudaGraphs:
-    """Records steps as CUDA graphs, which share their memory: the logits of one are read before the
-    next one runs."""
+class CudaGraphRecorder:
+    """Records steps as CUDA graphs that share memory. Read one graph's logits before the next
+    replay.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -52,13 +53,10 @@ class CudaGraphs:
             self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Run) -> Recording:
-        """Record a step."""
-        return CudaGraph(run, self.pool, self.device)
+        return RecordedCudaGraph(run, self.pool, self.device)
 
 
-class CudaGraph:
-    """A step as a CUDA graph."""
-
+class RecordedCudaGraph:
     def __init__(self, run: Run, pool: Any, device: torch.device) -> None:
         self.device = device
         with torch.cuda.device(device):
@@ -68,13 +66,12 @@ class CudaGraph:
                 self.logits = run()
 
     def replay(self) -> None:
-        """Run the step once more."""
         with torch.cuda.device(self.device):
             self.graph.replay()
 
 
 class StepGraphs:
-    """The recordings of one model's steps by their shapes."""
+    """The recorded decoding steps of one model, by shape."""
 
     def __init__(self, record: Record | None) -> None:
         self.record, self.why_not = record, ""
@@ -84,11 +81,11 @@ class StepGraphs:
         self._made: set[Shape] = set()  # all shapes so far, those that were forgotten included
         self._occurred: Counter[Shape] = Counter()
 
-    def logits(self, shape: Shape, tokens: torch.Tensor, run: Run) -> torch.Tensor:
-        """Return the step's logits: by a replay if its shape is recorded, else by `run`, which
-        computes them anew.
+    def replay_or_run(self, shape: Shape, tokens: torch.Tensor, run: Run) -> torch.Tensor:
+        """Return the step's logits by a replay if its shape is recorded, else by calling `run`.
 
-        tokens: the part of the table that holds them; it is changed while a recording is checked.
+        tokens: the part of the table that holds the tokens. It is changed while a recording is
+        checked.
         """
         self.steps += 1
         if shape in self.recordings:
@@ -99,79 +96,82 @@ class StepGraphs:
         logits = run()
         self._occurred[shape] += 1
         if self.record is not None and self._occurred[shape] == RECORD_AT and shape not in self.left_out:
-            self._try(self.record, shape, tokens, run, logits)
+            self._record_and_check(self.record, shape, tokens, run, logits)
         return logits
 
-    def forget(self) -> None:
+    def free_recordings(self) -> None:
         """Free recordings and their memory."""
         self.recordings = {}
         self._occurred.clear()
 
     @property
     def summary(self) -> str:
-        """How many steps were replayed, or why none was; empty where nothing is ever recorded."""
+        """Share of steps that were replayed, or why none was. Empty if nothing is ever recorded."""
         reasons = Counter(self.left_out.values())
         missing = "; ".join(
-            f"{counted(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items()
+            f"{format_count(count, 'shape')} not recorded: {reason}" for reason, count in reasons.items()
         )
         if self._made and self.steps:
-            share = f"{counted(len(self._made), 'shape')}, {100 * self.replayed / self.steps:.0f} % of steps"
+            share = (
+                f"{format_count(len(self._made), 'shape')}, {100 * self.replayed / self.steps:.0f} % of steps"
+            )
             return f"{share}; {missing}" if missing else share
         return f"none: {self.why_not or missing}" if self.why_not or missing else ""
 
-    def _try(
+    def _record_and_check(
         self, record: Record, shape: Shape, tokens: torch.Tensor, run: Run, logits: torch.Tensor
     ) -> None:
-        """Record a shape whose step was just run, and check it."""
+        """Record a shape whose step has just run, and check the recording."""
         try:
             if not self._made:  # it is the model's code that waits or not, whatever the shape
-                with NoHostReads():  # type: ignore[no-untyped-call]
+                with ForbidHostSync():  # type: ignore[no-untyped-call]
                     run()
             recording = record(run)
-            _check(recording, tokens, run, logits)
+            _check_recording(recording, tokens, run, logits)
             self.recordings[shape] = recording
             self._made.add(shape)
-        except HostRead as error:
-            self._stop(one_line(error, limit=160))
+        except HostSyncError as error:
+            self._disable_recording(to_one_line(error, limit=160))
         except RuntimeError as error:
             error.__traceback__ = None  # it holds the tensors of the step
-            if is_memory_error(error):
-                self._stop("memory is short")
+            if is_out_of_memory_error(error):
+                self._disable_recording("memory is short")
                 return
-            self.left_out[shape] = one_line(error, limit=160)
+            self.left_out[shape] = to_one_line(error, limit=160)
             log.info(
                 "decoding steps of %d rows and %d places are not recorded: %s", *shape, self.left_out[shape]
             )
             if not self._made and len(self.left_out) == MOST_FAILURES:
-                self._stop(self.left_out[shape])
+                self._disable_recording(self.left_out[shape])
 
-    def _stop(self, why: str) -> None:
-        log.info("decoding steps are not recorded: %s", why)
-        self.record, self.why_not = None, why
-        self.forget()
+    def _disable_recording(self, reason: str) -> None:
+        log.info("decoding steps are not recorded: %s", reason)
+        self.record, self.why_not = None, reason
+        self.free_recordings()
 
 
-def _check(recording: Recording, tokens: torch.Tensor, run: Run, expected: torch.Tensor) -> None:
-    """Replay a step with other tokens and with its own, in this order; RuntimeError if its logits
-    differ from `run`'s.
+def _check_recording(recording: Recording, tokens: torch.Tensor, run: Run, expected: torch.Tensor) -> None:
+    """Check a recording with other tokens and then with its own. Raises RuntimeError if logits
+    differ.
 
-    What the step's own tokens have in the cache is there afterwards, whatever happens.
+    Afterwards the KV cache holds the step's own tokens, even after an error.
     """
     own = tokens.clone()
     try:
         tokens.copy_(1 - own % 2)  # 0 or 1, which every vocabulary has, and never the same token
-        _compare(recording, run())
+        _compare_replay(recording, run())
         tokens.copy_(own)
-        _compare(recording, expected)
+        _compare_replay(recording, expected)
     except BaseException:
         tokens.copy_(own)
         run()
         raise
 
 
-def _compare(recording: Recording, expected: torch.Tensor) -> None:
-    """Replay a step; RuntimeError if its logits differ from those that were computed operation by
-    operation."""
+def _compare_replay(recording: Recording, expected: torch.Tensor) -> None:
+    """Replay a step. Raises RuntimeError if its logits differ from those computed without the
+    graph.
+    """
     with torch.inference_mode():
         recording.logits.fill_(torch.nan)
     recording.replay()

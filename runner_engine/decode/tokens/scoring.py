@@ -1,5 +1,4 @@
-"""The log-probabilities of continuations, read off the logits of the passes that read their
-prompts."""
+"""Log-probabilities of continuations, computed from the logits of prefill passes."""
 
 from __future__ import annotations
 
@@ -10,69 +9,72 @@ import torch
 
 from runner_base import FinishReason
 from runner_engine.decode.passes import Forward, TokenSpan
-from runner_engine.decode.rows import NO_NUMBERS, Row
-from runner_engine.decode.tokens.other_tokens import draw_others, numbers
-from runner_engine.kv_cache import OwnKv
+from runner_engine.decode.sequences import NO_NUMBERS, TokenSequence
+from runner_engine.decode.tokens.tail_tokens import draw_tail_tokens, draw_uniform_numbers
+from runner_engine.kv_cache import KvStore
 from runner_engine.sessions import Completion
 
 MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
 AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
-def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
-    """Score the next tokens of a row's continuation by the logits [n, V] before each."""
+def score_tokens(sequence: TokenSequence, logits: torch.Tensor, targets: Sequence[int]) -> None:
+    """Score a continuation, given the logits [n, V] that predict each of its tokens."""
     step = max(AT_ONCE // logits.shape[-1], 1)
     for first in range(0, len(targets), step):
         wanted = torch.tensor(targets[first : first + step], device=logits.device)
         scores = logits[first : first + step].float().log_softmax(dim=-1)
-        if row.request.on_logprobs is not None:
-            row.request.on_logprobs(len(row.scores.logprobs), scores)
-        if row.request.score_token_ids:
-            some = row.request.score_token_ids[len(row.scores.logprobs) :][: len(wanted)]
-            row.scores.score_token_logprobs += scores.gather(
+        if sequence.request.on_logprobs is not None:
+            sequence.request.on_logprobs(len(sequence.scores.logprobs), scores)
+        if sequence.request.score_token_ids:
+            some = sequence.request.score_token_ids[len(sequence.scores.logprobs) :][: len(wanted)]
+            sequence.scores.score_token_logprobs += scores.gather(
                 1, torch.tensor([list(ids) for ids in some], device=scores.device)
             ).tolist()
-            row.scores.min_logprobs += scores.amin(dim=-1).tolist()
-        row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
-        row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
-        if row.request.top_logprobs:
-            best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
-            row.scores.top_logprobs += _pairs(best.indices, best.values)
-        if row.request.drawn_tokens and row.request.top_logprobs < scores.shape[-1]:
-            uniform = numbers(row.request, len(row.scores.drawn_logprobs), len(wanted)).to(scores.device)
-            drawn = draw_others(scores, best.indices, uniform)
-            row.scores.drawn_logprobs += _pairs(drawn, scores.gather(1, drawn))
+            sequence.scores.min_logprobs += scores.amin(dim=-1).tolist()
+        sequence.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
+        sequence.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
+        if sequence.request.top_logprobs:
+            best = scores.topk(min(sequence.request.top_logprobs, scores.shape[-1]), dim=-1)
+            sequence.scores.top_logprobs += _token_value_pairs(best.indices, best.values)
+        if sequence.request.drawn_tokens and sequence.request.top_logprobs < scores.shape[-1]:
+            uniform = draw_uniform_numbers(
+                sequence.request, len(sequence.scores.drawn_logprobs), len(wanted)
+            ).to(scores.device)
+            drawn = draw_tail_tokens(scores, best.indices, uniform)
+            sequence.scores.drawn_logprobs += _token_value_pairs(drawn, scores.gather(1, drawn))
 
 
-def _pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
-    """Return the tokens of each position, each with its value."""
+def _token_value_pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
+    """Return per position a list of (token, value) pairs."""
     return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
-def scored(row: Row, seconds: float) -> Completion:
-    """Return the answer to a request with a continuation."""
-    row.tokens, row.first_token_s = row.given or [], seconds
-    if any(map(math.isnan, row.scores.logprobs)):
-        row.error = NO_NUMBERS
-        row.scores.clear()
-    return row.completion(FinishReason.error if row.error else FinishReason.stop, seconds)
+def build_scored_completion(sequence: TokenSequence, elapsed_s: float) -> Completion:
+    """Return the completion of a request with a scored continuation."""
+    sequence.tokens, sequence.first_token_s = sequence.given or [], elapsed_s
+    if any(map(math.isnan, sequence.scores.logprobs)):
+        sequence.error = NO_NUMBERS
+        sequence.scores.clear()
+    return sequence.to_completion(FinishReason.error if sequence.error else FinishReason.stop, elapsed_s)
 
 
-def most_positions(device: torch.device, vocab_size: int) -> int:
-    """Return how many rows of logits one pass may return for scoring."""
+def max_scored_positions(device: torch.device, vocab_size: int) -> int:
+    """Return for how many positions one pass may return logits when scoring."""
     return max(MAX_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 
-def read_and_score(forward: Forward, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
-    """Read pieces in one pass and score continuations; return the logits [n, V] of other prompts
-    that end here."""
-    logits = forward.read_prompts(own, pieces)
+def prefill_and_score(forward: Forward, kv_store: KvStore, chunks: Sequence[TokenSpan]) -> torch.Tensor:
+    """Prefill chunks and score continuations in one pass. Returns logits [n, V] of other
+    completed prompts.
+    """
+    logits = forward.run_token_spans(kv_store, chunks)
     first = 0
     others: list[int] = []
-    for piece in pieces:
+    for piece in chunks:
         if piece.targets:
-            score(piece.row, logits[first : first + piece.wanted], piece.targets)
+            score_tokens(piece.row, logits[first : first + piece.num_logits], piece.targets)
         else:
-            others += range(first, first + piece.wanted)
-        first += piece.wanted
+            others += range(first, first + piece.num_logits)
+        first += piece.num_logits
     return logits if len(others) == first else logits[others]

@@ -1,8 +1,9 @@
-"""The formats of stored keys, and of stored values: a module for each, found by the name in
+"""Formats of stored keys and values: one module each, selected by name in
 `generation.kv_cache`.
 
-A stored *row* is what one place of one head takes: numbers, or bytes with their scales. The kernels
-keep rows in blocks of places (kernels/attention.h), and a format knows both.
+A stored vector is the data of one position and one head: numbers, or bytes with their
+scales. The kernels keep vectors in blocks of positions (kernels/attention.h), and a
+format supports both layouts.
 """
 
 from __future__ import annotations
@@ -13,38 +14,42 @@ from typing import Protocol, cast
 
 import torch
 
-from runner_engine.settings.kv_cache import KvNumbers
+from runner_engine.settings.kv_cache import KvPrecision
 
-FORMATS = {numbers: numbers.value for numbers in KvNumbers}
+FORMATS = {numbers: numbers.value for numbers in KvPrecision}
 
 
 class KvFormat(Protocol):
-    """What a module of this folder has."""
+    """Interface of a KV format module."""
 
     CODE: int  # what the kernels call it
 
     def stored_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the type of a row's elements, for a model's numbers."""
+        """Return the dtype of stored elements for a model's dtype."""
 
-    def width(self, dim: int) -> int:
-        """Return how many elements a row has."""
+    def stored_width(self, head_dim: int) -> int:
+        """Return how many elements a stored vector has."""
 
-    def to_rows(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Return numbers [..., D] as rows [..., W]."""
+    def encode(self, values: torch.Tensor) -> torch.Tensor:
+        """Convert values [..., D] to stored vectors [..., W]."""
 
-    def to_numbers(self, rows: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return the numbers [..., D] of rows [..., W]."""
+    def decode(self, stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
+        """Convert stored vectors [..., W] to values [..., D]."""
 
-    def rows_of_blocks(self, arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> torch.Tensor:
-        """Return the rows [KVH, places, W] of whole blocks of keys or values, as a copy.
+    def read_blocks(self, arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
+        """Copy the stored vectors [KVH, positions, W] out of whole blocks of keys or values.
 
-        pair: how many dimensions of a key, and places of a value, lie side by side.
+        pair_size: how many dimensions of a key, or positions of a value, are adjacent.
         """
 
-    def put_rows(self, arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool) -> None:
-        """Put rows [KVH, places, W] into the first places of keys or values, in whole blocks."""
+    def write_blocks(
+        self, arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
+    ) -> None:
+        """Write stored vectors [KVH, positions, W] to the first positions of keys or values, in
+        whole blocks.
+        """
 
 
 @cache
-def format_of(numbers: KvNumbers) -> KvFormat:
-    return cast(KvFormat, import_module(f"{__name__}.{FORMATS[numbers]}"))
+def load_format(kv_numbers: KvPrecision) -> KvFormat:
+    return cast(KvFormat, import_module(f"{__name__}.{FORMATS[kv_numbers]}"))

@@ -1,6 +1,6 @@
-"""The experts of a layer in one call of C, in place of a family's own function."""
+"""Computes all experts of a layer in one C call, which replaces the model's own function."""
 
-from runner_engine.matmul.grouped.experts import GroupedExperts
-from runner_engine.matmul.grouped.layer import ExpertLayer
+from runner_engine.matmul.grouped.expert_layer import ExpertLayer
+from runner_engine.matmul.grouped.grouped_experts import GroupedExperts
 
 __all__ = ["ExpertLayer", "GroupedExperts"]

@@ -1,2 +1,1 @@
-"""layouts – how formats hold codes, scales and zero points: one file for the layouts of a
-format."""
+"""Tensor layouts: how each quantization format stores codes, scales and zero points."""

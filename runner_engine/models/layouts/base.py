@@ -1,10 +1,8 @@
-"""How a format lays out codes with a scale for each group of inputs: its tensors, what they must
-be, and their numbers.
+"""Base classes for group-quantized layouts: which tensors a format has, their shapes and their values.
 
 A weight is (code - zero point) * scale of its group, or the value that its code stands for, times
-the scale. Tensors stay as the checkpoint has them, in its mapped file. A layout finds codes, scales
-and zero points in them, for whoever multiplies them. Headers are checked before anything is read,
-and numbers after they were loaded.
+the scale. Tensors stay as in the checkpoint, in its memory-mapped file. A layout finds codes, scales
+and zero points in them. Headers are checked before anything is read, and values after the load.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from torch import nn
 from runner_base import DataError
 from runner_base.errors import Code
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.quantization.grouped import GroupSettings
 
 Tensors = Mapping[str, torch.Tensor]
@@ -37,7 +35,7 @@ MAX_INPUTS = 2**24  # a layer's inputs and groups are counted in numbers that C 
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """Where the codes, scales and zero points of one layer are in its tensors."""
+    """Locates the codes, scales and zero points of one layer in its tensors."""
 
     bits: int
     group: int  # inputs that share a scale
@@ -50,44 +48,45 @@ class Layout(ABC):
 
     @property
     def groups(self) -> int:
-        """The number of groups of each output; the last may have fewer inputs."""
+        """Number of groups per output. The last group may have fewer inputs."""
         return -(-self.inputs // self.group)
 
     @property
     def values(self) -> torch.Tensor | None:
-        """What each code stands for, float32; None: the number that it is, less its zero point."""
+        """Float32 value of each code. None if the value is the code minus its zero point."""
         return None
 
     @abstractmethod
-    def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
         """Return the codes of some outputs, uint8 [outputs, inputs]."""
 
     @abstractmethod
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return their scales, [outputs, groups], in float32 or in 16 bits."""
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the scales of some outputs, [outputs, groups], in float32 or a 16-bit dtype."""
 
-    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return them in the format in which the kernels read them: one of SCALE_TYPES of
-        groups.py."""
-        return self.scales(stored, first, last)
+    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the scales of some outputs in a dtype that the kernels read: one of SCALE_TYPES of groups.py."""
+        return self.scales(tensors, first, last)
 
-    def scale_divisor(self, stored: Tensors) -> float:
-        """Return by what scales in float8 are divided."""
+    def scale_divisor(self, tensors: Tensors) -> float:
+        """Return the number by which float8 scales are divided."""
         return 1.0
 
     @abstractmethod
-    def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return their zero points, uint8 or as the scales [outputs, groups], or [1, 1] where all
-        are the same."""
+    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return zero points of some outputs, [outputs, groups], or [1, 1] if all are equal.
 
-    def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as the numbers that they are rounded to, in their own number format."""
-        return rows
+        Their dtype is uint8 or that of the scales.
+        """
+
+    def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
+        """Round activations to the numbers that the format can represent, in the dtype of the input."""
+        return activations
 
 
 @dataclass(frozen=True)
 class StoredLayout(Layout):
-    """A layout of checkpoints: also which tensors it reads, and what is wrong with them."""
+    """A layout found in checkpoints. It also lists the tensors that it reads and checks them."""
 
     # the tensors, by the ends of their names, as they may be; the first is the codes'
     types: ClassVar[dict[str, Types]]
@@ -97,66 +96,65 @@ class StoredLayout(Layout):
 
     @classmethod
     @abstractmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
-        """Return the layout of a layer from its tensors; DataError unless their shapes belong
-        together."""
+    def from_tensors(
+        cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
+    ) -> StoredLayout:
+        """Build a layer's layout from its tensors. Raises DataError if their shapes do not match."""
 
     @classmethod
-    def check_present(cls, found: dict[str, Tensor], needed: Collection[str]) -> None:
-        """Reject a layer that lacks one of these tensors."""
-        if lacking := [name for name in cls.types if name in needed and name not in found]:
-            raise wrong(
-                next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}", "damaged"
+    def check_required_tensors(cls, tensors: dict[str, TensorLocation], required: Collection[str]) -> None:
+        """Raise DataError if a layer lacks one of the required tensors."""
+        if lacking := [name for name in cls.types if name in required and name not in tensors]:
+            raise build_tensor_error(
+                next(iter(tensors.values())), f"the checkpoint lacks its {' and '.join(lacking)}", "damaged"
             )
 
-    def checked(self, found: dict[str, Tensor], fitting: Mapping[str, Shapes]) -> Self:
-        """Return itself if each tensor has one of the shapes that fit; those that are not listed
-        have one number."""
-        for name, one in found.items():
-            self.check_shape(one, fitting.get(name, ONE_NUMBER))
+    def validate_shapes(
+        self, tensors: dict[str, TensorLocation], allowed_shapes: Mapping[str, Shapes]
+    ) -> Self:
+        """Return this layout if each tensor has an allowed shape. Unlisted tensors must hold one number."""
+        for name, one in tensors.items():
+            self.check_shape(one, allowed_shapes.get(name, ONE_NUMBER))
         return self
 
-    def check_shape(self, tensor: Tensor, fitting: Shapes) -> None:
-        """Reject a tensor that has none of the shapes that fit its layer."""
-        if tensor.shape not in fitting or self.inputs >= MAX_INPUTS:
-            expected = " or ".join(str(list(shape)) for shape in fitting)
+    def check_shape(self, tensor: TensorLocation, allowed_shapes: Shapes) -> None:
+        """Raise DataError if a tensor has none of the allowed shapes."""
+        if tensor.shape not in allowed_shapes or self.inputs >= MAX_INPUTS:
+            expected = " or ".join(str(list(shape)) for shape in allowed_shapes)
             layer = f"a layer of {self.inputs} inputs, {self.outputs} outputs"
-            raise wrong(tensor, f"{list(tensor.shape)}, and {layer} has {expected}")
+            raise build_tensor_error(tensor, f"{list(tensor.shape)}, and {layer} has {expected}")
 
     @classmethod
-    def is_needed(cls, tensor: Tensor) -> bool:
-        """Whether a tensor must belong to such a layer, because nothing else can be made of it."""
+    def requires_layout(cls, tensor: TensorLocation) -> bool:
+        """Whether only this layout can decode a tensor, so that it must not load as a plain weight."""
         if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
             return True
         # codes without their scales would be loaded as if they were weights
         end = tensor.name.rpartition(".")[2]
         return end in cls.types and (end != "weight" or tensor.dtype in cls.types[end])
 
-    def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return unpack_stream(stored[next(iter(self.types))][first:last], self.bits, self.inputs)
+    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return unpack_bits(tensors[next(iter(self.types))][first:last], self.bits, self.inputs)
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return stored[self.scale_name][first:last]
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors[self.scale_name][first:last]
 
-    def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """All are the same."""
-        return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=stored[self.scale_name].device)
+    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the zero point that all groups share."""
+        return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=tensors[self.scale_name].device)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
-        """Return what is wrong with the numbers of a tensor; None if nothing is."""
-        if name in (self.scale_name, "input_scale") and not tensor.isfinite().all():
+    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note on invalid numbers in a tensor. None if there are none."""
+        if tensor_name in (self.scale_name, "input_scale") and not tensor.isfinite().all():
             return note("scale_not_finite")
-        if name == "input_scale" and not (tensor > 0).all():
+        if tensor_name == "input_scale" and not (tensor > 0).all():
             return note("scale_not_positive")
         return None
 
 
-def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
-    """Return `count` numbers of so many bits, uint8 [..., count], of a dense stream, lowest bits
-    first [..., words]."""
-    stream = words.contiguous().view(torch.uint8)
+def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
+    """Unpack `count` integers of `bits` bits each from a dense little-endian bit stream, uint8 [..., count]."""
+    stream = packed.contiguous().view(torch.uint8)
     if bits == 8:
         return stream[..., :count]
     if bits == 4:
@@ -164,7 +162,7 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     # eight numbers are in `bits` bytes
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % bits))
     stream = stream.reshape(*stream.shape[:-1], -1, bits)
-    numbers = torch.empty(*stream.shape[:-1], 8, dtype=torch.uint8, device=words.device)
+    numbers = torch.empty(*stream.shape[:-1], 8, dtype=torch.uint8, device=packed.device)
     for place in range(8):
         byte, shift = divmod(place * bits, 8)
         number = stream[..., byte] >> shift
@@ -174,5 +172,5 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     return numbers.flatten(-2)[..., :count]
 
 
-def wrong(tensor: Tensor, what: str, code: Code = "mismatch") -> DataError:
-    return DataError(f"tensor {tensor.name}: {what}", key=tensor.file, code=code)
+def build_tensor_error(tensor: TensorLocation, problem: str, code: Code = "mismatch") -> DataError:
+    return DataError(f"tensor {tensor.name}: {problem}", key=tensor.file, code=code)

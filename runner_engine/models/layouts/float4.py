@@ -1,5 +1,4 @@
-"""Four-bit floats (e2m1) with a scale for each group of inputs: NVFP4 and MXFP4 of
-compressed-tensors."""
+"""Layouts of four-bit floats (e2m1) with one scale per group: compressed-tensors' NVFP4 and MXFP4."""
 
 from __future__ import annotations
 
@@ -10,9 +9,9 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, wrong
-from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, as_numbers
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, build_tensor_error
+from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, decode_scales
 from runner_engine.quantization.grouped import GroupSettings
 
 SIZES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -26,45 +25,48 @@ BYTES: Types = {"U8": torch.uint8}
 
 @dataclass(frozen=True)
 class Mxfp4Layout(StoredLayout):
-    """Two codes in a byte, the first in its lower bits; scales are exponents."""
+    """MXFP4: two codes per byte, the first in its lower bits. Scales are exponents of two."""
 
     types: ClassVar[dict[str, Types]] = {"weight_packed": BYTES, "weight_scale": EXPONENTS}
     scale_name: ClassVar[str] = "weight_scale"
 
     @property
     def values(self) -> torch.Tensor:
-        """What each code stands for."""
+        """The e2m1 value of each code."""
         return E2M1
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:
-        """Inputs are whole groups; rows that are rounded have a scale for all, too."""
-        cls.check_present(
-            found, [name for name in cls.types if name != "input_global_scale" or settings.rows]
+    def from_tensors(
+        cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
+    ) -> Self:
+        """Build the layout. Inputs must be whole groups. Rounded activations need a global input scale."""
+        cls.check_required_tensors(
+            tensors, [name for name in cls.types if name != "input_global_scale" or group_settings.rows]
         )
         inputs = module.in_features
-        if inputs % settings.group:
-            raise wrong(found["weight_packed"], f"{inputs} inputs are not whole groups of {settings.group}")
-        layout = cls(4, settings.group, inputs, module.out_features, rows=settings.rows)
+        if inputs % group_settings.group:
+            raise build_tensor_error(
+                tensors["weight_packed"], f"{inputs} inputs are not whole groups of {group_settings.group}"
+            )
+        layout = cls(4, group_settings.group, inputs, module.out_features, rows=group_settings.rows)
         codes, scales = (layout.outputs, inputs // 2), (layout.outputs, layout.groups)
-        return layout.checked(found, {"weight_packed": [codes], "weight_scale": [scales]})
+        return layout.validate_shapes(tensors, {"weight_packed": [codes], "weight_scale": [scales]})
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return as_numbers(stored["weight_scale"][first:last])
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return decode_scales(tensors["weight_scale"][first:last])
 
-    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Exponents in a byte."""
-        return stored["weight_scale"][first:last].view(torch.float8_e8m0fnu)
+    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the scales as float8 exponents (e8m0)."""
+        return tensors["weight_scale"][first:last].view(torch.float8_e8m0fnu)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
-        """Scales are numbers, also together, and those of whole layers above 0."""
-        if name == "weight_scale" and not as_numbers(tensor).float().isfinite().all():
+    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note if scales are not finite, or global scales are not positive."""
+        if tensor_name == "weight_scale" and not decode_scales(tensor).float().isfinite().all():
             return note("scale_not_finite")
-        if name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
+        if tensor_name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
             return note("layer_scale_not_positive")
-        if name == ("weight_global_scale" if "weight_global_scale" in stored else "weight_scale"):
-            largest = self.scales(stored, 0, self.outputs).abs().max() * E2M1.max()
+        if tensor_name == ("weight_global_scale" if "weight_global_scale" in tensors else "weight_scale"):
+            largest = self.scales(tensors, 0, self.outputs).abs().max() * E2M1.max()
             if not largest.isfinite():
                 return note("weight_not_finite")
         return None
@@ -72,8 +74,10 @@ class Mxfp4Layout(StoredLayout):
 
 @dataclass(frozen=True)
 class Nvfp4Layout(Mxfp4Layout):
-    """Scales are float8, and divided by one number of the whole layer; rows: local, which are
-    rounded to NVFP4."""
+    """NVFP4: float8 scales per group, divided by one scale per layer.
+
+    rows: local, activations are rounded to NVFP4.
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "weight_packed": BYTES,
@@ -83,29 +87,28 @@ class Nvfp4Layout(Mxfp4Layout):
     }
     rounding_layers: ClassVar[str] = "Nvfp4Linear"
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return stored["weight_scale"][first:last].float() / stored["weight_global_scale"].float()
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["weight_scale"][first:last].float() / tensors["weight_global_scale"].float()
 
-    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        return stored["weight_scale"][first:last]
+    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["weight_scale"][first:last]
 
-    def scale_divisor(self, stored: Tensors) -> float:
-        """The number of the whole layer."""
-        return float(stored["weight_global_scale"].detach())
+    def scale_divisor(self, tensors: Tensors) -> float:
+        """Return the layer's global weight scale."""
+        return float(tensors["weight_global_scale"].detach())
 
-    def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as the numbers that their codes stand for, as the library does."""
-        whole = stored["input_global_scale"].float()
-        groups = rows.reshape(*rows.shape[:-1], -1, self.group)
+    def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
+        """Round activations to NVFP4, with the same arithmetic as compressed-tensors."""
+        whole = tensors["input_global_scale"].float()
+        groups = activations.reshape(*activations.shape[:-1], -1, self.group)
         scale = whole * (groups.abs().amax(-1, keepdim=True) / E2M1.max())
         scale = scale.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float()
         scale = torch.where(scale == 0, SMALLEST_SCALE, scale) / whole
-        return (nearest(groups / scale) * scale).flatten(-2).to(rows.dtype)
+        return (round_to_e2m1(groups / scale) * scale).flatten(-2).to(activations.dtype)
 
 
-def nearest(numbers: torch.Tensor) -> torch.Tensor:
-    """Return the nearest value of e2m1 to each number; of two, the one with the even code."""
+def round_to_e2m1(numbers: torch.Tensor) -> torch.Tensor:
+    """Round each number to the nearest e2m1 value. Ties go to the even code."""
     sizes, middles, ups = numbers.abs(), MIDDLES.to(numbers.device), UP_TO_EVEN.to(numbers.device)
     found = sum(
         ((sizes >= middle) if up else (sizes > middle)).to(numbers.dtype) * step

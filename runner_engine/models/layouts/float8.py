@@ -1,5 +1,7 @@
-"""float8 weights (e4m3) with scales for outputs, blocks or groups, as compressed-tensors, FBGEMM
-and fp8 store them."""
+"""Layouts of float8 (e4m3) weights with scales per output, block or group.
+
+They cover the formats of compressed-tensors, FBGEMM and transformers' fp8.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,16 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.models.layouts.base import (
+    ONE_NUMBER,
+    SCALES,
+    Shapes,
+    StoredLayout,
+    Tensors,
+    Types,
+    build_tensor_error,
+)
 from runner_engine.quantization.grouped import GroupSettings
 
 LARGEST = 448  # of e4m3
@@ -23,8 +33,10 @@ EXPONENTS: Types = {"F8_E8M0": torch.float8_e8m0fnu, "U8": torch.uint8}
 
 @dataclass(frozen=True)
 class Float8Layout(StoredLayout):
-    """Bytes of e4m3; rows: by the largest number of each (dynamic), or by the checkpoint's scale
-    (static)."""
+    """Weights in e4m3.
+
+    rows: activation scales are computed per token (dynamic), or stored in the checkpoint (static).
+    """
 
     of_outputs: int  # that share a scale
     row_group: int = -1  # numbers of a row that share a scale; -1: all
@@ -40,57 +52,73 @@ class Float8Layout(StoredLayout):
 
     @property
     def values(self) -> torch.Tensor:
-        """What each byte stands for."""
+        """The e4m3 value of each byte."""
         return E4M3
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:
-        """A scale for all may be a number, a list or a matrix; any other shape follows from the
-        blocks."""
+    def from_tensors(
+        cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
+    ) -> Self:
+        """Build the layout. A per-layer scale may be a number, a list or a matrix.
+
+        Any other shape must match the blocks.
+        """
         inputs, outputs = module.in_features, module.out_features
-        cls.check_present(found, ["weight", cls.scale_name] + ["input_scale"] * (settings.rows == "static"))
-        if settings.row_group != -1 and inputs % settings.row_group:
-            raise wrong(found["weight"], f"{inputs} inputs are not whole groups of {settings.row_group}")
-        is_one = settings.outputs == -1 or (
-            settings.group == -1 and found[cls.scale_name].shape in ONE_NUMBER
+        cls.check_required_tensors(
+            tensors, ["weight", cls.scale_name] + ["input_scale"] * (group_settings.rows == "static")
         )
-        group = inputs if settings.group == -1 else min(settings.group, inputs)
-        of_outputs = outputs if is_one else settings.outputs
-        layout = cls(8, group, inputs, outputs, of_outputs, settings.row_group, rows=settings.rows)
-        by_output: Shapes = [(outputs,)] * (settings.outputs == 1 and settings.group == -1)
+        if group_settings.row_group != -1 and inputs % group_settings.row_group:
+            raise build_tensor_error(
+                tensors["weight"], f"{inputs} inputs are not whole groups of {group_settings.row_group}"
+            )
+        is_one = group_settings.outputs == -1 or (
+            group_settings.group == -1 and tensors[cls.scale_name].shape in ONE_NUMBER
+        )
+        group = inputs if group_settings.group == -1 else min(group_settings.group, inputs)
+        of_outputs = outputs if is_one else group_settings.outputs
+        layout = cls(
+            8, group, inputs, outputs, of_outputs, group_settings.row_group, rows=group_settings.rows
+        )
+        by_output: Shapes = [(outputs,)] * (group_settings.outputs == 1 and group_settings.group == -1)
         scales = ONE_NUMBER if is_one else [(-(-outputs // of_outputs), layout.groups), *by_output]
-        return layout.checked(found, {"weight": [(outputs, inputs)], cls.scale_name: scales})
+        return layout.validate_shapes(tensors, {"weight": [(outputs, inputs)], cls.scale_name: scales})
 
     @classmethod
-    def is_needed(cls, tensor: Tensor) -> bool:
-        """Float8 of any kind without a scale would be loaded as if they were weights."""
+    def requires_layout(cls, tensor: TensorLocation) -> bool:
+        """Whether a tensor is float8 or its scale, which must not load as a plain weight."""
         is_weight = tensor.name.endswith(".weight") and tensor.dtype.startswith("F8")
-        return is_weight or tensor.name.endswith(f".{cls.scale_name}") or super().is_needed(tensor)
+        return is_weight or tensor.name.endswith(f".{cls.scale_name}") or super().requires_layout(tensor)
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Outputs of a block have the same scales."""
-        scales = as_numbers(stored[self.scale_name]).reshape(-1, self.groups)
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the scales of some outputs. Outputs of a block share theirs."""
+        scales = decode_scales(tensors[self.scale_name]).reshape(-1, self.groups)
         return scales[torch.arange(first, last, device=scales.device) // self.of_outputs]
 
-    def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as the numbers that their float8 stand for, as the library does."""
+    def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
+        """Round activations to float8, with the same arithmetic as the library."""
         if self.rows == "static":
-            return _rounded(rows, stored["input_scale"].to(rows.dtype))
-        inputs = rows.shape[-1]
-        groups = rows.reshape(*rows.shape[:-1], -1, inputs if self.row_group == -1 else self.row_group)
+            return _round_to_float8(activations, tensors["input_scale"].to(activations.dtype))
+        inputs = activations.shape[-1]
+        groups = activations.reshape(
+            *activations.shape[:-1], -1, inputs if self.row_group == -1 else self.row_group
+        )
         scale = groups.abs().amax(-1, keepdim=True) / LARGEST
-        return _rounded(groups, torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)).flatten(-2)
+        return _round_to_float8(
+            groups, torch.where(scale == 0, torch.finfo(activations.dtype).eps, scale)
+        ).flatten(-2)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
-        """A byte may be no number."""
-        if name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
+    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note if weights are NaN, or scales are not finite."""
+        if tensor_name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return note("weight_not_number")
-        return super().problem(stored, name, as_numbers(tensor) if name == self.scale_name else tensor)
+        return super().find_problem(
+            tensors, tensor_name, decode_scales(tensor) if tensor_name == self.scale_name else tensor
+        )
 
 
 @dataclass(frozen=True)
 class BlockFloat8Layout(Float8Layout):
-    """The same, as transformers' method fp8 names the tensors."""
+    """Float8Layout with the tensor names of transformers' fp8 quantization."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight": FLOAT8,
@@ -101,12 +129,18 @@ class BlockFloat8Layout(Float8Layout):
     scale_name: ClassVar[str] = "weight_scale_inv"
 
 
-def as_numbers(scales: torch.Tensor) -> torch.Tensor:
-    """Return scales that may be exponents as numbers; an exponent of 255 is none."""
+def decode_scales(scales: torch.Tensor) -> torch.Tensor:
+    """Convert scales stored as exponents to numbers. Exponent 255 becomes NaN."""
     if scales.dtype is torch.uint8:
         scales = scales.view(torch.float8_e8m0fnu)
     return scales.float() if scales.dtype is torch.float8_e8m0fnu else scales
 
 
-def _rounded(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return (rows / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(rows.dtype).mul_(scale)
+def _round_to_float8(activations: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (
+        (activations / scale)
+        .clamp_(-LARGEST, LARGEST)
+        .to(torch.float8_e4m3fn)
+        .to(activations.dtype)
+        .mul_(scale)
+    )

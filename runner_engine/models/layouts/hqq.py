@@ -1,7 +1,7 @@
-"""HQQ's tensors: groups along inputs, with zero points that have fractions.
+"""Layout of HQQ tensors: groups along inputs, with fractional zero points.
 
-A row of W_q is a group. So that bits fill bytes or words, rows that lie far apart share them: with
-4 bits the first half of all rows has the upper bits, and the second half the lower ones.
+A tensor row of W_q is a group. Distant rows share bytes or words, so that their bits fill these:
+with 4 bits the first half of all rows has the upper bits, and the second half the lower bits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import MAX_INPUTS, ORDERS, SCALES, StoredLayout, Tensors, Types, wrong
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.models.layouts.base import (
+    MAX_INPUTS,
+    ORDERS,
+    SCALES,
+    StoredLayout,
+    Tensors,
+    Types,
+    build_tensor_error,
+)
 from runner_engine.quantization.grouped import GroupSettings
 
 # rows that share bytes, or words of 32 bits, by the bits of a code
@@ -43,7 +51,7 @@ NOTES = (  # what each layer says about itself, besides its numbers
 
 @dataclass(frozen=True)
 class HqqLayout(StoredLayout):
-    """HQQ's tensors with axis=1; bits and groups follow from their shapes."""
+    """HQQ tensors with axis=1. Bits and group size follow from the tensors' shapes."""
 
     types: ClassVar[dict[str, Types]] = {
         "W_q": CODES,
@@ -53,52 +61,64 @@ class HqqLayout(StoredLayout):
     scale_name: ClassVar[str] = "scale"
 
     @property
-    def row_count(self) -> int:
-        """The number of groups of all outputs."""
+    def total_groups(self) -> int:
+        """Number of groups of all outputs together."""
         return self.outputs * self.groups
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> HqqLayout:  # noqa: ARG003
-        """Bits are those of the settings that fit."""
-        cls.check_present(found, ["W_q", *NUMBERS])
-        codes, inputs, outputs = found["W_q"], module.in_features, module.out_features
+    def from_tensors(
+        cls,
+        group_settings: GroupSettings,  # noqa: ARG003
+        tensors: dict[str, TensorLocation],
+        module: nn.Linear,
+    ) -> HqqLayout:
+        """Build the layout with the bit width that matches the shapes."""
+        cls.check_required_tensors(tensors, ["W_q", *NUMBERS])
+        codes, inputs, outputs = tensors["W_q"], module.in_features, module.out_features
         group = codes.shape[1] if len(codes.shape) == 2 else 0
         if group < 1 or inputs % group or inputs >= MAX_INPUTS:
-            raise wrong(codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected")
+            raise build_tensor_error(
+                codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected"
+            )
         some = (3,) if codes.dtype == "I32" else (8, 4, 2)
         layouts = [cls(bits, group, inputs, outputs) for bits in some]
         fitting = [
-            layout for layout in layouts if layout.shapes()["W_q"] == codes.shape and not layout._has_rest()
+            layout
+            for layout in layouts
+            if layout.compute_expected_shapes()["W_q"] == codes.shape and not layout._has_partial_byte()
         ]
         if not fitting:
-            layouts[0].check_shape(codes, [layout.shapes()["W_q"] for layout in layouts])
-            raise wrong(codes, f"{layouts[0].row_count} groups do not fill whole bytes")
+            layouts[0].check_shape(codes, [layout.compute_expected_shapes()["W_q"] for layout in layouts])
+            raise build_tensor_error(codes, f"{layouts[0].total_groups} groups do not fill whole bytes")
         for name in NUMBERS:
-            fitting[0].check_shape(found[name], [fitting[0].shapes()[name]])
-        if found["scale"].dtype != found["zero"].dtype:
-            raise wrong(found["zero"], f"{found['zero'].dtype}, and the scales are {found['scale'].dtype}")
+            fitting[0].check_shape(tensors[name], [fitting[0].compute_expected_shapes()[name]])
+        if tensors["scale"].dtype != tensors["zero"].dtype:
+            raise build_tensor_error(
+                tensors["zero"], f"{tensors['zero'].dtype}, and the scales are {tensors['scale'].dtype}"
+            )
         for name in NOTES:
-            if name in found and len(found[name].shape) > 1:
-                raise wrong(found[name], f"{list(found[name].shape)}: a number or a word expected", "damaged")
+            if name in tensors and len(tensors[name].shape) > 1:
+                raise build_tensor_error(
+                    tensors[name], f"{list(tensors[name].shape)}: a number or a word expected", "damaged"
+                )
         return fitting[0]
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of these tensors: rows are groups, and some rows of codes are in
-        one."""
-        each = (self.row_count, 1)
+    def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the tensors' shapes. Tensor rows are groups, and several rows of codes share a word."""
+        each = (self.total_groups, 1)
         return {
-            "W_q": (-(-self.row_count // ROWS_IN_ONE[self.bits]), self.group),
+            "W_q": (-(-self.total_groups // ROWS_IN_ONE[self.bits]), self.group),
             "scale": each,
             "zero": each,
         }
 
-    def _has_rest(self) -> bool:
-        """Whether bytes are not full; words need not be."""
-        return self.bits != 3 and self.row_count % ROWS_IN_ONE[self.bits] > 0
+    def _has_partial_byte(self) -> bool:
+        """Whether some bytes are only partly used. 3-bit codes use words, which may be partly used."""
+        return self.bits != 3 and self.total_groups % ROWS_IN_ONE[self.bits] > 0
 
-    def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Rows have the upper bits first."""
-        packed, in_one = stored["W_q"], ROWS_IN_ONE[self.bits]
+    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Unpack the codes. The first rows are in the upper bits."""
+        packed, in_one = tensors["W_q"], ROWS_IN_ONE[self.bits]
         row = torch.arange(first * self.groups, last * self.groups, device=packed.device)
         shift = (in_one - 1 - row // len(packed)) * self.bits
         codes: torch.Tensor = (
@@ -106,18 +126,17 @@ class HqqLayout(StoredLayout):
         )
         return codes.to(torch.uint8).reshape(last - first, self.inputs)
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return stored["scale"].reshape(self.outputs, self.groups)[first:last]
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["scale"].reshape(self.outputs, self.groups)[first:last]
 
-    def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another, in the format of the scales."""
-        zeros = stored["zero"].reshape(self.outputs, self.groups)[first:last]
-        return zeros.to(stored["scale"].dtype)
+    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the zero points of some outputs, in the dtype of the scales."""
+        zeros = tensors["zero"].reshape(self.outputs, self.groups)[first:last]
+        return zeros.to(tensors["scale"].dtype)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
-        """What a layer says about itself must be what its shapes say."""
-        if name == "zero" and not tensor.isfinite().all():
+    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note if a layer's metadata contradicts its shapes."""
+        if tensor_name == "zero" and not tensor.isfinite().all():
             return note("zero_point_not_finite")
         expected: dict[str, list[object]] = {
             "shape": [[self.outputs, self.inputs]],
@@ -126,6 +145,6 @@ class HqqLayout(StoredLayout):
             "axis": [1],
             "view_as_float": [0],
         }
-        if name in expected and (says := tensor.tolist()) not in expected[name]:
-            return note("other_value", stored=says, expected=" or ".join(map(str, expected[name])))
-        return super().problem(stored, name, tensor)
+        if tensor_name in expected and (says := tensor.tolist()) not in expected[tensor_name]:
+            return note("other_value", stored=says, expected=" or ".join(map(str, expected[tensor_name])))
+        return super().find_problem(tensors, tensor_name, tensor)

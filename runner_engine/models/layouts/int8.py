@@ -1,7 +1,7 @@
-"""int8 weights with one scale for each output, whose rows may be rounded to int8, too.
+"""Layout of int8 weights with one scale per output, whose activations may be rounded to int8, too.
 
-compressed-tensors stores them in its format int-quantized (W8A8, W8A16). Rows get the scale of each
-as it comes, or one that the checkpoint holds for all of them.
+compressed-tensors stores them as int-quantized (W8A8, W8A16). The activation scale is
+computed per token, or stored once in the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -23,8 +23,10 @@ BYTES: Types = {"I8": torch.int8}
 
 @dataclass(frozen=True)
 class Int8Layout(StoredLayout):
-    """Signed bytes, with one scale for each output or for all of them; rows: dynamic, or static in
-    the checkpoint."""
+    """Signed bytes with one scale per output or per layer.
+
+    rows: activation scales are computed (dynamic), or stored in the checkpoint (static).
+    """
 
     types: ClassVar[dict[str, Types]] = {
         "weight": BYTES,
@@ -39,49 +41,61 @@ class Int8Layout(StoredLayout):
     zero_code: ClassVar[int] = 128  # half the range
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Int8Layout:
-        """Scales have one number, or one for each output."""
-        cls.check_present(found, ["weight", "weight_scale"] + ["input_scale"] * (settings.rows == "static"))
-        layout = cls(8, module.in_features, module.in_features, module.out_features, rows=settings.rows)
+    def from_tensors(
+        cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
+    ) -> Int8Layout:
+        """Build the layout. Scales hold one number, or one per output."""
+        cls.check_required_tensors(
+            tensors, ["weight", "weight_scale"] + ["input_scale"] * (group_settings.rows == "static")
+        )
+        layout = cls(8, module.in_features, module.in_features, module.out_features, rows=group_settings.rows)
         of_outputs: Shapes = [(layout.outputs,), (layout.outputs, 1), *ONE_NUMBER]
         weights: Shapes = [(layout.outputs, layout.inputs)]
-        return layout.checked(
-            found, {"weight": weights, "weight_scale": of_outputs, "weight_zero_point": of_outputs}
+        return layout.validate_shapes(
+            tensors, {"weight": weights, "weight_scale": of_outputs, "weight_zero_point": of_outputs}
         )
 
-    def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """A signed byte, counted from -128."""
-        return stored["weight"][first:last].view(torch.uint8) ^ 128
+    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Return the codes, shifted from signed to unsigned bytes."""
+        return tensors["weight"][first:last].view(torch.uint8) ^ 128
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return stored["weight_scale"].reshape(-1, 1).expand(self.outputs, 1)[first:last]
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["weight_scale"].reshape(-1, 1).expand(self.outputs, 1)[first:last]
 
-    def row_scale(self, stored: Tensors) -> float:
-        """Return the scale of all rows, 0 where each has its own."""
-        return float(stored["input_scale"].detach()) if self.rows == "static" else 0.0
+    def get_activation_scale(self, tensors: Tensors) -> float:
+        """Return the stored activation scale. 0 if each token has its own scale."""
+        return float(tensors["input_scale"].detach()) if self.rows == "static" else 0.0
 
-    def row_zero_point(self, stored: Tensors) -> int:
-        """Return the byte that stands for 0 in all rows."""
-        is_given = self.rows == "static" and "input_zero_point" in stored
-        return int(stored["input_zero_point"].detach()) if is_given else 0
+    def get_activation_zero_point(self, tensors: Tensors) -> int:
+        """Return the stored zero point of activations. 0 if there is none."""
+        is_given = self.rows == "static" and "input_zero_point" in tensors
+        return int(tensors["input_zero_point"].detach()) if is_given else 0
 
-    def whole_numbers(self, stored: Tensors, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the int8 of rows, in the rows' number format, and the scale of each, as the
-        library computes them."""
+    def quantize_activations(
+        self, tensors: Tensors, activations: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Quantize activations to int8 values in their own dtype, and return these with their scales.
+
+        The arithmetic is that of compressed-tensors.
+        """
         if self.rows == "static":
-            scale = stored["input_scale"].to(rows.dtype)
+            scale = tensors["input_scale"].to(activations.dtype)
         else:
-            scale = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)) / LARGEST
-            scale = torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)
-        return (rows / scale).add_(self.row_zero_point(stored)).clamp_(-128, 127).round_(), scale
+            scale = (
+                torch.maximum(activations.amax(-1, keepdim=True), -activations.amin(-1, keepdim=True))
+                / LARGEST
+            )
+            scale = torch.where(scale == 0, torch.finfo(activations.dtype).eps, scale)
+        return (activations / scale).add_(self.get_activation_zero_point(tensors)).clamp_(
+            -128, 127
+        ).round_(), scale
 
-    def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as the numbers that their int8 stand for, as the library does."""
-        numbers, scale = self.whole_numbers(stored, rows)
-        return numbers.sub_(self.row_zero_point(stored)).mul_(scale)
+    def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
+        """Round activations to int8, with the same arithmetic as compressed-tensors."""
+        numbers, scale = self.quantize_activations(tensors, activations)
+        return numbers.sub_(self.get_activation_zero_point(tensors)).mul_(scale)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
-        if name == "weight_zero_point" and tensor.any():
+    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        if tensor_name == "weight_zero_point" and tensor.any():
             return note("zero_point_of_symmetric")
-        return super().problem(stored, name, tensor)
+        return super().find_problem(tensors, tensor_name, tensor)

@@ -1,8 +1,7 @@
-"""Layers of NVIDIA's Model-Optimizer: float8 or NVFP4, by the number formats and shapes of their
-tensors.
+"""Layouts of NVIDIA Model-Optimizer: float8 or NVFP4, chosen by dtypes and shapes.
 
-A weight is the value of its code times `weight_scale`, of NVFP4 also times `weight_scale_2`. Where
-there is an `input_scale`, rows are rounded, too, as the export's own simulation does it.
+A weight is the value of its code times `weight_scale`, of NVFP4 also times `weight_scale_2`. If
+there is an `input_scale`, activations are rounded, too, as the export's own simulation does it.
 """
 
 from __future__ import annotations
@@ -14,9 +13,17 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
-from runner_engine.models.layouts.float4 import BYTES, E2M1, Mxfp4Layout, nearest
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.models.layouts.base import (
+    ONE_NUMBER,
+    SCALES,
+    Shapes,
+    StoredLayout,
+    Tensors,
+    Types,
+    build_tensor_error,
+)
+from runner_engine.models.layouts.float4 import BYTES, E2M1, Mxfp4Layout, round_to_e2m1
 from runner_engine.models.layouts.float8 import FLOAT8, LARGEST, Float8Layout
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -25,7 +32,7 @@ IN_A_BYTE: Types = {"U8": torch.uint8}  # an exponent of two
 
 
 class ModelOptLayout(StoredLayout):
-    """Makes the layout of a layer; none has this class itself."""
+    """Factory for Model-Optimizer layouts. It is never instantiated itself."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight": FLOAT8 | BYTES,
@@ -37,17 +44,18 @@ class ModelOptLayout(StoredLayout):
     scale_name: ClassVar[str] = "weight_scale"
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
-        """Two codes in a byte are NVFP4; bytes that are numbers are float8."""
-        cls.check_present(found, ["weight"])
-        kind = ModelOptNvfp4Layout if found["weight"].dtype in BYTES else ModelOptFloat8Layout
-        return cast(type[StoredLayout], kind).of(settings, found, module)
+    def from_tensors(
+        cls, group_settings: GroupSettings, tensors: dict[str, TensorLocation], module: nn.Linear
+    ) -> StoredLayout:
+        """Build the NVFP4 layout for packed bytes, and the float8 layout otherwise."""
+        cls.check_required_tensors(tensors, ["weight"])
+        kind = ModelOptNvfp4Layout if tensors["weight"].dtype in BYTES else ModelOptFloat8Layout
+        return cast(type[StoredLayout], kind).from_tensors(group_settings, tensors, module)
 
 
 @dataclass(frozen=True)
 class ModelOptFloat8Layout(Float8Layout):
-    """A scale for the layer, each output, each block of 128 × 128, or an exponent for 32 inputs
-    (MXFP8)."""
+    """Float8 with a scale per layer, output or 128 × 128 block, or an exponent per 32 inputs (MXFP8)."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight": FLOAT8,
@@ -56,16 +64,23 @@ class ModelOptFloat8Layout(Float8Layout):
     }
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:  # noqa: ARG003
-        """The shape of the scales says for what they are."""
-        inputs, outputs, scale = module.in_features, module.out_features, found["weight_scale"]
-        if "weight_scale_2" in found:
-            raise wrong(found["weight_scale_2"], "a layer of float8 has no second scale", "damaged")
+    def from_tensors(
+        cls,
+        group_settings: GroupSettings,  # noqa: ARG003
+        tensors: dict[str, TensorLocation],
+        module: nn.Linear,
+    ) -> Self:
+        """Build the layout. The shape of the scales determines what shares a scale."""
+        inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
+        if "weight_scale_2" in tensors:
+            raise build_tensor_error(
+                tensors["weight_scale_2"], "a layer of float8 has no second scale", "damaged"
+            )
         if scale.dtype not in cls.types["weight_scale"]:
-            raise wrong(
+            raise build_tensor_error(
                 scale, f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}"
             )
-        rows = "static" if "input_scale" in found else ""
+        rows = "static" if "input_scale" in tensors else ""
         shapes: Shapes = [*ONE_NUMBER]
         group, of_outputs = inputs, outputs
         if scale.dtype in IN_A_BYTE:
@@ -79,12 +94,12 @@ class ModelOptFloat8Layout(Float8Layout):
             rows, of_outputs = rows or "dynamic", 1
             shapes = [(outputs,), (outputs, 1)]
         layout = cls(8, group, inputs, outputs, of_outputs, rows=rows)
-        return layout.checked(found, {"weight": [(outputs, inputs)], "weight_scale": shapes})
+        return layout.validate_shapes(tensors, {"weight": [(outputs, inputs)], "weight_scale": shapes})
 
 
 @dataclass(frozen=True)
 class ModelOptNvfp4Layout(Mxfp4Layout):
-    """Groups of 16 with scales in float8, which are multiplied by one number of the whole layer."""
+    """NVFP4 in groups of 16 with float8 scales, which are multiplied by one scale per layer."""
 
     types: ClassVar[dict[str, Types]] = {
         "weight": BYTES,
@@ -95,48 +110,56 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
     rounding_layers: ClassVar[str] = "Nvfp4Linear"
 
     @classmethod
-    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:  # noqa: ARG003
-        """Inputs are whole groups."""
-        cls.check_present(found, ("weight", "weight_scale", "weight_scale_2"))
-        inputs, outputs, scale = module.in_features, module.out_features, found["weight_scale"]
+    def from_tensors(
+        cls,
+        group_settings: GroupSettings,  # noqa: ARG003
+        tensors: dict[str, TensorLocation],
+        module: nn.Linear,
+    ) -> Self:
+        """Build the layout. Inputs must be whole groups."""
+        cls.check_required_tensors(tensors, ("weight", "weight_scale", "weight_scale_2"))
+        inputs, outputs, scale = module.in_features, module.out_features, tensors["weight_scale"]
         if scale.dtype not in FLOAT8:
-            raise wrong(scale, f"{scale.dtype}, and codes of 4 bits have scales in F8_E4M3")
+            raise build_tensor_error(scale, f"{scale.dtype}, and codes of 4 bits have scales in F8_E4M3")
         if inputs % FOUR_BIT_GROUP:
-            raise wrong(found["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}")
-        rows = "local" if "input_scale" in found else ""
+            raise build_tensor_error(
+                tensors["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}"
+            )
+        rows = "local" if "input_scale" in tensors else ""
         layout = cls(4, FOUR_BIT_GROUP, inputs, outputs, rows=rows)
         codes, scales = (outputs, inputs // 2), (outputs, layout.groups)
-        return layout.checked(found, {"weight": [codes], "weight_scale": [scales]})
+        return layout.validate_shapes(tensors, {"weight": [codes], "weight_scale": [scales]})
 
-    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """One output after another."""
-        return stored["weight_scale"][first:last].float() * stored["weight_scale_2"].float()
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["weight_scale"][first:last].float() * tensors["weight_scale_2"].float()
 
-    def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        return stored["weight_scale"][first:last]
+    def get_packed_scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["weight_scale"][first:last]
 
-    def scale_divisor(self, stored: Tensors) -> float:
-        """The kernels divide, and this format multiplies."""
-        return 1 / float(stored["weight_scale_2"].detach())
+    def scale_divisor(self, tensors: Tensors) -> float:
+        """Return the inverse of the layer's scale, because the kernels divide by it."""
+        return 1 / float(tensors["weight_scale_2"].detach())
 
-    def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as the numbers that their codes stand for."""
-        whole = stored["input_scale"].float()
-        groups = rows.float().reshape(*rows.shape[:-1], -1, self.group)
+    def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
+        """Round activations to NVFP4."""
+        whole = tensors["input_scale"].float()
+        groups = activations.float().reshape(*activations.shape[:-1], -1, self.group)
         scale = (groups.abs().amax(-1, keepdim=True) / E2M1.max() / whole).clamp(max=LARGEST)
         scale = scale.to(torch.float8_e4m3fn).float() * whole
         scale = torch.where(scale == 0, 1.0, scale)
-        return (nearest(groups / scale) * scale).flatten(-2).to(rows.dtype)
+        return (round_to_e2m1(groups / scale) * scale).flatten(-2).to(activations.dtype)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
-        """Scales are numbers, also together, and those of whole layers above 0."""
-        if name in ("weight_scale_2", "input_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
+    def find_problem(self, tensors: Tensors, tensor_name: str, tensor: torch.Tensor) -> Note | None:
+        """Return a note if scales are not finite, or per-layer scales are not positive."""
+        if tensor_name in ("weight_scale_2", "input_scale") and not (
+            tensor.isfinite().all() and (tensor > 0).all()
+        ):
             return note("layer_scale_not_positive")
-        if name == "weight_scale" and not tensor.float().isfinite().all():
+        if tensor_name == "weight_scale" and not tensor.float().isfinite().all():
             return note("scale_not_finite")
         if (
-            name == "weight_scale_2"
-            and not (self.scales(stored, 0, self.outputs).abs().max() * E2M1.max()).isfinite()
+            tensor_name == "weight_scale_2"
+            and not (self.scales(tensors, 0, self.outputs).abs().max() * E2M1.max()).isfinite()
         ):
             return note("weight_not_finite")
         return None

@@ -1,19 +1,17 @@
-"""Loads a checkpoint of codes by its library, and puts layers of our own in place of the
-library's."""
+"""Loading backend: a library reads a quantized checkpoint, then our own layers replace the library's."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from runner_engine.models.loading.contract import Report, WayOfLoading
-from runner_engine.models.loading.made_groups import adopt, made_by
+from runner_engine.models.loading.contract import LoadingBackend, Report
+from runner_engine.models.loading.made_groups import get_load_time_config, replace_library_layers
 
 
-class Way(WayOfLoading):
-    """What config.json says of the quantization tells transformers which library reads it."""
+class Backend(LoadingBackend):
+    """Loads a checkpoint whose config.json tells transformers which quantization library reads it."""
 
-    def read(self, arguments: dict[str, Any], scaled: Any) -> tuple[Any, Report]:
-        """Return the model with our layers."""
-        model, report = super().read(arguments, scaled)
-        adopt(made_by(self.resolved), model, str(self.folder))
+    def load_model(self, arguments: dict[str, Any], rope_config: Any) -> tuple[Any, Report]:
+        model, report = super().load_model(arguments, rope_config)
+        replace_library_layers(get_load_time_config(self.resolved), model, str(self.folder))
         return model, report

@@ -1,5 +1,4 @@
-"""The experts of a .gguf file: matrices of three dimensions, which keep their blocks, one layer for
-each expert."""
+"""Loads the experts of a .gguf file: 3-D tensors that keep their blocks, one layer per expert."""
 
 from __future__ import annotations
 
@@ -10,16 +9,21 @@ from torch import nn
 
 from runner_base import DataError
 from runner_engine.checkpoints.architectures.base import EXPERT_PARTS, GATE_AND_UP
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.experts import Form, SeparateExperts, apart, form_of, separated
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.experts import (
+    ExpertFormat,
+    SeparateExperts,
+    build_separate_experts,
+    detect_expert_format,
+    select_matrix,
+)
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.models.gguf_types import TYPES
-from runner_engine.models.loading.gguf_tensors import numbers_of, stored_bytes
+from runner_engine.models.loading.gguf_tensors import dequantize_tensor, map_blocks
 
 
-def fill(model: Any, path: str, tensors: dict[str, Tensor], keeps_blocks: bool) -> set[str]:
-    """Give a layer's experts their weights; return the names in the model that these had, none if
-    it has no experts.
+def load_experts(model: Any, path: str, tensors: dict[str, TensorLocation], keeps_blocks: bool) -> set[str]:
+    """Load a layer's experts. Returns the filled parameter names, none if the layer has no experts.
 
     tensors: by their names in the file, without the block's number.
     """
@@ -27,59 +31,74 @@ def fill(model: Any, path: str, tensors: dict[str, Tensor], keeps_blocks: bool) 
         family = model.get_submodule(path)
     except AttributeError:
         return set()
-    form = form_of(family)
+    form = detect_expert_format(family)
     if form is None:
         return set()
     experts = (
-        separated(family) if keeps_blocks and any(one.dtype in TYPES for one in tensors.values()) else None
+        build_separate_experts(family)
+        if keeps_blocks and any(one.dtype in TYPES for one in tensors.values())
+        else None
     )
     for name, tensor in tensors.items():
         part, _, kind = name.rpartition(".")
         matrices = ("gate_proj", "up_proj") if part == GATE_AND_UP else (EXPERT_PARTS[part],)
         for at, matrix in enumerate(matrices):
             if kind == "weight" and experts is not None and tensor.dtype in TYPES:
-                _keep(experts, matrix, tensor, at, len(matrices))
+                _assign_blocks(experts, matrix, tensor, at, len(matrices))
             else:
-                _unpack(family, form, matrix, kind, tensor, at, len(matrices))
+                _assign_dequantized(family, form, matrix, kind, tensor, at, len(matrices))
     if experts is not None:
         model.set_submodule(path, experts)
-    return {f"{path}.{name}" for name in _expected(form)}
+    return {f"{path}.{name}" for name in _list_parameter_names(form)}
 
 
-def _expected(form: Form) -> set[str]:
-    fused = {form.fused_name(matrix) for matrix in form.matrices}
-    return fused | {f"{name}_bias" for name in fused if form.has_bias}
+def _list_parameter_names(expert_format: ExpertFormat) -> set[str]:
+    fused = {expert_format.fused_name(matrix) for matrix in expert_format.matrices}
+    return fused | {f"{name}_bias" for name in fused if expert_format.has_bias}
 
 
-def _keep(experts: SeparateExperts, matrix: str, tensor: Tensor, at: int, of: int) -> None:
-    """Let each expert's layer be blocks of the file: those of its share of a tensor."""
-    stored = stored_bytes(tensor)
-    outputs = tensor.shape[1] // of
+def _assign_blocks(
+    experts: SeparateExperts, matrix: str, tensor: TensorLocation, part_index: int, num_parts: int
+) -> None:
+    """Replace each expert's layer by one that holds its blocks.
+
+    The blocks are part `part_index` of `num_parts` parts of a tensor.
+    """
+    stored = map_blocks(tensor)
+    outputs = tensor.shape[1] // num_parts
     for number in range(experts.num_experts):
-        expert = experts.expert(number)
+        expert = experts.get_expert(number)
         like = expert.get_submodule(matrix)
         assert isinstance(like, nn.Linear)
         if (outputs, tensor.shape[2]) != (like.out_features, like.in_features) or len(
             stored
         ) != experts.num_experts:
-            shape = [experts.num_experts, like.out_features * of, like.in_features]
+            shape = [experts.num_experts, like.out_features * num_parts, like.in_features]
             raise DataError(
                 f"tensor {tensor.name} is {list(tensor.shape)}, and the model's experts are {shape}",
                 code="mismatch",
             )
-        own = stored[number, at * outputs : (at + 1) * outputs]
+        own = stored[number, part_index * outputs : (part_index + 1) * outputs]
         expert.add_module(matrix, GgufLinear(like, own, tensor.dtype, None))
 
 
-def _unpack(family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at: int, of: int) -> None:
-    """Write the numbers of a matrix, or of a bias, of all experts into the family's parameter."""
-    name = form.fused_name(matrix)
-    parameter = getattr(family, name if kind == "weight" else f"{name}_bias")
-    values = torch.from_numpy(numbers_of(tensor))
-    outputs = values.shape[1] // of
+def _assign_dequantized(
+    fused_experts: Any,
+    expert_format: ExpertFormat,
+    matrix: str,
+    kind: str,
+    tensor: TensorLocation,
+    part_index: int,
+    num_parts: int,
+) -> None:
+    """Dequantize a matrix or bias of all experts into the model's fused parameter."""
+    name = expert_format.fused_name(matrix)
+    parameter = getattr(fused_experts, name if kind == "weight" else f"{name}_bias")
+    values = torch.from_numpy(dequantize_tensor(tensor))
+    outputs = values.shape[1] // num_parts
     with torch.no_grad():
-        for number, of_expert in enumerate(values[:, at * outputs : (at + 1) * outputs]):
-            own = apart(form, matrix, parameter[number])
+        for number, of_expert in enumerate(values[:, part_index * outputs : (part_index + 1) * outputs]):
+            own = select_matrix(expert_format, matrix, parameter[number])
             if own.shape != of_expert.shape or len(values) != len(parameter):
                 raise DataError(
                     f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts",

@@ -1,4 +1,4 @@
-"""The contents of a tensor of a .gguf file: its blocks, where they are, or its numbers."""
+"""Reads a .gguf tensor: its blocks from the memory-mapped file, or its dequantized values."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import numpy as np
 import torch
 
 from runner_base import DataError
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.gguf_types import scales_of
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.models.gguf_types import extract_block_scales
 
 Numbers = np.ndarray[Any, Any]
 
 
-def stored_bytes(tensor: Tensor) -> torch.Tensor:
-    """Return the blocks in the mapped file, uint8 [outputs, bytes], of experts with one dimension
-    before these.
+def map_blocks(tensor: TensorLocation) -> torch.Tensor:
+    """Map a tensor's blocks from the file, uint8 [outputs, bytes], of experts with a leading dimension.
 
-    DataError where a scale is no number.
+    Raises DataError if a scale is not finite.
     """
     data = np.memmap(tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
     stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
-    if not scales_of(stored, tensor.dtype).isfinite().all():
+    if not extract_block_scales(stored, tensor.dtype).isfinite().all():
         raise DataError(
             f"tensor {tensor.name}: a scale of its blocks is not a finite number",
             key=tensor.file,
@@ -31,8 +30,8 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
     return stored
 
 
-def numbers_of(tensor: Tensor) -> Numbers:
-    """Return a tensor's numbers in float32, by the gguf package."""
+def dequantize_tensor(tensor: TensorLocation) -> Numbers:
+    """Dequantize a tensor to float32 with the gguf package."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 

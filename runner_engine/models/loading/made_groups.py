@@ -1,5 +1,4 @@
-"""Makes layers of integers in groups from ordinary weights, one after another as transformers reads
-them.
+"""Loading backend that quantizes plain weights into group-quantized layers, one by one during the load.
 
 HQQ's codes equal those of the package hqq bit for bit. The package is not used: transformers
 imports it wherever it is installed, and with it torch's compiler.
@@ -13,80 +12,89 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError, DataError
-from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.models.grouped import GroupedLinear
-from runner_engine.models.layouts.made import RowsLayout, pack_stream
-from runner_engine.models.loading.contract import WayOfLoading
-from runner_engine.models.loading.unfit import leave_unfit, reason_of
-from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
+from runner_engine.checkpoints.resolved_model import ResolvedModel
+from runner_engine.models.grouped_linear import GroupedLinear
+from runner_engine.models.layouts.load_time import OutputMajorLayout, pack_bits
+from runner_engine.models.loading.contract import LoadingBackend
+from runner_engine.models.loading.unquantizable_layers import (
+    find_unquantizable_layers,
+    find_unquantizable_reason,
+)
+from runner_engine.quantization.load_time_groups import CodedGroups, LoadTimeGroupsConfig
 
 METHOD = "runner_made_groups"
 
 
-class Way(WayOfLoading):
-    """transformers reads a plain checkpoint, and each weight becomes one of our layers as it
-    comes."""
+class Backend(LoadingBackend):
+    """Quantizes each weight of a plain checkpoint into our own layer as transformers reads it."""
 
-    def prepare(self) -> dict[str, Any]:
-        """Return the arguments with which transformers makes the layers."""
-        choice = made_by(self.resolved)
-        return choice.load_arguments() | layer_arguments(choice)
+    def prepare_arguments(self) -> dict[str, Any]:
+        choice = get_load_time_config(self.resolved)
+        return choice.load_arguments() | build_quantizer_arguments(choice)
 
 
-def made_by(resolved: ResolvedModel) -> MadeGroupsConfig:
-    """Return the choice that makes a model's layers."""
-    choice = resolved.mix.base
-    assert isinstance(choice, MadeGroupsConfig)
+def get_load_time_config(resolved: ResolvedModel) -> LoadTimeGroupsConfig:
+    """Return the model's load-time quantization config."""
+    choice = resolved.quantization_mix.base
+    assert isinstance(choice, LoadTimeGroupsConfig)
     return choice
 
 
-def layer_arguments(choice: MadeGroupsConfig) -> dict[str, Any]:
-    """Return the arguments with which `from_pretrained` makes the layers."""
-    return {"quantization_config": _config_class()(choice)}
+def build_quantizer_arguments(config: LoadTimeGroupsConfig) -> dict[str, Any]:
+    """Return `from_pretrained` arguments that quantize each layer at load time."""
+    return {"quantization_config": _register_quantizer()(config)}
 
 
-def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module:
-    """Return a plain linear layer in this format; any other is returned as it is."""
+def quantize_linear(config: LoadTimeGroupsConfig, layer: nn.Module, path: str) -> nn.Module:
+    """Quantize a plain linear layer. Any other module is returned unchanged."""
     if type(layer) is not nn.Linear:
         return layer
-    if reason := choice.unfit(layer.out_features, layer.in_features, layer.weight.device.type):
-        raise ConfigError(f"{path} {reason}", key="quantization", value=choice.name, code="unsupported")
+    if reason := config.find_unquantizable_reason(
+        layer.out_features, layer.in_features, layer.weight.device.type
+    ):
+        raise ConfigError(f"{path} {reason}", key="quantization", value=config.name, code="unsupported")
     weight = layer.weight.detach()
     if not weight.isfinite().all():
         raise DataError(
-            f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it",
+            f"{path}.weight: a number is not finite, and quantization={config.name} cannot quantize it",
             code="damaged",
         )
-    return grouped(choice, layer, choice.groups_of(weight))
+    return build_grouped_linear(config, layer, config.quantize_weight(weight))
 
 
-def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
-    """Put layers of ours in place of those that the choice's library has loaded from a
-    checkpoint."""
+def replace_library_layers(config: LoadTimeGroupsConfig, model: nn.Module, checkpoint: str) -> None:
+    """Replace layers that the quantization library loaded by our own with the same codes."""
     for path, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear:
             continue
         try:
-            made = choice.stored_groups_of(layer.weight)
+            made = config.extract_stored_groups(layer.weight)
         except ValueError as error:
-            raise DataError(f"tensor {path}.weight: {error}", key=where, code="damaged") from error
+            raise DataError(f"tensor {path}.weight: {error}", key=checkpoint, code="damaged") from error
         if made is not None:
-            model.set_submodule(path, grouped(choice, layer, made))
+            model.set_submodule(path, build_grouped_linear(config, layer, made))
 
 
-def grouped(choice: MadeGroupsConfig, like: nn.Linear, made: CodedGroups) -> GroupedLinear:
-    """Return a layer that holds the codes in as many bits as they have."""
-    rows = "dynamic" if choice.rounds_rows else ""
-    layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features, rows=rows)
-    stored = {"codes": pack_stream(made.codes, choice.bits), "scales": made.scales, "zero_points": made.zeros}
-    layer = GroupedLinear(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
-    layer.has_byte_rows = choice.has_byte_rows
+def build_grouped_linear(
+    config: LoadTimeGroupsConfig, original: nn.Linear, coded_groups: CodedGroups
+) -> GroupedLinear:
+    """Build a layer that stores the codes bit-packed."""
+    rows = "dynamic" if config.rounds_activations else ""
+    layout = OutputMajorLayout(
+        config.bits, config.group_size, original.in_features, original.out_features, rows=rows
+    )
+    stored = {
+        "codes": pack_bits(coded_groups.codes, config.bits),
+        "scales": coded_groups.scales,
+        "zero_points": coded_groups.zeros,
+    }
+    layer = GroupedLinear(original, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
+    layer.has_byte_rows = config.has_int8_activations
     return layer
 
 
-def _config_class() -> Any:
-    """Return the class that transformers gets for such models; it is made known to transformers
-    once."""
+def _register_quantizer() -> Any:
+    """Return transformers' config class for this quantizer, registered at the first call."""
     from transformers.core_model_loading import ConversionOps
     from transformers.quantizers import auto
     from transformers.quantizers.base import HfQuantizer
@@ -98,13 +106,13 @@ def _config_class() -> Any:
 
     @auto.register_quantization_config(METHOD)
     class MadeGroups(QuantizationConfigMixin):
-        def __init__(self, choice: MadeGroupsConfig) -> None:
+        def __init__(self, config: LoadTimeGroupsConfig) -> None:
             self.quant_method: Any = METHOD
-            self.choice = choice
+            self.choice = config
 
-    class MakeGroups(ConversionOps):
-        def __init__(self, choice: MadeGroupsConfig) -> None:
-            self.choice = choice
+    class QuantizeGroupsOp(ConversionOps):
+        def __init__(self, config: LoadTimeGroupsConfig) -> None:
+            self.choice = config
 
         def convert(
             self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str],
@@ -114,7 +122,7 @@ def _config_class() -> Any:
             path = full_layer_name.removesuffix(".weight")
             layer = model.get_submodule(path)
             layer.weight = nn.Parameter(value[0] if isinstance(value, list) else value, requires_grad=False)
-            made: Any = layer_of(self.choice, layer, path)
+            made: Any = quantize_linear(self.choice, layer, path)
             made._is_hf_initialized = True
             for tensor in made.stored.values():
                 tensor._is_hf_initialized = True
@@ -124,27 +132,27 @@ def _config_class() -> Any:
             return {}
 
     @auto.register_quantizer(METHOD)
-    class MadeGroupsQuantizer(HfQuantizer):
+    class LoadTimeGroupsQuantizer(HfQuantizer):
         quantization_config: MadeGroups
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
             self.left_alone = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
-            layers = {path: one for path, one in model.named_modules() if self._is_wanted(path, one)}
-            leave_unfit(self.quantization_config.choice, model, layers)
+            layers = {path: one for path, one in model.named_modules() if self._is_eligible(path, one)}
+            find_unquantizable_layers(self.quantization_config.choice, model, layers)
 
-        def _is_made(self, path: str, module: nn.Module) -> bool:
+        def _should_quantize(self, path: str, module: nn.Module) -> bool:
             choice = self.quantization_config.choice
-            return self._is_wanted(path, module) and not reason_of(choice, module, "cpu")
+            return self._is_eligible(path, module) and not find_unquantizable_reason(choice, module, "cpu")
 
-        def _is_wanted(self, path: str, module: nn.Module) -> bool:
+        def _is_eligible(self, path: str, module: nn.Module) -> bool:
             return type(module) is nn.Linear and should_convert_module(path, self.left_alone)
 
         def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
             path, _, last = param_name.rpartition(".")
-            return last == "weight" and self._is_made(path, model.get_submodule(path))
+            return last == "weight" and self._should_quantize(path, model.get_submodule(path))
 
-        def get_quantize_ops(self) -> MakeGroups:
-            return MakeGroups(self.quantization_config.choice)
+        def get_quantize_ops(self) -> QuantizeGroupsOp:
+            return QuantizeGroupsOp(self.quantization_config.choice)
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
             self.remove_quantization_config(model)  # type: ignore[no-untyped-call]  # the layers are the model's own

@@ -1,5 +1,4 @@
-"""Tensors of a checkpoint as views of its mapped files, whose pages are released once they are of
-no more use."""
+"""Reads checkpoint tensors as views of memory-mapped files, and releases their pages after use."""
 
 from __future__ import annotations
 
@@ -10,19 +9,19 @@ from pathlib import Path
 import torch
 
 from runner_base import DataError
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.weight_files import TensorLocation
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
 class MappedTensors:
-    """The files that tensors are read from."""
+    """The memory-mapped files that tensors are read from."""
 
     def __init__(self) -> None:
         self._files: dict[Path, mmap.mmap] = {}
 
-    def read(self, tensor: Tensor) -> torch.Tensor:
-        """Return a tensor of numbers; its memory is the file's."""
+    def read_tensor(self, tensor: TensorLocation) -> torch.Tensor:
+        """Return a floating-point tensor as a view of the mapped file."""
         if tensor.dtype not in DTYPES:
             raise DataError(
                 f"tensor {tensor.name}: {tensor.dtype}, and numbers expected",
@@ -30,7 +29,7 @@ class MappedTensors:
                 code="unsupported",
             )
         dtype = DTYPES[tensor.dtype]
-        mapped = self._mapped(tensor.file)
+        mapped = self._map_file(tensor.file)
         if tensor.offset % dtype.itemsize:  # a header of odd length
             held = torch.frombuffer(
                 bytearray(mapped[tensor.offset : tensor.offset + tensor.nbytes]), dtype=dtype
@@ -39,16 +38,16 @@ class MappedTensors:
             with warnings.catch_warnings():
                 # nobody writes there
                 warnings.filterwarnings("ignore", message="The given buffer is not writable")
-                held = torch.frombuffer(mapped, dtype=dtype, count=tensor.params, offset=tensor.offset)
+                held = torch.frombuffer(mapped, dtype=dtype, count=tensor.num_elements, offset=tensor.offset)
         return held.view(tensor.shape)
 
-    def release(self) -> None:
-        """Release the pages; a tensor that still is a view of them reads them again."""
+    def release_pages(self) -> None:
+        """Release the mapped pages. A tensor that still views them reads them again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self._files.values():
                 mapped.madvise(mmap.MADV_DONTNEED)
 
-    def _mapped(self, path: Path) -> mmap.mmap:
+    def _map_file(self, path: Path) -> mmap.mmap:
         if path not in self._files:
             with path.open("rb") as file:
                 self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

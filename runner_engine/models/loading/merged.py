@@ -1,5 +1,4 @@
-"""Merges an adapter into a plain model, and quantizes the linear layers of the merged model one by
-one."""
+"""Loading backend that merges an adapter into a plain model, then quantizes its linear layers one by one."""
 
 from __future__ import annotations
 
@@ -9,10 +8,10 @@ from runner_engine.models.loading import mixed
 from runner_engine.models.lora import merging
 
 
-class Way(mixed.Way):
-    """As a mix is quantized: transformers reads the plain checkpoint into main memory."""
+class Backend(mixed.Backend):
+    """Loads a plain checkpoint into main memory, to merge and quantize it there."""
 
-    def finish(self, model: Any) -> Any:
-        """Merge the adapter, and quantize each layer as its choice says."""
-        model, self.merged = merging.merge(model, self.resolved)
-        return super().finish(model)
+    def quantize_after_load(self, model: Any) -> Any:
+        """Merge the adapter, then quantize each layer by its config."""
+        model, self.merged = merging.merge_adapter(model, self.resolved)
+        return super().quantize_after_load(model)

@@ -1,4 +1,4 @@
-"""Quantizes the linear layers of a loaded plain model one by one, each as its mix says."""
+"""Loading backend that quantizes the linear layers of a plain model one by one, by pattern."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import torch
 
 from runner_base import ConfigError
 from runner_engine.checkpoints.experts import ExpertMatrix
-from runner_engine.checkpoints.linear_layers import layer_of
+from runner_engine.checkpoints.linear_layers import get_layer_path
 from runner_engine.devices import heap
-from runner_engine.experts import SeparateExperts, separate_all
+from runner_engine.experts import SeparateExperts, separate_all_experts
+from runner_engine.models.load_target import LoadTarget
 from runner_engine.models.loading import made_groups
-from runner_engine.models.loading.contract import WayOfLoading
-from runner_engine.models.loading.unfit import leave_unfit
-from runner_engine.models.target import Target
+from runner_engine.models.loading.contract import LoadingBackend
+from runner_engine.models.loading.unquantizable_layers import find_unquantizable_layers
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.quantization.capabilities import QuantizesLayers
-from runner_engine.quantization.made_groups import MadeGroupsConfig
-from runner_engine.quantization.mixed import Mix
+from runner_engine.quantization.capabilities import LayerQuantizer
+from runner_engine.quantization.load_time_groups import LoadTimeGroupsConfig
+from runner_engine.quantization.quantization_mix import QuantizationMix
 
 
-class Way(WayOfLoading):
-    """Plain, a model may be too large for its device, so that it is loaded into main memory."""
+class Backend(LoadingBackend):
+    """Loads a plain checkpoint into main memory, because it may be too large for its device."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: LoadTarget) -> None:
         super().__init__(target)
         self.device = torch.device("cpu")
 
-    def finish(self, model: Any) -> Any:
-        """Quantize each layer as the mix says; those of experts have come in so, or stay fused."""
-        experts = [layer_of(one) for one in self.resolved.files.matrices if isinstance(one, ExpertMatrix)]
-        with heap.large_blocks_mapped():
-            return apply(model, self.resolved.mix, self.target.device, experts)
+    def quantize_after_load(self, model: Any) -> Any:
+        """Quantize each layer by its pattern. Experts were quantized during the load, or stay fused."""
+        experts = [
+            get_layer_path(one)
+            for one in self.resolved.files.separate_tensors
+            if isinstance(one, ExpertMatrix)
+        ]
+        with heap.mapping_large_blocks():
+            return quantize_layers(model, self.resolved.quantization_mix, self.target.device, experts)
 
 
-def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = ()) -> Any:
-    """Quantize a model that is in main memory, layer by layer on the device, and move the rest
-    there.
+def quantize_layers(
+    model: Any, quantization_mix: QuantizationMix, device: torch.device, expert_paths: Iterable[str] = ()
+) -> Any:
+    """Quantize a model in main memory layer by layer on the device, and move the other modules there.
 
-    experts: the paths of matrices of experts, which are what the mix says already.
+    experts: paths of expert matrices, which are quantized already.
     """
     from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -57,25 +62,29 @@ def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = (
     layers = [path for path in linear if path not in left_alone]
     embedding = model.get_input_embeddings()
     tied = any(linear[path].weight is getattr(embedding, "weight", None) for path in heads)
-    mix.check_layers([*layers, *experts, *of_experts], heads, tied)
-    choices = {path: mix.choice_for(path, is_head=path in left_alone) for path in linear}
+    quantization_mix.check_patterns([*layers, *expert_paths, *of_experts], heads, tied)
+    choices = {
+        path: quantization_mix.select_layer_config(path, is_head=path in left_alone) for path in linear
+    }
     plain = {path for path in heads if tied}
-    for kind in mix.choices:
-        plain |= leave_unfit(
+    for kind in quantization_mix.quantizing_configs:
+        plain |= find_unquantizable_layers(
             kind, model, {path: linear[path] for path in layers if choices[path] == kind}, device.type
         )
     for path, layer in linear.items():
         if choices[path].packed and path not in plain:
-            model.set_submodule(path, quantized(choices[path], model, layer.to(device), path))
+            model.set_submodule(path, quantize_layer(choices[path], model, layer.to(device), path))
     return model.to(device)
 
 
-def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
-    """Return a plain linear layer of a model as a choice quantizes it."""
+def quantize_layer(
+    config: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str
+) -> torch.nn.Module:
+    """Quantize one linear layer with the given config."""
     try:
-        if isinstance(choice, MadeGroupsConfig):
-            return made_groups.layer_of(choice, layer, path)
-        return choice.quantize_layer(model, layer) if isinstance(choice, QuantizesLayers) else layer
+        if isinstance(config, LoadTimeGroupsConfig):
+            return made_groups.quantize_linear(config, layer, path)
+        return config.quantize_layer(model, layer) if isinstance(config, LayerQuantizer) else layer
     except (
         RuntimeError,
         ValueError,
@@ -83,14 +92,13 @@ def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, pa
         NotImplementedError,
     ) as error:  # a library's own conditions
         raise ConfigError(
-            f"quantization={choice.name} cannot quantize {path}: {error}", code="unsupported"
+            f"quantization={config.name} cannot quantize {path}: {error}", code="unsupported"
         ) from error
 
 
-def take_experts_apart(model: Any) -> None:
-    """Let each matrix of a loaded mixture's experts be a layer, which can be quantized like any
-    other."""
-    separate_all(model)
+def separate_experts(model: Any) -> None:
+    """Turn each matrix of a loaded mixture's experts into a layer that can be quantized like any other."""
+    separate_all_experts(model)
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

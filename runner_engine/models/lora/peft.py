@@ -1,4 +1,4 @@
-"""lora: none, peft – apply an adapter to a loaded base and verify that it has an effect."""
+"""Applies a PEFT adapter to a loaded base model, and verifies that it has an effect."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner_base import ConfigError, load_json, one_line
+from runner_base import ConfigError, load_json_object, to_one_line
 from runner_base.notes import note
-from runner_engine.checkpoints import adapter_kinds
-from runner_engine.checkpoints.adapter_header import adapter_shapes
-from runner_engine.checkpoints.resolve import read_tensors
-from runner_engine.models.lora import beside
-from runner_engine.models.lora.inside import mark_inside, unmark_inside
-from runner_engine.models.lora.report import AdapterReport, Pair, report_on
+from runner_engine.checkpoints import adapter_support
+from runner_engine.checkpoints.adapter_shapes import read_adapter_shapes
+from runner_engine.checkpoints.resolved_model import read_tensors
+from runner_engine.models.lora import unmerged
+from runner_engine.models.lora.adapted_parameters import mark_adapted_parameters, unmark_adapted_parameters
+from runner_engine.models.lora.adapter_report import AdapterReport, ScaledPair, describe_peft_adapter
 from runner_engine.settings.lora import PeftConfig
 
 # what PEFT raises for a field of another type than it expects, as it checks none of them
@@ -27,10 +27,10 @@ ADAPTED = re.compile(r"base_model\.model\.(?P<path>.+?)(\.base_layer)*\.lora_(em
 
 
 def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
-    """Check an adapter's settings and the headers of its file against a model without weights."""
-    settings, binary = load_json(folder / "adapter_config.json"), folder / "adapter_model.bin"
+    """Check an adapter's config and tensor shapes against a model without weights."""
+    settings, binary = load_json_object(folder / "adapter_config.json"), folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
-        from runner_engine.models.pickled import load_tensors
+        from runner_engine.models.pickle_reading import load_tensors
 
         load_tensors(binary, lora.label)  # rejects a hostile file with our message
     if bare is None:
@@ -38,9 +38,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT: only its own checks know it
     label, modules = (f"{lora.label} does not fit model.name={base_name}", dict(bare.named_modules()))
-    shapes = adapter_shapes(folder)
+    shapes = read_adapter_shapes(folder)
     matched = [path for path in shapes if path in modules]
-    if shapes and not matched and not any(targets(settings, path) for path in modules):
+    if shapes and not matched and not any(is_target_module(settings, path) for path in modules):
         first = ", ".join([*shapes][:3])
         raise ConfigError(
             f"none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
@@ -69,9 +69,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             )
 
 
-def targets(settings: dict[str, Any], path: str) -> bool:
-    """Whether PEFT would apply the adapter to the module at path."""
-    wanted = settings.get("target_modules")
+def is_target_module(adapter_config: dict[str, Any], path: str) -> bool:
+    """Whether PEFT would apply the adapter to the module at `path`."""
+    wanted = adapter_config.get("target_modules")
     if wanted is None or wanted == "all-linear":
         return True  # PEFT knows what these mean for each kind of model
     if isinstance(wanted, str):
@@ -86,7 +86,7 @@ def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
     """Return the paths of the modules that an adapter has matrices for."""
     binary = folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
-        from runner_engine.models.pickled import load_tensors
+        from runner_engine.models.pickle_reading import load_tensors
 
         names = [*load_tensors(binary, f"{folder}")[0]]
     else:
@@ -96,26 +96,26 @@ def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
 
 
 def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Apply the PEFT adapter in `folder` to base: return the adapted model, and a report."""
-    model, report = read(base, lora, folder, base_name)
+    """Apply the PEFT adapter in `folder` to a base model. Returns the adapted model and a report."""
+    model, report = load_adapter(base, lora, folder, base_name)
     if lora.merge:
-        with _quietly():
+        with _mute_warnings():
             return model.merge_and_unload().eval(), report
-    if stands_beside(model, report):
-        pairs = pairs_by_path(model)
+    if can_replace_peft_layers(model, report):
+        pairs = copy_matrix_pairs(model)
         remove(model)
         for path, pair in pairs.items():
-            beside.attach(base.get_submodule(path), *pair)
+            unmerged.attach_matrices(base.get_submodule(path), *pair)
         return base.eval(), report
-    mark_inside(model)
+    mark_adapted_parameters(model)
     return model.eval(), report
 
 
-def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Let PEFT read the adapter in `folder` onto base; return PEFT's model, and a report."""
+def load_adapter(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any, AdapterReport]:
+    """Let PEFT load the adapter in `folder` onto a base model. Returns PEFT's model and a report."""
     from peft import PeftModel
 
-    settings = load_json(folder / "adapter_config.json")
+    settings = load_json_object(folder / "adapter_config.json")
     made_for = settings.get("base_model_name_or_path")
     fits = not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
     notes = () if fits else (note("made_for_another_base", made_for=made_for, base=base_name),)
@@ -123,18 +123,18 @@ def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any
     biases = [bias for name, bias in base.named_parameters() if brings_biases and name.endswith(".bias")]
     before = [(bias, bias.detach().clone()) for bias in biases]
     try:
-        with _quietly():
+        with _mute_warnings():
             model: Any = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError(
-            one_line(error), key=f"{lora.label} does not fit model.name={base_name}", code="mismatch"
+            to_one_line(error), key=f"{lora.label} does not fit model.name={base_name}", code="mismatch"
         ) from error
     except DAMAGED as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"{type(error).__name__}: {to_one_line(error)}"
         raise ConfigError(
             f"PEFT cannot read its adapter_config.json: {reason}", key=lora.label, code="damaged"
         ) from error
-    report = report_on(model, notes)
+    report = describe_peft_adapter(model, notes)
     if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(
             f"{lora.label} changes nothing in {base_name}: {report.modules} modules matched, "
@@ -145,25 +145,24 @@ def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any
     return model, report
 
 
-def stands_beside(model: Any, report: AdapterReport) -> bool:
-    """Whether an adapter is nothing but pairs of matrices beside linear layers of blocks, so that
-    the layers can stay the model's own."""
+def can_replace_peft_layers(model: Any, report: AdapterReport) -> bool:
+    """Whether an adapter consists only of matrix pairs of linear layers, so that PEFT's layers are not needed."""
     for config in model.peft_config.values():
-        more = (getattr(config, key, None) for key in adapter_kinds.NOT_BESIDE_OTHERS)
+        more = (getattr(config, key, None) for key in adapter_support.NOT_BESIDE_OTHERS)
         if config.bias != "none" or any(more):
             return False
     adapted = dict(model.get_base_model().named_modules())
     pairs = [path for path, layer in adapted.items() if getattr(layer, "lora_A", None)]
     return (
-        _leaves_base(model)
+        _keeps_base_weights(model)
         and len(pairs) == report.modules
-        and all(adapter_kinds.reads_each_token(path) for path in pairs)
+        and all(adapter_support.sees_every_token(path) for path in pairs)
     )
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence what PEFT says that no user can act on."""
+def _mute_warnings() -> Iterator[None]:
+    """Silence PEFT warnings that no user can act on."""
     with warnings.catch_warnings():
         # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -176,12 +175,11 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def pairs_by_path(model: Any) -> dict[str, Pair]:
-    """Return copies of an adapter's matrices by the layers of the base, each of which it has one
-    pair for."""
+def copy_matrix_pairs(model: Any) -> dict[str, ScaledPair]:
+    """Return copies of an adapter's matrices, one pair per adapted layer, by layer path."""
     layers: dict[str, Any] = dict(model.get_base_model().named_modules())
     return {
-        path: Pair(
+        path: ScaledPair(
             layer.lora_A[name].weight.detach().clone(),
             layer.lora_B[name].weight.detach().clone(),
             layer.scaling[name],
@@ -192,9 +190,9 @@ def pairs_by_path(model: Any) -> dict[str, Pair]:
 
 
 def remove(model: Any) -> bool:
-    """Restore the base's own modules; False if PEFT has changed its weights for this adapter."""
+    """Restore the base model's own modules. Returns False if PEFT changed its weights for this adapter."""
     if not hasattr(model, "get_base_model"):
-        return beside.remove(model)
+        return unmerged.detach_matrices(model)
     from peft.utils.other import ModulesToSaveWrapper
 
     base = model.get_base_model()
@@ -202,8 +200,8 @@ def remove(model: Any) -> bool:
         (path, module) for path, module in base.named_modules() if isinstance(module, ModulesToSaveWrapper)
     )
     whole = {path: module.original_module for path, module in saved}
-    is_as_before = _leaves_base(model)
-    unmark_inside(model)
+    is_as_before = _keeps_base_weights(model)
+    unmark_adapted_parameters(model)
     model.unload()
     for path, module in whole.items():  # PEFT leaves the adapter's copy there
         base.set_submodule(path, module)
@@ -212,6 +210,6 @@ def remove(model: Any) -> bool:
     return is_as_before
 
 
-def _leaves_base(model: Any) -> bool:
-    """Whether PEFT has not changed the base's own weights for this adapter."""
+def _keeps_base_weights(model: Any) -> bool:
+    """Whether PEFT left the base model's weights unchanged for this adapter."""
     return all(config.init_lora_weights in LEAVE_BASE for config in model.peft_config.values())

@@ -1,5 +1,4 @@
-"""lora: pth – the adapter `y = W x + B(A(x))` for square layers, applied by hooks or merged into
-the weights.
+"""Applies a `.pth` adapter, `y = W x + B(A(x))` for square layers, by hooks or merged.
 
 Only tensors are read from the file; no code in it runs. Its keys are `{module path}.lora.A.weight`
 [r, d] and `{module path}.lora.B.weight` [d, r], some with the prefix `module.`. Everything is
@@ -17,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from runner_base import ConfigError, few
+from runner_base import ConfigError, join_first_names
 from runner_base.notes import Note, note
-from runner_engine.models.lora import beside
-from runner_engine.models.lora.report import AdapterReport, delta_norm
-from runner_engine.models.pickled import load_tensors
+from runner_engine.models.lora import unmerged
+from runner_engine.models.lora.adapter_report import AdapterReport, delta_norm
+from runner_engine.models.pickle_reading import load_tensors
 from runner_engine.settings.lora import PthConfig
 
 KEY = re.compile(r"(?P<path>.+)\.lora\.(?P<side>[AB])\.weight")
@@ -29,7 +28,7 @@ PREFIX = "module."  # DistributedDataParallel puts it before every key
 EXPECTED = "{module path}.lora.A.weight and {module path}.lora.B.weight"
 
 
-class Pair(NamedTuple):
+class MatrixPair(NamedTuple):
     """The two matrices of one module: a [r, d], b [d, r]."""
 
     a: Tensor
@@ -37,16 +36,16 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """A `.pth` adapter: module path → pair, all of one rank."""
+class PthAdapter:
+    """A `.pth` adapter: matrix pairs by module path, all of one rank."""
 
-    pairs: dict[str, Pair]
+    pairs: dict[str, MatrixPair]
     rank: int
     notes: tuple[Note, ...] = ()
 
 
-def read(file: Path, label: str, rank: int | None = None) -> Adapter:
-    """Read a `.pth` adapter without running anything in it; `label` is how the user named it."""
+def read_pth(file: Path, label: str, rank: int | None = None) -> PthAdapter:
+    """Read a `.pth` adapter without running code in it. `label` names it in error messages."""
     sides: dict[str, dict[str, Tensor]] = {}
     other_keys = []
     tensors, notes = load_tensors(file, label)
@@ -61,14 +60,15 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
                 code="damaged",
             )
         else:
-            sides[match["path"]][match["side"]] = _checked(tensor, key, label)
+            sides[match["path"]][match["side"]] = _require_matrix(tensor, key, label)
     if not sides:
         raise ConfigError(
-            f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}", code="damaged"
+            f"{label} holds no LoRA key: {EXPECTED} expected, found {join_first_names(other_keys)}",
+            code="damaged",
         )
     if other_keys:
         raise ConfigError(
-            f"{len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}",
+            f"{len(other_keys)} keys are not LoRA keys ({EXPECTED}): {join_first_names(other_keys)}",
             key=label,
             code="damaged",
         )
@@ -79,11 +79,11 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
             raise ConfigError(
                 f"{path} has {side} and no {other}: the file is incomplete", key=label, code="damaged"
             )
-    pairs = {path: Pair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
-    return Adapter(pairs, one_rank(pairs, label, rank), notes)
+    pairs = {path: MatrixPair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
+    return PthAdapter(pairs, check_single_rank(pairs, label, rank), notes)
 
 
-def _checked(tensor: Any, key: str, label: str) -> Tensor:
+def _require_matrix(tensor: Any, key: str, label: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise ConfigError(
             f"{key} is a {type(tensor).__name__}, a tensor is expected", key=label, code="damaged"
@@ -98,8 +98,8 @@ def _checked(tensor: Any, key: str, label: str) -> Tensor:
     return tensor.detach()
 
 
-def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> int:
-    """Return the one rank of all matrices; if `wanted` is given, it must be that."""
+def check_single_rank(pairs: dict[str, MatrixPair], label: str, expected: int | None = None) -> int:
+    """Return the rank that all matrices share. Raises ConfigError if they differ, or differ from `expected`."""
     first_path, first = next(iter(pairs.items()))
     rank = first.a.shape[0]
     for path, (a, b) in pairs.items():
@@ -117,25 +117,25 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
             )
     if rank == 0:
         raise ConfigError(f"{label} changes nothing: its rank is 0", code="no_effect")
-    if wanted not in (None, rank):
+    if expected not in (None, rank):
         raise ConfigError(
-            f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out",
+            f"lora.rank={expected}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out",
             code="mismatch",
         )
     return rank
 
 
-def fit(
-    adapter: Adapter, base: nn.Module, label: str, base_name: str
+def match_layers(
+    adapter: PthAdapter, base: nn.Module, label: str, base_name: str
 ) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """Return path → layer for every pair of the adapter, and notes; a pair that does not fit is an
-    error."""
+    """Return the layer of each matrix pair, and notes. Raises ConfigError if a pair does not fit."""
     modules = dict(base.named_modules())
     missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
     if missing:
         raise ConfigError(
             f"{len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
-            f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}",
+            f"{join_first_names(missing)}. Its square layers are "
+            f"{join_first_names(_find_square_layers(modules)) or 'none'}",
             key=label,
             code="not_found",
         )
@@ -144,7 +144,7 @@ def fit(
         layer, (a, b) = modules[oblong[0]], adapter.pairs[oblong[0]]
         raise ConfigError(
             f"a .pth adapter goes on square layers only, and {len(oblong)} of its {len(adapter.pairs)} "
-            f"modules are not square in {base_name}: {few(oblong)} (the first is "
+            f"modules are not square in {base_name}: {join_first_names(oblong)} (the first is "
             f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)})",
             key=label,
             code="unsupported",
@@ -158,37 +158,36 @@ def fit(
                 key=label,
                 code="mismatch",
             )
-    bare = [path for path in _squares(modules) if path not in adapter.pairs]
-    notes = (note("layers_left", count=len(bare), layers=few(bare)),) if bare else ()
+    bare = [path for path in _find_square_layers(modules) if path not in adapter.pairs]
+    notes = (note("layers_left", count=len(bare), layers=join_first_names(bare)),) if bare else ()
     return {path: modules[path] for path in adapter.pairs}, notes
 
 
 def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
-    """Reject a bad adapter before the weights of its base are read."""
+    """Reject an invalid adapter before the weights of its base model are read."""
     label = lora.label
-    adapter = read(file, label, lora.rank)
-    delta(adapter, label, base_name)
+    adapter = read_pth(file, label, lora.rank)
+    compute_checked_delta_norm(adapter, label, base_name)
     if bare is not None:
-        fit(adapter, bare, label, base_name)
+        match_layers(adapter, bare, label, base_name)
 
 
 def adapted_paths(lora: PthConfig, file: Path) -> list[str]:
     """Return the paths of the layers that an adapter has matrices for."""
-    return [*read(file, lora.label, lora.rank).pairs]
+    return [*read_pth(file, lora.label, lora.rank).pairs]
 
 
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Apply the adapter in `file` to base, by hooks or merged into its weights, and report the
-    matched layers."""
+    """Apply the adapter in `file` to a base model, by hooks or merged, and report the matched layers."""
     label = lora.label
-    adapter = read(file, label, lora.rank)
-    layers, notes = fit(adapter, base, label, base_name)
-    norm = delta(adapter, label, base_name)
+    adapter = read_pth(file, label, lora.rank)
+    layers, notes = match_layers(adapter, base, label, base_name)
+    norm = compute_checked_delta_norm(adapter, label, base_name)
     if lora.merge:
-        packed = [path for path, layer in layers.items() if not _is_plain(layer)]
+        packed = [path for path, layer in layers.items() if not _has_plain_weight(layer)]
         if packed:
             raise ConfigError(
-                f"{len(packed)} layers of {base_name} are quantized ({few(packed)}), and merging into "
+                f"{len(packed)} layers of {base_name} are quantized ({join_first_names(packed)}), and merging into "
                 "quantized weights loses precision; use lora.merge=false",
                 key="lora.merge",
                 value="true",
@@ -197,16 +196,17 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
     for path, layer in layers.items():
         pair = adapter.pairs[path]
         if lora.merge:
-            merge(layer, pair)
+            merge_pair(layer, pair)
         else:
-            beside.attach(layer, pair.a, pair.b)
+            unmerged.attach_matrices(layer, pair.a, pair.b)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
     return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
 
 
-def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:
-    """Return the norm of all B A together; an adapter that changes nothing, or gives nan, is an
-    error."""
+def compute_checked_delta_norm(
+    adapter: PthAdapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None
+) -> float:
+    """Return the norm of all B A together. Raises ConfigError if it is 0 or not finite."""
     by_path = scalings or {}
     norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
     if not norm < float("inf"):
@@ -217,8 +217,8 @@ def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, f
     return norm
 
 
-def merge(layer: Any, pair: Pair) -> None:
-    """Merge B A into a layer's weight; other layers that share the weight keep the old one."""
+def merge_pair(layer: Any, pair: MatrixPair) -> None:
+    """Merge B A into a layer's weight. Other layers that share the weight keep the old one."""
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     a, b = (matrix.to(weight.device, dtype) for matrix in pair)
@@ -226,8 +226,8 @@ def merge(layer: Any, pair: Pair) -> None:
 
 
 def remove(model: nn.Module) -> bool:
-    """Remove every low-rank path; the base is as before."""
-    return beside.remove(model)
+    """Remove all hooks, which restores the base model."""
+    return unmerged.detach_matrices(model)
 
 
 def _is_linear(module: Any) -> bool:
@@ -235,12 +235,12 @@ def _is_linear(module: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
-def _squares(modules: dict[str, Any]) -> list[str]:
+def _find_square_layers(modules: dict[str, Any]) -> list[str]:
     return [path for path, one in modules.items() if _is_linear(one) and one.in_features == one.out_features]
 
 
-def _is_plain(layer: Any) -> bool:
-    """Whether a layer's weight is a matrix of ordinary numbers, to which another can be added."""
+def _has_plain_weight(layer: Any) -> bool:
+    """Whether a layer's weight is an unquantized matrix, to which another can be added."""
     weight = getattr(layer, "weight", None)
     known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
     return (

@@ -1,1 +1,1 @@
-"""rope – positions: transformers' scalings, and two coordinates for each token."""
+"""Rotary position encodings: transformers' scalings, and 2D rope with two coordinates per token."""

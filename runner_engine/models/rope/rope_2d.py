@@ -1,8 +1,7 @@
-"""rope: rope_2d – a branch and a time coordinate for every token, patched over the model's rotary
-embedding.
+"""2D rope: a branch and a time coordinate per token, patched over the model's rotary embedding.
 
 Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates:
-branch, time, branch, … The others rotate by the ordinary position. A single stream needs no
+branch, time, branch, … The others rotate by the ordinary position. A single sequence needs no
 coordinates: it is branch 0, and its time is the position id that reaches the embedding, so that
 prefill, cached decoding, padding and batching agree.
 """
@@ -25,14 +24,13 @@ INNER = ("model", "base_model", "language_model", "module")
 
 
 def patched_pairs(pairs: int, ratio: float) -> range:
-    """Return the numbers (1 … pairs) of the pairs that rotate by branch and time: the last ones, at
-    least one."""
+    """Return the pair numbers (1 … pairs) that rotate by branch and time: the last ones, at least one."""
     count = min(max(round(pairs * ratio), 1), pairs)
     return range(pairs - count + 1, pairs + 1)
 
 
-class Rope2d(nn.Module):
-    """Replaces a rotary embedding and keeps it, for its frequencies and to restore it."""
+class Rope2dEmbedding(nn.Module):
+    """Replaces a model's rotary embedding, and keeps it for its frequencies and for restoring it."""
 
     def __init__(self, native: Any, config: Rope2dConfig) -> None:
         super().__init__()
@@ -79,61 +77,61 @@ class Rope2d(nn.Module):
         return self.pos2d
 
     def describe(self) -> str:
-        """Say which pairs rotate by which coordinate."""
+        """Describe which pairs rotate by which coordinate."""
         first, last = self.patched[0], self.patched[-1]
         which = f"pairs {first}–{last} of {self.pairs}" if first < last else f"pair {last} of {self.pairs}"
-        time = f" time {_first_two(self.patched[1::2])}" if first < last else ""
-        return f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
+        time = f" time {_format_first_two(self.patched[1::2])}" if first < last else ""
+        return f"rope_2d, {which}: branch {_format_first_two(self.patched[::2])}{time}, stride {self.stride}"
 
 
-def apply(model: Any, config: Rope2dConfig) -> Rope2d:
-    """Patch the rotary embedding of a loaded model, bare or in wrappers, or say why it cannot be
-    done."""
-    parent, name = find(model)
+def patch_model(model: Any, config: Rope2dConfig) -> Rope2dEmbedding:
+    """Patch a loaded model's rotary embedding. Raises ConfigError if it cannot be patched."""
+    parent, name = find_rotary_embedding(model)
     native = getattr(parent, name)
-    if isinstance(native, Rope2d):
+    if isinstance(native, Rope2dEmbedding):
         raise ConfigError(
             "this model is patched already; undo it first", key="rope", value="rope_2d", code="conflict"
         )
-    _check_layout(native, type(parent).__name__)
-    patched = Rope2d(native, config)
+    _check_angle_layout(native, type(parent).__name__)
+    patched = Rope2dEmbedding(native, config)
     setattr(parent, name, patched)
     return patched
 
 
-def undo(model: Any) -> bool:
-    """Restore the model's own embedding; False if it was not patched."""
+def unpatch_model(model: Any) -> bool:
+    """Restore the model's own rotary embedding. Returns False if it was not patched."""
     for parent in model.modules():
         for name, child in parent.named_children():
-            if isinstance(child, Rope2d):
+            if isinstance(child, Rope2dEmbedding):
                 setattr(parent, name, child.native)
                 return True
     return False
 
 
-def patch_of(model: Any) -> Rope2d | None:
-    """Return the patched embedding of a model, or None."""
-    return next((module for module in model.modules() if isinstance(module, Rope2d)), None)
+def find_patch(model: Any) -> Rope2dEmbedding | None:
+    """Return a model's patched rotary embedding, or None."""
+    return next((module for module in model.modules() if isinstance(module, Rope2dEmbedding)), None)
 
 
-def pairs_of(model: Any) -> int:
-    """Count the frequency pairs of a model's rotary embedding, patched or not; 0 if it has none."""
+def count_rope_pairs(model: Any) -> int:
+    """Count the frequency pairs of a model's rotary embedding. 0 if it has none."""
     try:
-        parent, name = find(model)
+        parent, name = find_rotary_embedding(model)
     except ConfigError:
         return 0
     rotary = getattr(parent, name)
-    return int(rotary.pairs if isinstance(rotary, Rope2d) else rotary.inv_freq.numel())
+    return int(rotary.pairs if isinstance(rotary, Rope2dEmbedding) else rotary.inv_freq.numel())
 
 
-def find(model: Any) -> tuple[Any, str]:
-    """Find the rotary embedding, breadth-first through the model and its wrappers: its parent and
-    its name there."""
+def find_rotary_embedding(model: Any) -> tuple[Any, str]:
+    """Find the rotary embedding through wrappers, and return its parent module and its attribute name."""
     queue, seen = deque([model]), {id(model)}
     while queue:
         module = queue.popleft()
         for name, child in module.named_children():
-            if isinstance(child, Rope2d) or isinstance(getattr(child, "inv_freq", None), torch.Tensor):
+            if isinstance(child, Rope2dEmbedding) or isinstance(
+                getattr(child, "inv_freq", None), torch.Tensor
+            ):
                 return module, name
         for name in INNER:
             inner = getattr(module, name, None)
@@ -150,9 +148,9 @@ def find(model: Any) -> tuple[Any, str]:
 
 
 @contextmanager
-def at(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None]:
-    """Set branch and time (both [B or 1, T]) of the tokens of the forward pass inside."""
-    patch = require(model)
+def token_coordinates(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None]:
+    """Context that sets branch and time (both [B or 1, T]) of the tokens in a forward pass."""
+    patch = require_patch(model)
     before = patch.pos2d
     patch.pos2d = torch.stack((branches * patch.stride, times), dim=-1)
     try:
@@ -162,9 +160,9 @@ def at(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None
 
 
 @contextmanager
-def in_branches(model: Any) -> Iterator[None]:
-    """Make a forward pass without coordinates an error inside, instead of a single stream."""
-    patch = require(model)
+def require_coordinates(model: Any) -> Iterator[None]:
+    """Context in which a forward pass without coordinates raises an error."""
+    patch = require_patch(model)
     before, patch.single_stream = patch.single_stream, False
     try:
         yield
@@ -172,9 +170,9 @@ def in_branches(model: Any) -> Iterator[None]:
         patch.single_stream = before
 
 
-def require(model: Any) -> Rope2d:
-    """Return the patched embedding; ConfigError if there is none."""
-    patch = patch_of(model)
+def require_patch(model: Any) -> Rope2dEmbedding:
+    """Return the patched rotary embedding. Raises ConfigError if there is none."""
+    patch = find_patch(model)
     if patch is None:
         raise ConfigError(
             "branches need two coordinates a token; use rope=rope_2d",
@@ -185,9 +183,8 @@ def require(model: Any) -> Rope2d:
     return patch
 
 
-def _check_layout(native: Any, owner: str) -> None:
-    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would
-    break."""
+def _check_angle_layout(native: Any, owner: str) -> None:
+    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would break."""
     frequencies = native.inv_freq.float()
     x, position_ids = (
         torch.zeros(1, 3, 1, device=frequencies.device, dtype=torch.float32),
@@ -211,6 +208,5 @@ def _check_layout(native: Any, owner: str) -> None:
         )
 
 
-def _first_two(numbers: range) -> str:
-    """List the first two numbers."""
+def _format_first_two(numbers: range) -> str:
     return f"{', '.join(map(str, numbers[:2]))}{', …' if len(numbers) > 2 else ''}"

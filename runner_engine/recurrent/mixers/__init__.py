@@ -1,2 +1,1 @@
-"""The kinds of layers that carry a state: each module has `mixer_of(module)`, and `MIXERS` of the
-contract names it."""
+"""Kinds of recurrent layers: one module each, named in `MIXERS` (mixer.py)."""

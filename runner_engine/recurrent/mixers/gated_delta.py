@@ -1,8 +1,8 @@
-"""The gated delta rule of Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear and Bailing: delta_rule.py
-after a convolution.
+"""Gated delta rule layers of Qwen3-Next, Qwen3.5, OLMo Hybrid, Kimi Linear and Bailing: a
+convolution and delta_rule.py.
 
-The families differ in how their projections are cut, and in the decay: by head, or by dimension of
-the keys.
+The families differ in the layout of their projections, and in the decay: per head or per
+key dimension.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from runner_engine.kernels.state_numbers import MixerKind
+from runner_engine.kernels.state_structures import MixerKind
 from runner_engine.recurrent import delta_rule
-from runner_engine.recurrent.call_parts import CallParts
-from runner_engine.recurrent.compiled import Convolution, DeltaRule, is_silu
-from runner_engine.recurrent.contract import Mixer, Segments, StateShape
-from runner_engine.recurrent.convolution import convolve, state_of
-from runner_engine.recurrent.delta_rule import Inputs
+from runner_engine.recurrent.compiled_layers import CompiledConvolution, CompiledDeltaRule, is_silu
+from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.delta_rule import DeltaRuleInputs
+from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
+from runner_engine.recurrent.mixer_parts import MixerParts
 
 EPSILON = 1e-6  # of a key's length
 
 
 class Projected(NamedTuple):
-    """What a layer makes of the tokens before its convolution, [tokens, …]."""
+    """A layer's projections before the convolution, [tokens, …]."""
 
     mixed: Tensor  # queries, keys and values, side by side
     gate: Tensor  # [tokens, heads, V]
@@ -35,47 +35,59 @@ class Projected(NamedTuple):
     decay: Tensor  # float32 [tokens, heads], or [tokens, heads, K]
 
 
-def _decay_by_head(module: Any, numbers: Tensor) -> Tensor:
-    decay: Tensor = -module.A_log.float().exp() * functional.softplus(numbers.float() + module.dt_bias)
+def _decay_by_head(module: Any, decay_inputs: Tensor) -> Tensor:
+    decay: Tensor = -module.A_log.float().exp() * functional.softplus(decay_inputs.float() + module.dt_bias)
     return decay
 
 
-def _of_qwen3_5(module: Any, hidden: Tensor) -> Projected:
-    gate = module.in_proj_z(hidden).unflatten(-1, (-1, module.head_v_dim))
-    decay = _decay_by_head(module, module.in_proj_a(hidden))
-    return Projected(module.in_proj_qkv(hidden), gate, module.in_proj_b(hidden).sigmoid(), decay)
+def _project_qwen3_5(module: Any, hidden_states: Tensor) -> Projected:
+    gate = module.in_proj_z(hidden_states).unflatten(-1, (-1, module.head_v_dim))
+    decay = _decay_by_head(module, module.in_proj_a(hidden_states))
+    return Projected(
+        module.in_proj_qkv(hidden_states), gate, module.in_proj_b(hidden_states).sigmoid(), decay
+    )
 
 
-def _of_qwen3_next(module: Any, hidden: Tensor) -> Projected:
+def _project_qwen3_next(module: Any, hidden_states: Tensor) -> Projected:
     cut = module.fix_query_key_value_ordering(
-        module.in_proj_qkvz(hidden)[None], module.in_proj_ba(hidden)[None]
+        module.in_proj_qkvz(hidden_states)[None], module.in_proj_ba(hidden_states)[None]
     )
     query, key, value, gate, beta, decay = (part[0] for part in cut)
     mixed = torch.cat((query.flatten(1), key.flatten(1), value.flatten(1)), dim=-1)
     return Projected(mixed, gate, beta.sigmoid(), _decay_by_head(module, decay))
 
 
-def _of_olmo(module: Any, hidden: Tensor) -> Projected:
-    mixed = torch.cat((module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)), dim=-1)
-    beta = module.b_proj(hidden).sigmoid() * (2.0 if module.allow_neg_eigval else 1.0)
-    gate = module.g_proj(hidden).unflatten(-1, (-1, module.head_v_dim))
-    return Projected(mixed, gate, beta, _decay_by_head(module, module.a_proj(hidden)))
+def _project_olmo(module: Any, hidden_states: Tensor) -> Projected:
+    mixed = torch.cat(
+        (module.q_proj(hidden_states), module.k_proj(hidden_states), module.v_proj(hidden_states)), dim=-1
+    )
+    beta = module.b_proj(hidden_states).sigmoid() * (2.0 if module.allow_neg_eigval else 1.0)
+    gate = module.g_proj(hidden_states).unflatten(-1, (-1, module.head_v_dim))
+    return Projected(mixed, gate, beta, _decay_by_head(module, module.a_proj(hidden_states)))
 
 
-def _of_kimi(module: Any, hidden: Tensor) -> Projected:
-    mixed = torch.cat((module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)), dim=-1)
-    gate = module.g_proj(hidden) if hasattr(module, "g_proj") else module.g_b_proj(module.g_a_proj(hidden))
-    decay = module.forget_gate(hidden[None])[0].float()
-    return Projected(mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden).sigmoid(), decay)
+def _project_kimi(module: Any, hidden_states: Tensor) -> Projected:
+    mixed = torch.cat(
+        (module.q_proj(hidden_states), module.k_proj(hidden_states), module.v_proj(hidden_states)), dim=-1
+    )
+    gate = (
+        module.g_proj(hidden_states)
+        if hasattr(module, "g_proj")
+        else module.g_b_proj(module.g_a_proj(hidden_states))
+    )
+    decay = module.forget_gate(hidden_states[None])[0].float()
+    return Projected(
+        mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden_states).sigmoid(), decay
+    )
 
 
 PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
-    "Qwen3_5GatedDeltaNet": _of_qwen3_5,
-    "Qwen3_5MoeGatedDeltaNet": _of_qwen3_5,
-    "Qwen3NextGatedDeltaNet": _of_qwen3_next,
-    "OlmoHybridGatedDeltaNet": _of_olmo,
-    "KimiLinearDeltaAttention": _of_kimi,
-    "BailingHybridDeltaAttention": _of_kimi,
+    "Qwen3_5GatedDeltaNet": _project_qwen3_5,
+    "Qwen3_5MoeGatedDeltaNet": _project_qwen3_5,
+    "Qwen3NextGatedDeltaNet": _project_qwen3_next,
+    "OlmoHybridGatedDeltaNet": _project_olmo,
+    "KimiLinearDeltaAttention": _project_kimi,
+    "BailingHybridDeltaAttention": _project_kimi,
 }
 
 
@@ -90,12 +102,12 @@ INTO: dict[str, tuple[str, ...]] = {
 BY_KEY_HEADS = ("Qwen3NextGatedDeltaNet",)
 
 
-class GatedDelta(Mixer):
-    """A layer with a gated delta rule."""
+class GatedDeltaNet(Mixer):
+    """A recurrent layer with a gated delta rule."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.project = module, PROJECTIONS[type(module).__name__]
-        is_kimi = self.project is _of_kimi
+        is_kimi = self.project is _project_kimi
         self.key_heads, self.heads = (
             (module.num_heads,) * 2 if is_kimi else (module.num_k_heads, module.num_v_heads)
         )
@@ -107,24 +119,27 @@ class GatedDelta(Mixer):
         self.activation = ACT2FN[module.activation]
         weight = module.conv1d.weight
         has_silu = is_silu(self.activation)
-        self.convolution = Convolution.of(weight[:, 0], module.conv1d.bias, has_silu) if has_silu else None
+        self.convolution = (
+            CompiledConvolution.create_if_supported(weight[:, 0], module.conv1d.bias, has_silu)
+            if has_silu
+            else None
+        )
         heads, dims = (self.key_heads, self.heads), (self.key_dim, self.value_dim)
         decays = self.key_dim if is_kimi else 1
-        self.rule = DeltaRule.of(weight, heads, dims, decays, self.norm)
+        self.rule = CompiledDeltaRule.create_if_supported(weight, heads, dims, decays, self.norm)
         self.states = (
-            state_of(weight[:, 0]),
+            conv_state_shape(weight[:, 0]),
             StateShape((self.heads, self.key_dim, self.value_dim), torch.float32),
         )
 
     @property
-    def call_parts(self) -> CallParts | None:
-        """Convolution and rule between its projections, where these give their results side by
-        side."""
+    def mixer_parts(self) -> MixerParts | None:
+        """Convolution and delta rule between the projections, where these have one output layout."""
         module, names = self.module, INTO.get(type(self.module).__name__)
         if names is None or self.convolution is None or self.rule is None:
             return None
         convolution, rule = self.convolution.layer, self.rule.layer
-        return CallParts(
+        return MixerParts(
             MixerKind.delta_mixer,
             tuple(getattr(module, name) for name in names),
             self.out,
@@ -135,9 +150,8 @@ class GatedDelta(Mixer):
             kept=(convolution, rule),
         )
 
-    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Convolve queries, keys and values, apply the rule, and gate its result."""
-        module, projected = self.module, self.project(self.module, hidden)
+    def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        module, projected = self.module, self.project(self.module, hidden_states)
         if self.convolution is not None:
             mixed = self.convolution(projected.mixed, states[0], segments)
         else:
@@ -149,27 +163,29 @@ class GatedDelta(Mixer):
             beta = projected.beta.float()
             gated = self.rule(mixed, projected.decay, beta, projected.gate, states[1], segments)
         else:
-            result = delta_rule.apply(self._inputs(mixed, projected), states[1], segments).to(hidden.dtype)
+            result = delta_rule.apply_delta_rule(
+                self._delta_rule_inputs(mixed, projected), states[1], segments
+            ).to(hidden_states.dtype)
             gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
-        output: Tensor = self.out(gated.view(len(hidden), -1))
+        output: Tensor = self.out(gated.view(len(hidden_states), -1))
         return output
 
-    def _inputs(self, mixed: Tensor, projected: Projected) -> Inputs:
-        """Return what the rule reads, in float32."""
+    def _delta_rule_inputs(self, mixed: Tensor, projected: Projected) -> DeltaRuleInputs:
+        """Split and normalize the delta rule's inputs, in float32."""
         wide = self.key_heads * self.key_dim
         query, key, value = torch.split(mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
-        query, key = (_unit(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
+        query, key = (_normalize(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
         if self.key_heads != self.heads:
             query, key = (one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key))
         value = value.reshape(-1, self.heads, self.value_dim)
-        return Inputs(query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float())
+        return DeltaRuleInputs(
+            query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float()
+        )
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    """Return vectors of length 1."""
+def _normalize(vectors: Tensor) -> Tensor:
     return vectors * torch.rsqrt((vectors * vectors).sum(-1, keepdim=True) + EPSILON)
 
 
-def mixer_of(module: Any) -> Mixer:
-    """Return the mixer of a layer."""
-    return GatedDelta(module)
+def create_mixer(module: Any) -> Mixer:
+    return GatedDeltaNet(module)

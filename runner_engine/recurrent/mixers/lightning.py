@@ -1,5 +1,4 @@
-"""The lightning attention of MiniMax: a recurrence of heads whose decay is fixed, and whose time
-steps are all 1."""
+"""MiniMax's lightning attention: a recurrence per head with fixed decay and time steps of 1."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.contract import Mixer, Segments, StateShape
+from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
 from runner_engine.recurrent.scans import scan_heads
 
 
 class LightningAttention(Mixer):
-    """A layer whose state is the sum of outer products of keys and values, [H, D, D]."""
+    """A recurrent layer whose state is the sum of outer products of keys and values, [H, D, D]."""
 
     in_pair = True
 
@@ -26,23 +25,23 @@ class LightningAttention(Mixer):
 
     @cached_property
     def decay(self) -> Tensor:
-        """The negative logarithm of what is left of each head's state after a token, [H]."""
+        """Log decay of each head's state per token, [H]. Negative."""
         decay: Tensor = -self.module.slope_rate.detach().float().flatten()
         return decay
 
-    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Project, scan, gate and project back."""
+    def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         module = self.module
-        parts = module.act_fn(module.qkv_proj(hidden)).unflatten(1, (self.heads, 3 * self.width))
+        parts = module.act_fn(module.qkv_proj(hidden_states)).unflatten(1, (self.heads, 3 * self.width))
         queries, keys, values = parts.chunk(3, dim=2)
-        steps = torch.ones((len(hidden), self.heads), device=hidden.device, dtype=torch.float32)
-        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(hidden.dtype)
+        steps = torch.ones((len(hidden_states), self.heads), device=hidden_states.device, dtype=torch.float32)
+        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(
+            hidden_states.dtype
+        )
         result: Tensor = module.out_proj(
-            module.output_gate(hidden).sigmoid() * module.norm(scanned.flatten(1))
+            module.output_gate(hidden_states).sigmoid() * module.norm(scanned.flatten(1))
         )
         return result
 
 
-def mixer_of(module: Any) -> Mixer:
-    """Return the mixer of a layer."""
+def create_mixer(module: Any) -> Mixer:
     return LightningAttention(module)

@@ -1,5 +1,4 @@
-"""The layer of Mamba, and of the hybrids that have it: a convolution and a recurrence of
-channels."""
+"""Mamba layers, also in hybrid models: a convolution and a recurrence per channel."""
 
 from __future__ import annotations
 
@@ -11,67 +10,72 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runner_engine.recurrent import compiled
-from runner_engine.recurrent.compiled import is_silu
-from runner_engine.recurrent.contract import Mixer, Segments, StateShape
-from runner_engine.recurrent.convolution import convolve, state_of
+from runner_engine.recurrent import compiled_layers
+from runner_engine.recurrent.compiled_layers import is_silu
+from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
 from runner_engine.recurrent.scans import scan_channels
 
 
 class Mamba(Mixer):
-    """A layer whose state are the convolution's last inputs and [N, C] numbers."""
+    """A Mamba layer. Its state is the convolution's last inputs and a tensor [N, C]."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         weight = module.conv1d.weight[:, 0]
         self.channels, self.size = weight.shape[0], module.ssm_state_size
-        self.states = (state_of(weight), StateShape((self.size, self.channels), torch.float32))
+        self.states = (conv_state_shape(weight), StateShape((self.size, self.channels), torch.float32))
 
         decay, skip = self.decay, module.D.detach().flatten()
         self.convolution = (
-            compiled.Convolution.of(weight, module.conv1d.bias, True) if is_silu(module.act) else None
+            compiled_layers.CompiledConvolution.create_if_supported(weight, module.conv1d.bias, True)
+            if is_silu(module.act)
+            else None
         )
-        self.recurrence = compiled.Channels.of(weight, decay, skip, getattr(module, "n_mamba_heads", 1))
+        self.recurrence = compiled_layers.CompiledMamba.create_if_supported(
+            weight, decay, skip, getattr(module, "n_mamba_heads", 1)
+        )
 
     @cached_property
     def decay(self) -> Tensor:
-        """The negative numbers that time steps are multiplied by, [N, C]."""
+        """Negative factors of the time steps, [N, C]."""
         logarithm: Tensor = self.module.A_log.detach().float().reshape(self.channels, self.size)
         return -logarithm.exp().T.contiguous()
 
-    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Project, convolve, scan, gate and project back."""
+    def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         module = self.module
-        mixed, gate = self._projected(hidden)
+        mixed, gate = self._project(hidden_states)
         if self.convolution is None or self.recurrence is None:
-            gated = self._scanned(mixed, gate, states, segments).to(hidden.dtype)
+            gated = self._scan_with_torch(mixed, gate, states, segments).to(hidden_states.dtype)
         else:
             mixed = self.convolution(
                 mixed if mixed.stride(1) == 1 else mixed.contiguous(), states[0], segments
             )
-            gated = self.recurrence(mixed, *self._parameters(mixed), gate, states[1], segments)
+            gated = self.recurrence(mixed, *self._scan_parameters(mixed), gate, states[1], segments)
         result: Tensor = module.out_proj(gated)
         return result
 
-    def _scanned(self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Convolve, scan and gate by operations of torch."""
+    def _scan_with_torch(
+        self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments
+    ) -> Tensor:
+        """Convolve, scan and gate with torch operations."""
         module = self.module
         mixed = module.act(
             convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
         )
-        steps, keys, queries = self._parameters(mixed)
+        steps, keys, queries = self._scan_parameters(mixed)
         steps = functional.softplus(steps.float())
         scanned = scan_channels(mixed, steps, self.decay, keys, queries, states[1], segments)
         gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
         return gated
 
-    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is convolved, and the gate."""
-        mixed, gate = self.module.in_proj(hidden).chunk(2, dim=-1)
+    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the convolution's input and the gate."""
+        mixed, gate = self.module.in_proj(hidden_states).chunk(2, dim=-1)
         return mixed, gate
 
-    def _parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return steps before softplus [tokens, C], and keys and queries [tokens, 1, N]."""
+    def _scan_parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return time steps before softplus [tokens, C], and keys and queries [tokens, 1, N]."""
         module = self.module
         parts = module.x_proj(mixed).split([module.time_step_rank, self.size, self.size], dim=-1)
         if hasattr(module, "dt_layernorm"):  # Falcon Mamba and Jamba
@@ -82,13 +86,13 @@ class Mamba(Mixer):
 
 
 class HeadedMamba(Mamba):
-    """The layer of Zamba: groups of channels have projections of their own."""
+    """Zamba's Mamba layer, in which groups of channels have separate projections."""
 
-    def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        mixed, gate = self.module.in_proj(hidden).unflatten(-1, (-1, 2)).unbind(-1)
+    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        mixed, gate = self.module.in_proj(hidden_states).unflatten(-1, (-1, 2)).unbind(-1)
         return mixed, gate
 
-    def _parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan_parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module = self.module
         # [G, tokens, C / G]
         heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)
@@ -100,6 +104,5 @@ class HeadedMamba(Mamba):
         return of_channels, parts[1].transpose(0, 1), parts[2].transpose(0, 1)
 
 
-def mixer_of(module: Any) -> Mixer:
-    """Return the mixer of a layer."""
+def create_mixer(module: Any) -> Mixer:
     return HeadedMamba(module) if hasattr(module, "x_proj_weight") else Mamba(module)

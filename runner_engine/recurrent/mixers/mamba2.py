@@ -1,5 +1,6 @@
-"""The layer of Mamba-2, and of the hybrids that have it: a convolution, a recurrence of heads
-(SSD), a gated norm."""
+"""Mamba-2 layers, also in hybrid models: a convolution, a recurrence per head (SSD), and a
+gated norm.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +12,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runner_engine.kernels.state_numbers import MixerKind
-from runner_engine.recurrent import compiled
-from runner_engine.recurrent.call_parts import CallParts
-from runner_engine.recurrent.contract import Mixer, Segments, StateShape
-from runner_engine.recurrent.convolution import convolve, state_of
+from runner_engine.kernels.state_structures import MixerKind
+from runner_engine.recurrent import compiled_layers
+from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
+from runner_engine.recurrent.mixer_parts import MixerParts
 from runner_engine.recurrent.scans import scan_heads
 
 
 class Mamba2(Mixer):
-    """A layer whose state are the convolution's last inputs and [H, N, P] numbers."""
+    """A Mamba-2 layer. Its state is the convolution's last inputs and a tensor [H, N, P]."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.heads, self.width, self.size = module.num_heads, module.head_dim, module.ssm_state_size
         self.inner, self.group_numbers = self.heads * self.width, module.n_groups * self.size
         weight = module.conv1d.weight[:, 0]
-        self.states = (state_of(weight), StateShape((self.heads, self.size, self.width), torch.float32))
+        self.states = (
+            conv_state_shape(weight),
+            StateShape((self.heads, self.size, self.width), torch.float32),
+        )
 
-        self.compiled = compiled.Heads.of(module)
+        self.compiled = compiled_layers.CompiledMamba2.create_if_supported(module)
 
     @cached_property
     def decay(self) -> Tensor:
-        """The negative number of each head that its time steps are multiplied by, [H]."""
+        """Negative factor of each head's time steps, [H]."""
         decay: Tensor = -self.module.A_log.detach().float().exp()
         return decay
 
     @property
-    def call_parts(self) -> CallParts | None:
-        """Convolution, recurrence, gate and norm between its two projections; what Falcon-H1
-        scales, by columns."""
+    def mixer_parts(self) -> MixerParts | None:
+        """Convolution, recurrence, gate and norm between the projections. Falcon-H1's scales are per
+        column.
+        """
         module, between = self.module, self.compiled
         if between is None or (hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None):
             return None
@@ -51,20 +56,19 @@ class Mamba2(Mixer):
             ).contiguous()
         structures = {"heads": between.layer.address}
         into = (module.in_proj,)
-        return CallParts(MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,))
+        return MixerParts(MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,))
 
-    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Project, convolve, scan, gate and project back."""
-        projected = self._projected(hidden)
+    def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        projected = self._project(hidden_states)
         if self.compiled is not None:
             gated = self.compiled(projected, states[0], states[1], segments)
         else:
-            gated = self._scanned(projected, states, segments).to(hidden.dtype)
+            gated = self._scan_with_torch(projected, states, segments).to(hidden_states.dtype)
         result: Tensor = self.module.out_proj(gated)
         return result
 
-    def _scanned(self, projected: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
-        """Convolve, scan and gate by operations of torch."""
+    def _scan_with_torch(self, projected: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Convolve, scan and gate with torch operations."""
         module = self.module
         sizes = [self.inner, self.inner + 2 * self.group_numbers, self.heads]
         gate, mixed, steps = torch.split(projected, sizes, dim=-1)
@@ -75,31 +79,30 @@ class Mamba2(Mixer):
         inputs = inputs.unflatten(1, (self.heads, self.width))
         keys, queries = (numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries))
         scanned = scan_heads(
-            inputs, self._steps(steps, segments), self.decay, keys, queries, states[1], segments
+            inputs, self._step_sizes(steps, segments), self.decay, keys, queries, states[1], segments
         )
         scanned = scanned + module.D.float()[:, None] * inputs.float()
-        return self._gated(scanned.flatten(1), gate)
+        return self._gate_output(scanned.flatten(1), gate)
 
-    def _projected(self, hidden: Tensor) -> Tensor:
+    def _project(self, hidden_states: Tensor) -> Tensor:
         module = self.module
         if not hasattr(module, "ssm_in_multiplier"):
-            projected: Tensor = module.in_proj(hidden)
+            projected: Tensor = module.in_proj(hidden_states)
             return projected
         # Falcon-H1
-        multiplied: Tensor = module.in_proj(hidden * module.ssm_in_multiplier) * module.mup_vector[0]
+        multiplied: Tensor = module.in_proj(hidden_states * module.ssm_in_multiplier) * module.mup_vector[0]
         return multiplied
 
-    def _steps(self, steps: Tensor, segments: Segments) -> Tensor:
-        """Return the lengths of time steps; the family limits them for prompts alone, not where a
-        token is decoded."""
+    def _step_sizes(self, step_logits: Tensor, segments: Segments) -> Tensor:
+        """Return the time steps. The family clamps them only in prefill, not when decoding."""
         module = self.module
-        steps = functional.softplus(steps + module.dt_bias)
+        step_logits = functional.softplus(step_logits + module.dt_bias)
         least, most = module.time_step_limit
         if segments.is_decoded or (least <= 0 and most == float("inf")):
-            return steps
-        return steps.clamp(least, most)
+            return step_logits
+        return step_logits.clamp(least, most)
 
-    def _gated(self, scanned: Tensor, gate: Tensor) -> Tensor:
+    def _gate_output(self, scanned: Tensor, gate: Tensor) -> Tensor:
         module = self.module
         if getattr(module, "mamba_rms_norm", True):
             normed: Tensor = module.norm(scanned, gate)
@@ -107,6 +110,5 @@ class Mamba2(Mixer):
         return scanned * functional.silu(gate)
 
 
-def mixer_of(module: Any) -> Mixer:
-    """Return the mixer of a layer."""
+def create_mixer(module: Any) -> Mixer:
     return Mamba2(module)

@@ -1,5 +1,4 @@
-"""The short convolution of LFM2: a gated convolution of each channel, whose state is its last
-inputs."""
+"""LFM2's short convolution: a gated convolution per channel, whose state is its last inputs."""
 
 from __future__ import annotations
 
@@ -8,36 +7,36 @@ from typing import Any
 
 from torch import Tensor
 
-from runner_engine.kernels.state_numbers import MixerKind
-from runner_engine.recurrent.call_parts import CallParts
-from runner_engine.recurrent.compiled import Convolution
-from runner_engine.recurrent.contract import Mixer, Segments
-from runner_engine.recurrent.convolution import convolve, state_of
+from runner_engine.kernels.state_structures import MixerKind
+from runner_engine.recurrent.compiled_layers import CompiledConvolution
+from runner_engine.recurrent.convolution import conv_state_shape, convolve
+from runner_engine.recurrent.mixer import Mixer, Segments
+from runner_engine.recurrent.mixer_parts import MixerParts
 
 
 class ShortConvolution(Mixer):
-    """A layer of LFM2."""
+    """LFM2's short convolution layer."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         weight = module.conv.weight[:, 0]
-        self.states = (state_of(weight),)
-        self.convolution = Convolution.of(weight, module.conv.bias, has_silu=False)
+        self.states = (conv_state_shape(weight),)
+        self.convolution = CompiledConvolution.create_if_supported(weight, module.conv.bias, has_silu=False)
 
     @property
-    def call_parts(self) -> CallParts | None:
-        """The convolution between its two projections."""
+    def mixer_parts(self) -> MixerParts | None:
+        """The convolution between the two projections."""
         module, convolution = self.module, self.convolution
         if convolution is None:
             return None
         structures = {"conv": convolution.layer.address}
         into, out = (module.in_proj,), module.out_proj
-        return CallParts(MixerKind.convolution_mixer, into, out, structures, kept=(convolution,))
+        return MixerParts(MixerKind.convolution_mixer, into, out, structures, kept=(convolution,))
 
-    def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+    def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Gate the inputs, convolve them, and gate the result."""
         module = self.module
-        before, after, inputs = module.in_proj(hidden).chunk(3, dim=-1)
+        before, after, inputs = module.in_proj(hidden_states).chunk(3, dim=-1)
         inputs = before * inputs
         if self.convolution is not None:
             convolved = self.convolution(inputs, states[0], segments)
@@ -47,6 +46,5 @@ class ShortConvolution(Mixer):
         return result
 
 
-def mixer_of(module: Any) -> Mixer:
-    """Return the mixer of a layer."""
+def create_mixer(module: Any) -> Mixer:
     return ShortConvolution(module)

@@ -1,13 +1,14 @@
-"""The forms in which models write calls, a module each. A module has:
+"""The formats in which models write tool calls, one module each. A module has:
 
-MARKS: what the chat template of a model with this form contains, all of it; empty: nothing tells it
-IS_RAW: whether it reads the answer with its thinking, because it marks both in one way
-read(text, schemas): the calls of a whole answer and what is said beside them; Malformed where one
-is half
-write(calls): the same calls in this form
-grammar(schemas, several, template): the rules of answers in this form, as rules.py says; ConfigError
-where a grammar cannot hold one
-free(text): how many characters at the beginning of an answer no call can begin in, whatever follows
+MARKS: strings that the chat template of a model with this format contains; empty: not detectable
+IS_RAW: whether it parses the answer including its thinking, because it marks both in one way
+parse_answer(answer, schemas): the calls of a whole answer and the text outside of them; raises
+MalformedToolCall if a call is incomplete
+format_calls(calls): the same calls in this format
+build_grammar(schemas, allow_multiple, template): the grammar rules of answers in this format, as in
+grammar_rules.py; ConfigError if no grammar can constrain it
+count_plain_prefix(answer): how many leading characters of an answer cannot belong to a call,
+whatever follows
 """
 
 from __future__ import annotations
@@ -16,44 +17,46 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall
+from runner_engine.tool_calls.calls import ParsedAnswer, Schemas, ToolCall
 
 # In the order in which a template is looked at: what contains another one's marks stands before it.
 NAMES = ("harmony", "deepseek", "mistral", "glm", "qwen_xml", "hermes", "lfm2", "llama", "pythonic", "json")
 USUAL = "json"  # of a template that shows none
 
 
-class Form(Protocol):
-    """What each module has."""
+class ToolCallFormat(Protocol):
+    """Protocol of a tool call format's module."""
 
     MARKS: tuple[tuple[str, ...], ...]
     IS_RAW: bool
 
-    def read(self, text: str, schemas: Schemas = ()) -> Reading:
-        """Return what an answer calls and says."""
+    def parse_answer(self, answer: str, schemas: Schemas = ()) -> ParsedAnswer:
+        """Parse the tool calls and the text of an answer."""
         ...
 
-    def write(self, calls: Sequence[ToolCall]) -> str:
-        """Return calls as a model with this form writes them."""
+    def format_calls(self, calls: Sequence[ToolCall]) -> str:
+        """Format calls as a model with this format writes them."""
         ...
 
-    def grammar(self, schemas: Schemas, several: bool = True, template: str | None = None) -> str:
-        """Return the rules of calls: one, or several; template: the text of the chat template."""
+    def build_grammar(
+        self, schemas: Schemas, allow_multiple: bool = True, template: str | None = None
+    ) -> str:
+        """Build the grammar rules for one or several calls. template: the chat template's source."""
         ...
 
-    def free(self, text: str) -> int:
-        """Return how many characters of an answer's beginning are no call, whatever follows."""
+    def count_plain_prefix(self, answer: str) -> int:
+        """Return how many leading characters cannot belong to a call, whatever follows."""
         ...
 
 
-def form_named(name: str) -> Form:
-    return cast(Form, import_module(f"{__name__}.{name}"))
+def import_format(format_name: str) -> ToolCallFormat:
+    return cast(ToolCallFormat, import_module(f"{__name__}.{format_name}"))
 
 
-def name_for(template: str | None) -> str | None:
-    """Return the name of the form that a chat template's own text shows; None if it shows none."""
+def detect_format_name(template: str | None) -> str | None:
+    """Detect the tool call format from a chat template's source. None if it shows none."""
     text = template or ""
     for name in NAMES:
-        if any(all(mark in text for mark in marks) for marks in form_named(name).MARKS):
+        if any(all(mark in text for mark in marks) for marks in import_format(name).MARKS):
             return name
     return None

@@ -1,4 +1,4 @@
-"""GLM 4.5 and later: the name, then each parameter's name and its value in tags.
+"""GLM 4.5 and later: the name, then each parameter's name and value in tags.
 
 <tool_call>f
 <arg_key>a</arg_key>
@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner_engine.tool_calls.calls import Malformed, Reading, Schemas, ToolCall, parameter_types
-from runner_engine.tool_calls.plain_values import typed, untyped
-from runner_engine.tool_calls.rules import TEXT, alternatives, one_by_one, plain_value, quoted
-from runner_engine.tool_calls.scanning import before_marks, behind, between_marks, up_to
+from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall, parameter_types
+from runner_engine.tool_calls.grammar_rules import (
+    TEXT,
+    build_alternatives_rule,
+    build_parameter_rules,
+    build_plain_value_rule,
+    quote_literal,
+)
+from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
+from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks, read_until_mark
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 KEY, KEY_END = "<arg_key>", "</arg_key>"
@@ -23,56 +29,53 @@ MARKS = ((KEY, VALUE),)
 IS_RAW = False
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
     calls: list[ToolCall] = []
 
-    def block(start: int) -> int:
-        ends = [at for mark in (KEY, CLOSING) if (at := text.find(mark, start)) >= 0]
-        name, at = text[start : min(ends, default=start)].strip(), min(ends, default=start)
+    def read_block(start: int) -> int:
+        ends = [at for mark in (KEY, CLOSING) if (at := answer.find(mark, start)) >= 0]
+        name, at = answer[start : min(ends, default=start)].strip(), min(ends, default=start)
         if not name or "\n" in name:
-            raise Malformed("a call has no name")
+            raise MalformedToolCall("a call has no name")
         types, arguments = parameter_types(schemas, name), dict[str, Any]()
-        while text[at:].lstrip().startswith(KEY):
-            key, at = up_to(text, behind(text, at, KEY), KEY_END)
-            value, at = up_to(text, behind(text, at, VALUE), VALUE_END)
+        while answer[at:].lstrip().startswith(KEY):
+            key, at = read_until_mark(answer, expect_mark(answer, at, KEY), KEY_END)
+            value, at = read_until_mark(answer, expect_mark(answer, at, VALUE), VALUE_END)
             if key.strip() in arguments:
-                raise Malformed(f"the parameter {key.strip()} stands twice")
-            arguments[key.strip()] = typed(value, types.get(key.strip()))
+                raise MalformedToolCall(f"the parameter {key.strip()} stands twice")
+            arguments[key.strip()] = parse_plain_value(value, types.get(key.strip()))
         calls.append(ToolCall(name, arguments))
-        return behind(text, at, CLOSING)
+        return expect_mark(answer, at, CLOSING)
 
-    said = between_marks(text, OPENING, CLOSING, block)
-    return Reading(tuple(calls), said)
+    said = read_blocks(answer, OPENING, CLOSING, read_block)
+    return ParsedAnswer(tuple(calls), said)
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls, each between tags of its own."""
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls, each in its own tags."""
     written = []
     for call in calls:
         pairs = [
-            f"{KEY}{key}{KEY_END}\n{VALUE}{untyped(value)}{VALUE_END}\n"
+            f"{KEY}{key}{KEY_END}\n{VALUE}{format_plain_value(value)}{VALUE_END}\n"
             for key, value in call.arguments.items()
         ]
         written.append(f"{OPENING}{call.name}\n{''.join(pairs)}{CLOSING}")
     return "\n".join(written)
 
 
-def free(text: str) -> int:
-    """Return how many characters stand before anything of a call."""
-    return before_marks(text, OPENING, CLOSING)
+def count_plain_prefix(answer: str) -> int:
+    return count_before_marks(answer, OPENING, CLOSING)
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Return the rules of calls."""
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    def build_value_rule(name: str, schema: Any) -> str:
+        written = build_plain_value_rule("glm", name, schema, "value_end", VALUE_END)
+        return f'key {quote_literal(name)} key_end "\\n" value {written} "\\n"'
 
-    def value(name: str, schema: Any) -> str:
-        written = plain_value("glm", name, schema, "value_end", VALUE_END)
-        return f'key {quoted(name)} key_end "\\n" value {written} "\\n"'
-
-    rules = [one_by_one(at, one, "glm", value) for at, one in enumerate(schemas)]
-    names = [quoted(f"{one['name']}\n") for one in schemas]
+    rules = [build_parameter_rules(at, one, "glm", build_value_rule) for at, one in enumerate(schemas)]
+    names = [quote_literal(f"{one['name']}\n") for one in schemas]
     calls = (f"{name} parameters_{at}" for at, name in enumerate(names))
-    more = '("\\n" opening body)*' if several else ""
+    more = '("\\n" opening body)*' if allow_multiple else ""
     marks = {
         "opening": OPENING,
         "closing": CLOSING,
@@ -83,11 +86,11 @@ def grammar(schemas: Schemas, several: bool = True, template: str | None = None)
     }
     return "\n".join(
         [
-            *(f"%mark {name} {quoted(mark)}" for name, mark in marks.items()),
+            *(f"%mark {name} {quote_literal(mark)}" for name, mark in marks.items()),
             f"calls: opening body {more}",
             f"answer: {TEXT} | to_opening body {more}",
             "body: call closing",
-            alternatives("call", calls),
+            build_alternatives_rule("call", calls),
             *rules,
         ]
     )

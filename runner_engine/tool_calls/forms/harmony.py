@@ -1,4 +1,4 @@
-"""gpt-oss: messages to functions, beside those of its thinking and its answer.
+"""gpt-oss's harmony: tool calls are messages to functions, besides messages of thinking and answer.
 
 <|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>commentary to=functions.f
 <|constrain|>json <|message|>{"a": 1}<|call|>
@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 from runner_base import ConfigError
 from runner_engine.tool_calls.calls import (
-    Malformed,
-    Reading,
+    MalformedToolCall,
+    ParsedAnswer,
     Schemas,
     ToolCall,
-    arguments_of,
-    written_arguments,
+    format_arguments,
+    parse_arguments,
 )
 
 START, CHANNEL, MESSAGE, CALL, END = ("<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|end|>")
@@ -27,54 +27,52 @@ RECIPIENT = re.compile(r"\bto=(\S+?)(?=\s|<\||$)")
 NAMESPACE = "functions."
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
-    """Return the messages to functions as calls, those of the channel analysis as thinking, and all
-    others as text."""
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
+    """Parse messages to functions as calls, the analysis channel as thinking, and others as text."""
     calls, said, thoughts = list[ToolCall](), list[str](), list[str]()
-    for header, content in _messages(text):
+    for header, content in _iter_messages(answer):
         if recipient := RECIPIENT.search(header):
             name = recipient[1].removeprefix(NAMESPACE)
-            calls.append(ToolCall(name, arguments_of(name, content)))
+            calls.append(ToolCall(name, parse_arguments(name, content)))
         elif f"{CHANNEL}analysis" in header:
             thoughts.append(content)
         else:
             said.append(content)
-    return Reading(tuple(calls), "\n".join(said).strip(), "\n".join(thoughts))
+    return ParsedAnswer(tuple(calls), "\n".join(said).strip(), "\n".join(thoughts))
 
 
-def _messages(text: str) -> Iterator[tuple[str, str]]:
-    """Yield header and content of each message; the prompt has written the beginning of the first
-    one."""
-    for part in text.split(START):
+def _iter_messages(answer: str) -> Iterator[tuple[str, str]]:
+    """Yield each message's header and content. The prompt contains the beginning of the first one."""
+    for part in answer.split(START):
         header, mark, content = part.partition(MESSAGE)
         if not mark:
             if RECIPIENT.search(header):
-                raise Malformed(f"{MESSAGE} is missing behind {header.strip()[:40]!r}")
+                raise MalformedToolCall(f"{MESSAGE} is missing behind {header.strip()[:40]!r}")
             yield "", ENDS.sub("", header)
             continue
         found = ENDS.search(content)
         body, rest = (content[: found.start()], content[found.end() :]) if found else (content, "")
         if rest.strip():
-            raise Malformed(f"text behind the end of a message: {rest.strip()[:40]!r}")
+            raise MalformedToolCall(f"text behind the end of a message: {rest.strip()[:40]!r}")
         yield header, body
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls, each as a message, of which the prompt has begun the first."""
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format each call as a message. The prompt has begun the first one."""
     written = (
-        f"{CHANNEL}commentary to={NAMESPACE}{call.name} <|constrain|>json{MESSAGE}{written_arguments(call)}"
+        f"{CHANNEL}commentary to={NAMESPACE}{call.name} <|constrain|>json{MESSAGE}{format_arguments(call)}"
         for call in calls
     )
     return f"{CALL}{START}assistant".join(written)
 
 
-def free(text: str) -> int:  # noqa: ARG001
-    """Return 0: what a message is for stands before it, and thinking is told from it at the end."""
+def count_plain_prefix(answer: str) -> int:  # noqa: ARG001
+    """Return 0, because a message's recipient precedes it and thinking is separated only at the end."""
     return 0
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Refuse: thinking, answer and calls are messages of one text."""
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    """Raise ConfigError, because thinking, answer and calls are messages of one text."""
     raise ConfigError(
         "calls cannot be held in the form harmony: what a message is for stands within the answer",
         code="unsupported",

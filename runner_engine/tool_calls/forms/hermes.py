@@ -1,4 +1,4 @@
-"""Hermes, Qwen 2.5 and 3, and many others: JSON between tags, with text around them.
+"""Hermes, Qwen 2.5 and 3, and many others: JSON between tags, with text around it.
 
 <tool_call>
 {"name": "f", "arguments": {"a": 1}}
@@ -9,46 +9,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall, call_of, json_at, written_call
-from runner_engine.tool_calls.rules import TEXT, object_calls, quoted
-from runner_engine.tool_calls.scanning import before_marks, behind, between_marks
+from runner_engine.tool_calls.calls import (
+    ParsedAnswer,
+    Schemas,
+    ToolCall,
+    format_call_object,
+    parse_call_object,
+    parse_json_at,
+)
+from runner_engine.tool_calls.grammar_rules import TEXT, build_call_object_rule, quote_literal
+from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 MARKS = ((OPENING,),)
 IS_RAW = False
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
-    """Return the calls between tags, each of which must be closed; SmolLM2 writes a list of them
-    between two."""
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
+    """Parse the calls between tags, which must be closed. SmolLM2 writes a list of calls in one pair."""
     calls: list[ToolCall] = []
 
-    def block(start: int) -> int:
-        value, end = json_at(text, start)
-        calls.extend(call_of(one) for one in (value if isinstance(value, list) else [value]))
-        return behind(text, end, CLOSING)
+    def read_block(start: int) -> int:
+        value, end = parse_json_at(answer, start)
+        calls.extend(parse_call_object(one) for one in (value if isinstance(value, list) else [value]))
+        return expect_mark(answer, end, CLOSING)
 
-    said = between_marks(text, OPENING, CLOSING, block)
-    return Reading(tuple(calls), said)
-
-
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls, each between tags of its own."""
-    return "\n".join(f"{OPENING}\n{written_call(call)}\n{CLOSING}" for call in calls)
+    said = read_blocks(answer, OPENING, CLOSING, read_block)
+    return ParsedAnswer(tuple(calls), said)
 
 
-def free(text: str) -> int:
-    """Return how many characters stand before anything of a call."""
-    return before_marks(text, OPENING, CLOSING)
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls, each in its own tags."""
+    return "\n".join(f"{OPENING}\n{format_call_object(call)}\n{CLOSING}" for call in calls)
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Return the rules of calls."""
-    more = f'("\\n" {"tagged"})*' if several else ""
-    return f"""%mark opening {quoted(OPENING)}
-%mark closing {quoted(CLOSING)}
+def count_plain_prefix(answer: str) -> int:
+    return count_before_marks(answer, OPENING, CLOSING)
+
+
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    more = f'("\\n" {"tagged"})*' if allow_multiple else ""
+    return f"""%mark opening {quote_literal(OPENING)}
+%mark closing {quote_literal(CLOSING)}
 calls: tagged {more}
 answer: {TEXT} | to_opening body {more}
 tagged: opening body
 body: "\\n" call "\\n" closing
-{object_calls(schemas)}"""
+{build_call_object_rule(schemas)}"""

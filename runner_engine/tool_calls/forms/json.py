@@ -1,4 +1,4 @@
-"""Plain JSON: the answer is nothing but a call or a list of calls, maybe in a block of code.
+"""Plain JSON: the whole answer is a call or a list of calls, maybe in a code block.
 
 {"name": "f", "arguments": {"a": 1}}
 """
@@ -8,38 +8,44 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall, call_of, whole_json, written_call
-from runner_engine.tool_calls.rules import NO_JSON, object_calls
-from runner_engine.tool_calls.scanning import unless_begun
+from runner_engine.tool_calls.calls import (
+    ParsedAnswer,
+    Schemas,
+    ToolCall,
+    format_call_object,
+    parse_call_object,
+    parse_whole_json,
+)
+from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule
+from runner_engine.tool_calls.scanning import count_unless_begun
 
 MARKS: tuple[tuple[str, ...], ...] = ()
 IS_RAW = False
 BLOCK = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n(.*)\n?```", re.DOTALL)
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
-    """Return the calls of an answer that is JSON; any other one only says something."""
-    block = BLOCK.fullmatch(text.strip())
-    plain = block[1].strip() if block else text.strip()
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
+    """Parse the calls of an answer that is JSON. Any other answer is plain text."""
+    block = BLOCK.fullmatch(answer.strip())
+    plain = block[1].strip() if block else answer.strip()
     if not plain.startswith(("{", "[")):
-        return Reading((), text)
-    value = whole_json(plain)
+        return ParsedAnswer((), answer)
+    value = parse_whole_json(plain)
     values = value if isinstance(value, list) else [value]
-    return Reading(tuple(call_of(one) for one in values))
+    return ParsedAnswer(tuple(parse_call_object(one) for one in values))
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls as a list; one alone as an object."""
-    written = [written_call(call) for call in calls]
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls as a list, and a single call as an object."""
+    written = [format_call_object(call) for call in calls]
     return written[0] if len(written) == 1 else f"[{', '.join(written)}]"
 
 
-def free(text: str) -> int:
-    """Return 0 if an answer may be calls, which are all of it."""
-    return unless_begun(text, "{", "[", "```")
+def count_plain_prefix(answer: str) -> int:
+    """Return 0 if the answer may be tool calls, which then fill all of it."""
+    return count_unless_begun(answer, "{", "[", "```")
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Return the rules of calls."""
-    many = 'call | "[" call (", " call)* "]"' if several else "call"
-    return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{object_calls(schemas)}'
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    many = 'call | "[" call (", " call)* "]"' if allow_multiple else "call"
+    return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{build_call_object_rule(schemas)}'

@@ -1,4 +1,4 @@
-"""LFM2: a list of calls as Python writes them, between tokens, with text around it.
+"""LFM2: a list of calls in Python syntax between tokens, with text around it.
 
 <|tool_call_start|>[f(a=1), g(b="x")]<|tool_call_end|>
 """
@@ -7,47 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall
+from runner_engine.tool_calls.calls import ParsedAnswer, Schemas, ToolCall
 from runner_engine.tool_calls.forms import pythonic
-from runner_engine.tool_calls.python_calls import python_calls, written_calls
-from runner_engine.tool_calls.rules import NO_PYTHON, python_list, quoted
-from runner_engine.tool_calls.scanning import before_marks, between_marks, up_to
+from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules, quote_literal
+from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
+from runner_engine.tool_calls.scanning import count_before_marks, read_blocks, read_until_mark
 
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
 MARKS = ((START,), ("<|tool_list_start|>",))
 IS_RAW = False
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:
-    """Return the calls between the tokens; without any of them, those of an answer that is nothing
-    but the list."""
-    if START not in text and END not in text:
-        return pythonic.read(text, schemas)
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
+    """Parse the calls between the tokens. Without tokens, an answer may be only the list."""
+    if START not in answer and END not in answer:
+        return pythonic.parse_answer(answer, schemas)
     calls: list[ToolCall] = []
 
-    def block(start: int) -> int:
-        written, end = up_to(text, start, END)
-        calls.extend(python_calls(written.strip()))
+    def read_block(start: int) -> int:
+        written, end = read_until_mark(answer, start, END)
+        calls.extend(parse_python_calls(written.strip()))
         return end
 
-    said = between_marks(text, START, END, block)
-    return Reading(tuple(calls), said)
+    said = read_blocks(answer, START, END, read_block)
+    return ParsedAnswer(tuple(calls), said)
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls as one list."""
-    return f"{START}{written_calls(calls)}{END}"
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls as one list."""
+    return f"{START}{format_python_calls(calls)}{END}"
 
 
-def free(text: str) -> int:
-    """Return how many characters stand before anything of a call."""
-    return min(pythonic.free(text), before_marks(text, START, END))
+def count_plain_prefix(answer: str) -> int:
+    return min(pythonic.count_plain_prefix(answer), count_before_marks(answer, START, END))
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Return the rules of calls."""
-    return f"""%mark start_mark {quoted(START)}
-%mark end_mark {quoted(END)}
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    return f"""%mark start_mark {quote_literal(START)}
+%mark end_mark {quote_literal(END)}
 calls: start_mark list end_mark
 answer: "" | {NO_PYTHON} | to_start_mark list end_mark
-{python_list(schemas, several, "lfm2")}"""
+{build_python_list_rules(schemas, allow_multiple, "lfm2")}"""

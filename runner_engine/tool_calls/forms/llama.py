@@ -1,4 +1,4 @@
-"""Llama 3.1 and 3.3: an object of JSON, maybe behind a token; several are parted by semicolons.
+"""Llama 3.1 and 3.3: a JSON object, maybe after a token; several are separated by semicolons.
 
 {"name": "f", "parameters": {"a": 1}}
 """
@@ -8,54 +8,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner_engine.tool_calls.calls import (
-    Malformed,
-    Reading,
+    MalformedToolCall,
+    ParsedAnswer,
     Schemas,
     ToolCall,
-    call_of,
-    json_at,
-    written_call,
+    format_call_object,
+    parse_call_object,
+    parse_json_at,
 )
 from runner_engine.tool_calls.forms import json as plain_json
-from runner_engine.tool_calls.rules import NO_JSON, object_calls, repeated
-from runner_engine.tool_calls.scanning import unless_begun
+from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule, build_repeat_rule
+from runner_engine.tool_calls.scanning import count_unless_begun
 
 TOKEN = "<|python_tag|>"
 MARKS = ((TOKEN,), ('{"name": function name, "parameters"',))
 IS_RAW = False
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:
-    """Return the calls of an answer that is nothing else; any other one only says something."""
-    has_token, plain = TOKEN in text, text.strip().removeprefix(TOKEN).strip()
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
+    """Parse the calls of an answer that is nothing else. Any other answer is plain text."""
+    has_token, plain = TOKEN in answer, answer.strip().removeprefix(TOKEN).strip()
     if TOKEN in plain:
-        raise Malformed(f"text before {TOKEN}")
+        raise MalformedToolCall(f"text before {TOKEN}")
     if not plain.startswith("{"):
         if has_token:
-            raise Malformed(f"no JSON behind {TOKEN}")
-        return plain_json.read(text, schemas)
+            raise MalformedToolCall(f"no JSON behind {TOKEN}")
+        return plain_json.parse_answer(answer, schemas)
     calls, at = [], 0
     while plain[at:].strip():
-        value, at = json_at(plain, at)
-        calls.append(call_of(value, keys=("parameters", "arguments")))
+        value, at = parse_json_at(plain, at)
+        calls.append(parse_call_object(value, argument_keys=("parameters", "arguments")))
         rest = plain[at:].lstrip()
         if rest and not rest.startswith((";", "{")):
-            raise Malformed(f"text behind a call: {rest[:40]!r}")
+            raise MalformedToolCall(f"text behind a call: {rest[:40]!r}")
         at = len(plain) - len(rest.removeprefix(";"))
-    return Reading(tuple(calls))
+    return ParsedAnswer(tuple(calls))
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls, parted by semicolons."""
-    return "; ".join(written_call(call, "parameters") for call in calls)
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls, separated by semicolons."""
+    return "; ".join(format_call_object(call, "parameters") for call in calls)
 
 
-def free(text: str) -> int:
-    """Return 0 if an answer may be calls, which are all of it."""
-    return unless_begun(text, TOKEN, "{", "[", "```")
+def count_plain_prefix(answer: str) -> int:
+    """Return 0 if the answer may be tool calls, which then fill all of it."""
+    return count_unless_begun(answer, TOKEN, "{", "[", "```")
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    many = repeated("call", "; ", several)
-    rules = object_calls(schemas, "parameters")
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
+    many = build_repeat_rule("call", "; ", allow_multiple)
+    rules = build_call_object_rule(schemas, "parameters")
     return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{rules}'

@@ -1,5 +1,4 @@
-"""Mistral: a token, then a list of JSON; from the third tokenizer on, the name of each function and
-its arguments.
+"""Mistral: a token, then a JSON list; from tokenizer v3 on, each function's name and arguments.
 
 [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]
 [TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{"b": "x"}
@@ -10,81 +9,86 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner_engine.tool_calls.calls import (
-    Malformed,
-    Reading,
+    MalformedToolCall,
+    ParsedAnswer,
     Schemas,
     ToolCall,
-    arguments_of,
-    call_of,
-    json_at,
-    written_arguments,
+    format_arguments,
+    parse_arguments,
+    parse_call_object,
+    parse_json_at,
 )
-from runner_engine.tool_calls.rules import (
+from runner_engine.tool_calls.grammar_rules import (
     TEXT,
-    alternatives,
-    json_of,
-    object_calls,
-    parameters_of,
-    quoted,
-    repeated,
+    build_alternatives_rule,
+    build_call_object_rule,
+    build_json_rule,
+    build_repeat_rule,
+    get_arguments_schema,
+    quote_literal,
 )
-from runner_engine.tool_calls.scanning import before_marks
+from runner_engine.tool_calls.scanning import count_before_marks
 
 TOKEN, ARGUMENTS, IDENTIFIER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = ((TOKEN,),)
 IS_RAW = False
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:  # noqa: ARG001
-    """Return the calls; what is said stands before them."""
-    said, *parts = text.split(TOKEN)
-    calls = [call for part in parts for call in _calls(part.strip())]
-    return Reading(tuple(calls), said.strip())
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
+    """Parse the calls. Text precedes them."""
+    said, *parts = answer.split(TOKEN)
+    calls = [call for part in parts for call in _parse_calls(part.strip())]
+    return ParsedAnswer(tuple(calls), said.strip())
 
 
-def _calls(part: str) -> list[ToolCall]:
-    """Return the calls behind one token."""
+def _parse_calls(part: str) -> list[ToolCall]:
+    """Parse the calls after one token."""
     if part.startswith("["):
-        value, end = json_at(part, 0)
-        _end_of(part, end)
-        return [call_of(one) for one in value]
+        value, end = parse_json_at(part, 0)
+        _check_ends(part, end)
+        return [parse_call_object(one) for one in value]
     begin = part.find("{")
     if begin < 0:
-        raise Malformed(f"no arguments behind {TOKEN}{part[:40]}")
+        raise MalformedToolCall(f"no arguments behind {TOKEN}{part[:40]}")
     name = part[:begin].strip().removesuffix(ARGUMENTS).partition(IDENTIFIER)[0].strip()
     if not name or any(character.isspace() for character in name):
-        raise Malformed(f"no name of a function behind {TOKEN}")
-    value, end = json_at(part, begin)
-    _end_of(part, end)
-    return [ToolCall(name, arguments_of(name, value))]
+        raise MalformedToolCall(f"no name of a function behind {TOKEN}")
+    value, end = parse_json_at(part, begin)
+    _check_ends(part, end)
+    return [ToolCall(name, parse_arguments(name, value))]
 
 
-def _end_of(part: str, end: int) -> None:
+def _check_ends(part: str, end: int) -> None:
     if part[end:].strip():
-        raise Malformed(f"text behind a call: {part[end:].strip()[:40]!r}")
+        raise MalformedToolCall(f"text behind a call: {part[end:].strip()[:40]!r}")
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls as newer models write them."""
-    return "".join(f"{TOKEN}{call.name}{ARGUMENTS}{written_arguments(call)}" for call in calls)
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls as newer models write them."""
+    return "".join(f"{TOKEN}{call.name}{ARGUMENTS}{format_arguments(call)}" for call in calls)
 
 
-def free(text: str) -> int:
-    """Return how many characters stand before anything of a call."""
-    return before_marks(text, TOKEN)
+def count_plain_prefix(answer: str) -> int:
+    return count_before_marks(answer, TOKEN)
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:
     is_old = ARGUMENTS not in (template or ARGUMENTS)
     if is_old:
-        body, rules = f'"[" {repeated("call", ", ", several)} "]"', object_calls(schemas)
+        body, rules = (
+            f'"[" {build_repeat_rule("call", ", ", allow_multiple)} "]"',
+            build_call_object_rule(schemas),
+        )
         more = ""
     else:
-        calls = (f"{quoted(one['name'])} arguments {json_of(parameters_of(one))}" for one in schemas)
-        body, rules = "call", alternatives("call", calls)
-        more = "(token call)*" if several else ""
-    return f"""%mark token {quoted(TOKEN)}
-%mark arguments {quoted(ARGUMENTS)}
+        calls = (
+            f"{quote_literal(one['name'])} arguments {build_json_rule(get_arguments_schema(one))}"
+            for one in schemas
+        )
+        body, rules = "call", build_alternatives_rule("call", calls)
+        more = "(token call)*" if allow_multiple else ""
+    return f"""%mark token {quote_literal(TOKEN)}
+%mark arguments {quote_literal(ARGUMENTS)}
 calls: token {body} {more}
 answer: {TEXT} | to_token {body} {more}
 {rules}"""

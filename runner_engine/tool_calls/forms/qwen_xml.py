@@ -1,5 +1,4 @@
-"""Qwen3-Coder, Qwen3.5 and others: a tag for each function and each parameter, whose value is plain
-text.
+"""Qwen3-Coder, Qwen3.5 and others: a tag for each function and each parameter with a plain value.
 
 <tool_call>
 <function=f>
@@ -15,10 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runner_engine.tool_calls.calls import Malformed, Reading, Schemas, ToolCall, parameter_types
-from runner_engine.tool_calls.plain_values import typed, untyped
-from runner_engine.tool_calls.rules import TEXT, alternatives, one_by_one, plain_value, quoted
-from runner_engine.tool_calls.scanning import before_marks, behind, between_marks, up_to
+from runner_engine.tool_calls.calls import MalformedToolCall, ParsedAnswer, Schemas, ToolCall, parameter_types
+from runner_engine.tool_calls.grammar_rules import (
+    TEXT,
+    build_alternatives_rule,
+    build_parameter_rules,
+    build_plain_value_rule,
+    quote_literal,
+)
+from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
+from runner_engine.tool_calls.scanning import count_before_marks, expect_mark, read_blocks, read_until_mark
 
 OUTER, OUTER_END = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
@@ -27,78 +32,77 @@ MARKS = ((FUNCTION, PARAMETER),)
 IS_RAW = False
 
 
-def read(text: str, schemas: Schemas = ()) -> Reading:
-    """Return the calls; Qwen3-Coder often leaves the outer opening tag out."""
+def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
+    """Parse the calls. Qwen3-Coder often omits the outer opening tag."""
     calls: list[ToolCall] = []
 
-    def block(start: int) -> int:
-        call, end = _function(text, start, schemas)
+    def read_block(start: int) -> int:
+        call, end = _parse_function(answer, start, schemas)
         calls.append(call)
         return end
 
-    if text.count(OUTER) > text.count(FUNCTION):
-        raise Malformed(f"{OUTER} without {FUNCTION}")
-    said = between_marks(text, FUNCTION, FUNCTION_END, block)
+    if answer.count(OUTER) > answer.count(FUNCTION):
+        raise MalformedToolCall(f"{OUTER} without {FUNCTION}")
+    said = read_blocks(answer, FUNCTION, FUNCTION_END, read_block)
     if said.count(OUTER) > said.count(OUTER_END):
-        raise Malformed(f"{OUTER_END} is missing")
-    return Reading(tuple(calls), said.replace(OUTER, "").replace(OUTER_END, "").strip())
+        raise MalformedToolCall(f"{OUTER_END} is missing")
+    return ParsedAnswer(tuple(calls), said.replace(OUTER, "").replace(OUTER_END, "").strip())
 
 
-def _function(text: str, start: int, schemas: Schemas) -> tuple[ToolCall, int]:
-    """Return the call behind the mark of a function, and the place behind its end."""
-    name, at = up_to(text, start, ">")
+def _parse_function(answer: str, start: int, schemas: Schemas) -> tuple[ToolCall, int]:
+    """Parse the call after a function's opening mark. Returns the call and its end."""
+    name, at = read_until_mark(answer, start, ">")
     types, arguments = parameter_types(schemas, name.strip()), dict[str, Any]()
-    while text[at:].lstrip().startswith(PARAMETER):
-        key, at = up_to(text, behind(text, at, PARAMETER), ">")
-        value, at = up_to(text, at, PARAMETER_END)
+    while answer[at:].lstrip().startswith(PARAMETER):
+        key, at = read_until_mark(answer, expect_mark(answer, at, PARAMETER), ">")
+        value, at = read_until_mark(answer, at, PARAMETER_END)
         if key.strip() in arguments:
-            raise Malformed(f"the parameter {key.strip()} stands twice")
-        arguments[key.strip()] = typed(value, types.get(key.strip()))
+            raise MalformedToolCall(f"the parameter {key.strip()} stands twice")
+        arguments[key.strip()] = parse_plain_value(value, types.get(key.strip()))
     if not name.strip():
-        raise Malformed("a function has no name")
-    return ToolCall(name.strip(), arguments), behind(text, at, FUNCTION_END)
+        raise MalformedToolCall("a function has no name")
+    return ToolCall(name.strip(), arguments), expect_mark(answer, at, FUNCTION_END)
 
 
-def write(calls: Sequence[ToolCall]) -> str:
-    """Return calls, each in tags of its own."""
+def format_calls(calls: Sequence[ToolCall]) -> str:
+    """Format calls, each in its own tags."""
     written = []
     for call in calls:
         parameters = "".join(
-            f"{PARAMETER}{key}>\n{untyped(value)}\n{PARAMETER_END}\n" for key, value in call.arguments.items()
+            f"{PARAMETER}{key}>\n{format_plain_value(value)}\n{PARAMETER_END}\n"
+            for key, value in call.arguments.items()
         )
         written.append(f"{OUTER}\n{FUNCTION}{call.name}>\n{parameters}{FUNCTION_END}\n{OUTER_END}")
     return "\n".join(written)
 
 
-def free(text: str) -> int:
-    """Return how many characters stand before anything of a call."""
-    return before_marks(text, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
+def count_plain_prefix(answer: str) -> int:
+    return count_before_marks(answer, OUTER, OUTER_END, FUNCTION, FUNCTION_END)
 
 
-def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Return the rules of calls."""
+def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     end = f"\n{PARAMETER_END}\n"
 
-    def value(name: str, schema: Any) -> str:
-        begin = quoted(f"{PARAMETER}{name}>\n")
-        return f"{begin} {plain_value('qwen_xml', name, schema, 'value_end', end)}"
+    def build_value_rule(name: str, schema: Any) -> str:
+        begin = quote_literal(f"{PARAMETER}{name}>\n")
+        return f"{begin} {build_plain_value_rule('qwen_xml', name, schema, 'value_end', end)}"
 
-    rules = [one_by_one(at, one, "qwen_xml", value) for at, one in enumerate(schemas)]
-    names = [quoted(f"{one['name']}>\n") for one in schemas]
+    rules = [build_parameter_rules(at, one, "qwen_xml", build_value_rule) for at, one in enumerate(schemas)]
+    names = [quote_literal(f"{one['name']}>\n") for one in schemas]
     calls = (f"{name} parameters_{at}" for at, name in enumerate(names))
-    more = '("\\n" outer body)*' if several else ""
+    more = '("\\n" outer body)*' if allow_multiple else ""
     return "\n".join(
         [
-            f"%mark outer {quoted(OUTER)}",
-            f"%mark outer_end {quoted(OUTER_END)}",
-            f"%mark function {quoted(FUNCTION)}",
-            f"%mark value_end {quoted(end)}",
+            f"%mark outer {quote_literal(OUTER)}",
+            f"%mark outer_end {quote_literal(OUTER_END)}",
+            f"%mark function {quote_literal(FUNCTION)}",
+            f"%mark value_end {quote_literal(end)}",
             f"calls: outer body {more}",
             # the model may leave the outer tag out, and that is a call, too
             f"answer: {TEXT} | to_outer body {more} | to_function rest {more}",
             'body: "\\n" function rest',
-            f'rest: call {quoted(FUNCTION_END)} "\\n" outer_end',
-            alternatives("call", calls),
+            f'rest: call {quote_literal(FUNCTION_END)} "\\n" outer_end',
+            build_alternatives_rule("call", calls),
             *rules,
         ]
     )

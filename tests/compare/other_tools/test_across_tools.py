@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from other_logs import INSPECT, Members, changed_log
 
-from runner_compare.statistics.stats import mcnemar_exact
+from runner_compare.statistics.stats import mcnemar_exact_p_value
 
 DATA = INSPECT.parent
 NONE, EVALSCOPE, LIGHTEVAL = (INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole")
@@ -57,7 +57,7 @@ def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_pa
     assert row["metrics"]["correct"] == 18
     assert 22 + comparison["wins"] - comparison["losses"] == 18
     assert comparison["losses"] <= 6, "by their ids, other questions would be lost"
-    assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
+    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(comparison["wins"], comparison["losses"]))
 
 
 def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> No
     comparison = row["comparison"]
     base = table["rows"][0]["metrics"]["correct"]
     assert base + comparison["wins"] - comparison["losses"] == 22
-    assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
+    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(comparison["wins"], comparison["losses"]))
     assert "paired by the text of 24 of 24 questions here and of 24 in the baseline" in comparison["remark"]
     assert "the scorers (match, here exact_match flexible-extract)" in comparison["remark"]
 

@@ -18,13 +18,13 @@ from raising import raises
 from runner_base.errors import DataError
 from runner_compare.readers import archive, files
 from runner_compare.readers.archive import Archive
-from runner_compare.readers.files import parse, read_bytes
-from runner_compare.readers.packed import read_archive
+from runner_compare.readers.archive_files import read_archive
+from runner_compare.readers.files import parse_json_bytes, read_bytes
 
 
 def opened(path: Path) -> None:
     with Archive(path) as whole:
-        whole.read("header.json")
+        whole.read_member("header.json")
 
 
 def test_an_archive_that_is_cut_off_or_changed_is_rejected(tmp_path: Path) -> None:
@@ -46,9 +46,10 @@ def test_the_files_of_an_archive_are_read_and_never_written(tmp_path: Path) -> N
         packed.writestr("samples/../../../evil.json", '{"a": 1}')
         packed.writestr("/etc/evil.json", '{"a": 2}')
     with Archive(path) as opened_archive:
-        assert [json.loads(opened_archive.read(name)) for name in opened_archive.names_below("samples/")] == [
-            {"a": 1}
-        ]
+        assert [
+            json.loads(opened_archive.read_member(name))
+            for name in opened_archive.json_names_in_folder("samples/")
+        ] == [{"a": 1}]
     assert [file.name for file in tmp_path.rglob("*")] == ["in", "a.eval"]
 
 
@@ -102,9 +103,9 @@ def test_all_files_of_an_archive_together_have_a_largest_size(
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr("runner_compare.readers.packed.MAX_FILE_BYTES", 6)
+    monkeypatch.setattr("runner_compare.readers.archive_files.MAX_FILE_BYTES", 6)
     assert read_archive(path, {"results.json"}) == contents
-    monkeypatch.setattr("runner_compare.readers.packed.MAX_FILE_BYTES", 5)
+    monkeypatch.setattr("runner_compare.readers.archive_files.MAX_FILE_BYTES", 5)
     with raises(DataError, "too_large", str(path)):
         read_archive(path, {"results.json"})
 
@@ -140,7 +141,7 @@ def test_files_that_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_bytes(empty)
     for raw in (b"\xff", b"{", b"[" * 200 + b"]" * 200):
         with raises(DataError, "damaged", "name"):
-            parse(raw, "name")
+            parse_json_bytes(raw, "name")
 
 
 def test_paths_without_results_are_rejected(

@@ -115,24 +115,24 @@ def contents_of(path: Path) -> dict[str, bytes]:
     from runner_compare.readers.archive import Archive
 
     with Archive(path) as archive:
-        return {name: archive.read(name) for name in archive.members}
+        return {name: archive.read_member(name) for name in archive.members}
 
 
 def test_a_bar_appears_only_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[progress.ProgressState] = []
-    progress.report_to(seen.append)
+    progress.set_progress_sink(seen.append)
     try:
-        assert list(progress.watched([1, 2, 3], "reading")) == [1, 2, 3]
+        assert list(progress.iterate_with_progress([1, 2, 3], "reading")) == [1, 2, 3]
         assert seen == []
         monkeypatch.setattr(progress, "WATCHED_AFTER_S", 0.0)
         monkeypatch.setattr(progress, "REPORT_EVERY_S", 0.0)
-        assert list(progress.watched([1, 2, 3], "reading")) == [1, 2, 3]
+        assert list(progress.iterate_with_progress([1, 2, 3], "reading")) == [1, 2, 3]
         assert (seen[0].what, seen[0].total, seen[-1].done) == ("reading", 3, 3.0)
     finally:
-        progress.report_to(None)
+        progress.set_progress_sink(None)
 
 
 def test_a_long_gold_answer_is_known_by_its_hash() -> None:
-    one, other = (inspect_samples._short("x" * 10_000 + end) for end in "ab")
+    one, other = (inspect_samples._shorten_text("x" * 10_000 + end) for end in "ab")
     assert one != other
     assert len(one) < 300

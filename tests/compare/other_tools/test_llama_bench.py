@@ -65,7 +65,7 @@ def test_the_tests_of_a_file_are_figures_of_a_run(tables: Any, tmp_path: Path) -
     assert row["metrics"]["prompt_tok_per_s/pp512"] == row["metrics"]["prompt_tok_per_s"] == 1.0
     assert row["metrics"]["decode_tok_per_s/tg128"] == 2.0
     assert row["metrics"]["total_tok_per_s/pp512_tg128_d4096"] == 1.0
-    runs, _ = load.load([str(tmp_path / "a.json")])
+    runs, _ = load.load_results([str(tmp_path / "a.json")])
     assert runs[0].facts["machine"] == "a CPU"
 
 

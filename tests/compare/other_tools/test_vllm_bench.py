@@ -40,7 +40,7 @@ def test_files_of_equal_settings_are_runs_of_one_row(tables: Any, tmp_path: Path
     assert first["metrics"]["ttft_s"] == second["median_ttft_ms"] / 1000
     assert {one["measure"] for one in row["ratios"]} == {"output_tok_per_s", "ttft_s"}
 
-    runs, _ = load.load([str(AT_ONCE)])
+    runs, _ = load.load_results([str(AT_ONCE)])
     assert [len(run.earlier) for run in runs] == [1]
     (earlier,) = runs[0].earlier
     assert earlier.metrics["output_tok_per_s"] == real()["output_throughput"]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.features.recall.compute import RecallFindings, recall_by_length
-from runner_compare.features.recall.render.words import (
-    effective_sentence,
-    kind_rows,
+from runner_compare.features.recall.render.recall_text import (
+    describe_effective_length,
+    effective_length_rows,
+    effective_length_sentence,
     length_depth_rows,
-    length_words,
 )
-from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.statistics import McNemar, MeanFlips
-from runner_compare.statistics.effective_length import LengthTests, effective_length, length_tests
+from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
+from runner_compare.statistics import McNemarTest, MeanFlipTest
+from runner_compare.statistics.effective_length import (
+    LengthTests,
+    find_effective_length,
+    one_sided_length_tests,
+)
 
 LENGTHS = (1024, 2048, 4096, 8192)
 DEPTHS = (0.0, 0.5, 1.0)
@@ -34,7 +38,7 @@ def answers(
         for depth in DEPTHS:
             for number in range(a_depth):
                 question = f"{kind} {number}" if is_same_at_depths else f"{kind} {depth} {number}"
-                place = RecallPlace(kind, length, depth)
+                place = RecallPosition(kind, length, depth)
                 made.append(QuestionOutcome(number < count, "prompt", question, recall=place))
     return made
 
@@ -53,15 +57,15 @@ def answers(
 def test_what_is_said_is_what_the_tests_show(
     tests: tuple[LengthTests, ...], at_least: int, below: int | None, counted: int, words: str
 ) -> None:
-    found = effective_length(LENGTHS, tests)
-    assert (found.at_least, found.below, found.tokens) == (at_least, below, counted)
-    assert length_words(found) == words
+    found = find_effective_length(LENGTHS, tests)
+    assert (found.at_least, found.first_lost_length, found.tokens) == (at_least, below, counted)
+    assert describe_effective_length(found) == words
 
 
 def test_recall_that_comes_back_does_not_count() -> None:
-    found = effective_length(LENGTHS, (LOST, KEPT, KEPT))
-    assert (found.at_least, found.at_most, found.below) == (1024, 1024, 2048)
-    undecided_between = effective_length(LENGTHS, (OPEN, KEPT, KEPT))
+    found = find_effective_length(LENGTHS, (LOST, KEPT, KEPT))
+    assert (found.at_least, found.at_most, found.first_lost_length) == (1024, 1024, 2048)
+    undecided_between = find_effective_length(LENGTHS, (OPEN, KEPT, KEPT))
     assert (undecided_between.at_least, undecided_between.at_most) == (1024, 8192), (
         "the control: nothing is lost there"
     )
@@ -69,25 +73,31 @@ def test_recall_that_comes_back_does_not_count() -> None:
 
 def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_other_half() -> None:
     barely = LengthTests(1.0, 0.02, False)
-    assert effective_length(LENGTHS[:2], (barely,)).below == 2048, "below 0.025"
-    assert effective_length(LENGTHS[:3], (barely, barely)).below is None, "not below 0.0125, of two"
-    assert effective_length(LENGTHS[:3], (KEPT, LengthTests(1.0, 0.012, False))).below == 4096
+    assert find_effective_length(LENGTHS[:2], (barely,)).first_lost_length == 2048, "below 0.025"
+    assert find_effective_length(LENGTHS[:3], (barely, barely)).first_lost_length is None, (
+        "not below 0.0125, of two"
+    )
+    assert (
+        find_effective_length(LENGTHS[:3], (KEPT, LengthTests(1.0, 0.012, False))).first_lost_length == 4096
+    )
     kept = LengthTests(0.03, 1.0, True)
-    assert effective_length(LENGTHS[:2], (kept,)).at_least == 1024, "one-sided at 0.025"
-    assert effective_length(LENGTHS[:2], (kept,), alpha=0.1).at_least == 2048
+    assert find_effective_length(LENGTHS[:2], (kept,)).at_least == 1024, "one-sided at 0.025"
+    assert find_effective_length(LENGTHS[:2], (kept,), alpha=0.1).at_least == 2048
 
 
 def test_the_tests_are_those_of_the_margin() -> None:
-    kept = length_tests(McNemar(0, 0, 36), 0.1, None)
+    kept = one_sided_length_tests(McNemarTest(0, 0, 36), 0.1, None)
     assert kept.p_kept == pytest.approx(0.9**36)
-    assert length_tests(McNemar(0, 0, 35), 0.1, None).p_kept > 0.025, "one question fewer does not show it"
-    lost = length_tests(McNemar(0, 60, 60), 0.1, None)
+    assert one_sided_length_tests(McNemarTest(0, 0, 35), 0.1, None).p_kept > 0.025, (
+        "one question fewer does not show it"
+    )
+    lost = one_sided_length_tests(McNemarTest(0, 60, 60), 0.1, None)
     assert (lost.p_kept, lost.is_kept_as_counted) == (1.0, False)
     assert lost.p_lost < 1e-6
     families = [number // 5 for number in range(100)]
-    test = MeanFlips([0.0] * 100, families, "question", is_strict=True)
-    of_families = length_tests(test, 0.1, None)
-    assert of_families.p_kept > 0.025 > length_tests(McNemar(0, 0, 100), 0.1, None).p_kept, (
+    test = MeanFlipTest([0.0] * 100, families, "question", is_strict=True)
+    of_families = one_sided_length_tests(test, 0.1, None)
+    assert of_families.p_kept > 0.025 > one_sided_length_tests(McNemarTest(0, 0, 100), 0.1, None).p_kept, (
         "20 questions are few"
     )
 
@@ -101,23 +111,26 @@ def test_answers_that_were_cut_off_show_neither_that_recall_is_kept_nor_that_it_
         for outcome in right
     ]
     as_wrong = [outcome._replace(cut_off=0) for outcome in cut]
-    found, wrong = RecallFindings(tuple(cut)).effective, RecallFindings(tuple(as_wrong)).effective
+    found, wrong = (
+        RecallFindings(tuple(cut)).effective_length,
+        RecallFindings(tuple(as_wrong)).effective_length,
+    )
     assert found is not None
     assert wrong is not None
-    assert (found.at_least, found.below) == (1024, None)
-    assert wrong.below == 2048, "the control"
+    assert (found.at_least, found.first_lost_length) == (1024, None)
+    assert wrong.first_lost_length == 2048, "the control"
 
 
 def test_a_model_that_forgets_beyond_a_length_is_found_from_its_answers() -> None:
     findings = RecallFindings(tuple(answers({1024: 20, 2048: 20, 4096: 1, 8192: 0})))
-    assert findings.effective is not None
-    assert (findings.effective.at_least, findings.effective.below) == (2048, 4096)
-    assert [round(length.share, 2) for length in findings.lengths] == [1.0, 1.0, 0.05, 0.0]
-    assert [length.questions for length in findings.lengths] == [60] * 4
-    assert effective_sentence(findings).endswith(
+    assert findings.effective_length is not None
+    assert (findings.effective_length.at_least, findings.effective_length.first_lost_length) == (2048, 4096)
+    assert [round(length.share, 2) for length in findings.length_recalls] == [1.0, 1.0, 0.05, 0.0]
+    assert [length.questions for length in findings.length_recalls] == [60] * 4
+    assert effective_length_sentence(findings).endswith(
         "(100.0 % [94.0, 100.0]): reaches at least 2,048 tokens, less than 4,096"
     )
-    assert not any(lost.is_shown for lost in findings.lost_depths)
+    assert not any(lost.is_significant for lost in findings.lost_depths)
     first, *_ = length_depth_rows(findings)
     assert first == {
         "tokens": 1024, "0": 100, "0.5": 100, "1": 100, "all": 100, "low": 94, "high": 100, "answers": 60
@@ -127,33 +140,33 @@ def test_a_model_that_forgets_beyond_a_length_is_found_from_its_answers() -> Non
 def test_the_same_questions_at_all_depths_count_once() -> None:
     same = RecallFindings(tuple(answers({1024: 20, 2048: 20, 4096: 20}, is_same_at_depths=True)))
     other = RecallFindings(tuple(answers({1024: 20, 2048: 20, 4096: 20})))
-    assert {length.questions for length in same.lengths} == {20}
-    assert same.effective is not None
-    assert other.effective is not None
-    assert (same.effective.at_least, other.effective.at_least) == (1024, 4096)
-    assert "20 questions a length are few: about 36 would decide" in effective_sentence(same)
+    assert {length.questions for length in same.length_recalls} == {20}
+    assert same.effective_length is not None
+    assert other.effective_length is not None
+    assert (same.effective_length.at_least, other.effective_length.at_least) == (1024, 4096)
+    assert "20 questions a length are few: about 36 would decide" in effective_length_sentence(same)
 
 
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:
     findings = RecallFindings(tuple(answers({1024: 1, 2048: 0, 4096: 0})))
-    assert findings.effective is None
-    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_sentence(findings)
-    assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective is not None, "the control"
+    assert findings.effective_length is None
+    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_length_sentence(findings)
+    assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective_length is not None, "the control"
     wide = RecallFindings(tuple(answers({1024: 20, 2048: 20})), margin=0.95)
-    assert wide.effective is None
-    assert effective_sentence(wide).startswith(
+    assert wide.effective_length is None
+    assert effective_length_sentence(wide).startswith(
         "recall at the shortest length is not shown to be above the margin: 100.0 %"
     )
 
 
 def test_one_length_and_other_questions_at_each_length_have_none() -> None:
     one = RecallFindings(tuple(answers({1024: 20})))
-    assert effective_sentence(one) == "no effective length: one length was asked"
+    assert effective_length_sentence(one) == "no effective length: one length was asked"
     outcomes = answers({1024: 20, 2048: 20})
     others = [outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes]
     assert all(length.against_shortest is None for length in recall_by_length(others))
     assert (
-        effective_sentence(RecallFindings(tuple(others)))
+        effective_length_sentence(RecallFindings(tuple(others)))
         == "no effective length: no question is asked at all lengths"
     )
 
@@ -161,9 +174,12 @@ def test_one_length_and_other_questions_at_each_length_have_none() -> None:
 def test_each_kind_has_an_effective_length_and_together_they_hold_at_one_level() -> None:
     right = answers({1024: 20, 2048: 20, 4096: 0}) + answers({1024: 20, 2048: 0, 4096: 0}, kind="chain")
     findings = RecallFindings(tuple(right))
-    reached = {kind: found and (found.at_least, found.below) for kind, found in findings.by_kind.items()}
+    reached = {
+        kind: found and (found.at_least, found.first_lost_length)
+        for kind, found in findings.effective_length_by_kind.items()
+    }
     assert reached == {"single": (2048, 4096), "chain": (1024, 2048)}
-    assert kind_rows(findings)[1] == {
+    assert effective_length_rows(findings)[1] == {
         "kind": "chain", "reaches": 1024, "less than": 2048, "1,024": 100, "2,048": 0, "4,096": 0
     }  # fmt: skip
-    assert RecallFindings(tuple(answers({1024: 20, 2048: 20}))).by_kind == {}
+    assert RecallFindings(tuple(answers({1024: 20, 2048: 20}))).effective_length_by_kind == {}

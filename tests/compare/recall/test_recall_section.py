@@ -12,16 +12,16 @@ from json_schema import SCHEMA, faults
 from raising import raises
 
 from runner_base import ConfigError
-from runner_base.tables import fit
-from runner_compare.features.recall.compute import RecallFindings, RecallOfTable, share_error, with_margin
-from runner_compare.features.recall.render.tables import length_columns
+from runner_base.tables import fit_to_width
+from runner_compare.features.recall.compute import RecallFindings, TableRecall, apply_margin, divide_error
+from runner_compare.features.recall.render.tables import recall_length_columns
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
-from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPlace
-from runner_compare.model.table import ComparisonOptions, tabulate
+from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPosition
+from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.reader import Reader
-from runner_compare.render.output import FORMATS, flat_lines
-from runner_compare.render.parts import of_table, sentences_of
+from runner_compare.render.output import FORMATS, flatten_rows
+from runner_compare.render.parts import table_part, table_sentences
 
 LENGTHS, DEPTHS, A_CELL = (1024, 2048, 4096, 8192), (0.0, 0.5, 1.0), 20
 NEAR_ALL, HALF, NONE = 20, 10, 0  # right answers of a cell
@@ -38,11 +38,11 @@ class Planted(Reader):
         super().__init__()
         self.answers = answers
 
-    def of(self, run: Run) -> Answers:
+    def load_answers(self, run: Run) -> Answers:
         """Return what is given for the run."""
         return self.answers[run.run_id]
 
-    of_baseline = of
+    of_baseline = load_answers
 
 
 def planted(right: Mapping[int, int], lost_depth: float | None = None) -> Answers:
@@ -58,7 +58,7 @@ def planted(right: Mapping[int, int], lost_depth: float | None = None) -> Answer
                     number < right[length] and not is_lost,
                     "prompt",
                     f"single {depth} {number}",
-                    recall=RecallPlace("single", length, depth),
+                    recall=RecallPosition("single", length, depth),
                 )
     return answers
 
@@ -70,7 +70,9 @@ def table_of(settings: Mapping[str, Answers], baseline: str = "", metric: str = 
         right = sum(outcome.solved for outcome in answers.values())
         metrics = {"n": float(len(answers)), "correct": float(right), metric: right / len(answers)}
         runs.append(Run(name, f"job-{name}", "recall", "1", "", {"rope.name": name}, metrics))
-    return tabulate(runs, ComparisonOptions({"rope.name": baseline} if baseline else {}), Planted(settings))
+    return build_table(
+        runs, ComparisonOptions({"rope.name": baseline} if baseline else {}), Planted(settings)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def table() -> Table:
 
 
 def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) -> None:
-    columns = {column.head: column.cells for column in length_columns(table)}
+    columns = {column.head: column.cells for column in recall_length_columns(table)}
     assert dict(zip(columns["rope"], columns["reaches"], strict=True)) == {
         "native": "1,024", "linear": "4,096", "yarn": "4,096", "dynamic": "–"
     }  # fmt: skip
@@ -89,21 +91,21 @@ def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) 
         "native": "2,048", "linear": "8,192", "yarn": "8,192", "dynamic": "–"
     }  # fmt: skip
     assert columns["8,192"][columns["rope"].index("yarn")] == "50"
-    for grid in of_table(table).grids[1:]:
-        fitted = fit(grid.columns, 100)
+    for grid in table_part(table).grids[1:]:
+        fitted = fit_to_width(grid.columns, 100)
         assert not fitted.left_out
         assert not fitted.breaks_words
 
 
 def test_settings_are_compared_at_each_length_and_all_share_one_error(table: Table) -> None:
-    compared = table.of(RecallOfTable).compared
+    compared = table.get_section_data(TableRecall).compared
     assert {run_id: [str(it.finding) for it in of_row.values()] for run_id, of_row in compared.items()} == {
         "linear": ["no difference shown", "better", "better", "no difference shown"],
         "yarn": ["no difference shown", "better", "better", "better"],
         "dynamic": ["worse", "no difference shown", "no difference shown", "no difference shown"],
     }
     assert {decision.comparisons for of_row in compared.values() for decision in of_row.values()} == {12}
-    said = "\n".join(sentences_of(table))
+    said = "\n".join(table_sentences(table))
     assert "recall of yarn vs native: better at 2,048 (+100.0 points [" in said
     assert "recall at each length: no difference shown in 6 of 12 comparisons, which share 5 %" in said
     assert "shown to reach furthest: linear, yarn (4,096 tokens)" in said
@@ -114,7 +116,7 @@ def test_a_lost_depth_is_named_and_in_the_control_none_is() -> None:
     lost = table_of(
         {"native": planted(dict.fromkeys(LENGTHS, 20)), "linear": planted(dict.fromkeys(LENGTHS, 20), 0.5)}
     )
-    said = [line for line in sentences_of(lost) if "depends on the depth" in line]
+    said = [line for line in table_sentences(lost) if "depends on the depth" in line]
     assert len(said) == 1
     assert said[0].startswith(
         "linear: recall depends on the depth: at 4,096 tokens lower at depth 0.5 (0 % against 100 % elsewhere, p=0.0002)"
@@ -142,7 +144,7 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
     }  # fmt: skip
     assert any("20 % together" in line for line in document["tables"][0]["sentences"])
     assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [1.0, 1.0, 1.0, 0.5]
-    lines = {line["rope.name"]: line for line in flat_lines(Comparison([table]))}
+    lines = {line["rope.name"]: line for line in flatten_rows(Comparison([table]))}
     assert lines["yarn"]["effective_length_below"] == 8192
     assert lines["yarn"]["recall_8192"] == 0.5
     with io.StringIO() as sheet:
@@ -152,7 +154,7 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
 
 def test_what_is_the_same_of_several_rows_is_said_once() -> None:
     table = table_of({name: planted(NOTHING) for name in ("native", "linear", "yarn")})
-    said = [line for line in sentences_of(table) if "near zero" in line]
+    said = [line for line in table_sentences(table) if "near zero" in line]
     assert len(said) == 1
     assert said[0].startswith("linear, native, yarn: recall is near zero")
 
@@ -160,20 +162,20 @@ def test_what_is_the_same_of_several_rows_is_said_once() -> None:
 def test_another_margin_decides_anew() -> None:
     weaker = {1024: 20, 2048: 17, 4096: 17, 8192: 17}  # 15 points less
     table = table_of({"native": planted(weaker), "linear": planted(UP_TO_4K)})
-    found = table.of(RecallOfTable).findings
-    assert found["native"].effective is not None
-    assert found["native"].effective.at_least == 1024
-    with_margin([table], "40")
-    found = table.of(RecallOfTable).findings
-    assert found["native"].effective is not None
-    assert found["native"].effective.at_least == 8192
-    assert "within 40 points of the recall" in "\n".join(sentences_of(table))
+    found = table.get_section_data(TableRecall).findings
+    assert found["native"].effective_length is not None
+    assert found["native"].effective_length.at_least == 1024
+    apply_margin([table], "40")
+    found = table.get_section_data(TableRecall).findings
+    assert found["native"].effective_length is not None
+    assert found["native"].effective_length.at_least == 8192
+    assert "within 40 points of the recall" in "\n".join(table_sentences(table))
 
 
 @pytest.mark.parametrize("margin", ["0", "100", "-3", "ten"])
 def test_a_margin_that_is_none_is_refused(table: Table, margin: str) -> None:
     with raises(ConfigError, "bad_value", "--recall-margin"):
-        with_margin([table], margin)
+        apply_margin([table], margin)
 
 
 def test_other_tables_are_as_they_were() -> None:
@@ -182,34 +184,34 @@ def test_other_tables_are_as_they_were() -> None:
         for name in ("native", "yarn")
     }
     table = table_of(plain, "native", metric="accuracy")
-    assert table.of(RecallOfTable).findings == {}
-    assert len(of_table(table).grids) == 1
+    assert table.get_section_data(TableRecall).findings == {}
+    assert len(table_part(table).grids) == 1
     with raises(ConfigError, "empty", "--recall-margin"):
-        with_margin([table], "10")
+        apply_margin([table], "10")
 
 
 def test_pictures_are_drawn(table: Table) -> None:
     from runner_compare.features.recall.section import SECTION
 
-    curve, heat_map = SECTION.figures(table)
+    curve, heat_map = SECTION.pictures(table)
     assert (curve.name, heat_map.name) == ("recall_curve", "recall_map")
-    drawn = heat_map.svg()
+    drawn = heat_map.to_svg()
     assert drawn.count(">50<") == len(DEPTHS), "yarn at 8,192 tokens"
     for name in ("native", "linear", "yarn", "dynamic"):
         assert f">{name}<" in drawn
-        assert f">{name}<" in curve.svg()
+        assert f">{name}<" in curve.to_svg()
 
 
 def test_effective_lengths_of_a_table_share_one_error() -> None:
     """The same answers show less where the longest of more rows is looked for."""
     findings = {str(at): RecallFindings(tuple(planted(UP_TO_4K).values())) for at in range(10)}
-    shared = share_error(findings)
-    assert {own.levels for own in shared.values()} == {(0.005, 0.005)}
-    assert findings["0"].levels == (0.05, 0.05), "the control: a row by itself"
+    shared = divide_error(findings)
+    assert {own.significance_levels for own in shared.values()} == {(0.005, 0.005)}
+    assert findings["0"].significance_levels == (0.05, 0.05), "the control: a row by itself"
 
 
 def test_rows_that_reach_every_length_pass_on_their_level() -> None:
     every = {str(at): RecallFindings(tuple(planted(dict.fromkeys(LENGTHS, 20)).values())) for at in range(9)}
     other = RecallFindings(tuple(planted(UP_TO_1K).values()))
-    assert share_error(every | {"last": other})["last"].levels == (0.005, 0.05)
-    assert share_error({"first": other, "last": other})["last"].levels == (0.025, 0.025)
+    assert divide_error(every | {"last": other})["last"].significance_levels == (0.005, 0.05)
+    assert divide_error({"first": other, "last": other})["last"].significance_levels == (0.025, 0.025)

@@ -11,14 +11,19 @@ import pytest
 from scipy import stats
 
 from runner_base import Likelihood
-from runner_compare.features.contexts.render import context_sentence, of_texts
-from runner_compare.features.positions.render import range_of
+from runner_compare.features.contexts.render import context_sentence, text_records
+from runner_compare.features.positions.render import format_bin_range
 from runner_compare.metrics.likelihoods import HELPS_UP_TO, LOSS
-from runner_compare.statistics import ALPHA, Compared, Finding, judge
-from runner_compare.statistics.contexts import Step, context_figures, gain_over, helping
-from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.positions import position_figures
-from runner_compare.statistics.stats import student_p
+from runner_compare.statistics import ALPHA, Finding, RunComparison, decide_all
+from runner_compare.statistics.context_gains import (
+    ContextStep,
+    context_metrics,
+    create_likelihood_gain_test,
+    leading_helpful_steps,
+)
+from runner_compare.statistics.likelihoods import sum_likelihoods_by_unit
+from runner_compare.statistics.position_loss import position_metrics
+from runner_compare.statistics.stats import student_p_value
 
 TEXTS, TOKENS = 60, 64
 LENGTHS = (256, 1024, 4096, 16384)
@@ -46,7 +51,7 @@ def scored(generator: np.random.Generator, gains: Sequence[float], spread: float
 def test_at_most_one_sentence_in_twenty_claims_too_much(gains: Sequence[float]) -> None:
     generator, count = np.random.default_rng(1), 200
     true = LENGTHS[sum(gain > 0 for gain in gains)]
-    found = [context_figures(scored(generator, gains), {})[HELPS_UP_TO] for _ in range(count)]
+    found = [context_metrics(scored(generator, gains), {})[HELPS_UP_TO] for _ in range(count)]
     assert sum(length > true for length in found) <= 0.05 * count
     assert sum(length == true for length in found) >= 0.9 * count
 
@@ -71,19 +76,19 @@ def test_ten_equal_settings_are_different_in_at_most_one_table_of_twenty() -> No
     generator, count, wrong = np.random.default_rng(3), 60, 0
     for _ in range(count):
         base = scored(generator, (0.3, 0.2, 0.1))
-        longest = units(base)
+        longest = sum_likelihoods_by_unit(base)
         compared = []
         for _ in range(10):
             noise = generator.normal(0, 0.02 * TOKENS, TEXTS)
             other = [replace(part, nats=part.nats + noise[part.unit]) for part in longest]
-            compared.append(Compared(gain_over(other, longest)))
-        wrong += any(it.finding is not Finding.open for it in judge(compared))
+            compared.append(RunComparison(create_likelihood_gain_test(other, longest)))
+        wrong += any(it.finding is not Finding.open for it in decide_all(compared))
     assert wrong <= 0.05 * count
 
 
 def test_the_chief_figures_are_those_of_the_longest_context() -> None:
     parts = scored(np.random.default_rng(4), (0.3, 0.3, 0.3))
-    found = of_texts(parts, {})
+    found = text_records(parts, {})
     of_longest = [part for part in parts if part.context == LENGTHS[-1]]
     assert found.metrics["log_likelihood_nats_per_token"] == pytest.approx(
         sum(part.nats for part in of_longest) / (TEXTS * TOKENS)
@@ -97,26 +102,28 @@ def test_the_chief_figures_are_those_of_the_longest_context() -> None:
 
 
 def test_words() -> None:
-    none = context_figures(scored(np.random.default_rng(5), (0, 0, 0)), {})
+    none = context_metrics(scored(np.random.default_rng(5), (0, 0, 0)), {})
     assert context_sentence(none).startswith("no gain from more context is shown (from 256 to 1,024: gain ")
-    less = context_figures(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
+    less = context_metrics(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
     assert "helps up to 1,024 tokens" in context_sentence(less)
     assert "; more hurts (from 1,024 to 4,096: gain −0." in context_sentence(less)
-    few = context_figures([part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {})
+    few = context_metrics([part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {})
     assert context_sentence(few) == "too few texts to test whether more context helps: 49, at least 50"
     assert context_sentence({}) == ""
     families = {unit: f"family {unit // 2}" for unit in range(TEXTS)}
-    of_families = context_figures(scored(np.random.default_rng(8), (0.3,)), families)
+    of_families = context_metrics(scored(np.random.default_rng(8), (0.3,)), families)
     assert (
         context_sentence(of_families) == "too few texts to test whether more context helps: 30, at least 50"
     )
 
 
 def test_the_first_step_without_a_gain_ends_the_sequence() -> None:
-    gain, none, loss = (Step(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001)))
-    assert helping([gain, none, gain]) == [gain]
-    assert helping([none, gain]) == helping([loss, gain]) == []
-    assert helping([gain, gain]) == [gain, gain]
+    gain, none, loss = (
+        ContextStep(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001))
+    )
+    assert leading_helpful_steps([gain, none, gain]) == [gain]
+    assert leading_helpful_steps([none, gain]) == leading_helpful_steps([loss, gain]) == []
+    assert leading_helpful_steps([gain, gain]) == [gain, gain]
 
 
 # -------------------------------------------------------------------------------------- by position
@@ -143,7 +150,7 @@ def test_the_interval_of_a_bin_counts_texts_and_not_windows(
     """The control counts windows as samples: their interval misses the truth far too often."""
     generator, count, held = np.random.default_rng(9), 400, 0
     for _ in range(count):
-        found = position_figures(in_windows(generator, are_samples), {})
+        found = position_metrics(in_windows(generator, are_samples), {})
         held += found[f"{LOSS}_low/position_512"] <= 2 <= found[f"{LOSS}_high/position_512"]
     assert least <= held / count <= most
 
@@ -154,21 +161,21 @@ def test_bins_are_summed_by_text_and_family() -> None:
         Likelihood(0, -2, 2, 1, 1, 0, by_position=[[1, 2, -2.0, 0.1]]),
         Likelihood(1, -1, 1, 1, 1, 0, by_position=[[1, 1, -1.0, 0.0]]),
     ]
-    found = position_figures(parts, {})
+    found = position_metrics(parts, {})
     assert found[f"{LOSS}/position_1"] == 3
     assert f"{LOSS}_low/position_1" not in found  # of a single text
     assert found[f"{LOSS}/position_2"] == 1
     assert (found["n/position_2"], found["scored_tokens/position_2"]) == (2, 5)
     assert found["kl_nats_per_token/position_2"] == pytest.approx(0.4 / 5)
-    assert position_figures(parts, {0: "a", 1: "a"})["n/position_2"] == 1
+    assert position_metrics(parts, {0: "a", 1: "a"})["n/position_2"] == 1
     # of an earlier version
-    assert position_figures([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
-    assert [range_of(first) for first in (1, 2, 512)] == ["1", "2–3", "512–1,023"]
+    assert position_metrics([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
+    assert [format_bin_range(first) for first in (1, 2, 512)] == ["1", "2–3", "512–1,023"]
 
 
 def test_the_p_of_a_step_is_no_smaller_than_students() -> None:
     parts = scored(np.random.default_rng(10), (0.02,))
     sides = [[part for part in parts if part.context == length] for length in LENGTHS[:2]]
-    test = gain_over(sides[1], sides[0])
+    test = create_likelihood_gain_test(sides[1], sides[0])
     effect = test.effect
-    assert effect.p >= student_p(effect.value / test.error, TEXTS - 1)
+    assert effect.p >= student_p_value(effect.value / test.standard_error, TEXTS - 1)

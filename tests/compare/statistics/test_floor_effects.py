@@ -6,14 +6,9 @@ import pytest
 
 from runner_base.notes import note
 from runner_compare.metrics import BOUNDS
-from runner_compare.render.answers import cut_off_words
+from runner_compare.render.answers import cut_off_message
 from runner_compare.render.columns import OF_SCORED
-from runner_compare.statistics.floor_effects import (
-    LIMIT,
-    what_tells_more,
-    why_more_would_not_decide,
-    why_no_evidence,
-)
+from runner_compare.statistics.floor_effects import LIMIT, all_solved_note, cut_off_note, no_evidence_notes
 
 
 def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:
@@ -35,26 +30,26 @@ def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:
 def test_what_a_job_says_of_answers_that_were_cut_off(
     metrics: dict[str, float], params: dict[str, str], words: str
 ) -> None:
-    assert cut_off_words(metrics, params) == words
+    assert cut_off_message(metrics, params) == words
 
 
 def test_other_questions_tell_more_where_all_answers_are_the_same() -> None:
-    assert what_tells_more([1.0, 1.0]) == note("all_solved")
-    assert what_tells_more([0.0, 0.05]) == what_tells_more([1.0, 0.0]) == what_tells_more([None, 1.0]) is None
-    assert why_more_would_not_decide([scored(9, 0), scored(5, 10)]) == note("mostly_cut_off")
-    assert why_more_would_not_decide([scored(20, 0), scored(20, 0)]) is None
+    assert all_solved_note([1.0, 1.0]) == note("all_solved")
+    assert all_solved_note([0.0, 0.05]) == all_solved_note([1.0, 0.0]) == all_solved_note([None, 1.0]) is None
+    assert cut_off_note([scored(9, 0), scored(5, 10)]) == note("mostly_cut_off")
+    assert cut_off_note([scored(20, 0), scored(20, 0)]) is None
 
 
 def test_of_several_answers_to_a_question_each_that_was_cut_off_counts() -> None:
     """Three of four are cut off, and the fourth elects itself: no vote is, by the job's own
     count."""
     several = scored(20, 0) | {"answers_each": 4.0, BOUNDS[0]: 0.25, BOUNDS[1]: 1.0}
-    assert why_more_would_not_decide([several, several]) == note("mostly_cut_off")
-    assert cut_off_words(several, {LIMIT: "64"}) == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
+    assert cut_off_note([several, several]) == note("mostly_cut_off")
+    assert cut_off_message(several, {LIMIT: "64"}) == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
     # whose record has only the questions of which all answers were cut off
     earlier = {"answers_each": 4.0}
-    assert why_more_would_not_decide([scored(0, 9) | earlier]) is None
-    assert why_more_would_not_decide([scored(0, 10) | earlier]) == note("mostly_cut_off")
+    assert cut_off_note([scored(0, 9) | earlier]) is None
+    assert cut_off_note([scored(0, 10) | earlier]) == note("mostly_cut_off")
 
 
 def test_the_columns_of_missing_answers_are_never_left_out() -> None:
@@ -65,10 +60,10 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
     def job(unread: float, right: float) -> dict[str, float]:
         return {"n": 300, "correct": right, "accuracy": right / 300, "no_answer": unread}
 
-    nobody = why_no_evidence([job(0, 0), job(0, 0)], [0.0, 0.0])
+    nobody = no_evidence_notes([job(0, 0), job(0, 0)], [0.0, 0.0])
     assert nobody == (note("none_solved"), note("ask_easier"))
     for unread, right, accuracies in ((300, 300), (0, 0), [0.0, 0.0]), ((200, 160), (90, 100), [0.3, 0.33]):
-        found = why_no_evidence(list(map(job, unread, right)), accuracies)
+        found = no_evidence_notes(list(map(job, unread, right)), accuracies)
         counts = [(count, 300) for count in unread]
         assert found == (note("few_read", unread=counts, is_none=right == (0, 0)), note("read_some"))
     for sides in (
@@ -78,4 +73,4 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
         [{"perplexity": 3.0}, {"perplexity": 3.0}],
     ):
         known = [side.get("accuracy") for side in sides]
-        assert why_no_evidence(sides, known) is None
+        assert no_evidence_notes(sides, known) is None

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner_compare.statistics import MeanFlips, judge
-from runner_compare.statistics.mean_plans import detectable_loss, flip_ps, power_of, questions_for_margin
+from runner_compare.statistics import MeanFlipTest, decide_all
+from runner_compare.statistics.mean_plans import (
+    detectable_mean_loss,
+    questions_needed_for_margin,
+    sign_flip_p_values,
+    simulate_power,
+)
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.ratios import sign_flip_p
+from runner_compare.statistics.ratios import sign_flip_p_value
 
 DRAWS = 200
 SLACK = 0.05  # by which a power may be off what is said
@@ -33,15 +38,19 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
     """Before, 25 families of which none differed said 13.7 points, and found such a loss in 15
     %."""
     generator, found, each = np.random.default_rng(families), 0, size * samples
-    it = MeanDifference.of([0.0] * families * size, [at // size for at in range(families * size)])
-    loss = detectable_loss(it.sums, it.sizes, samples, is_whole, 0.05)
+    it = MeanDifference.from_differences(
+        [0.0] * families * size, [at // size for at in range(families * size)]
+    )
+    loss = detectable_mean_loss(it.sums, it.sizes, samples, is_whole, 0.05)
     if loss is None:
         assert families == 10, "more families find one that is lost as a whole"
         return
     for _ in range(DRAWS):
         lost = generator.random((families, 1 if is_whole else each)) < loss
         lost = np.broadcast_to(lost, (families, each)).reshape(families * size, samples)
-        it = MeanDifference.of((-lost.mean(axis=1)).tolist(), [at // size for at in range(families * size)])
+        it = MeanDifference.from_differences(
+            (-lost.mean(axis=1)).tolist(), [at // size for at in range(families * size)]
+        )
         found += it.p < 0.05 and it.difference < 0
     least, most = (binom.ppf([0.001], DRAWS, 0.8 - SLACK)[0], binom.ppf([0.999], DRAWS, 0.8 + SLACK)[0])
     assert least <= found <= most
@@ -50,26 +59,26 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
 @pytest.mark.thorough
 def test_a_loss_of_whole_families_is_harder_to_detect() -> None:
     differences = noise(np.random.default_rng(0), 30, 10, 0.2).ravel().tolist()
-    families = MeanFlips(differences, [at // 10 for at in range(300)], "story")
-    (it,) = judge([families])
+    families = MeanFlipTest(differences, [at // 10 for at in range(300)], "story")
+    (it,) = decide_all([families])
     assert it.detectable is not None
     assert it.detectable_at_worst is not None
     assert it.detectable < 0.8 * it.detectable_at_worst
-    strict, *_ = judge([families, *(MeanFlips([0.0] * 20, samples=4) for _ in range(4))])
+    strict, *_ = decide_all([families, *(MeanFlipTest([0.0] * 20, samples=4) for _ in range(4))])
     assert (strict.detectable or 0) > it.detectable, "five comparisons share the level"
-    (few,) = judge([MeanFlips([0.0] * 60, [at // 10 for at in range(60)], "story")])
+    (few,) = decide_all([MeanFlipTest([0.0] * 60, [at // 10 for at in range(60)], "story")])
     assert few.detectable_at_worst is None or few.detectable_at_worst > 0.8
 
 
 def test_the_power_is_that_of_the_test_that_decides() -> None:
     generator = np.random.default_rng(3)
     sums, sizes = tuple(noise(generator, 20, 10, 0.2).sum(axis=1).tolist()), (10.0,) * 20
-    powers = [power_of(sums, sizes, 1, False, 0.05, loss) for loss in (0.01, 0.1, 0.2, 0.4)]
+    powers = [simulate_power(sums, sizes, 1, False, 0.05, loss) for loss in (0.01, 0.1, 0.2, 0.4)]
     assert powers == sorted(powers)
     assert powers[0] < 0.1
     assert powers[-1] > 0.99
     rows = generator.choice([-2.0, -1.0, 0.0, 0.0, 0.0, 1.0], size=(30, 14))
-    assert flip_ps(rows) == pytest.approx([sign_flip_p(row.tolist()) for row in rows])
+    assert sign_flip_p_values(rows) == pytest.approx([sign_flip_p_value(row.tolist()) for row in rows])
 
 
 @pytest.mark.thorough
@@ -78,21 +87,21 @@ def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size
     generator, shown = np.random.default_rng(4), 0
     needed: int | None = None
     for _ in range(DRAWS // 2):
-        first = MeanDifference.of(
+        first = MeanDifference.from_differences(
             noise(generator, families, size, differ).ravel().tolist(),
             [at // size for at in range(families * size)],
         )
-        needed = questions_for_margin(first.sums, first.sizes, 0.05, 0.05)
+        needed = questions_needed_for_margin(first.sums, first.sizes, 0.05, 0.05)
         assert needed is not None
         further = round(needed / size)
         drawn = noise(generator, further, size, differ).ravel().tolist()
-        it = MeanDifference.of(drawn, [at // size for at in range(len(drawn))])
-        shown += it.p_at(-0.05) < 0.05 and it.difference > -0.05
+        it = MeanDifference.from_differences(drawn, [at // size for at in range(len(drawn))])
+        shown += it.p_value_at(-0.05) < 0.05 and it.difference > -0.05
     least, most = binom.ppf([0.001, 0.999], DRAWS // 2, [0.75, 0.88])
     assert least <= shown <= most
     normal = NormalDist()
     about = (normal.inv_cdf(0.975) + normal.inv_cdf(0.8)) ** 2 * differ / 0.05**2
     assert needed is not None
     assert needed == pytest.approx(about, rel=0.5)
-    assert (questions_for_margin(first.sums, first.sizes, 0.02, 0.05) or 0) > 4 * needed
-    assert questions_for_margin(first.sums, first.sizes, 1e-6, 0.05) is None
+    assert (questions_needed_for_margin(first.sums, first.sizes, 0.02, 0.05) or 0) > 4 * needed
+    assert questions_needed_for_margin(first.sums, first.sizes, 1e-6, 0.05) is None

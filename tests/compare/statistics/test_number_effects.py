@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.metrics import Better
-from runner_compare.statistics import Decision, Finding, NumberFlips, judge
-from runner_compare.statistics.methods.number_flips import MIN_DIFFERING
+from runner_compare.metrics import BetterDirection
+from runner_compare.statistics import Decision, Finding, MetricFlipTest, decide_all
+from runner_compare.statistics.methods.metric_flips import MIN_DIFFERING
 from runner_compare.statistics.stats import paired_difference_interval
 
 THEIRS = [0.0, 1.0, 1.0, 0.5, 0.2] * 20
 
 
-def of(ours: list[float], better: Better = Better.higher) -> Decision:
+def of(ours: list[float], better: BetterDirection = BetterDirection.higher) -> Decision:
     differences = [one - other for one, other in zip(ours, THEIRS, strict=True)]
-    (decision,) = judge([NumberFlips("f1", differences, [1.0] * len(ours), better, ours, THEIRS)])
+    (decision,) = decide_all([MetricFlipTest("f1", differences, [1.0] * len(ours), better, ours, THEIRS)])
     return decision
 
 
@@ -22,7 +22,7 @@ def test_numbers_that_are_all_the_same_may_still_differ_in_other_questions() -> 
     it = of(THEIRS)
     assert (it.low, it.high) == pytest.approx(paired_difference_interval(0, 0, 100))
     assert (it.value, it.p, it.finding) == (0.0, 1.0, Finding.open)
-    assert it.test.p_at(-0.02) > 0.05 > it.test.p_at(-0.2)
+    assert it.test.p_value_at(-0.02) > 0.05 > it.test.p_value_at(-0.2)
 
 
 def test_few_differing_questions_count_by_the_range_of_the_numbers() -> None:

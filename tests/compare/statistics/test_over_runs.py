@@ -10,21 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runner_base.spreads import fewest_with_interval, median_interval
+from runner_base.spreads import median_confidence_interval, min_values_for_interval
 from runner_compare.statistics import MIN_RUNS
-from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs, least_p, power_of, runs_needed
+from runner_compare.statistics.run_ratios import (
+    RunRatio,
+    min_p_value,
+    min_runs_per_side,
+    run_ratio_power,
+    runs_needed_per_side,
+)
 
 values = st.lists(st.integers(900, 1100).map(float), min_size=3, max_size=8)
 
 
 @given(values, values)
 def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[float]) -> None:
-    over = RatioOfRuns.of(ours, theirs)
+    over = RunRatio.from_runs(ours, theirs)
     assert over.ratio == pytest.approx(stats.gmean(ours) / stats.gmean(theirs))
     if min(map(len, map(set, (ours, theirs)))) > 1:  # scipy warns of equal values
         welch = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
         assert math.log(over.ratio) / over.error == pytest.approx(welch.statistic, abs=1e-6)
-        assert over.p_at(1.0) >= min(1.0, welch.pvalue) - 1e-9, (
+        assert over.p_value_at(1.0) >= min(1.0, welch.pvalue) - 1e-9, (
             "the smaller side's degrees of freedom are fewer"
         )
 
@@ -34,10 +40,10 @@ def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[floa
 def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
     ours: list[float], theirs: list[float], alpha: float
 ) -> None:
-    over = RatioOfRuns.of(ours, theirs)
+    over = RunRatio.from_runs(ours, theirs)
     for end, outwards in zip(over.interval(alpha), (0.999, 1.001), strict=True):
-        if over.error and least_p(over.runs) < alpha:
-            assert over.p_at(end / outwards) > alpha > over.p_at(end * outwards)
+        if over.error and min_p_value(over.runs) < alpha:
+            assert over.p_value_at(end / outwards) > alpha > over.p_value_at(end * outwards)
         elif not over.error:
             assert end == pytest.approx(over.ratio)
 
@@ -45,50 +51,51 @@ def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
 @pytest.mark.thorough
 @given(values, values)
 def test_the_sides_can_be_swapped(ours: list[float], theirs: list[float]) -> None:
-    over, turned = RatioOfRuns.of(ours, theirs), RatioOfRuns.of(theirs, ours)
+    over, turned = RunRatio.from_runs(ours, theirs), RunRatio.from_runs(theirs, ours)
     assert turned.ratio == pytest.approx(1 / over.ratio)
-    assert turned.p_at(1 / 1.1) == pytest.approx(over.p_at(1.1), rel=1e-6)
+    assert turned.p_value_at(1 / 1.1) == pytest.approx(over.p_value_at(1.1), rel=1e-6)
 
 
 def test_runs_of_two_modes_bound_p() -> None:
     """All of one side in one mode, all of the other in the other: two equally likely modes do that
     by themselves."""
-    over = RatioOfRuns.of([100.0] * 3, [110.0] * 3)
-    assert over.p_at(1.0) == least_p(6) == 2 / 2**6
-    assert RatioOfRuns.of([100.0] * 3, [100.0] * 5).p_at(1.0) == 1.0
+    over = RunRatio.from_runs([100.0] * 3, [110.0] * 3)
+    assert over.p_value_at(1.0) == min_p_value(6) == 2 / 2**6
+    assert RunRatio.from_runs([100.0] * 3, [100.0] * 5).p_value_at(1.0) == 1.0
 
 
 def test_the_fewest_runs_are_those_that_can_show_anything() -> None:
-    assert fewest_runs(0.05) == MIN_RUNS == 3
+    assert min_runs_per_side(0.05) == MIN_RUNS == 3
     for alpha in (0.025, 0.05 / 12, 0.05 / 100):
-        runs = fewest_runs(alpha)
-        assert least_p(2 * runs) < alpha <= least_p(2 * runs - 2)
+        runs = min_runs_per_side(alpha)
+        assert min_p_value(2 * runs) < alpha <= min_p_value(2 * runs - 2)
 
 
 @pytest.mark.parametrize(("distance", "alpha"), [(3.0, 0.05), (3.0, 0.05 / 12), (1.0, 0.05)])
 def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None:
-    runs = runs_needed(distance, alpha)
+    runs = runs_needed_per_side(distance, alpha)
     assert runs is not None
-    assert power_of(runs, distance, alpha) >= 0.8 > power_of(runs - 1, distance, alpha)
+    assert run_ratio_power(runs, distance, alpha) >= 0.8 > run_ratio_power(runs - 1, distance, alpha)
     generator = np.random.default_rng(1)
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
     theirs = np.exp(0.03 * generator.standard_normal((600, runs)))
     found = sum(
-        RatioOfRuns.of(*pair).p_at(1.0) < alpha for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
+        RunRatio.from_runs(*pair).p_value_at(1.0) < alpha
+        for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
     )
-    assert found / 600 == pytest.approx(power_of(runs, distance, alpha), abs=0.06)
+    assert found / 600 == pytest.approx(run_ratio_power(runs, distance, alpha), abs=0.06)
 
 
 def test_no_number_of_runs_shows_a_distance_of_nothing() -> None:
-    assert runs_needed(1e-4) is None
-    assert runs_needed(1e6) == MIN_RUNS
+    assert runs_needed_per_side(1e-4) is None
+    assert runs_needed_per_side(1e6) == MIN_RUNS
 
 
 def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> None:
-    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
-    assert fewest_with_interval() == 6
-    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 9.0]) == (1.0, 9.0)
-    assert median_interval([float(at) for at in range(10)]) == (1.0, 8.0)
+    assert median_confidence_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None
+    assert min_values_for_interval() == 6
+    assert median_confidence_interval([3.0, 1.0, 2.0, 5.0, 4.0, 9.0]) == (1.0, 9.0)
+    assert median_confidence_interval([float(at) for at in range(10)]) == (1.0, 8.0)
     generator = np.random.default_rng(4)
     for runs in (6, 9, 12, 20):
         drawn = np.where(generator.random((2000, runs)) < 0.1, -5.0, 0.0) + generator.normal(
@@ -96,6 +103,6 @@ def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> 
         )
         whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(0, 1, 400_000)
         truth = float(np.median(whole))
-        ends = [median_interval(values) for values in drawn.tolist()]
+        ends = [median_confidence_interval(values) for values in drawn.tolist()]
         missed = sum(not it[0] <= truth <= it[1] for it in ends if it is not None)
         assert missed <= 2000 * 0.05 + 3 * (2000 * 0.05 * 0.95) ** 0.5

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from runner_compare.statistics import ALPHA, MeanFlips, Method, OverSeeds, stats
-from runner_compare.statistics.over_seeds import (
+from runner_compare.statistics import ALPHA, MeanFlipTest, Method, SeedTest, stats
+from runner_compare.statistics.seed_means import (
     CrossedMean,
-    ErrorPart,
-    bound,
-    guaranteed_over_seeds,
-    of_questions,
-    of_seeds,
-    p_of_gap,
-    share_over_seeds,
+    ErrorComponent,
+    accuracy_interval_over_seeds,
+    combined_bound,
+    exact_interval_over_seeds,
+    p_value_of_gap,
+    question_error,
+    seed_errors,
 )
 
 
@@ -34,36 +34,36 @@ def drawn(draw: np.random.Generator, seeds: int, questions: int, apart: float) -
 
 def test_the_parts_of_the_error_are_those_of_questions_and_of_seeds() -> None:
     values = [[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]]
-    mean = CrossedMean.of(values)
+    mean = CrossedMean.from_values(values)
     by_question, by_seed = np.mean(values, axis=0), np.mean(values, axis=1)
     assert mean.mean == pytest.approx(np.mean(values))
     assert [part.variance for part in mean.parts] == pytest.approx(
         [np.var(by_question, ddof=1) / 4, np.var(by_seed, ddof=1) / 3]
     )
     assert [part.freedom for part in mean.parts] == [3, 2]
-    assert len(CrossedMean.of(values[:1]).parts) == 1, "one seed shows nothing about others"
-    apart = CrossedMean.difference(values, [[0.0] * 4])
+    assert len(CrossedMean.from_values(values[:1]).parts) == 1, "one seed shows nothing about others"
+    apart = CrossedMean.from_difference(values, [[0.0] * 4])
     assert apart.mean == pytest.approx(mean.mean)
     assert len(apart.parts) == 2, "the baseline has one seed"
-    assert CrossedMean.of([[1.0]]).interval() == (-math.inf, math.inf)
+    assert CrossedMean.from_values([[1.0]]).interval() == (-math.inf, math.inf)
 
 
 def test_questions_of_a_family_count_as_one() -> None:
     alone, twins = (
-        of_questions([0.0, 1.0, 1.0]),
-        of_questions([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
+        question_error([0.0, 1.0, 1.0]),
+        question_error([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
     )
     assert twins.variance == pytest.approx(alone.variance)
     assert twins.freedom == 2
 
 
 def test_p_and_interval_agree_with_students_t() -> None:
-    part = ErrorPart(4.0, 7)
-    assert p_of_gap([part], 3.0) == pytest.approx(2 * reference.t.sf(1.5, 7), rel=1e-4)
-    both = [part, ErrorPart(1.0, 2)]
-    assert p_of_gap(both, bound(both, ALPHA, True)) == pytest.approx(ALPHA, rel=1e-4)
-    assert p_of_gap(both, -bound(both, 0.001, False)) == pytest.approx(0.001, rel=1e-3)
-    assert p_of_gap(both, 0.0) == 1.0
+    part = ErrorComponent(4.0, 7)
+    assert p_value_of_gap([part], 3.0) == pytest.approx(2 * reference.t.sf(1.5, 7), rel=1e-4)
+    both = [part, ErrorComponent(1.0, 2)]
+    assert p_value_of_gap(both, combined_bound(both, ALPHA, True)) == pytest.approx(ALPHA, rel=1e-4)
+    assert p_value_of_gap(both, -combined_bound(both, 0.001, False)) == pytest.approx(0.001, rel=1e-3)
+    assert p_value_of_gap(both, 0.0) == 1.0
 
 
 @pytest.mark.thorough
@@ -75,22 +75,22 @@ def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> N
     inside, alone = 0, 0
     for _ in range(jobs):
         solved = drawn(draw, seeds, 150, apart)
-        low, high = share_over_seeds(solved)
+        low, high = accuracy_interval_over_seeds(solved)
         inside += low <= 0.7 <= high
-        part = of_questions(np.mean(solved, axis=0).tolist())
-        alone += bool(abs(np.mean(solved) - 0.7) <= part.bound(ALPHA, True))
+        part = question_error(np.mean(solved, axis=0).tolist())
+        alone += bool(abs(np.mean(solved) - 0.7) <= part.error_bound(ALPHA, True))
     assert stats.wilson_interval(inside, jobs)[1] >= 0.94
     if apart == 0.4:
         assert stats.wilson_interval(alone, jobs)[1] < 0.90
 
 
 def test_the_interval_at_the_ends_is_not_empty() -> None:
-    low, high = share_over_seeds([[True] * 40] * 5)
+    low, high = accuracy_interval_over_seeds([[True] * 40] * 5)
     assert high == 1.0
     assert 0.8 < low < 0.95, "as 40 questions show, and not as 200 answers"
-    assert share_over_seeds([[False] * 40] * 5) == pytest.approx((0.0, 1 - low))
-    assert share_over_seeds([[True], [True]]) == (0.0, 1.0), "one question"
-    few = share_over_seeds([[True] * 40] * 5, [index // 10 for index in range(40)])
+    assert accuracy_interval_over_seeds([[False] * 40] * 5) == pytest.approx((0.0, 1 - low))
+    assert accuracy_interval_over_seeds([[True], [True]]) == (0.0, 1.0), "one question"
+    few = accuracy_interval_over_seeds([[True] * 40] * 5, [index // 10 for index in range(40)])
     assert few[0] < low, "four families say less"
 
 
@@ -102,8 +102,8 @@ def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None
     for _ in range(pairs):
         sides = [drawn(draw, 5, 200, 0.4) for _ in range(2)]
         ours, theirs = (np.mean(side, axis=0) for side in sides)
-        by_questions = MeanFlips((ours - theirs).tolist(), samples=5)
-        effect = OverSeeds(
+        by_questions = MeanFlipTest((ours - theirs).tolist(), samples=5)
+        effect = SeedTest(
             by_questions, *([float(np.mean(of_seed)) for of_seed in side] for side in sides)
         ).effect
         wrong += effect.p < ALPHA
@@ -123,18 +123,18 @@ def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
         worse.append([it and draw.random() < 0.6 for it in of_seed])
     gaps = (np.mean(worse, axis=0) - np.mean(base, axis=0)).tolist()
     means = ([float(np.mean(of_seed)) for of_seed in side] for side in (worse, base))
-    test = OverSeeds(MeanFlips(gaps, samples=5), *means)
+    test = SeedTest(MeanFlipTest(gaps, samples=5), *means)
     effect = test.effect
     assert (effect.method, effect.counts["grouping"]) == (Method.over_seeds, ", mean of 5 seeds")
     assert effect.p < 0.01
     assert effect.high < 0
     assert test.knows_power
-    assert 0 < (test.detects(ALPHA) or 0) < 0.3
-    families = OverSeeds(
-        MeanFlips(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6]
+    assert 0 < (test.detectable_difference(ALPHA) or 0) < 0.3
+    families = SeedTest(
+        MeanFlipTest(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6]
     )
     assert families.effect.counts["grouping"] == ", mean of 2 seeds, in 50 families by story"
-    assert of_seeds([0.5]) == []
+    assert seed_errors([0.5]) == []
 
 
 @pytest.mark.thorough
@@ -142,13 +142,16 @@ def test_an_end_over_seeds_is_at_least_that_of_questions_and_that_of_seeds() -> 
     """3 % of the questions are never solved: the upper end of Student's t alone missed in up to 7
     %."""
     draw, times = np.random.default_rng(3), 400
-    missed = {share_over_seeds: 0, guaranteed_over_seeds: 0}
+    missed = {accuracy_interval_over_seeds: 0, exact_interval_over_seeds: 0}
     for _ in range(times):
         solvable = draw.random(50) >= 0.03
         for interval in missed:
             missed[interval] += interval([solvable.tolist()] * 3)[1] < 0.97
-    assert missed[guaranteed_over_seeds] <= 0.025 * times + 2 * math.sqrt(0.025 * times)
-    assert missed[share_over_seeds] > missed[guaranteed_over_seeds]
+    assert missed[exact_interval_over_seeds] <= 0.025 * times + 2 * math.sqrt(0.025 * times)
+    assert missed[accuracy_interval_over_seeds] > missed[exact_interval_over_seeds]
     apart = [[True] * 50, [True] * 45 + [False] * 5, [True] * 40 + [False] * 10]
-    (low, high), (exact_low, exact_high) = share_over_seeds(apart), guaranteed_over_seeds(apart)
+    (low, high), (exact_low, exact_high) = (
+        accuracy_interval_over_seeds(apart),
+        exact_interval_over_seeds(apart),
+    )
     assert exact_low <= low < high <= exact_high

@@ -11,11 +11,11 @@ from scipy.special import gammaln
 
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.stats import (
-    holm,
-    holm_of_groups,
-    mcnemar_exact,
+    holm_adjust,
+    holm_adjust_groups,
+    mcnemar_exact_p_value,
     paired_difference_interval,
-    paired_difference_p,
+    paired_difference_p_value,
 )
 
 MARGINS = (0.005, 0.02, 0.1, 0.2)
@@ -47,11 +47,11 @@ def most_wrong(n: int) -> dict[int, float]:
     the level."""
     wins, losses = tables(n)
     pairs = list(zip(wins.tolist(), losses.tolist(), strict=True))
-    p = np.array([mcnemar_exact(*it) for it in pairs])
+    p = np.array([mcnemar_exact_p_value(*it) for it in pairs])
     estimate = (wins - losses) / n
     largest = dict.fromkeys(COMPARISONS, 0.0)
     for margin in MARGINS:
-        p_margin = np.array([paired_difference_p(*it, n, -margin) for it in pairs])
+        p_margin = np.array([paired_difference_p_value(*it, n, -margin) for it in pairs])
         for comparisons in COMPARISONS:
             level = ALPHA / comparisons
             better, worse = (p < level) & (estimate > 0), (p < level) & (estimate < 0)
@@ -100,7 +100,7 @@ def test_few_discordant_pairs_are_not_too_many_errors() -> None:
     few = wins + losses < 30
     ps = np.array(
         [
-            paired_difference_p(*it, n, -margin)
+            paired_difference_p_value(*it, n, -margin)
             for it in zip(wins[few].tolist(), losses[few].tolist(), strict=True)
         ]
     )
@@ -109,9 +109,9 @@ def test_few_discordant_pairs_are_not_too_many_errors() -> None:
 
 
 def test_a_comparison_counts_once_until_all_about_it_is_shown() -> None:
-    assert holm_of_groups([[0.01], [0.03], [0.02]]) == [[0.03], [0.04], [0.04]]
+    assert holm_adjust_groups([[0.01], [0.03], [0.02]]) == [[0.03], [0.04], [0.04]]
     # 0.01 · 2 comparisons; 0.02 · 2, since something of each is still open; then the first has no more to ask
-    assert holm_of_groups([[0.01, 0.02], [0.03, 0.04]]) == [[0.02, 0.04], [0.04, 0.04]]
-    assert holm_of_groups([[0.01, 0.9], [0.03]]) == [[0.02, 0.9], [0.06]]
-    assert holm_of_groups([]) == []
-    assert holm([0.01, 0.03]) == [0.02, 0.03]
+    assert holm_adjust_groups([[0.01, 0.02], [0.03, 0.04]]) == [[0.02, 0.04], [0.04, 0.04]]
+    assert holm_adjust_groups([[0.01, 0.9], [0.03]]) == [[0.02, 0.9], [0.06]]
+    assert holm_adjust_groups([]) == []
+    assert holm_adjust([0.01, 0.03]) == [0.02, 0.03]

@@ -20,7 +20,7 @@ VERDICTS = [float(DRAW.choice((-1, 0, 0, 0, 0, 1))) for _ in range(300)]
 
 
 def test_questions_of_their_own_give_nearly_tangos_interval() -> None:
-    it = MeanDifference.of(VERDICTS)
+    it = MeanDifference.from_differences(VERDICTS)
     wins, losses = VERDICTS.count(1), VERDICTS.count(-1)
     assert it.difference == pytest.approx((wins - losses) / 300)
     assert it.interval() == pytest.approx(paired_difference_interval(wins, losses, 300), abs=0.005)
@@ -28,11 +28,14 @@ def test_questions_of_their_own_give_nearly_tangos_interval() -> None:
 
 def test_clusters_whose_questions_agree_are_worth_one_question_each() -> None:
     whole = [verdict for verdict in VERDICTS[:30] for _ in range(10)]
-    it, single = (MeanDifference.of(whole, [at // 10 for at in range(300)]), MeanDifference.of(VERDICTS[:30]))
+    it, single = (
+        MeanDifference.from_differences(whole, [at // 10 for at in range(300)]),
+        MeanDifference.from_differences(VERDICTS[:30]),
+    )
     assert it.p == pytest.approx(single.p)
     low, high = it.interval()
     assert (low, high) == pytest.approx(single.interval())
-    alone = MeanDifference.of(whole).interval()
+    alone = MeanDifference.from_differences(whole).interval()
     assert low < alone[0] < alone[1] < high
 
 
@@ -40,17 +43,17 @@ def test_the_interval_and_p_agree() -> None:
     draw = Random(1)
     for families in (6, 10, 40):
         differences = [float(draw.choice((-1, 0, 0, 0, 1, 1))) for _ in range(families * 5)]
-        it = MeanDifference.of(differences, [at // 5 for at in range(families * 5)])
+        it = MeanDifference.from_differences(differences, [at // 5 for at in range(families * 5)])
         low, high = it.interval()
         assert low <= it.difference <= high
         inside, outside = (low + it.difference) / 2, low - 0.01
-        assert it.p_at(inside) >= 0.05 or inside == 0
-        assert it.p_at(outside) < 0.05 or outside == 0 or low == 0
+        assert it.p_value_at(inside) >= 0.05 or inside == 0
+        assert it.p_value_at(outside) < 0.05 or outside == 0 or low == 0
         assert low <= 0 <= high or it.p < 0.05
 
 
 def test_no_difference_anywhere_still_leaves_room() -> None:
-    it = MeanDifference.of([0.0] * 200, [at // 10 for at in range(200)])
+    it = MeanDifference.from_differences([0.0] * 200, [at // 10 for at in range(200)])
     low, high = it.interval()
     assert it.p == 1
     # Twenty clusters of ten, of which none differs. An unseen one may lose two answers: the
@@ -58,9 +61,9 @@ def test_no_difference_anywhere_still_leaves_room() -> None:
     share = 1 - (0.05 / CAUTION) ** (1 / 20)
     assert low == pytest.approx(-share * LOST_ANSWERS / 10, rel=0.01)
     assert high == pytest.approx(-low)
-    low, _ = MeanDifference.of([0.0] * 20, range(20)).interval()
+    low, _ = MeanDifference.from_differences([0.0] * 20, range(20)).interval()
     assert low == pytest.approx(0.05 ** (1 / 20) - 1, abs=1e-3), "families of one question each"
-    assert MeanDifference.of([1.0] * 40).interval()[1] == 1.0
+    assert MeanDifference.from_differences([1.0] * 40).interval()[1] == 1.0
 
 
 @pytest.mark.thorough
@@ -69,7 +72,7 @@ def test_there_is_no_step_where_families_become_many() -> None:
     generator, widths = np.random.default_rng(0), {}
     drawn = generator.choice([-1.0, 0.0, 1.0], size=(70, 10), p=[0.3, 0.6, 0.1])
     for families in range(50, 71):
-        low, high = MeanDifference.of(
+        low, high = MeanDifference.from_differences(
             drawn[:families].ravel().tolist(), [at // 10 for at in range(10 * families)]
         ).interval()
         widths[families] = high - low
@@ -84,7 +87,10 @@ def test_twenty_families_that_lose_twenty_points_are_found() -> None:
         own = generator.normal(0, 0.15, (20, 1))  # how well a run does with a family
         solved = generator.random((2, 20, 10)) < np.stack([0.6 + own, np.full((20, 1), 0.8)])
         differences = solved[0].astype(float) - solved[1]
-        found += MeanDifference.of(differences.ravel().tolist(), [at // 10 for at in range(200)]).p < 0.05
+        found += (
+            MeanDifference.from_differences(differences.ravel().tolist(), [at // 10 for at in range(200)]).p
+            < 0.05
+        )
     assert found >= binom.ppf(0.001, DRAWS, 0.7)
 
 
@@ -105,10 +111,10 @@ def test_few_families_with_skewed_differences_keep_the_level_and_find_a_loss(fam
     generator = np.random.default_rng(families)
     wrong, good, found = 0, 0, 0
     for _ in range(DRAWS):
-        wrong += MeanDifference.of(*skewed(generator, families, 0.0)).p < 0.05
-        at_margin = MeanDifference.of(*skewed(generator, families, -0.05))
-        good += at_margin.difference > -0.05 and at_margin.p_at(-0.05) < 0.05
-        lost = MeanDifference.of(*skewed(generator, families, -0.1))
+        wrong += MeanDifference.from_differences(*skewed(generator, families, 0.0)).p < 0.05
+        at_margin = MeanDifference.from_differences(*skewed(generator, families, -0.05))
+        good += at_margin.difference > -0.05 and at_margin.p_value_at(-0.05) < 0.05
+        lost = MeanDifference.from_differences(*skewed(generator, families, -0.1))
         found += lost.p < 0.05 and lost.difference < 0
     assert wrong <= binom.ppf(0.999, DRAWS, 0.05)
     assert good <= binom.ppf(0.999, DRAWS, 0.025)
@@ -123,7 +129,7 @@ def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_in
         # such a family loses 9 of its 10 questions, any other gains one
         is_lost = generator.random(families) < 0.1
         differences = [float(it) for lost in is_lost for it in ([-1] * 9 + [0] if lost else [1] + [0] * 9)]
-        it = MeanDifference.of(differences, [at // 10 for at in range(len(differences))])
+        it = MeanDifference.from_differences(differences, [at // 10 for at in range(len(differences))])
         low, high = it.interval()
         wrong += it.p < 0.05
         missed += not low <= 0 <= high
@@ -131,6 +137,6 @@ def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_in
 
 
 def test_families_that_all_lose_are_worse_also_if_they_are_few() -> None:
-    it = MeanDifference.of([-1.0, -1.0, -1.0, 0.0, -1.0] * 12, [at // 5 for at in range(60)])
+    it = MeanDifference.from_differences([-1.0, -1.0, -1.0, 0.0, -1.0] * 12, [at // 5 for at in range(60)])
     assert it.p < 0.01
     assert it.interval()[1] < 0

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
-from runner_compare.statistics import SignFlips
-from runner_compare.statistics.methods.mean_flips import MeanFlips
+from runner_compare.statistics import SignFlipTest
+from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 from runner_compare.statistics.planning import (
     detection_power,
     expected_disagreement,
-    questions_to_detect,
-    samples_to_detect,
-    smallest_detectable,
-    spread_factors,
+    questions_needed_to_detect,
+    samples_needed_to_detect,
+    smallest_detectable_difference,
+    standard_error_factors,
 )
-from runner_compare.statistics.ratios import detectable_shift
-from runner_compare.statistics.stats import mcnemar_exact
+from runner_compare.statistics.ratios import detectable_ratio_difference
+from runner_compare.statistics.stats import mcnemar_exact_p_value
 
 
 @pytest.mark.sampled(7)
@@ -34,7 +34,7 @@ def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, a
     power = 0.0
     for discordant in range(n + 1):
         for losses in range(discordant // 2 + 1, discordant + 1):
-            if mcnemar_exact(discordant - losses, losses) < alpha:
+            if mcnemar_exact_p_value(discordant - losses, losses) < alpha:
                 power += binom.pmf(discordant, n, rate) * binom.pmf(losses, discordant, loses)
     assert detection_power(n, noise, difference, alpha) == pytest.approx(power, abs=1e-7)
 
@@ -45,10 +45,10 @@ def test_the_planned_questions_detect_the_difference_with_the_planned_power(
     noise: float, difference: float
 ) -> None:
     for power in (0.8, 0.9):
-        n = questions_to_detect(noise, difference, 0.05 / 4, power)
+        n = questions_needed_to_detect(noise, difference, 0.05 / 4, power)
         assert n is not None
         assert power <= detection_power(n, noise, difference, 0.05 / 4) < power + 0.03
-    assert questions_to_detect(0.5, 1e-6) is None
+    assert questions_needed_to_detect(0.5, 1e-6) is None
 
 
 def test_a_small_sample_without_disagreement_does_not_promise_that_there_will_be_none() -> None:
@@ -63,30 +63,30 @@ def test_the_planned_power_holds_on_average_over_small_samples() -> None:
     for rate in (0.05, 0.2):
         powers = []
         for discordant in generator.binomial(50, rate, size=200).tolist():
-            needed = questions_to_detect(expected_disagreement(discordant, 50), 0.05)
+            needed = questions_needed_to_detect(expected_disagreement(discordant, 50), 0.05)
             assert needed is not None
             powers.append(detection_power(needed, rate, 0.05))
         assert np.mean(powers) == pytest.approx(0.8, abs=0.03)
 
 
 def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
-    needed = samples_to_detect(0.002, 200, 0.001)
+    needed = samples_needed_to_detect(0.002, 200, 0.001)
     assert needed is not None
-    shifts = [detectable_shift(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))]
+    shifts = [detectable_ratio_difference(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))]
     assert None not in shifts
     assert shifts[0] <= 0.001 < shifts[1]  # type: ignore[operator]
     asked = [(0.002, 0.05, 0.8), (0.001, 0.05, 0.8), (0.001, 0.01, 0.8), (0.001, 0.01, 0.9)]
-    more = [samples_to_detect(0.002, 200, *it) for it in asked]
+    more = [samples_needed_to_detect(0.002, 200, *it) for it in asked]
     assert all(one < other for one, other in pairwise(more))  # type: ignore[operator]
-    assert samples_to_detect(0.002, 1, 0.001) is None
-    assert samples_to_detect(1.0, 200, 1e-9) is None
+    assert samples_needed_to_detect(0.002, 1, 0.001) is None
+    assert samples_needed_to_detect(1.0, 200, 1e-9) is None
 
 
 @pytest.mark.parametrize(("n", "rate"), [(6, 0.0), (20, 0.0), (40, 0.05), (200, 0.0), (200, 0.02)])
 def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> None:
     """Its power is 80 %, and that of a difference which is shown as smaller is not: summed over all
     tables."""
-    least = smallest_detectable(n, rate)
+    least = smallest_detectable_difference(n, rate)
     assert least is not None
 
     def power(difference: float) -> float:
@@ -105,31 +105,31 @@ def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> Non
 
 
 def test_200_questions_without_a_discordant_pair_could_detect_4_points() -> None:
-    assert 0.0392 < (smallest_detectable(200, 0.0) or 1) <= 0.04
-    assert smallest_detectable(5, 0.0) is None
-    assert smallest_detectable(0, 0.0) is None
+    assert 0.0392 < (smallest_detectable_difference(200, 0.0) or 1) <= 0.04
+    assert smallest_detectable_difference(5, 0.0) is None
+    assert smallest_detectable_difference(0, 0.0) is None
 
 
 def test_a_spread_has_a_wider_interval_with_heavier_tails_and_then_no_upper_end() -> None:
-    low, high = spread_factors(3.0, 100, 4.5)
+    low, high = standard_error_factors(3.0, 100, 4.5)
     assert high is not None
     assert low < 1 < high
-    heavier_low, heavier_high = spread_factors(4.4, 100, 4.5)
+    heavier_low, heavier_high = standard_error_factors(4.4, 100, 4.5)
     assert heavier_high is not None
     assert heavier_low < low
     assert heavier_high > high
-    assert spread_factors(4.6, 100, 4.5)[1] is None
+    assert standard_error_factors(4.6, 100, 4.5)[1] is None
 
 
 @pytest.mark.parametrize("shift", [0.1, 0.3])
 def test_a_plan_for_texts_and_for_clusters_lies_in_its_range(shift: float) -> None:
     generator = np.random.default_rng(3)
-    texts = SignFlips(generator.normal(size=200).tolist(), [1.0] * 200, "token")
+    texts = SignFlipTest(generator.normal(size=200).tolist(), [1.0] * 200, "token")
     answers = generator.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=600)
-    clusters = MeanFlips(answers.tolist(), [index // 6 for index in range(600)], "template")
+    clusters = MeanFlipTest(answers.tolist(), [index // 6 for index in range(600)], "template")
     for test in (texts, clusters):
-        low, high = test.needs_between(shift, 0.05)
-        planned = test.needs(shift, 0.05)
+        low, high = test.sample_size_interval(shift, 0.05)
+        planned = test.sample_size_for_margin(shift, 0.05)
         assert low is not None
         assert high is not None
         assert planned is not None
@@ -138,6 +138,6 @@ def test_a_plan_for_texts_and_for_clusters_lies_in_its_range(shift: float) -> No
 
 def test_the_plan_of_texts_with_a_heavy_tail_has_no_upper_end() -> None:
     differences = [*np.random.default_rng(0).normal(size=99).tolist(), 30.0]
-    low, high = SignFlips(differences, [1.0] * 100, "token").needs_to_detect_between(0.5, 0.05)
+    low, high = SignFlipTest(differences, [1.0] * 100, "token").detection_size_interval(0.5, 0.05)
     assert low is not None
     assert high is None

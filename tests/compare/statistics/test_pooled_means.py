@@ -6,20 +6,20 @@ from contextlib import nullcontext
 
 import pytest
 
-from runner_compare.features.pooled.compute import check_means
+from runner_compare.features.pooled.compute import check_poolable_means
 from runner_compare.model.data import NotPaired
-from runner_compare.statistics import McNemar, MeanFlips
-from runner_compare.statistics.methods.pooled_means import pooled_means
-from runner_compare.statistics.pooling import Weights
+from runner_compare.statistics import McNemarTest, MeanFlipTest
+from runner_compare.statistics.methods.pooled_means import pool_mean_tests
+from runner_compare.statistics.pooling import PoolingWeights
 
 DIFFERENCES = [-1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0]
 TEMPLATES = ["a", "a", "b", "b", "c", "c", "d", "d"]
-CLUSTERED = MeanFlips(DIFFERENCES, TEMPLATES, "template", 1, 5)
+CLUSTERED = MeanFlipTest(DIFFERENCES, TEMPLATES, "template", 1, 5)
 
 
 def test_clusters_of_the_same_name_are_one_cluster() -> None:
-    other = MeanFlips(DIFFERENCES[::-1], [*TEMPLATES[:6], "e", "e"], "template", 1, 6)
-    pooled = pooled_means([CLUSTERED, other])
+    other = MeanFlipTest(DIFFERENCES[::-1], [*TEMPLATES[:6], "e", "e"], "template", 1, 6)
+    pooled = pool_mean_tests([CLUSTERED, other])
     assert (pooled.mean.n, len(pooled.mean.sums)) == (16, 5)
     assert sorted(pooled.mean.sizes) == [2, 2, 4, 4, 4]
     assert (pooled.by, pooled.baseline_correct) == ("template", 11)
@@ -27,8 +27,8 @@ def test_clusters_of_the_same_name_are_one_cluster() -> None:
 
 
 def test_questions_with_several_answers_stay_single() -> None:
-    several = MeanFlips([0.25, -0.5, 0.0, 0.25, 0.0, 0.75], None, "", 4, 3)
-    pooled = pooled_means([several, several])
+    several = MeanFlipTest([0.25, -0.5, 0.0, 0.25, 0.0, 0.75], None, "", 4, 3)
+    pooled = pool_mean_tests([several, several])
     assert len(pooled.mean.sums) == pooled.mean.n == 12
     assert (pooled.by, pooled.samples) == ("", 4)
 
@@ -36,18 +36,18 @@ def test_questions_with_several_answers_stay_single() -> None:
 @pytest.mark.parametrize(
     ("tests", "weights", "can_be_pooled"),
     [
-        ([CLUSTERED, CLUSTERED], Weights.questions, True),
-        ([CLUSTERED, CLUSTERED], Weights.tasks, True),
-        ([McNemar(3, 1, 100, 50), McNemar(3, 1, 100, 50)], Weights.tasks, True),
-        ([CLUSTERED, McNemar(3, 1, 100, 50)], Weights.questions, False),
-        ([CLUSTERED, MeanFlips(DIFFERENCES, TEMPLATES, "topic")], Weights.questions, False),
-        ([CLUSTERED, MeanFlips(DIFFERENCES, TEMPLATES, "template", 4)], Weights.questions, False),
-        ([CLUSTERED, MeanFlips([0.0] * 6, TEMPLATES[:6], "template")], Weights.questions, True),
-        ([CLUSTERED, MeanFlips([0.0] * 6, TEMPLATES[:6], "template")], Weights.tasks, False),
+        ([CLUSTERED, CLUSTERED], PoolingWeights.questions, True),
+        ([CLUSTERED, CLUSTERED], PoolingWeights.tasks, True),
+        ([McNemarTest(3, 1, 100, 50), McNemarTest(3, 1, 100, 50)], PoolingWeights.tasks, True),
+        ([CLUSTERED, McNemarTest(3, 1, 100, 50)], PoolingWeights.questions, False),
+        ([CLUSTERED, MeanFlipTest(DIFFERENCES, TEMPLATES, "topic")], PoolingWeights.questions, False),
+        ([CLUSTERED, MeanFlipTest(DIFFERENCES, TEMPLATES, "template", 4)], PoolingWeights.questions, False),
+        ([CLUSTERED, MeanFlipTest([0.0] * 6, TEMPLATES[:6], "template")], PoolingWeights.questions, True),
+        ([CLUSTERED, MeanFlipTest([0.0] * 6, TEMPLATES[:6], "template")], PoolingWeights.tasks, False),
     ],
 )
 def test_which_tests_can_be_pooled(
-    tests: list[MeanFlips | McNemar], weights: Weights, can_be_pooled: bool
+    tests: list[MeanFlipTest | McNemarTest], weights: PoolingWeights, can_be_pooled: bool
 ) -> None:
     with nullcontext() if can_be_pooled else pytest.raises(NotPaired):
-        check_means(tests, weights)
+        check_poolable_means(tests, weights)

@@ -13,23 +13,23 @@ from runner_compare.statistics import (
     ALPHA,
     Finding,
     MarginVerdict,
-    McNemar,
+    McNemarTest,
     Method,
-    PooledTexts,
-    judge,
-    pooled_accuracies,
+    PooledLikelihoodTest,
+    create_pooled_test,
+    decide_all,
     ratios,
     stats,
 )
-from runner_compare.statistics.margins import questions_needed
+from runner_compare.statistics.margins import paired_questions_needed
 from runner_compare.statistics.pooling import (
     PairedTexts,
     PairedVerdicts,
-    Weights,
+    PoolingWeights,
+    interval_p_value_at,
     mean_difference_interval,
-    mean_difference_p,
-    questions_for_mean,
-    weighted_flip_p,
+    questions_for_mean_margin,
+    weighted_flip_p_value,
 )
 
 UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
@@ -61,20 +61,20 @@ def counted(tasks: list[PairedVerdicts]) -> float:
     ],
 )
 def test_the_weighted_test_is_exact(tasks: list[PairedVerdicts]) -> None:
-    assert weighted_flip_p(tasks) == pytest.approx(counted(tasks), rel=1e-8)
+    assert weighted_flip_p_value(tasks) == pytest.approx(counted(tasks), rel=1e-8)
     # with rounded weights
-    assert weighted_flip_p(tasks, finest=1 << 12) == pytest.approx(counted(tasks), rel=0.1)
+    assert weighted_flip_p_value(tasks, max_units=1 << 12) == pytest.approx(counted(tasks), rel=0.1)
 
 
 def test_tasks_of_one_size_give_mcnemars_p() -> None:
     tasks = [PairedVerdicts(3, 9, 50), PairedVerdicts(2, 15, 50)]
-    assert weighted_flip_p(tasks) == pytest.approx(stats.mcnemar_exact(5, 24))
-    assert weighted_flip_p([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
+    assert weighted_flip_p_value(tasks) == pytest.approx(stats.mcnemar_exact_p_value(5, 24))
+    assert weighted_flip_p_value([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
 
 
 def test_questions_that_count_the_same_are_added() -> None:
-    pooled = pooled_accuracies(UNEQUAL, Weights.questions).effect
-    added = McNemar(63, 105, 2146).effect
+    pooled = create_pooled_test(UNEQUAL, PoolingWeights.questions).effect
+    added = McNemarTest(63, 105, 2146).effect
     assert (pooled.value, pooled.low, pooled.high, pooled.p) == (added.value, added.low, added.high, added.p)
     assert (pooled.method, pooled.counts["tasks"]) == (Method.mcnemar, 3)
 
@@ -87,8 +87,8 @@ def test_the_interval_of_one_task_is_tangos() -> None:
 
 def test_p_at_a_difference_belongs_to_the_interval() -> None:
     for end in mean_difference_interval(UNEQUAL):
-        assert mean_difference_p(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
-    assert mean_difference_p(UNEQUAL, -0.9) < 1e-12
+        assert interval_p_value_at(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
+    assert interval_p_value_at(UNEQUAL, -0.9) < 1e-12
 
 
 def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
@@ -97,13 +97,13 @@ def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
     assert high > 0.05
 
 
-@pytest.mark.parametrize("weights", list(Weights))
-def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
+@pytest.mark.parametrize("weights", list(PoolingWeights))
+def test_each_finding_is_about_the_weighted_mean(weights: PoolingWeights) -> None:
     tasks = [PairedVerdicts(0, 12, 60), PairedVerdicts(30, 0, 1000)]
-    (effect,) = judge([pooled_accuracies(tasks, weights)], {"accuracy": 0.02})
-    assert effect.finding is (Finding.better if weights is Weights.questions else Finding.worse)
+    (effect,) = decide_all([create_pooled_test(tasks, weights)], {"accuracy": 0.02})
+    assert effect.finding is (Finding.better if weights is PoolingWeights.questions else Finding.worse)
     assert effect.verdict is (
-        MarginVerdict.better if weights is Weights.questions else MarginVerdict.worse_by_more
+        MarginVerdict.better if weights is PoolingWeights.questions else MarginVerdict.worse_by_more
     )
 
 
@@ -111,10 +111,10 @@ def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
 def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
     """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had
     no two signs."""
-    test = pooled_accuracies([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], Weights.tasks)
-    (effect,) = judge([test], {"accuracy": margin})
+    test = create_pooled_test([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], PoolingWeights.tasks)
+    (effect,) = decide_all([test], {"accuracy": margin})
     assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
-    assert test.p_at(-0.01) == 1.0
+    assert test.p_value_at(-0.01) == 1.0
 
 
 def test_p_at_any_value_is_there_for_all_means() -> None:
@@ -123,9 +123,9 @@ def test_p_at_any_value_is_there_for_all_means() -> None:
     for one in counts:
         for other in counts:
             tasks = [PairedVerdicts(*one), PairedVerdicts(*other)]
-            test = pooled_accuracies(tasks, Weights.tasks)
+            test = create_pooled_test(tasks, PoolingWeights.tasks)
             for value in (test.effect.value, -0.5, -0.02, 0.02, 0.5):
-                assert 0 <= test.p_at(value) <= 1
+                assert 0 <= test.p_value_at(value) <= 1
 
 
 def texts(seed: int, n: int, shift: float) -> PairedTexts:
@@ -138,29 +138,31 @@ def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
     tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
     differences = [one for task in tasks for one in task.differences]
     sizes = [one for task in tasks for one in task.sizes]
-    pooled = PooledTexts(tasks, "token", Weights.questions).effect
-    assert pooled.value == pytest.approx(ratios.ratio(differences, sizes))
-    assert pooled.p == pytest.approx(ratios.paired_p(differences, sizes))
-    low, high = ratios.paired_interval(differences, sizes)
+    pooled = PooledLikelihoodTest(tasks, "token", PoolingWeights.questions).effect
+    assert pooled.value == pytest.approx(ratios.ratio_of_sums(differences, sizes))
+    assert pooled.p == pytest.approx(ratios.paired_p_value(differences, sizes))
+    low, high = ratios.paired_ratio_interval(differences, sizes)
     assert (pooled.low, pooled.high) == pytest.approx((low, high), abs=0.3 * (high - low))
 
 
 def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
     tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
-    test = PooledTexts(tasks, "token", Weights.tasks)
+    test = PooledLikelihoodTest(tasks, "token", PoolingWeights.tasks)
     pooled = test.effect
-    assert pooled.value == pytest.approx(np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks]))
+    assert pooled.value == pytest.approx(
+        np.mean([ratios.ratio_of_sums(it.differences, it.sizes) for it in tasks])
+    )
     assert pooled.low < pooled.value < pooled.high
-    assert test.p_at(pooled.value) == 1.0
+    assert test.p_value_at(pooled.value) == 1.0
 
 
 def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> None:
     draw = np.random.default_rng(3)
     skewed = PairedTexts((1 - draw.exponential(size=60)).tolist(), [1.0] * 60)
     quiet = PairedTexts((0.01 * draw.standard_normal(1000)).tolist(), [1.0] * 1000)
-    pooled = PooledTexts([skewed, quiet], "token", Weights.tasks).effect
-    low, high = ratios.paired_interval(skewed.differences, skewed.sizes)
-    value = ratios.ratio(skewed.differences, skewed.sizes)
+    pooled = PooledLikelihoodTest([skewed, quiet], "token", PoolingWeights.tasks).effect
+    low, high = ratios.paired_ratio_interval(skewed.differences, skewed.sizes)
+    value = ratios.ratio_of_sums(skewed.differences, skewed.sizes)
     assert pooled.value - pooled.low == pytest.approx((value - low) / 2, rel=0.01)
     assert pooled.high - pooled.value == pytest.approx((high - value) / 2, rel=0.01)
     assert pooled.value - pooled.low > 1.1 * (pooled.high - pooled.value)
@@ -171,7 +173,7 @@ def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
         return PairedTexts([spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n)
 
     def plans(*tasks: PairedTexts) -> bool:
-        return PooledTexts(tasks, "token", Weights.questions).can_plan
+        return PooledLikelihoodTest(tasks, "token", PoolingWeights.questions).can_plan
 
     assert plans(texts(80, 1.0), texts(80, 1.0))
     assert plans(texts(50, 1.0), texts(800, 1.0)), "50 of 850 texts hardly matter"
@@ -181,22 +183,22 @@ def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
 
 def test_equal_likelihoods_have_no_difference() -> None:
     same = PairedTexts([0.0, 0.0, 0.0], [4.0, 5.0, 6.0])
-    pooled = PooledTexts([same, same], "token", Weights.tasks).effect
+    pooled = PooledLikelihoodTest([same, same], "token", PoolingWeights.tasks).effect
     assert (pooled.value, pooled.p, pooled.low, pooled.high) == (0.0, 1.0, 0.0, 0.0)
 
 
 def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     task = PairedVerdicts(10, 10, 200)
-    one = McNemar(10, 10, 200).needs
-    assert questions_for_mean([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
-    assert questions_for_mean([task] * 4, 0.02) == pytest.approx(
-        questions_for_mean([task], 0.02) or 0, rel=0.05
+    one = McNemarTest(10, 10, 200).sample_size_for_margin
+    assert questions_for_mean_margin([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
+    assert questions_for_mean_margin([task] * 4, 0.02) == pytest.approx(
+        questions_for_mean_margin([task], 0.02) or 0, rel=0.05
     )
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
-    needed = pooled_accuracies([small, large], Weights.tasks).needs
-    count, by_questions = needed(0.05, ALPHA), questions_needed(0.05, 20 / 1050, ALPHA)
+    needed = create_pooled_test([small, large], PoolingWeights.tasks).sample_size_for_margin
+    count, by_questions = needed(0.05, ALPHA), paired_questions_needed(0.05, 20 / 1050, ALPHA)
     assert count is not None
     assert by_questions is not None
     assert count > 5 * by_questions, "half of the weight is on a twentieth of the questions"
     assert (needed(0.05, ALPHA, 0.9) or 0) > count
-    assert questions_for_mean([small, large], 1e-4) is None
+    assert questions_for_mean_margin([small, large], 1e-4) is None

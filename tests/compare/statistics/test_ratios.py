@@ -12,20 +12,20 @@ from runner_compare.statistics import FLIPS
 from runner_compare.statistics.ratios import (
     ENOUGH,
     MIN_TEXTS,
-    caution,
-    detectable_loss,
-    detectable_shift,
+    detectable_concentrated_loss,
+    detectable_ratio_difference,
     kurtosis,
-    one_end_caution,
-    paired_interval,
-    paired_p,
-    ratio,
-    ratio_error,
+    one_end_p_value_factor,
+    p_value_factor,
+    paired_p_value,
+    paired_ratio_interval,
     ratio_interval,
-    sign_flip_p,
-    skewed_again,
+    ratio_of_sums,
+    ratio_standard_error,
+    remove_skewness,
+    restore_skewness,
+    sign_flip_p_value,
     skewness,
-    unskewed,
 )
 
 TOKENS = [10.0, 80.0, 35.0, 120.0, 60.0, 5.0]
@@ -37,29 +37,29 @@ def test_few_or_infinite_samples_have_no_interval_and_ends_stay_in_the_possible_
     ones = [1.0] * MIN_TEXTS
     assert ratio_interval(values[:-1], ones[:-1]) is None
     assert ratio_interval([math.inf, *values[1:]], ones) is None
-    half = reference.t.ppf(1 - 0.05 / one_end_caution(MIN_TEXTS) / 2, MIN_TEXTS - 1)
+    half = reference.t.ppf(1 - 0.05 / one_end_p_value_factor(MIN_TEXTS) / 2, MIN_TEXTS - 1)
     expected = half * reference.sem(values)
     assert ratio_interval(values, ones) == pytest.approx((0.3 - expected, 0.3 + expected))
-    assert ratio_interval(values, ones, least=0.29, most=0.31) == (0.29, 0.31)
+    assert ratio_interval(values, ones, lower=0.29, upper=0.31) == (0.29, 0.31)
 
 
 def test_each_end_of_an_interval_is_farther_than_that_of_paired_differences() -> None:
     draw = Random(4)
     skewed, ones = [draw.expovariate(1) for _ in range(60)], [1.0] * 60
     low, high = ratio_interval(skewed, ones) or (0.0, 0.0)
-    cautious_low, cautious_high = paired_interval(skewed, ones)
+    cautious_low, cautious_high = paired_ratio_interval(skewed, ones)
     assert low < cautious_low
     assert high > cautious_high
-    assert high - ratio(skewed, ones) > 1.1 * (ratio(skewed, ones) - low)
+    assert high - ratio_of_sums(skewed, ones) > 1.1 * (ratio_of_sums(skewed, ones) - low)
 
 
 def test_the_error_counts_samples_and_not_tokens() -> None:
     centre = sum(NATS) / sum(TOKENS)
     residuals = [nats - centre * tokens for nats, tokens in zip(NATS, TOKENS, strict=True)]
     expected = math.sqrt(6 / 5 * sum(one * one for one in residuals)) / sum(TOKENS)
-    assert ratio(NATS, TOKENS) == pytest.approx(centre)
-    assert ratio_error(NATS, TOKENS) == pytest.approx(expected)
-    assert ratio_error([1.0], [2.0]) == math.inf
+    assert ratio_of_sums(NATS, TOKENS) == pytest.approx(centre)
+    assert ratio_standard_error(NATS, TOKENS) == pytest.approx(expected)
+    assert ratio_standard_error([1.0], [2.0]) == math.inf
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4, 2.0])
@@ -69,7 +69,7 @@ def test_few_flips_are_counted_as_scipy_counts_them(shift: float) -> None:
     expected = reference.permutation_test(
         (values,), sum, permutation_type="samples", n_resamples=math.inf
     ).pvalue
-    assert sign_flip_p(values) == pytest.approx(expected)
+    assert sign_flip_p_value(values) == pytest.approx(expected)
 
 
 def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> None:
@@ -77,10 +77,14 @@ def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> Non
     values = [draw.gauss(0.5, 1) + 0.2 for _ in range(20)]
     # the studentized sum, near normal
     t = sum(values) / math.sqrt(sum(one * one for one in values))
-    assert sign_flip_p(values) == sign_flip_p(values) == pytest.approx(2 * reference.norm.sf(t), rel=0.25)
-    assert sign_flip_p([1.0] * 40) == 1 / 10_000
-    assert sign_flip_p([0.0] * 40) == 1.0
-    assert sign_flip_p([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
+    assert (
+        sign_flip_p_value(values)
+        == sign_flip_p_value(values)
+        == pytest.approx(2 * reference.norm.sf(t), rel=0.25)
+    )
+    assert sign_flip_p_value([1.0] * 40) == 1 / 10_000
+    assert sign_flip_p_value([0.0] * 40) == 1.0
+    assert sign_flip_p_value([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
 
 
 @pytest.mark.parametrize(("n", "shift"), [(15, 0), (50, 0), (203, 0), (203, 1)])
@@ -93,7 +97,9 @@ def test_flips_are_drawn_as_bits_of_pythons_generator(n: int, shift: int) -> Non
         bits = int.from_bytes(draw(-(-n // 8)), "little")
         flipped = sum(it if bits >> at & 1 else -it for at, it in enumerate(values))
         reached += abs(flipped) >= abs(sum(values))
-    assert sign_flip_p(values) == (reached / drawn if reached == ENOUGH else (1 + reached) / (1 + FLIPS))
+    assert sign_flip_p_value(values) == (
+        reached / drawn if reached == ENOUGH else (1 + reached) / (1 + FLIPS)
+    )
 
 
 def test_the_verdict_asks_for_the_larger_p_of_flips_and_of_halls_test_so_many_times_that_few_samples_allow() -> (
@@ -102,13 +108,13 @@ def test_the_verdict_asks_for_the_larger_p_of_flips_and_of_halls_test_so_many_ti
     draw = Random(2)
     values, ones = [draw.gauss(0.5, 1) + 0.2 for _ in range(20)], [1.0] * 20
     t, skew = reference.ttest_1samp(values, 0).statistic, reference.skew(values)
-    by_hall = 2 * reference.t.sf(abs(unskewed(t, skew / math.sqrt(20))), 19)
-    assert paired_p(values, ones) == pytest.approx(4 * max(sign_flip_p(values), by_hall))
-    assert paired_p(values, ones, 2.0) == pytest.approx(2 * max(sign_flip_p(values), by_hall))
-    assert [caution(samples) for samples in (50, 79, 80, 199, 200)] == [4.0, 4.0, 3.0, 3.0, 2.0]
-    assert paired_p([1.0, -1.0], [1.0, 1.0]) == 1.0
-    assert paired_p([0.0, 0.0], [1.0, 1.0]) == 1.0
-    assert paired_p([1.0] * 8, [1.0] * 8) < 0.05 < paired_p([1.0] * 7, [1.0] * 7)
+    by_hall = 2 * reference.t.sf(abs(remove_skewness(t, skew / math.sqrt(20))), 19)
+    assert paired_p_value(values, ones) == pytest.approx(4 * max(sign_flip_p_value(values), by_hall))
+    assert paired_p_value(values, ones, 2.0) == pytest.approx(2 * max(sign_flip_p_value(values), by_hall))
+    assert [p_value_factor(samples) for samples in (50, 79, 80, 199, 200)] == [4.0, 4.0, 3.0, 3.0, 2.0]
+    assert paired_p_value([1.0, -1.0], [1.0, 1.0]) == 1.0
+    assert paired_p_value([0.0, 0.0], [1.0, 1.0]) == 1.0
+    assert paired_p_value([1.0] * 8, [1.0] * 8) < 0.05 < paired_p_value([1.0] * 7, [1.0] * 7)
 
 
 def test_one_side_of_skewed_differences_is_less_certain() -> None:
@@ -116,47 +122,57 @@ def test_one_side_of_skewed_differences_is_less_certain() -> None:
     skewed, ones = [1 - draw.expovariate(1) for _ in range(60)], [1.0] * 60
     assert skewness(skewed, ones) == pytest.approx(reference.skew(skewed))
     assert kurtosis(skewed, ones) == pytest.approx(reference.kurtosis(skewed, fisher=False))
-    low, high = paired_interval(skewed, ones)
-    mean, error = ratio(skewed, ones), ratio_error(skewed, ones)
+    low, high = paired_ratio_interval(skewed, ones)
+    mean, error = ratio_of_sums(skewed, ones), ratio_standard_error(skewed, ones)
     half = reference.t.ppf(1 - 0.05 / 4 / 2, 59) * error
     assert high == pytest.approx(mean + half)
     assert low < mean - 1.1 * half  # the texts that are far below may be missing
-    assert paired_interval([-it for it in skewed], ones) == pytest.approx((-high, -low))
-    assert paired_interval([1.0], [2.0]) == (-math.inf, math.inf)
+    assert paired_ratio_interval([-it for it in skewed], ones) == pytest.approx((-high, -low))
+    assert paired_ratio_interval([1.0], [2.0]) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize("bend", [-0.5, -1e-12, 0.0, 0.2, 0.9])
 def test_skewness_is_removed_and_put_back(bend: float) -> None:
     bounds = [-8.0, -2.0, 0.0, 1.0, 5.0]
-    assert [unskewed(skewed_again(bound, bend), bend) for bound in bounds] == pytest.approx(bounds)
-    assert unskewed(2.0, 0.0) == 2.0
+    assert [remove_skewness(restore_skewness(bound, bend), bend) for bound in bounds] == pytest.approx(bounds)
+    assert remove_skewness(2.0, 0.0) == 2.0
 
 
 def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparisons() -> None:
     t, z = reference.t.ppf(1 - 0.05 / 2 / 2, 199), reference.norm.ppf(0.8)
     of_error = t**2 * (3 - 1) / (4 * 200)  # the variance of the estimated error, of normal samples
-    assert detectable_shift(0.001, 200) == pytest.approx(
+    assert detectable_ratio_difference(0.001, 200) == pytest.approx(
         0.001 * (t + z * math.sqrt(1 + of_error)) * (1 + 1 / 200)
     )
-    assert (detectable_shift(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
-    assert detectable_shift(math.inf, 1) is None
+    assert (detectable_ratio_difference(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
+    assert detectable_ratio_difference(math.inf, 1) is None
 
 
 def test_what_lies_against_the_skewness_is_harder_to_detect_and_an_uncertain_error_costs_more() -> None:
     down, up, either = (
-        detectable_shift(0.001, 200, bend=-0.2, tails=12, upward=it) or 0 for it in (False, True, None)
+        detectable_ratio_difference(0.001, 200, scaled_skewness=-0.2, kurtosis=12, upward=it) or 0
+        for it in (False, True, None)
     )
     assert 0 < down < up == either
-    assert detectable_shift(0.001, 200, bend=0.2, tails=12, upward=False) == up
-    planned = [detectable_shift(0.001, 200, bend=-0.2, tails=12, seen=it) or 0 for it in (None, 200, 50)]
+    assert detectable_ratio_difference(0.001, 200, scaled_skewness=0.2, kurtosis=12, upward=False) == up
+    planned = [
+        detectable_ratio_difference(0.001, 200, scaled_skewness=-0.2, kurtosis=12, observed_samples=it) or 0
+        for it in (None, 200, 50)
+    ]
     assert planned == sorted(planned)
     assert planned[0] == up
 
 
 def test_a_difference_that_few_samples_have_is_harder_to_detect() -> None:
-    moved = detectable_shift(0.02, 200, tails=1) or 0
-    assert detectable_loss(0.02, 200, 0.0, 0.05) < moved < detectable_loss(0.02, 200, 1.0, 0.05)
-    assert detectable_loss(0.02, 200, 1.0, 0.05) < detectable_loss(0.02, 200, 1.0, 0.01)
+    moved = detectable_ratio_difference(0.02, 200, kurtosis=1) or 0
+    assert (
+        detectable_concentrated_loss(0.02, 200, 0.0, 0.05)
+        < moved
+        < detectable_concentrated_loss(0.02, 200, 1.0, 0.05)
+    )
+    assert detectable_concentrated_loss(0.02, 200, 1.0, 0.05) < detectable_concentrated_loss(
+        0.02, 200, 1.0, 0.01
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -165,5 +181,5 @@ def test_p_decides_what_the_interval_shows(seed: int) -> None:
     draw, ones = Random(seed), [1.0] * 50
     for shift in (-0.5, -0.4, -0.3, 0.3, 0.4, 0.5):
         values = [1 - draw.expovariate(1) + shift for _ in range(50)]
-        low, high = paired_interval(values, ones)
-        assert paired_p(values, ones) >= 0.05 or not low <= 0 <= high
+        low, high = paired_ratio_interval(values, ones)
+        assert paired_p_value(values, ones) >= 0.05 or not low <= 0 <= high

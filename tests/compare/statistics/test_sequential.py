@@ -9,16 +9,16 @@ from fractions import Fraction
 
 import pytest
 
-from runner_compare.render.margins import level_words
+from runner_compare.render.margins import format_level
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.sequential import (
     SHARES,
-    Pairs,
+    SequentialPairs,
     Side,
+    comparison_level,
     confidence_percent,
-    level_of,
-    log_capital,
-    p_of,
+    log_betting_capital,
+    sequential_p_value,
 )
 from runner_compare.statistics.stats import wilson_interval
 
@@ -27,30 +27,30 @@ def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
     shares = [Fraction(str(share)) for share in SHARES]
     exact = sum((1 + f) ** 5 * (1 - f) ** 2 for f in shares) / len(shares)
     # ties change nothing against 0
-    assert log_capital(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
+    assert log_betting_capital(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
     # a win multiplies the played part by 2 / (1 + 1/4), a tie by half of that
     against = Fraction(1, 4)
     exact = sum(
         (1 + f * Fraction(3, 5)) ** 3 * (1 - f) * (1 - f * Fraction(1, 5)) ** 2 for f in shares
     ) / len(shares)
-    assert log_capital(3, 1, 2, float(against)) == pytest.approx(math.log(exact), rel=1e-12)
+    assert log_betting_capital(3, 1, 2, float(against)) == pytest.approx(math.log(exact), rel=1e-12)
 
 
 def test_eight_pairs_that_all_point_one_way_decide_and_seven_do_not() -> None:
-    assert p_of(7, 0) == pytest.approx(0.0698, abs=1e-4)
-    assert p_of(8, 0) == p_of(0, 8) == pytest.approx(0.0402, abs=1e-4)
-    assert p_of(0, 0) == p_of(10, 10) == 1
+    assert sequential_p_value(7, 0) == pytest.approx(0.0698, abs=1e-4)
+    assert sequential_p_value(8, 0) == sequential_p_value(0, 8) == pytest.approx(0.0402, abs=1e-4)
+    assert sequential_p_value(0, 0) == sequential_p_value(10, 10) == 1
 
 
 @pytest.mark.parametrize("difference", [-0.3, 0.0, 0.2])
 def test_bets_win_nothing_on_average_against_the_truth(difference: float) -> None:
     won, lost = 0.35 + difference / 2, 0.35 - difference / 2
     for wins, losses, ties in ((0, 0, 0), (4, 9, 3), (30, 2, 50)):
-        now = log_capital(wins, losses, ties, difference)
+        now = log_betting_capital(wins, losses, ties, difference)
         after = (
-            won * math.exp(log_capital(wins + 1, losses, ties, difference) - now)
-            + lost * math.exp(log_capital(wins, losses + 1, ties, difference) - now)
-            + (1 - won - lost) * math.exp(log_capital(wins, losses, ties + 1, difference) - now)
+            won * math.exp(log_betting_capital(wins + 1, losses, ties, difference) - now)
+            + lost * math.exp(log_betting_capital(wins, losses + 1, ties, difference) - now)
+            + (1 - won - lost) * math.exp(log_betting_capital(wins, losses, ties + 1, difference) - now)
         )
         assert after == pytest.approx(1, rel=1e-12)
 
@@ -58,7 +58,7 @@ def test_bets_win_nothing_on_average_against_the_truth(difference: float) -> Non
 def test_the_larger_a_claim_the_less_is_won_against_it() -> None:
     claims = [number / 10 - 0.95 for number in range(20)]
     for counts in ((5, 0, 0), (0, 5, 5), (12, 7, 40)):
-        capitals = [log_capital(*counts, claim) for claim in claims]
+        capitals = [log_betting_capital(*counts, claim) for claim in claims]
         assert capitals == sorted(capitals, reverse=True)
 
 
@@ -72,17 +72,17 @@ def test_the_interval_narrows_only_and_decides_when_it_leaves_0_out() -> None:
     generator = random.Random(5)
     decisions = set()
     for won, lost in ((0.3, 0.05), (0.05, 0.3), (0.1, 0.1), (0.9, 0.0), (0.0, 0.9)):
-        pairs = Pairs()
+        pairs = SequentialPairs()
         for ours, theirs in drawn(generator, won, lost, 120):
-            before = pairs.low, pairs.high, pairs.p, pairs.decision
-            pairs.add(ours, theirs)
-            assert before[0] <= pairs.low <= pairs.difference + 1e-9
-            assert before[1] >= pairs.high >= pairs.difference - 1e-9
+            before = pairs.interval_low, pairs.interval_high, pairs.p, pairs.decision
+            pairs.add_pair(ours, theirs)
+            assert before[0] <= pairs.interval_low <= pairs.difference + 1e-9
+            assert before[1] >= pairs.interval_high >= pairs.difference - 1e-9
             assert pairs.p <= before[2]
-            is_out = pairs.low >= 0 or pairs.high <= 0
+            is_out = pairs.interval_low >= 0 or pairs.interval_high <= 0
             assert is_out == (pairs.p <= ALPHA) == (pairs.decision is not Side.open)
             assert before[3] in (Side.open, pairs.decision)
-        assert pairs.count == 120
+        assert pairs.num_pairs == 120
         decisions.add(pairs.decision)
     assert decisions == set(Side)
 
@@ -92,11 +92,11 @@ def test_the_interval_narrows_only_and_decides_when_it_leaves_0_out() -> None:
 def test_the_truth_is_hardly_ever_left_out_at_any_of_many_looks(won: float, lost: float) -> None:
     generator, trials, missed = random.Random(11), 100, 0
     for _ in range(trials):
-        pairs = Pairs()
+        pairs = SequentialPairs()
         for pair in drawn(generator, won, lost, 100):
-            pairs.add(*pair)
+            pairs.add_pair(*pair)
         # ends never go back: the last look has all of them
-        missed += not pairs.low <= won - lost <= pairs.high
+        missed += not pairs.interval_low <= won - lost <= pairs.interval_high
     assert wilson_interval(missed, trials)[0] <= ALPHA, missed
 
 
@@ -104,19 +104,19 @@ def test_a_large_difference_is_seen_soon() -> None:
     generator = random.Random(3)
     needed = []
     for _ in range(50):
-        pairs = Pairs()
+        pairs = SequentialPairs()
         for pair in drawn(generator, 0.05, 0.25, 600):  # 20 points
-            pairs.add(*pair)
+            pairs.add_pair(*pair)
             if pairs.decision is not Side.open:
                 break
-        needed.append(pairs.count)
+        needed.append(pairs.num_pairs)
         assert pairs.decision is not Side.better
     assert sorted(needed)[25] < 120
 
 
 def test_a_level_is_a_share_of_5_percent() -> None:
-    assert [level_of(count) for count in (1, 2, 5)] == [0.05, 0.025, 0.01]
-    assert [level_words(count) for count in (1, 3, 40)] == [
+    assert [comparison_level(count) for count in (1, 2, 5)] == [0.05, 0.025, 0.01]
+    assert [format_level(count) for count in (1, 3, 40)] == [
         "5 %",
         "1.7 % (5 % shared by 3 jobs)",
         "0.12 % (5 % shared by 40 jobs)",
@@ -125,53 +125,53 @@ def test_a_level_is_a_share_of_5_percent() -> None:
 
 
 def test_a_stricter_level_decides_later_and_has_a_wider_interval() -> None:
-    few, many = Pairs(), Pairs(level_of(5))
+    few, many = SequentialPairs(), SequentialPairs(comparison_level(5))
     decided: dict[str, int] = {}
     for number in range(1, 15):
         for name, pairs in (("few", few), ("many", many)):
-            pairs.add(True, False)
+            pairs.add_pair(True, False)
             if pairs.decision is not Side.open:
                 decided.setdefault(name, number)
     # 1.9 ** n / 9 and what the other shares add, against 40 and 200
     assert decided == {"few": 8, "many": 11}
-    assert p_of(11, 0) <= 0.01 < p_of(10, 0)
-    assert many.low < few.low
+    assert sequential_p_value(11, 0) <= 0.01 < sequential_p_value(10, 0)
+    assert many.interval_low < few.interval_low
 
 
 def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
     generator = random.Random(8)
     for won, lost in ((0.3, 0.05), (0.1, 0.1), (0.0, 0.4)):
-        at_once, each = Pairs(), Pairs()
+        at_once, each = SequentialPairs(), SequentialPairs()
         for pair in drawn(generator, won, lost, 150):
-            at_once.add(*pair)
-            each.add(*pair)
-            assert -1 <= each.low <= each.high <= 1
-        assert (at_once.low, at_once.high) == (each.low, each.high)
+            at_once.add_pair(*pair)
+            each.add_pair(*pair)
+            assert -1 <= each.interval_low <= each.interval_high <= 1
+        assert (at_once.interval_low, at_once.interval_high) == (each.interval_low, each.interval_high)
         looks = at_once.looks
-        for end, side in ((at_once.low, Side.better), (at_once.high, Side.worse)):
+        for end, side in ((at_once.interval_low, Side.better), (at_once.interval_high, Side.worse)):
             for step, expected in ((1e-5, Side.open), (-1e-5, side)):
                 inside = end + step if side is Side.better else end - step
                 capitals = [
-                    log_capital(wins, losses, ties, inside) if side is Side.better else
-                    log_capital(losses, wins, ties, -inside)
+                    log_betting_capital(wins, losses, ties, inside) if side is Side.better else
+                    log_betting_capital(losses, wins, ties, -inside)
                     for wins, losses, ties in looks
                 ]  # fmt: skip
                 assert (max(capitals) >= math.log(40)) == (expected is side)
-                assert at_once.side_of(inside) is expected
+                assert at_once.first_shown_side(inside) is expected
 
 
 @pytest.mark.parametrize(
     ("won", "lost", "side"), [(0.02, 0.01, Side.better), (0.0, 0.4, Side.worse), (0.1, 0.15, Side.open)]
 )
 def test_a_margin_is_decided_by_the_same_interval(won: float, lost: float, side: Side) -> None:
-    generator, pairs = random.Random(2), Pairs(margin=0.05)
+    generator, pairs = random.Random(2), SequentialPairs(margin=0.05)
     for pair in drawn(generator, won, lost, 400):
-        pairs.add(*pair)
+        pairs.add_pair(*pair)
         if pairs.from_margin is not Side.open:
             break
     assert pairs.from_margin is side
-    assert pairs.side_of(-0.05) is side
-    assert (pairs.low >= -0.05 - 1e-5, pairs.high <= -0.05 + 1e-5) == (
+    assert pairs.first_shown_side(-0.05) is side
+    assert (pairs.interval_low >= -0.05 - 1e-5, pairs.interval_high <= -0.05 + 1e-5) == (
         side is Side.better,
         side is Side.worse,
     )

@@ -18,14 +18,14 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from runner_base.spreads import percentiles, relative_spread
 from runner_compare.statistics.stats import (
-    detectable_difference,
-    holm,
-    mcnemar_exact,
+    detectable_paired_difference,
+    detectable_unpaired_difference,
+    holm_adjust,
+    mcnemar_exact_p_value,
     paired_difference_interval,
-    student_p,
+    student_p_value,
     student_quantile,
     tango_interval,
-    unpaired_detectable_difference,
     unpaired_difference_interval,
     wilson_interval,
 )
@@ -88,24 +88,24 @@ def test_wilson_holds_the_estimate_and_is_symmetric(k: int, rest: int) -> None:
 )
 def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_exact_p_value(b, c) == pytest.approx(expected, rel=1e-9)
 
 
 @given(counts, counts, counts)
 def test_mcnemar_is_statsmodels_on_random_tables(b: int, c: int, concordant: int) -> None:
     expected = mcnemar([[concordant, b], [c, 7]], exact=True).pvalue if b + c else 1.0
-    assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_exact_p_value(b, c) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_stays_above_zero_for_thousands_of_pairs() -> None:
-    assert 0 < mcnemar_exact(0, 5000) < 1e-300
-    assert mcnemar_exact(10_000, 10_000) == 1.0
+    assert 0 < mcnemar_exact_p_value(0, 5000) < 1e-300
+    assert mcnemar_exact_p_value(10_000, 10_000) == 1.0
 
 
 @given(counts, counts)
 def test_mcnemar_is_symmetric_and_a_probability(b: int, c: int) -> None:
-    assert mcnemar_exact(b, c) == mcnemar_exact(c, b)
-    assert 0 < mcnemar_exact(b, c) <= 1
+    assert mcnemar_exact_p_value(b, c) == mcnemar_exact_p_value(c, b)
+    assert 0 < mcnemar_exact_p_value(b, c) <= 1
 
 
 def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
@@ -115,7 +115,7 @@ def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
     for _ in range(trials):
         discordant = sum(generator.random() < 0.3 for _ in range(n))
         b = sum(generator.random() < 0.5 for _ in range(discordant))
-        false_alarms += mcnemar_exact(b, discordant - b) < 0.05
+        false_alarms += mcnemar_exact_p_value(b, discordant - b) < 0.05
     noise = 3 * math.sqrt(0.05 * 0.95 / trials)
     assert 0 < false_alarms / trials <= 0.05 + noise
 
@@ -124,14 +124,14 @@ def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm_adjust([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_adjust([]) == []
+    assert holm_adjust([0.6, 0.9]) == [1.0, 1.0]
 
 
 @given(st.lists(st.floats(0, 1), max_size=20))
 def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(ps: list[float]) -> None:
-    adjusted = holm(ps)
+    adjusted = holm_adjust(ps)
     for p, q in zip(ps, adjusted, strict=True):
         assert p <= q <= min(1.0, p * len(ps))
     ranked = [q for _, q in sorted(zip(ps, adjusted, strict=True))]
@@ -142,7 +142,7 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(ps: list[float])
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @pytest.mark.slow
 def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
-    assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-12)
+    assert holm_adjust(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-12)
 
 
 @pytest.mark.thorough
@@ -152,9 +152,9 @@ def test_holm_is_monotonic_and_knows_no_order(ps: list[float], data: st.DataObje
     position = data.draw(st.integers(0, len(ps) - 1))
     raised = [*ps]
     raised[position] = data.draw(st.floats(ps[position], 1))
-    assert all(after >= before for before, after in zip(holm(ps), holm(raised), strict=True))
+    assert all(after >= before for before, after in zip(holm_adjust(ps), holm_adjust(raised), strict=True))
     order = data.draw(st.permutations(range(len(ps))))
-    assert holm([ps[i] for i in order]) == [holm(ps)[i] for i in order]
+    assert holm_adjust([ps[i] for i in order]) == [holm_adjust(ps)[i] for i in order]
 
 
 # ------------------------------------------------------------------------- interval of a difference
@@ -241,7 +241,7 @@ def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
     loses = (rate - difference) / (2 * rate)
     power = 0.0
     for discordant in range(n + 1):
-        rejected = [k for k in range(discordant // 2 + 1) if mcnemar_exact(discordant - k, k) < alpha]
+        rejected = [k for k in range(discordant // 2 + 1) if mcnemar_exact_p_value(discordant - k, k) < alpha]
         chance = stats.binom.pmf(discordant, n, rate)
         power += chance * stats.binom.cdf(max(rejected, default=-1), discordant, loses)
     return float(power)
@@ -251,7 +251,7 @@ def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize(("n", "rate"), [(60, 0.0), (60, 0.3), (200, 0.05), (200, 0.4)])
 def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: float, alpha: float) -> None:
-    difference = detectable_difference(n, rate, alpha)
+    difference = detectable_paired_difference(n, rate, alpha)
     assert difference is not None
     # a loss beside the flips that noise makes
     on_top = exact_power(n, rate + difference, difference, alpha)
@@ -262,11 +262,11 @@ def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: floa
 
 
 def test_detectable_difference_shrinks_with_n_and_grows_with_disagreement_and_strictness() -> None:
-    base = detectable_difference(500, 0.1)
+    base = detectable_paired_difference(500, 0.1)
     more, noisier, stricter = (
-        detectable_difference(1000, 0.1),
-        detectable_difference(500, 0.2),
-        detectable_difference(500, 0.1, alpha=0.01),
+        detectable_paired_difference(1000, 0.1),
+        detectable_paired_difference(500, 0.2),
+        detectable_paired_difference(500, 0.1, alpha=0.01),
     )
     assert None not in (base, more, noisier, stricter)
     assert more < base < noisier  # type: ignore[operator]
@@ -275,7 +275,7 @@ def test_detectable_difference_shrinks_with_n_and_grows_with_disagreement_and_st
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_too_few_pairs_show_nothing(n: int) -> None:
-    assert detectable_difference(n, 0.1) is None
+    assert detectable_paired_difference(n, 0.1) is None
 
 
 # ------------------------------------------------------------------------- two groups, other
@@ -377,7 +377,7 @@ def test_the_unpaired_detectable_difference_is_seen_four_times_in_five(
 ) -> None:
     """Whichever side is the better one, and whether the other is better or worse; near 0 and 1,
     where Fisher's test is far from its 5 %, it promises less than it keeps."""
-    difference = unpaired_detectable_difference(n1, n2, rate)
+    difference = detectable_unpaired_difference(n1, n2, rate)
     assert difference is not None
     others = [other for other in (rate - difference, rate + difference) if 0 <= other <= 1]
     powers = [
@@ -388,14 +388,14 @@ def test_the_unpaired_detectable_difference_is_seen_four_times_in_five(
 
 def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_nothing() -> None:
     few, many = (
-        unpaired_detectable_difference(100, 100, 0.7),
-        unpaired_detectable_difference(1000, 1000, 0.7),
+        detectable_unpaired_difference(100, 100, 0.7),
+        detectable_unpaired_difference(1000, 1000, 0.7),
     )
     assert few is not None
     assert many is not None
-    assert detectable_difference(1000, 0.2) < many < few  # type: ignore[operator]
-    assert unpaired_detectable_difference(2, 2, 0.5) is None
-    assert unpaired_detectable_difference(0, 9, 0.5) is None
+    assert detectable_paired_difference(1000, 0.2) < many < few  # type: ignore[operator]
+    assert detectable_unpaired_difference(2, 2, 0.5) is None
+    assert detectable_unpaired_difference(0, 9, 0.5) is None
 
 
 # -------------------------------------------------------------------------------------- Student's t
@@ -405,9 +405,9 @@ def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_noth
 @pytest.mark.parametrize("freedom", [1, 2, 3, 10, 1001])
 def test_student_is_two_sided_and_no_p_is_zero(alpha: float, freedom: int) -> None:
     assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-9)
-    assert student_p(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-9)
-    assert student_p(0.0, freedom) == 1.0
-    assert student_p(1e300, freedom) > 0
+    assert student_p_value(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-9)
+    assert student_p_value(0.0, freedom) == 1.0
+    assert student_p_value(1e300, freedom) > 0
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import (
     Estimate,
@@ -17,9 +17,9 @@ from runner_compare.statistics.token_costs import (
     TokenCost,
     TokenFinding,
     TokenSaving,
-    break_even,
+    break_even_questions,
     correlation_of_means,
-    ratio_of_estimates,
+    ratio_interval_of_estimates,
 )
 
 
@@ -37,12 +37,14 @@ def judged(saving: TokenSaving) -> TokenSaving:
 
 def test_the_interval_of_a_ratio_ends_where_the_difference_may_be_0() -> None:
     top, bottom = Estimate(0.8, 0.7, 0.86), Estimate(2.0, 1.9, 2.2)
-    low, high = ratio_of_estimates(top, bottom, 0.3)
+    low, high = ratio_interval_of_estimates(top, bottom, 0.3)
     for end, above, below in ((low, 0.1, 0.2), (high, 0.06, 0.1)):
         gap = (0.8 - end * 2.0) ** 2 - (above**2 + (end * below) ** 2 - 2 * 0.3 * end * above * below)
         assert gap == pytest.approx(0, abs=1e-12)
-    assert ratio_of_estimates(top, Estimate(2.0, 2.0, 2.0), 0.0) == pytest.approx((0.35, 0.43))
-    assert ratio_of_estimates(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), "the tokens may be none"
+    assert ratio_interval_of_estimates(top, Estimate(2.0, 2.0, 2.0), 0.0) == pytest.approx((0.35, 0.43))
+    assert ratio_interval_of_estimates(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), (
+        "the tokens may be none"
+    )
 
 
 @pytest.mark.sampled(2)
@@ -61,8 +63,8 @@ def test_the_interval_holds_the_true_right_answers_per_1000_tokens(
         hard = draw.normal(size=n)
         solved = (0.8 * hard + 0.6 * draw.normal(size=n) < bar).tolist()
         tokens = (400 * np.exp(0.4 * link * hard + 0.3 * draw.normal(size=n))).tolist()
-        share = Estimate(float(np.mean(solved)), *share_interval(solved, [None] * n))
-        cost = TokenCost.of(cells(tokens, solved), share)
+        share = Estimate(float(np.mean(solved)), *accuracy_interval(solved, [None] * n))
+        cost = TokenCost.from_cells(cells(tokens, solved), share)
         assert cost is not None
         inside += cost.correct_per_1000.low <= true <= cost.correct_per_1000.high
         other += cost.correct_per_1000.low <= 1.5 * true <= cost.correct_per_1000.high
@@ -71,27 +73,29 @@ def test_the_interval_holds_the_true_right_answers_per_1000_tokens(
 
 
 def test_all_right_answers_still_leave_room_below() -> None:
-    cost = TokenCost.of(cells([500.0] * 10), Estimate(1.0, 0.7, 1.0))
+    cost = TokenCost.from_cells(cells([500.0] * 10), Estimate(1.0, 0.7, 1.0))
     assert cost is not None
     assert cost.correct_per_1000 == pytest.approx((2.0, 1.4, 2.0))
-    assert TokenCost.of(cells([0.0] * 10), Estimate(1.0, 0.7, 1.0)) is None, "a server that counts none"
+    assert TokenCost.from_cells(cells([0.0] * 10), Estimate(1.0, 0.7, 1.0)) is None, (
+        "a server that counts none"
+    )
 
 
 def test_a_team_that_saves_and_one_that_costs_more() -> None:
     draw = np.random.default_rng(0)
     base = draw.normal(1000, 200, size=80)
     fewer, more = base - draw.normal(100, 30, size=80), base + draw.normal(50, 30, size=80)
-    saving = judged(TokenSaving.of(cells(fewer.tolist()), cells(base.tolist()), 20_000))
+    saving = judged(TokenSaving.from_cells(cells(fewer.tolist()), cells(base.tolist()), 20_000))
     assert saving.finding is TokenFinding.saves
     assert saving.both.low <= 100 <= saving.both.high
-    after = saving.paid_back_after
+    after = saving.break_even_questions
     assert after is not None
     assert after.value == pytest.approx(20_000 / saving.both.value)
     assert after.low <= 200 <= after.high
-    costing = judged(TokenSaving.of(cells(more.tolist()), cells(base.tolist()), 20_000))
+    costing = judged(TokenSaving.from_cells(cells(more.tolist()), cells(base.tolist()), 20_000))
     assert costing.finding is TokenFinding.costs_more
     assert costing.both.value < 0
-    assert costing.paid_back_after is None
+    assert costing.break_even_questions is None
 
 
 def test_equal_teams_seldom_save() -> None:
@@ -100,23 +104,23 @@ def test_equal_teams_seldom_save() -> None:
     for _ in range(pairs):
         base = draw.lognormal(6, 0.5, size=40)
         ours = draw.permutation(base) if draw.random() < 0.5 else draw.lognormal(6, 0.5, size=40)
-        saving = judged(TokenSaving.of(cells(ours.tolist()), cells(base.tolist()), 1000.0))
+        saving = judged(TokenSaving.from_cells(cells(ours.tolist()), cells(base.tolist()), 1000.0))
         wrong += saving.finding is not TokenFinding.open
-        assert (saving.paid_back_after is None) == (saving.finding is not TokenFinding.saves)
+        assert (saving.break_even_questions is None) == (saving.finding is not TokenFinding.saves)
     assert wilson_interval(wrong, pairs)[0] <= 0.05
 
 
 def test_few_questions_show_no_saving_however_alike_they_are() -> None:
-    saving = judged(TokenSaving.of(cells([90.0] * 5), cells([100.0] * 5)))
+    saving = judged(TokenSaving.from_cells(cells([90.0] * 5), cells([100.0] * 5)))
     assert saving.p == 2**-4
     assert saving.both.low <= 0 < saving.both.value
-    assert judged(TokenSaving.of(cells([90.0] * 6), cells([100.0] * 6))).finding is TokenFinding.saves
+    assert judged(TokenSaving.from_cells(cells([90.0] * 6), cells([100.0] * 6))).finding is TokenFinding.saves
 
 
 def test_break_even_and_correlation() -> None:
-    assert break_even(1000, 90, 100) == 100
-    assert break_even(1000, 100, 100) is None
-    assert break_even(1000, 110, 100) is None
+    assert break_even_questions(1000, 90, 100) == 100
+    assert break_even_questions(1000, 100, 100) is None
+    assert break_even_questions(1000, 110, 100) is None
     ones = [[1.0, 2.0, 3.0, 5.0]]
     assert correlation_of_means(ones, [[2 * it for it in ones[0]]]) == pytest.approx(1)
     assert correlation_of_means(ones, [[-it for it in ones[0]]]) == pytest.approx(-1)

@@ -22,10 +22,10 @@ from attending import (
 from passes import CASES, FORMATS, check_pass, one_softmax
 
 from runner_engine.attention.attention import PassLayout
-from runner_engine.kernels import picking, shared_numbers
-from runner_engine.kv_cache.kv_cache import Heads, kernels_for
-from runner_engine.kv_cache.shared_kv import own_kv
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.kernels import c_interface, token_selection
+from runner_engine.kv_cache.kv_store import KvCacheSpec, select_kernels
+from runner_engine.kv_cache.shared_kv import create_kv_store
+from runner_engine.kv_cache.slots import SlotStore
 
 __all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def test_scores_that_leave_no_room_for_exp(way: str) -> None:
     """One key far above all others, scores in the hundreds: no infinity, no nan, and that key alone
     counts."""
     heads = heads_for(way, 1, 1, 3, 16, torch.float32)
-    own = own_kv(heads, kernels_or_none(way), [600])
+    own = create_kv_store(heads, kernels_or_none(way), [600])
     keys, values = (
         torch.zeros(600, 1, 16),
         random(torch.Generator().manual_seed(0), 600, 1, 16, dtype=torch.float32),
@@ -107,7 +107,13 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
     query = torch.zeros(3, 1, 16)
     query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
     what = PassLayout(
-        heads, kernels, own_kv(heads, kernels, [1]), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)]
+        heads,
+        kernels,
+        create_kv_store(heads, kernels, [1]),
+        ints([0]),
+        ints([0]),
+        ints([1]),
+        [use_of(prefix, [0], 1)],
     )
     own = torch.zeros(1, 1, 16)
     result = what.attend(0, query, own, own, 1.0)[0]
@@ -124,14 +130,14 @@ def test_layers_with_fewer_and_narrower_heads_are_filled_up(way: str) -> None:
     of 32."""
     heads, kernels = heads_for(way, 1, 2, 2, 32, torch.float32), kernels_or_none(way)
     numbers = torch.Generator().manual_seed(2)
-    own = own_kv(heads, kernels, [40])
+    own = create_kv_store(heads, kernels, [40])
     query, keys, values = (
         random(numbers, rows, 20, width, dtype=torch.float32) for rows, width in ((4, 24), (1, 24), (1, 16))
     )
     what = PassLayout(heads, kernels, own, ints([0] * 20), ints(list(range(20))), ints(list(range(1, 21))))
     result = what.attend(0, query, keys, values, 0.3)
     assert result.shape == (20, 4, 16)
-    narrow = Heads(1, 1, 4, 24, torch.float32, CPU)
+    narrow = KvCacheSpec(1, 1, 4, 24, torch.float32, CPU)
     for at in range(20):
         wanted = one_softmax(query[:, at], keys[:, : at + 1], values[:, : at + 1], narrow, 0.3)
         assert float((result[at].double() - wanted).abs().max()) < 2e-5
@@ -143,7 +149,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     """Write, read, leave, enter, grow: bit for bit, and no neighbour is touched."""
     heads = heads_for(way, 2, 3, 2, 48, dtype)
     lengths, needs = [29, 1, 32], [40, 70, 32]
-    own = own_kv(heads, kernels_or_none(way), needs)
+    own = create_kv_store(heads, kernels_or_none(way), needs)
     random_numbers = torch.Generator().manual_seed(1)
     given = [[[random(random_numbers, length, 3, 48, dtype=dtype) for _ in range(2)] for length in lengths]
              for _ in range(heads.layers)]  # fmt: skip
@@ -153,7 +159,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
             order = torch.randperm(length, generator=random_numbers, device="cpu").to(heads.device)
             keys, values = (one[order] for one in given[layer][slot])
             own.write(layer, keys, values, ints([slot] * length), order.int())
-            own.fill(slot, length)
+            own.set_filled(slot, length)
 
     def same(slot: int, source: int) -> bool:
         read = [own.read(layer, slot, lengths[source]) for layer in range(heads.layers)]
@@ -165,17 +171,17 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
 
     assert [same(slot, slot) for slot in range(3)] == [True] * 3
     if heads.device.type == "cuda":  # which gives memory to all places at once
-        assert isinstance(own, Slots)
-        assert own.held == own.slots * own.capacity
+        assert isinstance(own, SlotStore)
+        assert own.resident_tokens == own.slots * own.capacity
     else:
-        assert own.held == sum(lengths)
+        assert own.resident_tokens == sum(lengths)
     # the last goes behind them
-    own.enter(2, 2, [*needs[:2], 90, 100, needs[2]], [*lengths[:2], 80, 80, lengths[2]], 5)
+    own.insert_slots(2, 2, [*needs[:2], 90, 100, needs[2]], [*lengths[:2], 80, 80, lengths[2]], 5)
     assert [same(0, 0), same(1, 1), same(4, 2)] == [True] * 3
-    own.leave(0, 4)  # the last of the first four goes to its place
+    own.remove_slot(0, 4)  # the last of the first four goes to its place
     assert [same(1, 1), same(3, 2)] == [True] * 2
-    own.leave(1, 2)
-    own.lengthen(90, 100)
+    own.remove_slot(1, 2)
+    own.ensure_capacity(90, 100)
     assert same(2, 2)
     for place in (0, 99):
         own.write(0, torch.ones(1, 3, 48).to(dtype), torch.ones(1, 3, 48).to(dtype), ints([0]), ints([place]))
@@ -186,16 +192,16 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     ("dtype", "group", "dim", "made"),
     [
         (torch.float32, 1, 16, True),
-        (torch.bfloat16, shared_numbers.MAX_GROUP, shared_numbers.MAX_DIM, True),
+        (torch.bfloat16, c_interface.MAX_GROUP, c_interface.MAX_DIM, True),
         (torch.float16, 1, 64, False),
-        (torch.float32, shared_numbers.MAX_GROUP + 1, 64, False),
+        (torch.float32, c_interface.MAX_GROUP + 1, 64, False),
         (torch.float32, 1, 72, False),  # no multiple of the lanes
-        (torch.float32, 1, shared_numbers.MAX_DIM + 16, False),
+        (torch.float32, 1, c_interface.MAX_DIM + 16, False),
     ],
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
     kernels_or_none("kernels")
-    assert (kernels_for(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
+    assert (select_kernels(KvCacheSpec(1, 2, group, dim, dtype, CPU)) is not None) is made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -205,6 +211,6 @@ def test_the_first_of_the_largest_is_picked(dtype: torch.dtype) -> None:
     scores[2] = -float("inf")
     scores[2, 1002] = -5.0
     scores[3] = 0.0
-    best = picking.argmax(scores)
+    best = token_selection.argmax(scores)
     assert best[1:4].tolist() == [20, 1002, 0]
     assert torch.equal(scores.gather(1, best[:, None])[:, 0], scores.amax(dim=1))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
+from runner_engine.kv_cache.kv_store import KvCacheSpec
+from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
 
-HEADS = Heads(1, 2, 2, 64, torch.float16, torch.device("cpu"))
+HEADS = KvCacheSpec(1, 2, 2, 64, torch.float16, torch.device("cpu"))
 TOKENS, LENGTH, SCALE = 3, 600, 64**-0.5
 
 
@@ -28,17 +28,29 @@ def test_neither_scores_nor_sums_of_values_overflow(is_span: bool) -> None:
 
     keys, values, query = around(40, 2, LENGTH), around(500, 2, LENGTH), around(40, 4, TOKENS)
     new_keys, new_values = around(40, 2, TOKENS), around(500, 2, TOKENS)
-    prefix = SharedKv.empty(HEADS, LENGTH, None)
-    prefix.store.put_stored(0, keys, values)
+    prefix = SharedKv.allocate(HEADS, LENGTH, None)
+    prefix.store.write_stored(0, keys, values)
     uses = [PrefixUse(prefix, None, ints([0, 1, 2]), TOKENS)]
     if is_span:  # one row, whose tokens see those before them
         what = PassLayout(
-            HEADS, None, own_kv(HEADS, None, [16]), ints([0] * 3), ints([0, 1, 2]), ints([0] * 3), uses
+            HEADS,
+            None,
+            create_kv_store(HEADS, None, [16]),
+            ints([0] * 3),
+            ints([0, 1, 2]),
+            ints([0] * 3),
+            uses,
         )
         what.spans = [Span(0, TOKENS)]
     else:  # three rows, whose tokens see themselves
         what = PassLayout(
-            HEADS, None, own_kv(HEADS, None, [16] * 3), ints([0, 1, 2]), ints([0] * 3), ints([1] * 3), uses
+            HEADS,
+            None,
+            create_kv_store(HEADS, None, [16] * 3),
+            ints([0, 1, 2]),
+            ints([0] * 3),
+            ints([1] * 3),
+            uses,
         )
     result = what.attend(0, query, new_keys, new_values, SCALE)
     for token in range(TOKENS):

@@ -13,27 +13,27 @@ from forward_pass import read_rows, with_fast_kernels
 from passes import FORMATS, SOFTMAXES, one_softmax
 
 from runner_base.dtypes import Dtype
-from runner_engine.attention.own_attention import OwnPlaces, attend_own
-from runner_engine.attention.parts import Scaling
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes.forward import Forward, TokenSpan
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import OWN_PIECE
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
+from runner_engine.kernels.c_interface import OWN_PIECE
+from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore
 from runner_engine.local.engine import LocalEngine
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is in pieces"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is in pieces"
 )
 SEEN = [5, OWN_PIECE, OWN_PIECE + 1, 2 * OWN_PIECE, 2 * OWN_PIECE + 531, 3 * OWN_PIECE + 16]
 # of windows: some hide whole pieces
 FIRST = [0, 3, OWN_PIECE, OWN_PIECE - 7, OWN_PIECE + 900, 2 * OWN_PIECE + 40]
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.03}  # of the largest number
-INT4 = KvCache.of("{keys: int4, values: int4, first_tokens: as_model}")
-K8V4 = KvCache.of("{keys: int8, values: int4, first_tokens: as_model}")
+INT4 = KvCache.parse("{keys: int4, values: int4, first_tokens: as_model}")
+K8V4 = KvCache.parse("{keys: int8, values: int4, first_tokens: as_model}")
 OFF = {  # of the logits' spread; in fewer bits a number that is rounded otherwise is another code
     (Dtype.float32, KvCache.as_model): 2e-5, (Dtype.bfloat16, KvCache.as_model): 0.05,
     (Dtype.float32, INT4): 0.02, (Dtype.float32, K8V4): 0.02, (Dtype.float32, KvCache.int8_rotated): 0.02,
@@ -56,19 +56,19 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("name", ["f32", "bf16", "f32 in int8", "bf16 in k8v4"])
 def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threads: int) -> None:
     dtype, kv_cache = FORMATS[name]
-    kernels, of_softmax = native.kernels(), SOFTMAXES[softmax]
+    kernels, of_softmax = native.load_kernels(), SOFTMAXES[softmax]
     assert kernels is not None
-    heads = Heads(2, 2, 3, 64, dtype, torch.device("cpu"), kv_cache=kv_cache)
+    heads = KvCacheSpec(2, 2, 3, 64, dtype, torch.device("cpu"), kv_cache=kv_cache)
     chance, places = torch.Generator().manual_seed(1), SEEN[-1]
     keys, values = ([random(chance, 2, places, 64, dtype=dtype) for _ in range(2)] for _ in range(2))
     query = random(chance, len(SEEN), 6, 64, dtype=dtype)
-    own = OwnPlaces(
+    own = OwnKeyRanges(
         shared_kv(heads, kernels, keys, values).store, ints([0] * len(SEEN)), ints(SEEN), ints(FIRST) if has_window else None
     )  # fmt: skip
     scaling = Scaling(64**-0.5, of_softmax.cap)
-    turned = heads.turned(query.clone(), kernels)
-    found = attend_own(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
-    answers = heads.turned(found.clone(), kernels)
+    turned = heads.rotate_if_enabled(query.clone(), kernels)
+    found = attend_own_keys(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
+    answers = heads.rotate_if_enabled(found.clone(), kernels)
     for at, (first, seen) in enumerate(zip(FIRST if has_window else [0] * len(SEEN), SEEN, strict=True)):
         wanted = one_softmax(
             query[at], keys[1][:, first:seen], values[1][:, first:seen], heads, 64**-0.5, of_softmax
@@ -90,7 +90,8 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
             first=None if own.first is None else own.first[just],
         )
         assert torch.equal(
-            attend_own(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0], found[at]
+            attend_own_keys(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0],
+            found[at],
         )
 
 
@@ -119,8 +120,8 @@ def test_a_fused_step_of_long_rows(
     forward = Forward(loaded.model, heads)
     own, rows, _ = read_rows(forward, prompts)
 
-    def step(some: list[Row], slots: OwnKv) -> torch.Tensor:
-        return forward.step(slots, some, forward.uses_of(some)).float()
+    def step(some: list[TokenSequence], slots: KvStore) -> torch.Tensor:
+        return forward.step(slots, some, forward.build_prefix_uses(some)).float()
 
     by_operations = step(rows, own)
     forward.fused, before = fused, torch.get_num_threads()
@@ -135,12 +136,12 @@ def test_a_fused_step_of_long_rows(
     others = read_rows(forward, prompts)[0]
     assert torch.equal(step(rows, others), torch.cat(alone))
     guesses = [TokenSpan(rows[2], 2, [7, 11, 12], rows[2].kv.places, [11, 12, 13])]
-    together = forward.read_prompts(own, guesses).float()
+    together = forward.run_token_spans(own, guesses).float()
     assert torch.equal(together[0], found[1][2])
     for at, token in ((1, 11), (2, 12)):
         rows[2].tokens, rows[2].kv.places = [*rows[2].tokens, token], rows[2].kv.places + 1
         assert torch.equal(together[at], step(rows, own)[2])
-    own.tensors(2)[1][:, OWN_PIECE + 160 : OWN_PIECE + 480] = (
+    own.slot_tensors(2)[1][:, OWN_PIECE + 160 : OWN_PIECE + 480] = (
         0  # keys of the second piece, in the second layer
     )
     assert not torch.equal(step(rows, own)[2], together[2])

@@ -14,20 +14,20 @@ from forward_pass import read_rows, with_fast_kernels
 from passes import as_read, one_softmax
 
 from runner_base.dtypes import Dtype
-from runner_engine.attention.own_attention import OwnPlaces, attend_own
-from runner_engine.attention.parts import Scaling
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import LANES, OWN_PIECE
-from runner_engine.kv_cache.kv_cache import Heads, OwnKv
-from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kernels.c_interface import LANES, OWN_PIECE
+from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore
+from runner_engine.kv_cache.shared_kv import create_kv_store
 from runner_engine.local.engine import LocalEngine
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is in pieces"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is in pieces"
 )
 CODES: dict[str, dict[str, Any]] = {
     "int8": {"keys": "int8", "values": "int8"},
@@ -51,46 +51,48 @@ ROWS = {  # how many places each has, and whether it begins a text
 class StoredRows:
     """Rows whose keys and values of a layer are stored, and a query for each."""
 
-    own: OwnKv
+    own: KvStore
     query: torch.Tensor  # [row, H, D]
     keys: list[torch.Tensor]  # [KVH, places, D] of each row, not yet stored
     values: list[torch.Tensor]
 
 
-def stored_rows(heads: Heads, rows: list[tuple[int, bool]]) -> StoredRows:
+def stored_rows(heads: KvCacheSpec, rows: list[tuple[int, bool]]) -> StoredRows:
     """Store the keys and values of rows."""
     chance = torch.Generator().manual_seed(3)
-    own = own_kv(heads, kernels_or_none("kernels"), [places for places, _ in rows])
+    own = create_kv_store(heads, kernels_or_none("kernels"), [places for places, _ in rows])
     common = random(chance, DIM, dtype=heads.dtype)
     query = common + 0.3 * random(chance, len(rows), heads.kv_heads * heads.group, DIM, dtype=heads.dtype)
     found = StoredRows(own, query, [], [])
     for slot, (places, is_beginning) in enumerate(rows):
         keys, values = (random(chance, heads.kv_heads, places, DIM, dtype=heads.dtype) for _ in range(2))
         keys[:, :LANES] += TO_FIRST * common
-        own.set_beginning(slot, is_beginning)
-        turned = [heads.turned(some.transpose(0, 1).contiguous()) for some in (keys, values)]
+        own.set_text_start(slot, is_beginning)
+        turned = [heads.rotate_if_enabled(some.transpose(0, 1).contiguous()) for some in (keys, values)]
         own.write(LAYER, turned[0], turned[1], ints([slot] * places), ints([*range(places)]))
         found.keys.append(keys)
         found.values.append(values)
     return found
 
 
-def attended(heads: Heads, stored: StoredRows, rows: list[int]) -> torch.Tensor:
+def attended(heads: KvCacheSpec, stored: StoredRows, rows: list[int]) -> torch.Tensor:
     """Return what some rows find [row, H, D]."""
     kernels = kernels_or_none("kernels")
     assert kernels is not None
-    places = OwnPlaces(stored.own, ints(rows), ints([stored.keys[row].shape[1] for row in rows]))
-    query = heads.turned(stored.query[rows].clone(), kernels)
-    found = attend_own(kernels, heads, Scaling(DIM**-0.5, 0.0), LAYER, query, places)
-    return heads.turned(found, kernels)
+    places = OwnKeyRanges(stored.own, ints(rows), ints([stored.keys[row].shape[1] for row in rows]))
+    query = heads.rotate_if_enabled(stored.query[rows].clone(), kernels)
+    found = attend_own_keys(kernels, heads, Scaling(DIM**-0.5, 0.0), LAYER, query, places)
+    return heads.rotate_if_enabled(found, kernels)
 
 
-def of_wrong_kernels(heads: Heads, keys: torch.Tensor, values: torch.Tensor) -> list[list[torch.Tensor]]:
+def of_wrong_kernels(
+    heads: KvCacheSpec, keys: torch.Tensor, values: torch.Tensor
+) -> list[list[torch.Tensor]]:
     """Return keys and values as kernels would see them that make a mistake with pieces."""
     second = slice(OWN_PIECE, OWN_PIECE + LANES)
     left_out = [torch.cat((some[:, :OWN_PIECE], some[:, 2 * OWN_PIECE :]), dim=1) for some in (keys, values)]
     wrong = [left_out]
-    if heads.first_plain:
+    if heads.num_unquantized_first:
         first_again, first_missed = ([keys.clone(), values.clone()] for _ in range(2))
         for again, missed in zip(first_again, first_missed, strict=True):
             again[:, second] = again[:, :LANES]
@@ -105,8 +107,8 @@ def of_wrong_kernels(heads: Heads, keys: torch.Tensor, values: torch.Tensor) -> 
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=["f32", "bf16"])
 @pytest.mark.parametrize("codes", list(CODES))
 def test_every_format_is_one_softmax(codes: str, dtype: torch.dtype, has_first: bool, rows: str) -> None:
-    kv_cache = KvCache.of(CODES[codes] | FIRST[has_first])
-    heads = Heads(2, 2, 3, DIM, dtype, torch.device("cpu"), kv_cache=kv_cache)
+    kv_cache = KvCache.parse(CODES[codes] | FIRST[has_first])
+    heads = KvCacheSpec(2, 2, 3, DIM, dtype, torch.device("cpu"), kv_cache=kv_cache)
     plain = replace(heads, kv_cache=KvCache.as_model)
     stored, together = stored_rows(heads, ROWS[rows]), list(range(len(ROWS[rows])))
     found = attended(heads, stored, together)
@@ -158,11 +160,11 @@ def test_layers_of_other_kinds_are_as_by_torch(
     for forward in (by_torch, by_kernels):
         own, rows, _ = read_rows(forward, prompts)
         forward.fused = fused if forward is by_kernels else None
-        logits[forward is by_kernels] = forward.step(own, rows, forward.uses_of(rows)).float()
+        logits[forward is by_kernels] = forward.step(own, rows, forward.build_prefix_uses(rows)).float()
     spread = logits[False].std()
     assert (logits[True] - logits[False]).abs().max() <= 1e-4 * spread
-    own.tensors(2)[1][:, 2 * OWN_PIECE - 400 : 2 * OWN_PIECE - 80] = (
+    own.slot_tensors(2)[1][:, 2 * OWN_PIECE - 400 : 2 * OWN_PIECE - 80] = (
         0  # keys of the second piece, in the second layer
     )
-    changed = by_kernels.step(own, rows, by_kernels.uses_of(rows)).float()
+    changed = by_kernels.step(own, rows, by_kernels.build_prefix_uses(rows)).float()
     assert (changed[2] - logits[False][2]).abs().max() > 1e-3 * spread

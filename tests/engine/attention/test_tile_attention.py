@@ -11,25 +11,25 @@ import torch
 from emulated import OnlyTiles, needs_tile_compiler
 
 from runner_base.notes import note
-from runner_engine.attention.own_attention import OwnPlaces, attend_own
-from runner_engine.attention.parts import Scaling
+from runner_engine.attention.own_keys_attention import OwnKeyRanges, attend_own_keys
+from runner_engine.attention.partial_attention import Scaling
 from runner_engine.attention.shared_attention import (
     Part,
-    SharedPlaces,
-    attend_shared,
-    difference,
-    what_tiles_lack,
+    SharedKeyRange,
+    attend_shared_keys,
+    tile_attention_problem,
+    unsupported_tiles_reason,
 )
 from runner_engine.kernels import native
+from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.kernels.kv_layers import KvCode
-from runner_engine.kernels.shared_numbers import NO_TILES
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.kv_cache import KvCache
 
 CPU = torch.device("cpu")
-HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)
+HEADS = KvCacheSpec(2, 2, 3, 64, torch.bfloat16, CPU)
 # key-value heads, group, dim
 SHAPES = [(1, 1, 32), (2, 3, 64), (1, 16, 96), (2, 4, 128), (1, 2, 512)]
 # remainders of blocks, of tiles, and of what is multiplied at a time
@@ -39,28 +39,28 @@ KV = pytest.mark.parametrize(
 )
 
 
-def places_of(heads: Heads, kernels: native.Kernels, count: int, scale: float = 1.0) -> SharedPlaces:
+def places_of(heads: KvCacheSpec, kernels: native.Kernels, count: int, scale: float = 1.0) -> SharedKeyRange:
     """Random keys and values in the first layer; those of the second, which lie behind, are no
     numbers."""
-    kv = SharedKv.empty(heads, count, kernels)
+    kv = SharedKv.allocate(heads, count, kernels)
     keys, values = (torch.randn(heads.kv_heads, count, heads.dim).to(heads.dtype) * scale for _ in range(2))
-    kv.store.put_stored(0, *heads.to_stored(0, keys, values))
-    if not heads.in_bytes:
-        for tensor in kv.store.tensors(0)[1::2]:
+    kv.store.write_stored(0, *heads.encode_kv(0, keys, values))
+    if not heads.is_quantized:
+        for tensor in kv.store.slot_tensors(0)[1::2]:
             tensor.fill_(float("nan"))
-    return SharedPlaces(kv.store, 0, count)
+    return SharedKeyRange(kv.store, 0, count)
 
 
 def expected(
-    heads: Heads, query: torch.Tensor, places: SharedPlaces, first: torch.Tensor | None, cap: float
+    heads: KvCacheSpec, query: torch.Tensor, places: SharedKeyRange, first: torch.Tensor | None, cap: float
 ) -> Part:
     """Outputs, maxima and sums in float64."""
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
-    stored = places.store.stored(0, 0, reach)
-    kinds = zip(heads.formats(0), stored, strict=True)
+    stored = places.store.read_stored(0, 0, reach)
+    kinds = zip(heads.layer_formats(0), stored, strict=True)
     # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
     wide = {KvCode.kv_int8: torch.float32}
-    exact = [of.to_numbers(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
+    exact = [of.decode(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
     keys, values = (some.double() for some in exact)
     grouped = query.double().view(heads.kv_heads, heads.group, tokens, heads.dim).transpose(1, 2)
     scores = grouped.reshape(heads.kv_heads, -1, heads.dim) @ keys.mT * 0.2
@@ -97,7 +97,7 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
     has_windows: bool,
 ) -> None:
     torch.manual_seed(sum(shape))
-    heads = Heads(2, *shape, torch.bfloat16, CPU, kv_cache=kv_cache)
+    heads = KvCacheSpec(2, *shape, torch.bfloat16, CPU, kv_cache=kv_cache)
     tokens = {1: 50, 2: 20, 3: 37, 4: 13, 16: 4}[heads.group]  # tasks of 48 rows, and remainders
     for count in KEYS if shape == SHAPES[1] else KEYS[-2:]:
         places = places_of(heads, emulated_tiles, count + tokens - 1)
@@ -108,7 +108,7 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
         before = emulated_tiles.count("products")
         for tile_rows in (1, 8, 17, NO_TILES):
             way = replace(heads, attention_tile_rows=tile_rows)
-            found[tile_rows] = attend_shared(
+            found[tile_rows] = attend_shared_keys(
                 emulated_tiles, way, Scaling(0.2, cap), 0, query, None, tokens, places, first
             )
         assert emulated_tiles.count("products") > before
@@ -137,7 +137,7 @@ def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, 
     places = replace(places_of(heads, emulated_tiles, 300), sees=300)
     for larger in (10, 100, 1000):
         query = (torch.randn(6, 20, 64) * larger).bfloat16()
-        out, top, total = attend_shared(
+        out, top, total = attend_shared_keys(
             emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 20, places, None
         )
         wanted, _, sums = expected(heads, query, places, None, 0.0)
@@ -159,12 +159,14 @@ def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles
         places = replace(places_of(heads, emulated_tiles, 600, scale), sees=500, causal=True)
         query = torch.randn(6, 90, 64).bfloat16()
         first = torch.randint(0, 580, (90,), dtype=torch.int32)
-        together = attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first)
+        together = attend_shared_keys(
+            emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first
+        )
         for at in (0, 1, 47, 88, 89):
             alone = replace(places, sees=500 + at, causal=False)
             for tile_rows in (1, 4):
                 way = replace(heads, attention_tile_rows=tile_rows)
-                part = attend_shared(
+                part = attend_shared_keys(
                     emulated_tiles,
                     way,
                     Scaling(0.2, 0.0),
@@ -192,14 +194,14 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
     """Tokens that see fewer keys than a tile has, whole tiles, remainders, and more than are scored
     at a time."""
     torch.manual_seed(sum(shape))
-    heads = Heads(2, *shape, torch.bfloat16, CPU, attention_tile_rows=4)
+    heads = KvCacheSpec(2, *shape, torch.bfloat16, CPU, attention_tile_rows=4)
     seen = torch.tensor([1, 2, 15, 16, 17, 31, 32, 33, 64, 200, 511, 512, 513, 540], dtype=torch.int32)
     stored = places_of(heads, emulated_tiles, 540)
-    places = OwnPlaces(stored.store, torch.zeros_like(seen), seen, seen // 3 if has_windows else None)
+    places = OwnKeyRanges(stored.store, torch.zeros_like(seen), seen, seen // 3 if has_windows else None)
     query = torch.randn(len(seen), shape[0] * shape[1], heads.dim).bfloat16()
     scaling = Scaling(0.2, cap)
     before = emulated_tiles.count("products")
-    found = attend_own(emulated_tiles, heads, scaling, 0, query, places)
+    found = attend_own_keys(emulated_tiles, heads, scaling, 0, query, places)
     assert emulated_tiles.count("products") > before
     for at, count in enumerate(seen.tolist()):
         first = None if places.first is None else places.first[at : at + 1]
@@ -207,9 +209,9 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
         out, _, total = expected(heads, one, replace(stored, sees=count), first, cap)
         mean = (out / total[..., None]).view(-1, heads.dim)
         assert float((found[at].double() - mean).abs().max()) < 2e-2 * float(mean.abs().max()), count
-        alone = OwnPlaces(stored.store, places.slot[:1], seen[at : at + 1], first)
+        alone = OwnKeyRanges(stored.store, places.slot[:1], seen[at : at + 1], first)
         assert torch.equal(
-            attend_own(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at]
+            attend_own_keys(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at]
         )
 
 
@@ -219,13 +221,13 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
             replace(HEADS, attention_tile_rows=1, dim=80), replace(HEADS, attention_tile_rows=1, kv_cache=KvCache.int8)],
     ids=["vectors", "vectors in the order of tiles", "no whole tiles", "keys in bytes"],
 )  # fmt: skip
-def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: Heads) -> None:
+def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: KvCacheSpec) -> None:
     torch.manual_seed(0)
     seen = torch.tensor([70], dtype=torch.int32)
-    places = OwnPlaces(places_of(way, emulated_tiles, 70).store, torch.zeros_like(seen), seen)
+    places = OwnKeyRanges(places_of(way, emulated_tiles, 70).store, torch.zeros_like(seen), seen)
     query, before = torch.randn(1, 6, way.dim).bfloat16(), emulated_tiles.count("loads")
-    found = attend_own(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
-    plain = attend_own(
+    found = attend_own_keys(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
+    plain = attend_own_keys(
         emulated_tiles, replace(way, attention_tile_rows=0), Scaling(0.1, 0.0), 0, query, places
     )
     assert emulated_tiles.count("loads") == before
@@ -239,16 +241,16 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     places, query = places_of(heads, emulated_tiles, 70), torch.randn(6, 30, 80).bfloat16()
     before = emulated_tiles.count("loads")
     parts = [
-        attend_shared(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None)
+        attend_shared_keys(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None)
         for way in (heads, replace(heads, attention_tile_rows=0))
     ]
     assert same_bits(*parts)
     assert emulated_tiles.count("loads") == before
-    assert what_tiles_lack(heads, emulated_tiles) == note("heads_not_whole_tiles", dim=80, width=32)
+    assert unsupported_tiles_reason(heads, emulated_tiles) == note("heads_not_whole_tiles", dim=80, width=32)
     floats = replace(HEADS, dtype=torch.float32)
-    assert what_tiles_lack(floats, emulated_tiles) == note("keys_not_bfloat16", dtype="float32")
-    assert what_tiles_lack(HEADS, emulated_tiles) is None
-    assert difference(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
+    assert unsupported_tiles_reason(floats, emulated_tiles) == note("keys_not_bfloat16", dtype="float32")
+    assert unsupported_tiles_reason(HEADS, emulated_tiles) is None
+    assert tile_attention_problem(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
 
 
 @needs_tile_compiler
@@ -263,16 +265,18 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
     ]
     for where, chosen, count, first, message in ask:
         with pytest.raises(IndexError, match=message):
-            attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first)
+            attend_shared_keys(
+                emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first
+            )
 
 
 @processors.needs("amx", why="the other tests emulate it")
 @KV
 def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
-    compiled = native.kernels()
+    compiled = native.load_kernels()
     assert compiled is not None
     if compiled.tiles_problem:
-        pytest.skip(render(compiled.tiles_problem))
+        pytest.skip(render_engine_note(compiled.tiles_problem))
     for group, dim in ((1, 32), (3, 64), (8, 128)):
-        assert what_tiles_lack(replace(HEADS, dim=dim), compiled) is None
-        assert difference(group, dim, kv_cache, compiled) is None
+        assert unsupported_tiles_reason(replace(HEADS, dim=dim), compiled) is None
+        assert tile_attention_problem(group, dim, kv_cache, compiled) is None

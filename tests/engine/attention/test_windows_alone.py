@@ -6,13 +6,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner_engine.attention.parts import Scaling
-from runner_engine.attention.shared_attention import SharedPlaces, attend_shared
+from runner_engine.attention.partial_attention import Scaling
+from runner_engine.attention.shared_attention import SharedKeyRange, attend_shared_keys
 from runner_engine.kernels import native
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 KEYS, DIM = 1300, 32
 FIRSTS = [100, 333, 700, 1290]  # of the rows; blocks of keys have 512 places
 
@@ -22,8 +22,8 @@ FIRSTS = [100, 333, 700, 1290]  # of the rows; blocks of keys have 512 places
 def test_where_other_windows_begin_changes_no_bit(dtype: torch.dtype) -> None:
     assert KERNELS is not None
     torch.manual_seed(0)
-    heads = Heads(1, 2, 2, DIM, dtype, torch.device("cpu"))
-    shared = SharedKv.empty(heads, KEYS, KERNELS)
+    heads = KvCacheSpec(1, 2, 2, DIM, dtype, torch.device("cpu"))
+    shared = SharedKv.allocate(heads, KEYS, KERNELS)
     key, value = (torch.randn(KEYS, 2, DIM).to(dtype) for _ in range(2))
     shared.store.write(
         0, key, value, torch.zeros(KEYS, dtype=torch.int32), torch.arange(KEYS, dtype=torch.int32)
@@ -32,9 +32,11 @@ def test_where_other_windows_begin_changes_no_bit(dtype: torch.dtype) -> None:
 
     def attended(rows: list[int]) -> list[torch.Tensor]:
         first = torch.tensor([FIRSTS[row] for row in rows], dtype=torch.int32)
-        places = SharedPlaces(shared.store, 0, KEYS, False)
+        places = SharedKeyRange(shared.store, 0, KEYS, False)
         asked = query[:, rows].contiguous()
-        parts = attend_shared(KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first)
+        parts = attend_shared_keys(
+            KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first
+        )
         return [part.view(2, len(rows), 2, -1) for part in parts]
 
     together = attended([0, 1, 2, 3])

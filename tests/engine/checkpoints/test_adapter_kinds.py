@@ -14,8 +14,8 @@ from raising import raises
 
 from runner_base import processor
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints import adapter_kinds
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints import adapter_support
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.lora import MergeOrder, PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -30,7 +30,9 @@ def check(tiny_llama: Path, tmp_path: Path) -> Callable[..., None]:
         model = LocalModelConfig(name=str(tiny_llama), device="cpu")
         choice = CHOICES[quantization]()
         adapter = PeftConfig(path=str(tmp_path), **lora)
-        adapter_kinds.check(resolve(make_spec(model=model, quantization=choice, lora=adapter)))
+        adapter_support.check_adapter_support(
+            resolve(make_spec(model=model, quantization=choice, lora=adapter))
+        )
 
     return checked
 
@@ -72,11 +74,11 @@ def test_dora_beside_codes_needs_the_norms_of_weights(
             check(dora, name)
         assert f"quantization={name} " in raised.value.reason
         check(dora, name, merge=True, merge_order=MergeOrder.merge_first)
-    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda: True)
     with raises(ConfigError, "conflict", f"lora.path={tmp_path}") as raised:
         check(dora, "nf4")
     assert "use_dora" in raised.value.reason
-    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
+    monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda: False)
     check(dora, "nf4")
 
 

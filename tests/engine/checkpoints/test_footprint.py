@@ -15,9 +15,9 @@ from raising import raises
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
 from runner_engine.checkpoints import weight_sizes
-from runner_engine.checkpoints.pass_memory import shape_of
-from runner_engine.checkpoints.resolve import read_tensors, resolve
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.pass_memory import read_model_shape
+from runner_engine.checkpoints.resolved_model import read_tensors, resolve
+from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.plan import footprint
 from runner_engine.plan.footprint import Footprint
 from runner_engine.quantization.base import QuantizationConfig
@@ -173,8 +173,8 @@ def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
 
 def test_a_head_that_is_stored_although_tied_counts_once() -> None:
     tensors = [
-        Tensor("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
-        Tensor("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
+        TensorLocation("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
+        TensorLocation("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
     ]
     tied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": True}, None, {}, 4)
     untied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": False}, None, {}, 4)
@@ -182,7 +182,9 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
-    packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
+    packed = TensorLocation(
+        "model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64
+    )
     parts = weight_sizes.weight_bytes([packed], {}, None, {}, 4)
     assert parts["linear"] == 64
 
@@ -214,5 +216,5 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:
     """Gemma 3n's intermediate_size is a list."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 10}
-    assert shape_of(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
-    assert shape_of(sizes | {"intermediate_size": 96})["intermediate"] == 96
+    assert read_model_shape(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
+    assert read_model_shape(sizes | {"intermediate_size": 96})["intermediate"] == 96

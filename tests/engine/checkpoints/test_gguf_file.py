@@ -24,8 +24,8 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints import gguf_file, model_files
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.models.load import Loaded
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.quantization.gguf import GgufConfig
@@ -57,12 +57,12 @@ def configure(path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **g
     return make_spec(**{"model": model, "quantization": quantization} | groups)
 
 
-def load(path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> Loaded:
+def load(path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> LoadedModel:
     spec = configure(path, dtype, unpacked, **groups)
     return adapt(load_base(spec), spec)
 
 
-def logits(loaded: Loaded) -> torch.Tensor:
+def logits(loaded: LoadedModel) -> torch.Tensor:
     with torch.inference_mode():
         return loaded.model(IDS).logits.float()
 
@@ -113,29 +113,29 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(files: dict[str, Path]) ->
 
 def test_an_adapter_or_a_gpu_gets_unpacked_weights(files: dict[str, Path], tmp_path: Path) -> None:
     spec = configure(files["Q8_0"])
-    assert resolve(spec).mix.base.packed
+    assert resolve(spec).quantization_mix.base.packed
     adapted = configure(files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
-    assert not resolve(adapted).mix.base.packed
+    assert not resolve(adapted).quantization_mix.base.packed
     mapped = make_spec(
         model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig()
     )
-    assert not resolve(mapped).mix.base.packed
+    assert not resolve(mapped).quantization_mix.base.packed
     whole = configure(files["F32"])
-    assert not resolve(whole).mix.base.packed
+    assert not resolve(whole).quantization_mix.base.packed
     assert spec.base_key != adapted.base_key
 
 
 def test_rows_in_8_bits_need_blocks(files: dict[str, Path], tmp_path: Path) -> None:
     in_bytes = GgufConfig(int8_rows=True)
     spec = configure(files["Q8_0"], quantization=in_bytes)
-    assert resolve(spec).mix.base.products(4).may_round_rows
+    assert resolve(spec).quantization_mix.base.describe_matmul_costs(4).may_round_rows
     plain = configure(files["Q8_0"])
-    assert not resolve(plain).mix.base.products(4).may_round_rows
+    assert not resolve(plain).quantization_mix.base.describe_matmul_costs(4).may_round_rows
     with raises(ConfigError, "conflict", "quantization.int8_rows"):
         GgufConfig(unpacked=True, int8_rows=True)
     adapted = configure(files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth")))
     with raises(ConfigError, "unsupported", "quantization.int8_rows"):
-        assert resolve(adapted).mix
+        assert resolve(adapted).quantization_mix
     found, expected = (logits(load(files["Q8_0"], quantization=in_bytes)), logits(load(files["Q8_0"])))
     assert not torch.equal(found, expected)
     assert (found - expected).abs().mean() < 0.05 * expected.std()
@@ -280,19 +280,19 @@ def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Pa
     for copy in copies:
         copy.parent.mkdir()
         shutil.copy(files["F32"], copy)
-    first, second = (model_files.files_sha256(copy, cache) for copy in copies)
+    first, second = (model_files.hash_model_files(copy, cache) for copy in copies)
     assert first == second, "the name does not count"
     (copies[0].parent / "notes.txt").write_text("not the model's")
     shutil.copy(files["Q8_0"], copies[0].parent)
-    assert model_files.files_sha256(copies[0], cache) == first, "nor do other files"
+    assert model_files.hash_model_files(copies[0], cache) == first, "nor do other files"
     shutil.copy(original / "tokenizer.json", copies[0].parent)
-    assert model_files.files_sha256(copies[0], cache) != first, (
+    assert model_files.hash_model_files(copies[0], cache) != first, (
         "transformers prefers this tokenizer to the file's own"
     )
     content = bytearray(copies[1].read_bytes())
     content[-1] ^= 1
     copies[1].write_bytes(content)
-    assert model_files.files_sha256(copies[1], cache) != second
+    assert model_files.hash_model_files(copies[1], cache) != second
 
 
 def test_the_table_of_blocks_is_the_formats_own() -> None:

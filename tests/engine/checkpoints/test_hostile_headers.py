@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from raising import raises
 
 from runner_base.errors import DataError
-from runner_engine.checkpoints import gguf_file, resolve, weight_files
+from runner_engine.checkpoints import gguf_file, resolved_model, weight_files
 
 FILES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 UINT32, INT32, FLOAT32, BOOL, TEXT, LIST, FLOAT64 = 4, 5, 6, 7, 8, 9, 12
@@ -88,7 +88,7 @@ def test_a_hostile_gguf_header_is_refused_in_one_message(tmp_path: Path, case: s
     content, message = HOSTILE[case]
     (tmp_path / "m.gguf").write_bytes(content)
     with pytest.raises(DataError, match=rf"m\.gguf: .*{message}") as caught:
-        resolve.read_settings(tmp_path / "m.gguf")
+        resolved_model.read_config(tmp_path / "m.gguf")
     assert len(str(caught.value)) < 500
 
 
@@ -104,14 +104,14 @@ def test_what_looks_odd_and_is_right_is_read(tmp_path: Path) -> None:
     assert [(one.name, one.shape, one.offset % 64) for one in header.tensors] == [
         ("w", (8,), 0), ("v", (1,) * 8, 0), ("none", (0,), 0),
     ]  # fmt: skip
-    assert resolve.read_settings(tmp_path / "m.gguf")["num_attention_heads"] == 8
+    assert resolved_model.read_config(tmp_path / "m.gguf")["num_attention_heads"] == 8
 
 
 def read_gguf(path: Path) -> None:
     """Read all that is asked of a header, and check what others rely on."""
     try:
         header = gguf_file.read_header(path)
-        sizes = resolve.read_settings(path)
+        sizes = resolved_model.read_config(path)
     except DataError as error:
         assert str(path) in str(error)  # noqa: PT017
         return
@@ -122,13 +122,17 @@ def read_gguf(path: Path) -> None:
                 assert len(gguf_file.read_array(header, key, of_texts)) == array.count
             except DataError as error:
                 assert str(path) in str(error)  # noqa: PT017
-    for one in (*header.tensors, *gguf_file.kept_tensors(header), *gguf_file.unpacked_tensors(header)):
-        gguf_file.bytes_beyond_file(one)
+    for one in (
+        *header.tensors,
+        *gguf_file.list_in_memory_tensors(header),
+        *gguf_file.list_dequantized_tensors(header),
+    ):
+        gguf_file.packing_overhead_bytes(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)
     assert all(0 <= one.offset <= one.offset + one.nbytes <= path.stat().st_size for one in header.tensors)
     assert all(type(sizes[key]) in (int, bool, str) for key in gguf_file.read_settings(header))
     assert isinstance(header.architecture, str)
-    assert header.types is not None
+    assert header.type_counts is not None
 
 
 SCALARS = st.one_of(
@@ -168,7 +172,7 @@ def test_any_gguf_header_is_read_or_refused(
     content = gguf(ARCHITECTURE, *packed, *tensors, tensors=len(tensors), pairs=1 + len(packed)) + bytes(
         data_bytes
     )
-    gguf_file._read_header.cache_clear()
+    gguf_file._read_header_cached.cache_clear()
     (tmp_path / "m.gguf").write_bytes(content)
     read_gguf(tmp_path / "m.gguf")
 
@@ -182,7 +186,7 @@ def test_any_damage_to_a_gguf_header_is_read_or_refused(tmp_path: Path, at: int,
         pair(b"llama.attention.head_count", LIST, listed(UINT32, b"\4\0\0\0", b"\x08\0\0\0")),
         tensors=(tensor("token_embd.weight", 32, 4, kind=8), tensor("v", 8, offset=256)),
     )
-    gguf_file._read_header.cache_clear()
+    gguf_file._read_header_cached.cache_clear()
     (tmp_path / "m.gguf").write_bytes(whole[:at] + damage + whole[at + len(damage) :])
     read_gguf(tmp_path / "m.gguf")
 

@@ -12,7 +12,7 @@ from hub_standin import Hub
 from raising import raises
 
 from runner_base import ConfigError
-from runner_engine.checkpoints.hub_gguf import Named, named
+from runner_engine.checkpoints.hub_gguf import HubGgufName, parse_hub_gguf
 
 FILES = {
     "tiny-Q4_K_M.gguf": b"GGUF four",
@@ -26,9 +26,9 @@ FILES = {
 
 
 def test_a_name_is_such_or_is_not() -> None:
-    assert named("org/open:Q4_K_M") == Named("org/open", "Q4_K_M")
+    assert parse_hub_gguf("org/open:Q4_K_M") == HubGgufName("org/open", "Q4_K_M")
     for other in ("org/open", "./org/open.gguf", "C:/models/x.gguf", "a/b/c:Q8_0", "embedded"):
-        assert named(other) is None, other
+        assert parse_hub_gguf(other) is None, other
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_a_name_is_such_or_is_not() -> None:
 def test_the_one_file_is_picked(tmp_path: Path, quant: str, file: str) -> None:
     for name, data in FILES.items():
         (tmp_path / name).write_bytes(data)
-    assert Named("org/open", quant).pick(tmp_path, "model.name").name == file
+    assert HubGgufName("org/open", quant).find_file(tmp_path, "model.name").name == file
 
 
 def test_none_and_several_are_errors(tmp_path: Path) -> None:
     for name in ("a-Q4_0.gguf", "b-Q4_0.gguf"):
         (tmp_path / name).touch()
     with raises(ConfigError, "ambiguous", "model.name") as raised:
-        Named("org/open", "Q4_0").pick(tmp_path, "model.name")
+        HubGgufName("org/open", "Q4_0").find_file(tmp_path, "model.name")
     assert "a-Q4_0.gguf, b-Q4_0.gguf" in raised.value.reason
     with raises(ConfigError, "not_found", "model.name") as raised:
-        Named("org/open", "Q9").pick(tmp_path, "model.name")
+        HubGgufName("org/open", "Q9").find_file(tmp_path, "model.name")
     assert raised.value.value == "org/open:Q9"
 
 

@@ -12,7 +12,12 @@ import transformers
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from runner_engine.checkpoints.library_rules import IN_FLOAT32, LEFT_PLAIN, is_left_plain, plain_bytes
+from runner_engine.checkpoints.library_rules import (
+    IN_FLOAT32,
+    LEFT_PLAIN,
+    compute_unquantized_nbytes,
+    is_never_quantized,
+)
 
 MODELS = Path(transformers.__file__).parent / "models"
 FEW = {"e_score_correction_bias"}  # a number for each expert
@@ -53,9 +58,17 @@ def test_every_family_whose_projections_stay_plain_has_a_rule() -> None:
 
 def test_only_what_is_named_counts_otherwise() -> None:
     gate = "model.layers.0.mlp.gate.weight"
-    assert plain_bytes(gate, 10, "beam", 2) == plain_bytes(gate, 10, "beam", 4) == 40
-    assert plain_bytes(gate, 10, "qwen3_moe", 2) == plain_bytes(f"{gate}_proj", 10, "mixtral", 2) == 20
+    assert (
+        compute_unquantized_nbytes(gate, 10, "beam", 2)
+        == compute_unquantized_nbytes(gate, 10, "beam", 4)
+        == 40
+    )
+    assert (
+        compute_unquantized_nbytes(gate, 10, "qwen3_moe", 2)
+        == compute_unquantized_nbytes(f"{gate}_proj", 10, "mixtral", 2)
+        == 20
+    )
     weights = "model.layers.1.self_attn.indexer.weights_proj.weight"
-    assert is_left_plain(weights, "axk2")
-    assert not is_left_plain(weights, "hy_v4")
-    assert not is_left_plain("model.layers.1.self_attn.indexer.wk.weight", "axk2")
+    assert is_never_quantized(weights, "axk2")
+    assert not is_never_quantized(weights, "hy_v4")
+    assert not is_never_quantized("model.layers.1.self_attn.indexer.wk.weight", "axk2")

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from runner_engine.checkpoints.mixture import mixture_of, short
-from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.checkpoints.mixture import format_parameter_count, measure_mixture
+from runner_engine.checkpoints.weight_files import TensorLocation
 
 QWEN3_30B: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8, "tie_word_embeddings": False}
 
 
-def tensor(name: str, *shape: int, dtype: str = "BF16", bits: int = 16) -> Tensor:
+def tensor(name: str, *shape: int, dtype: str = "BF16", bits: int = 16) -> TensorLocation:
     count = 1
     for size in shape:
         count *= size
-    return Tensor(name, dtype, shape, Path("model.safetensors"), 0, count * bits // 8)
+    return TensorLocation(name, dtype, shape, Path("model.safetensors"), 0, count * bits // 8)
 
 
-def qwen3_30b(fused: bool) -> list[Tensor]:
+def qwen3_30b(fused: bool) -> list[TensorLocation]:
     """The tensors of Qwen3-30B-A3B, with each expert apart as they are stored, or fused."""
     tensors = [tensor("model.embed_tokens.weight", 151936, 2048), tensor("lm_head.weight", 151936, 2048)]
     for layer in range(48):
@@ -42,13 +42,13 @@ def qwen3_30b(fused: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_real_mixture_in_numbers(fused: bool) -> None:
-    mixture = mixture_of(QWEN3_30B, qwen3_30b(fused))
+    mixture = measure_mixture(QWEN3_30B, qwen3_30b(fused))
     assert mixture is not None
     # its card: 3.3B of 30.5B, without some embeddings
     assert str(mixture) == "8 of 128 · 3.4B of 30.5B active"
     assert mixture.routed == 48 * 128 * 3 * 768 * 2048
-    assert mixture.touched(1) == pytest.approx(8 / 128)
-    assert mixture.touched(32) == pytest.approx(1 - (120 / 128) ** 32)
+    assert mixture.estimate_used_expert_share(1) == pytest.approx(8 / 128)
+    assert mixture.estimate_used_expert_share(32) == pytest.approx(1 - (120 / 128) ** 32)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_which_parameters_are_of_experts_that_are_chosen(
     name: str, shape: tuple[int, ...], is_routed: bool
 ) -> None:
     settings = {"num_local_experts": 2, "num_experts_per_tok": 1}
-    mixture = mixture_of(
+    mixture = measure_mixture(
         settings, [tensor(name, *shape), tensor("model.layers.1.mlp.experts.0.w.weight", 4, 4)]
     )
     assert mixture is not None
@@ -76,12 +76,14 @@ def test_which_parameters_are_of_experts_that_are_chosen(
 
 
 def mixture_numbers(shape: tuple[int, ...]) -> int:
-    return tensor("any", *shape).params
+    return tensor("any", *shape).num_elements
 
 
 def test_a_dense_model_is_none() -> None:
-    assert mixture_of({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)]) is None
+    assert (
+        measure_mixture({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)]) is None
+    )
 
 
 def test_numbers_of_parameters_are_short() -> None:
-    assert [short(count) for count in (12, 1_230, 30_500_000_000)] == ["12", "1.2K", "30.5B"]
+    assert [format_parameter_count(count) for count in (12, 1_230, 30_500_000_000)] == ["12", "1.2K", "30.5B"]

@@ -16,10 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
-from runner_engine.checkpoints.pass_memory import recorded_rows, sampled_bytes
+from runner_engine.checkpoints.pass_memory import compute_sampling_bytes_per_logit, count_recorded_logits
 from runner_engine.decode.passes import device_step, step_graphs
-from runner_engine.decode.tokens.sampling import Sampler, generator_of
-from runner_engine.kernels import picking
+from runner_engine.decode.tokens.sampling import Sampler, create_generator
+from runner_engine.kernels import token_selection
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import GREEDY, Sampling
@@ -46,17 +46,17 @@ def peak_bytes(work: Callable[[], object]) -> int:
     ids=str,
 )  # fmt: skip
 def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]) -> None:
-    monkeypatch.setattr(picking, "for_logits", lambda _: None)  # as on a GPU
+    monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)  # as on a GPU
     sampling: Sampling = replace(SAMPLED, **keys)
     logits = torch.randn(ROWS, VOCABULARY).bfloat16()
 
     def draw() -> None:
-        generators = [generator_of(sampling, row) for row in range(ROWS)]
-        Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).pick(logits)
+        generators = [create_generator(sampling, row) for row in range(ROWS)]
+        Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).sample(logits)
 
     draw()
     of_logits = 4  # in float32, which greedy rows count, too
-    predicted = (of_logits + sampled_bytes(sampling)) * ROWS * VOCABULARY
+    predicted = (of_logits + compute_sampling_bytes_per_logit(sampling)) * ROWS * VOCABULARY
     assert 0.85 * predicted < peak_bytes(draw) < 1.02 * predicted
 
 
@@ -69,12 +69,12 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
     for by_length in (False, True):
         occurred: Counter[tuple[int, int]] = Counter()
         for place in range(first, last):
-            places = 0 if by_length else device_step._rounded_places(place + 1, 10**9)
-            occurred[pass_memory.rounded_rows(rows), places] += 1
+            places = 0 if by_length else device_step._round_up_positions(place + 1, 10**9)
+            occurred[pass_memory.round_batch_size(rows), places] += 1
         for left in range(rows, 0, -1):
-            occurred[pass_memory.rounded_rows(left), places] += step_graphs.RECORD_AT
+            occurred[pass_memory.round_batch_size(left), places] += step_graphs.RECORD_AT
         kept = sum(count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT)
-        assert kept <= recorded_rows(rows, *(() if by_length else (first, last))) <= 1.3 * kept
+        assert kept <= count_recorded_logits(rows, *(() if by_length else (first, last))) <= 1.3 * kept
 
 
 def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None:
@@ -89,5 +89,5 @@ def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None
     drawn = GenerationConfig(temperature=0.7, top_p=1.0)
     assert decode_bytes("cpu", generation=drawn) == decode_bytes("cpu"), "C draws there"
     assert decode_bytes("cuda", generation=drawn) - decode_bytes("cuda") == 32 * 50_000 * 16
-    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + recorded_rows(32, 100, 400) * 4)
-    assert decode_bytes("cuda", Dtype.bfloat16) == 50_000 * (32 * (2 + 4) + recorded_rows(32) * 2)
+    assert decode_bytes("cuda") == 50_000 * (32 * (4 + 4) + count_recorded_logits(32, 100, 400) * 4)
+    assert decode_bytes("cuda", Dtype.bfloat16) == 50_000 * (32 * (2 + 4) + count_recorded_logits(32) * 2)

@@ -22,7 +22,7 @@ from transformers.generation.logits_process import (
 
 from runner_base.errors import DataError
 from runner_base.notes import note
-from runner_engine.checkpoints.published_settings import notes_on_publisher, read_published
+from runner_engine.checkpoints.published_settings import collect_publisher_notes, read_published_settings
 from runner_engine.settings.generation import GENERATIONS
 from runner_engine.settings.generation import GenerationConfig as OurGeneration
 from runner_engine.settings.sampling import NEUTRAL
@@ -88,23 +88,23 @@ def of_generate(model: Any, published: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_settings_are_those_of_generate(name: str, transformers_model: Any, tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(PUBLISHED[name]))
-    published = read_published(tmp_path)
+    published = read_published_settings(tmp_path)
     assert published is not None
     theirs = of_generate(transformers_model, PUBLISHED[name])
-    generation = GENERATIONS["model"]().closed(
+    generation = GENERATIONS["model"]().with_published_settings(
         published.values, published.sources, published.file, published.max_new_tokens
     )
     ours = {key: getattr(generation, key) for key in theirs if getattr(generation, key) is not None}
     assert ours == {key: theirs[key] for key in ours}
     assert ours.keys() == set(theirs) - {"frequency_penalty", "presence_penalty"}
-    assert not generation.is_open
+    assert not generation.needs_published_settings
     assert generation.max_new_tokens == PUBLISHED[name].get("max_new_tokens", 512)
 
 
 def test_a_wrong_reading_is_seen(transformers_model: Any, tmp_path: Path) -> None:
     """The control: the file of one model is not that of another."""
     (tmp_path / "generation_config.json").write_text(json.dumps(PUBLISHED["Qwen3-8B"]))
-    published = read_published(tmp_path)
+    published = read_published_settings(tmp_path)
     assert published is not None
     theirs = of_generate(transformers_model, PUBLISHED["gemma-3-4b-it"])
     assert {key: value for key, value in theirs.items() if published.values.get(key, value) != value} != {}
@@ -126,29 +126,29 @@ def gguf_with(file: Path, **sampling: float) -> Path:
 def test_the_header_of_a_gguf_file_is_read_before_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.1}')
     file = gguf_with(tmp_path / "named.gguf", temp=0.6, top_k=20, top_p=0.95, penalty_repeat=1.0, mirostat=2)
-    published = read_published(file)
+    published = read_published_settings(file)
     assert published is not None
-    assert published.words == "temperature 0.6, top_p 0.95, top_k 20"
+    assert published.description == "temperature 0.6, top_p 0.95, top_k 20"
     named = "the .gguf file"
     assert published.sources["temperature"] == note("from_file", file=named)
     assert published.sources["min_p"] == note("not_in_gguf")
     ignored = note("ignored_settings", file=named, ignored={"mirostat": 2})
-    assert notes_on_publisher(OurGeneration(), published) == [
-        note("publisher_samples", file=named, settings=published.words),
+    assert collect_publisher_notes(OurGeneration(), published) == [
+        note("publisher_samples", file=named, settings=published.description),
         ignored,
     ]
-    assert notes_on_publisher(OurGeneration(temperature=0.5), published)[:1] == [ignored]
-    beside = read_published(gguf_with(tmp_path / "plain.gguf"))
+    assert collect_publisher_notes(OurGeneration(temperature=0.5), published)[:1] == [ignored]
+    beside = read_published_settings(gguf_with(tmp_path / "plain.gguf"))
     assert beside is not None
     assert beside.values["temperature"] == 0.1
 
 
 def test_no_file_is_no_settings(tmp_path: Path, tiny_llama: Path) -> None:
-    assert read_published(gguf_with(tmp_path / "plain.gguf")) is None
+    assert read_published_settings(gguf_with(tmp_path / "plain.gguf")) is None
     folder = tmp_path / "folder"
     shutil.copytree(tiny_llama, folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    assert read_published(folder) is None
+    assert read_published_settings(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -166,4 +166,4 @@ def test_no_file_is_no_settings(tmp_path: Path, tiny_llama: Path) -> None:
 def test_a_damaged_file_is_named(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(DataError, match=words):
-        read_published(tmp_path)
+        read_published_settings(tmp_path)

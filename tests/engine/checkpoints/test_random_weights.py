@@ -12,8 +12,8 @@ from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights
-from runner_engine.checkpoints.locating import locate
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints.locating import locate_model
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalModelConfig
 
@@ -36,7 +36,7 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = random_weights.read_shape(LocalModelConfig(name="x", shape=preset))
+    shape = random_weights.read_preset_config(LocalModelConfig(name="x", shape=preset))
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -44,7 +44,7 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
         expected.pop("lm_head.weight", None)
     tensors = random_weights.list_tensors(shape)
     assert {tensor.name: tensor.shape for tensor in tensors} == expected
-    assert sum(tensor.params for tensor in tensors) / 1e6 == pytest.approx(MILLIONS[preset], abs=0.1)
+    assert sum(tensor.num_elements for tensor in tensors) / 1e6 == pytest.approx(MILLIONS[preset], abs=0.1)
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModelConfig:
 
 
 def test_a_folder_like_any_other(small: LocalModelConfig) -> None:
-    folder = locate(small)
+    folder = locate_model(small)
     written = (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns
-    assert locate(small) == folder
+    assert locate_model(small) == folder
     assert (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns == written, "made once"
     spec = make_spec(model=small)
     loaded = adapt(load_base(spec), spec)
@@ -80,23 +80,23 @@ def test_a_folder_like_any_other(small: LocalModelConfig) -> None:
 
 def test_it_quantizes_and_shards(small: LocalModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_weights, "SHARD_BYTES", 200_000)
-    folder = locate(small)
+    folder = locate_model(small)
     assert len(list(folder.glob("*.safetensors"))) > 1
     spec = make_spec(model=small, quantization=Nf4Config())
     assert adapt(load_base(spec), spec).metrics["quantized_modules"] == 14
 
 
 def test_identity_needs_no_file(small: LocalModelConfig, tmp_path: Path) -> None:
-    first = resolve(make_spec(model=small)).files.fingerprint(tmp_path / "hashes.json")
+    first = resolve(make_spec(model=small)).files.hash_files(tmp_path / "hashes.json")
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
     assert predict(make_spec(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
     (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
-    assert resolve(make_spec(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
+    assert resolve(make_spec(model=small)).files.hash_files(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:
     with raises(ConfigError, "missing"):
-        locate(LocalModelConfig(name="x", random_weights=True))
+        locate_model(LocalModelConfig(name="x", random_weights=True))
     with raises(ConfigError, "unknown_choice"):
-        locate(LocalModelConfig(name="x", shape="qwen3_8", random_weights=True))
+        locate_model(LocalModelConfig(name="x", shape="qwen3_8", random_weights=True))

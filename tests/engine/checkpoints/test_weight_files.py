@@ -12,7 +12,7 @@ from raising import raises
 from safetensors.torch import save_file
 
 from runner_base.errors import DataError
-from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints import file_io
 from runner_engine.checkpoints import weight_files as ckpt
 
 TENSORS = {
@@ -51,11 +51,11 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
     save_file(TENSORS, path, metadata={"format": "pt"})
     file = ckpt.read_weight_file(path)
     assert file.metadata == {"format": "pt"}
-    assert {t.name: (t.shape, t.params, t.nbytes) for t in file.tensors} == {
+    assert {t.name: (t.shape, t.num_elements, t.nbytes) for t in file.tensors} == {
         name: (tuple(tensor.shape), tensor.numel(), tensor.nbytes) for name, tensor in TENSORS.items()
     }
     first = next(t for t in file.tensors if t.name == "a.weight")
-    content = b"".join(bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes))
+    content = b"".join(bytes(piece) for piece in file_io.read_range(path, first.offset, first.nbytes))
     assert content == TENSORS["a.weight"].numpy().tobytes()
 
 

@@ -17,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_engine.decode.passes.ahead import SWITCH, Ahead
-from runner_engine.decode.passes.device_step import DeviceStep, StepRows
+from runner_engine.decode.passes.async_step import SWITCH, AsyncStep
+from runner_engine.decode.passes.device_step import DeviceDecodeStep, StepInputs
 from runner_engine.decode.passes.forward import Forward
-from runner_engine.decode.rows import Row
-from runner_engine.kernels import picking
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kernels import token_selection
+from runner_engine.kv_cache.sequence_kv import SequenceKv
+from runner_engine.kv_cache.slots import SlotStore
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
@@ -43,7 +43,7 @@ def opened_here(
 ) -> Callable[[], LocalEngine]:
     """Return a function that loads a model whose steps and samples are computed as on a GPU."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
-    monkeypatch.setattr(picking, "for_logits", lambda _: None)
+    monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)
     folder = saved_family("llama", max_position_embeddings=512)
 
     def engine() -> LocalEngine:
@@ -61,13 +61,15 @@ def both_ways(
 ) -> Callable[[Work], Any]:
     """Return a function that does some work without steps that begin ahead, and with them; both
     give the same."""
-    begun, step = list[int](), Forward.step_of_picked
+    begun, step = list[int](), Forward.step_with_device_tokens
 
-    def counted(self: Forward, own: Slots, rows: Sequence[Row], *rest: Any) -> torch.Tensor | None:
+    def counted(
+        self: Forward, own: SlotStore, rows: Sequence[TokenSequence], *rest: Any
+    ) -> torch.Tensor | None:
         begun.append(len(rows))
         return step(self, own, rows, *rest)
 
-    monkeypatch.setattr(Forward, "step_of_picked", counted)
+    monkeypatch.setattr(Forward, "step_with_device_tokens", counted)
 
     def work_in_both(work: Work) -> Any:
         results = []
@@ -90,7 +92,10 @@ def asked(**keys: Any) -> list[Request]:
 
 def ended(engine: LocalEngine, wanted: Sequence[Request], size: int | None = None) -> dict[Any, Any]:
     """What came out for each request."""
-    return {one.id: (one.answer, one.error, one.logprobs) for one in contract.complete(engine, wanted, size)}
+    return {
+        one.id: (one.answer, one.error, one.logprobs)
+        for one in contract.complete_requests(engine, wanted, size)
+    }
 
 
 MIXED = [
@@ -149,7 +154,7 @@ def test_rows_are_cancelled_between_steps(both_ways: Callable[[Work], Any]) -> N
                     assert session.scheduler is not None
                     for row in session.scheduler.rows.active[:2]:
                         session.cancel(row.request.id)
-                if session.idle:
+                if session.is_idle:
                     break
         return {one.id: one.answer for one in done}
 
@@ -202,13 +207,13 @@ def test_memory_that_runs_out_loses_nothing(
 ) -> None:
     """For a step that begins ahead, for one that has to run, or for prompts that are read between
     steps."""
-    real = Forward._forward
+    real = Forward._run_model
 
     def work(engine: LocalEngine) -> dict[Any, Any]:
         passes, ahead_failed = {"step": 0, "prompts": 0}, list[bool]()
 
         def forward(self: Forward, layout: Any, *rest: Any) -> torch.Tensor:
-            kind = "step" if isinstance(layout, StepRows) else "prompts"
+            kind = "step" if isinstance(layout, StepInputs) else "prompts"
             passes[kind] += kind == "step" or passes["step"] > 0
             if kind == failing[0] and passes[kind] in failing[1]:
                 ahead_failed.append(getattr(layout, "picked", None) is not None)
@@ -216,7 +221,7 @@ def test_memory_that_runs_out_loses_nothing(
             return real(self, layout, *rest)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Forward, "_forward", forward)
+            patch.setattr(Forward, "_run_model", forward)
             done = ended(engine, asked(sampling=PENALIZED), 9)
         assert len(ahead_failed) == len(failing[1])
         assert len(engine.stats.row_shortages) == ahead_failed.count(False), (
@@ -233,9 +238,9 @@ def test_recorded_steps_are_replayed_ahead(
     both_ways: Callable[[Work], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All recorded steps have their logits in one place."""
-    begin = DeviceStep.__init__
+    begin = DeviceDecodeStep.__init__
     monkeypatch.setattr(
-        DeviceStep, "__init__", lambda self, model, heads: begin(self, model, heads, Replayed)
+        DeviceDecodeStep, "__init__", lambda self, model, heads: begin(self, model, heads, Replayed)
     )
 
     def work(engine: LocalEngine) -> dict[Any, Any]:
@@ -266,7 +271,7 @@ def test_a_token_without_an_embedding_is_told_of(
             assert session.scheduler is not None
             session.scheduler.decoder.forward.rows = largest
             with pytest.raises(ConfigError) as error:
-                contract.gather(session, [], lambda _: True)
+                contract.run_requests(session, [], lambda _: True)
         said.append(str(error.value))
     assert said[0] == said[1]
     assert f"answered with token {largest}, and its embedding ends at {largest - 1}" in said[0]
@@ -302,20 +307,20 @@ def test_the_next_step_begins_before_the_only_read_of_a_step(
     opened_here: Callable[[], LocalEngine], switch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SWITCH, switch)
-    engine, work, call = opened_here(), list[str](), DeviceStep.__call__
+    engine, work, call = opened_here(), list[str](), DeviceDecodeStep.__call__
 
-    def noted(self: DeviceStep, step: StepRows, *rest: Any) -> torch.Tensor:
+    def noted(self: DeviceDecodeStep, step: StepInputs, *rest: Any) -> torch.Tensor:
         work.append(f"step of {len(step.rows)}")
         return call(self, step, *rest)
 
-    monkeypatch.setattr(DeviceStep, "__call__", noted)
+    monkeypatch.setattr(DeviceDecodeStep, "__call__", noted)
     wanted = [replace(one, max_new_tokens=6 - number % 2) for number, one in enumerate(MIXED[:4])]
     of_steps = []
     with engine.open() as session:
         session.submit_all(wanted)
         session.step()  # reads the prompts and picks the first tokens
         work.clear()
-        while not session.idle:
+        while not session.is_idle:
             with HostReads(work):
                 session.step()
             of_steps.append(work[:])
@@ -339,9 +344,9 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     picked: Any = SimpleNamespace(is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6])))
     forward: Any = SimpleNamespace(step_of_picked=note("step", torch.zeros(2, 3)))
-    own: Any = object.__new__(Slots)
+    own: Any = object.__new__(SlotStore)
     own.capacity, own.filled = 8, [1, 1]
-    rows = [Row(Request(number, ()), [1], "", 9, kv=RowKv(places=1)) for number in range(2)]
-    assert Ahead(forward).read(picked, own, rows, []) == [5, 6]
+    rows = [TokenSequence(Request(number, ()), [1], "", 9, kv=SequenceKv(places=1)) for number in range(2)]
+    assert AsyncStep(forward).read_tokens(picked, own, rows, []) == [5, 6]
     assert work == ["copy", "record", "step", "wait"]
     assert own.filled == [2, 2]

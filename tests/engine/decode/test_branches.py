@@ -17,10 +17,16 @@ from transformers import AutoTokenizer
 
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
-from runner_engine.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
-from runner_engine.decode.rows import Row
+from runner_engine.decode.branches import (
+    BranchDecoder,
+    branch_attention_mask,
+    branch_support_error,
+    decode_branches,
+    interleave_branches,
+)
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.stopping import Stopping
-from runner_engine.models.load import Loaded
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.rope import rope_2d
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -37,7 +43,7 @@ Token = tuple[int, int, int, int]  # id, branch, time, and the pass that put it 
 def tiny(family: str, attention: str = "sdpa", patched: bool = True, **keys: Any) -> Any:
     model = build(family, attn_implementation=attention, **keys)
     if patched:
-        rope_2d.apply(model, Rope2dConfig())
+        rope_2d.patch_model(model, Rope2dConfig())
     return model
 
 
@@ -56,11 +62,11 @@ def decode(
     """Continue every branch greedily."""
     request = Request(0, "", branches=("",) * len(branches))
     rows = [
-        Row(request, [*main, *branch], "", limit, number, branch_at=len(main))
+        TokenSequence(request, [*main, *branch], "", limit, number, branch_at=len(main))
         for number, branch in enumerate(branches, start=1)
     ]
-    loaded = Loaded(model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size})
-    done = complete(loaded, rows, EngineStats(), Stopping(Mute(), stops))
+    loaded = LoadedModel(model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size})
+    done = decode_branches(loaded, rows, EngineStats(), Stopping(Mute(), stops))
     assert done.branches is not None
     return done.branches
 
@@ -70,7 +76,7 @@ def decode(
 
 
 def test_the_example_of_the_definition() -> None:
-    times, branches, tokens = zip(*columnar([*b"abc"], [[*b"de"], [*b"fgh"]]), strict=True)
+    times, branches, tokens = zip(*interleave_branches([*b"abc"], [[*b"de"], [*b"fgh"]]), strict=True)
     assert bytes(tokens) == b"abcdfegh"
     placed = list(zip(branches, times, strict=True))
     assert placed == [(0, 0), (0, 1), (0, 2), (1, 3), (2, 3), (1, 4), (2, 4), (2, 5)]
@@ -84,7 +90,7 @@ def test_the_example_of_the_definition() -> None:
         "g": "abcdfg",
         "h": "abcdfegh",
     }
-    mask = may_attend(torch.tensor(times), 8)
+    mask = branch_attention_mask(torch.tensor(times), 8)
     seen_by_mask = {
         chr(tokens[i]): "".join(chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen)
         for i in range(8)
@@ -95,8 +101,8 @@ def test_the_example_of_the_definition() -> None:
 def test_mask_of_the_last_tokens() -> None:
     times = torch.tensor([0, 1, 2, 3, 3])
     expected = [[bool(times[j] < times[i] or i == j) for j in range(5)] for i in range(5)]
-    assert may_attend(times, queries=5).tolist() == expected
-    assert may_attend(times, queries=2).tolist() == expected[3:]
+    assert branch_attention_mask(times, num_queries=5).tolist() == expected
+    assert branch_attention_mask(times, num_queries=2).tolist() == expected[3:]
 
 
 # ------------------------------------------------------------------------- side by side, and one by
@@ -112,7 +118,7 @@ def forward_one(model: Any, tokens: list[Token], stride: int = 128) -> torch.Ten
         for j, (_, _, t_j, pass_j) in enumerate(tokens):
             if (pass_j <= pass_i and t_j < t_i) or i == j:  # what came later was not there to be seen
                 mask[0, 0, i, j] = 0
-    patch = rope_2d.patch_of(model)
+    patch = rope_2d.find_patch(model)
     assert patch is not None
     patch.pos2d = torch.tensor([[(branch * stride, time) for _, branch, time, _ in tokens]])
     with torch.inference_mode():
@@ -185,9 +191,9 @@ def test_the_engine_answers_as_each_branch_alone(
         generation=GenerationConfig(max_new_tokens=steps),
     )
     engine, texts = open_engine(spec), ("one, ", "", "two")
-    (done,) = contract.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
+    (done,) = contract.complete_requests(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
     model = build(family, attn_implementation=attention.value)
-    rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
+    rope_2d.patch_model(model, Rope2dConfig(ratio=0.25, stride=16))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     main, *prompts = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
     placed: list[Token] = [(token, 0, time, 0) for time, token in enumerate(main)]
@@ -217,13 +223,13 @@ def test_stop_tokens_end_a_branch_of_a_request(saved_family: Callable[..., Path]
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_spec(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
-    (free,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
+    (free,) = contract.complete_requests(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
     end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
     loaded = engine.loaded  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
-    (done,) = contract.complete(engine, [request])
-    (ignored,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
+    (done,) = contract.complete_requests(engine, [request])
+    (ignored,) = contract.complete_requests(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert done.branches is not None
     ended, went_on = done.branches[1], done.branches[0]
     cut = free.branches[1].token_ids.index(end)
@@ -238,7 +244,9 @@ def test_branches_of_like_length_equal_one_pass_over_everything() -> None:
     model = tiny("llama")
     branches = [[21, 22], [31, 32]]
     tokens, logits, _ = side_by_side(model, MAIN, branches, 5)
-    placed = columnar(MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)])
+    placed = interleave_branches(
+        MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)]
+    )
     everything = [(token, branch, time, 0) for time, branch, token in placed]
     whole = forward_one(model, everything)
     for number in (1, 2):
@@ -250,7 +258,7 @@ def test_one_branch_is_the_single_stream_but_for_its_coordinate() -> None:
     """With one branch the mask is causal; where branches are 0 apart in angle, it is plain cached
     decoding."""
     model = tiny("llama", patched=False)
-    patch = rope_2d.apply(model, Rope2dConfig(ratio=0))
+    patch = rope_2d.patch_model(model, Rope2dConfig(ratio=0))
     patch.native.inv_freq[-1] = 0  # the only branch pair stands still
     done = decode(model, MAIN, [BRANCHES[0]], 8)[0]
     ids = torch.tensor([MAIN + BRANCHES[0]])
@@ -314,9 +322,9 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     with raises(ConfigError, "too_large"):
         decode(tiny("mistral", sliding_window=8), MAIN, BRANCHES, 8)
     model = tiny("llama")
-    assert rejection_reason(model) is None
+    assert branch_support_error(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "model.attention=flash_attention_2 takes no mask of its own" in str(rejection_reason(model))
+    assert "model.attention=flash_attention_2 takes no mask of its own" in str(branch_support_error(model))
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
@@ -324,12 +332,12 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
 ) -> None:
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_spec(model=model, rope=Rope2dConfig()))
-    (done,) = contract.complete(engine, [Request(0, "", branches=("one", "two"))])
+    (done,) = contract.complete_requests(engine, [Request(0, "", branches=("one", "two"))])
     assert done.answer.finish_reason is FinishReason.error
     assert done.error == "the prompt is empty: it has no tokens"
 
 
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:
     model = tiny("llama")
-    with rope_2d.in_branches(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
+    with rope_2d.require_coordinates(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
         model(torch.tensor([MAIN]))

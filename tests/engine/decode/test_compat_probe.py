@@ -31,8 +31,8 @@ from transformers import (
 from runner_base.dtypes import Dtype
 from runner_base.notes import Note, note
 from runner_engine.decode import compat_probe
-from runner_engine.kernels import building, native, picking
-from runner_engine.kv_cache.windows import Masks, Unknown
+from runner_engine.kernels import building, native, token_selection
+from runner_engine.kv_cache.sliding_windows import MaskRecorder, UnknownWindow
 from runner_engine.models import gguf_blocks, gguf_types
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.quantization.gguf import GgufConfig
@@ -111,7 +111,7 @@ def test_other_architectures_answer_as_generate(tiny_llama: Path, tmp_path: Path
 def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
     saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Masks, "window", masks_of_its_own)
+    monkeypatch.setattr(MaskRecorder, "find_window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     prompts = ["x", "Ann has 3 apples.", "How many pens are left?"]
     engine = open_engine(configure(folder))
@@ -127,7 +127,7 @@ def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
 
 def masks_of_its_own(*_: Any) -> None:
     """Behave as for a model whose masks transformers does not build."""
-    raise Unknown
+    raise UnknownWindow
 
 
 def longrope(tmp_path: Path, tokenizer: Path) -> Path:
@@ -196,9 +196,9 @@ def test_an_attention_that_is_named_is_the_one_that_runs(saved_family: Saved, at
 @pytest.fixture
 def fresh_kernels() -> Iterator[None]:
     """Forget the kernels before and after."""
-    native.kernels.cache_clear()
+    native.load_kernels.cache_clear()
     yield
-    native.kernels.cache_clear()
+    native.load_kernels.cache_clear()
 
 
 def test_a_trial_unpacks_weights_only_where_their_products_count(
@@ -208,14 +208,14 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     spec = make_spec(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
     loaded = adapt(load_base(spec), spec)
     layers = [module for module in loaded.model.modules() if isinstance(module, GgufLinear)]
-    unpack, calls = gguf_types.unpacked, []
+    unpack, calls = gguf_types.dequantize_blocks, []
 
     def counted(stored: torch.Tensor, kind: str, inputs: int) -> torch.Tensor:
         calls.append(stored.shape)
         return unpack(stored, kind, inputs)
 
-    monkeypatch.setattr(gguf_blocks, "unpacked", counted)
-    heads = compat_probe.probe_heads(loaded)
+    monkeypatch.setattr(gguf_blocks, "dequantize_blocks", counted)
+    heads = compat_probe.probe_attention(loaded)
     assert heads.layers == loaded.model.config.num_hidden_layers
     # the model's own, and three of the scheduler; those for shapes only read rows, too
     passes, of_embedding = (4, 6)
@@ -236,7 +236,7 @@ def test_without_a_compiler_answers_are_the_same(
         monkeypatch.setenv(name, value)
     folder = saved_family("llama", max_position_embeddings=512)
     with caplog.at_level(logging.INFO, logger="runner_engine.kernels.native"):
-        assert native.kernels() is None
+        assert native.load_kernels() is None
         engine = open_engine(configure(folder))
         assert complete(engine, requests()) == by_generate(folder)
     assert engine.stats.notes == []
@@ -249,21 +249,24 @@ def test_without_a_compiler_answers_are_the_same(
 
 @pytest.mark.usefixtures("fresh_kernels")
 def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if native.kernels() is None:
+    if native.load_kernels() is None:
         pytest.skip("no C compiler is here")
-    whole, compiler = (building.library(str(shutil.which(os.environ.get("CC", "cc")))), tmp_path / "cc")
+    whole, compiler = (
+        building.ensure_library(str(shutil.which(os.environ.get("CC", "cc")))),
+        tmp_path / "cc",
+    )
     # builds in no time: it copies
     compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp "{whole}" "$2"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = building.library(str(compiler))
+    broken = building.ensure_library(str(compiler))
     broken.write_bytes(whole.read_bytes()[:100])
-    native.kernels.cache_clear()
-    kernels = native.kernels()
+    native.load_kernels.cache_clear()
+    kernels = native.load_kernels()
     assert kernels is not None
-    assert picking.argmax(torch.tensor([[0.0, 1.0, -1.0]])).tolist() == [1]
-    assert native.kernels() is kernels
+    assert token_selection.argmax(torch.tensor([[0.0, 1.0, -1.0]])).tolist() == [1]
+    assert native.load_kernels() is kernels
     kept = {path.name for path in (tmp_path / "runner").iterdir() if path.suffix != ".o"}
     assert kept == {broken.name, building.LOCK}
     assert broken.read_bytes() == whole.read_bytes()
@@ -275,7 +278,7 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
         "import sys; from runner_engine.kernels import building, native\n"
         "building.FLAGS = sys.argv[1]; sys.exit(native.kernels() is None)"
     )
-    if native.kernels() is None:
+    if native.load_kernels() is None:
         pytest.skip("no C compiler is here")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     several = [
@@ -298,7 +301,7 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_base.dtypes import Dtype
 from runner_engine.spec import ModelSpec
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.local.engine import LocalEngine

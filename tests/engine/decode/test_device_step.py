@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.attention import device_attention, page_trial
-from runner_engine.checkpoints.pass_memory import rounded_rows
-from runner_engine.decode.compat_probe import probe_heads
+from runner_engine.checkpoints.pass_memory import round_batch_size
+from runner_engine.decode.compat_probe import probe_attention
 from runner_engine.decode.passes import device_step
-from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceStep
-from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
+from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceDecodeStep
+from runner_engine.decode.passes.host_sync import ForbidHostSync, HostSyncError
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.sessions.base import Request
@@ -46,9 +46,9 @@ class NothingFromLists(TorchFunctionMode):
             "__int__",
             "__float__",
         ):
-            raise HostRead(func.__name__)
+            raise HostSyncError(func.__name__)
         if func in (torch.tensor, torch.as_tensor):
-            raise HostRead("a tensor of numbers of the host")
+            raise HostSyncError("a tensor of numbers of the host")
         return func(*args, **(kwargs or {}))
 
 
@@ -85,17 +85,17 @@ def test_a_step_never_waits_for_the_device(
     pair: Callable[..., list[Decoding]], family: str, page: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, ours = pair(family, device, page=0 if device == "cuda" else page)
-    step, ran = DeviceStep._run, []
+    step, ran = DeviceDecodeStep._compute_logits, []
 
-    def watched(self: DeviceStep, attention: Any) -> torch.Tensor:
+    def watched(self: DeviceDecodeStep, attention: Any) -> torch.Tensor:
         ran.append(len(attention.table))
-        with NoHostReads():
+        with ForbidHostSync():
             if family == "gemma2":  # its own code makes a number of its settings into a tensor of the host
                 return step(self, attention)
             with NothingFromLists():
                 return step(self, attention)
 
-    monkeypatch.setattr(DeviceStep, "_run", watched)
+    monkeypatch.setattr(DeviceDecodeStep, "_compute_logits", watched)
     ours.step()
     assert ran == [8], "five rows are filled up"
 
@@ -111,11 +111,11 @@ def test_what_waits_is_found() -> None:
         for is_inference in (True, False):
             with (
                 torch.inference_mode(is_inference),
-                pytest.raises(HostRead, match="waits for the device"),
-                NoHostReads(),
+                pytest.raises(HostSyncError, match="waits for the device"),
+                ForbidHostSync(),
             ):
                 wait()
-    with NoHostReads():
+    with ForbidHostSync():
         numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
 
 
@@ -142,7 +142,7 @@ def test_an_engine_answers_as_by_single_operations(
     answers = {}
     for by in ("plain", "sdpa"):
         monkeypatch.setenv("RUNNER_ATTENTION", by)
-        monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
+        monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.kernels", lambda: None)
         engine = open_engine(spec)
         report = engine.load()
         assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
@@ -165,7 +165,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
     """
     monkeypatch.setattr(page_trial, "PAGE", page or 256)
     if not page:
-        monkeypatch.setattr(page_trial, "_schema", lambda: "as in torch 2.11")
+        monkeypatch.setattr(page_trial, "_flash_attention_schema", lambda: "as in torch 2.11")
     trunk = IDS[:50]
     questions = [[at % 200 + 20, *IDS[100 + at : 160 + at]] for at in range(MOST_PREFIXES + 4)]
     asked = [
@@ -177,17 +177,17 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
         generation=GenerationConfig(max_new_tokens=10),
     )
     answers, steps, attended, pages = {}, list[int](), set[Prefix](), list[int]()
-    monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
-    call = DeviceStep.__call__
+    monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.kernels", lambda: None)
+    call = DeviceDecodeStep.__call__
 
-    def counted(self: DeviceStep, step: Any, *rest: Any) -> torch.Tensor:
+    def counted(self: DeviceDecodeStep, step: Any, *rest: Any) -> torch.Tensor:
         steps.append(len(step.rows))
         attended.update(prefix for row in step.rows for prefix in row.kv.path)
         if isinstance(step.own, PagedSlots):
             pages.append(sum(map(len, step.own.shared.values())))
         return call(self, step, *rest)
 
-    monkeypatch.setattr(DeviceStep, "__call__", counted)
+    monkeypatch.setattr(DeviceDecodeStep, "__call__", counted)
     for by in ("plain", "sdpa"):
         monkeypatch.setenv("RUNNER_ATTENTION", by)
         engine = open_engine(spec)
@@ -227,7 +227,7 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
     caplog.set_level("INFO")
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     loaded = loaded_of(tiny_llama, "cpu")
-    assert probe_heads(loaded).by_sdpa
+    assert probe_attention(loaded).by_sdpa
 
     def missing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("No available kernel.")
@@ -238,12 +238,12 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
     for function, why in ((missing, "No available kernel"), (wrong, "by SDPA its logits would be off by")):
         for module in (device_attention, device_step):
             monkeypatch.setattr(module, "attend", function)
-        assert not probe_heads(loaded).by_sdpa
+        assert not probe_attention(loaded).by_sdpa
         assert why in caplog.text
 
 
 def test_rounded_shapes() -> None:
-    rows = [rounded_rows(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
+    rows = [round_batch_size(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
     assert rows == [1, 4, 8, 16, 32, 112, 128, 160, 320]
-    places = [device_step._rounded_places(count, 400) for count in (1, 65, 97, 129, 193, 390)]
+    places = [device_step._round_up_positions(count, 400) for count in (1, 65, 97, 129, 193, 390)]
     assert places == [64, 96, 128, 192, 256, 400]

@@ -21,8 +21,8 @@ from streams import PROMPTS
 from runner_base import ConfigError
 from runner_base.errors import Code
 from runner_engine.decode.drafting import draft_model
-from runner_engine.decode.rows import Row
-from runner_engine.decode.tokens import Stopping, check_guesses, sampler_of
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.decode.tokens import Stopping, create_sampler, verify_draft_tokens
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -95,7 +95,7 @@ def test_families(
     assert ended(whole, greedy, 6) == {
         key: it for key, it in expected.items() if key[0] in range(len(PROMPTS))
     }
-    assert whole.stats.acceptance["acceptance_share/token_1"] == 1
+    assert whole.stats.acceptance_metrics["acceptance_share/token_1"] == 1
     assert whole.stats.accepted_at == whole.stats.drafted_at
 
 
@@ -122,16 +122,16 @@ def test_a_draft_that_is_wrong_everywhere_changes_no_answer(
     folder = saved_family(max_position_embeddings=512)
     plain = engine_of(folder)
     guessing = engine_of(folder, {"kind": "draft", "model": str(folder)})
-    propose = draft_model.Way.propose
+    propose = draft_model.TokenDrafter.propose
 
     def wrong(*given: Any) -> list[list[int]]:
         return [[(token + 1) % 259 for token in guess] for guess in propose(*given)]
 
-    monkeypatch.setattr(draft_model.Way, "propose", wrong)
+    monkeypatch.setattr(draft_model.TokenDrafter, "propose", wrong)
     asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
     assert ended(guessing, asked, None) == ended(plain, asked, None)
     assert guessing.stats.accepted_tokens == 0 < guessing.stats.draft_tokens
-    assert guessing.stats.acceptance["acceptance_share"] == 0
+    assert guessing.stats.acceptance_metrics["acceptance_share"] == 0
 
 
 @pytest.mark.thorough
@@ -144,7 +144,7 @@ def test_a_guess_that_is_not_checked_changes_answers(
     plain = engine_of(folder)
     guessing = engine_of(folder, {"kind": "draft", "model": str(other)})
     monkeypatch.setattr(
-        "runner_engine.decode.drafting.steady.check_guesses",
+        "runner_engine.decode.drafting.drafter_speculator.check_guesses",
         lambda forward, own, rows, drafts, sampler, stopping: _believed(rows, drafts),
     )
     asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS[:3])]
@@ -225,10 +225,10 @@ def drawn(believes: bool = False) -> list[list[int]]:
     the guess is taken as it is."""
     sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
     sampling = dataclasses.replace(sampling, frequency_penalty=0.0, presence_penalty=0.0)
-    rows = [Row(Request(at, ()), [1], "", 9, sampling=sampling, tokens=[1]) for at in range(DRAWS)]
-    sampler, known = sampler_of(rows, 4, torch.device("cpu")), Known()
+    rows = [TokenSequence(Request(at, ()), [1], "", 9, sampling=sampling, tokens=[1]) for at in range(DRAWS)]
+    sampler, known = create_sampler(rows, 4, torch.device("cpu")), Known()
     given: Any = known, known, rows, [GUESS] * DRAWS, sampler, Stopping(None)
-    new = check_guesses(*given)
+    new = verify_draft_tokens(*given)
     return [[GUESS[0], *tokens[1:]] for tokens in new] if believes else new
 
 

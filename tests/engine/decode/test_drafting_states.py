@@ -15,15 +15,15 @@ from guessing import asked_of, ended, guessing_engine
 from safetensors.torch import load_file, save_file
 from streams import PROMPTS
 
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.drafting import draft_model
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import unread_tokens
-from runner_engine.kv_cache import OwnKv
+from runner_engine.kv_cache import KvStore
 from runner_engine.local.engine import LocalEngine
 from runner_engine.plan.footprint import predict
-from runner_engine.recurrent import RowStates
+from runner_engine.recurrent import SequenceStates
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -46,7 +46,7 @@ HYBRIDS = ("qwen3_5_text", "qwen3_next", "olmo_hybrid", "lfm2", "bamba", "falcon
 def knowing(answers: dict[Any, Any], patch: pytest.MonkeyPatch) -> None:
     """Let guesses be of these answers, each of some with a wrong token at one of its places."""
 
-    def propose(_: Any, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
+    def propose(_: Any, rows: Sequence[TokenSequence], most: Sequence[int]) -> list[list[int]]:
         guesses = []
         for row, limit in zip(rows, most, strict=True):
             first = len(row.tokens)
@@ -107,11 +107,11 @@ def test_states_that_are_not_given_back_change_answers(
     assert ended(guessing, asked, None) == expected
     assert 0 < guessing.stats.accepted_tokens < guessing.stats.draft_tokens
 
-    def only_counts(states: RowStates, saved: Any, slots: Sequence[int]) -> None:
+    def only_counts(states: SequenceStates, saved: Any, slots: Sequence[int]) -> None:
         for slot in slots:
             states.read[slot] = saved.read[saved.slots.index(slot)]
 
-    monkeypatch.setattr(RowStates, "restore", only_counts)
+    monkeypatch.setattr(SequenceStates, "restore", only_counts)
     assert ended(engine_of(tmp_path, "ngram"), asked, None) != expected
 
 
@@ -172,24 +172,28 @@ def test_a_hybrid_guesses_as_if_it_had_read_no_wrong_guess(
         return engine.stats.drafted_at, engine.stats.accepted_at
 
     kept = counts()
-    propose = draft_model.Way.propose
+    propose = draft_model.TokenDrafter.propose
 
-    def anew(way: draft_model.Way, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
-        way.forget()
+    def anew(
+        way: draft_model.TokenDrafter, rows: Sequence[TokenSequence], most: Sequence[int]
+    ) -> list[list[int]]:
+        way.reset()
         return propose(way, rows, most)
 
     with monkeypatch.context() as patch:
-        patch.setattr(draft_model.Way, "propose", anew)
+        patch.setattr(draft_model.TokenDrafter, "propose", anew)
         assert counts() == kept
 
-    def only_counts(way: draft_model.Way, own: OwnKv) -> set[Row]:
+    def only_counts(way: draft_model.TokenDrafter, own: KvStore) -> set[TokenSequence]:
         assert own.states is not None
         for slot, one in enumerate(way.rows):
-            one.take_over()
-            own.states.read[slot] = min(own.states.read[slot], one.row.kv.shared + one.row.kv.places)
+            one.sync_tokens()
+            own.states.read[slot] = min(
+                own.states.read[slot], one.row.kv.num_shared_tokens + one.row.kv.places
+            )
         return set()
 
-    monkeypatch.setattr(draft_model.Way, "_give_states_back", only_counts)
+    monkeypatch.setattr(draft_model.TokenDrafter, "_restore_states", only_counts)
     assert sum(counts()[1]) / sum(counts()[0]) < 0.9 * sum(kept[1]) / sum(kept[0])
 
 
@@ -222,13 +226,13 @@ def test_states_are_behind_only_where_guesses_are_read_into_them(
     kept = [Request(at, prompt, recurring=True) for at, prompt in enumerate(PROMPTS)]
     expected = ended(engine_of(tmp_path), kept, 5)
     unread: list[int] = []
-    catch_up = Decoder.catch_up
+    catch_up = Decoder.catch_up_states
 
-    def noted(decoder: Decoder, own: OwnKv, rows: Sequence[Row]) -> None:
+    def noted(decoder: Decoder, own: KvStore, rows: Sequence[TokenSequence]) -> None:
         unread.extend(len(unread_tokens(own, slot, row)) for slot, row in enumerate(rows))
         catch_up(decoder, own, rows)
 
-    monkeypatch.setattr(Decoder, "catch_up", noted)
+    monkeypatch.setattr(Decoder, "catch_up_states", noted)
     knowing(expected, monkeypatch)
     assert ended(engine_of(tmp_path, speculate), kept, 5) == expected
     assert len(unread) >= len(kept)

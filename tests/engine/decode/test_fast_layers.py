@@ -17,7 +17,7 @@ from opening import make_spec, open_engine
 from streams import complete, requests
 
 from runner_base.dtypes import Dtype
-from runner_engine.devices.mapped_files import resident_mib
+from runner_engine.devices.mapped_files import measure_resident_file_mib
 from runner_engine.kernels import native
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -55,11 +55,11 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
-    assert done.stdout.split("\n")[:2] == ["no home", str(native.kernels() is not None)], done.stderr
+    assert done.stdout.split("\n")[:2] == ["no home", str(native.load_kernels() is not None)], done.stderr
     assert list(tmp_path.iterdir()) == [], "no folder that is called ~"
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="there is no C compiler")
+@pytest.mark.skipif(native.load_kernels() is None, reason="there is no C compiler")
 def test_a_table_that_the_head_shares_is_in_memory_once(saved_family: Callable[..., Path]) -> None:
     tokens, width = 20_000, 512
     folder = saved_family("llama", head_dim=width // 2, tied=True, vocab_size=tokens)
@@ -70,7 +70,7 @@ def test_a_table_that_the_head_shares_is_in_memory_once(saved_family: Callable[.
     file, mib = folder / "model.safetensors", table.weight.nbytes / 2**20
     assert mib > 16
     found = table(torch.arange(tokens))
-    assert resident_mib([file]) < mib / 4, "every row was read, and none from the file"
+    assert measure_resident_file_mib([file]) < mib / 4, "every row was read, and none from the file"
     assert torch.equal(found, table.weight)
     engine.close()
     assert "forward" not in vars(table)

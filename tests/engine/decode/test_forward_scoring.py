@@ -86,9 +86,9 @@ def check(spec: ModelSpec, model: Any, tokenizer: Any, tolerance: float) -> Loca
     """Compare all that is asked, by ids and by text, with generating neighbours; return the
     engine."""
     engine = open_engine(spec)
-    free = {done.id: done.answer.token_ids for done in contract.complete(engine, requests())}
+    free = {done.id: done.answer.token_ids for done in contract.complete_requests(engine, requests())}
     before = replace(engine.stats)
-    done = {one.id: one for one in contract.complete(engine, [*ASKED, *requests()])}
+    done = {one.id: one for one in contract.complete_requests(engine, [*ASKED, *requests()])}
     assert len(done) == len(ASKED) + len(free)
     assert {key: done[key].answer.token_ids for key in free} == free or tolerance > 1e-4, (
         "who generates does not notice"
@@ -171,7 +171,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     monkeypatch.setattr(scoring, "MAX_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)
     engine = open_engine(configure(folder, attention))
-    done = {one.id: one for one in contract.complete(engine, [*asked, short])}
+    done = {one.id: one for one in contract.complete_requests(engine, [*asked, short])}
     for request in (*asked, short):
         assert isinstance(request.continuation, str)
         expected = by_one_pass(
@@ -187,13 +187,13 @@ def test_what_a_model_would_say_is_greedy(saved_family: Saved, attention: Attent
     engine = open_engine(configure(saved_family("llama", max_position_embeddings=512), attention))
     engine.load()
     prompt = tuple(engine.encode(Request(0, "Ann has 3 apples."))[1])
-    (said,) = contract.complete(engine, [Request(0, prompt, ignore_eos=True)])
+    (said,) = contract.complete_requests(engine, [Request(0, prompt, ignore_eos=True)])
     other = [token + 1 if at == 3 else token for at, token in enumerate(said.answer.token_ids)]
     asked = [
         Request(at, prompt, continuation=tuple(ids))
         for at, ids in enumerate((said.answer.token_ids, other[:4]))
     ]
-    scored = {one.id: one for one in contract.complete(engine, asked)}
+    scored = {one.id: one for one in contract.complete_requests(engine, asked)}
     assert scored[0].greedy == [True] * 8
     assert scored[1].greedy == [True, True, True, False]
     assert engine.stats.decode_tokens == 7, "what is scored is never decoded"
@@ -218,7 +218,7 @@ def test_a_text_is_tokenized_together_with_what_it_follows() -> None:
         Request("ids", tuple(context), continuation="les"),
         Request("chat", chat, continuation="Seven apples"),
     ]
-    done = {one.id: one.answer.token_ids for one in contract.complete(engine, asked)}
+    done = {one.id: one.answer.token_ids for one in contract.complete_requests(engine, asked)}
     assert done["text"] == whole[len(context) :]
     assert done["ids"] == tokenizer("les", add_special_tokens=False)["input_ids"]
     both = tokenizer(f"{framed}Seven apples", add_special_tokens=False)["input_ids"]
@@ -234,7 +234,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(saved_famil
         Request(2, "x" * 60, continuation="y" * 6),
         Request(3, "x" * 60, continuation="y" * 5),
     ]
-    done = {one.id: one for one in contract.complete(engine, asked)}
+    done = {one.id: one for one in contract.complete_requests(engine, asked)}
     assert done[0].error == "the continuation has no tokens, so there is nothing to score"
     assert "the prompt is empty" in str(done[1].error)
     assert done[2].error == (
@@ -271,7 +271,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     asked = [
         Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()
     ]
-    for one in contract.complete(engine, asked):
+    for one in contract.complete_requests(engine, asked):
         whole = torch.tensor([[*prompts[str(one.id)][:1], *one.answer.token_ids]])
         with torch.inference_mode():
             scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
@@ -285,7 +285,7 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
         ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
-    (plain,) = contract.complete(engine, [Request("without", (5,), continuation=(6, 7))])
+    (plain,) = contract.complete_requests(engine, [Request("without", (5,), continuation=(6, 7))])
     assert plain.top_logprobs is None
     engine.close()
 
@@ -295,7 +295,7 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
             with raises(ConfigError, "bad_value") as raised:
-                list(contract.complete(engine, [asked]))
+                list(contract.complete_requests(engine, [asked]))
             assert raised.value.reason.startswith(f"{strange} ")
     engine.close()
 
@@ -317,7 +317,9 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(tiny_llama: Path
     warm = Sampling(temperature=1.0, seed=7)
     asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
-    said = {(one.id, one.choice): one.answer.text for one in contract.complete(engine, asked + other)}
+    said = {
+        (one.id, one.choice): one.answer.text for one in contract.complete_requests(engine, asked + other)
+    }
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
     assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()
@@ -330,21 +332,23 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)  # some places at a time
     engine = open_engine(configure(saved_family("llama", max_position_embeddings=512), attention))
     asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
-    (most_probable,) = contract.complete(engine, [asked])
+    (most_probable,) = contract.complete_requests(engine, [asked])
     assert most_probable.top_logprobs is not None
     ids = [[token for token, _ in place] for place in most_probable.top_logprobs]
-    (every_token,) = contract.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
+    (every_token,) = contract.complete_requests(
+        engine, [replace(asked, score_token_ids=ids, top_logprobs=259)]
+    )
     assert every_token.score_token_logprobs is not None
     for values, place in zip(every_token.score_token_logprobs, most_probable.top_logprobs, strict=True):
         assert values == pytest.approx([value for _, value in place], abs=1e-5)
     assert every_token.top_logprobs is not None
     assert every_token.min_logprobs == pytest.approx([place[-1][1] for place in every_token.top_logprobs])
-    (short,) = contract.complete(engine, [replace(asked, score_token_ids=ids[1:])])
+    (short,) = contract.complete_requests(engine, [replace(asked, score_token_ids=ids[1:])])
     assert (
         short.error
         == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
     )
     with raises(ConfigError, "bad_value") as raised:
-        list(contract.complete(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
+        list(contract.complete_requests(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
     assert raised.value.reason.startswith("259 ")
     engine.close()

@@ -21,21 +21,21 @@ from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_adapters import FusedAdapters
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes.forward import Forward, TokenSpan
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import native
-from runner_engine.kernels.adapter_numbers import AdaptedTokens, AdapterTile
-from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kernels.adapter_structures import AdaptedTokens, AdapterTile
+from runner_engine.kv_cache.shared_kv import create_kv_store
 from runner_engine.local.engine import LocalEngine
-from runner_engine.models.lora.beside import has_other_hooks
+from runner_engine.models.lora.unmerged import has_other_hooks
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Request
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.several import SeveralConfig
+from runner_engine.settings.named_adapters import MultiAdapterConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 # ranks that fill no vector, other layers and factors for each, and rows of the base between them
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -97,7 +97,7 @@ def opened_with(places: Callable[[str], Any]) -> Iterator[Open]:
     ) -> LocalEngine:
         base, adapters = places(family)
         model = LocalModelConfig(name=str(base), device="cpu", dtype=dtype)
-        lora = SeveralConfig(adapters) if alone is None else PeftConfig(adapters[alone])
+        lora = MultiAdapterConfig(adapters) if alone is None else PeftConfig(adapters[alone])
         engines.append(open_engine(make_spec(model=model, lora=lora, **groups)))
         return engines[-1]
 
@@ -149,7 +149,7 @@ def check_alone(engine: LocalEngine, dtype: Dtype, monkeypatch: pytest.MonkeyPat
         forward.fused = fused
         logits = all_logits(forward, with_prefix)
         with monkeypatch.context() as patched:
-            patched.setattr(FusedAdapters, "of_pass", lambda *_: None)
+            patched.setattr(FusedAdapters, "group_tokens_by_adapter", lambda *_: None)
             of_base = all_logits(forward, with_prefix)
         off = (logits - expected).abs()
         most = OFF[dtype] * expected.std()
@@ -208,13 +208,13 @@ def test_a_row_has_the_bits_that_it_has_alone(opened_with: Open, threads: int) -
     names = [NAMES[(at + at // 5) % len(NAMES)] for at in range(len(prompts))]
 
     def logits(numbers: list[int]) -> torch.Tensor:
-        rows = [Row(Request(at, (), adapter=names[at]), prompts[at], "", 9) for at in numbers]
-        own = own_kv(heads, forward.kernels, [16] * len(rows))
-        pieces = [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)]
-        read = forward.read_prompts(own, pieces)
+        rows = [TokenSequence(Request(at, (), adapter=names[at]), prompts[at], "", 9) for at in numbers]
+        own = create_kv_store(heads, forward.kernels, [16] * len(rows))
+        pieces = [TokenSpan(row, slot, row.pending_tokens) for slot, row in enumerate(rows)]
+        read = forward.run_token_spans(own, pieces)
         for row in rows:
-            row.kv.places, row.tokens = len(row.pending), [7]
-        return torch.stack((read, forward.step(own, rows, forward.uses_of(rows))), dim=1)
+            row.kv.places, row.tokens = len(row.pending_tokens), [7]
+        return torch.stack((read, forward.step(own, rows, forward.build_prefix_uses(rows))), dim=1)
 
     together = logits([*range(len(prompts))])
     for at in range(len(prompts)):
@@ -224,7 +224,7 @@ def test_a_row_has_the_bits_that_it_has_alone(opened_with: Open, threads: int) -
 @contextmanager
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[AdaptedTokens], None]) -> Iterator[None]:
     """Let something be changed in what C is told of each pass."""
-    of_pass = FusedAdapters.of_pass
+    of_pass = FusedAdapters.group_tokens_by_adapter
 
     def other(self: FusedAdapters, count: int) -> AdaptedTokens | None:
         if (made := of_pass(self, count)) is not None:
@@ -232,7 +232,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[AdaptedTokens], N
         return made
 
     with monkeypatch.context() as patched:
-        patched.setattr(FusedAdapters, "of_pass", other)
+        patched.setattr(FusedAdapters, "group_tokens_by_adapter", other)
         yield
 
 
@@ -251,9 +251,9 @@ def test_a_wrong_adapter_is_found_by_the_trial(opened_with: Open, monkeypatch: p
     fast = engine._fast_layers
     assert fused is not None
     assert isinstance(fast, FastLayers)
-    assert probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is not None
+    assert probe_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers) is not None
     with changed(monkeypatch, exchange):
-        assert probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is None
+        assert probe_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers) is None
 
 
 def no_such_adapter(tokens: AdaptedTokens) -> None:
@@ -291,8 +291,8 @@ def test_a_layer_that_nobody_computes_goes_operation_by_operation(opened_with: O
     model: Any = engine.loaded.model
     seen = FusedAdapters(model)
     with pytest.raises(NotFusable, match=r"adapters change model\.layers\.0\."):
-        seen.check_seen(model, 2, [])
-    seen.check_seen(model, 2, [model])
+        seen.check_all_supported(model, 2, [])
+    seen.check_all_supported(model, 2, [model])
     assert not any(map(has_other_hooks, model.modules()))
     handle = model.lm_head.register_forward_hook(lambda *_: None)
     assert has_other_hooks(model.lm_head)

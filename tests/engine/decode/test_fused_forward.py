@@ -18,18 +18,18 @@ from transformers import AutoTokenizer
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_engine.decode import fast_layers, fused_forward
-from runner_engine.decode.compat_probe import gives_same_logits_together, probe_fused_forward
+from runner_engine.decode.compat_probe import batched_logits_match_single, probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes.forward import Forward, TokenSpan
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.shared_kv import own_kv
+from runner_engine.kv_cache.sequence_kv import SequenceKv
+from runner_engine.kv_cache.shared_kv import create_kv_store
 from runner_engine.local.engine import LocalEngine
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.quantization.base import QuantizationConfig
@@ -39,7 +39,7 @@ from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
 PLAIN = QuantizationConfig()
@@ -67,7 +67,7 @@ def engine_of(
 def test_its_logits_are_those_of_the_model(
     family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
 ) -> None:
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
     assert fused is not None
@@ -94,21 +94,23 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
     forward = Forward(loaded.model, heads)
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (70,)).tolist())
-    forward.read_prefix(prefix, 70)
+    forward.prefill_prefix(prefix, 70)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def last_step(prompts: list[list[int]]) -> torch.Tensor:
-        own = own_kv(heads, forward.kernels, [64] * len(prompts))
+        own = create_kv_store(heads, forward.kernels, [64] * len(prompts))
         rows = [
-            Row(Request(at, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
+            TokenSequence(Request(at, ()), prefix.tokens + ids, "", 9, kv=SequenceKv(prefix))
             for at, ids in enumerate(prompts)
         ]
-        forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)])
+        forward.run_token_spans(
+            own, [TokenSpan(row, slot, row.pending_tokens) for slot, row in enumerate(rows)]
+        )
         for row in rows:
-            row.kv.places, row.tokens = len(row.pending), [5]
+            row.kv.places, row.tokens = len(row.pending_tokens), [5]
         forward.fused = fused
-        logits = forward.step(own, rows, forward.uses_of(rows))
+        logits = forward.step(own, rows, forward.build_prefix_uses(rows))
         forward.fused = None
         return logits
 
@@ -135,7 +137,7 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
 def test_quantized_layers_go_in_the_same_call(
     quantization: QuantizationConfig, family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
 ) -> None:
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype, quantization))
     assert fused is not None
@@ -145,7 +147,7 @@ def test_quantized_layers_go_in_the_same_call(
         fused.weights.layers[1].gated[1].kind,
     }
     of_bytes = {"int8": WeightFormat.row_int8, "int8_dynamic": WeightFormat.int8_dynamic}
-    four_bit = WeightFormat.four_bit if processor.has_bfloat16_products() else WeightFormat.four_bit_rows
+    four_bit = WeightFormat.four_bit if processor.has_bfloat16_matmul() else WeightFormat.four_bit_rows
     assert kinds == {of_bytes.get(quantization.name, four_bit)}
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
@@ -167,7 +169,7 @@ def test_quantized_layers_go_in_the_same_call(
 def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
     opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path, name: str, dtype: Dtype
 ) -> None:
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     int8_checkpoints.save(tmp_path, name, max_position_embeddings=512)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
@@ -185,7 +187,7 @@ def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
     assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= 2 * OFF[
         Dtype.bfloat16
     ] * expected.std()
-    assert gives_same_logits_together(forward, 60)
+    assert batched_logits_match_single(forward, 60)
 
 
 def test_rows_of_other_scales_keep_their_own_pass(
@@ -232,7 +234,7 @@ def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scal
     assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[
         Dtype.bfloat16
     ] * expected.std()
-    assert gives_same_logits_together(forward, 60)
+    assert batched_logits_match_single(forward, 60)
 
 
 @pytest.mark.thorough
@@ -252,7 +254,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
 ) -> None:
     """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one
     row are all rows'."""
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     loaded, heads, fused = with_fast_kernels(
         engine_of("qwen2", dtype, quantization, max_position_embeddings=1024)
@@ -263,27 +265,29 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         return
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert gives_same_logits_together(forward, 60)
+    assert batched_logits_match_single(forward, 60)
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
-    forward.read_prefix(prefix, 99)
-    others = [Row(Request(number, ()), [number, 7, 9], "", 99) for number in range(2)]
+    forward.prefill_prefix(prefix, 99)
+    others = [TokenSequence(Request(number, ()), [number, 7, 9], "", 99) for number in range(2)]
     for length, count in ((10, 9), (505, 6), (505, 20)):
         ids = torch.randint(0, 60, (length + count,)).tolist()
-        row = Row(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, kv=RowKv(prefix))
-        own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
+        row = TokenSequence(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, kv=SequenceKv(prefix))
+        own = create_kv_store(forward.heads, forward.kernels, [128, 600, 128])
         rows = [others[0], row, others[1]]
-        forward.read_prompts(own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)])
+        forward.run_token_spans(
+            own, [TokenSpan(one, slot, one.pending_tokens) for slot, one in enumerate(rows)]
+        )
         for one in rows:
-            one.kv.places, one.tokens = len(one.pending), []
+            one.kv.places, one.tokens = len(one.pending_tokens), []
         start, alone = row.kv.places, []
         for token in ids[length:]:
             for one in rows:
                 one.tokens.append(token)
-            alone.append(forward.step(own, rows, forward.uses_of(rows))[1])
+            alone.append(forward.step(own, rows, forward.build_prefix_uses(rows))[1])
             for one in rows:
                 one.kv.places += 1
-        together = forward.read_prompts(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
+        together = forward.run_token_spans(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
         assert torch.equal(torch.stack(alone), together)
 
 
@@ -324,13 +328,13 @@ def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
 def test_a_function_that_c_does_not_know_stays_with_its_module(engine_of: Callable[..., LocalEngine]) -> None:
     fused = with_fast_kernels(engine_of("llama", hidden_act="tanh"))[2]
     assert fused is not None
-    assert fused.has_mlps_apart
+    assert fused.has_separate_mlps
 
 
 def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of("llama")
     loaded, heads, _ = with_fast_kernels(engine)
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     hook = loaded.model.model.layers[1].register_forward_hook(lambda *_: None)
     with pytest.raises(NotFusable, match="hooks"):
@@ -344,15 +348,15 @@ def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEng
 
 def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> None:
     """The single call multiplies by the same weights as the layers, without another copy."""
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     engine = engine_of("llama")
     engine.load()
     loaded = engine.loaded
-    heads = engine.heads(loaded)
+    heads = engine.find_kv_spec(loaded)
     assert heads is not None
     layers = FastLayers(loaded.model, kernels)
-    fused = FusedForward(loaded.model, heads, 64, kernels, layers.matrices)
+    fused = FusedForward(loaded.model, heads, 64, kernels, layers.packed_weights)
     addresses = {one.weight.data_ptr() for one in layers.panels.values()}
     assert fused.weights.layers[0].down.weight in addresses
     assert fused.weights.model.head.weight in addresses
@@ -364,7 +368,7 @@ def test_rows_of_a_tied_embedding_come_from_the_panels_of_the_head(
     dtype: Dtype, engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_layers, "SHARED_BYTES", 1)
-    monkeypatch.setattr(MappedFiles, "has", lambda *_: True)  # also where it is converted
+    monkeypatch.setattr(MappedFiles, "is_mapped_address", lambda *_: True)  # also where it is converted
     loaded, heads, fused = with_fast_kernels(engine_of("llama", dtype, tie_word_embeddings=True))
     assert fused is not None
     weights = fused.weights

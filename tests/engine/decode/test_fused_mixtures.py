@@ -15,23 +15,23 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from runner_base.dtypes import Dtype
-from runner_engine.decode.compat_probe import gives_same_logits_together
+from runner_engine.decode.compat_probe import batched_logits_match_single
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
-from runner_engine.decode.layouts.routers import RouterFormula, router_of
+from runner_engine.decode.layouts.routers import RouterFormula, describe_router
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
-from runner_engine.kernels.expert_numbers import Scores
-from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.kv_cache import Heads
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.kernels.expert_structures import RouterScores
+from runner_engine.kv_cache import KvCacheSpec
 from runner_engine.local.engine import LocalEngine
-from runner_engine.models.load import Loaded
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 NEAR = 2e-5  # of the logits' spread
 GROUPED = {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}
@@ -69,7 +69,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return make
 
 
-def off_from_the_models_own(loaded: Loaded, heads: Heads, fused: FusedForward) -> float:
+def off_from_the_models_own(loaded: LoadedModel, heads: KvCacheSpec, fused: FusedForward) -> float:
     """Return how far the farthest logit is off, as a share of their spread."""
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
@@ -82,7 +82,7 @@ def off_from_the_models_own(loaded: Loaded, heads: Heads, fused: FusedForward) -
 def test_logits_are_the_models_own(family: str, engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of(family))
     assert fused is not None
-    assert not fused.has_mlps_apart
+    assert not fused.has_separate_mlps
     assert fused.is_by_row
     assert off_from_the_models_own(loaded, heads, fused) <= NEAR
 
@@ -127,7 +127,7 @@ def _choose_one_less(fused: FusedForward) -> None:
         ("qwen3_moe", _choose_others),
         ("qwen3_moe", _choose_one_less),
         ("qwen3_moe", _of_mixtures(normalizes=0)),
-        ("qwen3_moe", _of_mixtures(scores=int(Scores.sigmoid_scores))),
+        ("qwen3_moe", _of_mixtures(scores=int(RouterScores.sigmoid_scores))),
         ("qwen2_moe", _of_mixtures(shared_scale=None)),
         ("gpt_oss", _of_mixtures(bias=None)),
         ("gpt_oss", _exchange_experts),
@@ -156,7 +156,7 @@ def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callab
     assert fused is not None
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert gives_same_logits_together(forward, families.VOCABULARY)
+    assert batched_logits_match_single(forward, families.VOCABULARY)
 
 
 @pytest.mark.thorough
@@ -231,7 +231,7 @@ FORMULAS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"groups": 4, "chosen_groups": 2, "best_of_group": 2, "has_correction": True, "scale": 2.5, "rounds_logits": False},
     ),
     "lfm2_moe": (
-        {"use_expert_bias": True}, {"has_correction": True, "epsilon": 1e-6, "scores": Scores.sigmoid_scores},
+        {"use_expert_bias": True}, {"has_correction": True, "epsilon": 1e-6, "scores": RouterScores.sigmoid_scores},
     ),
 }  # fmt: skip
 
@@ -254,7 +254,7 @@ def router_in(block: Any) -> nn.Module:
 @pytest.mark.parametrize("family", list(FORMULAS))
 def test_the_formula_of_a_router_is_found_by_a_trial(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of(family, monkeypatch)
-    formula = router_of(router_in(block), block).formula
+    formula = describe_router(router_in(block), block).formula
     assert {name: getattr(formula, name) for name in FORMULAS[family][1]} == FORMULAS[family][1]
 
 
@@ -276,10 +276,10 @@ def test_a_router_that_does_something_else_is_refused(monkeypatch: pytest.Monkey
     for forward in (squared, lowest):
         monkeypatch.setattr(type(router), "forward", forward)
         with pytest.raises(NotFusable, match="by another formula"):
-            router_of(router, block)
+            describe_router(router, block)
 
 
 def test_a_formula_counts_no_expert_of_another_group() -> None:
-    formula = RouterFormula(2, Scores.sigmoid_scores, False, False, 2, 1, 2, True, 0.0, 1.0)
+    formula = RouterFormula(2, RouterScores.sigmoid_scores, False, False, 2, 1, 2, True, 0.0, 1.0)
     logits = torch.tensor([[5.0, -5.0, 1.0, 1.0]])  # the best expert is in the worse group
     assert formula(logits, torch.empty(0)).tolist() == [[0.0, 0.0, 0.5, 0.5]]

@@ -16,11 +16,11 @@ from step_decoding import FAMILIES, IDS
 from transformers import AutoModelForCausalLM
 
 from runner_engine.attention import device_attention
-from runner_engine.attention.device_attention import OwnKeys, attend_by_length
-from runner_engine.attention.parts import Scaling
+from runner_engine.attention.device_attention import OwnKeys, attend_variable_lengths
+from runner_engine.attention.partial_attention import Scaling
 from runner_engine.decode.norms import GpuNorms
-from runner_engine.decode.passes.host_reads import NoHostReads
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.decode.passes.host_sync import ForbidHostSync
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 
 
 @pytest.mark.parametrize(("has_flash", "by"), [(True, "flash"), (False, "efficient")])
@@ -28,17 +28,17 @@ def test_a_gpu_without_flash_attention_has_another_function(
     monkeypatch: pytest.MonkeyPatch, has_flash: bool, by: str
 ) -> None:
     """GPUs older than Ampere; tensors without numbers stand for theirs."""
-    monkeypatch.setattr(device_attention, "has_flash", lambda _: has_flash)
-    monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
+    monkeypatch.setattr(device_attention, "has_flash_attention", lambda _: has_flash)
+    monkeypatch.setattr(device_attention, "_is_supported_by_sdpa", lambda *_: True)
     query, keys = (torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30))
     with Operations() as seen:
         device_attention.attend(Scaling(1.0, 0.0), query, keys, keys)
     assert [name for name, *_ in seen.calls if "scaled_dot" in name] == [
         f"_scaled_dot_product_{by}_attention"
     ]
-    heads = Heads(1, 2, 2, 64, torch.float16, torch.device("cuda"), by_sdpa=True)
-    assert device_attention.attends_by_length(heads) is has_flash
-    assert not device_attention.attends_by_length(replace(heads, dtype=torch.float32))
+    heads = KvCacheSpec(1, 2, 2, 64, torch.float16, torch.device("cuda"), by_sdpa=True)
+    assert device_attention.supports_variable_lengths(heads) is has_flash
+    assert not device_attention.supports_variable_lengths(replace(heads, dtype=torch.float32))
 
 
 @GPU
@@ -62,12 +62,12 @@ def test_flash_attention_by_length_is_that_of_the_reference() -> None:
         own = OwnKeys(keys, values, numbers, starts, counts, places, window)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            recorded = attend_by_length(Scaling(0.1, 0.0), query, own)
+            recorded = attend_variable_lengths(Scaling(0.1, 0.0), query, own)
         for seen in ([1, 96, 40, 17, 3], [50, 2, 96, 1, 20]):
             counts.copy_(torch.tensor(seen))
             graph.replay()
             here = (keys.cpu().float(), values.cpu().float(), numbers.cpu(), starts.cpu(), counts.cpu())
-            expected = attend_by_length(
+            expected = attend_variable_lengths(
                 Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*here, places, window)
             )
             for ours, theirs in zip(recorded, expected, strict=True):
@@ -80,14 +80,14 @@ def test_a_layer_of_groups_asks_for_its_order_once(kind: str) -> None:
     again."""
     layer, _ = layer_of(kind, 64, 256)
     rows = torch.ones(1, 256)
-    expected = layer.multiplied(rows)
-    with NoHostReads():
-        again = layer.multiplied(rows)
+    expected = layer.multiply_dequantized(rows)
+    with ForbidHostSync():
+        again = layer.multiply_dequantized(rows)
     assert torch.equal(again, expected)
     if kind == "gptq_order":
         order = layer.stored[layer.layout.order_name]
         order.copy_(torch.arange(256) // layer.layout.group)
-        assert layer.group_of is None
+        assert layer.input_groups is None
 
 
 def test_norms_on_a_gpu_are_the_models_own(saved_family: Callable[..., Path]) -> None:

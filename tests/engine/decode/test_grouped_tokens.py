@@ -44,7 +44,10 @@ def test_tokens_are_those_of_generate(tiny_llama: Path, tmp_path: Path, family: 
     ]
 
     def tokens_of(rows: int) -> dict[Any, list[int]]:
-        return {done.id: list(done.answer.token_ids) for done in contract.complete(engine, requests, rows)}
+        return {
+            done.id: list(done.answer.token_ids)
+            for done in contract.complete_requests(engine, requests, rows)
+        }
 
     assert tokens_of(1) == expected
     assert tokens_of(4) == expected

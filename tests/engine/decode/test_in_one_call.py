@@ -20,7 +20,7 @@ from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 DENSE = [
     "arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "fuyu", "gemma", "gemma2",
@@ -47,4 +47,4 @@ def test_its_passes_are_a_single_call(family: str, tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.DEBUG, logger="runner_engine.decode.compat_probe"):
         _, _, fused = with_fast_kernels(open_engine(make_spec(model=model)))
     assert fused is not None, caplog.messages
-    assert not fused.has_mlps_apart
+    assert not fused.has_separate_mlps

@@ -17,13 +17,13 @@ from opening import adapt, load_base, make_spec, open_engine
 from torch import nn
 
 from runner_base.dtypes import Dtype
-from runner_engine.decode import compat_probe, last_bits
-from runner_engine.decode.cache_probe import Incompatible
+from runner_engine.decode import compat_probe, rounding_noise
+from runner_engine.decode.cache_probe import IncompatibleModel
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
-from runner_engine.models.load import Loaded
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 from tools import families
@@ -93,11 +93,11 @@ def takes_one_choice(*_: object) -> bool:
     return False
 
 
-def is_served(loaded: Loaded) -> bool:
+def is_served(loaded: LoadedModel) -> bool:
     """Whether the stream's trial finds the logits right."""
     try:
-        compat_probe.probe_heads(loaded)
-    except Incompatible as error:
+        compat_probe.probe_attention(loaded)
+    except IncompatibleModel as error:
         return error.reason.code != "logits_off"
     return True
 
@@ -105,26 +105,26 @@ def is_served(loaded: Loaded) -> bool:
 def test_the_stream_allows_either_choice_and_nothing_else(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, own = adapt(load_base(spec), spec), compat_probe._scheduled_logits
+    loaded, own = adapt(load_base(spec), spec), compat_probe._scheduler_trial_logits
     block = loaded.model.model.layers[0].mlp
-    tie = Tie(block.gate, lambda: compat_probe.probe_heads(loaded))
+    tie = Tie(block.gate, lambda: compat_probe.probe_attention(loaded))
 
     def served_with(change: Change) -> bool:
         def changed(*given: Any) -> torch.Tensor:
             with change(block):
                 return own(*given)
 
-        monkeypatch.setattr(compat_probe, "_scheduled_logits", changed)
+        monkeypatch.setattr(compat_probe, "_scheduler_trial_logits", changed)
         return is_served(loaded)
 
     choices = [partial(tilted, tie=tie, by=by) for by in (TILT, -TILT)]
     assert [served_with(choice) for choice in choices] == [True, True]
     assert [served_with(wrong) for wrong in (exchanged, one_less)] == [False, False]
-    monkeypatch.setattr(compat_probe, "wavers_to", takes_one_choice)
+    monkeypatch.setattr(compat_probe, "is_within_rounding_noise", takes_one_choice)
     assert sum(served_with(choice) for choice in choices) == 1, "the model itself makes one of the two"
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+@pytest.mark.skipif(native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C")
 def test_the_single_call_allows_either_choice_and_nothing_else(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,12 +140,15 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
             return fused
 
         monkeypatch.setattr(compat_probe, "FusedForward", made)
-        return compat_probe.probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is not None
+        return (
+            compat_probe.probe_fused_forward(loaded, heads, fast.packed_weights, fast.expert_layers)
+            is not None
+        )
 
     ids = torch.randint(
         0, families.VOCABULARY, (compat_probe.SUFFIX,), generator=torch.Generator().manual_seed(1)
     )
-    tie = Tie(router, lambda: compat_probe._trial_logits(Forward(loaded.model, heads), ids.tolist()))
+    tie = Tie(router, lambda: compat_probe._batch_trial_logits(Forward(loaded.model, heads), ids.tolist()))
     of_choices = [tie.tilted(router.weight, by) for by in (TILT, -TILT)]
 
     def with_choice(fused: FusedForward, weight: torch.Tensor) -> None:
@@ -164,8 +167,8 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     choices = [partial(with_choice, weight=weight) for weight in of_choices]
     assert [is_right(choice) for choice in choices] == [True, True]
     with monkeypatch.context() as alone:
-        alone.setattr(compat_probe, "wavers_to", takes_one_choice)
-        alone.setattr(compat_probe, "_is_as_near_as_its_noise", takes_one_choice)
+        alone.setattr(compat_probe, "is_within_rounding_noise", takes_one_choice)
+        alone.setattr(compat_probe, "_is_below_split_noise", takes_one_choice)
         assert sum(is_right(choice) for choice in choices) == 1, "the model itself makes one of the two"
     assert not is_right(with_one_less)
     assert not is_right(with_exchanged)
@@ -174,4 +177,4 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
 def test_a_model_without_experts_has_one_right_answer() -> None:
     """It is not asked again and again."""
     logits = torch.randn(2, 50)
-    assert not last_bits.wavers_to(nn.Linear(4, 4), logits, lambda: logits, 0.1)
+    assert not rounding_noise.is_within_rounding_noise(nn.Linear(4, 4), logits, lambda: logits, 0.1)

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
-from runner_engine.decode.layouts import describe
+from runner_engine.decode.layouts import describe_model
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import Latent, RopePoints
+from runner_engine.kernels.c_interface import Latent, RopePoints
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -29,7 +29,7 @@ from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 # of the logits' spread: the farthest, and in 16 bits their mean
 OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
@@ -163,7 +163,7 @@ def test_numbers_that_do_not_fit_are_refused(engine_of: Make) -> None:
 @pytest.mark.thorough
 def test_what_heads_come_out_of_is_found(engine_of: Make) -> None:
     loaded, heads, _ = with_fast_kernels(engine_of("narrow values"))
-    found = describe(loaded.model, heads).layers[1].attention
+    found = describe_model(loaded.model, heads).layers[1].attention
     assert found is not None
     assert found.latent is not None
     latent = found.latent

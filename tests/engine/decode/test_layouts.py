@@ -18,17 +18,17 @@ from transformers import AutoModelForCausalLM
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
-from runner_engine.decode.layouts.functions import activation_of
-from runner_engine.decode.layouts.norms import norm_of
+from runner_engine.decode.layouts.activations import identify_activation
+from runner_engine.decode.layouts.norms import describe_norm
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import Activation, NormKind
+from runner_engine.kernels.c_interface import Activation, NormKind
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 # else a tiny Gemma repeats its last token for ever
 LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
@@ -188,14 +188,14 @@ def test_only_mlps_that_c_does_not_know_are_computed_by_their_modules(
     assert fused is not None
     assert [layer.mlp_apart for layer in fused.weights.layers] == [0, 1]
     assert fused.weights.apart == {1: loaded.model.model.layers[1].mlp}
-    assert fused.has_mlps_apart
+    assert fused.has_separate_mlps
     assert not fused.is_by_row, "what a module makes of a row may depend on other rows"
 
 
 def test_parts_that_c_does_not_know_are_named(engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("bitnet"))
     assert fused is None
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     with pytest.raises(NotFusable, match="its BitNetAttention has other parts: attn_sub_norm"):
         FusedForward(loaded.model, heads, 64, kernels, {})
@@ -214,17 +214,17 @@ def test_the_kind_of_a_norm_is_found_by_a_trial(dtype: torch.dtype) -> None:
     with torch.no_grad():
         for norm, adds_one in norms.items():
             norm.to(dtype).weight.normal_()
-            found = norm_of(norm, 64, like)
+            found = describe_norm(norm, 64, like)
             assert torch.equal(found.weight.float(), norm.weight.float() + adds_one)
             assert (found.kind is NormKind.layer_norm) == isinstance(norm, nn.LayerNorm)
             assert found.kind is not NormKind.rms_in_steps or not adds_one
-        assert norm_of(llama, 64, like).kind is NormKind.rms_in_steps
+        assert describe_norm(llama, 64, like).kind is NormKind.rms_in_steps
         with pytest.raises(NotFusable, match="no norm that C knows"):
-            norm_of(nn.GroupNorm(4, 64), 64, like)
+            describe_norm(nn.GroupNorm(4, 64), 64, like)
 
 
 def test_two_kinds_of_gelu_are_told_apart() -> None:
-    assert activation_of(nn.GELU()) is Activation.gelu
-    assert activation_of(nn.GELU(approximate="tanh")) is Activation.tanh_gelu
+    assert identify_activation(nn.GELU()) is Activation.gelu
+    assert identify_activation(nn.GELU(approximate="tanh")) is Activation.tanh_gelu
     with pytest.raises(NotFusable, match="Tanh"):
-        activation_of(nn.Tanh())
+        identify_activation(nn.Tanh())

@@ -19,7 +19,7 @@ from runner_engine.decode import kv_budget
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
-from runner_engine.kv_cache.kv_cache import kernels_for
+from runner_engine.kv_cache.kv_store import select_kernels
 from runner_engine.local.engine import LocalEngine, LocalSession
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Event, Request
@@ -44,8 +44,8 @@ GIVEN = Request("given", ids(200), continuation=ids(90))
 def by_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     is_torch: bool = request.param == "torch"
     if is_torch:
-        monkeypatch.setattr(native, "kernels", lambda: None)
-    elif native.kernels() is None:
+        monkeypatch.setattr(native, "load_kernels", lambda: None)
+    elif native.load_kernels() is None:
         pytest.skip("no C compiler is here")
     return is_torch
 
@@ -65,7 +65,7 @@ def engine(saved_family: Callable[..., Path], by_torch: bool) -> Iterator[LocalE
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of tokens of each pass."""
     seen: list[int] = []
-    real = Forward._forward
+    real = Forward._run_model
 
     def forward(
         self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any
@@ -73,12 +73,12 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(ids))
         return real(self, what, ids, positions, keep)
 
-    monkeypatch.setattr(Forward, "_forward", forward)
+    monkeypatch.setattr(Forward, "_run_model", forward)
     return seen
 
 
 def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
-    return {request.id: done for request in asked for done in contract.complete(engine, [request])}
+    return {request.id: done for request in asked for done in contract.complete_requests(engine, [request])}
 
 
 @pytest.mark.thorough
@@ -91,11 +91,11 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     # without kernels, as where RUNNER_ATTENTION=sdpa is set, every slot is as long as the longest
     monkeypatch.setattr(
-        kv_budget, "room_tokens", lambda heads, *_: 40_000 if kernels_for(heads) is None else 1700
+        kv_budget, "kv_capacity_tokens", lambda heads, *_: 40_000 if select_kernels(heads) is None else 1700
     )
     engine.stats.peak_rows = 0
     passes.clear()
-    done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
+    done = {one.id: one for one in contract.complete_requests(engine, [*SHORT, LONG, GIVEN])}
     ours, theirs = ({key: one.answer.token_ids for key, one in some.items()} for some in (done, expected))
     assert ours == theirs
     assert done["given"].logprobs == pytest.approx(expected["given"].logprobs, abs=1e-5)
@@ -126,7 +126,7 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
             events += session.step()
         assert running.rows.reading, "they are done before the long prompt is read"
         assert places[-1] - places[0] >= len(places) // 2 - 1
-        while not session.idle:
+        while not session.is_idle:
             events += session.step()
     ended = {event.id: event for event in events if isinstance(event, Completion)}
     assert ended["other"].answer.finish_reason.value == "cancelled"
@@ -161,7 +161,7 @@ def test_a_long_beginning_is_read_in_pieces(
             assert 0 < prefixes.tokens < len(beginning)
             for request in sharing if is_cancelled else ():
                 session.cancel(request.id)
-            while not session.idle:
+            while not session.is_idle:
                 events += session.step()
             assert prefixes.tokens == 0
         ended = {event.id: event.answer.token_ids for event in events if isinstance(event, Completion)}

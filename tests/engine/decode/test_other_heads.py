@@ -25,7 +25,7 @@ from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 # of the logits' spread: the farthest, and in 16 bits their mean
 OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
@@ -61,7 +61,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Make) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
     assert fused is not None
-    assert not fused.has_mlps_apart
+    assert not fused.has_separate_mlps
     for with_prefix in (False, True):
         expected = all_logits(Forward(loaded.model, heads), with_prefix)
         forward = Forward(loaded.model, heads)
@@ -131,7 +131,7 @@ def test_what_is_wrong_shows_in_the_logits(
 def test_positions_that_are_used_otherwise_keep_the_models_own_pass(engine_of: Make) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("ministral3"))
     assert fused is not None
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     loaded.model.config.rope_parameters.pop("llama_4_scaling_beta")
     with pytest.raises(NotFusable, match="takes the positions of tokens"):

@@ -25,11 +25,11 @@ from transformers.modeling_layers import MtpModel
 
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.mixture import mixture_in
-from runner_engine.checkpoints.own_head import COUNTS
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.decode.drafting.own_head import Way
-from runner_engine.decode.rows import Row
+from runner_engine.checkpoints.mixture import measure_model_mixture
+from runner_engine.checkpoints.mtp_head import COUNTS
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.decode.drafting.mtp_head import TokenDrafter
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.local.engine import LocalEngine
 from runner_engine.plan.footprint import Footprint, predict
 from runner_engine.quantization import CHOICES
@@ -91,7 +91,7 @@ def test_answers_are_those_of_single_steps(
     assert stats.drafted_at[0] > stats.drafted_at[1] > stats.drafted_at[2] > 0
     learned = engine_of(with_head(family), "mtp")
     ended(learned, greedy_of(LEARNED), rows)
-    assert learned.stats.acceptance["acceptance_share/token_1"] > 0.7
+    assert learned.stats.acceptance_metrics["acceptance_share/token_1"] > 0.7
     assert guessing.fused is not None
 
 
@@ -105,18 +105,20 @@ def test_a_head_with_wrong_weights_is_right_by_chance_alone(
     plain, guessing = engine_of(with_head(family)), engine_of(tmp_path / "wrong", "mtp")
     asked = greedy_of(PROMPTS)
     assert ended(guessing, asked, None) == ended(plain, asked, None)
-    assert guessing.stats.acceptance["acceptance_share/token_1"] < 0.1 < guessing.stats.draft_tokens
+    assert guessing.stats.acceptance_metrics["acceptance_share/token_1"] < 0.1 < guessing.stats.draft_tokens
 
 
-class Spied(Way):
+class Spied(TokenDrafter):
     """Notes each guess with the text behind which it was made."""
 
     made: list[tuple[list[int], list[int]]]
 
-    def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
-        guesses = super().propose(rows, most)
+    def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
+        guesses = super().propose(sequences, max_tokens)
         self.made += [
-            ([*row.prompt, *row.tokens], guess) for row, guess in zip(rows, guesses, strict=True) if guess
+            ([*row.prompt, *row.tokens], guess)
+            for row, guess in zip(sequences, guesses, strict=True)
+            if guess
         ]
         return guesses
 
@@ -136,7 +138,7 @@ def test_guesses_are_those_of_the_published_formula(
     if attention:
         monkeypatch.setenv("RUNNER_ATTENTION", attention)
     monkeypatch.setattr(Spied, "made", [], raising=False)
-    monkeypatch.setattr("runner_engine.decode.drafting.own_head.Way", Spied)
+    monkeypatch.setattr("runner_engine.decode.drafting.mtp_head.TokenDrafter", Spied)
     guessing = engine_of(folder, {"kind": "mtp", "tokens": TOKENS})
     ended(guessing, greedy_of(PROMPTS), 5)
     reference = Reference.of(folder, family)
@@ -263,7 +265,7 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
     more = guessed.decode_kv_bytes - plain.decode_kv_bytes
     engine = engine_of(folder, "mtp")
     engine.load()
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     of_states = heads.state_tokens * heads.bytes_per_token  # of a row
     assert (of_states > 0) == own_heads.is_qwen(family)
@@ -288,7 +290,9 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
 def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path: Path) -> None:
     """Nor are copies that lie beside it: the parameters of a mixture are those that are loaded."""
     own_heads.save(tmp_path, family)
-    found = mixture_in(resolve(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files)
+    found = measure_model_mixture(
+        resolve(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
     loaded = {it.data_ptr(): it.numel() for it in model.state_dict().values()}
     assert found is not None
@@ -333,7 +337,7 @@ def test_a_checkpoint_with_pictures_has_its_head_beside_the_language_model(
     check(tmp_path, "mtp")
     guessing, asked = engine_of(tmp_path, "mtp"), greedy_of(LEARNED)
     assert ended(guessing, asked, None) == ended(engine_of(folder), asked, None)
-    assert guessing.stats.acceptance["acceptance_share/token_1"] > 0.7
+    assert guessing.stats.acceptance_metrics["acceptance_share/token_1"] > 0.7
 
 
 def test_what_has_no_head_is_refused(with_head: Callable[[str], Path], tmp_path: Path) -> None:

@@ -17,18 +17,18 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from runner_base.dtypes import Dtype
 from runner_engine.attention import device_attention, page_trial
-from runner_engine.attention.interface import register
+from runner_engine.attention.interface import register_attention
 from runner_engine.decode.passes import device_step
-from runner_engine.decode.passes.device_step import DeviceStep, StepRows
+from runner_engine.decode.passes.device_step import DeviceDecodeStep, StepInputs
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.passes.step_graphs import RECORD_AT
-from runner_engine.decode.rows import Row
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.row_kv import RowKv
-from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
-from runner_engine.kv_cache.slots import Slots
+from runner_engine.kv_cache.sequence_kv import SequenceKv
+from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
+from runner_engine.kv_cache.slots import SlotStore
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -43,7 +43,7 @@ def engine_of(
 ) -> Iterator[Callable[..., LocalEngine]]:
     """Return a function that opens an engine with pages of 32 places."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
-    monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
+    monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.kernels", lambda: None)
     monkeypatch.setattr(page_trial, "PAGE", 32)
     engines = []
 
@@ -52,7 +52,7 @@ def engine_of(
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
         engines.append(open_engine(make_spec(model=model, generation=GREEDY)))
         engines[-1].load()
-        heads = engines[-1].heads(engines[-1].loaded)
+        heads = engines[-1].find_kv_spec(engines[-1].loaded)
         assert heads is not None
         assert heads.page == 32
         assert heads.group > 1
@@ -90,13 +90,13 @@ def test_a_conversation_goes_on_in_pages(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, seen = engine_of(), list[int]()
-    call = DeviceStep.__call__
+    call = DeviceDecodeStep.__call__
 
-    def counted(self: DeviceStep, step: Any, *rest: Any) -> torch.Tensor:
+    def counted(self: DeviceDecodeStep, step: Any, *rest: Any) -> torch.Tensor:
         seen.append(sum(map(len, step.own.shared.values())))
         return call(self, step, *rest)
 
-    monkeypatch.setattr(DeviceStep, "__call__", counted)
+    monkeypatch.setattr(DeviceDecodeStep, "__call__", counted)
     first = tuple(range(3, 80))
     said = complete(engine, [Request(0, first, keep=True, ignore_eos=True)])[0]
     assert set(seen) == {0}
@@ -115,14 +115,14 @@ def test_pages_that_all_rows_begin_with_are_read_once_where_that_is_less(
 ) -> None:
     """Also where a row of another beginning enters later, and where they end within a page."""
     engine, seen = engine_of(), set[tuple[int, int]]()
-    read_once = DeviceStep._read_once
+    read_once = DeviceDecodeStep._find_common_pages
 
-    def noted(self: DeviceStep, rows: Any, count: int) -> tuple[list[Prefix], int]:
+    def noted(self: DeviceDecodeStep, rows: Any, count: int) -> tuple[list[Prefix], int]:
         prefixes, pages = read_once(self, rows, count)
         seen.add((len(prefixes), pages))
         return prefixes, pages
 
-    monkeypatch.setattr(DeviceStep, "_read_once", noted)
+    monkeypatch.setattr(DeviceDecodeStep, "_find_common_pages", noted)
     ids = torch.randint(3, 250, (400,), generator=torch.Generator().manual_seed(1)).tolist()
     trunk, branch = tuple(ids[:80]), tuple(ids[80:150])
     prompts = [(*trunk, *ids[200 + at : 204 + at]) for at in (0, 9)]
@@ -148,7 +148,7 @@ def test_a_shortage_of_memory_changes_no_answer(
     """Pages are given up with all else, and made again."""
     engine = engine_of()
     expected = complete(engine, requests())
-    forward, passes = Forward._forward, 0
+    forward, passes = Forward._run_model, 0
 
     def fails_twice(self: Forward, *arguments: Any) -> torch.Tensor:
         nonlocal passes
@@ -157,7 +157,7 @@ def test_a_shortage_of_memory_changes_no_answer(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, *arguments)
 
-    monkeypatch.setattr(Forward, "_forward", fails_twice)
+    monkeypatch.setattr(Forward, "_run_model", fails_twice)
     assert complete(engine, requests()) == expected
     assert all(shortage.ran_out for shortage in engine.stats.row_shortages)
     assert engine.stats.row_shortages
@@ -172,26 +172,26 @@ def operations_of(prefixes: int, page: int, layers: int = 3) -> int:
     )  # fmt: skip
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    heads = Heads(layers, 2, 7, 64, torch.bfloat16, torch.device("meta"), by_sdpa=True, page=page)
+    heads = KvCacheSpec(layers, 2, 7, 64, torch.bfloat16, torch.device("meta"), by_sdpa=True, page=page)
     deepest: Prefix | None = None
     for _ in range(prefixes):
-        deepest = Prefix([1] * 300, deepest, kv=SharedKv.empty(heads, 300, None))
+        deepest = Prefix([1] * 300, deepest, kv=SharedKv.allocate(heads, 300, None))
     rows = [
-        Row(Request(0, ()), [1] * (300 * prefixes + 10), "", 50, kv=RowKv(deepest), tokens=[1])
+        TokenSequence(Request(0, ()), [1] * (300 * prefixes + 10), "", 50, kv=SequenceKv(deepest), tokens=[1])
         for _ in range(4)
     ]
-    own = own_kv(heads, None, [512] * 4, [deepest] * 4)
-    assert isinstance(own, Slots)
-    step = DeviceStep(model, heads)
+    own = create_kv_store(heads, None, [512] * 4, [deepest] * 4)
+    assert isinstance(own, SlotStore)
+    step = DeviceDecodeStep(model, heads)
     with Operations() as seen:
-        step(StepRows(own, rows, []), [1] * 4, [300 * prefixes + 9] * 4)
+        step(StepInputs(own, rows, []), [1] * 4, [300 * prefixes + 9] * 4)
     return seen.kernels.total()
 
 
 def test_prefixes_add_no_operation_to_a_step_that_reads_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
-    monkeypatch.setattr(device_attention, "has_flash", lambda _: True)
-    register()
+    monkeypatch.setattr(device_attention, "_is_supported_by_sdpa", lambda *_: True)
+    monkeypatch.setattr(device_attention, "has_flash_attention", lambda _: True)
+    register_attention()
     apart, in_pages = ([operations_of(count, page) for count in (0, 1, 3)] for page in (0, 256))
     assert len(set(in_pages)) == 1
     assert in_pages[0] - apart[0] <= 8, "places by the table, and the table itself, once a step"
@@ -222,6 +222,6 @@ def test_recorded_steps_depend_on_the_number_of_rows_alone(pair: Callable[..., l
     assert step.graphs.replayed == replayed + 2
     assert recording in step.graphs.recordings.values()
     for decoding in (usual, ours):
-        decoding.own.lengthen(200, 400)
+        decoding.own.ensure_capacity(200, 400)
     assert_close(ours.step(), usual.step())
     assert not step.graphs.recordings

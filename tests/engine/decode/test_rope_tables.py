@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from runner_base import machine
 from runner_engine.decode.layouts import rotations
 from runner_engine.decode.layouts.rotations import ANGLES, RopeTable, Rotation
-from runner_engine.kernels.shared_numbers import RopePoints
+from runner_engine.kernels.c_interface import RopePoints
 
 MIB = 2**20
 POSITIONS = 2 * rotations.POSITIONS_AT_ONCE + 77
@@ -39,8 +39,8 @@ def rope_of(kind: str) -> RopeTable:
 def whole(rotation: Rotation, kind: str, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cos and sin of all positions at once."""
     with torch.inference_mode():
-        angles = rope_of(kind).angles(torch.zeros(1), torch.arange(positions))
-        return rotation.table(angles.cos), rotation.table(angles.sin)
+        angles = rope_of(kind).compute_angles(torch.zeros(1), torch.arange(positions))
+        return rotation.select_angles(angles.cos), rotation.select_angles(angles.sin)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def rotation() -> Rotation:
 
 @pytest.mark.parametrize("kind", list(SCALED))
 def test_a_table_has_the_bits_of_the_whole(kind: str, rotation: Rotation) -> None:
-    found = rotation.tables(rope_of(kind), torch.zeros(1), POSITIONS)
+    found = rotation.build_tables(rope_of(kind), torch.zeros(1), POSITIONS)
     wanted = whole(rotation, kind, POSITIONS)
     assert all(map(torch.equal, found, wanted))
 
@@ -58,17 +58,17 @@ def test_a_table_has_the_bits_of_the_whole(kind: str, rotation: Rotation) -> Non
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_angles_that_depend_on_the_longest_position_are_seen(kind: str, rotation: Rotation) -> None:
     """The control: what a shorter table has for the same positions are other numbers."""
-    shorter = rotation.tables(rope_of(kind), torch.zeros(1), 1024)
+    shorter = rotation.build_tables(rope_of(kind), torch.zeros(1), 1024)
     assert not torch.allclose(shorter[0], whole(rotation, kind, POSITIONS)[0][:1024], atol=1e-3)
 
 
 def test_little_memory_is_taken_beside_what_is_kept(rotation: Rotation) -> None:
     """The tables of 32k positions take 8 MiB; at once they took 44."""
     rope = rope_of("default")
-    rotation.tables(rope, torch.zeros(1), 4096)
-    machine.reset_peak()
-    machine.restart_peak()
+    rotation.build_tables(rope, torch.zeros(1), 4096)
+    machine.reset_peak_rss()
+    machine.reset_peak_rss_counter()
     before = machine.rss_mib()
-    tables = rotation.tables(rope, torch.zeros(1), 32768)
+    tables = rotation.build_tables(rope, torch.zeros(1), 32768)
     assert sum(table.nbytes for table in tables) == 8 * MIB
     assert machine.peak_rss_mib() - before < 16

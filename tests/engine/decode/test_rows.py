@@ -14,9 +14,9 @@ from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
-from runner_base.thinking import may_begin_tag
+from runner_base.thinking import count_possible_tag_chars
 from runner_engine.decode.request_encoder import RequestEncoder
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.sessions.base import Message, Request
 from runner_engine.settings.model import LocalModelConfig
@@ -39,7 +39,9 @@ def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, tiny_lla
 
     def rendered(**values: Any) -> str:
         spec = make_spec(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values))
-        text, _ = RequestEncoder(spec, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
+        text, _ = RequestEncoder(spec, thinking, "it", 100).encode_prompt(
+            Request(0, (Message("user", "Hi"),))
+        )
         assert isinstance(text, str)
         return text
 
@@ -66,11 +68,11 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
         matches = [decoded.index(one) for one in stop if one in decoded and not ignore_eos]
         ended = so_far[-1] == EOS and not ignore_eos
         expected = FinishReason.stop if matches or ended else FinishReason.length if count >= limit else None
-        row = Row(request, [], "", limit, tokens=so_far)
-        assert stopping.finish_reason(row) is expected
+        row = TokenSequence(request, [], "", limit, tokens=so_far)
+        assert stopping.find_finish_reason(row) is expected
         if expected is not None:
             stop_places = [decoded.index(one) for one in stop if one in decoded]
-            assert stopping.whole_text(row) == decoded[: min(stop_places, default=None)]
+            assert stopping.decode_text(row) == decoded[: min(stop_places, default=None)]
             return
 
 
@@ -84,14 +86,16 @@ def test_streamed_text_is_never_taken_back(
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     streamed = ""
     for count in range(1, len(tokens) + 1):
-        row = Row(request, [], "", 100, tokens=tokens[:count], sent=len(streamed))
+        row = TokenSequence(request, [], "", 100, tokens=tokens[:count], sent=len(streamed))
         streamed += "".join(delta.text for delta in stopping.new_deltas(row))
-        answer = stopping.whole_text(row)
+        answer = stopping.decode_text(row)
         assert answer.startswith(streamed)
-        if stopping.finish_reason(row) is FinishReason.stop:
+        if stopping.find_finish_reason(row) is FinishReason.stop:
             return
         most_held_back = (
-            max([may_begin_tag(answer), *map(len, stop)]) + len(answer) - len(answer.rstrip("\ufffd"))
+            max([count_possible_tag_chars(answer), *map(len, stop)])
+            + len(answer)
+            - len(answer.rstrip("\ufffd"))
         )
         assert len(answer) - len(streamed) <= most_held_back, (
             "no more is held back than the beginning of a stop text or of a tag"
@@ -103,10 +107,10 @@ def test_tags_of_thinking_that_are_special_tokens_stay_in_the_text(tokenizer: An
     own.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|other|>"]})
     opening, closing, other = own.convert_tokens_to_ids(["[THINK]", "[/THINK]", "<|other|>"])
     ids = own("ab", add_special_tokens=False)["input_ids"]
-    row = Row(Request(0, "x"), [1], "", 100, tokens=[opening, *ids, other, closing, *ids, EOS])
-    assert Stopping(own, frozenset({EOS})).whole_text(row) == "[THINK]ab[/THINK]ab"
+    row = TokenSequence(Request(0, "x"), [1], "", 100, tokens=[opening, *ids, other, closing, *ids, EOS])
+    assert Stopping(own, frozenset({EOS})).decode_text(row) == "[THINK]ab[/THINK]ab"
     row.tokens = [*ids, other, *ids, EOS]
-    assert Stopping(own, frozenset({EOS})).whole_text(row) == "abab", "other special tokens are no text"
+    assert Stopping(own, frozenset({EOS})).decode_text(row) == "abab", "other special tokens are no text"
 
 
 def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, tiny_llama: Path) -> None:
@@ -115,7 +119,7 @@ def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, tiny
     spec = make_spec(model=LocalModelConfig(name=str(tiny_llama)))
     request = Request(0, (Message("user", "Hi"),), n=2)
     for used, in_thinking in ((thinking, True), (tokenizer, False)):
-        rows = RequestEncoder(spec, used, "it", 1000).rows(request)
-        assert [row.thought.in_thinking for row in rows] == [in_thinking] * 2
+        rows = RequestEncoder(spec, used, "it", 1000).create_sequences(request)
+        assert [row.thought.is_thinking_at_start for row in rows] == [in_thinking] * 2
         rows[0].tokens = used("#### 7", add_special_tokens=False)["input_ids"]
-        assert Stopping(used).answer(rows[0], FinishReason.stop).parts.is_open == in_thinking
+        assert Stopping(used).build_answer(rows[0], FinishReason.stop).parts.is_open == in_thinking

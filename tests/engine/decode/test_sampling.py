@@ -17,10 +17,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from runner_engine.decode.rows import NO_TOKEN, NOT_SAMPLED
+from runner_engine.decode.sequences import NO_TOKEN, NOT_SAMPLED
 from runner_engine.decode.tokens import sampling
-from runner_engine.decode.tokens.sampling import Sampler, generator_of
-from runner_engine.kernels import native, picking
+from runner_engine.decode.tokens.sampling import Sampler, create_generator
+from runner_engine.kernels import native, token_selection
 from runner_engine.settings.sampling import GREEDY, Sampling
 
 VOCABULARY, STEPS = 200, 6
@@ -74,13 +74,13 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Pick tokens by the kernels, then by torch."""
     if request.param == "torch":
         without_kernels(monkeypatch)
-    elif native.kernels() is None:
+    elif native.load_kernels() is None:
         pytest.skip("no kernels here")
     return str(request.param)
 
 
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picking, "for_logits", lambda _: None)
+    monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)
 
 
 def logits_at(step: int) -> torch.Tensor:
@@ -88,19 +88,19 @@ def logits_at(step: int) -> torch.Tensor:
 
 
 def sampler_of(rows: list[int]) -> Sampler:
-    generators = [generator_of(SETTINGS[row], row) for row in rows]
+    generators = [create_generator(SETTINGS[row], row) for row in rows]
     return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators)
 
 
 def uniform_sampler(settings: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
     """Return a sampler of rows with equal settings, each with its own random numbers."""
-    generators = [generator_of(settings, row) for row in range(len(texts))]
+    generators = [create_generator(settings, row) for row in range(len(texts))]
     return Sampler(vocab_size, CPU, texts, [settings] * len(texts), generators)
 
 
 def alone(row: int) -> list[int]:
     sampler = sampler_of([row])
-    return [int(sampler.pick(logits_at(step)[row : row + 1])) for step in range(STEPS)]
+    return [int(sampler.sample(logits_at(step)[row : row + 1])) for step in range(STEPS)]
 
 
 def warped(settings: Sampling, scores: torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,7 @@ def warped(settings: Sampling, scores: torch.Tensor) -> torch.Tensor:
 
 def by_transformers(row: int) -> list[int]:
     """Return tokens drawn with the row's random numbers after transformers' processors."""
-    settings, tokens, generator = SETTINGS[row], list(TEXTS[row]), generator_of(SETTINGS[row], row)
+    settings, tokens, generator = SETTINGS[row], list(TEXTS[row]), create_generator(SETTINGS[row], row)
     for step in range(STEPS):
         scores = logits_at(step)[row : row + 1]
         assert settings.repetition_penalty is not None
@@ -145,18 +145,18 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
     assert len({tuple(tokens) for tokens in expected}) == len(SETTINGS)
     sampler = sampler_of([0, 1, 2])
     assert sampler.history is None, "no row has a penalty yet"
-    sampler.take(sampler_of(list(range(3, len(SETTINGS)))))
+    sampler.append_sampler(sampler_of(list(range(3, len(SETTINGS)))))
     rows = list(range(len(SETTINGS)))
     got: list[list[int]] = [[] for _ in SETTINGS]
     for step in range(STEPS):
-        for row, token in zip(rows, sampler.pick(logits_at(step)[rows]).tolist(), strict=True):
+        for row, token in zip(rows, sampler.sample(logits_at(step)[rows]).tolist(), strict=True):
             got[row].append(token)
         if step == 2:
             kept = [6, 10, 1, 8, 4, 3, 7]
-            sampler.keep(kept)
+            sampler.keep_sequences(kept)
             rows = [rows[at] for at in kept]
         if step == 3:
-            sampler.take(sampler_of([]))
+            sampler.append_sampler(sampler_of([]))
     for row, tokens in enumerate(got):
         assert tokens == (expected[row] if row in rows else expected[row][:3])
 
@@ -165,7 +165,7 @@ def test_rows_with_equal_settings_are_one_group(monkeypatch: pytest.MonkeyPatch)
     """Only with torch, since the kernels make no groups."""
     without_kernels(monkeypatch)
     sampler = uniform_sampler(SETTINGS[1], TEXTS[:3], VOCABULARY)
-    sampler.pick(logits_at(0)[:3])
+    sampler.sample(logits_at(0)[:3])
     assert sampler._groups is not None
     assert [group.rows for group in sampler._groups] == [slice(None)]
 
@@ -176,7 +176,7 @@ def test_kernels_pick_what_torch_picks(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With equal random numbers, for rows from flat to peaked; in 16 bits many logits are equal."""
-    if native.kernels() is None:
+    if native.load_kernels() is None:
         pytest.skip("no kernels here")
     rows, vocab_size = 64, 2011
     source = torch.Generator().manual_seed(1)
@@ -184,10 +184,10 @@ def test_kernels_pick_what_torch_picks(
     texts = torch.randint(vocab_size, (rows, 300), generator=source).tolist()
     steps = [(sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)]
     sampler = uniform_sampler(NAMED_SETTINGS[name], texts, vocab_size)
-    got = [sampler.pick(step) for step in steps]
+    got = [sampler.sample(step) for step in steps]
     without_kernels(monkeypatch)
     sampler = uniform_sampler(NAMED_SETTINGS[name], texts, vocab_size)
-    expected = [sampler.pick(step) for step in steps]
+    expected = [sampler.sample(step) for step in steps]
     assert torch.equal(torch.stack(got), torch.stack(expected))
 
 
@@ -196,17 +196,17 @@ def test_kernels_pick_what_torch_picks(
 def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its settings are changed after they were checked, as a fault of the sampler would."""
     if not has_kernels:
-        monkeypatch.setattr(picking, "for_logits", lambda _: None)
+        monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)
     logits = torch.randn(4, STEPS, VOCABULARY, generator=torch.Generator().manual_seed(1))
 
     def tokens(broken: int | None) -> list[list[int]]:
         drawn = [settings_of(0.9, 0.9, 30, 1.1, 0) for _ in range(4)]
-        generators = [generator_of(one, row) for row, one in enumerate(drawn)]
+        generators = [create_generator(one, row) for row, one in enumerate(drawn)]
         sampler = Sampler(VOCABULARY, CPU, TEXTS[:4], drawn, generators)
         if broken is not None:
             sampler.samplings[broken] = replace(drawn[broken])
             sampler.samplings[broken].min_p = "much"  # type: ignore[assignment]
-        return [sampler.pick(logits[:, step]).tolist() for step in range(STEPS)]
+        return [sampler.sample(logits[:, step]).tolist() for step in range(STEPS)]
 
     whole, other = tokens(None), tokens(broken=2)
     assert [one[2] for one in other] == [NOT_SAMPLED] * STEPS
@@ -219,11 +219,11 @@ def test_a_lost_gpu_is_no_fault_of_one_row(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(picking, "for_logits", lambda _: None)
-    monkeypatch.setattr(sampling, "_draw", fail)
+    monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)
+    monkeypatch.setattr(sampling, "_sample_tokens", fail)
     sampler = uniform_sampler(settings_of(0.9, 0.9, 30, 1.1, 0), TEXTS[:4], VOCABULARY)
     with pytest.raises(torch.AcceleratorError):
-        sampler.pick(torch.randn(4, VOCABULARY))
+        sampler.sample(torch.randn(4, VOCABULARY))
 
 
 def test_min_p_and_penalties_follow_their_definitions() -> None:
@@ -235,7 +235,7 @@ def test_min_p_and_penalties_follow_their_definitions() -> None:
     possible = MinPLogitsWarper(0.15)(torch.LongTensor(), logits).isfinite()
     assert 1 < possible.sum(dim=1).float().mean() < VOCABULARY / 4
     sampler = uniform_sampler(settings, [[]] * rows, VOCABULARY)
-    drawn = torch.stack([sampler.pick(logits) for _ in range(200)])
+    drawn = torch.stack([sampler.sample(logits) for _ in range(200)])
     assert possible.gather(1, drawn.T).all(), "no removed token is drawn"
     was_drawn = torch.zeros_like(possible).scatter_(1, drawn.T, True)
     assert was_drawn.sum() > 0.5 * possible.sum(), "most of the others are drawn"
@@ -246,7 +246,7 @@ def test_min_p_and_penalties_follow_their_definitions() -> None:
         for _ in range(3):
             counts = torch.stack([torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers])
             expected = (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
-            assert sampler.pick(logits).tolist() == expected
+            assert sampler.sample(logits).tolist() == expected
             for answer, token in zip(answers, expected, strict=True):
                 answer.append(token)
 
@@ -261,7 +261,7 @@ def test_draws_have_the_distribution_of_transformers(name: str) -> None:
     logits = 2 * torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(2))
     settings = replace(settings, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0)
     sampler = uniform_sampler(settings, [[]] * rows, vocab_size)
-    counts = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
+    counts = Counter(token for _ in range(draws) for token in sampler.sample(logits.repeat(rows, 1)).tolist())
     expected = warped(settings, logits).double().softmax(dim=-1)[0] * rows * draws
     often = [token for token in range(vocab_size) if expected[token] >= 5]
     assert all(expected[token] > 0 for token in counts), "no token is drawn that transformers removes"
@@ -286,7 +286,7 @@ def test_odd_rows(settings: Sampling, vocab_size: int) -> None:
     wide[0, vocab_size - 1] = float("nan")
     wide[1] = -float("inf")
     wide[1, vocab_size // 2] = -3.0
-    tokens = sampler.pick(wide[:, :vocab_size]).tolist()
+    tokens = sampler.sample(wide[:, :vocab_size]).tolist()
     assert tokens[:2] == [NO_TOKEN, vocab_size // 2]
     assert 0 <= tokens[2] < vocab_size
 
@@ -295,17 +295,17 @@ def test_top_p_removes_the_first_of_equal_tokens() -> None:
     """So the result does not depend on the sorting; it has the same scores as that of
     transformers."""
     scores = torch.randn(50, 2000, generator=torch.Generator().manual_seed(4)).bfloat16().float()
-    ours, theirs = sampling._nucleus(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
+    ours, theirs = sampling._apply_top_p(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
     assert torch.equal(ours.sort().values, theirs.sort().values)
     alike = torch.zeros(1, 10)
-    assert sampling._nucleus(0.35, alike).isfinite().nonzero()[:, 1].tolist() == [6, 7, 8, 9]
+    assert sampling._apply_top_p(0.35, alike).isfinite().nonzero()[:, 1].tolist() == [6, 7, 8, 9]
 
 
 def test_random_numbers_depend_on_seed_id_and_choice() -> None:
     warm = settings_of(1.0, 1.0, 0, 1.0, 7)
     names = [(1, 0), (1, 1), ("1", 0), ("1:1", 0), (2, 0)]
-    drawn = [float(torch.rand(1, generator=generator_of(warm, *name))) for name in names]  # type: ignore[arg-type]
+    drawn = [float(torch.rand(1, generator=create_generator(warm, *name))) for name in names]  # type: ignore[arg-type]
     assert drawn[0] == drawn[2], "an id is its text"
     assert drawn[1] == drawn[3], "choice k draws like a request whose id ends with k"
     assert len(set(drawn)) == 3
-    assert generator_of(SETTINGS[0], 1) is None
+    assert create_generator(SETTINGS[0], 1) is None

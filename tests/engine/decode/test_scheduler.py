@@ -156,7 +156,9 @@ def test_each_request_ends_in_its_own_way(saved_family: Saved) -> None:
     engine.load()
     engine.loaded.model.generation_config.eos_token_id = eos
     for batch_size in (64, 1, 4):
-        done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
+        done = {
+            completion.id: completion for completion in contract.complete_requests(engine, asked, batch_size)
+        }
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
             answer = done[request.id].answer
@@ -232,7 +234,7 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(saved_family: Saved)
     spec = of_family(saved_family)
     engine = open_engine(spec)
     expected = complete(engine, requests())
-    done = {one.id: one for one in contract.complete(engine, [*requests(), Request(99, "")])}
+    done = {one.id: one for one in contract.complete_requests(engine, [*requests(), Request(99, "")])}
     assert {index: done[index].answer.token_ids for index in expected} == expected
     assert done[99].answer.finish_reason is FinishReason.error
     assert "no tokens" in str(done[99].error)
@@ -246,17 +248,17 @@ def test_prefixes_are_let_go_with_their_last_row(
     """After ends, interruptions and errors, no prefix is kept that no row uses."""
     engine = open_engine(of_family(saved_family))
     made: list[Prefix] = []
-    real = prefix_tree.share
+    real = prefix_tree.find_shared_prefixes
 
     def share(*given: Any) -> Any:
         prefixes = real(*given)
         made.extend({id(one): one for prefix in prefixes if prefix for one in prefix.path}.values())
         return prefixes
 
-    monkeypatch.setattr(prefix_tree, "share", share)
+    monkeypatch.setattr(prefix_tree, "find_shared_prefixes", share)
     complete(engine, requests())
     with engine.open(3) as session:
-        contract.gather(
+        contract.run_requests(
             session, requests(), lambda events: not any(isinstance(one, Completion) for one in events)
         )
         assert any(prefix.kv is not None for prefix in made)

@@ -20,11 +20,11 @@ from runner_engine.decode import kv_budget
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.tokens import sampling
 from runner_engine.decode.tokens.sampling import Sampler
-from runner_engine.kernels import picking
-from runner_engine.memory import memory
+from runner_engine.kernels import token_selection
+from runner_engine.memory import memory_guard
 from runner_engine.sessions import contract
 from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.shortages import RowShortage
+from runner_engine.sessions.shortages import SequenceShortage
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -85,7 +85,7 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
         assert complete(engine, requests()) == expected
     count = len(PROMPTS)
     assert engine.stats.row_shortages == [
-        RowShortage(rows=before // 2, asked_rows=before, ran_out=True) for before in (count, count // 2)
+        SequenceShortage(rows=before // 2, asked_rows=before, ran_out=True) for before in (count, count // 2)
     ]
 
 
@@ -99,7 +99,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
     assert engine.stats.row_shortages == [
-        RowShortage(rows=rows, asked_rows=0, ran_out=True) for rows in (32, 16, 8)
+        SequenceShortage(rows=rows, asked_rows=0, ran_out=True) for rows in (32, 16, 8)
     ]
 
 
@@ -137,7 +137,7 @@ def test_memory_may_run_out_between_the_passes(
     """Tensors are also allocated when rows leave: rows that have ended by then are answered once,
     and unchanged."""
     expected = complete(engine, requests())
-    real, calls = Sampler.keep, []
+    real, calls = Sampler.keep_sequences, []
 
     def keep(self: Sampler, rows: Sequence[int]) -> None:
         calls.append(len(rows))
@@ -146,7 +146,7 @@ def test_memory_may_run_out_between_the_passes(
         real(self, rows)
 
     limits = [replace(request, max_new_tokens=2 + int(request.id) // 2) for request in requests()]
-    monkeypatch.setattr(Sampler, "keep", keep)
+    monkeypatch.setattr(Sampler, "keep_sequences", keep)
     assert complete(engine, limits) == {
         index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
     }
@@ -167,9 +167,9 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
         replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
         for number, request in enumerate(requests())
     ]
-    monkeypatch.setattr(picking, "for_logits", lambda _: None)  # as on a GPU
+    monkeypatch.setattr(token_selection, "get_kernels_for_logits", lambda _: None)  # as on a GPU
     expected = complete(engine, mixed)
-    real, calls = sampling._draw, 0
+    real, calls = sampling._sample_tokens, 0
 
     def draw(*arguments: Any) -> torch.Tensor:
         nonlocal calls
@@ -178,7 +178,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
             raise torch.OutOfMemoryError(CUDA_SAYS)
         return real(*arguments)
 
-    monkeypatch.setattr(sampling, "_draw", draw)
+    monkeypatch.setattr(sampling, "_sample_tokens", draw)
     assert complete(engine, mixed) == expected
     assert len(engine.stats.row_shortages) > 0
     engine.close()
@@ -201,7 +201,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
-        done = {completion.id: completion for completion in contract.complete(engine, requests())}
+        done = {completion.id: completion for completion in contract.complete_requests(engine, requests())}
     assert sorted(done) == sorted(expected)
     assert done[alone].answer.finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)
@@ -231,7 +231,7 @@ def test_rows_at_once_stay_within_the_budget(
     """Prefixes and the needs of all rows stay within the budget; a row that needs more than the
     budget runs alone."""
     expected = complete(engine, requests())
-    monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: tokens)
+    monkeypatch.setattr(kv_budget, "kv_capacity_tokens", lambda *_: tokens)
     most = 0
 
     def look(number: int, running: Scheduler, ids: list[int]) -> None:
@@ -239,8 +239,8 @@ def test_rows_at_once_stay_within_the_budget(
         rows = running.rows.active
         most = max(most, len(rows))
         held = {id(one): len(one.tokens) for row in rows for one in (row.kv.path if row.kv.prefix else [])}
-        assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
-        assert len(rows) <= 1 or running.kv.cost([row.need for row in rows]) <= tokens
+        assert len(rows) <= 1 or sum(row.max_kv_tokens for row in rows) + sum(held.values()) <= tokens
+        assert len(rows) <= 1 or running.kv.kv_cost_tokens([row.max_kv_tokens for row in rows]) <= tokens
 
     with forwards(look):
         assert complete(engine, requests()) == expected
@@ -253,12 +253,12 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = complete(engine, requests())
-    monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: 400)
+    monkeypatch.setattr(kv_budget, "kv_capacity_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
     assert engine.stats.row_shortages == []
     complete(engine, requests(), batch_size=12)
     [shortage] = engine.stats.row_shortages
-    assert shortage == RowShortage(shortage.rows, asked_rows=12, kv_tokens=400)
+    assert shortage == SequenceShortage(shortage.rows, asked_rows=12, kv_tokens=400)
     assert 0 < shortage.rows < 12
 
 
@@ -271,8 +271,8 @@ def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a list whose last entry is the free memory from now on; it is read before each
     pass."""
     free = [10_000.0]
-    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(machine, "available_mib", lambda: free[-1])
+    monkeypatch.setattr(memory_guard, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_memory_mib", lambda: free[-1])
     return free
 
 
@@ -292,7 +292,7 @@ def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
     engine: Engine, free_mib: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = complete(engine, requests())
-    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
+    monkeypatch.setattr(memory_guard, "MARGIN_MIB", 0.0)
     rows: dict[bool, int] = {}  # at most, while memory was short, and afterwards
 
     def take(number: int, running: Scheduler, ids: list[int]) -> None:

@@ -14,8 +14,8 @@ from streams import complete, generated
 from transformers import AutoModelForCausalLM
 
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.kept_kv import kept_kv
-from runner_engine.kv_cache import Heads
+from runner_engine.checkpoints.kv_size import compute_kv_size
+from runner_engine.kv_cache import KvCacheSpec
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -52,13 +52,13 @@ def test_layers_that_share_keys_store_them_once(
         monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     engine = engine_of(family)
     engine.load()
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None, engine.stats.notes
     assert (heads.layers, heads.stores) == (2, (0, 1, 0, 1))
     assert len(heads.windows) == 4
     assert len(heads.stored_windows) == 2
     settings = engine.loaded.model.config.to_dict()
-    assert kept_kv(settings, 4, lanes=16).token_bytes == heads.bytes_per_token
+    assert compute_kv_size(settings, 4, lanes=16).token_bytes == heads.bytes_per_token
     model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()
     expected = generated(model, lambda prompt: {"input_ids": prompt}, PROMPTS, NEW_TOKENS)  # type: ignore[arg-type]
     requests = [Request(number, tuple(ids)) for number, ids in enumerate(PROMPTS)]
@@ -72,12 +72,12 @@ def test_the_layer_whose_keys_are_read_matters(
     """With the two exchanged, a model answers otherwise."""
     engine = engine_of("gemma3n_text")
     engine.load()
-    right = engine.heads(engine.loaded)
+    right = engine.find_kv_spec(engine.loaded)
     assert right is not None
     requests = [Request(number, tuple(ids)) for number, ids in enumerate(PROMPTS)]
     expected = complete(engine, requests)
-    monkeypatch.setattr(Heads, "store_of", lambda heads, layer: (0, 1, 1, 0)[layer])
-    wrong = engine.heads(engine.loaded)
+    monkeypatch.setattr(KvCacheSpec, "store_layer", lambda heads, layer: (0, 1, 1, 0)[layer])
+    wrong = engine.find_kv_spec(engine.loaded)
     assert wrong == replace(right)
     assert complete(engine, requests) != expected
     engine.close()

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from streams import PROMPTS
 
-from runner_base.console import ForPeople
+from runner_base.console import StderrFilter
 from runner_base.dtypes import Dtype
 from runner_engine.attention.device_attention import FORCED
-from runner_engine.decode.rows import Row
-from runner_engine.decode.tokens import speculation
-from runner_engine.decode.tokens.speculation import (
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.decode.tokens import ngram_speculation
+from runner_engine.decode.tokens.ngram_speculation import (
     MAX_ROWS,
     MIN_PLAIN_PASSES,
     PAUSE,
     TRIALS,
-    Lookup,
-    Speculation,
+    NgramLookup,
+    NgramSpeculator,
 )
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
@@ -34,9 +34,9 @@ from runner_engine.sessions.stats import EngineStats
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.sampling import Sampling
-from runner_engine.settings.speculation import Speculate
+from runner_engine.settings.speculation import SpeculationConfig
 
-kernels = native.kernels()
+kernels = native.load_kernels()
 pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler is here, so no pass is checked")
 NEW_TOKENS = 90
 MANY = 100
@@ -59,7 +59,7 @@ def engine_of(
     opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
 ) -> Callable[..., LocalEngine]:
     def make(
-        speculate: Speculate = Speculate.auto,
+        speculate: SpeculationConfig = SpeculationConfig.auto,
         folder: Path | None = None,
         dtype: Dtype = Dtype.float32,
         quantization: QuantizationConfig | None = None,
@@ -76,7 +76,7 @@ def engine_of(
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guess whenever possible, whatever the clock says: with tiny models guessing saves no time."""
-    monkeypatch.setattr(speculation._Tally, "pays", lambda _: True)
+    monkeypatch.setattr(ngram_speculation._PassTimings, "is_worthwhile", lambda _: True)
 
 
 def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any, tuple[Any, ...]]:
@@ -87,7 +87,7 @@ def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any,
             done.answer.finish_reason,
             done.error,
         )
-        for done in contract.complete(engine, asked, rows)
+        for done in contract.complete_requests(engine, asked, rows)
     }
 
 
@@ -112,7 +112,9 @@ def test_answers_are_those_of_one_token_at_a_time(
     """With limits, stop texts and stop tokens that lie within guesses, and beside rows that are not
     guessed for."""
     folder = saved_family(family, max_position_embeddings=512)
-    plain, guessing = (engine_of(speculate, folder, dtype) for speculate in (Speculate.off, Speculate.auto))
+    plain, guessing = (
+        engine_of(speculate, folder, dtype) for speculate in (SpeculationConfig.off, SpeculationConfig.auto)
+    )
     free = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
     alone = ended(plain, free, rows)
     asked = [*free, *(request for some in MORE.values() for request in some)]
@@ -144,7 +146,9 @@ def test_rows_beyond_the_end_of_a_window(
 ) -> None:
     """What a window hides from a row does not depend on the rows and tokens beside it."""
     folder = saved_family("mistral", max_position_embeddings=512, sliding_window=64)
-    plain, guessing = (engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto))
+    plain, guessing = (
+        engine_of(speculate, folder) for speculate in (SpeculationConfig.off, SpeculationConfig.auto)
+    )
     asked = [Request(0, "y"), Request(1, "Nothing in common.")]
     assert ended(guessing, asked, 1) == ended(plain, asked, 1)
     assert guessing.fused is not None
@@ -157,12 +161,15 @@ def test_rows_beyond_the_end_of_a_window(
 def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., LocalEngine]) -> None:
     """Keys and values of wrong guesses do no harm, neither in conversations nor in blocks of
     prompts."""
-    plain, guessing = engine_of(Speculate.off), engine_of()
+    plain, guessing = engine_of(SpeculationConfig.off), engine_of()
     for kept in ({"keep": True}, {"recurring": True}):
         text = PROMPTS[1]
         for turn in range(3):
             request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
-            [expected], [done] = (contract.complete(plain, [request]), contract.complete(guessing, [request]))
+            [expected], [done] = (
+                contract.complete_requests(plain, [request]),
+                contract.complete_requests(guessing, [request]),
+            )
             assert done.answer.token_ids == expected.answer.token_ids
             text += done.answer.text + " and"
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
@@ -175,7 +182,9 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
     for."""
     prompts = (PROMPTS[2], PROMPTS[-2])
     plain = ended(
-        engine_of(Speculate.off), [Request(number, prompt) for number, prompt in enumerate(prompts)], 1
+        engine_of(SpeculationConfig.off),
+        [Request(number, prompt) for number, prompt in enumerate(prompts)],
+        1,
     )
     whole, of_cancelled = (plain[number, 0][1] for number in range(2))
     guessing = engine_of()
@@ -207,33 +216,33 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
     prompt = PROMPTS[0]
     guessing = engine_of()
     for request in (*MORE["sampled"], *MORE["penalty"], Request(0, prompt, ignore_eos=True)):
-        list(contract.complete(guessing, [request]))
-    list(contract.complete(guessing, [Request(at, prompt) for at in range(MAX_ROWS + 1)]))
+        list(contract.complete_requests(guessing, [request]))
+    list(contract.complete_requests(guessing, [Request(at, prompt) for at in range(MAX_ROWS + 1)]))
     assert guessing.stats.draft_tokens == 0
     other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="tanh"))
-    list(contract.complete(other, [Request(0, prompt)]))
-    assert kernels is None or (other.fused is not None and other.fused.has_mlps_apart)
+    list(contract.complete_requests(other, [Request(0, prompt)]))
+    assert kernels is None or (other.fused is not None and other.fused.has_separate_mlps)
     assert other.stats.draft_tokens == 0
     if kernels is not None:
         int8 = engine_of(quantization=Int8Config())
-        list(contract.complete(int8, [Request(0, prompt)]))
+        list(contract.complete_requests(int8, [Request(0, prompt)]))
         assert int8.fused is not None
         assert int8.stats.draft_tokens == 0
-    monkeypatch.setattr(speculation, "gives_same_logits_together", lambda *_: False)
-    list(contract.complete(guessing, [Request(0, prompt)]))
+    monkeypatch.setattr(ngram_speculation, "batched_logits_match_single", lambda *_: False)
+    list(contract.complete_requests(guessing, [Request(0, prompt)]))
     assert guessing.stats.draft_tokens == 0, "a trial has said that it would differ"
 
 
 def test_what_followed_before_is_guessed() -> None:
-    assert Lookup([1, 2, 3, 4]).draft([], 3) == []
-    lookup = Lookup([1, 2, 3, 4])
+    assert NgramLookup([1, 2, 3, 4]).draft([], 3) == []
+    lookup = NgramLookup([1, 2, 3, 4])
     assert lookup.draft([2, 3], 2) == [4, 2]
     assert lookup.draft([2, 3, 9, 2, 3], 2) == [9, 2], "the last time counts"
     assert lookup.draft([2, 3, 9, 2, 3, 1, 2, 3], 1) == [4], "three tokens say more than two"
-    assert Lookup([5, 7, 8, 7, 8, 7, 8]).draft([], 5) == [7, 8, 7, 8, 7], "what repeats itself goes on"
-    lookup.learn(3, 3)
+    assert NgramLookup([5, 7, 8, 7, 8, 7, 8]).draft([], 5) == [7, 8, 7, 8, 7], "what repeats itself goes on"
+    lookup.adjust_draft_length(3, 3)
     assert lookup.most == 6
-    lookup.learn(6, 0)
+    lookup.adjust_draft_length(6, 0)
     assert lookup.most == 2
 
 
@@ -243,10 +252,10 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     caplog.set_level("INFO", logger="runner_engine")
     now = 0.0
     monkeypatch.setattr(time, "thread_time", lambda: now)
-    monkeypatch.setattr(speculation, "_is_exact", lambda *_: True)
-    monkeypatch.setattr(Speculation, "_draft", lambda *_: [3, 1])
-    monkeypatch.setattr(Speculation, "_try", lambda *_: True)
-    here, row = Speculation(EngineStats(), True), Row(Request(0, ()), [1, 2], "", 99)
+    monkeypatch.setattr(ngram_speculation, "_supports_exact_verification", lambda *_: True)
+    monkeypatch.setattr(NgramSpeculator, "_draft", lambda *_: [3, 1])
+    monkeypatch.setattr(NgramSpeculator, "_passes_exactness_trial", lambda *_: True)
+    here, row = NgramSpeculator(EngineStats(), True), TokenSequence(Request(0, ()), [1, 2], "", 99)
 
     class Greedy:
         vocab_size = 9
@@ -256,9 +265,9 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
 
     def passes(drafted_s: float, tokens: int) -> bool:
         nonlocal now
-        drafts = here.drafts([row], None, Greedy())  # type: ignore[arg-type]
+        drafts = here.propose_drafts([row], None, Greedy())  # type: ignore[arg-type]
         now += drafted_s if drafts else 1.0
-        here.note(tokens if drafts else None)
+        here.record_step(tokens if drafts else None)
         return bool(drafts)
 
     def until(wanted: bool, drafted_s: float, tokens: int) -> int:
@@ -275,4 +284,4 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     assert all(passes(1.5, 3) for _ in range(50)), "and for as long as it pays"
     records = [record for record in caplog.records if record.message.startswith("guessed tokens")]
     assert records
-    assert not any(ForPeople().filter(record) for record in records), "for the log alone"
+    assert not any(StderrFilter().filter(record) for record in records), "for the log alone"

@@ -18,25 +18,25 @@ from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.decode import static_batches
-from runner_engine.decode.static_batches import BY_GENERATE, Batching
-from runner_engine.memory import memory
+from runner_engine.decode.static_batches import BY_GENERATE, BatchingMode
+from runner_engine.memory import memory_guard
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.shortages import RowShortage
+from runner_engine.sessions.shortages import SequenceShortage
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-PADDED = Batching()
+PADDED = BatchingMode()
 SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
 CUDA_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 
 @pytest.fixture
 def make_engine(saved_family: Callable[..., Path]) -> Callable[..., Engine]:
-    def make(batching: Batching = PADDED, generation: GenerationConfig = SAMPLING) -> Engine:
+    def make(batching: BatchingMode = PADDED, generation: GenerationConfig = SAMPLING) -> Engine:
         folder = saved_family("llama", max_position_embeddings=512)
         model = LocalModelConfig(
             name=str(folder), device="cpu", dtype=Dtype.float32, attention=Attention.sdpa
@@ -51,12 +51,14 @@ def make_engine(saved_family: Callable[..., Path]) -> Callable[..., Engine]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
+    "batching", [BatchingMode(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
 )
-def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine], batching: Batching) -> None:
+def test_all_batchings_give_the_same_answers(
+    make_engine: Callable[..., Engine], batching: BatchingMode
+) -> None:
     padded, other = make_engine(), make_engine(batching)
     assert complete(other, requests()) == complete(padded, requests())
-    (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
+    (done,) = contract.complete_requests(make_engine(), requests(PROMPTS[:1]))
     stop = done.answer.text[3:5]
     asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
     asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
@@ -82,7 +84,7 @@ def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine],
 def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None]:
     """Return a function that has memory run out in some of the next forward passes of static
     batches."""
-    real = static_batches._forward
+    real = static_batches._forward_with_cache
 
     def arrange(numbers: tuple[int, ...]) -> None:
         count = 0
@@ -94,7 +96,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None
                 raise RuntimeError(CUDA_SAYS)
             return real(*arguments)
 
-        monkeypatch.setattr(static_batches, "_forward", forward)
+        monkeypatch.setattr(static_batches, "_forward_with_cache", forward)
 
     return arrange
 
@@ -110,7 +112,7 @@ def test_memory_that_runs_out_changes_no_answer(
     assert complete(engine, requests()) == expected
     shortages = engine.stats.row_shortages
     assert len(shortages) == len(numbers)
-    assert shortages[0] == RowShortage(rows=len(PROMPTS) // 2, asked_rows=len(PROMPTS), ran_out=True)
+    assert shortages[0] == SequenceShortage(rows=len(PROMPTS) // 2, asked_rows=len(PROMPTS), ran_out=True)
 
 
 def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
@@ -118,7 +120,9 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
 ) -> None:
     engine = make_engine()
     fail_at((1, 2))
-    first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
+    first, second = sorted(
+        contract.complete_requests(engine, requests(["x", "longer"])), key=lambda done: done.id
+    )
     assert second.answer.finish_reason is FinishReason.error
     assert second.error == "out of memory with its 6 tokens alone"
     assert first.error is None
@@ -132,14 +136,14 @@ def test_an_error_of_another_kind_goes_on_its_way(
     def forward(*_: Any) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(static_batches, "_forward", forward)
+    monkeypatch.setattr(static_batches, "_forward_with_cache", forward)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         complete(engine, requests())
 
 
 @pytest.mark.parametrize("batching", [PADDED, BY_GENERATE], ids=str)
 def test_rows_are_set_back_before_the_kernel_ends_the_process(
-    make_engine: Callable[..., Engine], batching: Batching, monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., Engine], batching: BatchingMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Main memory that runs short is seen beforehand: no error comes, but a kill."""
     alike = requests([PROMPTS[0]] * 4)  # of one length, so that generate takes them together, too
@@ -150,8 +154,8 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(
         said.append(10.0 if 8 < len(said) < 12 else 10_000.0)
         return said[-1]
 
-    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(machine, "available_mib", free)
+    monkeypatch.setattr(memory_guard, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_memory_mib", free)
     engine = make_engine(batching)
     said.clear()
     assert complete(engine, alike) == expected
@@ -164,9 +168,9 @@ def test_as_many_rows_go_together_as_there_is_room_for(
 ) -> None:
     engine = make_engine()
     expected = complete(engine, requests())
-    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
-    monkeypatch.setattr(memory, "LAST_MIB", 0.0)
-    monkeypatch.setattr(machine, "available_mib", lambda: 0.4)
+    monkeypatch.setattr(memory_guard, "MARGIN_MIB", 0.0)
+    monkeypatch.setattr(memory_guard, "LAST_MIB", 0.0)
+    monkeypatch.setattr(machine, "available_memory_mib", lambda: 0.4)
     assert complete(engine, requests()) == expected
     [shortage] = engine.stats.row_shortages
     assert (shortage.ran_out, shortage.asked_rows) == (False, len(PROMPTS))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from step_decoding import DEVICES, Decoding, Replayed, assert_close
 
-from runner_engine.decode.passes.step_graphs import RECORD_AT, CudaGraphs
+from runner_engine.decode.passes.step_graphs import RECORD_AT, CudaGraphRecorder
 
 
 @DEVICES
@@ -31,7 +31,7 @@ def test_recorded_steps_are_replayed_until_what_they_read_moves(
     if isinstance(recording, Replayed):
         assert recording.replays == 5, "two for the comparison, and one for each step after it"
     for decoding in (usual, ours):
-        decoding.own.lengthen(200, 400)  # other tensors
+        decoding.own.ensure_capacity(200, 400)  # other tensors
     assert_close(ours.step(), usual.step())
     assert not step.graphs.recordings
     for _ in range(RECORD_AT):
@@ -139,7 +139,7 @@ def test_graphs_are_recorded_and_replayed_on_their_models_gpu(monkeypatch: pytes
         "graph_pool_handle": handle,
     }.items():
         monkeypatch.setattr(torch.cuda, name, instead)
-    CudaGraphs(torch.device("cuda:1"))(lambda: torch.zeros(1)).replay()
+    CudaGraphRecorder(torch.device("cuda:1"))(lambda: torch.zeros(1)).replay()
     assert calls == [("pool", 1), ("record", 1), ("replay", 1)]
 
 

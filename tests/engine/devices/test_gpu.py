@@ -39,7 +39,7 @@ def fake_torch(
 
 def test_only_gpus_in_use_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = fake_torch(monkeypatch, torch.AcceleratorError(ASSERTION), in_use=(0, 2))
-    assert gpu.why_lost() == ""
+    assert gpu.find_gpu_failure() == ""
     assert waited == [0, 2]
 
 
@@ -47,10 +47,10 @@ def test_a_lost_gpu_is_found_and_hides_no_error_when_its_memory_is_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_torch(monkeypatch, torch.AcceleratorError(ASSERTION))
-    assert gpu.why_lost() == f"AcceleratorError: {ASSERTION}"
-    gpu.free_unused()
+    assert gpu.find_gpu_failure() == f"AcceleratorError: {ASSERTION}"
+    gpu.free_cached_memory()
     fake_torch(monkeypatch, torch.AcceleratorError("CUDA error: out of memory"))
-    assert gpu.why_lost() == "", "another job may fit"
+    assert gpu.find_gpu_failure() == "", "another job may fit"
     fake_torch(monkeypatch, RuntimeError("INTERNAL ASSERT FAILED"))
     with pytest.raises(RuntimeError, match="INTERNAL ASSERT"):
-        gpu.free_unused()
+        gpu.free_cached_memory()

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_given_back_once_a_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[float] = []
     sizes = iter([100.0, 120.0, 133.0, 105.0, 136.0, 90.0, 121.0, 123.0, 91.0])
-    monkeypatch.setattr(machine, "anonymous_mib", lambda: next(sizes))
-    monkeypatch.setattr(machine, "trim", lambda: trimmed.append(1.0))
-    watched = heap.Heap()
+    monkeypatch.setattr(machine, "anonymous_rss_mib", lambda: next(sizes))
+    monkeypatch.setattr(machine, "release_free_memory", lambda: trimmed.append(1.0))
+    watched = heap.HeapTrimmer()
     watched.trim_if_grown()  # 120
     assert not trimmed
     watched.trim_if_grown()  # 133, and 105 once it is given back
@@ -129,14 +129,14 @@ class Node:
 def test_the_garbage_collector_passes_over_what_exists_and_looks_at_it_again_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heap.Frozen, "elsewhere", False)
+    monkeypatch.setattr(heap.GcFreezeState, "elsewhere", False)
     gc.collect()
     older, frozen_before = weakref.ref(Node()), gc.get_freeze_count()
     gc.unfreeze()  # as the test session begins with what its own start has frozen
     try:
-        with heap.collecting_only_new():
+        with heap.freezing_existing_objects():
             newer = weakref.ref(Node())
-            with heap.collecting_only_new():
+            with heap.freezing_existing_objects():
                 gc.collect()
             assert older() is not None, "it was there before"
             assert newer() is None
@@ -151,12 +151,12 @@ def test_the_garbage_collector_passes_over_what_exists_and_looks_at_it_again_aft
 
 @pytest.mark.thorough
 def test_what_somebody_else_has_frozen_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap.Frozen, "elsewhere", False)
+    monkeypatch.setattr(heap.GcFreezeState, "elsewhere", False)
     had_some = gc.get_freeze_count()
     gc.freeze()
     for _ in range(2):  # they are counted for the first block alone
-        with heap.collecting_only_new():
-            assert not heap.Frozen.here
+        with heap.freezing_existing_objects():
+            assert not heap.GcFreezeState.here
     assert gc.get_freeze_count()
     if not had_some:
         gc.unfreeze()

@@ -50,7 +50,7 @@ def test_a_file_is_given_back_and_comes_back(mapped: tuple[Path, mmap.mmap, int]
 def test_a_piece_of_a_file_is_given_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
     """Only whole pages: the page that begins before the piece may contain another weight."""
     _, _, address = mapped
-    MappedFiles().release(address + 1, SIZE // 2)
+    MappedFiles().release_pages(address + 1, SIZE // 2)
     assert resident_kib(address) == (SIZE - SIZE // 2) // 1024 + mmap.PAGESIZE // 1024
 
 
@@ -66,7 +66,7 @@ def test_memory_that_is_no_file_stays() -> None:
     pages[0] = 7
     import ctypes
 
-    MappedFiles().release(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
+    MappedFiles().release_pages(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
     assert pages[0] == 7
 
 
@@ -75,7 +75,7 @@ def test_where_pages_cannot_be_seen_they_are_written_out(
 ) -> None:
     """Then the kernel decides, and nothing is lost."""
     file, pages, _ = mapped
-    monkeypatch.setattr(mapped_files, "_is_changed", lambda *_: None)
+    monkeypatch.setattr(mapped_files, "_has_changed_pages", lambda *_: None)
     pages[0] = 7
     MappedFiles().release_files([file])
     assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)

@@ -11,8 +11,8 @@ from opening import make_spec, open_engine
 from streams import complete
 
 from runner_base.dtypes import Dtype
-from runner_engine.experts import ExpertUse, form_of, separate_all
-from runner_engine.experts.use import EVERY, MANY
+from runner_engine.experts import ExpertUsageCounter, detect_expert_format, separate_all_experts
+from runner_engine.experts.expert_usage import EVERY, MANY
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -31,12 +31,12 @@ def model(tmp_path: Path) -> torch.nn.Module:
 @pytest.mark.parametrize("apart", [False, True])
 def test_what_is_counted_is_what_the_routers_chose(model: torch.nn.Module, apart: bool) -> None:
     if apart:
-        separate_all(model)
+        separate_all_experts(model)
     told: list[str] = []
     ids = torch.arange(2 * MANY)[None] * 3 % 250
     with torch.inference_mode():
         expected = model(input_ids=ids, output_router_logits=True)
-        use = ExpertUse(model, told.append)
+        use = ExpertUsageCounter(model, told.append)
         assert len(use.layers) == 2
         counted = model(input_ids=ids)
     assert torch.equal(counted.logits, expected.logits)
@@ -44,27 +44,27 @@ def test_what_is_counted_is_what_the_routers_chose(model: torch.nn.Module, apart
         chosen = logits.view(-1, 4).topk(2, dim=-1).indices
         assert layer.counts.tolist() == torch.bincount(chosen.flatten(), minlength=4).tolist()
     shares = [float(layer.counts.max()) * 4 / int(layer.counts.sum()) for layer in use.layers]
-    assert told == [use.summary()]
+    assert told == [use.summarize()]
     assert told[0].startswith(f"a layer's most used expert {max(shares):.1f} times its even share")
 
 
 def test_short_passes_are_counted_once_in_a_while(model: torch.nn.Module) -> None:
-    use = ExpertUse(model)
+    use = ExpertUsageCounter(model)
     with torch.inference_mode():
         for _ in range(2 * EVERY):
             model(input_ids=torch.tensor([[5]]))
     assert [int(layer.counts.sum()) for layer in use.layers] == [2 * 2, 2 * 2]
-    assert use.summary() == "", "too few"
+    assert use.summarize() == "", "too few"
 
 
 def test_layers_get_their_own_functions_back(model: torch.nn.Module) -> None:
-    experts = [module for module in model.modules() if form_of(module)]
+    experts = [module for module in model.modules() if detect_expert_format(module)]
     own = experts[0].forward
     experts[0].forward = lambda *given: own(*given)
     before = experts[0].forward
-    use = ExpertUse(model)
+    use = ExpertUsageCounter(model)
     assert experts[0].forward is not before
-    use.restore()
+    use.remove_counters()
     assert experts[0].forward is before
     assert "forward" not in vars(experts[1])
 
@@ -75,6 +75,6 @@ def test_a_job_says_how_unevenly_experts_were_used(tmp_path: Path) -> None:
     engine = open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=4)))
     complete(engine, [Request(0, tuple(range(3, 90)))])
     assert engine.stats.expert_use.startswith("a layer's most used expert ")
-    experts = [module for module in engine.loaded.model.modules() if form_of(module)]
+    experts = [module for module in engine.loaded.model.modules() if detect_expert_format(module)]
     engine.close()
     assert all("forward" not in vars(module) for module in experts)

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 from runner_base import ConfigError
 from runner_base.limited_forks import ForkLimits
 from runner_engine import embedded
-from runner_engine.grammars import Grammars
-from runner_engine.tool_calls import json_of
+from runner_engine.grammars import GrammarCache
+from runner_engine.tool_calls import build_json_rule
 
 LIMITS = ForkLimits(cpu_s=1.0, memory_mib=64, wall_s=60.0, idle_s=0.5)
 COSTLY: dict[str, dict[str, Any]] = {
@@ -28,51 +28,51 @@ COSTLY: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def grammars() -> Iterator[Grammars]:
+def grammars() -> Iterator[GrammarCache]:
     tokenizer = AutoTokenizer.from_pretrained(embedded.MODEL_DIR)
-    made = Grammars(tokenizer, len(tokenizer), frozenset([tokenizer.eos_token_id]), LIMITS)
+    made = GrammarCache(tokenizer, len(tokenizer), frozenset([tokenizer.eos_token_id]), LIMITS)
     yield made
-    made.end()
+    made.stop_trial_process()
 
 
 def of(schema: dict[str, Any]) -> str:
-    return f"start: {json_of(schema)}"
+    return f"start: {build_json_rule(schema)}"
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", COSTLY)
-def test_a_costly_grammar_is_refused_within_its_limits(grammars: Grammars, name: str) -> None:
-    grammars.begin(of({"type": "integer"}))  # starts the process
+def test_a_costly_grammar_is_refused_within_its_limits(grammars: GrammarCache, name: str) -> None:
+    grammars.start(of({"type": "integer"}))  # starts the process
     own_s = time.process_time()
     with raises(ConfigError, "too_large"):
-        grammars.begin(of(COSTLY[name]))
+        grammars.start(of(COSTLY[name]))
     assert time.process_time() - own_s < 1.0  # of CPU time here: the trial took the rest
     with raises(ConfigError, "too_large"):  # kept: no second trial
-        grammars.begin(of(COSTLY[name]), lambda: False)
+        grammars.start(of(COSTLY[name]), lambda: False)
 
 
 @pytest.mark.thorough
-def test_a_kept_grammar_does_not_wait_for_a_costly_one(grammars: Grammars) -> None:
-    grammars.begin(of({"type": "integer"}))
+def test_a_kept_grammar_does_not_wait_for_a_costly_one(grammars: GrammarCache) -> None:
+    grammars.start(of({"type": "integer"}))
     slow = threading.Thread(target=begin_and_ignore, args=(grammars, of(COSTLY["multiple"])))
     slow.start()
     waits = []
     while slow.is_alive():
         started = time.thread_time()
-        grammars.begin(of({"type": "integer"}))
+        grammars.start(of({"type": "integer"}))
         waits.append(time.thread_time() - started)
         time.sleep(0.01)
     assert len(waits) > 5
     assert max(waits) < 0.5
 
 
-def begin_and_ignore(grammars: Grammars, text: str) -> None:
+def begin_and_ignore(grammars: GrammarCache, text: str) -> None:
     with pytest.raises(ConfigError):
-        grammars.begin(text)
+        grammars.start(text)
 
 
-def test_compiling_ends_when_nobody_waits(grammars: Grammars) -> None:
-    grammars.begin(of({"type": "integer"}))
+def test_compiling_ends_when_nobody_waits(grammars: GrammarCache) -> None:
+    grammars.start(of({"type": "integer"}))
     asked = []
 
     def is_wanted() -> bool:
@@ -80,13 +80,13 @@ def test_compiling_ends_when_nobody_waits(grammars: Grammars) -> None:
         return len(asked) < 3
 
     with raises(ConfigError, "failed"):
-        grammars.begin(of(COSTLY["multiple"]), is_wanted)
+        grammars.start(of(COSTLY["multiple"]), is_wanted)
     assert len(asked) >= 3
     with raises(ConfigError, "too_large"):  # and the next one gets a trial of its own
-        grammars.begin(of(COSTLY["multiple"]))
+        grammars.start(of(COSTLY["multiple"]))
 
 
-def test_several_callers_share_one_trial(grammars: Grammars) -> None:
+def test_several_callers_share_one_trial(grammars: GrammarCache) -> None:
     held: list[Any] = []
     text = of({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     threads = [threading.Thread(target=lambda: held.append(begun(grammars, text))) for _ in range(4)]
@@ -101,8 +101,8 @@ def test_several_callers_share_one_trial(grammars: Grammars) -> None:
 
 
 @pytest.mark.thorough
-def test_the_process_ends_when_idle_and_another_one_starts(grammars: Grammars) -> None:
-    grammars.begin(of({"type": "integer"}))
+def test_the_process_ends_when_idle_and_another_one_starts(grammars: GrammarCache) -> None:
+    grammars.start(of({"type": "integer"}))
     assert grammars._trials is not None
     first = grammars._trials.pid
     assert first is not None
@@ -112,27 +112,27 @@ def test_the_process_ends_when_idle_and_another_one_starts(grammars: Grammars) -
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
-    grammars.begin(of({"type": "boolean"}))
+    grammars.start(of({"type": "boolean"}))
     assert grammars._trials.pid not in (None, first)
 
 
-def test_a_killed_process_is_replaced(grammars: Grammars) -> None:
-    grammars.begin(of({"type": "integer"}))
+def test_a_killed_process_is_replaced(grammars: GrammarCache) -> None:
+    grammars.start(of({"type": "integer"}))
     assert grammars._trials is not None
     pid = grammars._trials.pid
     assert pid is not None
     os.kill(pid, 9)
-    grammars.begin(of({"type": "boolean"}))
+    grammars.start(of({"type": "boolean"}))
 
 
-def test_a_grammar_that_is_too_long_is_refused_at_once(grammars: Grammars) -> None:
+def test_a_grammar_that_is_too_long_is_refused_at_once(grammars: GrammarCache) -> None:
     with raises(ConfigError, "too_large"):
-        grammars.begin("start: " + '"a" ' * 200_000)
+        grammars.start("start: " + '"a" ' * 200_000)
     assert grammars._trials is None
 
 
-def test_a_grammar_without_any_text_is_refused(grammars: Grammars) -> None:
+def test_a_grammar_without_any_text_is_refused(grammars: GrammarCache) -> None:
     with pytest.raises(ConfigError) as refused:
-        grammars.begin(of({"$ref": "#"}))
+        grammars.start(of({"$ref": "#"}))
     assert "no text fits" in str(refused.value)
     assert "state" not in str(refused.value)

@@ -24,16 +24,16 @@ from transformers import AutoTokenizer
 from runner_base import ConfigError, FinishReason
 from runner_base.dtypes import Dtype
 from runner_engine import embedded
-from runner_engine.grammars import Grammars, Held, leave_allowed
-from runner_engine.grammars.held import MOST_MASK_S, TOO_COMPLEX
+from runner_engine.grammars import GrammarCache, GrammarState, mask_disallowed_tokens
+from runner_engine.grammars.grammar_state import MOST_MASK_S, TOO_COMPLEX
 from runner_engine.local.engine import LocalEngine
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.sampling import Sampling
-from runner_engine.tool_calls import json_of
+from runner_engine.tool_calls import build_json_rule
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -51,7 +51,7 @@ SCHEMA: dict[str, Any] = {
     "required": ["name", "age", "tags", "sub"],
     "additionalProperties": False,
 }
-GRAMMAR = f"start: {json_of(SCHEMA)}"
+GRAMMAR = f"start: {build_json_rule(SCHEMA)}"
 QUESTIONS = ("Tom has 8 pens. Tom buys 5 more.", "Ann has 3 apples.", "Sam sells 4 cups.")
 NEW_TOKENS = 160
 
@@ -71,7 +71,7 @@ def engine_of(opened: Make) -> Make:
 
 
 def ended(engine: LocalEngine, asked: Sequence[Request], rows: int | None = None) -> Any:
-    return {(done.id, done.choice): done for done in contract.complete(engine, asked, rows)}
+    return {(done.id, done.choice): done for done in contract.complete_requests(engine, asked, rows)}
 
 
 def tokens(done: dict[Any, Completion]) -> dict[Any, list[int]]:
@@ -190,7 +190,7 @@ def test_it_begins_behind_the_thinking_that_the_prompt_has_begun(engine_of: Make
     chat = (Message("user", QUESTIONS[0]),)
     asked = Request("a", chat, grammar=GRAMMAR, thinking_tokens=9, deltas=True)
     events = list[Any]()
-    (done,) = contract.complete(engine, [asked], listener=events.extend)
+    (done,) = contract.complete_requests(engine, [asked], listener=events.extend)
     parts = done.answer.parts
     assert parts.has_thinking
     assert not fits(parts.thinking)
@@ -213,10 +213,10 @@ def test_tags_in_an_answer_are_no_thinking(engine_of: Make) -> None:
 @pytest.mark.parametrize(
     ("grammar", "reason"),
     [
-        (f"start: {json_of({'type': 'array', 'uniqueItems': True})}", 'Unimplemented keys: ["uniqueItems"]'),
+        (f"start: {build_json_rule({'type': 'array', 'uniqueItems': True})}", 'Unimplemented keys: ["uniqueItems"]'),
         ("start: nowhere", "nowhere"),
         ("start: %json {", "no answer can be held to this"),
-        (f"start: {json_of({'type': 'string', 'pattern': '(?=a)b'})}", "look-around"),
+        (f"start: {build_json_rule({'type': 'string', 'pattern': '(?=a)b'})}", "look-around"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_held_is_refused_where_it_is_submitted(
@@ -226,7 +226,7 @@ def test_what_cannot_be_held_is_refused_where_it_is_submitted(
         with pytest.raises(ConfigError) as refused:
             session.submit(Request("a", "x", grammar=grammar))
         assert reason in str(refused.value)
-        assert session.idle
+        assert session.is_idle
 
 
 def test_a_missing_package_is_named(engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,16 +273,16 @@ def test_a_mask_that_is_too_slow_within_an_answer_ends_this_answer_only(
     free = Request("free", QUESTIONS[0], sampling=Sampling(temperature=0.9, seed=1))
     alone = tokens(ended(engine, [free]))
     monkeypatch.setattr(SlowMatcher, "slow_masks", 0)
-    begin = Grammars.begin
+    begin = GrammarCache.start
 
-    def begin_slow(*given: Any) -> Held:
+    def begin_slow(*given: Any) -> GrammarState:
         held = begin(*given)
-        return Held(SlowMatcher(held._matcher, quick_masks=5), held._words)
+        return GrammarState(SlowMatcher(held._matcher, quick_masks=5), held._words)
 
-    monkeypatch.setattr(Grammars, "begin", begin_slow)
+    monkeypatch.setattr(GrammarCache, "start", begin_slow)
     done = ended(engine, [Request("held", QUESTIONS[1], grammar=GRAMMAR), free])
     slow = done.pop(("held", 0))
-    assert slow.error == render(TOO_COMPLEX)
+    assert slow.error == render_engine_note(TOO_COMPLEX)
     assert slow.permanent, "the same request would fail again"
     assert len(slow.answer.token_ids) == 5
     assert SlowMatcher.slow_masks == 1, "others wait for one slow mask, and not for each further one"
@@ -292,9 +292,9 @@ def test_a_mask_that_is_too_slow_within_an_answer_ends_this_answer_only(
 def test_an_answer_that_left_its_grammar_ends_in_an_error() -> None:
     tokenizer = AutoTokenizer.from_pretrained(embedded.MODEL_DIR)
     held = begun(grammars_of(tokenizer), GRAMMAR)
-    held.follow(tokenizer("no JSON", add_special_tokens=False)["input_ids"])
+    held.update(tokenizer("no JSON", add_special_tokens=False)["input_ids"])
     logits = torch.zeros(2, len(tokenizer), dtype=torch.float32)
-    leave_allowed(logits, {1: held})
+    mask_disallowed_tokens(logits, {1: held})
     assert held.error is not None
     assert held.error.code == "grammar_left"
     assert logits[1].isnan().all()
@@ -308,7 +308,7 @@ def test_only_allowed_tokens_keep_their_logits(dtype: torch.dtype) -> None:
     held = begun(grammars_of(tokenizer), GRAMMAR)
     before = torch.randn(1, len(tokenizer) + 70, dtype=torch.float32).to(dtype)
     logits = before.clone()
-    leave_allowed(logits, {0: held})
+    mask_disallowed_tokens(logits, {0: held})
     brace = tokenizer.convert_tokens_to_ids("{")
     assert logits[0].isfinite().nonzero().flatten().tolist() == [brace]
     assert logits[0, brace] == before[0, brace]
@@ -318,11 +318,11 @@ def test_it_begins_again_where_a_row_does() -> None:
     tokenizer = AutoTokenizer.from_pretrained(embedded.MODEL_DIR)
     held = begun(grammars_of(tokenizer), 'start: "ab"')
     ids = tokenizer("ab", add_special_tokens=False)["input_ids"]
-    held.follow(ids)
+    held.update(ids)
     assert held.is_complete
-    again = held.at_start()
-    assert not again.has_begun
+    again = held.reset_copy()
+    assert not again.has_started
     again.begins_at = 0
-    again.follow(ids)
+    again.update(ids)
     assert again.is_complete
     assert again.error is None

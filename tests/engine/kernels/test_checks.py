@@ -21,24 +21,24 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import runner_engine
 from runner_base.errors import ConfigError
 from runner_engine.attention.attention import PassLayout, PrefixUse, Span
-from runner_engine.attention.interface import register
+from runner_engine.attention.interface import register_attention
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
-from runner_engine.decode.rows import Row
-from runner_engine.kernels import native, picking
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kernels import native, token_selection
+from runner_engine.kernels.c_interface import Matrix, WeightFormat
 from runner_engine.kernels.kv_layers import KvCode
-from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
-from runner_engine.kv_cache.kv_cache import Heads
-from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
-from runner_engine.matmul.groups import Groups
-from runner_engine.matmul.matrices import QuantizedWeights, Workspace, multiply
-from runner_engine.matmul.panels import Panels
+from runner_engine.kv_cache.kv_store import KvCacheSpec
+from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
+from runner_engine.matmul.groups import GroupedWeights
+from runner_engine.matmul.layer_weights import MatmulWorkspace, QuantizedWeights, multiply
+from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.sessions.base import Request
 from runner_engine.settings.kv_cache import KvCache
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
-HEADS = Heads(1, 2, 2, 16, torch.float32, torch.device("cpu"))
+HEADS = KvCacheSpec(1, 2, 2, 16, torch.float32, torch.device("cpu"))
 VOCABULARY, POSITIONS, PLACES = 50, 64, 20
 
 
@@ -50,14 +50,14 @@ def layout(**other: Any) -> PassLayout:
     """Three tokens of one row, in order, in a store with two rows of 32 places; `other` makes the
     call wrong."""
     given: dict[str, Any] = {"slot": ints(0, 0, 0), "place": ints(0, 1, 2), "seen": ints(1, 2, 3)}
-    return PassLayout(HEADS, KERNELS, own_kv(HEADS, KERNELS, [PLACES, PLACES]), **(given | other))
+    return PassLayout(HEADS, KERNELS, create_kv_store(HEADS, KERNELS, [PLACES, PLACES]), **(given | other))
 
 
 def shared(
     rows: list[int] | None, row_of: list[int], length: int = 5, first: torch.Tensor | None = None
 ) -> PrefixUse:
     """A prefix of 5 places, or a wrong number, that some tokens see."""
-    kv = SharedKv(SharedKv.empty(HEADS, 5, KERNELS).store, length)
+    kv = SharedKv(SharedKv.allocate(HEADS, 5, KERNELS).store, length)
     chosen = None if rows is None else torch.tensor(rows)
     return PrefixUse(kv, chosen, ints(*row_of), 3 if rows is None else len(rows), first=first)
 
@@ -132,11 +132,11 @@ def test_places_that_do_not_exist(name: str, fused: FusedForward) -> None:
 )  # fmt: skip
 def test_how_a_layer_is_stored(field: str, number: int, kv_cache: KvCache) -> None:
     heads, settings = replace(HEADS, kv_cache=kv_cache), LLAMA
-    register()
+    register_attention()
     model = LlamaForCausalLM(settings).eval()
 
-    def layout_of(heads: Heads) -> PassLayout:
-        own = own_kv(heads, KERNELS, [PLACES])
+    def layout_of(heads: KvCacheSpec) -> PassLayout:
+        own = create_kv_store(heads, KERNELS, [PLACES])
         return PassLayout(heads, KERNELS, own, ints(0, 0, 0), ints(0, 1, 2), ints(1, 2, 3))
 
     assert KERNELS is not None
@@ -163,12 +163,17 @@ def test_codes_are_read_as_codes_alone() -> None:
     with pytest.raises(IndexError, match="layer 0 of the KV cache has a format"):
         attend(
             PassLayout(
-                heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0, 0, 0), ints(0, 1, 2), ints(1, 2, 3)
+                heads,
+                KERNELS,
+                create_kv_store(heads, KERNELS, [PLACES]),
+                ints(0, 0, 0),
+                ints(0, 1, 2),
+                ints(1, 2, 3),
             )
         )
     for first_plain in (1, 32, -16):
         of = layout()
-        of.own.table[:, -1] = first_plain
+        of.own.address_table[:, -1] = first_plain
         with pytest.raises(IndexError, match="there is no such slot as that of token 0"):
             attend(of)
 
@@ -200,14 +205,14 @@ def test_an_answer_that_its_own_embedding_lacks() -> None:
         vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
     )  # fmt: skip
     model = LlamaForCausalLM(settings).eval()
-    register()
+    register_attention()
     for is_fused in (True, False):
-        forward, own = Forward(model, HEADS), own_kv(HEADS, KERNELS, [PLACES])
+        forward, own = Forward(model, HEADS), create_kv_store(HEADS, KERNELS, [PLACES])
         if is_fused:
             assert KERNELS is not None
             forward.fused = FusedForward(model, HEADS, POSITIONS, KERNELS, {})
-        row = Row(Request(0, ()), [1, 2], "", 4)
-        forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
+        row = TokenSequence(Request(0, ()), [1, 2], "", 4)
+        forward.run_token_spans(own, [TokenSpan(row, 0, row.pending_tokens)])
         row.kv.places, row.tokens = 2, [VOCABULARY]
         with raises(ConfigError, "mismatch"):
             forward.step(own, [row], [])
@@ -227,25 +232,25 @@ def test_tensors_of_another_length_format_or_order(fused: FusedForward) -> None:
 
 
 def test_a_workspace_that_is_too_small(fused: FusedForward, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = fused._workspace_bytes(3, [])
-    monkeypatch.setattr(fused, "_workspace_bytes", lambda *_: needed // 2)
+    needed = fused._workspace_nbytes(3, [])
+    monkeypatch.setattr(fused, "_workspace_nbytes", lambda *_: needed // 2)
     with pytest.raises(IndexError, match="the workspace is too small"):
         fused(layout(), [0, 1, 2], [0, 1, 2], None)
 
 
 def test_products_with_rows_of_another_width_or_format() -> None:
     assert KERNELS is not None
-    panels = Panels.of(torch.randn(40, 24), None, KERNELS)
-    assert panels.product(torch.ones(0, 24)).shape == (0, 40)
+    panels = PlainPackedWeights.pack(torch.randn(40, 24), None, KERNELS)
+    assert panels.matmul(torch.ones(0, 24)).shape == (0, 40)
     with pytest.raises(ValueError, match="a matrix of 24 inputs"):
-        panels.product(torch.ones(2, 25))
+        panels.matmul(torch.ones(2, 25))
     with pytest.raises(ValueError, match="for weights of torch.float32"):
-        panels.product(torch.ones(2, 24, dtype=torch.bfloat16))
+        panels.matmul(torch.ones(2, 24, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="C expects torch.float32"):
-        Panels.of(torch.randn(40, 24), torch.ones(39), KERNELS)
+        PlainPackedWeights.pack(torch.randn(40, 24), torch.ones(39), KERNELS)
     panels.matrix = Matrix(outputs=40)
     with pytest.raises(IndexError, match="this processor cannot multiply"):
-        panels.product(torch.ones(2, 24))
+        panels.matmul(torch.ones(2, 24))
 
 
 def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,11 +258,14 @@ def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     is."""
     assert KERNELS is not None
     processors.require_absent("bf16")
-    panels, rows = (Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS), torch.ones(2, 4096).bfloat16())
-    assert bool((panels.product(rows) == 4096).all())
+    panels, rows = (
+        PlainPackedWeights.pack(torch.ones(40, 4096).bfloat16(), None, KERNELS),
+        torch.ones(2, 4096).bfloat16(),
+    )
+    assert bool((panels.matmul(rows) == 4096).all())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2**31 - 1)
     with pytest.raises(MemoryError, match="^product: there is no memory for the rows of a product"):
-        panels.product(rows)
+        panels.matmul(rows)
 
 
 def test_quantized_products_with_wrong_sizes() -> None:
@@ -268,8 +276,8 @@ def test_quantized_products_with_wrong_sizes() -> None:
     right = weight, None, scale.bfloat16(), table.bfloat16()
     for place, wrong in ((0, weight[1:]), (1, torch.ones(31)), (2, torch.ones(2, 32).bfloat16()), (3, table)):
         with pytest.raises(ValueError, match="C expects"):
-            it.point_at(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
-    it.point_at(*right)
+            it.set_tensors(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
+    it.set_tensors(*right)
     rows = torch.ones(2, 64, dtype=torch.bfloat16)
     if KERNELS.has_quantized:
         with pytest.raises(IndexError, match="the workspace is too small"):
@@ -279,7 +287,7 @@ def test_quantized_products_with_wrong_sizes() -> None:
         ):  # its rows would be read as pairs
             multiply(KERNELS, rows.float(), it, torch.empty(10**7, dtype=torch.uint8))
         it.matrix.block = 48
-    if KERNELS.has("product", torch.bfloat16):
+    if KERNELS.has_function("product", torch.bfloat16):
         with pytest.raises(IndexError, match="this processor cannot multiply"):
             multiply(KERNELS, rows, it, torch.empty(10**7, dtype=torch.uint8))
 
@@ -288,7 +296,7 @@ def test_heads_of_another_shape() -> None:
     shapes: tuple[dict[str, Any], ...] = ({"dim": 24}, {"dim": 1024}, {"group": 17})
     for changed in shapes:
         heads = replace(HEADS, **changed)
-        of = PassLayout(heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0), ints(0), ints(1))
+        of = PassLayout(heads, KERNELS, create_kv_store(heads, KERNELS, [PLACES]), ints(0), ints(0), ints(1))
         queries, keys = torch.randn(2 * heads.group, 1, heads.dim), torch.randn(2, 1, heads.dim)
         with pytest.raises(IndexError, match="heads need"):
             of.attend(0, queries, keys, keys, 1 / math.sqrt(heads.dim))
@@ -297,11 +305,11 @@ def test_heads_of_another_shape() -> None:
 def test_settings_of_another_number_of_rows() -> None:
     assert KERNELS is not None
     logits, addresses = torch.randn(3, 10), torch.zeros(3, dtype=torch.int64)
-    settings = picking.RowSettings(torch.zeros(2, 7, dtype=torch.float64), addresses, addresses)
+    settings = token_selection.SequenceSampling(torch.zeros(2, 7, dtype=torch.float64), addresses, addresses)
     with pytest.raises(ValueError, match="C expects torch.float64"):
-        picking.sample(KERNELS, logits, settings, torch.zeros(3, dtype=torch.float64))
+        token_selection.sample_tokens(KERNELS, logits, settings, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="not enough values"):
-        picking.argmax(logits[0])
+        token_selection.argmax(logits[0])
 
 
 @pytest.mark.parametrize("group", [-1, 4, 2**31 - 1, -(2**31)])
@@ -309,16 +317,16 @@ def test_groups_that_do_not_exist(group: int) -> None:
     """The group of an input comes from the checkpoint (g_idx), and selects numbers in C."""
     assert KERNELS is not None
     for dtype in (torch.float32, torch.bfloat16):
-        groups = Groups.of(layer_of("gptq_order", 64, 256)[0], KERNELS, Workspace())
+        groups = GroupedWeights.from_layer(layer_of("gptq_order", 64, 256)[0], KERNELS, MatmulWorkspace())
         rows = torch.ones(2, 256, dtype=dtype)
-        assert groups.product(rows).isfinite().all()
+        assert groups.matmul(rows).isfinite().all()
         (group_of,) = groups.others
         assert sorted(group_of.unique().tolist()) == [0, 1, 2, 3]
         group_of[255] = group
         with pytest.raises(
             IndexError, match="matrix or layer 0 has sizes or a format that this processor cannot"
         ):
-            groups.product(rows)
+            groups.matmul(rows)
 
 
 OPTIMIZED = """

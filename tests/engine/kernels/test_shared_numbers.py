@@ -9,24 +9,26 @@ import logging
 import pytest
 
 from runner_base import processor
-from runner_engine.kernels import building, native, shared_numbers
-from runner_engine.kernels.refusals import error_of
-from runner_engine.kernels.shared_numbers import SharedPart
+from runner_engine.kernels import building, c_interface, native
+from runner_engine.kernels.c_interface import SharedPart
+from runner_engine.kernels.kernel_errors import build_refusal_error
 
 pytestmark = pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 
 
 def loaded() -> ctypes.CDLL:
-    compiler = processor.c_compiler()
+    compiler = processor.find_c_compiler()
     assert compiler is not None
-    return ctypes.CDLL(str(building.library(compiler)))
+    return ctypes.CDLL(str(building.ensure_library(compiler)))
 
 
 def test_they_agree() -> None:
-    assert shared_numbers.differences(loaded()) == []
-    assert shared_numbers.of_c(loaded())["sizeof fused_tokens"] == ctypes.sizeof(shared_numbers.FusedTokens)
+    assert c_interface.find_differences(loaded()) == []
+    assert c_interface.read_library_constants(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
+        c_interface.FusedTokens
+    )
 
 
 class Swapped(ctypes.Structure):
@@ -63,25 +65,25 @@ def test_a_library_with_other_structures_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(shared_numbers.STRUCTURES, "shared_part", structure)
-    assert shared_numbers.differences(loaded()) == expected
-    native.kernels.cache_clear()
+    monkeypatch.setitem(c_interface.STRUCTURES, "shared_part", structure)
+    assert c_interface.find_differences(loaded()) == expected
+    native.load_kernels.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, logger="runner_engine.kernels.native"):
-            assert native.kernels() is None, "torch does the work"
+            assert native.load_kernels() is None, "torch does the work"
     finally:
-        native.kernels.cache_clear()
+        native.load_kernels.cache_clear()
     [message] = caplog.messages
     assert message == f"the kernels are not used, torch does their work more slowly: {'; '.join(expected)}"
 
 
 def test_every_refusal_has_words() -> None:
-    for refusal in shared_numbers.Refusal:
-        error = error_of(int(refusal) << 32 | 7, "product")
+    for refusal in c_interface.Refusal:
+        error = build_refusal_error(int(refusal) << 32 | 7, "product")
         assert len(str(error)) > len("product: ")
-        assert type(error) is (MemoryError if refusal is shared_numbers.Refusal.NO_MEMORY else IndexError)
+        assert type(error) is (MemoryError if refusal is c_interface.Refusal.NO_MEMORY else IndexError)
 
 
 def test_a_library_that_exports_no_numbers_is_damaged() -> None:
     with pytest.raises(AttributeError):
-        shared_numbers.of_c(ctypes.CDLL("libc.so.6"))
+        c_interface.read_library_constants(ctypes.CDLL("libc.so.6"))

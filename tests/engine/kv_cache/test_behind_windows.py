@@ -16,11 +16,11 @@ from streams import complete, generated
 from transformers import AutoModelForCausalLM
 
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.kept_kv import kept_places
+from runner_engine.checkpoints.kv_size import max_window_positions
 from runner_engine.decode.kv_budget import KvBudget
-from runner_engine.kv_cache import Heads, behind_windows, kernels_for, kv_arenas, own_kv
-from runner_engine.kv_cache.behind_windows import PAGE, FreedPlaces
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache import KvCacheSpec, create_kv_store, kv_arenas, select_kernels, window_memory
+from runner_engine.kv_cache.sliding_windows import Window
+from runner_engine.kv_cache.window_memory import PAGE, FreedPositions
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -40,7 +40,7 @@ MIXED = {"layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {}, "gemma3_text": LIVELY | MIXED, "gpt_oss": MIXED, "cohere2": MIXED, "olmo3": MIXED,
 }  # fmt: skip
-HEADS = Heads(3, 2, 1, 64, torch.bfloat16, torch.device("cpu"), (Window(128), None, Window(128)))
+HEADS = KvCacheSpec(3, 2, 1, 64, torch.bfloat16, torch.device("cpu"), (Window(128), None, Window(128)))
 
 
 def as_ids(prompt: list[int]) -> dict[str, list[int]]:
@@ -83,13 +83,13 @@ def asked(prompts: list[list[int]] = PROMPTS, **keys: Any) -> list[Request]:
 def freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The ends up to which rows and prefixes have given memory back."""
     ends: list[int] = []
-    real = FreedPlaces._free
+    real = FreedPositions._free_pages
 
-    def free(self: FreedPlaces, size: int, end: int) -> None:
+    def free(self: FreedPositions, size: int, end: int) -> None:
         ends.append(end)
         real(self, size, end)
 
-    monkeypatch.setattr(FreedPlaces, "_free", free)
+    monkeypatch.setattr(FreedPositions, "_free_pages", free)
     return ends
 
 
@@ -106,7 +106,7 @@ def test_rows_of_several_windows_answer_as_generate(
     assert complete(engine, asked(), 2) == expected
     assert engine.stats.shared_tokens > 0
     assert max(freed) > 2 * WINDOW
-    monkeypatch.setattr(behind_windows, "REWOUND", 0)
+    monkeypatch.setattr(window_memory, "REWOUND", 0)
     real, passes = KvBudget.check_memory, iter(range(1000))
 
     def check(self: KvBudget, rows: int) -> None:
@@ -127,8 +127,10 @@ def test_what_is_freed_matters(
     """Freed by a window too far, the same rows answer otherwise."""
     engine = engine_of(family)
     expected = expected_of(engine)
-    real = FreedPlaces._free
-    monkeypatch.setattr(FreedPlaces, "_free", lambda self, size, end: real(self, size, end + 3 * size))
+    real = FreedPositions._free_pages
+    monkeypatch.setattr(
+        FreedPositions, "_free_pages", lambda self, size, end: real(self, size, end + 3 * size)
+    )
     assert complete(engine, asked()) != expected
 
 
@@ -141,11 +143,11 @@ def test_scores_are_those_of_a_row_that_keeps_everything(
         Request(number, tuple(ids[:60]), continuation=tuple(ids[60:]))
         for number, ids in enumerate(PROMPTS[:4])
     ]
-    done = [one.logprobs for one in contract.complete(engine, requests)]
+    done = [one.logprobs for one in contract.complete_requests(engine, requests)]
     assert freed
-    monkeypatch.setattr(kv_arenas, "frees_places", lambda _: False)
+    monkeypatch.setattr(kv_arenas, "can_free_positions", lambda _: False)
     freed.clear()
-    assert [one.logprobs for one in contract.complete(engine, requests)] == done
+    assert [one.logprobs for one in contract.complete_requests(engine, requests)] == done
     assert not freed
 
 
@@ -179,8 +181,8 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     """What the system says of its pages: a layer with a window keeps that and a few more places,
     others keep all."""
     heads = replace(HEADS, kv_cache=kv_cache)
-    own = own_kv(heads, kernels_for(heads), [2048])
-    assert isinstance(own, kv_arenas.KvArenas)
+    own = create_kv_store(heads, select_kernels(heads), [2048])
+    assert isinstance(own, kv_arenas.KvArenaStore)
     rows = torch.randn(2048, 2, 64, dtype=torch.bfloat16)
     most = 0
     for place in range(0, 2048, 16):
@@ -190,28 +192,28 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
         )
         for layer in range(3):
             own.write(layer, rows[place : place + 16], rows[place : place + 16], slots, places)
-        own.fill(0, place + 16)
-        resident = [sum(map(_resident, own.tensors(0)[layer::3])) for layer in range(3)]
+        own.set_filled(0, place + 16)
+        resident = [sum(map(_resident, own.slot_tensors(0)[layer::3])) for layer in range(3)]
         most = max(most, resident[0])
         # each head ends within a page, and keys and values end in other ones
-        assert abs(sum(resident) - own.held * heads.bytes_per_token) <= 14 * PAGE
-    place_bytes = sum(heads.place_bytes(0))
+        assert abs(sum(resident) - own.resident_tokens * heads.bytes_per_token) <= 14 * PAGE
+    place_bytes = sum(heads.position_nbytes(0))
     whole = 2 * 2048 * place_bytes
     assert abs(resident[1] - whole) <= 4 * PAGE
-    said = 2 * kept_places(128, 2048) * place_bytes
+    said = 2 * max_window_positions(128, 2048) * place_bytes
     assert said * 0.6 <= most <= said + 4 * PAGE
     read = own.read(0, 0, 2048)[0][:, -128:]
     exact = own.read(1, 0, 2048)[0][:, -128:]
     assert torch.equal(read, exact)
-    assert own.freed(0) > 1000
+    assert own.freed_tokens(0) > 1000
 
 
 def test_a_row_that_is_kept_whole_frees_nothing() -> None:
-    own = own_kv(HEADS, kernels_for(HEADS), [2048])
-    own.keep_whole(0)
-    own.fill(0, 2048)
-    assert own.freed(0) == 0
-    assert own.held == 2048
+    own = create_kv_store(HEADS, select_kernels(HEADS), [2048])
+    own.disable_freeing(0)
+    own.set_filled(0, 2048)
+    assert own.freed_tokens(0) == 0
+    assert own.resident_tokens == 2048
 
 
 def _resident(tensor: torch.Tensor) -> int:

@@ -17,9 +17,9 @@ from streams import PROMPTS, complete, requests
 from runner_base.dtypes import Dtype
 from runner_engine import resolve
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import LANES
+from runner_engine.kernels.c_interface import LANES
+from runner_engine.kv_cache import create_kv_store, select_kernels
 from runner_engine.kv_cache import first_tokens as first_tokens_module
-from runner_engine.kv_cache import kernels_for, own_kv
 from runner_engine.kv_cache.formats import as_model
 from runner_engine.local.engine import LocalEngine
 from runner_engine.plan.footprint import predict
@@ -29,8 +29,8 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache
 from runner_engine.settings.model import LocalModelConfig
 
-INT4 = KvCache.of({"keys": "int4", "values": "int4", "first_tokens": "as_model"})
-K8V4 = KvCache.of({"keys": "int8", "values": "int4", "first_tokens": "as_model"})
+INT4 = KvCache.parse({"keys": "int4", "values": "int4", "first_tokens": "as_model"})
+K8V4 = KvCache.parse({"keys": "int8", "values": "int4", "first_tokens": "as_model"})
 WAYS = pytest.mark.parametrize("way", ["kernels", "torch"])
 Make = Callable[..., LocalEngine]
 
@@ -61,8 +61,8 @@ def test_in_a_text_that_begins_elsewhere_they_are_not_found(
     text has."""
     case, form = CASES["decoding 3x3x64"], "f32 in int4, first plain"
     check_pass(case, form, way)
-    for kind in (type(own_kv(heads_for(way, 1, 1, 1, 16, torch.float32), kernels_or_none(way))),):
-        monkeypatch.setattr(kind, "set_beginning", lambda self, slot, is_beginning: None)
+    for kind in (type(create_kv_store(heads_for(way, 1, 1, 1, 16, torch.float32), kernels_or_none(way))),):
+        monkeypatch.setattr(kind, "set_text_start", lambda self, slot, is_beginning: None)
     with pytest.raises(AssertionError, match="off by"):
         check_pass(case, form, way)
 
@@ -71,22 +71,24 @@ def test_in_a_text_that_begins_elsewhere_they_are_not_found(
 def test_kernels_store_them_as_they_are(dtype: torch.dtype) -> None:
     kernels = kernels_or_none("kernels")
     heads = replace(heads_for("kernels", 3, 2, 1, 80, dtype), kv_cache=INT4)
-    own = own_kv(heads, kernels, [40, 40])
-    own.set_beginning(1, False)
+    own = create_kv_store(heads, kernels, [40, 40])
+    own.set_text_start(1, False)
     keys, values = (random(torch.Generator().manual_seed(n), 37, 2, 80, dtype=dtype) for n in (0, 1))
     for slot in (0, 1):
         own.write(1, keys, values, ints([slot] * 37), ints([*range(37)]))
     pair = 2 if dtype is torch.bfloat16 else 1
     for side, given in enumerate((keys, values)):
-        first = own.first_tensors(0)[3 * side + 1]
-        rows = as_model.rows_of_blocks(first, 80, pair, is_keys=not side)
+        first = own.first_token_tensors(0)[3 * side + 1]
+        rows = as_model.read_blocks(first, 80, pair, is_keys=not side)
         assert torch.equal(rows, given[:LANES].transpose(0, 1))
         for layer in (0, 2):
-            assert not bool(own.first_tensors(0)[3 * side + layer].any()), "of no other layer"
-    assert not any(bool(some.any()) for some in own.first_tensors(1)), "a row that begins elsewhere has none"
-    coded = own.stored(1, 0, 37)[0][:, :LANES]
+            assert not bool(own.first_token_tensors(0)[3 * side + layer].any()), "of no other layer"
+    assert not any(bool(some.any()) for some in own.first_token_tensors(1)), (
+        "a row that begins elsewhere has none"
+    )
+    coded = own.read_stored(1, 0, 37)[0][:, :LANES]
     assert not bool(coded.any()), "their places among the others stay empty"
-    assert bool(own.stored(1, 1, 37)[0][:, :LANES].any())
+    assert bool(own.read_stored(1, 1, 37)[0][:, :LANES].any())
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
 def scores(engine: LocalEngine) -> torch.Tensor:
     """Return the log-probabilities of a continuation of each prompt."""
     asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
-    found = {one.id: one.logprobs or [] for one in contract.complete(engine, asked)}
+    found = {one.id: one.logprobs or [] for one in contract.complete_requests(engine, asked)}
     return torch.tensor([found[number] for number in sorted(found)])
 
 
@@ -125,8 +127,8 @@ def test_answers_are_the_same_beside_others_and_behind_what_is_kept(
     assert engine.prompts.tokens > 0
     assert engine.stats.shared_tokens > 100
     assert engine.stats.notes == []
-    heads = engine.heads(engine.loaded)
-    if heads is not None and kernels_for(heads) is not None:
+    heads = engine.find_kv_spec(engine.loaded)
+    if heads is not None and select_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
 
 
@@ -157,7 +159,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     engine_of: Make, kv_cache: KvCache, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_kernels = scores(engine_of(kv_cache, dtype))
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     by_torch = scores(engine_of(kv_cache, dtype))
     assert float((by_kernels - by_torch).abs().mean()) < (0.02 if dtype is Dtype.float32 else 0.1)
 
@@ -168,7 +170,9 @@ def test_a_short_text_is_the_models_own(engine_of: Make) -> None:
     asked = [Request(number, tuple(range(5, 5 + 9)), continuation=(20, 21, 22, 23)) for number in range(2)]
 
     def found(kv_cache: KvCache) -> torch.Tensor:
-        return torch.tensor([one.logprobs or [] for one in contract.complete(engine_of(kv_cache), asked)])
+        return torch.tensor(
+            [one.logprobs or [] for one in contract.complete_requests(engine_of(kv_cache), asked)]
+        )
 
     plain, coded = found(KvCache.as_model), found(KvCache.int4)
     assert torch.allclose(found(INT4), plain, atol=1e-4)
@@ -186,9 +190,9 @@ def test_a_plan_counts_them(engine_of: Make) -> None:
         assert predicted is not None
         peaks[kv_cache] = engine.stats.peak_kv_bytes
         assert predicted.decode_kv_bytes == pytest.approx(peaks[kv_cache], rel=0.05)
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
-    assert peaks[INT4] - peaks[KvCache.int4] == 2 * heads.first_plain_bytes
-    assert heads.first_plain_bytes == 2 * 16 * 2 * 64 * 4, (
+    assert peaks[INT4] - peaks[KvCache.int4] == 2 * heads.first_tokens_nbytes
+    assert heads.first_tokens_nbytes == 2 * 16 * 2 * 64 * 4, (
         "keys and values, tokens, layers, a head in float32"
     )

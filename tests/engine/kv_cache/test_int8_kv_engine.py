@@ -17,13 +17,13 @@ from streams import PROMPTS, complete, requests
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import note
-from runner_engine.decode.cache_probe import Incompatible
-from runner_engine.decode.compat_probe import gives_same_logits_together
+from runner_engine.decode.cache_probe import IncompatibleModel
+from runner_engine.decode.compat_probe import batched_logits_match_single
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
-from runner_engine.kv_cache.kv_cache import kernels_for
-from runner_engine.local.capabilities import capabilities_of
+from runner_engine.kv_cache.kv_store import select_kernels
+from runner_engine.local.capabilities import supported_capabilities
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Capability, Request
@@ -56,7 +56,7 @@ def alone(engine: LocalEngine) -> dict[Any, list[int]]:
 
 
 def scores(engine: LocalEngine, asked: list[Request], rows: int | None = None) -> dict[Any, list[float]]:
-    return {one.id: one.logprobs or [] for one in contract.complete(engine, asked, rows)}
+    return {one.id: one.logprobs or [] for one in contract.complete_requests(engine, asked, rows)}
 
 
 @pytest.mark.thorough
@@ -78,7 +78,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
     assert len({tuple(tokens) for tokens in expected.values()}) >= len(PROMPTS) - 2, (
         "answers differ with the prompt"
     )
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     most = 2 if heads.by_sdpa and dtype is Dtype.bfloat16 else 0
     for rows in (None, 5, 2):
@@ -86,11 +86,11 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
         assert sum(found[number] != tokens for number, tokens in expected.items()) <= most
     assert (engine.stats.shared_tokens > 100) == (dtype is Dtype.float32), "rows shared prefixes"
     assert engine.stats.notes == []
-    if kernels_for(heads) is not None:
+    if select_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
         forward = Forward(engine.loaded.model, heads)
         forward.fused = engine.fused
-        assert gives_same_logits_together(forward, 259), "so guessed tokens can be checked"
+        assert batched_logits_match_single(forward, 259), "so guessed tokens can be checked"
 
 
 @pytest.mark.thorough
@@ -107,7 +107,7 @@ def test_log_probabilities_are_the_same_bits_beside_other_rows(
     ]
     together = scores(engine, asked)
     single = {number: some for one in asked for number, some in scores(engine, [one]).items()}
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     # a sum in another order may round to the next byte
     off = 0.0 if not heads.by_sdpa else 0.01 if dtype is Dtype.float32 else 0.1
@@ -125,7 +125,7 @@ def test_the_memory_of_keys_and_values_is_that_of_8_bits(
     engine_of: Make, dtype: Dtype, by_torch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_torch:
-        monkeypatch.setattr(native, "kernels", lambda: None)
+        monkeypatch.setattr(native, "load_kernels", lambda: None)
     peaks = {}
     for kv_cache in (KvCache.as_model, KvCache.int8):
         engine = engine_of(dtype=dtype, kv_cache=kv_cache)
@@ -146,7 +146,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
 ) -> None:
     asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
     by_kernels = scores(engine_of(dtype=dtype), asked)
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     by_torch = scores(engine_of(dtype=dtype), asked)
     of_kernels, of_torch = (
         torch.tensor([some[number] for number in some]) for some in (by_kernels, by_torch)
@@ -170,9 +170,9 @@ def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: 
 def test_several_answers_to_a_prompt_are_those_of_single_ones(engine_of: Make) -> None:
     engine = engine_of(temperature=1.0)
     prompt = PROMPTS[0]
-    [several] = [contract.complete(engine, [Request(0, prompt, n=4)])]
+    [several] = [contract.complete_requests(engine, [Request(0, prompt, n=4)])]
     assert len({tuple(one.answer.token_ids) for one in several}) > 1
-    again = contract.complete(engine, [Request(0, prompt, n=4), *requests()[1:]])
+    again = contract.complete_requests(engine, [Request(0, prompt, n=4), *requests()[1:]])
     same = {one.choice: one.answer.token_ids for one in again if one.id == 0}
     assert same == {one.choice: one.answer.token_ids for one in several}
 
@@ -181,7 +181,7 @@ def test_models_and_rows_of_other_routes_are_refused(
     engine_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def incompatible(_: object) -> None:
-        raise Incompatible(note("other_state", what="DynamicLayer"))
+        raise IncompatibleModel(note("other_state", what="DynamicLayer"))
 
     monkeypatch.setattr("runner_engine.local.engine.probe_heads", incompatible)
     with raises(ConfigError, "unsupported", "generation.kv_cache"):
@@ -204,4 +204,4 @@ def test_branches_need_a_cache_in_the_models_format() -> None:
     model = LocalModelConfig(name="x")
     for kv_cache in (KvCache.as_model, KvCache.int8):
         spec = make_spec(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
-        assert (Capability.branches in capabilities_of(spec)) == (kv_cache == KvCache.as_model)
+        assert (Capability.branches in supported_capabilities(spec)) == (kv_cache == KvCache.as_model)

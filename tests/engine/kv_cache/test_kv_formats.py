@@ -13,12 +13,12 @@ from passes import CASES, as_stored, check_pass
 from raising import raises
 
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.kept_kv import kept_kv
+from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.kernels import native
-from runner_engine.kv_cache import Heads, own_kv, rotation
+from runner_engine.kv_cache import KvCacheSpec, create_kv_store, rotation
 from runner_engine.kv_cache.formats import int4
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.kv_cache import SHORT_NAMES, KvCache, KvNumbers
+from runner_engine.settings.kv_cache import SHORT_NAMES, KvCache, KvPrecision
 
 MAPPING = "{keys: int8, values: int4, rotate: false, layers: {-1: as_model, 0: int8}}"
 FIRST = "{keys: int4, values: int4, rotate: true, first_tokens: as_model}"
@@ -49,9 +49,9 @@ def kernels() -> native.Kernels:
     ],
 )
 def test_a_value_has_one_text(given: object, said: str) -> None:
-    assert str(KvCache.of(given)) == said
+    assert str(KvCache.parse(given)) == said
     assert GenerationConfig(kv_cache=given).kv_cache == said
-    assert KvCache.of(said) == KvCache.of(given)
+    assert KvCache.parse(said) == KvCache.parse(given)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_mistakes_are_one_message(given: object, why: str) -> None:
 
 
 def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
-    of = KvCache.of({"keys": "int8", "layers": {4: "as_model"}})
+    of = KvCache.parse({"keys": "int8", "layers": {4: "as_model"}})
     of.check_layers(5)
     with raises(ConfigError, "bad_value", "generation.kv_cache"):
         of.check_layers(4)
@@ -87,25 +87,25 @@ def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
 
 @DTYPES
 @pytest.mark.parametrize("dim", [16, 64, 80, 128])
-@pytest.mark.parametrize("kv_cache", [KvCache.int4, KvCache.k8v4, KvCache.of(MAPPING)], ids=str)
+@pytest.mark.parametrize("kv_cache", [KvCache.int4, KvCache.k8v4, KvCache.parse(MAPPING)], ids=str)
 def test_kernels_and_torch_store_the_same_bits(
     kernels: native.Kernels, kv_cache: KvCache, dim: int, dtype: torch.dtype
 ) -> None:
     heads = replace(heads_for("kernels", 3, 3, 1, dim, dtype), kv_cache=kv_cache)
     generator = torch.Generator().manual_seed(dim)
-    own, other = own_kv(heads, kernels, [40, 40]), own_kv(heads, kernels, [50])
+    own, other = create_kv_store(heads, kernels, [40, 40]), create_kv_store(heads, kernels, [50])
     for layer in (1, 2):
         keys, values = (random(generator, 37, 3, dim, dtype=dtype) * 5 for _ in range(2))
         keys[3, 1], keys[5, 2, 7], keys[6, 0, 0], values[4] = 0.0, torch.nan, torch.inf, 1e-38
         order = torch.randperm(37, generator=generator)
         own.write(layer, keys[order], values[order], ints([1] * 37), order.int())
-        stored = own.stored(layer, 1, 37)
-        expected = heads.to_stored(layer, keys.transpose(0, 1), values.transpose(0, 1))
-        for found, wanted, of in zip(stored, expected, heads.formats(layer), strict=True):
-            numbers = (of.to_numbers(some, dim, torch.float32) for some in (found, wanted))
+        stored = own.read_stored(layer, 1, 37)
+        expected = heads.encode_kv(layer, keys.transpose(0, 1), values.transpose(0, 1))
+        for found, wanted, of in zip(stored, expected, heads.layer_formats(layer), strict=True):
+            numbers = (of.decode(some, dim, torch.float32) for some in (found, wanted))
             assert torch.equal(*(some.nan_to_num(-1.0, -2.0, -3.0) for some in numbers))
-        other.put_stored(layer, *stored)
-        for copied, given in zip(other.stored(layer, 0, 37), stored, strict=True):
+        other.write_stored(layer, *stored)
+        for copied, given in zip(other.read_stored(layer, 0, 37), stored, strict=True):
             assert torch.equal(copied.nan_to_num(-1), given.nan_to_num(-1))
     assert not bool(own.read(0, 1, 37)[0].any()), "no neighbour is touched"
     assert not bool(own.read(1, 0, 37)[0].any())
@@ -113,9 +113,9 @@ def test_kernels_and_torch_store_the_same_bits(
 
 def test_four_bits_use_all_their_steps_and_are_near() -> None:
     numbers = torch.randn(50, 3, 80, generator=torch.Generator().manual_seed(0))
-    rows = int4.to_rows(numbers)
-    assert rows.shape[-1] == int4.width(80) == 3 * 18
-    read = int4.to_numbers(rows, 80, torch.float32)
+    rows = int4.encode(numbers)
+    assert rows.shape[-1] == int4.stored_width(80) == 3 * 18
+    read = int4.decode(rows, 80, torch.float32)
     most = torch.nn.functional.pad(numbers, (0, 16)).unflatten(-1, (3, 32)).abs().amax(-1)
     step = (most / 8).repeat_interleave(32, dim=-1)[..., :80]
     assert bool(((read - numbers).abs() <= step * 1.01).all())
@@ -129,15 +129,15 @@ def test_four_bits_use_all_their_steps_and_are_near() -> None:
 def test_a_rotation_is_undone_by_itself(
     kernels: native.Kernels, dim: int, piece: int, dtype: torch.dtype
 ) -> None:
-    assert rotation.piece_of(dim) == piece
+    assert rotation.rotation_block_size(dim) == piece
     heads = replace(heads_for("kernels", 1, 3, 1, dim, dtype), kv_cache=KvCache.int4)
     given = random(torch.Generator().manual_seed(dim), 5, 3, dim, dtype=dtype)
     given[0, 0, 0] = 100.0
-    turned = heads.turned(given)
-    assert torch.equal(heads.turned(given, kernels), turned), "C has the same bits"
+    turned = heads.rotate_if_enabled(given)
+    assert torch.equal(heads.rotate_if_enabled(given, kernels), turned), "C has the same bits"
     assert float(turned[0, 0].abs().max()) < 60, "one large number is spread"
     assert torch.allclose(
-        rotation.rotated(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1
+        rotation.hadamard_rotate(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1
     )
     exact = given.double() @ given.double().mT
     assert torch.allclose((turned.double() @ turned.double().mT), exact, rtol=1e-5 if dtype is torch.float32 else 0.05,
@@ -149,14 +149,14 @@ def test_a_rotation_is_undone_by_itself(
 def test_a_rotation_that_is_not_undone_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what is read must be rotated back."""
     check_pass(CASES["decoding 3x3x64"], "f32 in int4", way)
-    turned, calls = Heads.turned, []
+    turned, calls = KvCacheSpec.rotate_if_enabled, []
 
-    def three_of_four(heads: Heads, given: torch.Tensor, kernels: Any = None) -> torch.Tensor:
+    def three_of_four(heads: KvCacheSpec, given: torch.Tensor, kernels: Any = None) -> torch.Tensor:
         calls.append(given)
         is_result = given.dim() == 3 and given.shape[1] == heads.kv_heads * heads.group
         return given if is_result else turned(heads, given, kernels)
 
-    monkeypatch.setattr(Heads, "turned", three_of_four)
+    monkeypatch.setattr(KvCacheSpec, "rotate_if_enabled", three_of_four)
     with pytest.raises(AssertionError, match="off by"):
         check_pass(CASES["decoding 3x3x64"], "f32 in int4", way)
     assert calls
@@ -167,7 +167,7 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
     """The control: with the scales of the head before, the pass is not what one softmax gives."""
     import passes
 
-    def shifted(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
+    def shifted(heads: KvCacheSpec, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
         read = as_stored(heads, layer, keys, values)
         sizes = [some.abs().amax(dim=-1, keepdim=True).clamp_min(1e-9) for some in read]
         return tuple(some * (size.roll(1, 0) / size) for some, size in zip(read, sizes, strict=True))
@@ -177,20 +177,20 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
         check_pass(CASES["decoding 3x3x64"], form, "kernels")
 
 
-@pytest.mark.parametrize("kv_cache", [*SHORT_NAMES.values(), KvCache.of(MAPPING)], ids=str)
+@pytest.mark.parametrize("kv_cache", [*SHORT_NAMES.values(), KvCache.parse(MAPPING)], ids=str)
 @pytest.mark.parametrize("dim", [64, 80])
 def test_the_plan_counts_what_is_stored(kv_cache: KvCache, dim: int) -> None:
     settings = {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": dim}
     heads = replace(heads_for("kernels", 3, 2, 3, dim, torch.bfloat16), kv_cache=kv_cache)
-    planned = kept_kv(settings, 2, kv_cache, lanes=16).token_bytes
+    planned = compute_kv_size(settings, 2, kv_cache, lanes=16).token_bytes
     assert planned == heads.bytes_per_token
     for way in ("kernels", "torch"):
-        own = own_kv(heads, kernels_or_none(way), [160])
-        assert sum(tensor.nbytes for tensor in own.tensors(0)) == 160 * planned
+        own = create_kv_store(heads, kernels_or_none(way), [160])
+        assert sum(tensor.nbytes for tensor in own.slot_tensors(0)) == 160 * planned
 
 
 def test_four_bits_take_a_quarter() -> None:
-    sizes = {name: kept_kv({"num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 64}, 2, one).token_bytes
+    sizes = {name: compute_kv_size({"num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 64}, 2, one).token_bytes
              for name, one in SHORT_NAMES.items()}  # fmt: skip
     assert sizes == {"as_model": 256, "int8": 136, "int8_rotated": 136, "int4": 72, "k8v4": 104}
-    assert KvNumbers.int4 in (KvCache.k8v4.values,)
+    assert KvPrecision.int4 in (KvCache.k8v4.values,)

@@ -16,7 +16,7 @@ from streams import PROMPTS, complete, requests
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.kernels import native
-from runner_engine.kv_cache import kernels_for
+from runner_engine.kv_cache import select_kernels
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -43,7 +43,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
 def scores(engine: LocalEngine) -> torch.Tensor:
     """Return the log-probabilities of a continuation of each prompt."""
     asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
-    found = {one.id: one.logprobs or [] for one in contract.complete(engine, asked)}
+    found = {one.id: one.logprobs or [] for one in contract.complete_requests(engine, asked)}
     return torch.tensor([found[number] for number in sorted(found)])
 
 
@@ -52,15 +52,15 @@ def scores(engine: LocalEngine) -> torch.Tensor:
 def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cache: str) -> None:
     engine = engine_of(kv_cache)
     alone = {number: tokens for one in requests() for number, tokens in complete(engine, [one]).items()}
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
-    assert str(heads.kv_cache) == str(KvCache.of(kv_cache))
+    assert str(heads.kv_cache) == str(KvCache.parse(kv_cache))
     assert str(engine.load().facts["kv_cache"]).startswith(str(heads.kv_cache))
     for rows in (None, 2):
         assert complete(engine, requests(), rows) == alone
     assert engine.stats.shared_tokens > 100
     assert engine.stats.notes == []
-    if kernels_for(heads) is not None:
+    if select_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
 
 
@@ -71,7 +71,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     engine_of: Make, kv_cache: str, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_kernels = scores(engine_of(kv_cache, dtype))
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     by_torch, plain = scores(engine_of(kv_cache, dtype)), scores(engine_of("as_model", dtype))
     assert float((by_kernels - by_torch).abs().mean()) < (0.02 if dtype is Dtype.float32 else 0.1)
     assert 1e-4 < float((by_kernels - plain).abs().mean()) < 0.2, "fewer bits cost something, and little"
@@ -79,7 +79,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
 
 def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(saved_family: Any) -> None:
     from runner_engine import resolve
-    from runner_engine.local.before_load import check_files
+    from runner_engine.local.preload_checks import check_files
 
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu")
     of = {"keys": "int8", "layers": {77: "as_model"}}

@@ -14,7 +14,7 @@ from streams import complete
 
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
-from runner_engine.kv_cache import kernels_for
+from runner_engine.kv_cache import select_kernels
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -73,7 +73,7 @@ def asked(**keys: Any) -> list[Request]:
 def scores(engine: LocalEngine) -> torch.Tensor:
     """Return the log-probabilities of a continuation of each prompt."""
     continued = asked(continuation=tuple(range(20, 32)))
-    found = {one.id: one.logprobs or [] for one in contract.complete(engine, continued)}
+    found = {one.id: one.logprobs or [] for one in contract.complete_requests(engine, continued)}
     return torch.tensor([found[number] for number in sorted(found)])
 
 
@@ -88,10 +88,10 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family
     assert alone[1] == alone[5]
     assert len({tuple(tokens) for tokens in alone.values()}) > 2
     assert engine.stats.notes == []
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
-    assert heads.kv_cache == KvCache.of(kv_cache)
-    if kernels_for(heads) is not None:
+    assert heads.kv_cache == KvCache.parse(kv_cache)
+    if select_kernels(heads) is not None:
         assert engine.fused is not None, "a pass in a single call, or in several"
 
 
@@ -104,7 +104,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     """In float32: in 16 bits, random weights make more noise of rounding than the difference that
     is looked for."""
     by_kernels, plain = scores(engine_of(family, kv_cache)), scores(engine_of(family, "as_model"))
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     by_torch = scores(engine_of(family, kv_cache))
     off, cost = ((by_kernels - other).abs().mean().item() for other in (by_torch, plain))
     assert cost > 1e-4, "fewer bits cost something"
@@ -118,9 +118,9 @@ def test_without_its_sinks_or_cap_it_is_another_model(
     """The control: what layers have beside keys matters over codes, too."""
     engine = engine_of(family, "int4")
     expected = scores(engine)
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
-    if kernels_for(heads) is None or engine.fused is None:
+    if select_kernels(heads) is None or engine.fused is None:
         pytest.skip("passes do not go in a single call here")
     for layer in engine.fused.weights.layers:
         layer.cap, layer.sinks = 0.0, None

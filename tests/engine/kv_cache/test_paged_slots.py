@@ -12,16 +12,16 @@ import torch
 from operations import Operations
 
 from runner_engine.attention import device_attention, page_trial
-from runner_engine.attention.page_trial import page_of
+from runner_engine.attention.page_trial import find_page_size
 from runner_engine.decode.passes.device_step import POSITION, StepAttention
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.shared_kv import SharedKv, own_cost, own_kv
-from runner_engine.kv_cache.windows import Window
+from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store, kv_store_cost
+from runner_engine.kv_cache.sliding_windows import Window
 
 PAGE = 16
-HEADS = Heads(2, 2, 2, 8, torch.float32, torch.device("cpu"), by_sdpa=True, page=PAGE)
+HEADS = KvCacheSpec(2, 2, 2, 8, torch.float32, torch.device("cpu"), by_sdpa=True, page=PAGE)
 
 
 def keys_of(layer: int, numbers: list[int]) -> torch.Tensor:
@@ -34,10 +34,10 @@ def keys_of(layer: int, numbers: list[int]) -> torch.Tensor:
 
 def prefix_of(numbers: list[int], parent: Prefix | None = None) -> Prefix:
     prefix = Prefix(numbers, parent)
-    prefix.kv = SharedKv.empty(HEADS, len(numbers), None)
+    prefix.kv = SharedKv.allocate(HEADS, len(numbers), None)
     for layer in range(HEADS.layers):
         keys = keys_of(layer, numbers)
-        prefix.kv.store.put_stored(layer, keys, -keys)
+        prefix.kv.store.write_stored(layer, keys, -keys)
     return prefix
 
 
@@ -53,21 +53,21 @@ class Rows:
         self.prefixes[at:at] = [prefix] * count
         self.numbers[at:at] = [[] for _ in range(count)]
         needs = [40 + (one.length % PAGE if one else 0) for one in self.prefixes]
-        self.own.enter(at, count, needs, needs, len(needs))
-        self.own.begin(at, count, prefix)
+        self.own.insert_slots(at, count, needs, needs, len(needs))
+        self.own.start_from_prefix(at, count, prefix)
 
     def write(self, slot: int, numbers: list[int]) -> None:
         before = len(self.numbers[slot])
         self.numbers[slot] += numbers
-        self.own.lengthen(len(self.numbers[slot]), 200)
+        self.own.ensure_capacity(len(self.numbers[slot]), 200)
         places = torch.arange(before, len(self.numbers[slot]), dtype=torch.int32)
         for layer in range(HEADS.layers):
             keys = keys_of(layer, numbers).transpose(0, 1)
             self.own.write(layer, keys, -keys, torch.full_like(places, slot), places)
-        self.own.fill(slot, len(self.numbers[slot]))
+        self.own.set_filled(slot, len(self.numbers[slot]))
 
     def leave(self, slot: int) -> None:
-        self.own.leave(slot, len(self.prefixes))
+        self.own.remove_slot(slot, len(self.prefixes))
         self.prefixes[slot], self.numbers[slot] = self.prefixes[-1], self.numbers[-1]
         self.prefixes.pop()
         self.numbers.pop()
@@ -75,19 +75,19 @@ class Rows:
     def check(self) -> None:
         if self.numbers:
             free = self.own.capacity - max(map(add, self.own.before, map(len, self.numbers)))
-            assert self.own.holds([len(numbers) + free for numbers in self.numbers])
-            assert not self.own.holds([len(numbers) + free + 1 for numbers in self.numbers])
+            assert self.own.has_capacity([len(numbers) + free for numbers in self.numbers])
+            assert not self.own.has_capacity([len(numbers) + free + 1 for numbers in self.numbers])
         assert set(self.own.continued[len(self.prefixes) :]) <= {None}
         for slot, (prefix, numbers) in enumerate(zip(self.prefixes, self.numbers, strict=True)):
             before = [token for one in (prefix.path if prefix else []) for token in one.tokens]
             for layer in range(HEADS.layers):
                 keys = keys_of(layer, [*before, *numbers])
-                for pool, expected in zip(self.own.flat(layer, 0), (keys, -keys), strict=True):
-                    pages = pool.view(-1, PAGE, HEADS.kv_heads, HEADS.dim)[self.own.blocks[slot].long()]
+                for pool, expected in zip(self.own.flat_kv(layer, 0), (keys, -keys), strict=True):
+                    pages = pool.view(-1, PAGE, HEADS.kv_heads, HEADS.dim)[self.own.page_table[slot].long()]
                     assert torch.equal(pages.flatten(0, 1)[: expected.shape[1]].transpose(0, 1), expected)
-                stored = self.own.stored(layer, slot, len(numbers))
+                stored = self.own.read_stored(layer, slot, len(numbers))
                 assert torch.equal(stored[0], keys[:, len(before) :])
-                assert torch.equal(self.own.tensors(slot)[layer][:, : len(numbers)], stored[0])
+                assert torch.equal(self.own.slot_tensors(slot)[layer][:, : len(numbers)], stored[0])
 
 
 @pytest.mark.sampled(2)
@@ -112,33 +112,33 @@ def test_a_rows_table_leads_to_its_keys_whatever_happened(seed: int) -> None:
                 chance.randrange(len(rows.prefixes)), [10 * step + at for at in range(chance.randint(1, 9))]
             )
         rows.check()
-    of_known = sum(one.pages(PAGE) for one in known if one)
+    of_known = sum(one.num_pages(PAGE) for one in known if one)
     assert rows.own.spare <= 2 * of_known, "pages that no row reads are used again"
 
 
 def test_pages_and_copies_count_as_memory() -> None:
     trunk = prefix_of(list(range(40)))
-    assert (trunk.pages(PAGE), trunk.length % PAGE) == (2, 8)
-    assert own_cost(HEADS, None, [40, 12, 33]) == 3 * 48
+    assert (trunk.num_pages(PAGE), trunk.length % PAGE) == (2, 8)
+    assert kv_store_cost(HEADS, None, [40, 12, 33]) == 3 * 48
     trunk.in_pages = 32
-    assert (trunk.size, trunk.held) == (72, 72)
-    on_gpu = own_kv(meta_heads(), None, [300, 200], [meta_prefix(600), meta_prefix(300)])
+    assert (trunk.stored_size, trunk.resident_tokens) == (72, 72)
+    on_gpu = create_kv_store(meta_heads(), None, [300, 200], [meta_prefix(600), meta_prefix(300)])
     assert isinstance(on_gpu, PagedSlots)
     pages = sum(map(len, on_gpu.shared.values()))
     assert (pages, len(on_gpu.keys[0]), on_gpu.capacity) == (3, 4, 512)
-    assert on_gpu.held == 4 * 512 - 3 * 256, "the slots, and pages that are free"
+    assert on_gpu.resident_tokens == 4 * 512 - 3 * 256, "the slots, and pages that are free"
 
 
-def meta_heads(group: int = 7, window: int | None = None) -> Heads:
+def meta_heads(group: int = 7, window: int | None = None) -> KvCacheSpec:
     windows = (None if window is None else Window(window),) * 2
-    return Heads(
+    return KvCacheSpec(
         2, 2, group, 64, torch.bfloat16, torch.device("meta"), windows, by_sdpa=True, page=page_trial.PAGE
     )
 
 
 def meta_prefix(length: int) -> Prefix:
     prefix = Prefix(list(range(length)))
-    prefix.kv = SharedKv.empty(meta_heads(), length, None)
+    prefix.kv = SharedKv.allocate(meta_heads(), length, None)
     return prefix
 
 
@@ -147,10 +147,10 @@ def test_what_a_step_hands_to_flash_attention_is_what_it_takes(group: int, windo
     """Each of these is a check of mha_varlen_fwd in torch's flash_api.cpp, or what its kernels
     assume."""
     heads, rows = meta_heads(group, window), 4
-    own = own_kv(heads, None, [300] * rows, [meta_prefix(600), None, meta_prefix(300), None])
+    own = create_kv_store(heads, None, [300] * rows, [meta_prefix(600), None, meta_prefix(300), None])
     assert isinstance(own, PagedSlots)
     table = torch.zeros(rows, 12, dtype=torch.int64, device="meta")
-    step = StepAttention(heads, own, [], table, 0, own.blocks[:rows])
+    step = StepAttention(heads, own, [], table, 0, own.page_table[:rows])
     query, key = (
         torch.zeros(1, rows, count, 64, dtype=heads.dtype, device="meta") for count in (2 * group, 2)
     )
@@ -184,18 +184,20 @@ def test_what_a_step_hands_to_flash_attention_is_what_it_takes(group: int, windo
 
 
 def test_each_page_of_a_table_exists_and_positions_beyond_it_are_never_asked_for() -> None:
-    own = own_kv(HEADS, None, [40] * 3, [prefix_of(list(range(40))), None, prefix_of(list(range(70)))])
+    own = create_kv_store(
+        HEADS, None, [40] * 3, [prefix_of(list(range(40))), None, prefix_of(list(range(70)))]
+    )
     assert isinstance(own, PagedSlots)
-    assert own.blocks.shape == (3, 4 + own.capacity // PAGE)
-    pool = own.flat(0, 0)[0]
-    assert int(own.blocks.min()) >= 0
-    assert (int(own.blocks.max()) + 1) * PAGE <= len(pool)
+    assert own.page_table.shape == (3, 4 + own.capacity // PAGE)
+    pool = own.flat_kv(0, 0)[0]
+    assert int(own.page_table.min()) >= 0
+    assert (int(own.page_table.max()) + 1) * PAGE <= len(pool)
     table = torch.zeros(3, 12, dtype=torch.int64)
     table[:, POSITION] = torch.tensor([40, 0, 75])
-    step = StepAttention(HEADS, own, [], table, 0, own.blocks)
-    assert step._counts.tolist() == [41, 1, 76]
+    step = StepAttention(HEADS, own, [], table, 0, own.page_table)
+    assert step._num_visible_positions.tolist() == [41, 1, 76]
     first = own.capacity
-    assert step._new_places.tolist() == [8, first, 2 * first + 11]
+    assert step._new_kv_indices.tolist() == [8, first, 2 * first + 11]
 
 
 def test_what_does_not_work_on_a_device_is_not_used(
@@ -204,9 +206,9 @@ def test_what_does_not_work_on_a_device_is_not_used(
     """A torch without block tables, one that refuses, one that reads other pages or what nobody
     sees."""
     caplog.set_level("INFO")
-    heads = Heads(1, 2, 2, 64, torch.float32, torch.device("cpu"), (Window(100), None), by_sdpa=True)
-    assert page_of(heads) == 256
-    attend, schema = device_attention.attend_by_length, page_trial._schema()
+    heads = KvCacheSpec(1, 2, 2, 64, torch.float32, torch.device("cpu"), (Window(100), None), by_sdpa=True)
+    assert find_page_size(heads) == 256
+    attend, schema = device_attention.attend_variable_lengths, page_trial._flash_attention_schema()
 
     def refuses(scaling: Any, query: torch.Tensor, own: Any) -> Any:
         if own.blocks is not None:
@@ -236,13 +238,15 @@ def test_what_does_not_work_on_a_device_is_not_used(
         "off by nan": reads_what_nobody_sees,
     }  # fmt: skip
     for why, instead in wrong.items():
-        monkeypatch.setattr(page_trial, "attend_by_length", instead)
+        monkeypatch.setattr(page_trial, "attend_variable_lengths", instead)
         caplog.clear()
-        assert page_of(heads) == 0
+        assert find_page_size(heads) == 0
         assert why in caplog.text
-    monkeypatch.setattr(page_trial, "attend_by_length", attend)
+    monkeypatch.setattr(page_trial, "attend_variable_lengths", attend)
     monkeypatch.setattr(
-        page_trial, "_schema", lambda: schema.replace("block_table", "").replace("num_splits", "")
+        page_trial,
+        "_flash_attention_schema",
+        lambda: schema.replace("block_table", "").replace("num_splits", ""),
     )
-    assert page_of(heads) == 0
+    assert find_page_size(heads) == 0
     assert "this torch's flash attention has no block_table and no num_splits" in caplog.text

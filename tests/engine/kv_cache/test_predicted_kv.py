@@ -11,9 +11,9 @@ from opening import make_spec, open_engine
 from streams import complete
 
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.kept_kv import kept_kv
-from runner_engine.checkpoints.layer_kinds import LayerKind, layer_kinds
-from runner_engine.checkpoints.resolve import resolve
+from runner_engine.checkpoints.kv_size import compute_kv_size
+from runner_engine.checkpoints.layer_kinds import LayerKind, derive_layer_kinds
+from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.plan.footprint import predict
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -49,7 +49,7 @@ def test_predicted_keys_values_and_states_are_what_is_kept(
     engine.close()
     assert max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes) == pytest.approx(measured, rel=0.05)
     if "sliding_window" in sizes:
-        full = kept_kv(resolve(spec).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
+        full = compute_kv_size(resolve(spec).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
         assert full > 1.1 * measured, "as if each layer kept everything"
 
 
@@ -75,7 +75,7 @@ def test_predicted_keys_values_and_states_are_what_is_kept(
     ],
 )  # fmt: skip
 def test_the_kinds_of_layers_of_files_on_the_hub(settings: dict[str, Any], kinds: list[LayerKind]) -> None:
-    assert layer_kinds(settings) == kinds
+    assert derive_layer_kinds(settings) == kinds
 
 
 def test_real_models_in_numbers() -> None:
@@ -83,12 +83,12 @@ def test_real_models_in_numbers() -> None:
         "model_type": "gemma3_text", "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1,
         "head_dim": 256, "hidden_size": 1152, "sliding_window": 512,
     }  # fmt: skip
-    kept = kept_kv(gemma3_1b, 2)
+    kept = compute_kv_size(gemma3_1b, 2)
     assert (kept.full_layers, kept.window_layers, kept.token_bytes) == (4, 22, 26 * 1024)
     long = kept.final_bytes(1, 32_000, 500, keeps_windows=True)
     assert 5.8 < kept.final_bytes(1, 32_000, 500, keeps_windows=False) / long < 5.9
-    shared = kept_kv(gemma3_1b | {"num_kv_shared_layers": 6}, 2)
-    assert shared.layers == 20
+    shared = compute_kv_size(gemma3_1b | {"num_kv_shared_layers": 6}, 2)
+    assert shared.num_kv_layers == 20
     latent = {"num_hidden_layers": 2, "num_attention_heads": 16, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
               "qk_rope_head_dim": 64, "v_head_dim": 128}  # fmt: skip
-    assert kept_kv(latent, 2).token_bytes == 2 * 2 * 16 * 192 * 2, "expanded, as they are stored"
+    assert compute_kv_size(latent, 2).token_bytes == 2 * 2 * 16 * 192 * 2, "expanded, as they are stored"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, SCORED, share
+from runner_engine.kv_cache.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, SCORED, find_shared_prefixes
 
 Prompts = list[list[int]]
 # few different tokens: beginnings in common are likely
@@ -35,7 +35,7 @@ def tokens_of(prefix: Prefix | None) -> list[int]:
 @settings(max_examples=150)
 @given(trees())
 def test_every_prompt_begins_with_the_prefix_that_it_shares(prompts: Prompts) -> None:
-    prefixes = share(prompts)
+    prefixes = find_shared_prefixes(prompts)
     assert len(prefixes) == len(prompts)
     users: dict[int, int] = {}
     for prompt, prefix in zip(prompts, prefixes, strict=True):
@@ -60,8 +60,8 @@ def test_every_prompt_begins_with_the_prefix_that_it_shares(prompts: Prompts) ->
 def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: object) -> None:
     order = list(range(len(prompts)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    shuffled = share([prompts[at] for at in order])
-    plain = share(prompts)
+    shuffled = find_shared_prefixes([prompts[at] for at in order])
+    plain = find_shared_prefixes(prompts)
     assert [tokens_of(prefix) for prefix in shuffled] == [tokens_of(plain[at]) for at in order]
 
 
@@ -69,7 +69,7 @@ def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: obje
 @settings(max_examples=100)
 @given(trees())
 def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
-    prefixes = share(prompts)
+    prefixes = find_shared_prefixes(prompts)
     nodes: dict[tuple[int, ...], Prefix] = {}
     for prefix in prefixes:
         for one in prefix.path if prefix else []:
@@ -80,7 +80,7 @@ def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), min_size=MIN_SAVED, max_size=300), st.integers(2, 12))
 def test_a_long_beginning_of_all_is_found_whole(beginning: list[int], count: int) -> None:
-    prefixes = share([[*beginning, 10 + number, 7] for number in range(count)])
+    prefixes = find_shared_prefixes([[*beginning, 10 + number, 7] for number in range(count)])
     assert all(prefix is prefixes[0] for prefix in prefixes)
     assert tokens_of(prefixes[0]) == beginning
 
@@ -88,7 +88,7 @@ def test_a_long_beginning_of_all_is_found_whole(beginning: list[int], count: int
 def test_two_nested_prefixes() -> None:
     system, agents = [1] * 100, [[2] * 60, [3] * 70]
     prompts = [system + agent + [10 + number] for agent in agents for number in range(4)]
-    prefixes = share(prompts)
+    prefixes = find_shared_prefixes(prompts)
     roots = {id(prefix.path[0]) for prefix in prefixes if prefix}
     assert len(roots) == 1
     assert prefixes[0] is prefixes[1] is prefixes[2] is prefixes[3]
@@ -100,14 +100,14 @@ def test_two_nested_prefixes() -> None:
 
 def test_identical_prompts_share_all_but_their_last_token() -> None:
     prompt = list(range(200))
-    prefixes = share([prompt] * 3)
+    prefixes = find_shared_prefixes([prompt] * 3)
     assert tokens_of(prefixes[0]) == prompt[:-1]
     assert prefixes[0] is prefixes[1] is prefixes[2]
 
 
 def test_a_prompt_inside_another_keeps_its_last_token() -> None:
     long = list(range(500))
-    prefixes = share([long, long[:200], long[:300], [9] * 50])
+    prefixes = find_shared_prefixes([long, long[:200], long[:300], [9] * 50])
     assert tokens_of(prefixes[1]) == long[:199]
     assert prefixes[0] is not None
     assert prefixes[2] is not None
@@ -118,7 +118,9 @@ def test_a_prompt_inside_another_keeps_its_last_token() -> None:
 
 def test_too_short_or_too_little_is_not_shared() -> None:
     def shared(length: int, count: int, are_scored: bool = False) -> bool:
-        prefixes = share([[1] * length + [10 + number] for number in range(count)], None, are_scored)
+        prefixes = find_shared_prefixes(
+            [[1] * length + [10 + number] for number in range(count)], None, are_scored
+        )
         return any(prefix is not None for prefix in prefixes)
 
     assert not shared(MIN_TOKENS - 1, 50), "too short, however many share it"
@@ -134,11 +136,11 @@ def test_too_short_or_too_little_is_not_shared() -> None:
 def test_a_beginning_too_short_for_all_does_not_hide_longer_ones_of_some() -> None:
     short = [1] * (MIN_TOKENS // 2)
     groups = [[*short, 2, *[4] * 200], [*short, 3, *[5] * 200]]
-    prefixes = share([[*group, 10 + number] for group in groups for number in range(3)])
+    prefixes = find_shared_prefixes([[*group, 10 + number] for group in groups for number in range(3)])
     assert [tokens_of(prefix) for prefix in prefixes] == [groups[0]] * 3 + [groups[1]] * 3
 
 
 def test_nothing_and_one_prompt() -> None:
-    assert share([]) == []
-    assert share([[1, 2, 3]]) == [None]
-    assert share([[1], [1]]) == [None, None]
+    assert find_shared_prefixes([]) == []
+    assert find_shared_prefixes([[1, 2, 3]]) == [None]
+    assert find_shared_prefixes([[1], [1]]) == [None, None]

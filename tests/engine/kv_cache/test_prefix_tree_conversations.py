@@ -14,9 +14,9 @@ from opening import make_spec, open_engine
 
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.stopping import Stopping
-from runner_engine.kv_cache.kv_cache import Heads
+from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.prefix_tree import MAX_CONVERSATIONS, ConversationCache
 from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.local.engine import LocalEngine
@@ -57,7 +57,7 @@ def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
 
 
 def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
-    (whole,) = contract.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
+    (whole,) = contract.complete_requests(engine, [Request(0, PROMPT, ignore_eos=True)])
     stop = whole.answer.text[6:9]
     heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
     assert done.answer.finish_reason is FinishReason.stop
@@ -68,14 +68,18 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     engine.load()
     tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == [Delta(0, 0, "n")]
-    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [Delta(0, 0, "é")]
+    assert stopping.new_deltas(TokenSequence(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == [
+        Delta(0, 0, "n")
+    ]
+    assert stopping.new_deltas(TokenSequence(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [
+        Delta(0, 0, "é")
+    ]
 
 
 @pytest.mark.sampled(1)
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
-    alone = {done.id: done for done in contract.complete(engine, requests)}
+    alone = {done.id: done for done in contract.complete_requests(engine, requests)}
     heard, done = "", {}
     with engine.open() as session:
 
@@ -89,7 +93,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
                     if len(heard) >= 5:
                         session.cancel(0)
 
-        contract.gather(session, [replace(request, deltas=True) for request in requests], listen)
+        contract.run_requests(session, [replace(request, deltas=True) for request in requests], listen)
     assert done[0].answer.finish_reason is FinishReason.cancelled
     assert done[0].answer.text == heard
     assert alone[0].answer.text.startswith(heard)
@@ -102,16 +106,16 @@ def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine)
     requests = [
         Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)
     ]
-    whole = {done.id: done.answer.token_ids for done in contract.complete(engine, requests)}
+    whole = {done.id: done.answer.token_ids for done in contract.complete_requests(engine, requests)}
     assert len(complete_first(engine, requests, 1)) < len(requests)
     assert engine.stats.rows_alive == 0
-    assert {done.id: done.answer.token_ids for done in contract.complete(engine, requests)} == whole
+    assert {done.id: done.answer.token_ids for done in contract.complete_requests(engine, requests)} == whole
 
 
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
     seen: list[float] = []
     requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
-    contract.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
+    contract.complete_requests(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
     assert len(seen) >= 10
     assert engine.stats.under_way == 0
 
@@ -124,7 +128,9 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     for turn in range(3):
         conversation.append(Message("user", f"{PROMPT}This is turn {turn}."))
         before = engine.stats.prefill_tokens
-        (done,) = contract.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
+        (done,) = contract.complete_requests(
+            engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)]
+        )
         computed.append(engine.stats.prefill_tokens - before)
         answers.append(done.answer.token_ids)
         conversation.append(Message("assistant", done.answer.text))
@@ -148,7 +154,7 @@ def test_the_next_turn_computes_only_what_is_new(embedded: LocalModelConfig) -> 
 
 
 def nothing_computed() -> SharedKv:
-    return SharedKv.empty(Heads(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
+    return SharedKv.allocate(KvCacheSpec(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
 
 
 def tokens_of(cache: ConversationCache) -> int:
@@ -158,23 +164,23 @@ def tokens_of(cache: ConversationCache) -> int:
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     cache = ConversationCache()
     for number in range(MAX_CONVERSATIONS + 3):
-        cache.add([number] * 100, nothing_computed(), budget_tokens=4000)
+        cache.add_conversation([number] * 100, nothing_computed(), budget_tokens=4000)
     assert tokens_of(cache) == 100 * MAX_CONVERSATIONS
-    assert cache.find([0] * 100) is None  # it made room
-    cache.add([99] * 700, nothing_computed(), budget_tokens=4000)
+    assert cache.find_prefix([0] * 100) is None  # it made room
+    cache.add_conversation([99] * 700, nothing_computed(), budget_tokens=4000)
     assert tokens_of(cache) == 1000
-    cache.add([98] * 1001, nothing_computed(), budget_tokens=4000)
-    assert cache.find([98] * 1001) is None
-    prefix = cache.find([*[99] * 60, 1, 2])
+    cache.add_conversation([98] * 1001, nothing_computed(), budget_tokens=4000)
+    assert cache.find_prefix([98] * 1001) is None
+    prefix = cache.find_prefix([*[99] * 60, 1, 2])
     assert prefix is not None
     assert prefix.tokens == [99] * 60
-    assert cache.find([99] * 20) is None  # too little to be worth it
+    assert cache.find_prefix([99] * 20) is None  # too little to be worth it
 
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
     cache = ConversationCache()
-    cache.add([1] * 50, nothing_computed(), 10_000)
-    cache.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
+    cache.add_conversation([1] * 50, nothing_computed(), 10_000)
+    cache.add_conversation([*[1] * 50, 2, 3], nothing_computed(), 10_000)
     assert tokens_of(cache) == 52
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.decode.tokens.stopping import Stopping
-from runner_engine.kernels import native, shared_numbers
+from runner_engine.kernels import c_interface, native
 from runner_engine.kv_cache import prefix_tree, prompt_cache
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
@@ -50,7 +50,7 @@ def test_what_comes_again_is_not_computed_again(
     engine: LocalEngine, by_torch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_torch:
-        monkeypatch.setattr(native, "kernels", lambda: None)
+        monkeypatch.setattr(native, "load_kernels", lambda: None)
     folder = engine.spec.model.name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     expected = generated(model, AutoTokenizer.from_pretrained(folder))
@@ -72,8 +72,8 @@ def test_a_prompt_that_continues_an_answer_uses_its_keys_and_values(engine: Loca
     prompt = (*engine.encode(Request(0, PROMPTS[0]))[1], *ids)
     longer = [Request(1, (*prompt, 7, 8, 9), recurring=True)]
     kept, little = computed(engine, longer)
-    assert little <= shared_numbers.LANES + 3
-    engine.prompts.forget()
+    assert little <= c_interface.LANES + 3
+    engine.prompts.clear()
     assert computed(engine, longer) == (kept, len(prompt) + 3)
 
 
@@ -90,14 +90,14 @@ def test_a_full_cache_forgets_what_was_longest_ago(
     monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
     asked = requests(recurring=True)
     expected, _ = computed(engine, asked, 1)
-    engine.prompts.forget()
-    heads = engine.heads(engine.loaded)
+    engine.prompts.clear()
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     blocks = 12
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * c_interface.LANES * heads.bytes_per_token / MIB)
     for _ in range(2):
         assert computed(engine, asked, 1)[0] == expected
-        assert engine.prompts.tokens == blocks * shared_numbers.LANES
+        assert engine.prompts.tokens == blocks * c_interface.LANES
         assert len(engine.prompts._known) <= 2 * blocks, "what is forgotten is known by no key"
     last = asked[-1:]
     assert computed(engine, last) == ({last[0].id: expected[int(last[0].id)]}, 1)
@@ -110,20 +110,20 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     off."""
     monkeypatch.setattr("runner_engine.decode.tokens.stopping.MAX_CACHED", 100)
     engine.load()
-    heads = engine.heads(engine.loaded)
+    heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     blocks = 24
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * c_interface.LANES * heads.bytes_per_token / MIB)
     common = "Each of these begins with the same long text, which is read once for all of them. " * 3
     stopping = [0]
-    accept = Stopping.accept
+    accept = Stopping.accept_token
 
     def counted(self: Stopping, *of_a_token: Any) -> bool:
         goes_on = accept(self, *of_a_token)
         stopping.append(len(self._completes))
         return goes_on
 
-    monkeypatch.setattr(Stopping, "accept", counted)
+    monkeypatch.setattr(Stopping, "accept_token", counted)
     sizes = []
     for turn in range(4):
         asked = [
@@ -131,9 +131,9 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
             for n in range(12)
         ]
         complete(engine, asked, 6)
-        assert engine.prompts.tokens <= blocks * shared_numbers.LANES
+        assert engine.prompts.tokens <= blocks * c_interface.LANES
         sizes.append(len(pickle.dumps([*engine.prompts._known])))
-    assert engine.prompts.tokens == blocks * shared_numbers.LANES == engine.stats.kept_tokens
+    assert engine.prompts.tokens == blocks * c_interface.LANES == engine.stats.kept_tokens
     assert engine.stats.shared_tokens > len(common), "some of them stood on the common text"
     assert max(sizes) < 200 * blocks, "a block's keys: its own tokens, and a word on what is before it"
     assert 0 < max(stopping) <= 100

@@ -15,7 +15,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.quantization.hqq import HqqConfig
-from runner_engine.quantization.made_groups import MadeGroupsConfig
+from runner_engine.quantization.load_time_groups import LoadTimeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig
 from runner_engine.settings.model import LocalConfig
 
@@ -26,7 +26,7 @@ DTYPES = pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def check(engine: LocalEngine, expected: str) -> None:
     assert engine.load().facts["quantized"].endswith(expected)
     check_answers_alike(engine)
-    if native.kernels() is not None:
+    if native.load_kernels() is not None:
         assert engine.fused is not None, "a pass is a single call"
         assert engine.stats.rows_are_independent
         assert not [note for note in engine.stats.notes if note.code.startswith("slow_")]
@@ -49,7 +49,7 @@ def test_of_a_stored_format(
 @pytest.mark.parametrize("choice", [HqqConfig(), TorchaoIntxConfig(bits=3, symmetric=False)])
 @DTYPES
 def test_of_a_format_that_is_made(
-    choice: MadeGroupsConfig,
+    choice: LoadTimeGroupsConfig,
     dtype: Dtype,
     opened: Callable[..., LocalEngine],
     saved_family: Callable[..., Path],

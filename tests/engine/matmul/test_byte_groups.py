@@ -15,23 +15,23 @@ from grouped_checkpoints import save
 from transformers import AutoTokenizer
 
 from runner_base.dtypes import Dtype
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import groups
-from runner_engine.matmul.groups import Groups, byte_table
-from runner_engine.matmul.matrices import Workspace
+from runner_engine.matmul.groups import GroupedWeights, encode_table_as_int8
+from runner_engine.matmul.layer_weights import MatmulWorkspace
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.grouped import GroupedLinear, rounded_by_parts
-from runner_engine.quantization.base import WithByteRows
+from runner_engine.models.grouped_linear import GroupedLinear, round_to_int8
+from runner_engine.quantization.base import Int8ActivationsConfig
 from runner_engine.quantization.grouped import GptqConfig
 from runner_engine.quantization.hqq import HqqConfig
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalConfig
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -40,14 +40,14 @@ def check_byte_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
     """Compare with float64, and few rows with many."""
     assert KERNELS is not None
     layer.has_byte_rows = True
-    assert groups.problem(layer, KERNELS) is None
-    ours = Groups.of(layer, KERNELS, Workspace())
+    assert groups.find_problem(layer, KERNELS) is None
+    ours = GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace())
     assert ours.matrix.kind == WeightFormat.byte_groups
     rows = rows_of(250, layer.in_features, dtype)
-    whole = ours.product(rows)
+    whole = ours.matmul(rows)
     weight, numbers = (
-        layer.unpacked(0, layer.out_features, torch.float32).double(),
-        rounded_by_parts(rows.float()).double(),
+        layer.dequantize_outputs(0, layer.out_features, torch.float32).double(),
+        round_to_int8(rows.float()).double(),
     )
     # before zero points
     codes = 256 * layer.layout.scales(layer.stored, 0, layer.out_features).double().amax(1)
@@ -56,7 +56,7 @@ def check_byte_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
     off = 2.0**-8 if dtype is torch.bfloat16 else 0.0  # of an output that is rounded
     assert ((whole.double() - expected).abs() <= allowed + off * expected.abs()).all()
     for count in (1, 2, 4, 7, 50):
-        assert torch.equal(ours.product(rows[:count]), whole[:count])
+        assert torch.equal(ours.matmul(rows[:count]), whole[:count])
 
 
 @has_kernels
@@ -81,13 +81,13 @@ def test_products_of_each_number_of_bits(bits: int, kind: str) -> None:
 def test_products_of_a_table_of_floats(group: int) -> None:
     layer = values_layer(75, 640, 4, group, torch.float32)
     assert layer.layout.values is not None
-    assert byte_table(layer.layout.values) is not None
+    assert encode_table_as_int8(layer.layout.values) is not None
     check_byte_products(layer, torch.float32)
 
 
 def test_a_table_that_bytes_cannot_have() -> None:
-    assert byte_table(torch.linspace(-1, 1, 16)) is None
-    table = byte_table(torch.arange(16) / 2 - 3)
+    assert encode_table_as_int8(torch.linspace(-1, 1, 16)) is None
+    table = encode_table_as_int8(torch.arange(16) / 2 - 3)
     assert table is not None
     assert torch.equal((table[0].float() - 128) * table[1], torch.arange(16) / 2 - 3)
 
@@ -104,7 +104,7 @@ def test_rows_are_rounded_where_the_kernels_do_not_do_it(kind: str, inputs: int)
     layer.has_byte_rows = True
     rows = rows_of(9, inputs, torch.float32)
     own = layer(rows)
-    layers = QuantizedLayers(torch.nn.Sequential(layer), Heap())
+    layers = QuantizedLayers(torch.nn.Sequential(layer), HeapTrimmer())
     assert not layers.notes
     assert torch.allclose(layer(rows), own, atol=1e-4 * float(own.abs().max()))
     del layer.forward
@@ -120,11 +120,11 @@ def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
     layer = layer_of("packed", 32, 256)[0]
     layer.has_byte_rows = True
-    ours = Groups.of(layer, KERNELS, Workspace())
+    ours = GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace())
     for name, value in wrong.items():
         setattr(ours.matrix, name, value)
     with pytest.raises(IndexError, match="cannot multiply"):
-        ours.product(torch.ones(1, 256))
+        ours.matmul(torch.ones(1, 256))
 
 
 @pytest.mark.thorough
@@ -137,7 +137,7 @@ def test_a_model_with_rows_in_bytes(
     tmp_path: Path,
     tiny_llama: Path,
     name: str,
-    choice: type[WithByteRows],
+    choice: type[Int8ActivationsConfig],
 ) -> None:
     """The same tokens whatever rows go along, in a single call, and other logits than with exact
     rows."""
@@ -150,8 +150,8 @@ def test_a_model_with_rows_in_bytes(
     model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
     by_bytes, exact = (opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False))
     asked = [Request(number, "word " * number, max_new_tokens=12) for number in range(1, 6)]
-    together = {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 5)}
-    assert together == {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 1)}
+    together = {one.id: one.answer.token_ids for one in complete_requests(by_bytes, asked, 5)}
+    assert together == {one.id: one.answer.token_ids for one in complete_requests(by_bytes, asked, 1)}
     report = by_bytes.load()
     assert "rows in 8 bits" in report.facts["quantized"]
     assert "rows in 8 bits" not in exact.load().facts["quantized"]

@@ -14,16 +14,16 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul import byte_products
-from runner_engine.matmul.byte_products import ROWS, choose, choose_bytes
-from runner_engine.matmul.choice import Choice
-from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
-from runner_engine.matmul.products import FORCED
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.matmul import int8_matmul
+from runner_engine.matmul.backend_choice import BackendChoice
+from runner_engine.matmul.backend_selection import FORCED
+from runner_engine.matmul.int8_matmul import ROWS, choose_for_shapes, choose_int8_backend
+from runner_engine.matmul.layer_weights import QuantizedWeights, multiply, sum_shift_offsets
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.render.notes import render
+from runner_engine.render.notes import render_engine_note
 
 pytestmark = needs_byte_tile_compiler
 SHAPES = [(32, 64), (33, 96), (80, 1090), (250, 576), (7, 50)]  # outputs, inputs
@@ -41,15 +41,18 @@ def because(way: Note, reason: Note) -> Note:
 
 
 BY_FORCE = note("way_forced", variable=FORCED)
-BY_TILES = Choice("tiles", because(from_rows(16), BY_FORCE), 16, is_free=False)
+BY_TILES = BackendChoice("tiles", because(from_rows(16), BY_FORCE), 16, is_free=False)
 
 
 def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) -> QuantizedWeights:
     random = torch.Generator().manual_seed(outputs)
     weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=random)
     it = QuantizedWeights(kind, inputs, outputs, (torch.bfloat16,))
-    it.point_at(
-        weight, torch.ones(outputs).bfloat16(), torch.rand(outputs, generator=random), shifted_sums(weight)
+    it.set_tensors(
+        weight,
+        torch.ones(outputs).bfloat16(),
+        torch.rand(outputs, generator=random),
+        sum_shift_offsets(weight),
     )
     it.matrix.tile_rows, it.matrix.threshold = tile_rows, 6.0
     return it
@@ -88,7 +91,7 @@ def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> N
         rows = torch.full((20, inputs), sign * 3.0)
         weight = torch.full((40, inputs), -128, dtype=torch.int8)
         it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, 40, (torch.bfloat16,))
-        it.point_at(weight, None, torch.ones(40), shifted_sums(weight))
+        it.set_tensors(weight, None, torch.ones(40), sum_shift_offsets(weight))
         it.matrix.tile_rows = 1
         workspace = torch.empty(quantized_workspace_bytes(20, inputs, 2), dtype=torch.uint8)
         scale = (torch.tensor(3.0) / 127.5).bfloat16().float()
@@ -103,12 +106,12 @@ def test_other_sums_are_noticed_by_a_trial_and_not_used(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     mistake = ("quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);")
-    choice = choose(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
+    choice = choose_for_shapes(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
     differ = note("bytes_differ", rows=43, outputs=80, inputs=96)
     left_out = note(
         "ways_left_out", ways=(note("way_left_out", way="tiles", is_attention=False, how=differ),)
     )
-    assert choice == Choice("vectors", because(VNNI, left_out), 0, left_out)
+    assert choice == BackendChoice("vectors", because(VNNI, left_out), 0, left_out)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +128,9 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": dict(zip(ROWS, tiles, strict=True)), "vectors": dict(zip(ROWS, vectors, strict=True))}
-    monkeypatch.setattr(byte_products, "kept", lambda keys, *_: dict.fromkeys(keys, took))
+    monkeypatch.setattr(int8_matmul, "load_or_measure", lambda keys, *_: dict.fromkeys(keys, took))
     way, fact = ("tiles", from_rows(expected)) if expected else ("vectors", VNNI)
-    assert choose(LAYERS, emulated_tiles) == Choice(way, fact, expected)
+    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice(way, fact, expected)
 
 
 def test_it_is_measured_once_and_kept(
@@ -136,12 +139,12 @@ def test_it_is_measured_once_and_kept(
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
     unmeasured = because(from_rows(16), note("way_unmeasured"))
-    assert choose(LAYERS, emulated_tiles) == Choice("tiles", unmeasured, 16)
+    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice("tiles", unmeasured, 16)
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
-    first, before = choose(LAYERS, emulated_tiles), emulated_tiles.count("byte_products")
+    first, before = choose_for_shapes(LAYERS, emulated_tiles), emulated_tiles.count("byte_products")
     [file] = tmp_path.glob("products-*.json")
     assert "96 x 576, int8" in file.read_text()
-    assert choose(LAYERS, emulated_tiles) == first
+    assert choose_for_shapes(LAYERS, emulated_tiles) == first
     assert emulated_tiles.count("byte_products") == before
 
 
@@ -149,14 +152,18 @@ def test_a_way_is_forced_as_that_of_other_products(
     emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED, "panels")
-    assert choose(LAYERS, emulated_tiles) == Choice("vectors", because(VNNI, BY_FORCE), is_free=False)
+    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
+        "vectors", because(VNNI, BY_FORCE), is_free=False
+    )
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose(LAYERS, emulated_tiles) == BY_TILES
+    assert choose_for_shapes(LAYERS, emulated_tiles) == BY_TILES
     monkeypatch.setattr(emulated_tiles, "tiles_problem", note("tiles_fail"))
     fails = note("forced_way_fails", variable=FORCED, way="tiles", problem=note("tiles_fail"))
-    assert choose(LAYERS, emulated_tiles) == Choice("vectors", because(VNNI, fails), 0, fails, is_free=False)
+    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
+        "vectors", because(VNNI, fails), 0, fails, is_free=False
+    )
     monkeypatch.delenv(FORCED)
-    assert choose(LAYERS, emulated_tiles) == Choice("vectors", VNNI)
+    assert choose_for_shapes(LAYERS, emulated_tiles) == BackendChoice("vectors", VNNI)
 
 
 def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
@@ -166,13 +173,13 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     monkeypatch.setenv(FORCED, "tiles")
-    monkeypatch.setattr(native, "kernels", lambda: emulated_tiles)
+    monkeypatch.setattr(native, "load_kernels", lambda: emulated_tiles)
     layer: Any = nn.Linear(96, 64, dtype=torch.bfloat16)
-    assert choose_bytes(layer, emulated_tiles) is None
+    assert choose_int8_backend(layer, emulated_tiles) is None
     quantize_(layer, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
-    assert choose_bytes(layer, emulated_tiles) == BY_TILES
+    assert choose_int8_backend(layer, emulated_tiles) == BY_TILES
     model = nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer.eval()])
-    found = QuantizedLayers(model, Heap())
+    found = QuantizedLayers(model, HeapTrimmer())
     assert found.matrices[layer].matrix.tile_rows == 16
     assert found.notes == []
     rows = torch.randn(40, 96).bfloat16()
@@ -185,9 +192,9 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
 
 @processors.needs("amx", why="the other tests emulate it")
 def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = native.kernels()
+    compiled = native.load_kernels()
     assert compiled is not None
     if compiled.tiles_problem:
-        pytest.skip(render(compiled.tiles_problem))
+        pytest.skip(render_engine_note(compiled.tiles_problem))
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose(LAYERS, compiled) == BY_TILES
+    assert choose_for_shapes(LAYERS, compiled) == BY_TILES

@@ -16,15 +16,15 @@ from group_layers import rows_of
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.matmul import blocks, groups
-from runner_engine.matmul.blocks import Blocks
-from runner_engine.matmul.groups import Groups
-from runner_engine.matmul.matrices import Workspace
+from runner_engine.matmul.blocks import GgufWeights
+from runner_engine.matmul.groups import GroupedWeights
+from runner_engine.matmul.layer_weights import MatmulWorkspace
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
 
 
@@ -42,8 +42,8 @@ class Packing:
     instead: Note
 
 
-OF_BLOCKS = Packing(block_layer, Blocks, blocks, note("blocks_multiplied_by_torch", kind="Q4_K"))
-OF_GROUPS = Packing(group_layer, Groups, groups, note("multiplied_by_torch", what="GroupedLinear"))
+OF_BLOCKS = Packing(block_layer, GgufWeights, blocks, note("blocks_multiplied_by_torch", kind="Q4_K"))
+OF_GROUPS = Packing(group_layer, GroupedWeights, groups, note("multiplied_by_torch", what="GroupedLinear"))
 
 
 @has_kernels
@@ -51,7 +51,7 @@ OF_GROUPS = Packing(group_layer, Groups, groups, note("multiplied_by_torch", wha
 def test_a_last_strip_that_is_short_and_a_bias(of: Packing, kind: str) -> None:
     layer = of.layer(kind, 40, 320, bias=torch.randn(40))
     expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(of.weights.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
+    assert torch.allclose(of.weights.of(layer, KERNELS, MatmulWorkspace()).product(rows), expected, atol=1e-5)
     assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
 
 
@@ -59,7 +59,7 @@ def test_a_last_strip_that_is_short_and_a_bias(of: Packing, kind: str) -> None:
 @pytest.mark.parametrize(("of", "kind"), [(OF_BLOCKS, "Q4_K"), (OF_GROUPS, "gptq_order")])
 def test_a_model_gets_the_kernels_products_and_its_own_back(of: Packing, kind: str) -> None:
     model = nn.Sequential(of.layer(kind, 64, 256))
-    layers = QuantizedLayers(model, Heap())
+    layers = QuantizedLayers(model, HeapTrimmer())
     assert list(layers.matrices) == [model[0]]
     assert not layers.left
     assert not layers.notes
@@ -73,9 +73,9 @@ def test_a_model_gets_the_kernels_products_and_its_own_back(of: Packing, kind: s
 def test_without_kernels_torch_multiplies_and_a_note_says_so(
     monkeypatch: pytest.MonkeyPatch, of: Packing, kind: str
 ) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     layer = of.layer(kind, 64, 256)
-    layers = QuantizedLayers(nn.Sequential(layer), Heap())
+    layers = QuantizedLayers(nn.Sequential(layer), HeapTrimmer())
     assert layers.left == [layer]
     assert layers.notes == [note("slow_layers", instead=of.instead, reason=note("no_kernels"))]
 

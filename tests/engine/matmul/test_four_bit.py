@@ -14,15 +14,15 @@ from library_layers import stored_four_bits
 from torch import nn
 
 from runner_base.notes import note
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.matmul import four_bit
-from runner_engine.matmul.matrices import multiply
-from runner_engine.matmul.panels import Panels
+from runner_engine.matmul.layer_weights import multiply
+from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
 is_x86 = processors.needs("avx2")
 BF16 = torch.bfloat16
@@ -65,14 +65,14 @@ def test_they_are_the_products_of_the_unpacked_weights(
     assert KERNELS is not None
     layer = stored_four_bits(kind, inputs, outputs, bias, **keys)
     own, held = layer.forward, layer.weight.data.clone()
-    found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
-    assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
+    found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), HeapTrimmer())
+    assert (found.replaced_layers, found.left, found.notes) == ([layer], [], [])
     assert found.matrices[layer].matrix.kind == WeightFormat.four_bit_rows
-    plain = Panels.of(unpacked(layer), layer.bias, KERNELS)
+    plain = PlainPackedWeights.pack(unpacked(layer), layer.bias, KERNELS)
     for count in (1, 2, 6, 7, 40, 200):
         rows = rows_of(count, inputs)
         ours, library = layer(rows), own(rows).float()
-        assert torch.equal(ours, plain.product(rows)), count
+        assert torch.equal(ours, plain.matmul(rows)), count
         assert (ours.float() - library).abs().max() <= 0.01 * library.abs().max()
         assert torch.equal(layer(rows.float()), ours.float()), (
             "rows in float32 are rounded, as the library does"
@@ -90,12 +90,12 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
     kernels = OnlyProducts(build(tmp_path, target=OTHERS[processor]))
     for kind, inputs, outputs, keys in LAYERS:
         layer = stored_four_bits(kind, inputs, outputs, False, **keys)
-        weights = four_bit.weights_of(layer)
-        plain = Panels.of(unpacked(layer), None, kernels)
+        weights = four_bit.describe_weights(layer)
+        plain = PlainPackedWeights.pack(unpacked(layer), None, kernels)
         for count in (1, 5, 40, 200):
             rows = rows_of(count, inputs)
             found = multiply(kernels, rows, weights)
-            assert torch.equal(found, plain.product(rows)), (processor, kind, inputs, outputs, count)
+            assert torch.equal(found, plain.matmul(rows)), (processor, kind, inputs, outputs, count)
             assert torch.equal(multiply(kernels, rows[-1:], weights)[0], found[-1])
 
 
@@ -107,8 +107,8 @@ def test_what_is_left_to_the_library() -> None:
     ]
     for keys, inputs, reason in kinds:
         layer = stored_four_bits("nf4", inputs, 32, False, **keys)
-        found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
-        assert (found.exchanged, found.left) == ([], [layer])
+        found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), HeapTrimmer())
+        assert (found.replaced_layers, found.left) == ([], [layer])
         by_library = note("multiplied_by_library", kind="Linear4bit")
         assert found.notes == [note("slow_layers", instead=by_library, reason=note(reason))]
 
@@ -120,7 +120,7 @@ def test_what_is_left_to_the_library() -> None:
 def test_what_c_refuses(field: str, value: Any) -> None:
     assert KERNELS is not None
     layer = stored_four_bits("nf4", 192, 32, False)
-    weights, rows = four_bit.weights_of(layer), torch.ones(2, 192, dtype=BF16)
+    weights, rows = four_bit.describe_weights(layer), torch.ones(2, 192, dtype=BF16)
     multiply(KERNELS, rows, weights)
     with pytest.raises(IndexError, match="cannot multiply"):
         multiply(KERNELS, rows.float(), weights)  # they would be read as pairs

@@ -14,13 +14,13 @@ from mixtures import MIXTURES, mixture
 from torch import nn
 
 from runner_base.notes import note
-from runner_engine.devices.heap import Heap
-from runner_engine.experts import SeparateExperts, separate_all
+from runner_engine.devices.heap import HeapTrimmer
+from runner_engine.experts import SeparateExperts, separate_all_experts
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import Activation
+from runner_engine.kernels.c_interface import Activation
 from runner_engine.matmul import GroupedExperts, QuantizedLayers
-from runner_engine.matmul.grouped.gates import GateFormula, formula_of
-from runner_engine.matmul.grouped.layer import ExpertLayer, ExpertWorkspace, PlainRows
+from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, PlainExpertWeights
+from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_gate_formula
 
 FAMILIES = [family for family in MIXTURES if family != "llama4"]  # whose experts all get all rows
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 0.1}  # of the logits' spread
@@ -30,9 +30,9 @@ IDS = torch.arange(1, 41)[None]
 @contextmanager
 def grouped(model: nn.Module) -> Iterator[GroupedExperts]:
     """Let a model multiply its experts in one call."""
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
-    found = GroupedExperts.of(model, kernels, {}, {})
+    found = GroupedExperts.install_in_model(model, kernels, {}, {})
     try:
         yield found
     finally:
@@ -158,11 +158,13 @@ def test_a_choice_beyond_the_experts_stands_for_none_and_a_negative_one_is_refus
 def test_gates_are_those_of_torch(formula: GateFormula, has_gate: bool) -> None:
     """Each formula, and that it is found by its numbers."""
     random = torch.Generator().manual_seed(0)
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     shapes = ((24, 16), (24, 16), (16, 24)) if has_gate else ((24, 16), (16, 24))
-    weights = [PlainRows(torch.randn(shape, generator=random), torch.randn(shape[0])) for shape in shapes]
-    layer = ExpertLayer.of(weights, formula, has_gate, kernels, ExpertWorkspace(), torch.float32)
+    weights = [
+        PlainExpertWeights(torch.randn(shape, generator=random), torch.randn(shape[0])) for shape in shapes
+    ]
+    layer = ExpertLayer.from_weights(weights, formula, has_gate, kernels, ExpertWorkspace(), torch.float32)
     rows, one = torch.randn(9, 16, generator=random), torch.zeros(9, 1, dtype=torch.int64)
     inner = formula(*(nn.functional.linear(rows, weight.weight, weight.bias) for weight in weights[:-1]))
     expected = nn.functional.linear(inner, weights[-1].weight, weights[-1].bias)
@@ -171,7 +173,7 @@ def test_gates_are_those_of_torch(formula: GateFormula, has_gate: bool) -> None:
     )
     family: Any = nn.Module()
     family.limit, family.alpha = formula.limit or 7.0, formula.alpha
-    assert formula_of(formula, family, has_gate) == formula
+    assert find_gate_formula(formula, family, has_gate) == formula
 
 
 def test_a_gate_that_c_does_not_know_is_left_to_the_family() -> None:
@@ -213,16 +215,16 @@ def test_quantized_experts_are_multiplied_from_their_codes(kind: str) -> None:
     """Each a layer of the library's, with the weights that the kernels read."""
     model = mixture("qwen3_moe").to(torch.bfloat16)
     plain = logits_of(model)
-    separate_all(model)
+    separate_all_experts(model)
     quantize_experts(model, kind)
-    layers = QuantizedLayers(model, Heap())
+    layers = QuantizedLayers(model, HeapTrimmer())
     assert layers.matrices
     expected = logits_of(model)
-    kernels = native.kernels()
-    found = GroupedExperts.of(model, kernels, layers.matrices, {})
+    kernels = native.load_kernels()
+    found = GroupedExperts.install_in_model(model, kernels, layers.matrices, {})
     assert found.layers
     assert not found.notes
-    assert found.is_by_row is (kind != "int8")  # whose outliers of one row count for all rows
+    assert found.is_batch_invariant is (kind != "int8")  # whose outliers of one row count for all rows
     assert is_near(logits_of(model), expected, torch.bfloat16)
     assert not torch.equal(expected, plain)
     found.restore()

@@ -20,27 +20,30 @@ from runner_base.notes import note
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import groups
-from runner_engine.matmul.groups import Groups
-from runner_engine.matmul.matrices import Workspace, multiply
-from runner_engine.matmul.panels import Panels
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.matmul.groups import GroupedWeights
+from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply
+from runner_engine.matmul.plain_packing import PlainPackedWeights
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.float8 import E4M3
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalConfig
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 def check_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
     assert KERNELS is not None
-    weight = layer.unpacked(0, layer.out_features, dtype)
-    ours, plain = Groups.of(layer, KERNELS, Workspace()), Panels.of(weight, None, KERNELS)
-    whole = ours.product(rows := rows_of(250, layer.in_features, dtype))
-    assert torch.equal(whole, plain.product(rows))
+    weight = layer.dequantize_outputs(0, layer.out_features, dtype)
+    ours, plain = (
+        GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace()),
+        PlainPackedWeights.pack(weight, None, KERNELS),
+    )
+    whole = ours.matmul(rows := rows_of(250, layer.in_features, dtype))
+    assert torch.equal(whole, plain.matmul(rows))
     for count in (1, 4, 7, 50):
-        assert torch.equal(ours.product(rows[:count]), whole[:count])
+        assert torch.equal(ours.matmul(rows[:count]), whole[:count])
 
 
 @has_kernels
@@ -56,7 +59,7 @@ def test_products_are_those_of_the_unpacked_weights(kind: str, dtype: torch.dtyp
 def test_any_number_of_bits(bits: int, dtype: torch.dtype) -> None:
     # a panel that is not full, and a strip that is short
     layer, of = layer_of("gptq", 96, 320, bits)
-    assert torch.equal(layer.unpacked(0, 96, torch.float32).double(), of.plain)
+    assert torch.equal(layer.dequantize_outputs(0, 96, torch.float32).double(), of.plain)
     check_products(layer, dtype)
 
 
@@ -64,7 +67,7 @@ def test_any_number_of_bits(bits: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("group", [8, 32, 96, 128, 256, 512, -1, 20, 1])
 def test_any_size_of_group(group: int) -> None:
     layer, of = layer_of("packed", 75, 640, group=group)
-    assert torch.equal(layer.unpacked(0, 75, torch.float32).double(), of.plain)
+    assert torch.equal(layer.dequantize_outputs(0, 75, torch.float32).double(), of.plain)
     check_products(layer, torch.bfloat16)
 
 
@@ -72,7 +75,7 @@ def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     layer, of = layer_of("awq", 80, 256)
     rows = rows_of(3, 256, torch.float32)
     expected = nn.functional.linear(rows, of.plain.float())
-    monkeypatch.setattr("runner_engine.models.grouped.UNPACKED_AT_ONCE", {"cpu": 32 * 256})
+    monkeypatch.setattr("runner_engine.models.grouped_linear.UNPACKED_AT_ONCE", {"cpu": 32 * 256})
     assert torch.allclose(layer(rows), expected, atol=1e-6)
 
 
@@ -80,16 +83,16 @@ def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -
 def test_many_outputs_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KERNELS is not None
     layer, _ = layer_of("gptq", 160, 256, bits=8)
-    whole = Groups.of(layer, KERNELS, Workspace()).weight
+    whole = GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace()).weight
     monkeypatch.setattr(groups, "PACKED_AT_ONCE", 1)
-    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).weight, whole)
+    assert torch.equal(GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace()).weight, whole)
 
 
 @has_kernels
 def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
     layer, of = layer_of("packed", 64, 100, group=20)
-    assert groups.problem(layer, KERNELS) == note("uneven_inputs")
-    assert torch.equal(layer.unpacked(0, 64, torch.float32).double(), of.plain)
+    assert groups.find_problem(layer, KERNELS) == note("uneven_inputs")
+    assert torch.equal(layer.dequantize_outputs(0, 64, torch.float32).double(), of.plain)
 
 
 @has_kernels
@@ -99,17 +102,17 @@ def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
 )
 def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
-    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS, Workspace())
+    ours = GroupedWeights.from_layer(layer_of("gptq", 32, 256)[0], KERNELS, MatmulWorkspace())
     for name, value in wrong.items():
         setattr(ours.matrix, name, value)
     with pytest.raises(IndexError, match="cannot multiply"):
-        ours.product(torch.ones(1, 256))
+        ours.matmul(torch.ones(1, 256))
 
 
 @has_kernels
 def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
     assert KERNELS is not None
-    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS, Workspace())
+    ours = GroupedWeights.from_layer(layer_of("gptq", 32, 256)[0], KERNELS, MatmulWorkspace())
     ours.inputs = 100
     with pytest.raises(IndexError, match="cannot multiply"):
         multiply(KERNELS, torch.ones(1, 100), ours)
@@ -138,7 +141,7 @@ def test_an_adapter_on_top_changes_the_answers(
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_of_values(bits: int, group: int, scales: torch.dtype) -> None:
     layer = values_layer(75, 640, bits, group, scales)
-    assert groups.problem(layer, KERNELS) is None
+    assert groups.find_problem(layer, KERNELS) is None
     for dtype in DTYPES:
         check_products(layer, dtype)
 
@@ -153,7 +156,9 @@ def test_each_float8_is_exact() -> None:
     layer.stored["weight_scale"].fill_(1)
     one = torch.zeros(1, 64)
     one[0, 9] = 1
-    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).product(one)[0], E4M3[codes.int()])
+    assert torch.equal(
+        GroupedWeights.from_layer(layer, KERNELS, MatmulWorkspace()).matmul(one)[0], E4M3[codes.int()]
+    )
 
 
 @has_kernels
@@ -161,15 +166,15 @@ def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) ->
     e5m2 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e5m2).float()
     layer = values_layer(64, 64, 8, 64, torch.float32)
     monkeypatch.setattr(ValuesLayout, "values", property(lambda _: e5m2))
-    assert groups.problem(layer, KERNELS) == note("unknown_codes")
+    assert groups.find_problem(layer, KERNELS) == note("unknown_codes")
 
 
 @has_kernels
 @pytest.mark.parametrize("wrong", [{"scale": None}, {"bits": 8}, {"code_type": 3}, {"code_type": 2}])
 def test_what_the_kernel_refuses_of_tables(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
-    ours = Groups.of(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS, Workspace())
+    ours = GroupedWeights.from_layer(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS, MatmulWorkspace())
     for name, value in wrong.items():
         setattr(ours.matrix, name, value)
     with pytest.raises(IndexError, match="cannot multiply"):
-        ours.product(torch.ones(1, 64))
+        ours.matmul(torch.ones(1, 64))

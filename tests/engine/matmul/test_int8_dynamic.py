@@ -20,11 +20,11 @@ from torch import nn
 
 from runner_base.dtypes import Dtype
 from runner_base.notes import Note, note
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
+from runner_engine.kernels.c_interface import Matrix, WeightFormat
 from runner_engine.matmul import int8_dynamic
-from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
+from runner_engine.matmul.layer_weights import QuantizedWeights, multiply, sum_shift_offsets
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
@@ -33,7 +33,7 @@ from runner_engine.settings.model import LocalModelConfig
 pytest.importorskip("torchao", reason="the optional torchao is not installed")
 
 Saved = Callable[..., Path]
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
 has_vnni = processors.needs("vnni", why="torchao's own sums, which saturate without, are not emulated")
 SHAPES = ((192, 96), (72, 50), (1090, 70), (130, 33), (3, 5))
@@ -51,7 +51,9 @@ def layer_of(inputs: int, outputs: int, dtype: torch.dtype, bias: bool, **keys: 
 
 
 def exchange(layer: Any) -> QuantizedLayers:
-    return QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=layer.weight.dtype), layer]), Heap())
+    return QuantizedLayers(
+        nn.ModuleList([nn.Embedding(1, 1, dtype=layer.weight.dtype), layer]), HeapTrimmer()
+    )
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
@@ -94,9 +96,9 @@ def test_every_way_gives_the_bits_of_the_formula(dtype: torch.dtype, threads: in
     try:
         for (inputs, outputs), bias in product(SHAPES, (False, True)):
             layer = layer_of(inputs, outputs, dtype, bias)
-            own, by_torch = layer.forward, int8_dynamic.forward_of(layer)
+            own, by_torch = layer.forward, int8_dynamic.build_exact_forward(layer)
             found = exchange(layer)
-            assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
+            assert (found.replaced_layers, found.left, found.notes) == ([layer], [], [])
             for count in COUNTS:
                 rows = rows_of(count, inputs, dtype)
                 expected = by_formula(layer, rows)
@@ -130,7 +132,7 @@ def test_large_sums_do_not_saturate() -> None:
     layer = layer_of(2048, 64, torch.float32, bias=False)
     layer.weight.qdata.fill_(127)
     exchange(layer)
-    for forward in (layer.forward, int8_dynamic.forward_of(layer)):
+    for forward in (layer.forward, int8_dynamic.build_exact_forward(layer)):
         outputs = forward(torch.ones(5, 2048))
         assert torch.equal(outputs, by_formula(layer, torch.ones(5, 2048)))
         scale = layer.weight.scale.flatten()
@@ -159,8 +161,11 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
     for (inputs, outputs), bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, torch.bfloat16, bias)
         weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, ())
-        weights.point_at(
-            layer.weight.qdata, layer.bias, layer.weight.scale.flatten(), shifted_sums(layer.weight.qdata)
+        weights.set_tensors(
+            layer.weight.qdata,
+            layer.bias,
+            layer.weight.scale.flatten(),
+            sum_shift_offsets(layer.weight.qdata),
         )
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
@@ -195,7 +200,7 @@ def test_other_ways_of_torchao_keep_their_own_function(keys: dict[str, Any]) -> 
     }
     layer = layer_of(64, 32, torch.bfloat16, bias=False, **keys)
     found = exchange(layer)
-    assert (found.exchanged, found.left) == ([], [layer])
+    assert (found.replaced_layers, found.left) == ([], [layer])
     assert found.notes[0].values["instead"].code == "multiplied_by_library"
     assert found.notes[0].values["reason"] == note("other_rows")
     assert "forward" not in vars(layer)
@@ -225,7 +230,7 @@ def test_a_model_answers_the_same_on_every_processor(
     with_bytes = answers(folder)
     assert with_bytes[1] == []
     assert "14 Int8Tensor" in with_bytes[2]
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     tokens, notes, _ = answers(folder)
     by_torch = note("multiplied_by_torch", what="Linear")
     slow = note("slow_layers", instead=by_torch, reason=note("needs_compiler"))

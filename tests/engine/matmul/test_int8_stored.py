@@ -13,15 +13,15 @@ from torch import nn
 
 from runner_base.notes import note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.matmul import int8_stored
-from runner_engine.matmul.matrices import multiply
+from runner_engine.matmul.layer_weights import multiply
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.int8 import Int8Layout
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
 SHAPES = ((192, 96), (72, 50), (1090, 70), (130, 33), (3, 5))  # inputs, outputs
 COUNTS = (1, 2, 4, 5, 12, 29, 200)
@@ -42,8 +42,8 @@ def by_formula(layer: GroupedLinear, rows: torch.Tensor) -> torch.Tensor:
     float32."""
     layout, stored = layer.layout, layer.stored
     assert isinstance(layout, Int8Layout)
-    numbers, scale = layout.whole_numbers(stored, rows)
-    sums = (numbers.long() - layout.row_zero_point(stored)) @ layer.weight.long().T
+    numbers, scale = layout.quantize_activations(stored, rows)
+    sums = (numbers.long() - layout.get_activation_zero_point(stored)) @ layer.weight.long().T
     factor = scale.float() * layout.scales(stored, 0, layer.out_features).float().flatten()
     outputs = sums.float() * factor
     if layer.bias is not None:
@@ -63,7 +63,7 @@ def test_every_way_gives_the_bits_of_the_formula(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for (inputs, outputs), has_bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, kind, dtype if has_bias else None)
-        weights = int8_stored.weights_of(layer, 0)
+        weights = int8_stored.describe_weights(layer, 0)
         assert weights.tensors[0].data_ptr() == layer.weight.data_ptr(), "no copy"
         for count in COUNTS:
             rows = rows_of(count, inputs, dtype)
@@ -82,7 +82,7 @@ def test_other_processors_have_the_same_bits(target: str) -> None:
     function = function_for(target)
     for kind, (inputs, outputs) in product(KINDS.values(), SHAPES):
         layer = layer_of(inputs, outputs, kind, torch.bfloat16)
-        weights = int8_stored.weights_of(layer, 0)
+        weights = int8_stored.describe_weights(layer, 0)
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
             assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
@@ -98,8 +98,8 @@ def test_torchs_way_is_as_far_as_rounding_explains(kind: Kind) -> None:
     layer = layer_of(192, 96, kind)
     rows = torch.randn(40, 192, generator=torch.Generator().manual_seed(0)) * (kind.row_scale or 1) * 50
     expected = layer(rows)
-    found = QuantizedLayers(nn.ModuleList([layer]), Heap())
-    assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
+    found = QuantizedLayers(nn.ModuleList([layer]), HeapTrimmer())
+    assert (found.replaced_layers, found.left, found.notes) == ([layer], [], [])
     assert (layer(rows) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert torch.equal(layer(rows[None])[0], layer(rows))
 
@@ -109,7 +109,7 @@ def test_torchs_way_is_as_far_as_rounding_explains(kind: Kind) -> None:
 @pytest.mark.parametrize("count", [3, 40])
 def test_a_row_does_not_depend_on_the_rows_beside_it(kind: str, count: int) -> None:
     layer = layer_of(192, 96, KINDS[kind], torch.bfloat16)
-    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
+    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), HeapTrimmer())
     rows = rows_of(count, 192, torch.bfloat16)
     rows[1] *= 1000
     alone = torch.cat([layer(row[None]) for row in rows])
@@ -129,7 +129,7 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
     inputs = int8_stored.MOST_INPUTS
     layer = layer_of(inputs, 3, Kind(0.5, zero_point))
     layer.weight.data.fill_(-128)
-    weights = int8_stored.weights_of(layer, 0)
+    weights = int8_stored.describe_weights(layer, 0)
     workspace = torch.empty(quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8)
     for sign in (1, -1):
         rows = torch.full((5, inputs), sign * 1e9)
@@ -142,8 +142,8 @@ def test_what_is_left_to_torch() -> None:
     odd = layer_of(64, 32, Kind(), torch.float16)
     rows = torch.randn(3, wide.in_features, generator=torch.Generator().manual_seed(0))
     expected = wide(rows)
-    found = QuantizedLayers(nn.ModuleList([wide, odd]), Heap())
-    assert (found.exchanged, list(found.matrices), found.left) == ([wide], [], [odd])
+    found = QuantizedLayers(nn.ModuleList([wide, odd]), HeapTrimmer())
+    assert (found.replaced_layers, list(found.matrices), found.left) == ([wide], [], [odd])
     by_torch = note("multiplied_by_torch", what="GroupedLinear")
     assert found.notes == [
         note("slow_rounding", kind="Int8Linear", reason=note("too_many_inputs", most=65536)),
@@ -159,7 +159,7 @@ def test_what_c_refuses() -> None:
     layer, rows = layer_of(64, 32, Kind(0.5, 3)), torch.ones(2, 64)
     workspace = torch.empty(quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8)
     for field, value in {"zero_point": 128, "row_scale": 0, "constants": None}.items():
-        weights = int8_stored.weights_of(layer, 0)
+        weights = int8_stored.describe_weights(layer, 0)
         multiply(KERNELS, rows, weights, workspace)
         setattr(weights.matrix, field, value)
         with pytest.raises(IndexError, match="cannot multiply"):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from runner_engine.kernels import native
-from runner_engine.matmul.panels import Panels, fits_panels
+from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack
 
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
 ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 6e-3}  # of the largest result
 SHAPES = [(8, 64), (32, 6), (33, 64), (64, 62), (96, 130), (250, 96), (1000, 24)]  # outputs, inputs
@@ -20,12 +20,14 @@ def threads(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def made(outputs: int, inputs: int, dtype: torch.dtype, bias: bool = False) -> tuple[torch.Tensor, Panels]:
+def made(
+    outputs: int, inputs: int, dtype: torch.dtype, bias: bool = False
+) -> tuple[torch.Tensor, PlainPackedWeights]:
     weight = torch.randn(outputs, inputs).to(dtype)
-    if not fits_panels(weight, KERNELS):
+    if not can_pack(weight, KERNELS):
         pytest.skip("this processor has no products of such numbers")
     assert KERNELS is not None
-    return weight, Panels.of(weight, torch.randn(outputs).to(dtype) if bias else None, KERNELS)
+    return weight, PlainPackedWeights.pack(weight, torch.randn(outputs).to(dtype) if bias else None, KERNELS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -42,7 +44,7 @@ def test_products_of_all_remainders(
                 expected = rows.double() @ weight.double().T
                 if panels.bias is not None:
                     expected += panels.bias.double()
-                product = panels.product(rows)
+                product = panels.matmul(rows)
                 assert product.dtype == dtype
                 off = (product.double() - expected).abs().max() / expected.abs().max()
                 assert off <= ROUNDED[dtype], (outputs, inputs, count)
@@ -54,24 +56,24 @@ def test_a_row_has_the_same_product_whatever_goes_along(dtype: torch.dtype) -> N
     torch.manual_seed(0)
     _, panels = made(96, 200, dtype)
     rows = torch.randn(400, 200).to(dtype)
-    together = panels.product(rows)
+    together = panels.matmul(rows)
     for first, last in ((0, 1), (1, 6), (6, 13), (13, 77), (77, 400)):
-        assert torch.equal(panels.product(rows[first:last]), together[first:last])
+        assert torch.equal(panels.matmul(rows[first:last]), together[first:last])
 
 
 def test_rows_of_half_a_pair_do_not_fit() -> None:
-    assert not fits_panels(torch.ones(4, 3, dtype=torch.bfloat16), KERNELS)
-    assert not fits_panels(torch.ones(4, 4, dtype=torch.float16), KERNELS)
+    assert not can_pack(torch.ones(4, 3, dtype=torch.bfloat16), KERNELS)
+    assert not can_pack(torch.ones(4, 4, dtype=torch.float16), KERNELS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_those_that_were_packed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_engine.matmul.panels.PACKED_AT_ONCE", 1)  # a panel at a time
+    monkeypatch.setattr("runner_engine.matmul.plain_packing.PACKED_AT_ONCE", 1)  # a panel at a time
     for outputs, inputs in SHAPES:
         weight, panels = made(outputs, inputs, dtype)
         tokens = torch.randint(0, outputs, (2, 9))
-        assert torch.equal(panels.rows(tokens), weight[tokens])
-        assert panels.rows(tokens[:0]).shape == (0, 9, inputs)
+        assert torch.equal(panels.select_outputs(tokens), weight[tokens])
+        assert panels.select_outputs(tokens[:0]).shape == (0, 9, inputs)
         for wrong in (outputs, -1):
             with pytest.raises(IndexError, match="no output"):
-                panels.rows(torch.tensor([0, wrong]))
+                panels.select_outputs(torch.tensor([0, wrong]))

@@ -11,7 +11,7 @@ from library_layers import layer_of, row_int8, weight_int8
 from portable_kernels import TARGETS, function_for, has_compiler, is_x86, product_by
 from torch import nn
 
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 
 BF16 = torch.bfloat16
@@ -104,7 +104,7 @@ def test_weight_only_int8_has_the_bits_of_sums_in_their_order(target: str) -> No
 @pytest.mark.parametrize("kind", ["int8", "torchao_int8"])
 def test_nan_stays_nan_in_its_row(kind: str) -> None:
     layer = layer_of(kind, 64, 32, bias=False)
-    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
+    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), HeapTrimmer())
     rows = torch.ones(9, 64, dtype=BF16)
     rows[1, 3] = float("nan")
     found = layer(rows)

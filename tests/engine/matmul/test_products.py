@@ -17,22 +17,22 @@ from torch import nn
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_base.notes import Note, given, note
-from runner_base.texts import signed
+from runner_base.notes import Note, note, text_note
+from runner_base.texts import to_signed_json
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import NO_TILES
+from runner_engine.kernels.c_interface import NO_TILES
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul import kept_seconds as keeping
-from runner_engine.matmul import measured, products
-from runner_engine.matmul.kept_seconds import kept_seconds
-from runner_engine.matmul.measured import Seconds, Shape, Ways, measure
-from runner_engine.matmul.products import FORCED, Way, choose_plain
+from runner_engine.matmul import backend_selection, interleaved_timing
+from runner_engine.matmul import timing_cache as keeping
+from runner_engine.matmul.backend_selection import FORCED, MatmulBackend, choose_plain_backend
+from runner_engine.matmul.interleaved_timing import Seconds, Shape, Ways, measure_matmuls
+from runner_engine.matmul.timing_cache import load_layer_timings
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 
 LAYERS = [nn.Linear(64, 96, dtype=torch.bfloat16), nn.Linear(96, 64, dtype=torch.bfloat16)]
-KERNELS = native.kernels()
+KERNELS = native.load_kernels()
 COMPILED = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
 
 
@@ -55,12 +55,14 @@ def usable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
 
     def make(**times: Sequence[float] | None) -> None:
-        def problem(way: Way, *_: Any) -> Note | None:
-            return None if way == Way.plain or way in times else given(f"no {way} here")
+        def problem(way: MatmulBackend, *_: Any) -> Note | None:
+            return None if way == MatmulBackend.plain or way in times else text_note(f"no {way} here")
 
-        monkeypatch.setattr(products, "problem_of", problem)
+        monkeypatch.setattr(backend_selection, "find_backend_problem", problem)
         monkeypatch.setattr(
-            products, "kept_seconds", seconds_of({key: some for key, some in times.items() if some})
+            backend_selection,
+            "load_layer_timings",
+            seconds_of({key: some for key, some in times.items() if some}),
         )
 
     return make
@@ -69,14 +71,16 @@ def usable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., None]) -> None:
     kernels: Any = KERNELS or object()
     usable(panels=(1, 4, 40), onednn=(2, 4, 9), plain=(2, 9, 40))  # at 4, 16 and 128 rows
-    choice = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert (choice.way, choice.fact) == (Way.onednn, note("onednn_packed"))
+    choice = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    assert (choice.way, choice.fact) == (MatmulBackend.onednn, note("onednn_packed"))
     usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
-    choice = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert choice.way == Way.panels, "a pass in a single call needs them, and saves more than products cost"
+    choice = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    assert choice.way == MatmulBackend.panels, (
+        "a pass in a single call needs them, and saves more than products cost"
+    )
     assert choice.fact.code == "panels"
     usable(onednn=(2, 4, 9), plain=(1, 1, 1))
-    assert choose_plain(LAYERS, torch.bfloat16, kernels).way == Way.onednn, (
+    assert choose_plain_backend(LAYERS, torch.bfloat16, kernels).way == MatmulBackend.onednn, (
         "nothing of ours is there: not measured"
     )
 
@@ -84,8 +88,8 @@ def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., No
 def test_small_models_use_products_of_their_own(usable: Callable[..., None]) -> None:
     usable(panels=(9, 9, 90), onednn=(1, 1, 1), plain=(1, 1, 1))
     kernels: Any = KERNELS or object()
-    assert choose_plain(LAYERS, torch.bfloat16, kernels, is_small=True).way == Way.panels
-    assert choose_plain(LAYERS, torch.bfloat16, kernels).way == Way.onednn
+    assert choose_plain_backend(LAYERS, torch.bfloat16, kernels, is_small=True).way == MatmulBackend.panels
+    assert choose_plain_backend(LAYERS, torch.bfloat16, kernels).way == MatmulBackend.onednn
 
 
 @pytest.mark.parametrize(
@@ -104,8 +108,8 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     usable(
         tiles=tiles, vectors=vectors, panels=(1, 9, 90, 900), onednn=(9, 9, 90, 900), plain=(9, 9, 90, 900)
     )
-    choice = choose_plain(LAYERS, torch.bfloat16, KERNELS)
-    assert (choice.way, choice.tile_rows) == (Way.tiles, expected)
+    choice = choose_plain_backend(LAYERS, torch.bfloat16, KERNELS)
+    assert (choice.way, choice.tile_rows) == (MatmulBackend.tiles, expected)
     assert KERNELS is not None
     below = note("tiles_from_rows", rows=expected, vectors=KERNELS.vectors)
     in_order = note("order_of_tiles", by="by ", vectors=KERNELS.vectors)
@@ -116,28 +120,28 @@ def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
     usable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usable(panels=None, onednn=None)
-    monkeypatch.setattr(products, "kept_seconds", lambda *_: None)
+    monkeypatch.setattr(backend_selection, "load_layer_timings", lambda *_: None)
     kernels: Any = KERNELS or object()
-    choice = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert choice.way == Way.panels
+    choice = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    assert choice.way == MatmulBackend.panels
     assert note("way_unmeasured") in choice.fact.values["reasons"]
 
 
-@pytest.mark.parametrize("wanted", list(Way))
+@pytest.mark.parametrize("wanted", list(MatmulBackend))
 def test_a_forced_way_that_is_missing_leads_to_the_next_and_says_so(
-    wanted: Way, usable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    wanted: MatmulBackend, usable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED, wanted)
     kernels: Any = KERNELS or object()
     usable(tiles=None, panels=None, onednn=None)
-    there = choose_plain(LAYERS, torch.bfloat16, kernels)
+    there = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
     assert (there.way, there.note) == (wanted, None)
     assert note("way_forced", variable=FORCED) in there.fact.values["reasons"]
     usable()
-    missing = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert missing.way == Way.plain
-    if wanted is not Way.plain:
-        absent = given(f"no {wanted} here")
+    missing = choose_plain_backend(LAYERS, torch.bfloat16, kernels)
+    assert missing.way == MatmulBackend.plain
+    if wanted is not MatmulBackend.plain:
+        absent = text_note(f"no {wanted} here")
         assert missing.note == note("forced_way_fails", variable=FORCED, way=wanted, problem=absent)
         assert missing.note in missing.fact.values["reasons"]
 
@@ -159,20 +163,20 @@ PROMPTS = ("Add 2 and 3.", "Name a fruit.", "Say why the sky is blue, in one sen
 
 def answers(engine: LocalEngine) -> list[list[int]]:
     requests = [Request(at, text, (), 16, ignore_eos=True) for at, text in enumerate(PROMPTS)]
-    found = {completion.id: completion.answer.token_ids for completion in complete(engine, requests)}
+    found = {completion.id: completion.answer.token_ids for completion in complete_requests(engine, requests)}
     return [list(found[at]) for at in range(len(PROMPTS))]
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-@pytest.mark.parametrize("wanted", list(Way))
+@pytest.mark.parametrize("wanted", list(MatmulBackend))
 def test_each_forced_way_gives_its_tokens_and_stands_in_the_facts(
-    wanted: Way, dtype: Dtype, opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+    wanted: MatmulBackend, dtype: Dtype, opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32 all ways decide on the same tokens; in bfloat16, where rounding may decide, those
     that sum alike."""
     found = {}
-    for way in (wanted, Way.panels):
+    for way in (wanted, MatmulBackend.panels):
         monkeypatch.setenv(FORCED, way)
         engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=dtype))
         report = engine.load()
@@ -183,9 +187,11 @@ def test_each_forced_way_gives_its_tokens_and_stands_in_the_facts(
             said = report.facts["products"]
             assert "RUNNER_PRODUCTS" in said
             assert len(notes) == (f"RUNNER_PRODUCTS={way}" in said), "a way that is missing is also a note"
-            assert (engine.fused is not None) is (KERNELS is not None and wanted in products.OWN)
-    is_alike = dtype is Dtype.float32 or products.problem_of(wanted, (), torch.bfloat16, KERNELS)
-    assert not is_alike or found[wanted] == found[Way.panels]
+            assert (engine.fused is not None) is (KERNELS is not None and wanted in backend_selection.OWN)
+    is_alike = dtype is Dtype.float32 or backend_selection.find_backend_problem(
+        wanted, (), torch.bfloat16, KERNELS
+    )
+    assert not is_alike or found[wanted] == found[MatmulBackend.panels]
 
 
 def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
@@ -200,24 +206,24 @@ def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
         return lambda rows: nn.functional.linear(rows, weight)
 
     ways: Ways = {"a": product, "b": product}
-    first = kept_seconds(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels)
+    first = load_layer_timings(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels)
     assert made == [96, 96, 512, 512], "of a large layer a part is measured"
     assert first is not None
     [file] = tmp_path.glob("products-*.json")
     kept = json.loads(file.read_text())["seconds"]
     name = next(name for name in kept if name.startswith("512 x 1024, float32"))
     assert first[4096, 1024]["a"][4] == pytest.approx(8 * kept[name]["a"]["4"]), "and its time counts for all"
-    assert kept_seconds(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels) == first
+    assert load_layer_timings(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels) == first
     assert len(made) == 4
-    of_no_time = signed({"seconds": kept}).replace(str(kept[name]["a"]["4"]), "-1", 1)
-    for damaged in ("{", "[]", '{"x": 1}', of_no_time, signed({"seconds": {"x": 1}})):
+    of_no_time = to_signed_json({"seconds": kept}).replace(str(kept[name]["a"]["4"]), "-1", 1)
+    for damaged in ("{", "[]", '{"x": 1}', of_no_time, to_signed_json({"seconds": {"x": 1}})):
         file.write_text(damaged)
         made.clear()
-        assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is not None
+        assert load_layer_timings(ways, [(96, 64)], (4, 16), torch.float32, kernels) is not None
         assert made, damaged
         assert json.loads(file.read_text())["seconds"][next(key for key in kept if key.startswith("96 x 64"))]
     Kept.is_kept = False
-    assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is None
+    assert load_layer_timings(ways, [(96, 64)], (4, 16), torch.float32, kernels) is None
 
 
 def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,12 +238,14 @@ def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: 
         threading.Event().wait(0.05)
         return {way: dict.fromkeys(rows, 1.0 + len(measured)) for way in ways}
 
-    monkeypatch.setattr(keeping, "measure", slowly)
+    monkeypatch.setattr(keeping, "measure_matmuls", slowly)
     found: list[Any] = []
 
     def begin() -> None:
         found.append(
-            kept_seconds({"a": lambda weight: lambda rows: rows}, [(8, 8)], (4,), torch.float32, kernels)
+            load_layer_timings(
+                {"a": lambda weight: lambda rows: rows}, [(8, 8)], (4,), torch.float32, kernels
+            )
         )
 
     threads = [threading.Thread(target=begin) for _ in range(4)]
@@ -263,13 +271,15 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: py
     class Clock:
         thread_time = staticmethod(lambda: now[0])
 
-    monkeypatch.setattr(measured, "time", Clock)
-    took = measure({"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9)
+    monkeypatch.setattr(interleaved_timing, "time", Clock)
+    took = measure_matmuls(
+        {"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9
+    )
     assert took == {"quick": {4: 4.0, 16: 16.0}, "slow": {4: 20.0, 16: 80.0}}
     assert ("slow", 4) in calls
     assert ("slow", 16) not in calls
     calls.clear()
-    measure({"quick": way("quick", 1)}, (8, 8), (4,), torch.float32, now[0] - 1)
+    measure_matmuls({"quick": way("quick", 1)}, (8, 8), (4,), torch.float32, now[0] - 1)
     assert calls == [("quick", 4)], "after the time that this may take, each has one turn"
 
 
@@ -284,7 +294,7 @@ def test_what_passes_while_others_have_the_processor_does_not_count() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        took = measure({"waits": lambda _: waits}, (8, 8), (4,), torch.float32, math.inf)
+        took = measure_matmuls({"waits": lambda _: waits}, (8, 8), (4,), torch.float32, math.inf)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

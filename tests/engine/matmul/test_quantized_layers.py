@@ -17,7 +17,7 @@ from streams import complete, requests
 from torch import nn
 
 from runner_base.dtypes import Dtype
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.quantized_layers import QuantizedLayers
@@ -30,7 +30,7 @@ from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 
 Saved = Callable[..., Path]
-BUILT = native.kernels()
+BUILT = native.load_kernels()
 has_kernels = pytest.mark.skipif(BUILT is None, reason="the kernels are not built here")
 exact = processors.needs("vnni", why="torchao's own sums, which saturate without, are not emulated")
 packed = processors.needs("bf16", why="bitsandbytes' packed weights are not emulated")
@@ -66,8 +66,10 @@ def test_outputs_are_the_librarys_own(
             own = layer.forward
             # the library arranges its weights in the first pass
             layer(torch.ones(1, inputs, dtype=torch.bfloat16))
-            found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
-            assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
+            found = QuantizedLayers(
+                nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), HeapTrimmer()
+            )
+            assert (found.replaced_layers, found.left, found.notes) == ([layer], [], [])
             for count in (1, 2, 3, 4, 5, 12, 13, 29, 200):
                 rows = torch.randn(count, inputs).to(torch.bfloat16)
                 rows[-1, 5], rows[0, 7] = 60.0, -9.5
@@ -85,7 +87,7 @@ def test_outputs_are_the_librarys_own(
 @pytest.mark.parametrize("count", [2, 9])
 def test_nan_stays_nan(kind: str, count: int) -> None:
     layer = layer_of(kind, 64, 32, bias=False)
-    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
+    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), HeapTrimmer())
     rows = torch.ones(count, 64, dtype=torch.bfloat16)
     rows[1, 3] = float("nan")
     found = layer(rows)
@@ -145,9 +147,9 @@ def test_an_adapter_over_quantized_layers_counts(
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         own = model(ids).logits.float()
-        found = QuantizedLayers(model, Heap())
+        found = QuantizedLayers(model, HeapTrimmer())
         ours = model(ids).logits.float()
-    assert (len(found.exchanged), found.left) == (14, [])
+    assert (len(found.replaced_layers), found.left) == (14, [])
     assert (ours - own).abs().max() <= 0.05 * own.std()
 
 
@@ -155,7 +157,7 @@ def test_an_adapter_over_quantized_layers_counts(
 def test_without_kernels_layers_keep_their_own_and_say_so(
     saved_family: Saved, quantization: QuantizationConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(native, "load_kernels", lambda: None)
     engine = engine_of(saved_family("llama", max_position_embeddings=512), quantization)
     complete(engine, requests())
     instead = [one.values["instead"] for one in engine.stats.notes if one.code == "slow_layers"]

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from runner_engine.decode import cache_probe, compat_probe
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul.rounding import rounding_layers, unrounded_rows
+from runner_engine.matmul.unrounded_trials import find_rounding_layers, unrounded_activations
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
@@ -63,11 +63,11 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
     assert len(complete(engine, requests())) == len(requests())
     assert engine.stats.notes == []
     engine.close()
-    monkeypatch.setattr(compat_probe, "unrounded_rows", lambda _: nullcontext({}))
+    monkeypatch.setattr(compat_probe, "unrounded_activations", lambda _: nullcontext({}))
     rounded = opened(folder, Int8DynamicConfig())
     rounded._loaded = rounded._load()
-    with pytest.raises(cache_probe.Incompatible) as caught:
-        compat_probe.probe_heads(rounded.loaded)
+    with pytest.raises(cache_probe.IncompatibleModel) as caught:
+        compat_probe.probe_attention(rounded.loaded)
     assert caught.value.reason.code == "logits_off"
     rounded.close()
 
@@ -91,13 +91,13 @@ def test_rows_as_they_come_give_the_products_of_the_unpacked_weights(
 ) -> None:
     engine = opened(save(tmp_path / "model", tiny_llama, 100), quantization)
     engine.load()
-    layers = rounding_layers(engine.loaded.model)
+    layers = find_rounding_layers(engine.loaded.model)
     assert len(layers) == 7 * LAYERS
     name = "model.layers.0.self_attn.q_proj"
     rows = torch.randn(5, WIDTH, dtype=torch.bfloat16)
     plain: Any = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     expected = plain.get_submodule(name)(rows).float()
-    with unrounded_rows(engine.loaded.model), torch.no_grad():
+    with unrounded_activations(engine.loaded.model), torch.no_grad():
         found = layers[name](rows).float()
     assert (found - expected).abs().max() / expected.abs().max() < 0.02
     assert not any("forward" in vars(layer) for layer in layers.values())

@@ -23,10 +23,10 @@ from emulated import (
 )
 
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import NO_TILES
-from runner_engine.matmul.panels import Panels
-from runner_engine.matmul.products import Way, choose_plain
-from runner_engine.render.notes import render
+from runner_engine.kernels.c_interface import NO_TILES
+from runner_engine.matmul.backend_selection import MatmulBackend, choose_plain_backend
+from runner_engine.matmul.plain_packing import PlainPackedWeights
+from runner_engine.render.notes import render_engine_note
 
 pytestmark = needs_tile_compiler
 # outputs, inputs
@@ -46,9 +46,9 @@ def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
     for outputs, inputs in SHAPES:
         weight, rows = (torch.randn(outputs, inputs).bfloat16(), torch.randn(max(COUNTS), inputs).bfloat16())
         expected = sums_in_the_order_of_tiles(rows, weight).bfloat16()
-        panels = Panels.of(weight, None, emulated_tiles, tile_rows)
+        panels = PlainPackedWeights.pack(weight, None, emulated_tiles, tile_rows)
         for count in COUNTS:
-            assert torch.equal(panels.product(rows[:count]), expected[:count]), (outputs, inputs, count)
+            assert torch.equal(panels.matmul(rows[:count]), expected[:count]), (outputs, inputs, count)
     assert (emulated_tiles.count("loads") > before) is (tile_rows != NO_TILES)
 
 
@@ -59,7 +59,8 @@ def test_a_row_has_the_same_bits_by_tiles_and_by_vectors(emulated_tiles: OnlyTil
     for scale in (1.0, 1e-19, 1e-38):
         weight, rows = (torch.randn(100, 256) * scale).bfloat16(), torch.randn(50, 256).bfloat16()
         by_tiles, by_vectors, mixed = (
-            Panels.of(weight, None, emulated_tiles, count).product(rows) for count in (1, NO_TILES, 20)
+            PlainPackedWeights.pack(weight, None, emulated_tiles, count).matmul(rows)
+            for count in (1, NO_TILES, 20)
         )
         assert torch.equal(by_tiles.view(torch.int16), by_vectors.view(torch.int16))
         assert torch.equal(by_tiles.view(torch.int16), mixed.view(torch.int16))
@@ -69,7 +70,7 @@ def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_coun
     emulated_tiles: OnlyTiles,
 ) -> None:
     weight = torch.randn(33, 64).bfloat16()
-    panels = Panels.of(weight, None, emulated_tiles, 1)
+    panels = PlainPackedWeights.pack(weight, None, emulated_tiles, 1)
     for count in (1, 15, 17, 33):
         room = torch.full(((count + 3) * 64,), float("nan"), dtype=torch.bfloat16)
         rows = room[: count * 64].view(count, 64)
@@ -98,10 +99,10 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
         tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);"
     )
     kernels = emulated(tmp_path, flags)
-    choice = choose_plain(
+    choice = choose_plain_backend(
         [torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True
     )
-    assert choice.way == Way.panels
+    assert choice.way == MatmulBackend.panels
     assert choice.note is not None
     [left_out] = choice.note.values["ways"]
     off = left_out.values["how"]
@@ -131,23 +132,24 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
 
 @processors.needs("amx", why="the other tests emulate it")
 def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tmp_path: Path) -> None:
-    compiled = native.kernels()
+    compiled = native.load_kernels()
     assert compiled is not None
     if compiled.tiles_problem:
-        pytest.skip(render(compiled.tiles_problem))
+        pytest.skip(render_engine_note(compiled.tiles_problem))
     torch.manual_seed(0)
     real = OnlyProducts(build(tmp_path))
     for outputs, inputs in SHAPES:
         weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(131, inputs).bfloat16()
         for count in COUNTS:
             pair = [
-                Panels.of(weight, None, which, 1).product(rows[:count]) for which in (real, emulated_tiles)
+                PlainPackedWeights.pack(weight, None, which, 1).matmul(rows[:count])
+                for which in (real, emulated_tiles)
             ]
             assert torch.equal(*pair), (outputs, inputs, count)
 
 
 def test_a_processor_without_tiles_says_why() -> None:
-    compiled = native.kernels()
+    compiled = native.load_kernels()
     processors.require_absent("amx")
     if compiled is None:
         pytest.skip("there are no kernels")

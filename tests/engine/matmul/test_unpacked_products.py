@@ -21,19 +21,19 @@ from torch import nn
 
 from runner_base.notes import note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import NO_TILES, WeightFormat
+from runner_engine.kernels.c_interface import NO_TILES, WeightFormat
 from runner_engine.matmul import groups
-from runner_engine.matmul.blocks import Blocks
-from runner_engine.matmul.groups import Groups
-from runner_engine.matmul.matrices import LayerWeights, QuantizedWeights, Workspace, multiply
-from runner_engine.matmul.panels import Panels
-from runner_engine.matmul.products import FORCED, choose_unpacked
+from runner_engine.matmul.backend_selection import FORCED, choose_bfloat16_backend
+from runner_engine.matmul.blocks import GgufWeights
+from runner_engine.matmul.groups import GroupedWeights
+from runner_engine.matmul.layer_weights import LayerWeights, MatmulWorkspace, QuantizedWeights, multiply
+from runner_engine.matmul.plain_packing import PlainPackedWeights
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.gguf_blocks import GgufLinear
-from runner_engine.models.gguf_types import TYPES, unpacked
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.gguf_types import TYPES, dequantize_blocks
+from runner_engine.models.grouped_linear import GroupedLinear
 
 pytestmark = needs_byte_tile_compiler
 COUNTS = (1, 2, 6, 7, 16, 31, 33, 65, 200)
@@ -74,7 +74,7 @@ def four_bit(codes: torch.Tensor, block: int, scale: torch.Tensor, table: torch.
     halves = codes.view(outputs // 32, 2, 16, inputs // 2, 2).permute(1, 0, 3, 2, 4)
     it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,))
     it.matrix.block = block
-    it.point_at((halves[0] | halves[1] << 4).contiguous(), None, scale, table.repeat(2))
+    it.set_tensors((halves[0] | halves[1] << 4).contiguous(), None, scale, table.repeat(2))
     return it
 
 
@@ -133,7 +133,7 @@ def test_bytes_of_torchao_are_summed_in_the_order_of_tiles(
         by_way[tile_rows] = it = QuantizedWeights(
             WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,)
         )
-        it.point_at(weight, None, scale)
+        it.set_tensors(weight, None, scale)
         it.matrix.tile_rows = tile_rows
     check(emulated_tiles, by_way, rows, expected.bfloat16())
 
@@ -148,9 +148,14 @@ def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(
     layer = GgufLinear(
         nn.Linear(inputs, outputs, bias=False), random_blocks(name, outputs, inputs), name, None
     )
-    weight, rows = unpacked(layer.rows(0, outputs), name, inputs).bfloat16(), rows_of(inputs)
-    expected = Panels.of(weight, None, emulated_tiles, 1).product(rows)
-    ways: dict[int, LayerWeights] = {way: Blocks.of(layer, emulated_tiles, Workspace(), way) for way in WAYS}
+    weight, rows = (
+        dequantize_blocks(layer.get_weight_blocks(0, outputs), name, inputs).bfloat16(),
+        rows_of(inputs),
+    )
+    expected = PlainPackedWeights.pack(weight, None, emulated_tiles, 1).matmul(rows)
+    ways: dict[int, LayerWeights] = {
+        way: GgufWeights.from_layer(layer, emulated_tiles, MatmulWorkspace(), way) for way in WAYS
+    }
     check(emulated_tiles, ways, rows, expected, fewest=2)
 
 
@@ -161,9 +166,12 @@ def test_groups_have_the_bits_of_unpacked_weights(
 ) -> None:
     layer, rows = grouped_layer_of(kind, 96, inputs, bits)[0], rows_of(inputs)
     assert isinstance(layer, GroupedLinear)
-    expected = Panels.of(layer.unpacked(0, 96, torch.bfloat16), None, emulated_tiles, 1).product(rows)
+    expected = PlainPackedWeights.pack(
+        layer.dequantize_outputs(0, 96, torch.bfloat16), None, emulated_tiles, 1
+    ).matmul(rows)
     ways: dict[int, LayerWeights] = {
-        way: Groups.of(layer, emulated_tiles, Workspace(), tile_rows=way) for way in WAYS
+        way: GroupedWeights.from_layer(layer, emulated_tiles, MatmulWorkspace(), tile_rows=way)
+        for way in WAYS
     }
     check(emulated_tiles, ways, rows, expected)
 
@@ -173,22 +181,24 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
 ) -> None:
     layers = nn.ModuleList([grouped_layer_of("gptq", 96, 256)[0]])
     monkeypatch.setattr(groups, "FORMATS", (torch.bfloat16,))  # the emulation has no other
-    monkeypatch.setattr(native, "kernels", lambda: emulated_tiles)
+    monkeypatch.setattr(native, "load_kernels", lambda: emulated_tiles)
     monkeypatch.setenv(FORCED, "tiles")
-    choice = choose_unpacked(layers, emulated_tiles)
+    choice = choose_bfloat16_backend(layers, emulated_tiles)
     assert choice is not None
     tiles = note("tiles_from_rows", rows=8, vectors="emulation")
     forced = (note("way_forced", variable=FORCED),)
     assert choice.fact == note("way_with_reasons", way=tiles, reasons=forced)
     assert choice.tile_rows == 8
-    [weights] = QuantizedLayers(layers, Heap()).matrices.values()
+    [weights] = QuantizedLayers(layers, HeapTrimmer()).matrices.values()
     assert weights.matrix.tile_rows == 8
     monkeypatch.setenv(FORCED, "panels")
-    assert choose_unpacked(layers, emulated_tiles) is None
+    assert choose_bfloat16_backend(layers, emulated_tiles) is None
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose_unpacked(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, "nothing is unpacked"
+    assert choose_bfloat16_backend(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
+        "nothing is unpacked"
+    )
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
-    assert choose_unpacked(layers, emulated_tiles) is None
+    assert choose_bfloat16_backend(layers, emulated_tiles) is None
 
 
 @pytest.mark.thorough
@@ -198,10 +208,10 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     """In this build both panels of a pair are multiplied by the first one's weights."""
     right, wrong = (f"panels[2] = {{strip[0], u->second ? strip[{second}] : 0}}" for second in (1, 0))
     kernels = emulated_attention(tmp_path, with_a_mistake(tmp_path, "block_products.h", right, wrong))
-    monkeypatch.setattr(native, "kernels", lambda: kernels)
+    monkeypatch.setattr(native, "load_kernels", lambda: kernels)
     monkeypatch.setenv(FORCED, "tiles")
     layer = GgufLinear(nn.Linear(224, 96, bias=False), random_blocks("Q8_0", 96, 224), "Q8_0", None)
-    found = QuantizedLayers(nn.ModuleList([layer]), Heap())
+    found = QuantizedLayers(nn.ModuleList([layer]), HeapTrimmer())
     assert not found.matrices
     [slow] = found.notes
     assert slow.values["instead"] == note("blocks_multiplied_by_torch", kind="Q8_0")

@@ -16,9 +16,9 @@ import torch
 from raising import raises
 
 from runner_base.errors import Code, DataError
-from runner_engine.checkpoints import byteio
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models import bin_file, pickled
+from runner_engine.checkpoints import file_io
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.models import bin_file, pickle_reading
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -47,13 +47,13 @@ def as_bytes(tensor: torch.Tensor) -> bytes:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def copied(tensor: Tensor) -> bytes:
-    return b"".join(bytes(piece) for piece in byteio.tensor_pieces(tensor))
+def copied(tensor: TensorLocation) -> bytes:
+    return b"".join(bytes(piece) for piece in file_io.read_tensor_pieces(tensor))
 
 
 def test_every_tensor_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # so that small tensors come in several pieces, too
-    monkeypatch.setattr(byteio, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(file_io, "CHUNK_BYTES", 256)
     written = tensors()
     torch.save(written, tmp_path / "x.bin")
     file = bin_file.read_bin(tmp_path / "x.bin")
@@ -252,5 +252,5 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     with raises(DataError, "refused", file):
         bin_file.read_bin(file)
     with raises(DataError, "refused", "lora.path=x.pth"):
-        pickled.load_tensors(file, "lora.path=x.pth")
+        pickle_reading.load_tensors(file, "lora.path=x.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

@@ -25,11 +25,11 @@ from raising import raises
 from runner_base import machine
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
-from runner_engine.checkpoints import byteio, random_weights
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.local.before_load import check_files
-from runner_engine.models import capability
-from runner_engine.plan.memory_check import limited, size_mib
+from runner_engine.checkpoints import file_io, random_weights
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.local.preload_checks import check_files
+from runner_engine.models import load_checks
+from runner_engine.plan.memory_check import limit_free_memory, parse_size_mib
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import AdapterConfig, PeftConfig, PthConfig
@@ -98,14 +98,14 @@ def test_flash_attention_falls_back_to_what_the_model_has() -> None:
     from transformers import GPTJForCausalLM, LlamaForCausalLM
 
     wanted = Attention.flash_attention_2
-    assert capability.pick_attention(wanted, "cpu", LlamaForCausalLM)[0] is Attention.sdpa
-    assert capability.pick_attention(wanted, "cpu", GPTJForCausalLM) == (
+    assert load_checks.select_attention(wanted, "cpu", LlamaForCausalLM)[0] is Attention.sdpa
+    assert load_checks.select_attention(wanted, "cpu", GPTJForCausalLM) == (
         Attention.eager,
         [note("other_attention", missing=note("no_cuda_gpu"), used="eager")],
     )
-    _, [fallback] = capability.pick_attention(wanted, "cuda", LlamaForCausalLM)
+    _, [fallback] = load_checks.select_attention(wanted, "cuda", LlamaForCausalLM)
     assert fallback.values["missing"] == note("no_flash_attn")
-    assert capability.pick_attention(Attention.auto, "cuda", None) == (Attention.auto, [])
+    assert load_checks.select_attention(Attention.auto, "cuda", None) == (Attention.auto, [])
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ Int8Config().prepare("cuda")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_bitsandbytes_here_is_usable(device: str) -> None:
     """Its native library is loaded, which answers every name that is asked for with a function."""
-    Int8Config().prepare(device)
+    Int8Config().check_device(device)
 
 
 # ------------------------------------------------------------------------------------------- memory
@@ -292,14 +292,19 @@ def test_the_check_can_be_switched_off() -> None:
 
 def test_rooms_are_cut_to_max_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"0": 40_000.0, "1": 2_000.0, "cpu": 64_000.0}
-    assert limited(free, None) == {"GPU 0": 40_000, "GPU 1": 2_000, MAIN: 64_000}
-    cut = limited(free, {"0": "1.5GiB", "cpu": "3GB"})
+    assert limit_free_memory(free, None) == {"GPU 0": 40_000, "GPU 1": 2_000, MAIN: 64_000}
+    cut = limit_free_memory(free, {"0": "1.5GiB", "cpu": "3GB"})
     assert cut == {"GPU 0": 1536, "GPU 1": 0, MAIN: pytest.approx(3e9 / 2**20)}
-    assert size_mib("800MB") == pytest.approx(8e8 / 2**20)
-    assert capability.gpu_room_mib(free=2 * 2**20, reserved=5 * 2**20, allocated=2**20) == 6
+    assert parse_size_mib("800MB") == pytest.approx(8e8 / 2**20)
+    assert (
+        load_checks.compute_usable_gpu_mib(
+            free_bytes=2 * 2**20, reserved_bytes=5 * 2**20, allocated_bytes=2**20
+        )
+        == 6
+    )
     if not torch.cuda.is_available():
-        monkeypatch.setattr(machine, "available_mib", lambda: 12_345.0)
-        assert capability.rooms(SHAPE, torch.device("cpu")) == {MAIN: 12_345.0}
+        monkeypatch.setattr(machine, "available_memory_mib", lambda: 12_345.0)
+        assert load_checks.measure_free_memory_mib(SHAPE, torch.device("cpu")) == {MAIN: 12_345.0}
 
 
 def group(folder: Path, limit: str, used: int, cached: int, names: tuple[str, str], prefix: str = "") -> None:
@@ -317,20 +322,20 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
     group(tmp_path / "v2" / "a", str(100 * mib), 70 * mib, 5 * mib, two)
     group(tmp_path / "v2" / "a" / "b", "max", 70 * mib, 5 * mib, two)
     own.write_text("0::/a/b\n")
-    assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [40]
+    assert machine.cgroup_free_mib(own, tmp_path / "v2") == [40]
     # beyond it, processes are made to wait
     (tmp_path / "v2" / "a" / "b" / "memory.high").write_text(f"{90 * mib}\n")
     stat = tmp_path / "v2" / "a" / "b" / "memory.stat"
     # mapped files are in use
     stat.write_text(f"{stat.read_text()}file_mapped {4 * mib}\nslab_reclaimable {mib}\n")
-    assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [27, 40]
+    assert machine.cgroup_free_mib(own, tmp_path / "v2") == [27, 40]
     stat.write_text(f"file_mapped {4 * mib}\n")
-    assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [20, 40]
+    assert machine.cgroup_free_mib(own, tmp_path / "v2") == [20, 40]
     group(tmp_path / "v1" / "memory", str(10 * mib), 20 * mib, 1 * mib, one, "total_")
     own.write_text("5:cpu,cpuacct:/x\n4:memory:/gone\n")
-    assert machine.cgroup_rooms_mib(own, tmp_path / "v1") == [0]
-    assert machine.cgroup_rooms_mib(tmp_path / "nothing", tmp_path) == []
-    assert 0 < machine.available_mib() < 1e9
+    assert machine.cgroup_free_mib(own, tmp_path / "v1") == [0]
+    assert machine.cgroup_free_mib(tmp_path / "nothing", tmp_path) == []
+    assert 0 < machine.available_memory_mib() < 1e9
 
 
 def test_a_containers_share_of_time_counts_as_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,26 +344,26 @@ def test_a_containers_share_of_time_counts_as_cores(tmp_path: Path, monkeypatch:
     (tmp_path / "v2" / "a" / "cpu.max").write_text("150000 100000\n")
     (tmp_path / "v2" / "a" / "b" / "cpu.max").write_text("max 100000\n")
     own.write_text("0::/a/b\n")
-    assert machine.cgroup_cpu_shares(own, tmp_path / "v2") == [1.5]
+    assert machine.cgroup_cpu_limits(own, tmp_path / "v2") == [1.5]
     (tmp_path / "v1" / "cpu").mkdir(parents=True)
     (tmp_path / "v1" / "cpu" / "cpu.cfs_quota_us").write_text("400000\n")
     (tmp_path / "v1" / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     own.write_text("5:cpu,cpuacct:/gone\n4:memory:/x\n")
-    assert machine.cgroup_cpu_shares(own, tmp_path / "v1") == [4]
+    assert machine.cgroup_cpu_limits(own, tmp_path / "v1") == [4]
     (tmp_path / "v1" / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert machine.cgroup_cpu_shares(own, tmp_path / "v1") == []
+    assert machine.cgroup_cpu_limits(own, tmp_path / "v1") == []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     for shares, cores in (([], 64), ([2.0], 2), ([1.5, 8.0], 2), ([0.2], 1), ([99.0], 64)):
-        monkeypatch.setattr(machine, "cgroup_cpu_shares", lambda shares=shares: shares)
-        assert machine.cores() == cores
+        monkeypatch.setattr(machine, "cgroup_cpu_limits", lambda shares=shares: shares)
+        assert machine.available_cores() == cores
 
 
 @pytest.mark.slow
 def test_a_plan_says_what_does_not_fit(
     runner: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "available_mib", lambda: 20_000.0)
-    monkeypatch.setattr(byteio, "free_bytes", lambda _: 2**40)
+    monkeypatch.setattr(machine, "available_memory_mib", lambda: 20_000.0)
+    monkeypatch.setattr(file_io, "free_disk_bytes", lambda _: 2**40)
     arguments = (
         "model=qwen3_8b",
         "model.random_weights=true",
@@ -378,14 +383,14 @@ def test_a_plan_says_what_does_not_fit(
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7 if path == tmp_path else 0))
-        assert byteio.free_bytes(tmp_path / "not" / "yet") == 7, "the folder above it that exists"
+        assert file_io.free_disk_bytes(tmp_path / "not" / "yet") == 7, "the folder above it that exists"
     model = dataclasses.replace(SHAPE, cache_dir=str(tmp_path / "not" / "yet"))
-    monkeypatch.setattr(byteio, "free_bytes", lambda _: 100 * 2**20)
+    monkeypatch.setattr(file_io, "free_disk_bytes", lambda _: 100 * 2**20)
     with raises(ConfigError, "too_large") as raised:
-        random_weights.check_disk(model)
+        random_weights.check_disk_space(model)
     assert "100.0 MiB" in raised.value.reason
-    monkeypatch.setattr(byteio, "free_bytes", lambda _: 2**40)
-    random_weights.check_disk(model)
+    monkeypatch.setattr(file_io, "free_disk_bytes", lambda _: 2**40)
+    random_weights.check_disk_space(model)
 
 
 class HugeHub(http.server.BaseHTTPRequestHandler):

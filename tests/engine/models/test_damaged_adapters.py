@@ -13,7 +13,7 @@ import pytest
 from raising import raises
 
 from runner_base.errors import DataError
-from runner_base.texts import MAX_DEPTH, parse_object
+from runner_base.texts import MAX_DEPTH, parse_json_object
 from runner_engine.embedded import MODEL_DIR
 
 FIELDS: dict[str, Any] = {
@@ -54,5 +54,5 @@ def test_a_field_of_another_type_is_one_message(
 def test_objects_nested_too_deeply_are_refused_below_the_parsers_own_limit() -> None:
     deep = b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)
     with raises(DataError, "damaged", "config.json"):
-        parse_object(deep, "config.json")
-    assert parse_object(b'{"a": {"b": [1]}}', "config.json") == {"a": {"b": [1]}}
+        parse_json_object(deep, "config.json")
+    assert parse_json_object(b'{"a": {"b": [1]}}', "config.json") == {"a": {"b": [1]}}

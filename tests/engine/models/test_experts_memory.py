@@ -28,7 +28,7 @@ PROGRAM = """
 import json, resource, sys
 from runner_base import MIB, is_memory_error, machine
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
-from runner_engine.models.load import load_base
+from runner_engine.models.base_loading import load_base
 
 def job(name, quantization):
     model = LocalModelConfig(name=name, device="cpu", check_memory=False)

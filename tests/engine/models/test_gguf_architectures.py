@@ -25,10 +25,10 @@ from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve
 from runner_engine.checkpoints import architectures, gguf_names
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.experts import SeparateExperts
-from runner_engine.models.capability import settings_of
-from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, InOrder
-from runner_engine.models.loading.gguf import load
-from runner_engine.plan import formats
+from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, InputReorderedLinear
+from runner_engine.models.load_checks import load_config
+from runner_engine.models.loading.gguf import load_gguf
+from runner_engine.plan import format_check
 
 IDS = torch.arange(3, 43).view(2, 20) * 5 % 262
 CLOSE = 1e-4  # of logits whose sums may have another order
@@ -42,7 +42,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def read(path: Path, keeps_blocks: bool = True) -> Any:
-    model, report = load(path, settings_of(path), torch.float32, None, keeps_blocks)
+    model, report = load_gguf(path, load_config(path), torch.float32, None, keeps_blocks)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     return model
 
@@ -92,7 +92,7 @@ def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
     assert kind in {tensor.dtype for tensor in read_header(path).tensors}
     model = read(path)
     assert (logits(model) - logits(read(path, keeps_blocks=False))).abs().max() < CLOSE
-    first = next(one for one in model.modules() if isinstance(one, SeparateExperts)).expert(0)
+    first = next(one for one in model.modules() if isinstance(one, SeparateExperts)).get_expert(0)
     assert first.get_submodule("up_proj").kind == kind
 
 
@@ -137,10 +137,10 @@ def test_without_what_undoes_the_converter_it_is_another_model(
 ) -> None:
     model = tiny(name)
     path = write_gguf(tmp_path / "model.gguf", name, model)
-    known = architectures.architecture_of(read_header(path))
+    known = architectures.find_architecture(read_header(path))
     kept = {part: change for part, change in known.changes.items() if part in SHAPES}
     assert kept != known.changes
-    monkeypatch.setattr(gguf_names, "architecture_of", lambda _header: replace(known, changes=kept))
+    monkeypatch.setattr(gguf_names, "find_architecture", lambda _header: replace(known, changes=kept))
     assert (logits(read(path)) - logits(model)).abs().max() > 100 * CLOSE
 
 
@@ -168,7 +168,7 @@ def test_heads_of_values_move_with_their_blocks(tmp_path: Path) -> None:
         path = write_gguf(tmp_path / f"{size}.gguf", "qwen3_5_text", model, "Q8_0")
         found = read(path)
         layer = found.model.layers[0].linear_attn.out_proj
-        assert isinstance(layer, GgufLinear if is_moved else InOrder)
+        assert isinstance(layer, GgufLinear if is_moved else InputReorderedLinear)
         assert (logits(found) - logits(read(path, keeps_blocks=False))).abs().max() < CLOSE
 
 
@@ -236,7 +236,7 @@ def test_an_architecture_that_is_not_read_is_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with raises(ConfigError, "unsupported"):
-        formats.check(resolve(spec_of(tmp_path / "model.gguf")))
+        format_check.check_checkpoint_format(resolve(spec_of(tmp_path / "model.gguf")))
 
 
 def test_what_is_left_to_transformers_is_read_there() -> None:

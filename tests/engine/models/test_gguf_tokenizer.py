@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints.gguf_file import read_header
-from runner_engine.checkpoints.gguf_names import SINGLE_DIGITS, cuts_single_digits
+from runner_engine.checkpoints.gguf_names import SINGLE_DIGITS, splits_single_digits
 from runner_engine.models import gguf_tokenizer
 from runner_engine.models.load_tokenizer import load_tokenizer
 from tools import real_model
@@ -127,11 +127,11 @@ def by_unigrams(writer: gguf.GGUFWriter) -> None:
 
 def check_equal(path: Path) -> None:
     """Compare the two tokenizers: what they are, what they cut, what they put together."""
-    assert gguf_tokenizer.can_make(path)
+    assert gguf_tokenizer.can_build_tokenizer(path)
     found = load_tokenizer(f"model.name={path}", path)
     expected: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, padding_side="left")
     assert type(found) is type(expected)
-    if cuts_single_digits(
+    if splits_single_digits(
         read_header(path).metadata
     ):  # as llama.cpp and the models' own tokenizers, unlike transformers
         own = (
@@ -232,22 +232,28 @@ def test_a_wrong_array_is_refused_in_one_message(case: str, tmp_path: Path) -> N
 def test_what_transformers_reads_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "model.gguf", "llama", KINDS["pieces"])
     (tmp_path / "generation_config.json").write_text("{}")
-    assert gguf_tokenizer.can_make(path)
-    assert gguf_tokenizer.notes(path) == []
-    assert gguf_tokenizer.notes(tmp_path) == []
+    assert gguf_tokenizer.can_build_tokenizer(path)
+    assert gguf_tokenizer.collect_tokenizer_notes(path) == []
+    assert gguf_tokenizer.collect_tokenizer_notes(tmp_path) == []
     load_tokenizer("model.name=x", path).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert not gguf_tokenizer.can_make(path)
+    assert not gguf_tokenizer.can_build_tokenizer(path)
     beside = note("its_tokenizer_with_files", files="tokenizer.json")
-    assert gguf_tokenizer.notes(path) == [note("read_in_python", file="model.gguf", what=beside)]
+    assert gguf_tokenizer.collect_tokenizer_notes(path) == [
+        note("read_in_python", file="model.gguf", what=beside)
+    ]
     assert load_tokenizer("model.name=x", path)("a")["input_ids"]
     (tmp_path / "tokenizer.json").unlink()
     falcon = write(tmp_path / "falcon.gguf", "falcon", KINDS["bytes-None"])
     architecture = note("its_architecture", name="falcon")
-    assert gguf_tokenizer.notes(falcon) == [note("read_in_python", file="falcon.gguf", what=architecture)]
+    assert gguf_tokenizer.collect_tokenizer_notes(falcon) == [
+        note("read_in_python", file="falcon.gguf", what=architecture)
+    ]
     assert load_tokenizer("model.name=x", falcon)("a")["input_ids"]
     by_words = write(tmp_path / "words.gguf", "llama", lambda writer: writer.add_tokenizer_model("bert"))
     bert = note("its_tokenizer", kind="'bert'")
-    assert gguf_tokenizer.notes(by_words) == [note("read_in_python", file="words.gguf", what=bert)]
+    assert gguf_tokenizer.collect_tokenizer_notes(by_words) == [
+        note("read_in_python", file="words.gguf", what=bert)
+    ]
     with raises(ConfigError, "unreadable", "model.name=x"):
         load_tokenizer("model.name=x", by_words)
 

@@ -10,9 +10,9 @@ import torch
 from gguf_blocks import random_blocks
 
 from runner_engine.checkpoints import gguf_file
-from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.matmul.blocks import packed
-from runner_engine.models.gguf_types import TYPES, scales_of, unpacked
+from runner_engine.checkpoints.weight_files import TensorLocation
+from runner_engine.matmul.blocks import pack_blocks
+from runner_engine.models.gguf_types import TYPES, dequantize_blocks, extract_block_scales
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -20,19 +20,19 @@ def test_every_weight_is_that_of_the_package(name: str) -> None:
     blocks = random_blocks(name, 75, 768)
     kind = gguf.GGMLQuantizationType[name]
     expected = torch.from_numpy(gguf.quants.dequantize(blocks.numpy(), kind))
-    assert torch.equal(unpacked(blocks, name, 768), expected)
+    assert torch.equal(dequantize_blocks(blocks, name, 768), expected)
     assert expected.std() > 0
 
 
 @pytest.mark.parametrize("name", TYPES)
 def test_the_scales_of_a_block_are_where_they_are_looked_for(name: str) -> None:
     blocks = random_blocks(name, 2, 256)
-    assert scales_of(blocks, name).isfinite().all()
+    assert extract_block_scales(blocks, name).isfinite().all()
     at = TYPES[name].scales_at
     infinity = [255] if name == "MXFP4" else [0, 0x7C]
     blocks[1, at : at + len(infinity)] = torch.tensor(infinity, dtype=torch.uint8)
-    assert not scales_of(blocks, name).isfinite().all()
-    assert not unpacked(blocks, name, 256).isfinite().all()
+    assert not extract_block_scales(blocks, name).isfinite().all()
+    assert not dequantize_blocks(blocks, name, 256).isfinite().all()
 
 
 def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
@@ -41,8 +41,8 @@ def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
     for name, kind in TYPES.items():
         assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
         assert kind.packed_bytes <= 1.06 * kind.stored_bytes
-        one = Tensor("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
-        panels = packed(
+        one = TensorLocation("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
+        panels = pack_blocks(
             torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS
         )
-        assert gguf_file.bytes_beyond_file(one) == panels.nbytes - one.nbytes
+        assert gguf_file.packing_overhead_bytes(one) == panels.nbytes - one.nbytes

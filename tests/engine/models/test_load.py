@@ -19,14 +19,14 @@ from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.adapting import release
-from runner_engine.models.load import Loaded
-from runner_engine.models.lora.beside import LowRank
-from runner_engine.models.target import entry_device, pick_device, torch_dtype
+from runner_engine.models.adapter_lifecycle import detach_adapter
+from runner_engine.models.base_loading import LoadedModel
+from runner_engine.models.load_target import find_input_device, select_device, torch_dtype
+from runner_engine.models.lora.unmerged import SingleAdapterMatrices
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.settings.lora import PeftConfig
@@ -36,11 +36,11 @@ from runner_engine.spec import ModelSpec
 IDS = torch.arange(3, 40)[None]
 
 
-def load(spec: ModelSpec) -> Loaded:
+def load(spec: ModelSpec) -> LoadedModel:
     return adapt(load_base(spec), spec)
 
 
-def logits(loaded: Loaded) -> torch.Tensor:
+def logits(loaded: LoadedModel) -> torch.Tensor:
     with torch.inference_mode():
         return loaded.model(IDS).logits.float()
 
@@ -138,9 +138,9 @@ def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_p
     job = make_spec(
         model=LocalModelConfig(name=str(tmp_path), dtype=Dtype.bfloat16), quantization=Nf4Config()
     )
-    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
+    monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda: False)
     expected = load(job)
-    monkeypatch.setattr(processor, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda: True)
     monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
     loaded = load(job)
     layers = [one for one in loaded.model.modules() if isinstance(one, modules.Linear4bit)]
@@ -151,10 +151,10 @@ def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_p
         for state in (getattr(one.weight, "quant_state") for one in layers)  # noqa: B009
     )
     assert loaded.metrics["quantized_modules"] == expected.metrics["quantized_modules"] == 7
-    if native.kernels() is not None:
-        found = QuantizedLayers(loaded.model, Heap())
-        assert len(found.exchanged) == 5, "o_proj and down_proj have inputs that are no whole blocks"
-        kinds = {found.matrices[one].matrix.kind for one in found.exchanged}
+    if native.load_kernels() is not None:
+        found = QuantizedLayers(loaded.model, HeapTrimmer())
+        assert len(found.replaced_layers) == 5, "o_proj and down_proj have inputs that are no whole blocks"
+        kinds = {found.matrices[one].matrix.kind for one in found.replaced_layers}
         assert kinds == {WeightFormat.four_bit_rows}
 
 
@@ -188,7 +188,7 @@ def test_peft_is_really_on_and_merging_changes_nothing_more(
     deltas = [
         (own.B.weight @ own.A.weight * 2).square().sum()
         for own in adapted.model.modules()
-        if isinstance(own, LowRank)
+        if isinstance(own, SingleAdapterMatrices)
     ]
     assert len(deltas) == 4
     assert adapted.metrics["lora_delta_norm"] == pytest.approx(float(sum(deltas)) ** 0.5, rel=1e-4)
@@ -208,9 +208,9 @@ def test_an_adapter_leaves_nothing_behind(tiny_model: LocalModelConfig, adapter:
     for _ in range(2):
         loaded = adapt(base, adapted)
         assert not torch.equal(logits(loaded), before)
-        assert release(loaded, adapted)
+        assert detach_adapter(loaded, adapted)
         assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
-    assert not release(adapt(base, merged), merged), "merging cannot be undone"
+    assert not detach_adapter(adapt(base, merged), merged), "merging cannot be undone"
 
 
 def test_peft_over_4_bit(tiny_model: LocalModelConfig, adapter: Path) -> None:
@@ -256,7 +256,7 @@ def test_an_adapter_that_does_not_fit_or_does_nothing(
 def test_device_dtype_and_attention(tiny_model: LocalModelConfig) -> None:
     if not torch.cuda.is_available():
         with raises(ConfigError, "not_found", "model.device"):
-            pick_device("cuda:3")
+            select_device("cuda:3")
     half = {"dtype": "float16"}
     dtype, notes = torch_dtype("bfloat16", Dtype.auto, half)
     assert dtype is torch.bfloat16
@@ -300,8 +300,8 @@ def test_weights_that_are_no_weights(tiny_llama: Path, tmp_path: Path) -> None:
 def test_prompts_go_in_where_an_offloaded_embedding_computes() -> None:
     embedding = torch.nn.Embedding(4, 4, device="meta")
     model = SimpleNamespace(get_input_embeddings=lambda: embedding)
-    assert entry_device(model) == torch.device("cpu")
+    assert find_input_device(model) == torch.device("cpu")
     embedding._hf_hook = SimpleNamespace(execution_device=1)  # type: ignore[assignment]
-    assert entry_device(model) == torch.device("cuda", 1)
+    assert find_input_device(model) == torch.device("cuda", 1)
     embedding = torch.nn.Embedding(4, 4)
-    assert entry_device(model) == torch.device("cpu")
+    assert find_input_device(model) == torch.device("cpu")

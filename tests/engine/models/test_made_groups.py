@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, DataError
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.loading import made_groups
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.hqq import HqqConfig
-from runner_engine.quantization.made_groups import BITS, MadeGroupsConfig
+from runner_engine.quantization.load_time_groups import BITS, LoadTimeGroupsConfig
 from runner_engine.quantization.torchao import TorchaoIntxConfig
 from runner_engine.settings.lora import PeftConfig
 
@@ -82,7 +82,7 @@ def test_hqqs_numbers_are_those_of_the_published_formulas_bit_for_bit(
     weight[0, :group] = 0.25  # a group whose numbers are all the same
     weight[1, 3] = 2.0  # and one with an outlier
     codes, scales, zeros = published(weight, bits, group)
-    made = HqqConfig(bits=bits, group_size=group).groups_of(weight)
+    made = HqqConfig(bits=bits, group_size=group).quantize_weight(weight)
     assert torch.equal(made.codes, codes.to(torch.uint8))
     assert torch.equal(made.scales, scales.to(dtype))
     assert torch.equal(made.zeros, zeros.to(dtype))
@@ -90,7 +90,7 @@ def test_hqqs_numbers_are_those_of_the_published_formulas_bit_for_bit(
 
 def test_hqq_finds_zero_points_with_a_smaller_error_than_rounding_has() -> None:
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
-    made = HqqConfig(bits=3).groups_of(weight)
+    made = HqqConfig(bits=3).quantize_weight(weight)
     groups = weight.reshape(64, -1, 64)
     scale = (groups.amax(2, keepdim=True) - groups.amin(2, keepdim=True)) / 7
     rounded = ((groups - groups.amin(2, keepdim=True)) / scale).round() * scale + groups.amin(2, keepdim=True)
@@ -104,7 +104,7 @@ def test_a_layer_by_hqq_computes_with_the_published_weights(bits: int) -> None:
     codes, scales, zeros = published(layer.weight.detach(), bits, 64)
     weight = (codes.reshape(96, -1, 64) - zeros.unsqueeze(2)) * scales.unsqueeze(2)
     with torch.no_grad():
-        ours = made_groups.layer_of(HqqConfig(bits=bits), layer, "layer")(rows)
+        ours = made_groups.quantize_linear(HqqConfig(bits=bits), layer, "layer")(rows)
         assert torch.allclose(
             ours, nn.functional.linear(rows, weight.reshape(96, 256), layer.bias), atol=1e-5
         )
@@ -135,7 +135,7 @@ def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
     rows = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     rows[0] += 3  # no number is below 0
     rows[1, 2] = 0
-    ours: Any = made_groups.layer_of(choice, layer, "layer")
+    ours: Any = made_groups.quantize_linear(choice, layer, "layer")
     quantize_(layer, intx_config(choice))
     with torch.no_grad():
         assert torch.equal(ours(rows), layer(rows))
@@ -151,7 +151,7 @@ def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("choice", [HqqConfig(), HqqConfig(bits=3, group_size=32), *INTX])
 def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
-    saved_family: Saved, tied: bool, dtype: Dtype, choice: MadeGroupsConfig
+    saved_family: Saved, tied: bool, dtype: Dtype, choice: LoadTimeGroupsConfig
 ) -> None:
     folder = saved_family(tied=tied)
     plain, made = (load(folder, dtype=dtype), load(folder, choice, dtype=dtype))
@@ -163,12 +163,12 @@ def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
     check_predicted_bytes(made, configure(folder, choice, dtype=dtype))
     layers = [one for one in made.model.modules() if isinstance(one, GroupedLinear)]
     codes = sum(one.weight.nbytes for one in layers)
-    assert codes * 8 == choice.bits * sum(one.numbers for one in layers)
+    assert codes * 8 == choice.bits * sum(one.num_weights for one in layers)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", [HqqConfig, TorchaoIntxConfig])
-def test_fewer_bits_lose_more(saved_family: Saved, kind: Callable[..., MadeGroupsConfig]) -> None:
+def test_fewer_bits_lose_more(saved_family: Saved, kind: Callable[..., LoadTimeGroupsConfig]) -> None:
     folder = saved_family()
     exact = logits(load(folder, dtype=Dtype.float32).model)
     lost = [off(logits(load(folder, kind(bits=bits), dtype=Dtype.float32).model), exact) for bits in BITS]
@@ -178,7 +178,9 @@ def test_fewer_bits_lose_more(saved_family: Saved, kind: Callable[..., MadeGroup
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("choice", [HqqConfig(bits=8), TorchaoIntxConfig(bits=8)])
-def test_an_adapter_over_such_layers(saved_family: Saved, tmp_path: Path, choice: MadeGroupsConfig) -> None:
+def test_an_adapter_over_such_layers(
+    saved_family: Saved, tmp_path: Path, choice: LoadTimeGroupsConfig
+) -> None:
     folder = saved_family()
     lora = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
     base = load(folder, choice, dtype=Dtype.float32)
@@ -214,5 +216,5 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
     layer = nn.Linear(64, 8)
     layer.weight.data[3, 5] = float("nan")
     with raises(DataError, "damaged") as raised:
-        made_groups.layer_of(HqqConfig(), layer, "up_proj")
+        made_groups.quantize_linear(HqqConfig(), layer, "up_proj")
     assert raised.value.reason.startswith("up_proj.weight: ")

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
 from runner_base.result import FinishReason
-from runner_engine.local.base_cache import BaseCache
-from runner_engine.models.load import Loaded
+from runner_engine.local.base_model_cache import BaseModelCache
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.gguf import GgufConfig
@@ -169,7 +169,7 @@ def delta_norm(shape: Shape, name: str) -> float:
 
 
 def check_report(
-    loaded: Loaded, shape: Shape, quantization: str, lora: str, rope: str, attention: Attention
+    loaded: LoadedModel, shape: Shape, quantization: str, lora: str, rope: str, attention: Attention
 ) -> None:
     config, metrics, facts = shape.config, loaded.metrics, loaded.facts
     linears = len(linear_sizes(config))
@@ -230,10 +230,10 @@ def lora_parameters(config: Any, lora: str) -> int:
 SCALED = [name for name in ROPES if name != "native"]
 
 
-def ask(spec: ModelSpec, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
+def ask(spec: ModelSpec, bases: BaseModelCache) -> tuple[LoadedModel, torch.Tensor, list[int]]:
     """Load, complete and close as a job does; return the loaded model, logits and tokens."""
     engine = open_engine(spec, bases)
-    (done,) = contract.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
+    (done,) = contract.complete_requests(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.answer.finish_reason is FinishReason.length
     loaded = engine.loaded
     with torch.inference_mode():
@@ -277,7 +277,7 @@ def test_ropes_and_adapters(
     native: dict[str, torch.Tensor] = {}
     loras = {"native": (*LORAS, "none"), scaled[0]: ("none", "peft"), scaled[1]: ("none", "pth")}
     for rope in loras:
-        bases, plain = BaseCache(), None
+        bases, plain = BaseModelCache(), None
         for lora in loras[rope]:
             spec = make_spec(
                 model=model,
@@ -322,7 +322,7 @@ def test_merged_is_unmerged(
     model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
     generation = GenerationConfig(max_new_tokens=3)
     outcomes = [
-        ask(make_spec(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
+        ask(make_spec(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseModelCache())
         for choice in (shape.lora(lora), shape.lora(lora, merge=True))
     ]
     (adapted, adapted_logits, _), (merged, merged_logits, _) = outcomes

@@ -21,14 +21,16 @@ from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
-from runner_engine.quantization.capabilities import quantizes_layers
+from runner_engine.quantization.capabilities import can_quantize_layers
 from runner_engine.settings.lora import PeftConfig, PthConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 Saved = Callable[..., Path]
 QUANTIZING = sorted(
-    name for name, kind in CHOICES.items() if kind.source is CheckpointSource.plain and quantizes_layers(kind)
+    name
+    for name, kind in CHOICES.items()
+    if kind.source is CheckpointSource.plain and can_quantize_layers(kind)
 )
 LAYERS = 14  # of the tiny model: two blocks of seven
 

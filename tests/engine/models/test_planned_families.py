@@ -12,9 +12,9 @@ import pytest
 from runner_base import MIB, Dtype
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
 from runner_engine.checkpoints import library_rules, linear_layers
-from runner_engine.checkpoints.linear_layers import walk_files
-from runner_engine.checkpoints.resolve import ResolvedModel
-from runner_engine.models.load import load_base
+from runner_engine.checkpoints.linear_layers import plan_model_quantization
+from runner_engine.checkpoints.resolved_model import ResolvedModel
+from runner_engine.models.base_loading import load_base
 from tools import families
 
 HYBRIDS = (
@@ -61,7 +61,7 @@ def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> 
     """Compare a plan with a load; return the share of the parameters in blocks that is
     quantized."""
     resolved = resolved_of(family, name, folder, dtype)
-    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
     base = load_base(resolved)
     assert planned_mib(resolved) == pytest.approx(
         sum(base.bytes_by_dtype.values()) / MIB, rel=KEPT_IN_FLOAT32

@@ -22,10 +22,10 @@ from raising import raises
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints import weight_sizes
-from runner_engine.checkpoints.resolve import read_settings, read_tensors
+from runner_engine.checkpoints.resolved_model import read_config, read_tensors
+from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.inventory import weight_bytes
-from runner_engine.models.load import Loaded
-from runner_engine.quantization import read_format
+from runner_engine.quantization import detect_stored_format
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.gguf import GgufConfig
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 Saved = Callable[..., Path]
 
 
-def loaded_bytes(loaded: Loaded) -> int:
+def loaded_bytes(loaded: LoadedModel) -> int:
     return sum(loaded.bytes_by_dtype.values())
 
 
@@ -137,8 +137,8 @@ import logging
 logging.basicConfig(level=logging.WARNING)
 from runner_engine.settings.model import LocalConfig
 from runner_engine.spec import ModelSpec
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.models.load import load_base
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.models.base_loading import load_base
 from runner_engine.quantization.torchao import TorchaoInt8Config
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 load_base(resolve(ModelSpec(model, TorchaoInt8Config())))
@@ -308,8 +308,8 @@ def test_the_size_of_packed_layers_is_their_bytes(tmp_path: Path, stored: dict[s
     spec = configure(folder, dtype=Dtype.float16)
     assert predicted_bytes(spec) == sum(tensor.nbytes for tensor in tensors.values())
     layers = [tensor for tensor in read_tensors(folder) if tensor.name.endswith("qweight")]
-    stored_as = read_format(read_settings(folder))
-    assert {weight_sizes.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
+    stored_as = detect_stored_format(read_config(folder))
+    assert {weight_sizes.count_linear_weights(tensor, stored_as) for tensor in layers} == {128 * 192}
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from runner_base import ConfigError, machine
-from runner_engine.checkpoints import adapter_header
-from runner_engine.checkpoints.linear_layers import walk_files
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.experts import SeparateExperts, separate_all
-from runner_engine.models.grouped import GroupedLinear
-from runner_engine.models.load import Loaded, load_base
-from runner_engine.plan import formats
+from runner_engine.checkpoints import adapter_shapes
+from runner_engine.checkpoints.linear_layers import plan_model_quantization
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.experts import SeparateExperts, separate_all_experts
+from runner_engine.models.base_loading import LoadedModel, load_base
+from runner_engine.models.grouped_linear import GroupedLinear
+from runner_engine.plan import format_check
 from runner_engine.plan.footprint import predict
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
@@ -69,7 +69,7 @@ def job(folder_of: Callable[..., Path]) -> Callable[..., Any]:
     return of
 
 
-def experts_of(base: Loaded) -> dict[str, SeparateExperts]:
+def experts_of(base: LoadedModel) -> dict[str, SeparateExperts]:
     return {path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)}
 
 
@@ -80,9 +80,9 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
     job: Callable[..., Any], family: str, name: str
 ) -> None:
     resolved = job(family, CHOICES[name]())
-    formats.check(resolved)
+    format_check.check_checkpoint_format(resolved)
     predicted = predict(resolved, (1, 512, 24))
-    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    walked = plan_model_quantization(resolved.files, resolved.mix, "cpu").share
     base = load_base(resolved)
 
     assert predicted is not None
@@ -96,13 +96,13 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
     assert {note.code for note in base.notes}.isdisjoint({"unused_tensors", "quantizes_only"})
 
     found = experts_of(base)
-    others = separate_all(mixture(family).to(torch.bfloat16))
+    others = separate_all_experts(mixture(family).to(torch.bfloat16))
     assert [*others] == [*found]
     path = [*found][-1]
     for matrix in found[path].form.matrices:
-        layers = [others[path].expert(number).get_submodule(matrix) for number in (5, 6)]
+        layers = [others[path].get_expert(number).get_submodule(matrix) for number in (5, 6)]
         taken, other = (made_by_library(base, resolved.mix.base, layer) for layer in layers)
-        own = found[path].expert(5).get_submodule(matrix)
+        own = found[path].get_expert(5).get_submodule(matrix)
         assert type(own) is type(taken)
         assert are_equal(own, taken)
         assert not are_equal(own, other)  # the control: another expert
@@ -123,14 +123,14 @@ def test_integers_in_groups_are_those_of_torchao(
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     assert base.metrics["quantized_share"] > 0.95
 
-    others = separate_all(mixture(family).to(torch.bfloat16))
+    others = separate_all_experts(mixture(family).to(torch.bfloat16))
     for path, experts in experts_of(base).items():
         for matrix in experts.form.matrices:
-            own = experts.expert(5).get_submodule(matrix)
+            own = experts.get_expert(5).get_submodule(matrix)
             assert isinstance(own, GroupedLinear)
-            numbers = own.unpacked(0, own.out_features, torch.bfloat16)
+            numbers = own.dequantize_outputs(0, own.out_features, torch.bfloat16)
             for number in (5, 6):  # the second one is the control
-                layer: Any = others[path].expert(number).get_submodule(matrix)
+                layer: Any = others[path].get_expert(number).get_submodule(matrix)
                 taken = nn.Linear(layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16)
                 taken.weight.data.copy_(layer.weight)
                 quantize_(taken, intx_config(choice))
@@ -141,8 +141,8 @@ def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
     resolved = job(
         "mixtral", Nf4Config(skip=["experts.3"], overrides={"layers.1.mlp.experts.2.down_proj": "int8"})
     )
-    formats.check(resolved)
-    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    format_check.check_checkpoint_format(resolved)
+    walked = plan_model_quantization(resolved.files, resolved.mix, "cpu").share
     base = load_base(resolved)
     layers = {
         name: type(base.model.get_submodule(f"model.layers.1.mlp.experts.{name}")).__name__ for name in PLACES
@@ -161,7 +161,7 @@ PLACES = ("2.gate_proj", "3.gate_proj", "2.down_proj", "7.down_proj")
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
 def test_experts_that_a_mix_leaves_plain_stay_fused(job: Callable[..., Any], family: str) -> None:
     resolved = job(family, Nf4Config(skip=["experts"]))
-    formats.check(resolved)
+    format_check.check_checkpoint_format(resolved)
     base = load_base(resolved)
     assert not experts_of(base)
     assert base.metrics["quantized_share_of_wanted"] > 0.9
@@ -199,7 +199,7 @@ def test_with_a_device_map_experts_stay_as_they_are_and_it_is_refused(job: Calla
     resolved = job("qwen3_moe", Nf4Config())
     resolved.files.model.device_map = "auto"
     with raises(ConfigError, "unsupported"):
-        formats.check(resolved)
+        format_check.check_checkpoint_format(resolved)
 
 
 def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
@@ -215,6 +215,6 @@ def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
             resolved.files.__dict__["adapter"] = tmp_path
             if choice.packed and not choice.skip and place == of_experts:
                 with raises(ConfigError, "conflict", "quantization"):
-                    adapter_header.check_experts(resolved.files, resolved.mix)
+                    adapter_shapes.check_expert_adapter(resolved.files, resolved.mix)
             else:
-                adapter_header.check_experts(resolved.files, resolved.mix)
+                adapter_shapes.check_expert_adapter(resolved.files, resolved.mix)

@@ -15,17 +15,17 @@ from transformers import AutoTokenizer
 
 from runner_base import machine, processor
 from runner_base.errors import ConfigError
-from runner_base.texts import percent
-from runner_engine.checkpoints.linear_layers import walk_files
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.models.load import Loaded, load_base
-from runner_engine.plan import formats
+from runner_base.texts import format_percent
+from runner_engine.checkpoints.linear_layers import plan_model_quantization
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.models.base_loading import LoadedModel, load_base
+from runner_engine.plan import format_check
 from runner_engine.plan.footprint import predict
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.quantization.hqq import HqqConfig
-from runner_engine.quantization.share import Share
+from runner_engine.quantization.quantized_share import QuantizedShare
 from runner_engine.settings.model import LocalModelConfig
 
 MISSED = ("jetmoe",)  # a mixture whose experts no library takes, also in its attention
@@ -59,7 +59,7 @@ def job(model_of: Callable[..., Path]) -> Callable[..., Any]:
     return of
 
 
-def weight_mib(base: Loaded) -> float:
+def weight_mib(base: LoadedModel) -> float:
     return sum(base.bytes_by_dtype.values()) / machine.MIB
 
 
@@ -70,10 +70,10 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
     resolved = job(kind, CHOICES[name](allow_partial=True))
-    formats.check(resolved)
+    format_check.check_checkpoint_format(resolved)
     predicted = predict(resolved, (1, 512, 24))
     if name in OWN_CLASSES.get(kind, ()):
-        assert walk_files(resolved.files, resolved.mix, "cpu").share.quantized == 0
+        assert plan_model_quantization(resolved.files, resolved.mix, "cpu").share.quantized == 0
         with raises(ConfigError, "no_effect"):
             load_base(resolved)
         return
@@ -83,7 +83,7 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     if name == "none":
         assert "quantized_share" not in base.metrics
         return
-    walked = walk_files(resolved.files, resolved.mix, "cpu").share
+    walked = plan_model_quantization(resolved.files, resolved.mix, "cpu").share
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
     assert base.metrics["quantized_share_of_all"] == pytest.approx(walked.of_all, abs=1e-4)
     of_bytes = base.metrics["quantized_share_of_bytes"]
@@ -91,9 +91,9 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     of_blocks = base.metrics["quantized_share"]
     assert (of_blocks < 0.5) == (kind in MISSED)
     assert (of_blocks > 0.97) == (kind not in PARTLY)
-    assert f"{percent(of_bytes)} of the weights' bytes" in base.facts["quantized"]
+    assert f"{format_percent(of_bytes)} of the weights' bytes" in base.facts["quantized"]
     assert of_bytes < base.metrics["quantized_share_of_all"]  # a quantized number takes fewer
-    assert f"{percent(of_blocks)} of the parameters in blocks" in base.facts["quantized"]
+    assert f"{format_percent(of_blocks)} of the parameters in blocks" in base.facts["quantized"]
     assert "mlp.experts" not in base.facts["left_alone"]
     assert ("quantizes_only" in {note.code for note in base.notes}) == (kind in PARTLY)
 
@@ -104,10 +104,10 @@ def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
     with raises(ConfigError, "unsupported") as raised:
-        formats.check(job(kind, CHOICES[name]()))
+        format_check.check_checkpoint_format(job(kind, CHOICES[name]()))
     assert "model.layers.*.mlp.input_linear" in raised.value.reason
-    formats.check(job(kind, CHOICES[name](allow_partial=True)))
-    formats.check(job("qwen3", CHOICES[name]()))
+    format_check.check_checkpoint_format(job(kind, CHOICES[name](allow_partial=True)))
+    format_check.check_checkpoint_format(job("qwen3", CHOICES[name]()))
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,19 @@ def test_a_choice_that_takes_no_layer_of_a_family_is_refused_by_the_headers(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
     with raises(ConfigError, "no_effect"):
-        formats.check(job(kind, CHOICES[name]()))
+        format_check.check_checkpoint_format(job(kind, CHOICES[name]()))
 
 
 @pytest.mark.parametrize("name", FORMATS[1:])
 def test_the_blocks_that_zamba_shares_stay_plain(job: Callable[..., Any], name: str) -> None:
     tied = job("zamba2", CHOICES[name]())
-    (note,) = formats.notes_of_reach(tied)
+    (note,) = format_check.note_low_share(tied)
     assert note.values["label"] == name
     assert str(note.values["share"]).startswith("59 % of the parameters in blocks, ")
     assert str(note.values["kinds"]).startswith(
         "model.layers.*.shared_transformer.feed_forward.gate_up_proj_adapter_list.*"
     )
-    assert formats.notes_of_reach(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
+    assert format_check.note_low_share(job("zamba2", CHOICES[name](), tie_word_embeddings=False)) == []
 
 
 def test_without_headers_it_is_refused_after_the_load(
@@ -137,21 +137,21 @@ def test_without_headers_it_is_refused_after_the_load(
 ) -> None:
     resolved = job("jetmoe", Nf4Config(), num_local_experts=32)
     resolved.files.__dict__["tensors"] = []  # as of a .bin file
-    formats.check(resolved)
+    format_check.check_checkpoint_format(resolved)
     with raises(ConfigError, "unsupported"):
         load_base(resolved)
 
 
 def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", QuantizationConfig(overrides={"down_proj": "int8"}))
-    formats.check(resolved)
-    assert formats.notes_of_reach(resolved) == []
+    format_check.check_checkpoint_format(resolved)
+    assert format_check.note_low_share(resolved) == []
     base = load_base(resolved)
     assert base.metrics["quantized_share"] < 0.5
     assert base.metrics["quantized_share_of_wanted"] == 1.0
     assert "quantizes_only" not in {note.code for note in base.notes}
     with raises(ConfigError, "unsupported"):
-        formats.check(job("jetmoe", Int8Config(skip=["layers.0"])))
+        format_check.check_checkpoint_format(job("jetmoe", Int8Config(skip=["layers.0"])))
 
 
 @pytest.mark.thorough
@@ -164,9 +164,9 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     resolved = job(kind, Nf4Config(), **keys)
     shares, modules = [], []
     for packs in (False, True):
-        monkeypatch.setattr(processor, "has_bfloat16_products", lambda packs=packs: packs)
-        formats.check(resolved)
-        assert walk_files(resolved.files, resolved.mix, "cpu").unfit == {}
+        monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda packs=packs: packs)
+        format_check.check_checkpoint_format(resolved)
+        assert plan_model_quantization(resolved.files, resolved.mix, "cpu").unfit == {}
         base = load_base(resolved)
         predicted = predict(resolved, (1, 512, 24))
         assert predicted is not None
@@ -181,9 +181,9 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
 def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
     with raises(ConfigError, "unsupported", "quantization"):
-        formats.check(resolved)
+        format_check.check_checkpoint_format(resolved)
     few = job("qwen3", HqqConfig(group_size=128), head_dim=8, intermediate_size=1024)
-    formats.check(few)
+    format_check.check_checkpoint_format(few)
     base = load_base(few)
     assert base.metrics["quantized_modules"] == 24
     assert "self_attn.o_proj" in base.facts["left_alone"]
@@ -195,20 +195,20 @@ def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callabl
 @pytest.mark.parametrize(
     ("share", "words"),
     [
-        (Share(97, 100, 97, 100), "97 % of the parameters in blocks"),
-        (Share(97, 200, 97, 100), "97 % of the parameters in blocks, 48 % of all"),
-        (Share(9999, 10000, 9999, 10000), "99.9 % of the parameters in blocks"),
-        (Share(1, 1000, 1, 1000), "0.1 % of the parameters in blocks"),
-        (Share(0, 0, 0, 0), "0 % of the parameters in blocks"),
+        (QuantizedShare(97, 100, 97, 100), "97 % of the parameters in blocks"),
+        (QuantizedShare(97, 200, 97, 100), "97 % of the parameters in blocks, 48 % of all"),
+        (QuantizedShare(9999, 10000, 9999, 10000), "99.9 % of the parameters in blocks"),
+        (QuantizedShare(1, 1000, 1, 1000), "0.1 % of the parameters in blocks"),
+        (QuantizedShare(0, 0, 0, 0), "0 % of the parameters in blocks"),
         (
-            Share(97, 200, 97, 100, quantized_bytes=50, all_bytes=256),
+            QuantizedShare(97, 200, 97, 100, quantized_bytes=50, all_bytes=256),
             "97 % of the parameters in blocks, 48 % of all, 20 % of the weights' bytes",
         ),
         (
-            Share(97, 97, 97, 97, quantized_bytes=50, all_bytes=50),
+            QuantizedShare(97, 97, 97, 97, quantized_bytes=50, all_bytes=50),
             "100 % of the parameters in blocks, 100 % of the weights' bytes",
         ),
     ],
 )
-def test_shares_in_words_say_100_of_all_only(share: Share, words: str) -> None:
-    assert share.words == words
+def test_shares_in_words_say_100_of_all_only(share: QuantizedShare, words: str) -> None:
+    assert share.description == words

@@ -17,12 +17,12 @@ from loading import check_predicted_bytes, configure, load, logits
 from stored_formats import CODED, FORMATS, GROUPED, INT8
 
 from runner_base.dtypes import Dtype
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.grouped import GroupedLinear
-from runner_engine.models.layouts.base import unpack_stream
-from runner_engine.models.load import Loaded
+from runner_engine.models.base_loading import LoadedModel
+from runner_engine.models.grouped_linear import GroupedLinear
+from runner_engine.models.layouts.base import unpack_bits
 
 Saved = Callable[..., Path]
 UP = "model.layers.1.mlp.up_proj"  # 128 inputs, 192 outputs
@@ -30,7 +30,7 @@ EXACT = ("fp8", "fbgemm_fp8")  # the library does not round to bfloat16 first
 DTYPES = [Dtype.float32, Dtype.bfloat16]
 
 
-def check_facts(loaded: Loaded, name: str) -> None:
+def check_facts(loaded: LoadedModel, name: str) -> None:
     of = FORMATS[name]
     assert loaded.facts["quantized"].startswith(f"{of.quantization.name}: 99.")
     assert loaded.facts["quantized"].endswith(f"(14 of 15 linear layers: 14 {of.layers})")
@@ -102,7 +102,7 @@ def test_the_library_gives_the_same_logits(saved_format: Saved, name: str, dtype
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_a_stream_of_bits(bits: int) -> None:
     numbers = torch.randint(2**bits, (3, 70), generator=torch.Generator().manual_seed(bits))
-    assert torch.equal(unpack_stream(pack(numbers, bits), bits, 70), numbers.byte())
+    assert torch.equal(unpack_bits(pack(numbers, bits), bits, 70), numbers.byte())
 
 
 @pytest.mark.thorough
@@ -116,8 +116,8 @@ def test_integers_in_groups_equal_their_plain_weights(saved_format: Saved, name:
     for path, layer in loaded.model.named_modules():
         if isinstance(layer, GroupedLinear):
             expected = reference.get_submodule(path).weight
-            assert torch.equal(layer.unpacked(0, layer.out_features, of), expected), path
-            assert torch.equal(layer.unpacked(9, 20, of), expected[9:20])
+            assert torch.equal(layer.dequantize_outputs(0, layer.out_features, of), expected), path
+            assert torch.equal(layer.dequantize_outputs(9, 20, of), expected[9:20])
     assert torch.equal(logits(loaded), logits(reference))
     assert loaded.metrics["parameters"] == reference.num_parameters()
 
@@ -137,7 +137,7 @@ def test_compressed_tensors_unpacks_the_same_weights(saved_format: Saved, name: 
     loaded = load(folder, FORMATS[name].quantization, dtype)
     for path, layer in loaded.model.named_modules():
         if isinstance(layer, GroupedLinear):  # it rounds to the number format of its scales first
-            as_scales = layer.unpacked(0, layer.out_features, torch.bfloat16)
+            as_scales = layer.dequantize_outputs(0, layer.out_features, torch.bfloat16)
             assert torch.equal(theirs.get_submodule(path).weight, as_scales.to(theirs.dtype))
     expected = logits(theirs.eval())
     if dtype is Dtype.bfloat16:
@@ -163,7 +163,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
     assert loaded.metrics["mapped_weight_mib"] * 2**20 >= packed, "the codes stay in the file"
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+@pytest.mark.skipif(native.load_kernels() is None, reason="the kernels are not built here")
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -172,9 +172,9 @@ def test_the_engines_products_are_near_and_each_row_has_its_own(
 ) -> None:
     loaded = load(saved_format(name), dtype=dtype)
     expected = logits(loaded)
-    layers = QuantizedLayers(loaded.model, Heap())
+    layers = QuantizedLayers(loaded.model, HeapTrimmer())
     assert layers.notes == []
-    assert len(layers.exchanged) == 14
+    assert len(layers.replaced_layers) == 14
     # a row in bfloat16 that is near the middle between two codes of int8 may get the other one
     allowed = 0.1 if name in INT8 and dtype is Dtype.bfloat16 else 0.02
     assert (logits(loaded) - expected).std() < allowed * expected.std()
@@ -212,9 +212,9 @@ def test_a_tied_head_shards_and_the_engines_products(saved_format: Saved, tmp_pa
         else load(folder, dtype=Dtype.float32)
     )
     assert torch.equal(logits(loaded), expected)
-    layers = QuantizedLayers(loaded.model, Heap())
-    made = layers.matrices if is_plain else layers.exchanged
-    assert len(made) == (14 if native.kernels() is not None else 0)
+    layers = QuantizedLayers(loaded.model, HeapTrimmer())
+    made = layers.matrices if is_plain else layers.replaced_layers
+    assert len(made) == (14 if native.load_kernels() is not None else 0)
     if is_plain:
         assert torch.allclose(logits(loaded), expected, atol=2e-4)
     assert (logits(loaded) - expected).std() < 0.01 * expected.std()

@@ -18,13 +18,13 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from runner_base.errors import ConfigError
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.matmul.groups import problem
+from runner_engine.matmul.groups import find_problem
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 from runner_engine.models.layouts.hqq import HqqLayout
-from runner_engine.quantization import read_format
+from runner_engine.quantization import detect_stored_format
 from runner_engine.quantization.hqq import HqqConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -66,17 +66,17 @@ def test_it_is_what_the_same_numbers_made_here_are(
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+@pytest.mark.skipif(native.load_kernels() is None, reason="the kernels are not built here")
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_the_kernels_multiply_it(bits: int) -> None:
     torch.manual_seed(0)
     like = nn.Linear(128, 75, bias=False).bfloat16()
     tensors = hqq_checkpoints.layer(like.weight.detach(), bits, 16)
     layer = GroupedLinear(like, HqqLayout(bits, 16, 128, 75), tensors)
-    assert problem(layer, native.kernels()) is None
+    assert find_problem(layer, native.load_kernels()) is None
     rows = torch.randn(5, 128).bfloat16()
-    expected = nn.functional.linear(rows, layer.unpacked(0, 75, torch.bfloat16))
-    QuantizedLayers(nn.Sequential(layer), Heap())
+    expected = nn.functional.linear(rows, layer.dequantize_outputs(0, 75, torch.bfloat16))
+    QuantizedLayers(nn.Sequential(layer), HeapTrimmer())
     with torch.no_grad():
         assert torch.allclose(layer(rows), expected, atol=1e-2)
 
@@ -89,7 +89,7 @@ def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
         "mlp.up_proj": stored["quant_config"],
         "mlp.down_proj": None,
     }
-    found = read_format({"quantization_config": stored})
+    found = detect_stored_format({"quantization_config": stored})
     assert found is not None
     assert (found.name, found.bits, found.refusal) == ("hqq", 3, None)
 
@@ -116,7 +116,7 @@ def test_a_variant_that_is_not_read_is_refused_before_the_load(
 @pytest.mark.parametrize("config", [None, {}, {"weight_quant_params": 4}, {"mlp.up_proj": {}}, [4]])
 def test_a_config_without_settings_is_named(config: object) -> None:
     with raises(ConfigError, "damaged", "config.json"):
-        read_format({"quantization_config": hqq_checkpoints.stored() | {"quant_config": config}})
+        detect_stored_format({"quantization_config": hqq_checkpoints.stored() | {"quant_config": config}})
 
 
 def replaced(end: str, make: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Tensors], None]:

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.devices.heap import Heap
+from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.experts import SeparateExperts
 from runner_engine.kernels import native
 from runner_engine.matmul.quantized_layers import QuantizedLayers
-from runner_engine.models.grouped import GroupedLinear
+from runner_engine.models.grouped_linear import GroupedLinear
 
 FAMILIES = {  # of other names than most, or with more than experts
     "mixtral": "block_sparse_moe.experts.3.w1", "deepseek_v3": "shared_experts.up_proj", "glm4_moe": "shared_experts.up_proj",
@@ -80,8 +80,10 @@ def test_a_stored_mixture_computes_what_its_plain_weights_do(
     assert loaded.metrics["quantized_share"] > (0.9 if name != "mxfp4" and family != "fused" else 0.6)
     assert "unused_tensors" not in {note.code for note in loaded.notes}
     if name not in ROUNDS_ROWS:  # and by the kernels
-        layers = QuantizedLayers(loaded.model, Heap())
-        assert native.kernels() is None or len(layers.exchanged) == len(grouped_layers(loaded.model))
+        layers = QuantizedLayers(loaded.model, HeapTrimmer())
+        assert native.load_kernels() is None or len(layers.replaced_layers) == len(
+            grouped_layers(loaded.model)
+        )
         assert off(logits(loaded), expected) < 1e-5
 
 
@@ -120,7 +122,7 @@ def test_exchanged_experts_are_seen(saved: Any, tmp_path: Path, family: str, nam
     assert off(logits(load(other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+@pytest.mark.skipif(native.load_kernels() is None, reason="the kernels are not built here")
 def test_mxfp4_of_gpt_oss_takes_no_more_memory_than_its_file(saved: Any) -> None:
     folder, _ = saved("gpt_oss", "mxfp4")
     loaded = load(folder)
@@ -129,7 +131,7 @@ def test_mxfp4_of_gpt_oss_takes_no_more_memory_than_its_file(saved: Any) -> None
         for name, one in load_file(folder / "model.safetensors").items()
         if name.endswith(("_blocks", "_scales"))
     ]
-    weights = QuantizedLayers(loaded.model, Heap()).matrices.values()
+    weights = QuantizedLayers(loaded.model, HeapTrimmer()).matrices.values()
     assert sum(one.tensors[0].nbytes for one in weights) == sum(one.nbytes for one in codes)
 
 

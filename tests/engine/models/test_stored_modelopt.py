@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.models.layouts.modelopt import ModelOptNvfp4Layout
-from runner_engine.quantization import CHOICES, read_format
+from runner_engine.quantization import CHOICES, detect_stored_format
 from runner_engine.quantization.modelopt import BITS
 
 Saved = Callable[[str], tuple[Path, Path]]
@@ -143,10 +143,10 @@ def test_what_does_not_fit_is_refused_by_name(
 
 def test_formats_are_named_with_their_bits() -> None:
     for algorithm, bits in BITS.items():
-        found = read_format({"quantization_config": modelopt.settings(algorithm)})
+        found = detect_stored_format({"quantization_config": modelopt.settings(algorithm)})
         assert found is not None
         assert (found.name, found.bits, found.refusal) == (f"modelopt {algorithm}", bits, None)
-    mixed = read_format({"quantization_config": modelopt.STORED["modelopt_mixed"]})
+    mixed = detect_stored_format({"quantization_config": modelopt.STORED["modelopt_mixed"]})
     assert mixed is not None
     assert mixed.bits == 4, "of the experts"
 
@@ -158,5 +158,7 @@ def test_rows_become_what_the_format_says() -> None:
     rows = torch.zeros(1, 32)
     rows[0, :3] = torch.tensor([6.0, 2.6, -0.2])
     unit = torch.tensor(0.125)  # 6 / (6 * 0.125) = 8, which float8 has
-    assert torch.equal(layout.prepared({"input_scale": unit}, rows)[0, :3], torch.tensor([6.0, 3.0, -0.0]))
-    assert not layout.prepared({"input_scale": unit}, rows)[0, 16:].any()
+    assert torch.equal(
+        layout.round_activations({"input_scale": unit}, rows)[0, :3], torch.tensor([6.0, 3.0, -0.0])
+    )
+    assert not layout.round_activations({"input_scale": unit}, rows)[0, 16:].any()

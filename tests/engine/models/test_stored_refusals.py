@@ -20,7 +20,7 @@ from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_base.notes import note
-from runner_engine.quantization import read_format
+from runner_engine.quantization import detect_stored_format
 from runner_engine.quantization.pack_quantized import PackQuantizedConfig
 
 Saved = Callable[..., Path]
@@ -251,7 +251,7 @@ def check_refused_before_weights(saved_format: Saved, to: Path, stored: Any, mes
 def test_settings_that_the_runner_does_not_read_are_refused_before_weights(
     saved_format: Saved, tmp_path: Path, stored: Any, message: str
 ) -> None:
-    found = read_format({"quantization_config": stored})
+    found = detect_stored_format({"quantization_config": stored})
     assert found is not None
     assert found.refusal
     check_refused_before_weights(saved_format, tmp_path / "model", stored, message)
@@ -293,7 +293,7 @@ def test_other_weights_of_compressed_tensors_are_refused(
 ) -> None:
     stored = json.loads(json.dumps(grouped.scheme()))
     stored["config_groups"]["group_0"]["weights"] |= weights
-    found = PackQuantizedConfig.read_stored(stored)
+    found = PackQuantizedConfig.parse_stored_format(stored)
     assert found is not None
     reads = note("reads_int_groups")
     assert found.refusal == note("kind_not_read", what="weights", found=kind, reads=reads)
@@ -303,15 +303,17 @@ def test_other_weights_of_compressed_tensors_are_refused(
     "extra", [{"format": "int-quantized"}, {"config_groups": {}}, {"config_groups": [1]}]
 )
 def test_other_formats_of_compressed_tensors_are_another_choices(extra: dict[str, Any]) -> None:
-    assert PackQuantizedConfig.read_stored(grouped.scheme(**extra)) is None
+    assert PackQuantizedConfig.parse_stored_format(grouped.scheme(**extra)) is None
 
 
 def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
     for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
-        found = PackQuantizedConfig.read_stored(grouped.scheme() | {key: {"format": "sparse-24-bitmask"}})
+        found = PackQuantizedConfig.parse_stored_format(
+            grouped.scheme() | {key: {"format": "sparse-24-bitmask"}}
+        )
         assert found is not None
         assert found.refusal == note("has_unread_key", key=key)
-    dense = PackQuantizedConfig.read_stored(
+    dense = PackQuantizedConfig.parse_stored_format(
         grouped.scheme(sparsity_config={"format": "dense"}, transform_config={})
     )
     assert dense is not None

@@ -17,7 +17,7 @@ from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner_engine.quantization.mixed import Mix
+from runner_engine.quantization.quantization_mix import QuantizationMix
 from runner_engine.quantization.torchao import TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalConfig
@@ -50,38 +50,41 @@ NONE = QuantizationConfig()
     ],
 )
 def test_a_pattern_is_the_end_of_a_path_or_a_module_on_it(pattern: str, path: str, matches: bool) -> None:
-    assert Mix.of(Nf4Config(skip=[pattern])).matches(pattern, path) == matches
+    assert QuantizationMix.from_config(Nf4Config(skip=[pattern])).matches(pattern, path) == matches
 
 
 def test_of_several_overrides_the_longest_counts_in_any_order() -> None:
     pairs = {"mlp": "int8", "down_proj": "fp4", "layers.1.mlp.down_proj": "none", "*": "torchao_int8"}
     for overrides in (pairs, dict(reversed(pairs.items()))):
-        mix = Mix.of(Nf4Config(overrides=overrides))
-        assert mix.choice_for("model.layers.0.mlp.up_proj") == Int8Config()
-        assert mix.choice_for("model.layers.0.mlp.down_proj") == Fp4Config()
-        assert mix.choice_for(DOWN) == NONE
-        assert mix.choice_for("model.layers.0.self_attn.q_proj") == TorchaoInt8Config()
+        mix = QuantizationMix.from_config(Nf4Config(overrides=overrides))
+        assert mix.select_layer_config("model.layers.0.mlp.up_proj") == Int8Config()
+        assert mix.select_layer_config("model.layers.0.mlp.down_proj") == Fp4Config()
+        assert mix.select_layer_config(DOWN) == NONE
+        assert mix.select_layer_config("model.layers.0.self_attn.q_proj") == TorchaoInt8Config()
 
 
 def test_skip_has_precedence_and_the_head_stays_unless_it_is_named() -> None:
-    mix = Mix.of(Nf4Config(skip=["layers.1"], overrides={DOWN: "int8"}))
-    assert mix.choice_for(DOWN) == NONE
-    assert mix.choice_for("lm_head", is_head=True) == NONE
-    assert mix.choice_for("model.layers.0.mlp.down_proj").name == "nf4"
+    mix = QuantizationMix.from_config(Nf4Config(skip=["layers.1"], overrides={DOWN: "int8"}))
+    assert mix.select_layer_config(DOWN) == NONE
+    assert mix.select_layer_config("lm_head", is_head=True) == NONE
+    assert mix.select_layer_config("model.layers.0.mlp.down_proj").name == "nf4"
     assert (
-        Mix.of(Nf4Config(overrides={"lm_head": "int8"})).choice_for("lm_head", is_head=True) == Int8Config()
+        QuantizationMix.from_config(Nf4Config(overrides={"lm_head": "int8"})).select_layer_config(
+            "lm_head", is_head=True
+        )
+        == Int8Config()
     )
 
 
 def test_equally_long_patterns_that_disagree_are_refused_and_those_that_agree_are_not() -> None:
     paths = ["model.layers.0.mlp.up_proj"]
-    Mix.of(Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": {"name": "int8"}})).check_layers(
-        paths, [], False
-    )
+    QuantizationMix.from_config(
+        Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": {"name": "int8"}})
+    ).check_patterns(paths, [], False)
     with raises(ConfigError, "ambiguous", "quantization.overrides"):
-        Mix.of(Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": "fp4"})).check_layers(
-            paths, [], False
-        )
+        QuantizationMix.from_config(
+            Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": "fp4"})
+        ).check_patterns(paths, [], False)
 
 
 def test_an_override_has_the_keys_of_its_choice() -> None:
@@ -89,9 +92,9 @@ def test_an_override_has_the_keys_of_its_choice() -> None:
         "mlp": {"name": "nf4", "double_quant": False, "compute_dtype": "float32"},
         "q_proj": {"name": "int8", "threshold": 0},
     }
-    mix = Mix.of(QuantizationConfig(overrides=overrides))
-    assert mix.choice_for(DOWN) == Nf4Config(double_quant=False, compute_dtype=Dtype.float32)
-    assert mix.choice_for("model.layers.0.self_attn.q_proj") == Int8Config(threshold=0.0)
+    mix = QuantizationMix.from_config(QuantizationConfig(overrides=overrides))
+    assert mix.select_layer_config(DOWN) == Nf4Config(double_quant=False, compute_dtype=Dtype.float32)
+    assert mix.select_layer_config("model.layers.0.self_attn.q_proj") == Int8Config(threshold=0.0)
 
 
 def test_a_choice_that_quantizes_whole_models_only_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,13 +159,13 @@ def test_quantization_none_with_overrides_is_not_plain() -> None:
 
 
 def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
-    mix = Mix.of(
+    mix = QuantizationMix.from_config(
         Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
     )
-    assert mix.only_matching([DOWN.replace("1", "0")]) == Nf4Config(
+    assert mix.with_matching_patterns([DOWN.replace("1", "0")]) == Nf4Config(
         skip=["layers.0"], overrides={"down_proj": "int8"}
     )
-    assert Mix.of(Nf4Config()).only_matching([]) == Nf4Config()
+    assert QuantizationMix.from_config(Nf4Config()).with_matching_patterns([]) == Nf4Config()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -11,9 +11,9 @@ from families import settings as family_settings
 from opening import load_base, make_spec
 
 from runner_base.errors import ConfigError
-from runner_engine.quantization import methods
-from runner_engine.quantization.refused import REASONS
-from runner_engine.render.notes import render
+from runner_engine.quantization import list_quant_methods
+from runner_engine.quantization.unsupported_methods import REASONS
+from runner_engine.render.notes import render_engine_note
 from runner_engine.settings.model import LocalConfig
 
 
@@ -25,11 +25,13 @@ def test_a_refused_method_is_named_with_its_reason(tmp_path: Path, method: str) 
     spec = make_spec(model=LocalConfig(name=str(tmp_path), device="cpu"))
     with pytest.raises(ConfigError) as caught:
         load_base(spec)
-    assert f"quant_method={method}, which cannot be loaded: {render(REASONS[method])}." in str(caught.value)
+    assert f"quant_method={method}, which cannot be loaded: {render_engine_note(REASONS[method])}." in str(
+        caught.value
+    )
 
 
 def test_no_method_is_both_refused_and_loaded_and_transformers_knows_each() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    assert not REASONS.keys() & set(methods())
+    assert not REASONS.keys() & set(list_quant_methods())
     assert REASONS.keys() <= AUTO_QUANTIZATION_CONFIG_MAPPING.keys()

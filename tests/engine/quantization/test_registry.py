@@ -12,8 +12,14 @@ import pytest
 from stored_formats import FORMATS
 
 from runner_base.dtypes import BYTES
-from runner_engine.quantization import CHOICES, SMALLEST, methods, read_format
-from runner_engine.quantization.base import CheckpointSource, Format, OwnLayers, QuantizationConfig, Quantized
+from runner_engine.quantization import CHOICES, SMALLEST, detect_stored_format, list_quant_methods
+from runner_engine.quantization.base import (
+    CheckpointSource,
+    OwnLayers,
+    QuantizationConfig,
+    QuantizedConfig,
+    StoredFormat,
+)
 from runner_engine.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -85,7 +91,7 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
 
 @pytest.mark.parametrize("choice", OTHERS)
 def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None:
-    assert issubclass(choice, Quantized), (
+    assert issubclass(choice, QuantizedConfig), (
         "price, unpacked copy and load arguments must not be those of `none`"
     )
     needed = choice.library
@@ -94,11 +100,11 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
     assert bool(choice.holders) == (choice.packed or choice.source is CheckpointSource.gguf), (
         "loaded layers are recognised by where their classes are defined"
     )
-    linear, constants = choice().price(64, 64 * 128, BYTES["float32"])
+    linear, constants = choice().compute_weight_nbytes(64, 64 * 128, BYTES["float32"])
     assert 0 < linear <= 64 * 128 * BYTES["float32"]
     quantizes = choice.packed and choice.source is CheckpointSource.plain
     assert (linear < 64 * 128 * BYTES["bfloat16"]) == (constants > 0) == quantizes
-    assert (choice().products(BYTES["float32"]).unpacked_bytes > 0) == choice.packed
+    assert (choice().describe_matmul_costs(BYTES["float32"]).unpacked_bytes > 0) == choice.packed
     if all(find_spec(package) for package in needed.packages):
         assert bool(choice().load_arguments()) == (
             (quantizes and choice.own_layers is not OwnLayers.made_groups)
@@ -109,13 +115,13 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
 @pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.method])
 def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]) -> None:
     assert choice.name in STORED, f"add to STORED what the config.json of a checkpoint by {choice.name} says"
-    stored = read_format({"quantization_config": STORED[choice.name]})
+    stored = detect_stored_format({"quantization_config": STORED[choice.name]})
     assert stored is not None
     assert (stored.config.name, stored.method) == (choice().name, choice.method)
     assert (stored.matched, stored.known) == (True, True)
-    assert isinstance(stored.config, Quantized)
+    assert isinstance(stored.config, QuantizedConfig)
     assert stored.config.keys.keys() == choice().keys.keys()
-    assert choice.method in methods()
+    assert choice.method in list_quant_methods()
 
 
 def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(
@@ -126,16 +132,16 @@ def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(
         name: ClassVar[str] = "narrow"
 
         @classmethod
-        def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-            is_own = stored.get("quant_type") == {"default": {"_type": "NarrowConfig"}}
-            return Format(cls.method, cls(), 4, cls.name) if is_own else None
+        def parse_stored_format(cls, stored_config: dict[str, Any]) -> StoredFormat | None:
+            is_own = stored_config.get("quant_type") == {"default": {"_type": "NarrowConfig"}}
+            return StoredFormat(cls.method, cls(), 4, cls.name) if is_own else None
 
     monkeypatch.setitem(CHOICES, "narrow", Narrow)
     stored = {"quant_method": "torchao", "quant_type": {"default": {"_type": "NarrowConfig"}}}
-    found = read_format({"quantization_config": stored})
+    found = detect_stored_format({"quantization_config": stored})
     assert found is not None
     assert (found.name, found.matched) == ("narrow", True)
-    other = read_format(
+    other = detect_stored_format(
         {"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {"_type": "X"}}}}
     )
     assert other is not None
@@ -155,7 +161,7 @@ def test_other_ways_of_torchao_to_quantize_rows_are_not_int8_dynamic(keys: dict[
     kind = "Int8DynamicActivationInt8WeightConfig"
     for extra, matched in (({}, True), (keys, False)):
         default = {"_type": kind, "_data": {"granularity": None, **extra}}
-        found = read_format(
+        found = detect_stored_format(
             {"quantization_config": {"quant_method": "torchao", "quant_type": {"default": default}}}
         )
         assert found is not None
@@ -163,10 +169,10 @@ def test_other_ways_of_torchao_to_quantize_rows_are_not_int8_dynamic(keys: dict[
 
 
 def test_a_method_of_nobody_is_known_to_nobody() -> None:
-    stored = read_format({"quantization_config": {"quant_method": "fp9"}})
+    stored = detect_stored_format({"quantization_config": {"quant_method": "fp9"}})
     assert stored is not None
     assert not stored.known
-    assert read_format({}) is None
+    assert detect_stored_format({}) is None
 
 
 def test_every_choice_is_really_loaded_in_a_test() -> None:
@@ -186,7 +192,7 @@ def test_every_choice_is_really_loaded_in_a_test() -> None:
 
 
 def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
-    class Forgetful(Quantized):
+    class Forgetful(QuantizedConfig):
         pass
 
     with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*products"):
@@ -194,5 +200,7 @@ def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
 
 
 def test_the_smallest_is_the_smallest() -> None:
-    prices = {choice: sum(choice().price(1024, 1024 * 1024, 2)) for choice in CHOICES.values()}
+    prices = {
+        choice: sum(choice().compute_weight_nbytes(1024, 1024 * 1024, 2)) for choice in CHOICES.values()
+    }
     assert prices[CHOICES[SMALLEST]] == min(prices.values())

@@ -22,7 +22,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
 from runner_engine.kernels import native
-from runner_engine.recurrent import Segments, mixer_of
+from runner_engine.recurrent import Segments, create_mixer
 
 pytestmark = pytest.mark.slow
 
@@ -58,9 +58,9 @@ def _layer(what: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("what", LAYERS)
 def test_it_gives_the_family_s_numbers(what: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "torch":
-        monkeypatch.setattr(native, "kernels", lambda: None)
+        monkeypatch.setattr(native, "load_kernels", lambda: None)
     layer, config = _layer(what)
-    mixer: Any = mixer_of(layer)
+    mixer: Any = create_mixer(layer)
     assert (mixer.rule is not None) is (way == "kernels")
     named = {"cache_params": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
@@ -75,7 +75,7 @@ def test_it_gives_the_family_s_numbers(what: str, way: str, monkeypatch: pytest.
 def test_bits_do_not_depend_on_how_a_text_is_cut(dtype: torch.dtype) -> None:
     """Of what lies between the projections, whose products are not this folder's."""
     layer, _ = _layer("qwen3_5")
-    mixer: Any = mixer_of(layer.to(dtype))
+    mixer: Any = create_mixer(layer.to(dtype))
     generator = torch.Generator().manual_seed(3)
     tokens, channels = 50, layer.conv1d.weight.shape[0]
     mixed, gate = (torch.randn(tokens, size, generator=generator).to(dtype) for size in (channels, 4 * 80))
@@ -84,7 +84,7 @@ def test_bits_do_not_depend_on_how_a_text_is_cut(dtype: torch.dtype) -> None:
     def read(counts: tuple[int, ...]) -> torch.Tensor:
         states, results, first = fresh(mixer, 3), [], 0
         for count in counts:
-            at, segments = slice(first, first + count), Segments.of([1], [count])
+            at, segments = slice(first, first + count), Segments.from_counts([1], [count])
             convolved = mixer.convolution(mixed[at], states[0], segments)
             results.append(mixer.rule(convolved, decay[at], beta[at], gate[at], states[1], segments))
             first += count
@@ -99,6 +99,6 @@ def test_bits_do_not_depend_on_how_a_text_is_cut(dtype: torch.dtype) -> None:
 
 def test_a_state_is_kept_in_float32() -> None:
     layer, _ = _layer("qwen3_5")
-    mixer = mixer_of(layer.bfloat16())
+    mixer = create_mixer(layer.bfloat16())
     assert mixer is not None
     assert [shape.dtype for shape in mixer.states] == [torch.bfloat16, torch.float32]

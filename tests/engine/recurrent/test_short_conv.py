@@ -11,7 +11,7 @@ from transformers import DynamicCache, Lfm2Config
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 from runner_engine.kernels import native
-from runner_engine.recurrent import Segments, mixer_of
+from runner_engine.recurrent import Segments, create_mixer
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +32,9 @@ def test_it_gives_the_family_s_numbers(
     bias: bool, width: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "torch":
-        monkeypatch.setattr(native, "kernels", lambda: None)
+        monkeypatch.setattr(native, "load_kernels", lambda: None)
     layer, config = _layer(bias, width)
-    mixer: Any = mixer_of(layer)
+    mixer: Any = create_mixer(layer)
     assert (mixer.convolution is not None) is (way == "kernels")
     named = {"past_key_values": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
@@ -44,10 +44,10 @@ def test_it_gives_the_family_s_numbers(
 
 def test_other_slots_stay_as_they_are() -> None:
     layer, _ = _layer(False)
-    mixer = mixer_of(layer)
+    mixer = create_mixer(layer)
     assert mixer is not None
     states = [torch.ones(5, *mixer.states[0].shape)]
     with torch.inference_mode():
-        mixer.forward(torch.randn(3, 32), states, Segments.of([3, 1], [2, 1]))
+        mixer.forward(torch.randn(3, 32), states, Segments.from_counts([3, 1], [2, 1]))
     assert all(bool((states[0][slot] == 1).all()) for slot in (0, 2, 4))
     assert not bool((states[0][3] == 1).any())

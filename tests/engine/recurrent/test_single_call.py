@@ -19,19 +19,21 @@ from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import TokenSpan
 from runner_engine.decode.passes.forward import Forward
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import native
-from runner_engine.kernels.shared_numbers import FusedTokens, MixerBeside
-from runner_engine.kernels.state_numbers import DeltaLayer, FusedMixer, HeadsLayer
-from runner_engine.kv_cache import own_kv
+from runner_engine.kernels.c_interface import FusedTokens, ParallelMixer
+from runner_engine.kernels.state_structures import DeltaLayer, FusedMixer, HeadsLayer
+from runner_engine.kv_cache import create_kv_store
 from runner_engine.local.engine import LocalEngine
-from runner_engine.recurrent import RowStates
+from runner_engine.recurrent import SequenceStates
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
+    pytest.mark.skipif(
+        native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
+    ),
 ]
 CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
 
@@ -69,16 +71,19 @@ def test_bits_do_not_depend_on_how_a_text_is_cut(
     ids = torch.randint(3, 250, (50,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def read(counts: tuple[int, ...], ids: list[int]) -> torch.Tensor:
-        own = own_kv(heads, forward.kernels, [64, 64])
-        row, beside = Row(Request(0, ()), ids, "", 9), Row(Request(1, ()), ids[::-1], "", 9)
+        own = create_kv_store(heads, forward.kernels, [64, 64])
+        row, beside = (
+            TokenSequence(Request(0, ()), ids, "", 9),
+            TokenSequence(Request(1, ()), ids[::-1], "", 9),
+        )
         others = [TokenSpan(beside, 1, beside.prompt)] if len(counts) > 1 else []
         first = 0
         for count in counts:
             piece = TokenSpan(row, 0, row.prompt[first : first + count], first)
-            logits = forward.read_prompts(own, [piece, *others])[0]
+            logits = forward.run_token_spans(own, [piece, *others])[0]
             first, others = first + count, []
         row.kv.places, row.tokens = len(ids), [7]
-        return torch.stack((logits, forward.step(own, [row], forward.uses_of([row]))[0]))
+        return torch.stack((logits, forward.step(own, [row], forward.build_prefix_uses([row]))[0]))
 
     whole = read(CUTS[0], ids)
     assert bool(whole.isfinite().all())
@@ -134,7 +139,7 @@ def _alike(name: str) -> Callable[[FusedForward], None]:
 
     def change(fused: FusedForward) -> None:
         for layer in fused.weights.layers:
-            setattr(MixerBeside.from_address(layer.beside), name, 1.0)
+            setattr(ParallelMixer.from_address(layer.beside), name, 1.0)
 
     return change
 
@@ -189,13 +194,13 @@ def test_segments_that_do_not_fit_are_refused(
 ) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("lfm2"))
     assert fused is not None
-    real = fused.weights.mixers.point
+    real = fused.weights.mixers.set_state_pointers
 
-    def point(tokens: FusedTokens, own: RowStates | None) -> None:
+    def point(tokens: FusedTokens, own: SequenceStates | None) -> None:
         real(tokens, own)
         setattr(tokens, change, 0)
 
-    monkeypatch.setattr(fused.weights.mixers, "point", point)
+    monkeypatch.setattr(fused.weights.mixers, "set_state_pointers", point)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
     with pytest.raises(IndexError, match=words):
@@ -217,7 +222,7 @@ def test_no_tokens_are_guessed(engine_of: Callable[..., LocalEngine]) -> None:
 def test_what_c_does_not_know_of_a_layer_is_named(engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("jamba"))
     assert fused is None
-    kernels = native.kernels()
+    kernels = native.load_kernels()
     assert kernels is not None
     with pytest.raises(NotFusable, match="its JambaMambaMixer is computed by calls of its own"):
         FusedForward(loaded.model, heads, 64, kernels, {})

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
-from runner_engine.recurrent import mixer_of
-from runner_engine.recurrent.states import RowStates
+from runner_engine.recurrent import create_mixer
+from runner_engine.recurrent.sequence_states import SequenceStates
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -70,8 +70,8 @@ def test_rows_enter_and_leave_and_share_prefixes(
     assert engine.stats.notes == []
     assert engine.stats.shared_tokens > 0
     monkeypatch.setattr(
-        RowStates,
-        "put",
+        SequenceStates,
+        "copy_from",
         lambda self, slot, other, of_slot=0: self.read.__setitem__(slot, other.read[of_slot]),
     )
     assert complete(engine, asked()) != expected  # the control: a prefix's state is not copied
@@ -101,9 +101,9 @@ def test_five_hundred_tokens_are_those_of_generate(saved: Path, family: tuple[An
 
 
 def test_the_layers_compute_in_C(family: tuple[Any, Any]) -> None:
-    if native.kernels() is None:
+    if native.load_kernels() is None:
         pytest.skip("no C compiler is here")
-    mixers = [mixer for module in family[0].modules() if (mixer := mixer_of(module)) is not None]
+    mixers = [mixer for module in family[0].modules() if (mixer := create_mixer(module)) is not None]
     assert mixers
     for mixer in mixers:
         assert (getattr(mixer, "compiled", None) or getattr(mixer, "recurrence", None)) is not None

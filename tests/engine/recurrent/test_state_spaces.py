@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from runner_engine.kernels import native
-from runner_engine.recurrent import Mixer, Segments, compiled, mixer_of
+from runner_engine.recurrent import Mixer, Segments, compiled_layers, create_mixer
 
 pytestmark = pytest.mark.slow
 MAMBA2: dict[str, Any] = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2}
@@ -85,8 +85,8 @@ def with_other_decay(layer: Any) -> Any:
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Compute by the kernels and by operations of torch."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "kernels", lambda: None)
-    elif native.kernels() is None:
+        monkeypatch.setattr(native, "load_kernels", lambda: None)
+    elif native.load_kernels() is None:
         pytest.skip("no C compiler is here")
     return str(request.param)
 
@@ -100,12 +100,12 @@ def is_compiled(mixer: Any) -> bool:
 @pytest.mark.parametrize("family", list(LAYERS))
 def test_a_layer_gives_the_family_s_numbers(family: str, by: str) -> None:
     layer, config = layer_of(family)
-    mixer = mixer_of(layer)
+    mixer = create_mixer(layer)
     assert mixer is not None
     assert is_compiled(mixer) == (by == "C")
     named = {"cache_params": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
-    wrong = mixer_of(with_other_decay(layer))
+    wrong = create_mixer(with_other_decay(layer))
     assert wrong is not None
     assert check(layer, config, wrong, named) > 1e-3
     for spoil in (
@@ -118,14 +118,14 @@ def test_a_layer_gives_the_family_s_numbers(family: str, by: str) -> None:
 @pytest.mark.parametrize("family", ["bamba", "jamba"])
 def test_a_state_that_is_lost_between_pieces_is_seen(family: str) -> None:
     layer, config = layer_of(family)
-    mixer = mixer_of(layer)
+    mixer = create_mixer(layer)
     assert mixer is not None
     rows = rows_of(config.hidden_size)
     with torch.inference_mode():
         whole = mixer_results(mixer, rows, [])
         states, pieces = fresh(mixer, 1), []
         for piece in rows[0][:-3].split(7):
-            pieces.append(mixer.forward(piece, states, Segments.of([0], [len(piece)])))
+            pieces.append(mixer.forward(piece, states, Segments.from_counts([0], [len(piece)])))
             states[1].zero_()
     assert off([torch.cat(pieces)], [whole[0][:-3]]) > 1e-3
 
@@ -133,9 +133,9 @@ def test_a_state_that_is_lost_between_pieces_is_seen(family: str) -> None:
 @pytest.mark.parametrize("family", ["bamba", "jamba"])
 def test_slots_without_a_segment_stay_as_they_are(family: str) -> None:
     layer, _ = layer_of(family)
-    mixer = mixer_of(layer)
+    mixer = create_mixer(layer)
     assert mixer is not None
-    for segments in (Segments.of([3, 1], [70, 2]), Segments.of([3, 1], [1, 1])):
+    for segments in (Segments.from_counts([3, 1], [70, 2]), Segments.from_counts([3, 1], [1, 1])):
         states = [torch.ones(5, *shape.shape, dtype=shape.dtype) for shape in mixer.states]
         with torch.inference_mode():
             mixer.forward(torch.randn(sum(segments.counts), 32), states, segments)
@@ -148,14 +148,16 @@ def test_bits_depend_neither_on_other_rows_nor_on_how_a_prompt_is_divided(by: st
     if by == "torch":
         pytest.skip("its matmuls of chunks round otherwise than single tokens")
     layer, _ = layer_of("bamba")
-    heads = compiled.Heads.of(layer)
-    mixer = mixer_of(layer)
+    heads = compiled_layers.CompiledMamba2.create_if_supported(layer)
+    mixer = create_mixer(layer)
     assert heads is not None
     assert mixer is not None
     projected = torch.randn(300, layer.in_proj.out_features)
 
     def read(states: list[Tensor], slots: list[int], counts: list[int], first: int) -> Tensor:
-        return heads(projected[first : first + sum(counts)], states[0], states[1], Segments.of(slots, counts))
+        return heads(
+            projected[first : first + sum(counts)], states[0], states[1], Segments.from_counts(slots, counts)
+        )
 
     alone, beside, divided = (fresh(mixer, 3) for _ in range(3))
     whole = read(alone, [1], [200], 0)
@@ -169,14 +171,14 @@ def test_a_call_beyond_the_slots_or_the_tokens_is_refused(by: str) -> None:
     if by == "torch":
         pytest.skip("torch checks its own indices")
     layer, _ = layer_of("bamba")
-    heads, mixer = compiled.Heads.of(layer), mixer_of(layer)
+    heads, mixer = compiled_layers.CompiledMamba2.create_if_supported(layer), create_mixer(layer)
     assert heads is not None
     assert mixer is not None
     projected, states = torch.randn(3, layer.in_proj.out_features), fresh(mixer, 2)
     with pytest.raises(IndexError, match="no such slot of a state as that of segment 1"):
-        heads(projected, states[0], states[1], Segments.of([0, 2], [1, 2]))
+        heads(projected, states[0], states[1], Segments.from_counts([0, 2], [1, 2]))
     with pytest.raises(IndexError, match="segment 1 is not among the tokens of the pass"):
-        heads(projected, states[0], states[1], Segments.of([0, 1], [1, 3]))
+        heads(projected, states[0], states[1], Segments.from_counts([0, 1], [1, 3]))
     assert all(bool((state == 0).all()) for state in states)
 
 
@@ -212,7 +214,7 @@ def test_the_block_of_recurrent_gemma_gives_the_family_s_numbers() -> None:
     rows = rows_of(config.hidden_size)
     other = copy.deepcopy(block)
     other.rg_lru.recurrent_param.data += 0.3
-    right, wrong = mixer_of(block), mixer_of(other)
+    right, wrong = create_mixer(block), create_mixer(other)
     assert right is not None
     assert wrong is not None
     with torch.inference_mode():
@@ -248,7 +250,7 @@ def test_lightning_attention_gives_the_family_s_numbers() -> None:
             expected.append(
                 torch.cat([layer(piece[None], None, None, past_key_values=cache)[0][0] for piece in pieces])
             )
-        mixer = mixer_of(layer)
+        mixer = create_mixer(layer)
         assert isinstance(mixer, Mixer)
         for cuts in ([], [1], [5, 6, 40]):
             assert off(mixer_results(mixer, rows, cuts), expected) < TOLERANCE
@@ -256,6 +258,6 @@ def test_lightning_attention_gives_the_family_s_numbers() -> None:
             assert off(mixer_results(mixer, rows, cuts, states), expected) > 1e-3
         other = copy.deepcopy(layer)
         other.slope_rate *= 1.1
-        wrong = mixer_of(other)
+        wrong = create_mixer(other)
         assert isinstance(wrong, Mixer)
         assert off(mixer_results(wrong, rows, []), expected) > 1e-3

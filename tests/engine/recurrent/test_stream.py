@@ -21,7 +21,7 @@ from runner_engine.decode import cache_probe
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
-from runner_engine.recurrent import states
+from runner_engine.recurrent import sequence_states
 from runner_engine.recurrent.mixers import gated_delta
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
@@ -90,7 +90,7 @@ def test_rows_enter_and_leave_and_share_prefixes(
 ) -> None:
     some = asked()
     assert complete(engine, some, rows) == hybrid.expected(lengths(some))
-    assert native.kernels() is None or engine.fused is not None
+    assert native.load_kernels() is None or engine.fused is not None
     assert engine.stats.notes == []
     assert engine.stats.shared_tokens > 0
 
@@ -132,7 +132,7 @@ def test_a_shortage_of_memory_sets_states_back(
     """The pass fails when its states are half changed."""
     expected = hybrid.expected(lengths(asked()))
     assert complete(engine, asked()) == expected
-    real, count = Forward._forward, 0
+    real, count = Forward._run_model, 0
 
     def fail(self: Forward, *arguments: Any) -> torch.Tensor:
         nonlocal count
@@ -142,7 +142,7 @@ def test_a_shortage_of_memory_sets_states_back(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return logits
 
-    monkeypatch.setattr(Forward, "_forward", fail)
+    monkeypatch.setattr(Forward, "_run_model", fail)
     assert complete(engine, asked()) == expected
     assert len(engine.stats.row_shortages) == len(failing)
 
@@ -152,7 +152,7 @@ def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
     continuations = (" yes", " no, not at all, and nobody has ever said so.", "7")
     pairs = [(prompt, continuation) for prompt in PROMPTS[:6] for continuation in continuations]
     some = [Request(at, prompt, continuation=more) for at, (prompt, more) in enumerate(pairs)]
-    for completion in contract.complete(engine, some):
+    for completion in contract.complete_requests(engine, some):
         prompt, more = pairs[int(completion.id)]
         ids = hybrid.tokenizer(prompt)["input_ids"], hybrid.tokenizer(more)["input_ids"]
         with torch.inference_mode():
@@ -167,7 +167,7 @@ def test_choices_of_a_request_do_not_depend_on_the_others(hybrid: Model) -> None
     some = [Request(at, prompt, n=4) for at, prompt in enumerate(PROMPTS[:3])]
 
     def answers(rows: int | None) -> dict[Any, list[int]]:
-        done = contract.complete(engine, some, rows)
+        done = contract.complete_requests(engine, some, rows)
         return {(one.id, one.choice): one.answer.token_ids for one in done}
 
     together = answers(None)
@@ -243,30 +243,37 @@ def test_a_state_that_is_not_set_changes_the_answers(
     engine: LocalEngine, hybrid: Model, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.load()  # after the trial, which finds some of this, too
-    real_enter = states.RowStates.enter
+    real_enter = sequence_states.SequenceStates.insert_slots
 
-    def enter(self: states.RowStates, at: int, count: int, most: int) -> None:
+    def enter(self: sequence_states.SequenceStates, at: int, count: int, most: int) -> None:
         before = [tensor.clone() for tensor in self._tensors]
         real_enter(self, at, count, most)
         for tensor, old in zip(self._tensors, before, strict=True):
             tensor[at : at + count] = 0.5 if at >= len(old) else old[at : at + count].mean()
 
-    def put(self: states.RowStates, slot: int, other: states.RowStates, of_slot: int = 0) -> None:
+    def put(
+        self: sequence_states.SequenceStates,
+        slot: int,
+        other: sequence_states.SequenceStates,
+        of_slot: int = 0,
+    ) -> None:
         self.read[slot] = other.read[of_slot]  # and nothing else
 
     if broken == "entering":
-        monkeypatch.setattr(states.RowStates, "enter", enter)
+        monkeypatch.setattr(sequence_states.SequenceStates, "insert_slots", enter)
     elif broken == "prefix":
-        monkeypatch.setattr(states.RowStates, "put", put)
+        monkeypatch.setattr(sequence_states.SequenceStates, "copy_from", put)
     else:
-        monkeypatch.setattr(states.RowStates, "_copy", lambda self, source, target: None)
+        monkeypatch.setattr(sequence_states.SequenceStates, "_copy_slot", lambda self, source, target: None)
     assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
 
 
 @pytest.mark.sampled(2)
 def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.load()
-    monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
+    monkeypatch.setattr(
+        sequence_states.SequenceStates, "copy_from", lambda self, slot, other, of_slot=0: None
+    )
     with pytest.raises(RuntimeError, match="stands for 0 tokens"):
         complete(engine, asked())
 

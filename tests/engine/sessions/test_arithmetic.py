@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from runner_engine.sessions.arithmetic import Arithmetic, Rates, Shape
+from runner_engine.sessions.arithmetic import BatchShape, HardwareRates, ModelArithmetic
 
-SMALL = Arithmetic(1000, 300, 8, 5000, 16, "float32", lambda: Rates(1.0, 1.0))
+SMALL = ModelArithmetic(1000, 300, 8, 5000, 16, "float32", lambda: HardwareRates(1.0, 1.0))
 
 
-@pytest.mark.parametrize("shape", [Shape(1, 5, 4), Shape(3, 7, 2), Shape(3, 7, 5, 4), Shape(2, 6, 3, 6)])
-def test_counted_token_by_token(shape: Shape) -> None:
+@pytest.mark.parametrize(
+    "shape", [BatchShape(1, 5, 4), BatchShape(3, 7, 2), BatchShape(3, 7, 5, 4), BatchShape(2, 6, 3, 6)]
+)
+def test_counted_token_by_token(shape: BatchShape) -> None:
     prefill = 2 * 300 * shape.batch_size
     for place in range(1, shape.shared_tokens + 1):
         prefill += 2 * 1000 + 8 * place

@@ -100,10 +100,10 @@ def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
         for last in ("The answer is", "The answer is \n", "x"):
             turns = [*TURNS[:2], {"role": "assistant", "content": last}]
             theirs = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
-            assert ChatTemplate(tokenizer, "it", {}).render(turns, continues=True) == theirs
+            assert ChatTemplate(tokenizer, "it", {}).render(turns, continue_final_message=True) == theirs
     tokenizer.chat_template = "{{ messages[0].content }}"
     with raises(ConfigError, "unsupported"):
-        ChatTemplate(tokenizer, "it", {}).render(TURNS[:2], continues=True)
+        ChatTemplate(tokenizer, "it", {}).render(TURNS[:2], continue_final_message=True)
 
 
 def test_a_tokenizers_own_method_is_used(tokenizer: Any) -> None:
@@ -117,7 +117,7 @@ def test_a_tokenizers_own_method_is_used(tokenizer: Any) -> None:
 
 
 def test_the_environment_equals_that_of_transformers() -> None:
-    theirs, ours = _compile_jinja_template("x").environment, template_child.environment()
+    theirs, ours = _compile_jinja_template("x").environment, template_child.create_environment()
     for what in ("filters", "tests", "globals"):
         assert sorted(getattr(ours, what)) == sorted(getattr(theirs, what)), what
     for what in (
@@ -171,9 +171,9 @@ def test_other_requests_do_not_wait_for_a_template(
     monkeypatch.setattr(chat_template._renderers, "render", render)
     encoder = RequestEncoder(make_spec(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
     with ThreadPoolExecutor(2) as pool:
-        chat = pool.submit(encoder.encode, Request(0, (Message("user", "Hi"),)))
+        chat = pool.submit(encoder.encode_prompt, Request(0, (Message("user", "Hi"),)))
         assert has_begun.wait(WAIT_S)
-        plain = pool.submit(encoder.encode, Request(1, "7 pens"))
+        plain = pool.submit(encoder.encode_prompt, Request(1, "7 pens"))
         assert plain.result(WAIT_S)[0] == "7 pens"
         assert pool.submit(encoder.decode, [5, 6]).result(WAIT_S)
         assert not chat.done()
@@ -185,7 +185,7 @@ def test_processes_without_work_end_and_later_ones_start(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat_template, "IDLE_S", 0.3)
-    own = chat_template._Renderers()
+    own = chat_template._RenderPool()
     monkeypatch.setattr(chat_template, "_renderers", own)
     tokenizer.chat_template = "{% for i in range(90000) %}{% endfor %}{{ messages[0].content }}"
     template = ChatTemplate(tokenizer, "it", {})
@@ -200,4 +200,4 @@ def test_processes_without_work_end_and_later_ones_start(
         time.sleep(0.02)
     assert all(process.wait(WAIT_S) == -signal.SIGKILL for process in processes)
     assert template.render(TURNS[1:2]) == texts[0]
-    own.end()
+    own.end_idle_processes()

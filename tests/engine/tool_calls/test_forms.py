@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from runner_engine.tool_calls import NAMES, Malformed, Reading, ToolCall, form_named, name_for
+from runner_engine.tool_calls import (
+    NAMES,
+    MalformedToolCall,
+    ParsedAnswer,
+    ToolCall,
+    detect_format_name,
+    import_format,
+)
 
 WEATHER = {
     "name": "get_weather",
@@ -39,8 +46,8 @@ WITH_TEXT = ("hermes", "glm", "qwen_xml", "lfm2", "deepseek", "mistral")
     "calls", [ONE, TWO, (ToolCall("math.root", {}),)], ids=["one", "two", "no arguments"]
 )
 def test_what_a_form_writes_it_reads(name: str, calls: tuple[ToolCall, ...]) -> None:
-    form = form_named(name)
-    reading = form.read(form.write(calls), SCHEMAS)
+    form = import_format(name)
+    reading = form.parse_answer(form.format_calls(calls), SCHEMAS)
     assert reading.calls == calls
     assert reading.text == ""
 
@@ -48,15 +55,15 @@ def test_what_a_form_writes_it_reads(name: str, calls: tuple[ToolCall, ...]) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_a_call_is_never_a_call(name: str) -> None:
     """Every beginning of two calls has fewer calls, is refused or is text; none has two."""
-    form = form_named(name)
-    whole, one = form.write(TWO), form.write(ONE)
+    form = import_format(name)
+    whole, one = form.format_calls(TWO), form.format_calls(ONE)
     for end in range(1, len(whole)):
         beginning = whole[:end].rstrip()
         if beginning == whole.rstrip() or whole[end:].strip(" \n") in ("", "</tool_call>", "```"):
             continue
         try:
-            reading = form.read(beginning, SCHEMAS)
-        except Malformed:
+            reading = form.parse_answer(beginning, SCHEMAS)
+        except MalformedToolCall:
             continue
         assert len(reading.calls) < 2, beginning
         assert not reading.calls or (
@@ -69,15 +76,15 @@ def test_half_a_call_is_never_a_call(name: str) -> None:
     "text", ["", "It is 4 degrees (cold).", "The set [1, 2] is {open}.", "Call get_weather."]
 )
 def test_prose_calls_nothing(name: str, text: str) -> None:
-    reading = form_named(name).read(text, SCHEMAS)
+    reading = import_format(name).parse_answer(text, SCHEMAS)
     assert reading.calls == ()
     assert reading.text.strip() == text
 
 
 @pytest.mark.parametrize("name", WITH_TEXT)
 def test_text_before_a_call_is_kept(name: str) -> None:
-    form = form_named(name)
-    reading = form.read(f"I look it up.\n{form.write(TWO)}", SCHEMAS)
+    form = import_format(name)
+    reading = form.parse_answer(f"I look it up.\n{form.format_calls(TWO)}", SCHEMAS)
     assert reading.calls == TWO
     assert reading.text == "I look it up."
 
@@ -117,7 +124,7 @@ AS_PUBLISHED = [  # as models and their templates write them
 
 @pytest.mark.parametrize(("name", "text", "calls"), AS_PUBLISHED)
 def test_answers_as_published_models_write_them(name: str, text: str, calls: tuple[ToolCall, ...]) -> None:
-    assert form_named(name).read(text).calls == calls
+    assert import_format(name).parse_answer(text).calls == calls
 
 
 MALFORMED = [
@@ -152,20 +159,20 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("name", "text"), MALFORMED)
 def test_what_begins_as_a_call_and_is_none_is_malformed(name: str, text: str) -> None:
-    with pytest.raises(Malformed):
-        form_named(name).read(text)
+    with pytest.raises(MalformedToolCall):
+        import_format(name).parse_answer(text)
 
 
 def test_harmony_tells_thinking_from_what_is_said() -> None:
     text = (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>No.<|return|>"
     )
-    assert form_named("harmony").read(text) == Reading((), "No.", "Hm.")
+    assert import_format("harmony").parse_answer(text) == ParsedAnswer((), "No.", "Hm.")
 
 
 def test_values_of_tags_are_what_the_schema_says() -> None:
     text = "<function=get_weather>\n<parameter=city>\n42\n</parameter>\n<parameter=days>\n42\n</parameter>\n</function>"
-    arguments = form_named("qwen_xml").read(text, SCHEMAS).calls[0].arguments
+    arguments = import_format("qwen_xml").parse_answer(text, SCHEMAS).calls[0].arguments
     assert arguments == {"city": "42", "days": 42}
 
 
@@ -195,4 +202,4 @@ TEMPLATES = [
 
 @pytest.mark.parametrize(("template", "name"), TEMPLATES)
 def test_the_form_is_told_by_the_template(template: str | None, name: str | None) -> None:
-    assert name_for(template) == name
+    assert detect_format_name(template) == name

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner_engine.tool_calls import Malformed, form_named
+from runner_engine.tool_calls import MalformedToolCall, import_format
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "tool_marks.json").read_text(encoding="utf-8"))[
     "answers"
@@ -17,7 +17,7 @@ RECORDED = json.loads((Path(__file__).parents[2] / "data" / "tool_marks.json").r
 
 
 def read(case: dict[str, Any], text: str) -> list[list[Any]]:
-    return [[call.name, call.arguments] for call in form_named(case["form"]).read(text).calls]
+    return [[call.name, call.arguments] for call in import_format(case["form"]).parse_answer(text).calls]
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -30,7 +30,7 @@ def test_half_of_a_call_is_none(name: str) -> None:
     """The control: an answer that ends within its last call is malformed."""
     case = RECORDED[name]
     cut = case["text"][: case["text"].rindex("}")]
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedToolCall):
         read(case, cut)
 
 

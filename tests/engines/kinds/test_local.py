@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from raising import raises
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.local import KIND
 from runner_base.errors import ConfigError
@@ -51,7 +51,7 @@ def test_the_kind_says_what_a_setting_is_made_for(
 ) -> None:
     folder = saved_family("llama", num_hidden_layers=2, max_position_embeddings=64)
     model, rope = LocalModelConfig(str(folder), device="cpu"), RopeLinearConfig(factor=3, beyond_trained=True)
-    resolved = resolve(make_config(model=model, rope=rope))
+    resolved = resolve_job(make_config(model=model, rope=rope))
     assert KIND.positions(resolved).made_for == 3 * 64
     assert KIND.positions(resolved).room == float("inf")
 
@@ -62,8 +62,8 @@ def test_a_plan_refuses_and_notes_it(
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
     folder = saved_family("llama", max_position_embeddings=64, rope_parameters=yarn)
     model = LocalModelConfig(name=str(folder), device="cpu")
-    resolved = resolve(make_config(model=model, rope=RopeYarnConfig(factor=8)))
+    resolved = resolve_job(make_config(model=model, rope=RopeYarnConfig(factor=8)))
     with raises(ConfigError, "too_large", "rope.factor"):
-        KIND.check(resolved)
-    notes = KIND.check(resolve(make_config(model=model, rope=RopeYarnConfig(factor=2))))
+        KIND.check_job(resolved)
+    notes = KIND.check_job(resolve_job(make_config(model=model, rope=RopeYarnConfig(factor=2))))
     assert "rope=yarn, factor 2, takes the place of the model's own yarn, factor 4 of 16 positions" in notes

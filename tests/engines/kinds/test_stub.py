@@ -9,10 +9,10 @@ from raising import raises
 
 from runner import engines
 from runner.config.model import StubConfig
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
-from runner.run import check
+from runner.engines.kinds import model_kind
+from runner.run import check_job
 from runner_base.errors import TrackingError
 from runner_base.result import FinishReason
 from runner_engine.sessions import contract
@@ -24,7 +24,7 @@ from runner_engine.settings.kv_cache import KvCache
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = "p" * 200
-    first, second = contract.complete(
+    first, second = contract.complete_requests(
         engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))]
     )
     assert first.id == 3
@@ -47,8 +47,8 @@ def test_stub_says_that_it_has_no_kv_cache(make_config: Callable[..., RunnerConf
 def test_stub_keeps_to_the_limit(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = " ".join("word" for _ in range(20))
-    (cut,) = contract.complete(engine, [Request(0, prompt, max_new_tokens=3)])
-    (long,) = contract.complete(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
+    (cut,) = contract.complete_requests(engine, [Request(0, prompt, max_new_tokens=3)])
+    (long,) = contract.complete_requests(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
     assert (len(cut.answer.token_ids), cut.answer.finish_reason) == (3, "length")
     assert len(long.answer.token_ids) == 500
 
@@ -64,7 +64,7 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
         ended = {event.id: event.answer.finish_reason for event in events if isinstance(event, Completion)}
         assert ended["gone"] is FinishReason.cancelled
         events += session.step()
-        assert session.idle
+        assert session.is_idle
     texts = [event.text for event in events if isinstance(event, Delta)]
     done = {(event.id, event.choice): event for event in events if isinstance(event, Completion)}
     assert texts == [done["three", choice].answer.text for choice in range(3)]
@@ -83,9 +83,9 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
 
     config = make_config(model=StubConfig())
     monkeypatch.setattr(
-        type(kind_of(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
+        type(model_kind(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
     )
-    engine = engines.open_engine(resolve(config), before_loading=store_is_gone)
+    engine = engines.open_engine(resolve_job(config), before_loading=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with raises(TrackingError, "unreachable"):
             use()
@@ -93,9 +93,9 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
 
 def test_a_stub_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config()
-    predicted = kind_of(config.model).predict(resolve(config), (4, 16, 8))
+    predicted = model_kind(config.model).predict_memory(resolve_job(config), (4, 16, 8))
     assert predicted is not None
-    assert kind_of(config.model).need(resolve(config)).mib == 0
+    assert model_kind(config.model).predict_need(resolve_job(config)).mib == 0
     assert predicted.total_mib == 0
 
 
@@ -103,8 +103,8 @@ def test_nothing_but_its_name_identifies_a_stub(
     make_config: Callable[..., RunnerConfig], tmp_path: Path
 ) -> None:
     stub = make_config()
-    assert kind_of(stub.model).fingerprint(resolve(stub), tmp_path / "h.json") == {"model": "stub"}
+    assert model_kind(stub.model).fingerprint(resolve_job(stub), tmp_path / "h.json") == {"model": "stub"}
 
 
 def test_what_loads_nothing_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
-    assert check(resolve(make_config(model=StubConfig()))) == []
+    assert check_job(resolve_job(make_config(model=StubConfig()))) == []

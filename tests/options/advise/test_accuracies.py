@@ -14,14 +14,14 @@ from answered import record_job
 
 from runner.config.extractors import Extractor
 from runner.config.wording import PromptStyle
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.estimates.recorded import FinishedJobs
-from runner.options.advise.accuracies import RecordedAccuracy, compare, recorded_accuracies
-from runner.options.advise.render.figures import describe_accuracy
+from runner.options.advise.accuracies import RecordedAccuracy, compare_accuracies, find_recorded_accuracies
+from runner.options.advise.render.recorded_metrics import describe_accuracy
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Record
-from runner_compare.statistics.clustered_share import share_interval
+from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.stats import wilson_interval
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -36,7 +36,7 @@ def config(make_config: Callable[..., Any]) -> Any:
 
 
 def known(config: Any) -> RecordedAccuracy | None:
-    return recorded_accuracies([config], FinishedJobs(Path(config.output_dir)))[0]
+    return find_recorded_accuracies([config], FinishedJobs(Path(config.output_dir)))[0]
 
 
 def test_a_record_of_a_version_without_a_key_has_its_default(config: Any) -> None:
@@ -182,13 +182,13 @@ def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) 
     other = replace(config, model=LocalModelConfig("embedded", dtype=Dtype.float32))
     record_job(config, "one", RIGHT)
     record_job(other, "other", [True] * 17 + [False] * 3)
-    one, two = recorded_accuracies([config, other], FinishedJobs(Path(config.output_dir)))
+    one, two = find_recorded_accuracies([config, other], FinishedJobs(Path(config.output_dir)))
     assert one is not None
     assert two is not None
-    paired = compare(two, one, same_model=True)
+    paired = compare_accuracies(two, one, same_model=True)
     assert paired is not None
     assert (paired.effect.counts["wins"], paired.effect.counts["losses"], paired.effect.n) == (10, 0, 20)
-    alone = compare(replace(two, answers=None), one, same_model=True)
+    alone = compare_accuracies(replace(two, answers=None), one, same_model=True)
     assert alone is not None
     assert alone.effect.counts["wins"] is None
     assert alone.effect.p > paired.effect.p
@@ -196,9 +196,11 @@ def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) 
     other_prompts = replace(
         one, answers={question: it._replace(prompt="x") for question, it in one.answers.items()}
     )
-    assert compare(two, other_prompts, same_model=True) is None
-    assert compare(two, other_prompts, same_model=False) is not None, "two models have two chat templates"
-    assert compare(replace(two, answers=None, asked=40), one, same_model=True) is None, (
+    assert compare_accuracies(two, other_prompts, same_model=True) is None
+    assert compare_accuracies(two, other_prompts, same_model=False) is not None, (
+        "two models have two chat templates"
+    )
+    assert compare_accuracies(replace(two, answers=None, asked=40), one, same_model=True) is None, (
         "a part, and not known which"
     )
 
@@ -214,16 +216,18 @@ def test_questions_in_families_count_by_families(config: Any) -> None:
     solved = [family not in wrong for family in families]
     record_job(base, "base", [True] * 100)
     record_job(other, "other", solved)
-    one, two = recorded_accuracies([base, other], FinishedJobs(Path(config.output_dir)))
+    one, two = find_recorded_accuracies([base, other], FinishedJobs(Path(config.output_dir)))
     assert one is not None
     assert two is not None
-    assert two.interval == share_interval(solved, families)
+    assert two.interval == accuracy_interval(solved, families)
     assert two.interval[0] < wilson_interval(sum(solved), 100)[0]
-    effect = compare(two, one, same_model=True)
+    effect = compare_accuracies(two, one, same_model=True)
     assert effect is not None
     assert effect.effect.p > 0.05, "as many independent losses would be clear"
     known_by_record = replace(two, answers=None, recorded=(two.accuracy, *two.interval))
     assert known_by_record.interval == two.interval
-    assert compare(known_by_record, one, same_model=True) is None
+    assert compare_accuracies(known_by_record, one, same_model=True) is None
     few = {question: it for question, it in (one.answers or {}).items() if it.family in wrong}
-    assert compare(replace(one, answers=few), two, same_model=True) is None, "a test needs six families"
+    assert compare_accuracies(replace(one, answers=few), two, same_model=True) is None, (
+        "a test needs six families"
+    )

@@ -18,7 +18,7 @@ from quick_commands import heavy_imports
 from raising import raises
 
 from runner.options import advise
-from runner.options.advise.machines import machine_of
+from runner.options.advise.machines import load_machine
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Record
@@ -244,7 +244,7 @@ def test_mistakes_are_one_message(
 def test_a_file_describes_a_machine(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("memory_gib: 30\nbandwidth_gb_s: 40\ntflop_s: 0.5\n")
-    assert machine_of(str(file)).room_mib == 30 * 1024
+    assert load_machine(str(file)).memory_mib == 30 * 1024
     cases: tuple[tuple[str, Code], ...] = (
         ("memory_gb: 30\n", "unknown_choice"),
         ("memory_gib: 30\n", "missing"),
@@ -254,11 +254,11 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
     for text, code in cases:
         file.write_text(text)
         with raises(ConfigError, code, "--machine") as caught:
-            machine_of(str(file))
+            load_machine(str(file))
         assert str(caught.value.value) == str(file)
     file.write_text("a: [")
     with pytest.raises(ConfigError, match="it is not valid YAML"):
-        machine_of(str(file))
+        load_machine(str(file))
 
 
 @pytest.mark.thorough

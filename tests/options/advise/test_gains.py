@@ -13,8 +13,8 @@ from written_records import write
 from runner.config.measures import SweepConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.options import advise
-from runner.options.advise.gains import recorded_gains
-from runner.options.advise.render.gains import describe_gains
+from runner.options.advise.render.speculation_gains import describe_speedups
+from runner.options.advise.speculation_gains import find_recorded_speedups
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -39,8 +39,8 @@ def figures(ends: dict[int, tuple[float, float, float]]) -> dict[str, float]:
 
 
 def words(config: Any, rows: int) -> list[str]:
-    gains = recorded_gains(config, FinishedJobs(Path(config.output_dir)))
-    return describe_gains(gains, rows)
+    gains = find_recorded_speedups(config, FinishedJobs(Path(config.output_dir)))
+    return describe_speedups(gains, rows)
 
 
 @pytest.mark.parametrize(

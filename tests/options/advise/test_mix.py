@@ -14,30 +14,30 @@ import torch
 from raising import raises
 from transformers import AutoModelForCausalLM
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.library.jobs import evaluate
 from runner.options import advise
 from runner.options.advise import mix
-from runner.options.advise.mix import Limit, MixableModel
+from runner.options.advise.mix import MixableModel, SizeLimit
 from runner_base import MIB
 from runner_base.errors import ConfigError
-from runner_base.files import user_cache
+from runner_base.files import user_cache_folder
 from runner_engine.embedded import MODEL_DIR
-from runner_engine.models.load import load_base
+from runner_engine.models.base_loading import load_base
 from tools import embedded_mixture
 
 NAMES = ("nf4", "int8", "none")
 
 
 def composed(words: list[str]) -> RunnerConfig:
-    return to_config(*compose(words))
+    return to_config(*compose_job(words))
 
 
 def of_embedded(by_block: bool = False) -> MixableModel:
-    return MixableModel.of(["task=likelihood"], NAMES, by_block, composed)
+    return MixableModel.from_config(["task=likelihood"], NAMES, by_block, composed)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     anew."""
     folder = tmp_path / "cache" / "runner"
     folder.mkdir(parents=True)
-    for library in (user_cache() or folder).glob("kernels-*.so"):
+    for library in (user_cache_folder() or folder).glob("kernels-*.so"):
         (folder / library.name).symlink_to(library)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
 
@@ -57,8 +57,8 @@ def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_limit_that_is_none_is_refused_with_an_example(text: str) -> None:
     with raises(ConfigError, "bad_value", "--mix"):
-        Limit.read(text)
-    assert Limit.read("model_mib < 1.5") == Limit("model_mib", 1.5)
+        SizeLimit.parse(text)
+    assert SizeLimit.parse("model_mib < 1.5") == SizeLimit("model_mib", 1.5)
 
 
 @pytest.mark.parametrize("by_block", [False, True])
@@ -67,12 +67,15 @@ def test_the_overrides_give_each_layer_its_format_and_name_modules_that_share_on
     count = len(model.layers)
     assert count == (4 if by_block else 28)
     choices = [(number * number // 3 % 3) for number in range(count)]
-    config = composed(["task=likelihood", *model.quantization(tuple(choices))])
+    config = composed(["task=likelihood", *model.quantization_overrides(tuple(choices))])
     for paths, number in zip(model.layers.values(), choices, strict=True):
-        assert {config.mix.choice_for(path).name for path in paths} == {NAMES[number]}
-    assert model.quantization((0,) * count) == ["quantization=nf4", "quantization.overrides={}"]
+        assert {config.mix.select_layer_config(path).name for path in paths} == {NAMES[number]}
+    assert model.quantization_overrides((0,) * count) == ["quantization=nf4", "quantization.overrides={}"]
     first = tuple(2 if "layers.0." in f"{name}." else 0 for name in model.layers)
-    assert model.quantization(first) == ["quantization=nf4", "quantization.overrides={layers.0: none}"]
+    assert model.quantization_overrides(first) == [
+        "quantization=nf4",
+        "quantization.overrides={layers.0: none}",
+    ]
 
 
 @pytest.mark.slow
@@ -99,7 +102,7 @@ def test_a_mix_meets_its_limit_and_beats_the_format_that_fits_and_a_second_run_m
     def unexpected(*_: object) -> None:
         raise AssertionError("single losses are measured again")
 
-    monkeypatch.setattr("runner.options.advise.layer_losses.measure", unexpected)
+    monkeypatch.setattr("runner.options.advise.layer_losses.measure_layer_losses", unexpected)
     assert data("weight_mib<2.4") == found
     words = shlex.split(found["command"])[1:]
     record = evaluate(*words, "task=likelihood", "task.limit=20")
@@ -122,17 +125,17 @@ def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pyte
     torch.manual_seed(0)
     embedded_mixture.save(embedded_mixture.mixture(dense, 0.5), tmp_path / "mixture")
     words = ["task=likelihood", "model=auto", f"model.name={tmp_path / 'mixture'}"]
-    model = MixableModel.of(words, ("nf4", "none"), False, composed)
+    model = MixableModel.from_config(words, ("nf4", "none"), False, composed)
     assert len(model.layers) == 4 * (4 + 1)
     experts = [number for number, name in enumerate(model.layers) if name.endswith(".mlp.experts")]
     assert {len(paths) for name, paths in model.layers.items() if name.endswith("experts")} == {3 * 8}
     # only experts in 4 bits
     choice = tuple(int(number not in experts) for number in range(len(model.layers)))
-    config = composed([*words, *model.quantization(choice)])
-    base = load_base(resolve(config).model)
+    config = composed([*words, *model.quantization_overrides(choice)])
+    base = load_base(resolve_job(config).model)
     assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(model.weight_mib(choice), rel=0.002)
 
     monkeypatch.setattr(mix, "TEXTS", 2)
     kept = {name: paths for name, paths in model.layers.items() if name.startswith("model.layers.2.")}
-    losses = mix.losses_of(replace(model, layers=kept), composed)
+    losses = mix.load_or_measure_losses(replace(model, layers=kept), composed)
     assert losses["model.layers.2.mlp.experts"]["nf4"] > losses["model.layers.2.self_attn.k_proj"]["nf4"] > 0

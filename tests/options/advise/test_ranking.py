@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from runner.estimates.fit import PROCESS_MIB, Fit
+from runner.estimates.fit import PROCESS_MIB, MemoryFit
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.options.advise.accuracies import Answer, RecordedAccuracy
+from runner.options.advise.accuracies import RecordedAccuracy, RecordedAnswer
 from runner.options.advise.candidates import Candidate
-from runner.options.advise.closeness import RecordedCloseness
-from runner.options.advise.ranking import _ranks, rank
+from runner.options.advise.ranking import _rank_with_tolerance, rank_candidates
+from runner.options.advise.recorded_kl import RecordedKl
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.machine import MIB
 from runner_base.notes import Note
@@ -32,7 +32,7 @@ def candidate(make_config: Callable[..., Any]) -> Make:
         it = Candidate([f"model={model}"], config, model, is_asked=model == "mine")
         it.time = None if seconds is None else Estimate(100 * seconds, 0.2, EstimateBasis.recorded)
         if solved is not None:
-            answers = {(number, "?", "1"): Answer(right, "") for number, right in enumerate(solved)}
+            answers = {(number, "?", "1"): RecordedAnswer(right, "") for number, right in enumerate(solved)}
             it.accuracy = RecordedAccuracy("job", sum(solved), len(solved), len(solved), answers)
         return it
 
@@ -44,7 +44,7 @@ def right(correct: int, n: int = 200) -> list[bool]:
 
 
 def order(*candidates: Candidate) -> list[str]:
-    return [it.model for it in rank(candidates)]
+    return [it.model for it in rank_candidates(candidates)]
 
 
 def reasons(candidate: Candidate) -> dict[str, dict[str, object]]:
@@ -101,36 +101,36 @@ def test_the_named_model_is_first_unless_another_is_shown_to_be_better(candidate
 
 def test_published_losses_count_until_both_accuracies_are_known(candidate: Make) -> None:
     plain, small = candidate("mine", 2, right(100)), candidate("mine", 1, quantization="nf4")
-    assert rank([small, plain]) == [plain, small]
+    assert rank_candidates([small, plain]) == [plain, small]
     assert reasons(plain) == {
         "published_loss": {"quantization": "none", "other": "nf4"},
         "accuracy_of_one_unknown": {"rank": 2},
     }
     small = candidate("mine", 1, right(101), "nf4")
-    assert rank([plain, small]) == [small, plain], "both are known, and nothing is lost here"
+    assert rank_candidates([plain, small]) == [small, plain], "both are known, and nothing is lost here"
 
 
-def closeness(kl: float, job: str = "likelihood-1", texts: int = 200, to: str = "plain") -> RecordedCloseness:
-    return RecordedCloseness(job, kl, 0.8 * kl, 1.2 * kl, to, texts, (("task.split", "test"),))
+def closeness(kl: float, job: str = "likelihood-1", texts: int = 200, to: str = "plain") -> RecordedKl:
+    return RecordedKl(job, kl, 0.8 * kl, 1.2 * kl, to, texts, (("task.split", "test"),))
 
 
 def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
     other, small = (candidate("mine", 2, quantization="int8"), candidate("mine", 1, quantization="nf4"))
     other.closeness, small.closeness = closeness(0.02), closeness(0.001)
-    assert rank([other, small]) == [small, other], "here nf4 is closer, whatever was published"
+    assert rank_candidates([other, small]) == [small, other], "here nf4 is closer, whatever was published"
     both = {"own": small.closeness, "other": other.closeness}
     assert reasons(small) == {"closer": both, "accuracy_unknown": {}}
     small.closeness = closeness(0.018)
-    assert rank([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
+    assert rank_candidates([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
     assert reasons(small)["no_worse"] == {"seconds": (1, 2), "mib": None}
     for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another"), None):
         small.closeness = comparable_to_nothing
-        assert rank([other, small]) == [small, other], (
+        assert rank_candidates([other, small]) == [small, other], (
             "a KL is recorded, so nothing published counts, and nf4 is faster"
         )
         assert "published_loss" not in reasons(small)
     other.closeness = None
-    assert rank([other, small]) == [other, small]
+    assert rank_candidates([other, small]) == [other, small]
     assert reasons(other)["published_loss"] == {"quantization": "int8", "other": "nf4"}
 
 
@@ -139,14 +139,16 @@ def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
     four = candidate("mine", 1, quantization="nf4")
     eight.closeness, four.closeness = (closeness(0.035, "likelihood-8"), closeness(0.34, "likelihood-4"))
     plain.reference_of = frozenset({"likelihood-8", "likelihood-4"})
-    assert rank([four, eight, plain]) == [plain, eight, four]
-    both = {"own": eight.closeness.of_reference(), "other": eight.closeness}
+    assert rank_candidates([four, eight, plain]) == [plain, eight, four]
+    both = {"own": eight.closeness.reference_kl(), "other": eight.closeness}
     assert reasons(plain) == {"is_reference": both, "accuracy_unknown": {}}
     assert reasons(eight)["closer"] == {"own": eight.closeness, "other": four.closeness}
     eight.closeness = replace(closeness(0.035, "likelihood-8"), low=None, high=None)
-    assert rank([four, eight, plain])[0] is plain, "also where there were too few texts for an interval"
+    assert rank_candidates([four, eight, plain])[0] is plain, (
+        "also where there were too few texts for an interval"
+    )
     plain.reference_of = frozenset()
-    assert rank([four, eight, plain])[0] is not plain, "nothing that was measured speaks for it"
+    assert rank_candidates([four, eight, plain])[0] is not plain, "nothing that was measured speaks for it"
 
 
 @pytest.mark.parametrize(("spread", "is_faster"), [(0.5, False), (0.1, True)])
@@ -158,7 +160,7 @@ def test_times_within_their_errors_are_not_called_faster(
     for it in (plain, small):
         assert it.time is not None
         it.time = Estimate(it.time.seconds, spread, source)
-    ranked = rank([plain, small])
+    ranked = rank_candidates([plain, small])
     assert (ranked[0] is small) is is_faster
     assert ({"faster", "no_worse"} & {*reasons(ranked[0])} != set()) is is_faster
     if not is_faster:
@@ -196,7 +198,7 @@ def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
 def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
     def some(model: str, seconds: float, solved: dict[int, int]) -> Candidate:
         it = candidate(model, seconds)
-        answers = {(part * 1000 + number, "?", "1"): Answer(number < first, "")
+        answers = {(part * 1000 + number, "?", "1"): RecordedAnswer(number < first, "")
                    for part, first in solved.items() for number in range(100)}  # fmt: skip
         it.accuracy = RecordedAccuracy("job", sum(it.solved for it in answers.values()), 200, 300, answers)
         return it
@@ -206,15 +208,15 @@ def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
 
 
 def test_memory_is_a_reason_beyond_the_error_of_its_prediction() -> None:
-    assert _ranks([855, 833, 831]) == [0, 0, 0]
-    assert _ranks([1000, 800, 840, 860]) == [2, 0, 0, 1]
-    assert _ranks([0, 0]) == [0, 0]
+    assert _rank_with_tolerance([855, 833, 831]) == [0, 0, 0]
+    assert _rank_with_tolerance([1000, 800, 840, 860]) == [2, 0, 0, 1]
+    assert _rank_with_tolerance([0, 0]) == [0, 0]
 
 
 def measured(it: Candidate, mib: float, predicted_mib: float = 900, allowed_mib: float = 20_000) -> Candidate:
     it.measured_mib, it.allowed_mib = mib, allowed_mib
     footprint = Footprint({"linear": int((predicted_mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0)
-    it.fit = Fit(footprint, 1, predicted_mib - PROCESS_MIB, {"main memory": allowed_mib - PROCESS_MIB})
+    it.fit = MemoryFit(footprint, 1, predicted_mib - PROCESS_MIB, {"main memory": allowed_mib - PROCESS_MIB})
     return it
 
 
@@ -222,7 +224,7 @@ def test_what_was_measured_to_be_slower_and_larger_is_not_first(candidate: Make)
     plain = measured(candidate("mine", 1), 994, predicted_mib=900)
     int8 = measured(candidate("mine", 4, quantization="int8"), 1064, predicted_mib=800)
     untimed = measured(candidate("mine", None, quantization="nf4"), 850, predicted_mib=700)
-    ranked = rank([int8, plain, untimed])
+    ranked = rank_candidates([int8, plain, untimed])
     assert ranked[0] is plain, (
         "int8 needs less memory by a prediction only, and memory is neither short nor limited"
     )
@@ -239,11 +241,13 @@ def test_a_dominated_named_model_is_not_first(candidate: Make) -> None:
 
 def test_memory_counts_where_it_is_short_or_limited(candidate: Make) -> None:
     large, small = measured(candidate("a", None), 2000), measured(candidate("b", None), 1000)
-    assert [it.model for it in rank([large, small])] == ["a", "b"]
-    assert [it.model for it in rank([large, small], memory_is_limited=True)] == ["b", "a"]
+    assert [it.model for it in rank_candidates([large, small])] == ["a", "b"]
+    assert [it.model for it in rank_candidates([large, small], memory_is_limited=True)] == ["b", "a"]
     assert reasons(small) == {"less_memory": {"mib": 1000, "other_mib": 2000}, "accuracy_unknown": {}}
     large.allowed_mib = small.allowed_mib = 2100
-    assert [it.model for it in rank([large, small])] == ["b", "a"], "2,000 of 2,100 MiB: memory is short"
+    assert [it.model for it in rank_candidates([large, small])] == ["b", "a"], (
+        "2,000 of 2,100 MiB: memory is short"
+    )
 
 
 def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: Make) -> None:

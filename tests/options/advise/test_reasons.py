@@ -6,7 +6,7 @@ import pytest
 
 from runner.estimates.speed import EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
-from runner.options.advise.closeness import RecordedCloseness
+from runner.options.advise.recorded_kl import RecordedKl
 from runner.options.advise.render.notes import NOTES
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
@@ -16,8 +16,8 @@ ACCURACIES = {
     "other": RecordedAccuracy("job", 71, 200, 200, None),
 }
 KLS = {
-    "own": RecordedCloseness("job", 0.001, 0.0008, 0.0012, "plain", 200, ()),
-    "other": RecordedCloseness("job", 0.02, None, None, "plain", 200, ()),
+    "own": RecordedKl("job", 0.001, 0.0008, 0.0012, "plain", 200, ()),
+    "other": RecordedKl("job", 0.02, None, None, "plain", 200, ()),
 }
 PAIR = {"each_s": 1.2, "other_s": 1.0}
 

@@ -17,10 +17,10 @@ from interrupts import check_the_same_tokens
 from traced import traces_of
 from written_records import ANSWERS, write
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.estimates.recorded import FinishedJobs
-from runner.options.agents.keys import AgentsConfig, Mode
+from runner.options.agents.keys import AgentsConfig, Topology
 from runner.run import run
 from runner_base.errors import ConfigError
 from runner_engine import check_files
@@ -56,17 +56,17 @@ def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(tmp_path / "plain"), device="cpu")
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_files(resolve(make_config(model=model, task=AgentsConfig())).model, asks_in_chat=True)
+        check_files(resolve_job(make_config(model=model, task=AgentsConfig())).model, uses_chat=True)
 
 
 def test_a_teams_question_takes_several_calls(make_config: Make) -> None:
     model, generation = (LocalModelConfig("embedded"), GenerationConfig(max_new_tokens=24, batch_size=4))
-    chain = make_config(model=model, generation=generation, task=AgentsConfig(limit=4, mode=Mode.chain))
+    chain = make_config(model=model, generation=generation, task=AgentsConfig(limit=4, mode=Topology.chain))
     write(chain, ANSWERS | {"calls": 20})  # of 4 agents and the decision, for each of 4 questions
     found = FinishedJobs(Path(chain.output_dir))
     same, alone = (
-        found.estimate(chain),
-        found.estimate(replace(chain, task=AgentsConfig(limit=4, mode=Mode.direct_answer))),
+        found.estimate_from_records(chain),
+        found.estimate_from_records(replace(chain, task=AgentsConfig(limit=4, mode=Topology.direct_answer))),
     )
     assert same is not None
     assert alone is not None

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from raising import raises
 
-from runner.config.choices import choices_for
-from runner.config.compose import compose
-from runner.config.help import described
+from runner.config.choices import list_choices
+from runner.config.compose import compose_job
+from runner.config.help import describe_job_keys
 from runner.config.hydra import to_config
 from runner_base.errors import ConfigError
 
 
 def task(*overrides: str, folder: Path | None = None) -> Any:
     return to_config(
-        *compose(["task=agents", *overrides], folder=None if folder is None else str(folder))
+        *compose_job(["task=agents", *overrides], folder=None if folder is None else str(folder))
     ).task
 
 
@@ -39,8 +39,8 @@ def test_expressions_are_refused() -> None:
 
 
 def test_the_help_describes_a_team() -> None:
-    lines = described(
-        *compose(["task=agents", "task.data=embedded_hard5", "task.limit=7", "task.graph=null"])
+    lines = describe_job_keys(
+        *compose_job(["task=agents", "task.data=embedded_hard5", "task.limit=7", "task.graph=null"])
     ).splitlines()
     beside = {
         key: text
@@ -54,4 +54,4 @@ def test_the_help_describes_a_team() -> None:
     assert beside["task.roles"].startswith("null ")
     folded = re.sub(r"\s+#?\s*", " ", "\n".join(lines))
     assert "direct_answer (one agent) | full_connected | random | chain | debate | layered | star" in folded
-    assert f"Data sets: {', '.join(choices_for('dataset'))}" in folded
+    assert f"Data sets: {', '.join(list_choices('dataset'))}" in folded

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from edited_evidence import check_edits, config_of
 
-from runner.options.agents.keys import AgentsConfig, Domain, Role
+from runner.options.agents.keys import AgentsConfig, PromptStyle, Role
 from runner.run import run
 
-TEAM = AgentsConfig(limit=2, agents=2, domain=Domain.brief, roles=[Role.math_solver, Role.inspector],
+TEAM = AgentsConfig(limit=2, agents=2, domain=PromptStyle.brief, roles=[Role.math_solver, Role.inspector],
                     optimized_spatial=True, num_iterations=1, batch_size=2)  # fmt: skip
 FILES = ("samples.jsonl", "calls.jsonl", "graph.json", "measured.json", "result.json")
 

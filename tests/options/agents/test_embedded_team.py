@@ -9,15 +9,20 @@ from random import Random
 import pytest
 import warm_process
 
-from runner.datasets.word_problems import Split, practice_problem, problem
-from runner.options.agents.keys import Domain, Role
-from runner.options.agents.roles import ROLES, agent_message, decision_messages, messages
-from runner.options.agents.wording import wording_of
+from runner.datasets.word_problems import Split, generate_practice_problem, generate_problem
+from runner.options.agents.agent_prompts import (
+    ROLES,
+    build_agent_messages,
+    build_decision_messages,
+    make_agent_message,
+)
+from runner.options.agents.keys import PromptStyle, Role
+from runner.options.agents.wording import load_prompt_texts
 from tools.embedded_model.steps import steps_of
 from tools.embedded_model.team_data import mistaken, program, reply, spoken, team_example, written_out
 
-PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(300)]
-PROBLEMS += [problem(Split.TRAIN, index) for index in range(300)]
+PROBLEMS = [generate_practice_problem(3 + index % 3, index) for index in range(300)]
+PROBLEMS += [generate_problem(Split.TRAIN, index) for index in range(300)]
 
 
 def ran(text: str) -> float:
@@ -76,7 +81,10 @@ def test_examples_are_calls_of_the_task_with_the_right_answer() -> None:
         if " is wrong." in answer or " is correct." in answer:
             verdicts = re.findall(r"\d is (correct|wrong)\.", answer)
             assert verdicts == ["correct" if other == gold else "wrong" for other in others]
-    texts = [*wording_of(Domain.brief).heads.values(), wording_of(Domain.brief).decision]
+    texts = [
+        *load_prompt_texts(PromptStyle.brief).heads.values(),
+        load_prompt_texts(PromptStyle.brief).decision,
+    ]
     assert set(systems) == {f"<|im_start|>system\n{text}<|im_end|>\n" for text in texts}
     assert min(systems.values()) > 100
     assert 0.5 < right / heard < 0.75
@@ -86,9 +94,9 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
     one = PROBLEMS[2]
     steps = steps_of(one)
     now = (spoken(0, steps), spoken(2, steps))
-    before = (agent_message(1, ROLES[1], "The answer is 1"),)
-    assert messages(Role.inspector, Domain.brief, one.question, now, before)
-    assert decision_messages(Domain.brief, one.question, now)
+    before = (make_agent_message(1, ROLES[1], "The answer is 1"),)
+    assert build_agent_messages(Role.inspector, PromptStyle.brief, one.question, now, before)
+    assert build_decision_messages(PromptStyle.brief, one.question, now)
     lines = reply(Role.inspector, steps, now, before).splitlines()
     assert lines[-2:] == ["1 is correct. 3 is correct. 2 is wrong.", f"The answer is {one.gold}"]
     assert reply(Role.inspector, steps, (), ()) == written_out(steps)

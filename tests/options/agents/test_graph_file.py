@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.options.agents.graph import Graph
-from runner.options.agents.graph_file import Learned, load, sha256, to_json
-from runner.options.agents.keys import Mode
-from runner.options.agents.learning import Learner
-from runner.options.agents.methods import Ours
+from runner.options.agents.graph_file import TrainingRecord, format_graph_json, hash_graph, load_graph
+from runner.options.agents.graph_training import GraphTrainer
+from runner.options.agents.keys import Topology
+from runner.options.agents.training_methods import RunnerMethod
 from runner_base.errors import DataError
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
 ONES = [[1] * 4] * 4
-LEARNED = Learned(10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True})
+LEARNED = TrainingRecord(10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True})
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -41,64 +41,64 @@ def put(*place: str | int, value: object) -> Change:
 
 
 def trained(seed: int = 0) -> Graph:
-    graph = Graph.of(Mode.full_connected, 4, seed=seed, optimized_spatial=True)
-    learner, rng = Learner(graph, Ours()), random.Random(seed)
+    graph = Graph.from_mode(Topology.full_connected, 4, seed=seed, optimized_spatial=True)
+    learner, rng = GraphTrainer(graph, RunnerMethod()), random.Random(seed)
     for _ in range(10):
-        learner.step([([graph.draw(rng, 0)], rng.random() < 0.5) for _ in range(4)])
+        learner.train_iteration([([graph.draw_round(rng, 0)], rng.random() < 0.5) for _ in range(4)])
     return graph
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "graph.json"
-    path.write_text(to_json(trained(), ROLES, LEARNED))
+    path.write_text(format_graph_json(trained(), ROLES, LEARNED))
     return path
 
 
 def test_a_learned_graph_comes_back_to_the_last_bit_and_draws_the_same_rounds(saved: Path) -> None:
-    graph, back = trained(), load(saved)
-    assert (back.roles, back.learned, back.graph.mode) == (ROLES, LEARNED, Mode.full_connected)
-    for kind, edges in graph.kinds.items():
-        read = back.graph.kinds[kind]
+    graph, back = trained(), load_graph(saved)
+    assert (back.roles, back.learned, back.graph.mode) == (ROLES, LEARNED, Topology.full_connected)
+    for kind, edges in graph.edges_by_kind.items():
+        read = back.graph.edges_by_kind[kind]
         assert read.optimized is edges.optimized
         for name in ("allowed", "live", "logits"):
             np.testing.assert_array_equal(getattr(read, name), getattr(edges, name))
             assert getattr(read, name).dtype == getattr(edges, name).dtype
-    assert (back.graph.spatial.count, back.graph.temporal.count) == (7, 16)
+    assert (back.graph.spatial.num_live, back.graph.temporal.num_live) == (7, 16)
     one, other = random.Random(3), random.Random(3)
-    assert [graph.draw(one, number) for number in range(9)] == [
-        back.graph.draw(other, number) for number in range(9)
+    assert [graph.draw_round(one, number) for number in range(9)] == [
+        back.graph.draw_round(other, number) for number in range(9)
     ]
-    assert to_json(back.graph, back.roles, back.learned) == saved.read_text()
-    assert load(str(saved)).learned == LEARNED
+    assert format_graph_json(back.graph, back.roles, back.learned) == saved.read_text()
+    assert load_graph(str(saved)).learned == LEARNED
 
 
 def test_a_file_of_version_1_is_read(saved: Path) -> None:
-    now = load(saved).graph
+    now = load_graph(saved).graph
     values = json.loads(saved.read_text()) | {"version": 1}
     saved.write_text(
         json.dumps({name: value for name, value in values.items() if name not in ("rounds", "silent")})
     )
-    assert sha256(load(saved).graph) == sha256(now)
+    assert hash_graph(load_graph(saved).graph) == hash_graph(now)
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_every_topology_is_saved_untrained(mode: Mode, tmp_path: Path) -> None:
-    graph = Graph.of(mode, 3, seed=1, initial_probability=0.7)
+@pytest.mark.parametrize("mode", list(Topology))
+def test_every_topology_is_saved_untrained(mode: Topology, tmp_path: Path) -> None:
+    graph = Graph.from_mode(mode, 3, seed=1, initial_probability=0.7)
     path = tmp_path / "graph.json"
-    path.write_text(to_json(graph, ROLES[: graph.agents]))
-    back = load(path)
+    path.write_text(format_graph_json(graph, ROLES[: graph.num_agents]))
+    back = load_graph(path)
     assert back.learned is None
-    assert sha256(back.graph) == sha256(graph)
-    assert back.graph.spatial.scan() == graph.spatial.scan()
+    assert hash_graph(back.graph) == hash_graph(graph)
+    assert back.graph.spatial.list_live() == graph.spatial.list_live()
 
 
 def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
-    base = sha256(trained())
+    base = hash_graph(trained())
     other = trained()
     other.spatial.logits[~other.spatial.live] = 5.0  # pruned edges and the diagonal
     other.temporal.logits += 1.0  # not optimized: each live edge is taken, whatever its logit
-    assert sha256(other) == base
+    assert hash_graph(other) == base
     for change in ("logit", "live", "optimized", "fixed"):
         other = trained()
         if change == "logit":
@@ -109,7 +109,7 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
             other.temporal.optimized = True
         else:
             other.spatial.optimized = False
-        assert sha256(other) != base, change
+        assert hash_graph(other) != base, change
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_is_wrong_is_named_by_file_and_key(change: Change, message: str, sa
     change(values)
     saved.write_text(json.dumps(values))
     with pytest.raises(DataError) as error:
-        load(saved)
+        load_graph(saved)
     assert str(error.value).startswith(f"{saved}: {message}")
     assert len(str(error.value)) < 600 + len(str(saved))
 
@@ -179,8 +179,8 @@ def test_a_mask_may_have_cycles_and_extreme_weights(saved: Path) -> None:
     values["spatial"]["live"] = values["spatial"]["allowed"]
     values["spatial"]["logits"] = [[1e299, -1e299, 0, 5]] * 4
     saved.write_text(json.dumps(values))
-    graph = load(saved).graph
-    drawn = graph.draw(random.Random(0), 1)
+    graph = load_graph(saved).graph
+    drawn = graph.draw_round(random.Random(0), 1)
     assert drawn.log_prob <= 0
     assert not {(target, source) for source, target in drawn.spatial} & set(drawn.spatial)
 
@@ -188,7 +188,7 @@ def test_a_mask_may_have_cycles_and_extreme_weights(saved: Path) -> None:
 def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
     def refused(path: Path, text: str) -> None:
         with pytest.raises(DataError, match=text):
-            load(path)
+            load_graph(path)
 
     refused(tmp_path / "none.json", "cannot read .*none.json .No such file")
     refused(tmp_path, "this is a folder; give the graph.json that a job has saved")
@@ -226,7 +226,7 @@ JSON = st.recursive(
 def test_whatever_stands_in_a_place_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    values = json.loads(to_json(trained(), ROLES, LEARNED))
+    values = json.loads(format_graph_json(trained(), ROLES, LEARNED))
     inside: Any = values
     while True:
         key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
@@ -237,9 +237,9 @@ def test_whatever_stands_in_a_place_is_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(values))
     try:
-        back = load(path)
+        back = load_graph(path)
     except DataError as error:
         assert str(error).startswith(f"{path}: ")  # noqa: PT017 # being read is fine, too
     else:
         for number in range(2):
-            assert back.graph.draw(random.Random(0), number).log_prob <= 0
+            assert back.graph.draw_round(random.Random(0), number).log_prob <= 0

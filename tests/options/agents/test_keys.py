@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from runner.config.compose import compose
-from runner.config.explained import config_errors
-from runner.config.extractors import Gold
+from runner.config.compose import compose_job
+from runner.config.error_messages import config_errors
+from runner.config.extractors import GoldKind
 from runner.config.hydra import to_config
 from runner.options.agents import task as agents
-from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Method, Mode
+from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Topology, TrainingMethod
 from runner.tasks import named_job
 from runner_base.errors import ConfigError
 
@@ -34,7 +34,7 @@ from runner_base.errors import ConfigError
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
         (
-            {"mode": Mode.direct_answer, "optimized_spatial": True},
+            {"mode": Topology.direct_answer, "optimized_spatial": True},
             "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
         ),
         (
@@ -42,7 +42,7 @@ from runner_base.errors import ConfigError
             "task.optimized_spatial=True: task.graph=g.json is used as it is: leave one of the two out",
         ),
         (
-            {"mode": Mode.debate, "num_rounds": 2, "optimized_spatial": True},
+            {"mode": Topology.debate, "num_rounds": 2, "optimized_spatial": True},
             "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round",
         ),
         (
@@ -50,15 +50,15 @@ from runner_base.errors import ConfigError
             "task.nuclear_norm=0.1 is a penalty on learned spatial edges",
         ),
         (
-            {"optimized_spatial": True, "method": Method.agent_prune, "baseline": Baseline.mean},
+            {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "baseline": Baseline.mean},
             "task.baseline=mean: with task.method=agent_prune its loss has no baseline: leave it out",
         ),
         (
-            {"optimized_spatial": True, "method": Method.agent_prune, "imp_per_iterations": 2},
+            {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "imp_per_iterations": 2},
             "task.imp_per_iterations=2: with task.method=agent_prune it prunes once, after the last iteration",
         ),
         (
-            {"optimized_spatial": True, "method": Method.agent_prune, "nuclear_norm": 0.5},
+            {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "nuclear_norm": 0.5},
             "task.nuclear_norm=0.5: with task.method=agent_prune its nuclear norms have weight 1",
         ),
         (
@@ -67,11 +67,11 @@ from runner_base.errors import ConfigError
         ),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
-            {"method": Method.agent_prune},
+            {"method": TrainingMethod.agent_prune},
             "task.method=agent_prune: it learns edges, and none is to be learned: give task",
         ),
         (
-            {"method": Method.agent_prune, "graph": "g.json"},
+            {"method": TrainingMethod.agent_prune, "graph": "g.json"},
             "task.method=agent_prune: task.graph=g.json is used as it",
         ),
         (
@@ -91,19 +91,19 @@ def test_a_team_that_cannot_be_names_its_key(keys: dict[str, Any], message: str)
 
 def test_how_much_a_team_asks() -> None:
     plain = AgentsConfig(limit=10)
-    assert (plain.questions, plain.train_questions, plain.is_trained) == (50, 0, False)
+    assert (plain.expected_completions, plain.num_training_questions, plain.is_trained) == (50, 0, False)
     trained = AgentsConfig(
         limit=10, num_rounds=2, optimized_temporal=True, decision_method=DecisionMethod.direct
     )
-    assert (trained.questions, trained.train_questions) == ((10 + 40) * 8, 40)
-    assert AgentsConfig(limit=10, mode=Mode.direct_answer).questions == 20
-    assert AgentsConfig(mode=Mode.star, optimized_spatial=True).subject == "star pruned test"
+    assert (trained.expected_completions, trained.num_training_questions) == ((10 + 40) * 8, 40)
+    assert AgentsConfig(limit=10, mode=Topology.direct_answer).expected_completions == 20
+    assert AgentsConfig(mode=Topology.star, optimized_spatial=True).subject == "star pruned test"
     assert plain.baseline is Baseline.none
 
 
 def test_letters_are_answers_too() -> None:
     assert AgentsConfig(choices_key="options").has_letters
-    assert AgentsConfig(gold=Gold.letter).has_letters
+    assert AgentsConfig(gold=GoldKind.letter).has_letters
     assert not AgentsConfig().has_letters
 
 
@@ -114,16 +114,16 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
         "optimized_spatial": True,
         "optimized_temporal": True,
     }
-    coin = AgentsConfig(method=Method.none, draw=True, **keys)
-    assert (coin.is_trained, coin.train_questions, coin.draws, coin.subject) == (
+    coin = AgentsConfig(method=TrainingMethod.none, draw=True, **keys)
+    assert (coin.is_trained, coin.num_training_questions, coin.draws_edges, coin.subject) == (
         False,
         0,
         True,
         "full_connected drawn test",
     )
-    scored = {method: AgentsConfig(method=method, **keys).draws for method in Method}
-    assert [method for method, draws in scored.items() if draws] == [Method.agent_prune_code]
-    assert not AgentsConfig(method=Method.agent_prune_code, draw=False, **keys).draws
+    scored = {method: AgentsConfig(method=method, **keys).draws_edges for method in TrainingMethod}
+    assert [method for method, draws in scored.items() if draws] == [TrainingMethod.agent_prune_code]
+    assert not AgentsConfig(method=TrainingMethod.agent_prune_code, draw=False, **keys).draws_edges
 
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
@@ -132,7 +132,7 @@ def test_another_seed_takes_the_place_of_repeats() -> None:
         "another seed"
     )
     with pytest.raises(ConfigError, match=message), config_errors():
-        compose(["task=agents", "task.repeat=1"])
+        compose_job(["task=agents", "task.repeat=1"])
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_another_seed_takes_the_place_of_repeats() -> None:
 )
 def test_embedded_problems_count_templates_under_the_ids_of_before(data: str, job_id: str) -> None:
     overrides = ["model=stub", "task=agents", f"task.data={data}"]
-    config = to_config(*compose(overrides))
-    assert config.task.of_questions.cluster == "template"
+    config = to_config(*compose_job(overrides))
+    assert config.task.questions_config.cluster == "template"
     found = agents.prepare(config)
     assert None not in {item.cluster for item in found.items}
     assert "clusters" not in found.hashes
     own_id = named_job.job_of(config, agents.VERSION, found.hashes).job_id
     assert job_id in ("", own_id)
-    without = to_config(*compose([*overrides, "task.cluster=null"]))
+    without = to_config(*compose_job([*overrides, "task.cluster=null"]))
     hashes = agents.prepare(without).hashes
     assert named_job.job_of(without, agents.VERSION, hashes).job_id != own_id

@@ -11,10 +11,10 @@ import pytest
 from tasking import work
 from teams import Starts, Team, calls_in, team
 
-from runner.config.extractors import Gold
+from runner.config.extractors import GoldKind
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
-from runner.options.agents.keys import DecisionMethod, Domain, Mode, Role
+from runner.options.agents.keys import DecisionMethod, PromptStyle, Role, Topology
 from runner_base.errors import DataError
 from runner_base.result import CALLS, GRAPH, Verdict
 
@@ -65,7 +65,13 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
 def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz: str) -> None:
     roles = [Role.programming_expert, Role.math_solver]
     task = team(
-        data=quiz, choices_key="options", limit=1, mode=Mode.chain, agents=2, roles=roles, domain=Domain.gsm8k
+        data=quiz,
+        choices_key="options",
+        limit=1,
+        mode=Topology.chain,
+        agents=2,
+        roles=roles,
+        domain=PromptStyle.gsm8k,
     )
     prompts = dict[str, str]()
 
@@ -87,7 +93,7 @@ def test_a_graph_learns_from_letters_and_a_restart_asks_nothing_again(
     make_config: Make, again: Starts, quiz: str
 ) -> None:
     task = team(
-        data=quiz, choices_key="options", mode=Mode.full_connected, optimized_spatial=True, num_iterations=2,
+        data=quiz, choices_key="options", mode=Topology.full_connected, optimized_spatial=True, num_iterations=2,
         imp_per_iterations=1,
     )  # fmt: skip
     config = make_config(task=task)
@@ -119,7 +125,7 @@ def test_questions_that_hold_their_choices(make_config: Make, again: Starts, tmp
     file.write_text(
         json.dumps({"question": "Is it (A) hot or (B) cold?", "answer": "So cold. #### B"}) + "\n"
     )
-    config = make_config(task=team(data=str(file), gold=Gold.letter, limit=None))
+    config = make_config(task=team(data=str(file), gold=GoldKind.letter, limit=None))
     assert work(agents, config, again(), Team(lambda *_: "The answer is B")).metrics["accuracy"] == 1
 
 
@@ -134,8 +140,8 @@ def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Ma
 
 @pytest.mark.thorough
 @pytest.mark.slow
-@pytest.mark.parametrize("domain", Domain)
-def test_a_command_over_choices(runner: Callable[..., Any], quiz: str, domain: Domain) -> None:
+@pytest.mark.parametrize("domain", PromptStyle)
+def test_a_command_over_choices(runner: Callable[..., Any], quiz: str, domain: PromptStyle) -> None:
     """The embedded model solves word problems only: here it counts that all roles are asked, read
     and judged."""
     keys = [

@@ -13,10 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.options.agents.graph import Edge, Graph, Kind, acyclic
-from runner.options.agents.keys import AgentsConfig, Baseline, Method, Mode
-from runner.options.agents.learning import Learner, LearningMethod, Play
-from runner.options.agents.methods import AgentPrune, AgentPruneCode, Ours, method_of
+from runner.options.agents.graph import Edge, Graph, Kind, select_acyclic_edges
+from runner.options.agents.graph_training import GraphTrainer, GraphTrainingMethod, Play
+from runner.options.agents.keys import AgentsConfig, Baseline, Topology, TrainingMethod
+from runner.options.agents.training_methods import (
+    AgentPrune,
+    AgentPruneCode,
+    RunnerMethod,
+    make_training_method,
+)
 
 KINDS: tuple[Kind, ...] = ("spatial", "temporal")
 DELTA, RATE, ITERATIONS = 0.1, 0.25, 4
@@ -41,13 +46,14 @@ def far(given: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
 class Reference:
     """A graph of torch parameters, drawn and trained by the formulas."""
 
-    def __init__(self, graph: Graph, method: Method, rounds: int) -> None:
+    def __init__(self, graph: Graph, method: TrainingMethod, rounds: int) -> None:
         self.method, self.rounds = method, rounds
-        self.allowed = {kind: torch.tensor(graph.kinds[kind].allowed) for kind in KINDS}
+        self.allowed = {kind: torch.tensor(graph.edges_by_kind[kind].allowed) for kind in KINDS}
         self.live = {kind: mask.clone() for kind, mask in self.allowed.items()}
-        self.optimized = {kind: graph.kinds[kind].optimized for kind in KINDS}
+        self.optimized = {kind: graph.edges_by_kind[kind].optimized for kind in KINDS}
         self.logits = {
-            kind: torch.nn.Parameter(torch.tensor(edges.logits)) for kind, edges in graph.kinds.items()
+            kind: torch.nn.Parameter(torch.tensor(edges.logits))
+            for kind, edges in graph.edges_by_kind.items()
         }
         self.optimizer = torch.optim.Adam([self.logits[kind] for kind in KINDS], lr=0.1)
 
@@ -78,17 +84,17 @@ class Reference:
         terms = [torch.zeros((), dtype=torch.float64)]
         for kind in (kind for kind in KINDS if self.optimized[kind]):
             given = self.allowed[kind].double()
-            if self.method is Method.runner and kind == "spatial":
+            if self.method is TrainingMethod.runner and kind == "spatial":
                 terms.append(0.3 * nuclear(self.mask(kind)))
-            elif self.method is Method.agent_prune:
+            elif self.method is TrainingMethod.agent_prune:
                 terms.append(nuclear(self.mask(kind)) + far(given, self.mask(kind)))
-            elif self.method is Method.agent_prune_code:
+            elif self.method is TrainingMethod.agent_prune_code:
                 terms.append(nuclear(self.logits[kind]) + far(given, self.logits[kind]))
         return torch.stack(terms).sum()
 
     def step(self, log_ps: list[torch.Tensor], solved: list[bool]) -> torch.Tensor:
         """One step of Adam; returns the loss."""
-        subtracted = sum(solved) / len(solved) if self.method is Method.runner else 0.0
+        subtracted = sum(solved) / len(solved) if self.method is TrainingMethod.runner else 0.0
         parts = [-log_p * (won - subtracted) for log_p, won in zip(log_ps, solved, strict=True)]
         loss = torch.stack(parts).mean() + self.added()
         before = {kind: self.logits[kind].detach().clone() for kind in KINDS}
@@ -97,14 +103,14 @@ class Reference:
             loss.backward()
         self.optimizer.step()
         for kind in KINDS:
-            if self.method is not Method.agent_prune_code:
+            if self.method is not TrainingMethod.agent_prune_code:
                 logits = self.logits[kind]
                 logits.data = torch.where(self.live[kind], logits.data, before[kind])
         return loss
 
     def after(self, iteration: int) -> None:
         """Prune as the method does."""
-        every = ITERATIONS if self.method is Method.agent_prune else 2
+        every = ITERATIONS if self.method is TrainingMethod.agent_prune else 2
         if iteration % every:
             return
         for kind in (kind for kind in KINDS if self.optimized[kind]):
@@ -126,83 +132,89 @@ def reaches(edges: list[Edge], start: int, end: int) -> bool:
     return end in seen
 
 
-def built(method: Method) -> LearningMethod:
-    choices: dict[Method, Callable[[], LearningMethod]] = {
-        Method.runner: lambda: Ours(RATE, 2, Baseline.mean, 0.3),
-        Method.agent_prune: lambda: AgentPrune(ITERATIONS, RATE, DELTA),
-        Method.agent_prune_code: lambda: AgentPruneCode(RATE, 2, DELTA),
+def built(method: TrainingMethod) -> GraphTrainingMethod:
+    choices: dict[TrainingMethod, Callable[[], GraphTrainingMethod]] = {
+        TrainingMethod.runner: lambda: RunnerMethod(RATE, 2, Baseline.mean, 0.3),
+        TrainingMethod.agent_prune: lambda: AgentPrune(ITERATIONS, RATE, DELTA),
+        TrainingMethod.agent_prune_code: lambda: AgentPruneCode(RATE, 2, DELTA),
     }
     return choices[method]()
 
 
-def uneven(mode: Mode, agents: int, rounds: int, seed: int) -> Graph:
+def uneven(mode: Topology, agents: int, rounds: int, seed: int) -> Graph:
     """A graph whose logits are random."""
-    graph = Graph.of(mode, agents, seed=seed, optimized_spatial=True, optimized_temporal=rounds > 1)
+    graph = Graph.from_mode(mode, agents, seed=seed, optimized_spatial=True, optimized_temporal=rounds > 1)
     noise = np.random.default_rng(seed)
-    for edges in graph.kinds.values():
+    for edges in graph.edges_by_kind.values():
         edges.logits = noise.normal(size=edges.logits.shape)
     return graph
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("method", [method for method in Method if method is not Method.none])
+@pytest.mark.parametrize("method", [method for method in TrainingMethod if method is not TrainingMethod.none])
 @settings(max_examples=25, deadline=None)
 @given(
-    mode=st.sampled_from([Mode.full_connected, Mode.random, Mode.chain, Mode.layered, Mode.star]),
+    mode=st.sampled_from(
+        [Topology.full_connected, Topology.random, Topology.chain, Topology.layered, Topology.star]
+    ),
     agents=st.integers(2, 6),
     rounds=st.integers(1, 3),
     seed=st.integers(0, 2**32),
 )
 def test_a_whole_training_is_that_of_the_formulas(
-    method: Method, mode: Mode, agents: int, rounds: int, seed: int
+    method: TrainingMethod, mode: Topology, agents: int, rounds: int, seed: int
 ) -> None:
     graph = uneven(mode, agents, rounds, seed)
     reference = Reference(graph, method, rounds)
-    learner, coin = Learner(graph, built(method)), random.Random(seed)
+    learner, coin = GraphTrainer(graph, built(method)), random.Random(seed)
     for iteration in range(1, ITERATIONS + 1):
         plays, log_ps, solved = list[Play](), [], []
         for question in range(4):
             ours, theirs = random.Random(f"{seed} {question}"), random.Random(f"{seed} {question}")
-            drawn = [graph.draw(ours, number) for number in range(rounds)]
+            drawn = [graph.draw_round(ours, number) for number in range(rounds)]
             expected, log_p = reference.draw(theirs)
             assert [(list(one.spatial), list(one.temporal)) for one in drawn] == expected
             assert sum(one.log_prob for one in drawn) == pytest.approx(log_p.item(), abs=1e-6)
             solved.append(coin.random() < 0.5)
             plays.append((drawn, solved[-1]))
             log_ps.append(log_p)
-        _, gradients = learner.gradients(plays)
-        step = learner.step(plays)
+        _, gradients = learner.compute_gradients(plays)
+        step = learner.train_iteration(plays)
         loss = reference.step(log_ps, solved)
         assert step.loss == pytest.approx(loss.item(), abs=1e-6)
         for kind, gradient in gradients.items():
             slope = reference.logits[kind].grad
             expected_gradient = np.zeros_like(gradient) if slope is None else slope.numpy()
-            wanted = True if method is Method.agent_prune_code else reference.live[kind].numpy()
+            wanted = True if method is TrainingMethod.agent_prune_code else reference.live[kind].numpy()
             np.testing.assert_allclose(
                 np.where(wanted, gradient, 0), np.where(wanted, expected_gradient, 0), atol=1e-6
             )
         reference.after(iteration)
-        for kind, edges in graph.kinds.items():
+        for kind, edges in graph.edges_by_kind.items():
             np.testing.assert_array_equal(edges.live, reference.live[kind].numpy())
             np.testing.assert_allclose(edges.logits, reference.logits[kind].detach().numpy(), atol=1e-6)
 
 
-def counts(method: LearningMethod, iterations: int) -> list[tuple[int, int]]:
+def counts(method: GraphTrainingMethod, iterations: int) -> list[tuple[int, int]]:
     """How many edges of both kinds a full team of four has after each iteration."""
-    graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True)
-    learner, rng, found = Learner(graph, method), random.Random(0), []
+    graph = Graph.from_mode(
+        Topology.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True
+    )
+    learner, rng, found = GraphTrainer(graph, method), random.Random(0), []
     for _ in range(iterations):
-        plays = [([graph.draw(rng, number) for number in range(2)], rng.random() < 0.5) for _ in range(4)]
-        step = learner.step(plays)
+        plays = [
+            ([graph.draw_round(rng, number) for number in range(2)], rng.random() < 0.5) for _ in range(4)
+        ]
+        step = learner.train_iteration(plays)
         found.append((step.live["spatial"], step.live["temporal"]))
     return found
 
 
 def test_how_many_edges_each_method_leaves() -> None:
-    assert counts(Ours(), 10) == [(12, 16)] * 4 + [(9, 12)] * 5 + [(7, 9)]
+    assert counts(RunnerMethod(), 10) == [(12, 16)] * 4 + [(9, 12)] * 5 + [(7, 9)]
     assert counts(AgentPruneCode(), 10) == [(12, 16)] * 4 + [(9, 12)] * 5 + [(7, 9)]
     assert counts(AgentPrune(), 10) == [(12, 16)] * 9 + [(9, 12)]
-    assert counts(LearningMethod(), 10) == [(12, 16)] * 10
+    assert counts(GraphTrainingMethod(), 10) == [(12, 16)] * 10
 
 
 @pytest.mark.thorough
@@ -211,13 +223,18 @@ def test_without_chance_the_learned_preference_wins() -> None:
     order it is not."""
     settled = ordered = 0
     for seed in range(20):
-        graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
-        learner, rng = (Learner(graph, Ours(pruning_rate=0.0, baseline=Baseline.mean)), random.Random(seed))
+        graph = Graph.from_mode(Topology.full_connected, 4, seed=0, optimized_spatial=True)
+        learner, rng = (
+            GraphTrainer(graph, RunnerMethod(pruning_rate=0.0, baseline=Baseline.mean)),
+            random.Random(seed),
+        )
         for _ in range(40):
-            rounds = [graph.draw(rng, 0) for _ in range(4)]
-            learner.step([([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds])
-        settled += (3, 0) in graph.settled(0).spatial
-        ordered += (3, 0) in acyclic(4, graph.spatial.scan())
+            rounds = [graph.draw_round(rng, 0) for _ in range(4)]
+            learner.train_iteration(
+                [([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds]
+            )
+        settled += (3, 0) in graph.most_likely_round(0).spatial
+        ordered += (3, 0) in select_acyclic_edges(4, graph.spatial.list_live())
     assert settled >= 19
     assert ordered == 0
 
@@ -227,35 +244,37 @@ def test_without_chance_the_learned_preference_wins() -> None:
 def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(
     agents: int, seed: int, pruned: bool
 ) -> None:
-    graph = uneven(Mode.full_connected, agents, 2, seed)
+    graph = uneven(Topology.full_connected, agents, 2, seed)
     if pruned:
         graph.spatial.live[0, 1] = False
     weights = torch.sigmoid(torch.tensor(graph.spatial.logits))
-    tried = sorted(graph.spatial.scan(), key=lambda edge: -weights[edge].item())
+    tried = sorted(graph.spatial.list_live(), key=lambda edge: -weights[edge].item())
     taken: list[Edge] = []
     for edge in tried:
         if (pruned or weights[edge] >= 0.5) and not reaches(taken, edge[1], edge[0]):
             taken.append(edge)
-    found = graph.settled(1)
+    found = graph.most_likely_round(1)
     assert list(found.spatial) == sorted(taken)
     wanted = [
         edge
-        for edge in graph.temporal.scan()
+        for edge in graph.temporal.list_live()
         if torch.sigmoid(torch.tensor(graph.temporal.logits[edge])) >= 0.5
     ]
     assert list(found.temporal) == wanted
-    assert (found.choices, graph.settled(0).temporal) == ((), ())
+    assert (found.choices, graph.most_likely_round(0).temporal) == ((), ())
 
 
 def test_the_task_chooses_its_method() -> None:
     keys: dict[str, Any] = {"optimized_spatial": True, "num_iterations": 7, "pruning_rate": 0.5}
-    prune = method_of(AgentsConfig(method=Method.agent_prune, delta=0.3, **keys))
+    prune = make_training_method(AgentsConfig(method=TrainingMethod.agent_prune, delta=0.3, **keys))
     assert isinstance(prune, AgentPrune)
     assert (prune.iterations, prune.pruning_rate, prune.delta) == (7, 0.5, 0.3)
-    code = method_of(AgentsConfig(method=Method.agent_prune_code, imp_per_iterations=3, **keys))
+    code = make_training_method(
+        AgentsConfig(method=TrainingMethod.agent_prune_code, imp_per_iterations=3, **keys)
+    )
     assert isinstance(code, AgentPruneCode)
     assert (code.imp_per_iterations, code.pruning_rate, code.delta) == (3, 0.5, 0.1)
-    ours = method_of(AgentsConfig(baseline=Baseline.mean, nuclear_norm=0.2, **keys))
-    assert isinstance(ours, Ours)
+    ours = make_training_method(AgentsConfig(baseline=Baseline.mean, nuclear_norm=0.2, **keys))
+    assert isinstance(ours, RunnerMethod)
     assert (ours.baseline, ours.nuclear_norm) == (Baseline.mean, 0.2)
-    assert type(method_of(AgentsConfig(method=Method.none))) is LearningMethod
+    assert type(make_training_method(AgentsConfig(method=TrainingMethod.none))) is GraphTrainingMethod

@@ -3,10 +3,10 @@ from __future__ import annotations
 import random
 
 from runner.datasets.items import Item
+from runner.options.agents.discussion import AnsweredCall, Discussion, Team
+from runner.options.agents.discussion_sample import make_sample, team_finish_reason
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import DecisionMethod, Domain, Mode, Role
-from runner.options.agents.outcome import ended_by, sample_of
-from runner.options.agents.team import Answered, Discussion, Team
+from runner.options.agents.keys import DecisionMethod, PromptStyle, Role, Topology
 from runner_base.result import Answer, Call, FinishReason, Verdict
 
 ITEM = Item("How many?", "#### 7", "7")
@@ -15,22 +15,22 @@ ITEM = Item("How many?", "#### 7", "7")
 def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False) -> Discussion:
     """A debate of two, and the decision where there is one, that say this; seconds that do not add
     up evenly."""
-    graph = Graph.of(Mode.debate, 2, seed=0)
-    team = Team.of(2, [Role.inspector], Domain.brief, decision)
+    graph = Graph.from_mode(Topology.debate, 2, seed=0)
+    team = Team.with_roles(2, [Role.inspector], PromptStyle.brief, decision)
     discussion, left = (
-        Discussion(team, "test/0", ITEM.question, [graph.draw(random.Random(0), 0)]),
+        Discussion(team, "test/0", ITEM.question, [graph.draw_round(random.Random(0), 0)]),
         list(said),
     )
-    while turns := discussion.ready():
+    while turns := discussion.ready_calls():
         answers = []
         for turn in turns:
             text, reason = left.pop(0)
             error = "boom" if reason is FinishReason.error else None
             answer, seconds = Answer(text, [1, 2], reason), 0.1 + len(left) / 3
-            call = Call(answer, "sha", 10, seconds, turn.who, error=error, cost_usd=0.25)
-            answers.append(Answered(turn, call))
+            call = Call(answer, "sha", 10, seconds, turn.role_name, error=error, cost_usd=0.25)
+            answers.append(AnsweredCall(turn, call))
         for answered in reversed(answers) if backwards else answers:
-            discussion.take(answered)
+            discussion.add_answer(answered)
     return discussion
 
 
@@ -49,19 +49,19 @@ def test_verdicts() -> None:
         (ended(vote, ("7", STOP), ("3 and", LENGTH)), Verdict.correct),
         (ended(final, ("1", STOP), ("2", STOP), ("7", STOP)), Verdict.correct),
     ):
-        assert sample_of(0, ITEM, discussion).answer.verdict is verdict
-    assert ended_by(ended(vote, ("7", STOP), ("3 and", LENGTH))) is STOP
+        assert make_sample(0, ITEM, discussion).answer.verdict is verdict
+    assert team_finish_reason(ended(vote, ("7", STOP), ("3 and", LENGTH))) is STOP
 
 
 def test_a_sample_has_the_sums_of_its_calls_in_whatever_order_they_came() -> None:
     said = ("7", STOP), ("8", STOP), ("so 7", STOP)
-    sample = sample_of(3, ITEM, ended(DecisionMethod.final_refer, *said))
+    sample = make_sample(3, ITEM, ended(DecisionMethod.final_refer, *said))
     assert (sample.index, sample.prompt_tokens, sample.answer.new_tokens, sample.cost_usd) == (3, 30, 6, 0.75)
     assert (sample.answer.text, sample.answer.extracted, sample.calls) == ("so 7", {"team": "7"}, None)
-    assert sample == sample_of(3, ITEM, ended(DecisionMethod.final_refer, *said, backwards=True))
+    assert sample == make_sample(3, ITEM, ended(DecisionMethod.final_refer, *said, backwards=True))
 
 
 def test_an_error_is_the_questions() -> None:
-    sample = sample_of(0, ITEM, ended(DecisionMethod.majority_vote, ("7", STOP), ("", ERROR)))
+    sample = make_sample(0, ITEM, ended(DecisionMethod.majority_vote, ("7", STOP), ("", ERROR)))
     assert (sample.failed, sample.answer.extracted) == (True, {"team": None})
     assert sample.error == "Inspector, call test/0/0/1: boom"

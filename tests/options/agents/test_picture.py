@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import Mode
-from runner.options.agents.render.picture import LEGEND_LOOK, SPATIAL, TEMPORAL, svg
+from runner.options.agents.keys import Topology
+from runner.options.agents.render.graph_picture import LEGEND_LOOK, SPATIAL, TEMPORAL, draw_graph_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
@@ -41,11 +41,11 @@ def labels(drawn: str) -> list[str]:
 
 
 def test_width_is_probability_and_pruned_edges_are_dashed_and_pale() -> None:
-    graph = Graph.of(Mode.star, 3, seed=0, optimized_spatial=True, optimized_temporal=True)
+    graph = Graph.from_mode(Topology.star, 3, seed=0, optimized_spatial=True, optimized_temporal=True)
     graph.spatial.logits[0, 1] = 1.0986123  # 0.75
     graph.spatial.logits[1, 2] = -1.0986123  # 0.25
     graph.spatial.live[1, 2] = False
-    drawn = svg(graph, "star", ROLES[:3], rounds=2)
+    drawn = draw_graph_svg(graph, "star", ROLES[:3], num_rounds=2)
     found = {arrow.title: arrow for arrow in arrows(drawn)}
     assert len(found) == 3 + 9
     assert "2 Mathematical Analyst (round before) → 2 Mathematical Analyst: probability 0.50" in found
@@ -69,7 +69,7 @@ def test_width_is_probability_and_pruned_edges_are_dashed_and_pale() -> None:
 
 
 def test_a_fixed_graph_has_even_widths_and_no_legend_and_shows_what_is_never_taken() -> None:
-    drawn = svg(Graph.of(Mode.full_connected, 4, seed=0), "full", ROLES, rounds=2)
+    drawn = draw_graph_svg(Graph.from_mode(Topology.full_connected, 4, seed=0), "full", ROLES, num_rounds=2)
     found = arrows(drawn)
     assert len({arrow.width for arrow in found}) == 1
     assert not any(arrow.is_dashed for arrow in found)
@@ -83,7 +83,8 @@ def test_a_fixed_graph_has_even_widths_and_no_legend_and_shows_what_is_never_tak
 
 def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
     one, two = (
-        svg(Graph.of(Mode.full_connected, 4, seed=0), "full", ROLES, rounds=rounds) for rounds in (1, 2)
+        draw_graph_svg(Graph.from_mode(Topology.full_connected, 4, seed=0), "full", ROLES, num_rounds=rounds)
+        for rounds in (1, 2)
     )
     assert len(arrows(one)) == 12
     assert len(arrows(two)) == 12 + 16
@@ -94,16 +95,20 @@ def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
 
 @pytest.mark.sampled(78)
 @pytest.mark.parametrize("agents", [1, 2, 3, 4, 9, 64])
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", list(Topology))
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_every_graph_can_be_drawn_and_lies_inside_its_picture(mode: Mode, agents: int, rounds: int) -> None:
-    graph = Graph.of(mode, agents, seed=0, optimized_spatial=agents % 2 == 0)
-    drawn = svg(graph, mode, [ROLES[number % 4] for number in range(graph.agents)], rounds)
+def test_every_graph_can_be_drawn_and_lies_inside_its_picture(
+    mode: Topology, agents: int, rounds: int
+) -> None:
+    graph = Graph.from_mode(mode, agents, seed=0, optimized_spatial=agents % 2 == 0)
+    drawn = draw_graph_svg(graph, mode, [ROLES[number % 4] for number in range(graph.num_agents)], rounds)
     root = ElementTree.fromstring(drawn)
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
     circles = list(root.iter(f"{SVG}circle"))
-    assert len(circles) == (3 if rounds > 1 else 1) * graph.agents, "once in the ring, twice in the columns"
-    assert len(arrows(drawn)) == graph.spatial.count + graph.temporal.count * (rounds > 1)
+    assert len(circles) == (3 if rounds > 1 else 1) * graph.num_agents, (
+        "once in the ring, twice in the columns"
+    )
+    assert len(arrows(drawn)) == graph.spatial.num_live + graph.temporal.num_live * (rounds > 1)
     assert all(20 <= float(one.attrib["cx"]) <= width - 20 for one in circles)
     assert all(90 <= float(one.attrib["cy"]) <= height - 20 for one in circles)
     centres = {(one.attrib["cx"], one.attrib["cy"]) for one in circles}
@@ -113,31 +118,33 @@ def test_every_graph_can_be_drawn_and_lies_inside_its_picture(mode: Mode, agents
 
 
 def test_a_graph_without_any_edge_left_is_drawn() -> None:
-    graph = Graph.of(Mode.chain, 2, seed=0, optimized_spatial=True)
+    graph = Graph.from_mode(Topology.chain, 2, seed=0, optimized_spatial=True)
     graph.spatial.live[0, 1] = False
-    drawn = svg(graph, "chain", ROLES[:2], rounds=3)
+    drawn = draw_graph_svg(graph, "chain", ROLES[:2], num_rounds=3)
     assert [arrow.is_dashed for arrow in arrows(drawn)] == [True, False]
     assert "0 of 1 edges left" in labels(drawn)
     assert "1 edge: all taken from the second round on" in labels(drawn)
-    assert "no edges" in labels(svg(Graph.of(Mode.direct_answer, 1, seed=0), "one", ROLES[:1], rounds=2))
+    assert "no edges" in labels(
+        draw_graph_svg(Graph.from_mode(Topology.direct_answer, 1, seed=0), "one", ROLES[:1], num_rounds=2)
+    )
 
 
 def test_names_are_escaped_and_shortened() -> None:
     roles = ["<script>alert(1)</script>", "a & b\x1b[31m"]
-    drawn = svg(Graph.of(Mode.chain, 2, seed=0), "<b>title</b>", roles, rounds=2)
+    drawn = draw_graph_svg(Graph.from_mode(Topology.chain, 2, seed=0), "<b>title</b>", roles, num_rounds=2)
     assert not re.search("<script|<b>|\x1b", drawn)
     assert {"<b>title</b>", "<script>alert(1)</scr…", "a & b\ufffd[31m"} <= set(labels(drawn))
     assert any(arrow.title.startswith("1 <script>alert(1)</script> → 2 a & b") for arrow in arrows(drawn))
 
 
 def plain_team() -> Graph:
-    return Graph.of(Mode.full_connected, 3, seed=0, optimized_spatial=True)
+    return Graph.from_mode(Topology.full_connected, 3, seed=0, optimized_spatial=True)
 
 
 def test_a_learned_graph_as_it_is_shows_what_is_never_taken() -> None:
     graph = plain_team()
     graph.spatial.logits[:] = [[0, -1.0, 1.0], [2.0, 0, 1.0], [-1.0, -1.0, 0]]
-    drawn = svg(graph, "learned", ROLES[:3], rounds=1, is_drawn=False)
+    drawn = draw_graph_svg(graph, "learned", ROLES[:3], num_rounds=1, is_random=False)
     never = {arrow.title for arrow in arrows(drawn) if arrow.colour == SPATIAL.pale}
     assert len(arrows(drawn)) == 6
     assert never == {
@@ -149,4 +156,6 @@ def test_a_learned_graph_as_it_is_shows_what_is_never_taken() -> None:
         )
     }
     assert "6 edges: 3 are taken" in labels(drawn)
-    assert "6 edges: each taken by chance" in labels(svg(graph, "learned", ROLES[:3], rounds=1))
+    assert "6 edges: each taken by chance" in labels(
+        draw_graph_svg(graph, "learned", ROLES[:3], num_rounds=1)
+    )

@@ -9,12 +9,12 @@ import pytest
 from job_engines import open_engine
 
 from runner.config.root import RunnerConfig
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
+from runner.options.agents.discussion import AgentCall, AnsweredCall, Discussion, Team
+from runner.options.agents.discussion_player import BATCHES, DiscussionPlayer
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import DecisionMethod, Domain, Mode, Role
-from runner.options.agents.play import BATCHES, Player
+from runner.options.agents.keys import DecisionMethod, PromptStyle, Role, Topology
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
-from runner.options.agents.team import AgentCall, Answered, Discussion, Team
 from runner_base.dtypes import Dtype
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId
@@ -27,14 +27,14 @@ Make = Callable[..., RunnerConfig]
 
 
 def discussions(
-    count: int, mode: Mode = Mode.chain, roles: Sequence[Role] | None = None, rounds: int = 1
+    count: int, mode: Topology = Topology.chain, roles: Sequence[Role] | None = None, rounds: int = 1
 ) -> list[Discussion]:
-    graph = Graph.of(mode, 4, seed=0)
-    team = Team.of(4, roles or [Role.inspector], Domain.brief, DecisionMethod.final_refer)
-    asked = [problem.question for problem in problems(Split.TEST, count)]
+    graph = Graph.from_mode(mode, 4, seed=0)
+    team = Team.with_roles(4, roles or [Role.inspector], PromptStyle.brief, DecisionMethod.final_refer)
+    asked = [problem.question for problem in generate_problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
-        Discussion(team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)])
+        Discussion(team, f"test/{at}", question, [graph.draw_round(rng, number) for number in range(rounds)])
         for at, question in enumerate(asked)
     ]
 
@@ -42,31 +42,31 @@ def discussions(
 class Kept:
     """Records in memory."""
 
-    def __init__(self, *known: Answered) -> None:
+    def __init__(self, *known: AnsweredCall) -> None:
         self.known = {answered.turn.id: answered for answered in known}
-        self.added: list[Answered] = []
-        self.coded: list[Answered] = []
+        self.added: list[AnsweredCall] = []
+        self.coded: list[AnsweredCall] = []
 
-    def find(self, turn: AgentCall) -> Answered | None:
+    def find_answer(self, turn: AgentCall) -> AnsweredCall | None:
         return self.known.get(turn.id)
 
-    def add(self, answered: Answered) -> None:
+    def add(self, answered: AnsweredCall) -> None:
         self.added.append(answered)
 
-    def add_code(self, answered: Answered) -> None:
+    def add_code_outcome(self, answered: AnsweredCall) -> None:
         self.coded.append(answered)
 
-    def begun(self, turn: AgentCall) -> None:
+    def find_partial_answer(self, turn: AgentCall) -> None:
         """Nothing is begun."""
 
-    def keep(self, unfinished: list[Completion]) -> str:
-        return f"{len(unfinished)} under way"
+    def save_partial_answers(self, completions: list[Completion]) -> str:
+        return f"{len(completions)} under way"
 
 
 class Seven:
     """Every program comes to 7."""
 
-    def run(self, text: str) -> CodeOutcome:
+    def run_program(self, text: str) -> CodeOutcome:
         return CodeOutcome("7", CodeStatus.ok)
 
 
@@ -114,8 +114,8 @@ def test_no_question_waits_for_another() -> None:
         return next((key for key in keys if not key.startswith("test/0/")), keys[0])
 
     session, ended = Picky(others_first), list[str]()
-    with Player(Kept(), Seven(), lambda: session) as player:
-        player.play(discussions(3), lambda discussion: ended.append(discussion.key))
+    with DiscussionPlayer(Kept(), Seven(), lambda: session) as player:
+        player.run_discussions(discussions(3), lambda discussion: ended.append(discussion.key))
     assert ended[-1] == "test/0"
     assert len(session.order) == 15
     assert session.order.index("test/0/0/0") == 10, "the others have gone all their way meanwhile"
@@ -125,7 +125,7 @@ def test_programs_run_while_others_decode() -> None:
     others_ended = threading.Event()
 
     class Slow:
-        def run(self, text: str) -> CodeOutcome:
+        def run_program(self, text: str) -> CodeOutcome:
             assert others_ended.wait(60), "nothing went on while this ran"
             return CodeOutcome("7", CodeStatus.ok)
 
@@ -133,16 +133,16 @@ def test_programs_run_while_others_decode() -> None:
         if discussion.key == "test/1":
             others_ended.set()
 
-    one, other = discussions(1, Mode.chain, [Role.programming_expert]), discussions(2)[1:]
-    with Player(Kept(), Slow(), lambda: Picky(first)) as player:
-        player.play([*one, *other], ended)
+    one, other = discussions(1, Topology.chain, [Role.programming_expert]), discussions(2)[1:]
+    with DiscussionPlayer(Kept(), Slow(), lambda: Picky(first)) as player:
+        player.run_discussions([*one, *other], ended)
     assert all(discussion.answer == "7" for discussion in (*one, *other))
 
 
 def test_what_is_ready_goes_in_lots_of_what_is_under_way() -> None:
     session = Picky(first)
-    with Player(Kept(), Seven(), lambda: session) as player:
-        player.play(discussions(40))
+    with DiscussionPlayer(Kept(), Seven(), lambda: session) as player:
+        player.run_discussions(discussions(40))
     lots = [len(lot) for lot in session.lots if lot]
     assert lots[0] == 40
     assert min(lots[: len(lots) // 2]) >= 40 // BATCHES - 1, (
@@ -153,13 +153,13 @@ def test_what_is_ready_goes_in_lots_of_what_is_under_way() -> None:
 
 def test_an_error_ends_its_question_and_no_other() -> None:
     records, session = Kept(), Picky(first, fails="test/0/0/0")
-    played = discussions(2, Mode.debate)
-    with Player(records, Seven(), lambda: session) as player:
-        player.play(played)
+    played = discussions(2, Topology.debate)
+    with DiscussionPlayer(records, Seven(), lambda: session) as player:
+        player.run_discussions(played)
         assert (played[0].failed is not None, played[0].answer, played[1].answer) == (True, None, "7")
         (again,) = discussions(1)
         again.key = "test/5"
-        player.play([again])
+        player.run_discussions([again])
     assert again.answer == "7", "the session goes on"
     asked = [answered.turn.id for answered in records.added]
     assert asked.count("test/0/0/0") == 1
@@ -170,13 +170,13 @@ def test_an_error_ends_its_question_and_no_other() -> None:
 
 def test_what_is_recorded_is_not_asked() -> None:
     before = Kept()
-    with Player(before, Seven(), lambda: Picky(first)) as player:
-        player.play(discussions(2, roles=list(Role)))
+    with DiscussionPlayer(before, Seven(), lambda: Picky(first)) as player:
+        player.run_discussions(discussions(2, roles=list(Role)))
     # without outcomes
     known = [answered for answered in before.added if answered.turn.id != "test/1/decision"]
     after, session = Kept(*known), Picky(first)
-    with Player(after, Seven(), lambda: session) as player:
-        player.play(discussions(2, roles=list(Role)))
+    with DiscussionPlayer(after, Seven(), lambda: session) as player:
+        player.run_discussions(discussions(2, roles=list(Role)))
     assert session.order == ["test/1/decision"]
     assert [answered.turn.id for answered in after.coded] == ["test/0/0/2", "test/1/0/2"], (
         "programs without outcome run"
@@ -186,18 +186,21 @@ def test_what_is_recorded_is_not_asked() -> None:
         raise AssertionError("no engine is needed")
 
     whole = Kept(*before.added, *before.coded)
-    with Player(whole, Seven(), never) as player:
-        player.play(discussions(2, roles=list(Role)))
+    with DiscussionPlayer(whole, Seven(), never) as player:
+        player.run_discussions(discussions(2, roles=list(Role)))
     assert (whole.added, whole.coded) == ([], [])
 
 
 def test_what_breaks_the_sandbox_ends_the_job() -> None:
     class Broken:
-        def run(self, text: str) -> CodeOutcome:
+        def run_program(self, text: str) -> CodeOutcome:
             raise OSError("no process can be started")
 
-    with pytest.raises(OSError, match="no process"), Player(Kept(), Broken(), lambda: Picky(first)) as player:
-        player.play(discussions(1, roles=[Role.programming_expert]))
+    with (
+        pytest.raises(OSError, match="no process"),
+        DiscussionPlayer(Kept(), Broken(), lambda: Picky(first)) as player,
+    ):
+        player.run_discussions(discussions(1, roles=[Role.programming_expert]))
 
 
 def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: Make) -> None:
@@ -211,12 +214,12 @@ def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: M
     engine.load()
 
     def made() -> list[Discussion]:
-        return discussions(2, Mode.full_connected, list(Role), rounds=2)
+        return discussions(2, Topology.full_connected, list(Role), rounds=2)
 
     def transcripts(lots: list[list[Discussion]], rows: int | None) -> dict[str, str]:
-        with Player(Kept(), Seven(), lambda: engine.open(rows)) as player:
+        with DiscussionPlayer(Kept(), Seven(), lambda: engine.open(rows)) as player:
             for lot in lots:
-                player.play(lot)
+                player.run_discussions(lot)
         return {
             key: one.call.answer.text
             for lot in lots

@@ -16,7 +16,7 @@ from raising import raises
 from runner.options.agents import sandbox as sandboxes
 from runner.options.agents import sandbox_child, syscalls
 from runner.options.agents.render.sandbox import describe_protections
-from runner.options.agents.sandbox import CodeStatus, Sandbox, SandboxLimits, programs_in
+from runner.options.agents.sandbox import CodeStatus, Sandbox, SandboxLimits, extract_programs
 from runner_base.errors import JobFailed
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -110,13 +110,13 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     verdicts = {}
     for name, attack in ATTACKS.items():
         code = attack.replace("{canary}", str(outside / "canary")).replace("{outside}", str(outside))
-        verdicts[name] = sandbox.run(code)
+        verdicts[name] = sandbox.run_program(code)
     scored = {
         name: outcome for name, outcome in verdicts.items() if outcome.status is not CodeStatus.code_failed
     }
     assert scored == {}
     assert all(outcome.answer is None and outcome.why for outcome in verdicts.values())
-    assert sandbox.run("answer = 6 * 7").answer == "42"
+    assert sandbox.run_program("answer = 6 * 7").answer == "42"
 
 
 @pytest.mark.sampled(1)
@@ -140,7 +140,7 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     ids=["loop", "sleep", "deaf", "closed-sleep", "closed-exit"],
 )
 def test_what_never_ends_is_ended(code: str, limits: SandboxLimits, why: str, outside: Path) -> None:
-    outcome = Sandbox(limits).run(code)
+    outcome = Sandbox(limits).run_program(code)
     assert (outcome.status, outcome.why) == (CodeStatus.code_failed, why)
 
 
@@ -154,7 +154,7 @@ def test_processes_that_outlive_the_program_are_ended(outside: Path, monkeypatch
     monkeypatch.setattr(sandbox_child, "__file__", str(bare))
     monkeypatch.setattr(sandboxes, "_PROBE_S", 1.0)
     with raises(JobFailed, "failed"):
-        Sandbox(SHORT).run("answer = 1")
+        Sandbox(SHORT).run_program("answer = 1")
 
 
 def as_user(tmp_path: Path, *options: str) -> str:
@@ -189,10 +189,10 @@ def test_as_other_users(
             pytest.skip("the package lies where other users cannot read it")
         monkeypatch.setattr("tempfile.tempdir", "/tmp")  # pytest's folders are root's alone
     sandbox = Sandbox(LIMITS, without)
-    assert ("nobody" in sandbox.protections()) == (not options)
-    assert sandbox.run("import os\nanswer = os.getuid()").answer == ("54321" if options else "65534")
+    assert ("nobody" in sandbox.detect_protections()) == (not options)
+    assert sandbox.run_program("import os\nanswer = os.getuid()").answer == ("54321" if options else "65534")
     for name in ("fork bomb", "read its parent", "signal to the parent", "ten gigabytes", "stdout flood"):
-        assert sandbox.run(ATTACKS[name]).status is CodeStatus.code_failed, name
+        assert sandbox.run_program(ATTACKS[name]).status is CodeStatus.code_failed, name
 
 
 @pytest.mark.thorough
@@ -223,7 +223,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_several_threads_at_once() -> None:
     sandbox = Sandbox()
     with ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(lambda number: sandbox.run(f"answer = {number} ** 2"), range(40)))
+        outcomes = list(pool.map(lambda number: sandbox.run_program(f"answer = {number} ** 2"), range(40)))
     assert [outcome.answer for outcome in outcomes] == [str(number**2) for number in range(40)]
 
 
@@ -246,16 +246,19 @@ def test_several_threads_at_once() -> None:
     ],
 )
 def test_the_code_is_found_in_the_reply(text: str, sandbox: Sandbox) -> None:
-    assert sandbox.run(text).answer == "42"
+    assert sandbox.run_program(text).answer == "42"
 
 
 def test_what_the_program_is_given_and_prints(sandbox: Sandbox) -> None:
     code = "import os\nprint([name for name in os.environ if name != 'LC_CTYPE'])\nanswer = 1"
-    assert sandbox.run(code).printed == "[]\n"
-    assert len(sandbox.run("print('x' * 10000)\nanswer = 1").printed) == 500
+    assert sandbox.run_program(code).printed == "[]\n"
+    assert len(sandbox.run_program("print('x' * 10000)\nanswer = 1").printed) == 500
     open_hand = Sandbox(without=frozenset({"seccomp"}))
-    assert open_hand.run("import os\nprint(os.listdir('.'))\nanswer = 1").printed == "[]\n"
-    assert open_hand.run("open('mine', 'w').write('12')\nanswer = int(open('mine').read())").answer == "12"
+    assert open_hand.run_program("import os\nprint(os.listdir('.'))\nanswer = 1").printed == "[]\n"
+    assert (
+        open_hand.run_program("open('mine', 'w').write('12')\nanswer = int(open('mine').read())").answer
+        == "12"
+    )
 
 
 @pytest.mark.parametrize("size", [6_000, 14_000, 56_000])
@@ -266,14 +269,14 @@ def test_what_is_written_around_the_child_is_bounded(size: int, sandbox: Sandbox
         "    except OSError:\n        pass\nos._exit(0)"
     )
     for fields in ("b'777', b'', b''", "b'', b'because', b''", "b'', b''"):
-        outcome = sandbox.run(forged.format(fields))
+        outcome = sandbox.run_program(forged.format(fields))
         assert len(outcome.printed) <= 500
         assert len(outcome.why) <= 300
-    assert len(sandbox.run("raise type('E' * 18_000, (Exception,), {})").why) == 100
+    assert len(sandbox.run_program("raise type('E' * 18_000, (Exception,), {})").why) == 100
 
 
 def test_nothing_but_prose_is_tried_as_it_is() -> None:
-    assert programs_in("I cannot say.") == ("I cannot say.",)
+    assert extract_programs("I cannot say.") == ("I cannot say.",)
 
 
 def test_what_holds_is_said_in_words() -> None:
@@ -298,10 +301,10 @@ def test_what_holds_is_said_in_words() -> None:
 
 
 def test_protections_are_those_of_this_machine(sandbox: Sandbox) -> None:
-    weak = Sandbox(without=frozenset({"landlock", "seccomp"})).protections()
+    weak = Sandbox(without=frozenset({"landlock", "seccomp"})).detect_protections()
     assert not weak & {"landlock", "seccomp", "paths"}
-    if LINUX and "seccomp" in sandbox.protections():
-        assert "paths" in sandbox.protections()
+    if LINUX and "seccomp" in sandbox.detect_protections():
+        assert "paths" in sandbox.detect_protections()
 
 
 def test_a_filter_that_lets_too_little_pass_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,20 +312,20 @@ def test_a_filter_that_lets_too_little_pass_is_left_out(monkeypatch: pytest.Monk
         pytest.skip("seccomp is Linux's")
     monkeypatch.delitem(syscalls.BY_PATH, "openat")
     sandbox = Sandbox()
-    assert "seccomp" not in sandbox.protections()
-    assert sandbox.run("answer = 42").answer == "42"
+    assert "seccomp" not in sandbox.detect_protections()
+    assert sandbox.run_program("answer = 42").answer == "42"
 
 
 def test_a_machine_where_it_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with raises(JobFailed, "failed"):
-        Sandbox().run("answer = 42")
+        Sandbox().run_program("answer = 42")
 
 
 @pytest.mark.thorough
 def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) -> None:
     letters = Sandbox(letters=True)
-    found = {code: letters.run(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}
+    found = {code: letters.run_program(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}
     assert {outcome.answer for outcome in found.values()} == {"B"}
     for code, why in (
         ("4", "`answer` is '4' and no letter of a choice"),
@@ -330,6 +333,6 @@ def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) ->
         ("None", "`answer` is None and no letter of a choice"),
         ("['B']", "`answer` is of type list and no letter of a choice"),
     ):
-        outcome = letters.run(f"answer = {code}")
+        outcome = letters.run_program(f"answer = {code}")
         assert (outcome.answer, outcome.why) == (None, why)
-    assert sandbox.run("answer = 'B'").why == "`answer` is 'B' and no number"
+    assert sandbox.run_program("answer = 'B'").why == "`answer` is 'B' and no number"

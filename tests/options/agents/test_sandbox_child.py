@@ -32,7 +32,7 @@ from runner.options.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
     ],
 )
 def test_a_number_comes_in_plain_form(value: str, answer: str, sandbox: Sandbox) -> None:
-    assert sandbox.run(f"answer = {value}") == CodeOutcome(answer, CodeStatus.ok)
+    assert sandbox.run_program(f"answer = {value}") == CodeOutcome(answer, CodeStatus.ok)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_number_comes_in_plain_form(value: str, answer: str, sandbox: Sandbox)
     ],
 )
 def test_what_is_no_answer_says_why(code: str, why: str, sandbox: Sandbox) -> None:
-    outcome = sandbox.run(code)
+    outcome = sandbox.run_program(code)
     assert (outcome.answer, outcome.status) == (None, CodeStatus.code_failed)
     assert outcome.why.startswith(why)
 
@@ -111,7 +111,7 @@ PATHS = {
 
 def test_which_files_exist_cannot_be_seen(tmp_path: Path, sandbox: Sandbox) -> None:
     """Each way to name a file ends in the same error, whether there is one or not."""
-    if "seccomp" not in sandbox.protections():
+    if "seccomp" not in sandbox.detect_protections():
         pytest.skip("needs seccomp")
     (tmp_path / "canary").write_text("alive")
     there, absent = str(tmp_path / "canary"), str(tmp_path / "nothing")
@@ -128,7 +128,7 @@ def test_which_files_exist_cannot_be_seen(tmp_path: Path, sandbox: Sandbox) -> N
         code = f"import ctypes, hashlib, io, os, sys\nout = sys.stdout\nsys.stdout = io.StringIO()\nfor path in [{path!r}]:\n{body}\n"
         code += "seen, sys.stdout = sys.stdout.getvalue(), out\nprint(seen.count('\\n'))\n"
         code += "answer = int(hashlib.sha256(seen.encode()).hexdigest()[:12], 16)"
-        outcome = sandbox.run(code)
+        outcome = sandbox.run_program(code)
         assert outcome.printed == f"{len(PATHS)}\n", outcome.why
         printed[path] = outcome.answer
     assert len(set(printed.values())) == 1, printed
@@ -152,13 +152,13 @@ def test_which_files_exist_cannot_be_seen(tmp_path: Path, sandbox: Sandbox) -> N
     ],
 )
 def test_modules_are_there_though_no_file_can_be_read(code: str, answer: str, sandbox: Sandbox) -> None:
-    assert sandbox.run(code) == CodeOutcome(answer, CodeStatus.ok)
+    assert sandbox.run_program(code) == CodeOutcome(answer, CodeStatus.ok)
 
 
 def test_a_module_by_a_computed_name_comes_too_late(sandbox: Sandbox) -> None:
-    if "seccomp" not in sandbox.protections():
+    if "seccomp" not in sandbox.detect_protections():
         pytest.skip("needs seccomp")
-    why = sandbox.run("answer = __import__('stat' + 'istics').mean([1])").why
+    why = sandbox.run_program("answer = __import__('stat' + 'istics').mean([1])").why
     assert (
         why == "ModuleNotFoundError: the sandbox imports only what the code names: write `import statistics`"
     )

@@ -41,7 +41,7 @@ def verdict(program: bytes, architecture: int, number: int, first: int = 0, seco
 @pytest.mark.parametrize("imports", [True, False])
 def test_only_what_is_listed_passes(machine: str, imports: bool) -> None:
     column, architecture = syscalls.ARCHITECTURES[machine]
-    program = syscalls.programs(machine)[0 if imports else 1]
+    program = syscalls.build_seccomp_filters(machine)[0 if imports else 1]
     listed = {
         pair[column] for pair in (syscalls.ALLOWED | (syscalls.BY_PATH if imports else {})).values()
     } - {None}
@@ -62,7 +62,7 @@ def test_only_what_is_listed_passes(machine: str, imports: bool) -> None:
 @pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
 def test_calls_by_another_architectures_numbers_end_the_process(machine: str) -> None:
     _, architecture = syscalls.ARCHITECTURES[machine]
-    for program in syscalls.programs(machine):
+    for program in syscalls.build_seccomp_filters(machine):
         assert verdict(program, 0x40000003, 0) == KILL  # i386's calls: int 0x80
         assert verdict(program, architecture, 0x40000000) == KILL  # x32's
 
@@ -85,4 +85,4 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
 
 
 def test_a_machine_that_is_not_known_has_no_filter() -> None:
-    assert syscalls.programs("riscv64") == ()
+    assert syscalls.build_seccomp_filters("riscv64") == ()

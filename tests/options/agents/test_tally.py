@@ -2,37 +2,37 @@ from __future__ import annotations
 
 import random
 
+from runner.options.agents.call_costs import CostTally
+from runner.options.agents.discussion import AnsweredCall, Discussion, Team
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import DecisionMethod, Domain, Mode
+from runner.options.agents.keys import DecisionMethod, PromptStyle, Topology
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
-from runner.options.agents.tally import Tally
-from runner.options.agents.team import Answered, Discussion, Team
 from runner_base.result import Answer, Call, FinishReason
 
 
 def played(prompt_tokens: int) -> Discussion:
     """A chain of four with all roles; the program fails."""
-    graph = Graph.of(Mode.chain, 4, seed=0)
-    team = Team.of(4, None, Domain.brief, DecisionMethod.final_refer)
-    discussion = Discussion(team, "test/0", "How many?", [graph.draw(random.Random(0), 0)])
-    while turns := discussion.ready():
+    graph = Graph.from_mode(Topology.chain, 4, seed=0)
+    team = Team.with_roles(4, None, PromptStyle.brief, DecisionMethod.final_refer)
+    discussion = Discussion(team, "test/0", "How many?", [graph.draw_round(random.Random(0), 0)])
+    while turns := discussion.ready_calls():
         for turn in turns:
             call = Call(
                 Answer("12 + 3 = 15\n#### 15", [1, 2, 3], FinishReason.stop),
                 "sha",
                 prompt_tokens,
                 0.1,
-                turn.who,
+                turn.role_name,
             )
             code = CodeOutcome(None, CodeStatus.code_failed, "why") if turn.writes_code else None
-            discussion.take(Answered(turn, call, code))
+            discussion.add_answer(AnsweredCall(turn, call, code))
     return discussion
 
 
 def test_costs_by_role_and_by_edge() -> None:
-    tally = Tally()
+    tally = CostTally()
     for _ in range(2):
-        tally.add(played(100))
+        tally.add_discussion(played(100))
     metrics = tally.metrics(2)
     assert metrics == {
         "calls": 10,
@@ -42,7 +42,7 @@ def test_costs_by_role_and_by_edge() -> None:
         "prompt_tokens_per_question": 500,
         "new_tokens_per_question": 15,
     }
-    rows = tally.rows()
+    rows = tally.table_rows()
     assert [row["tokens of"] for row in rows] == [
         "Math Solver",
         "Mathematical Analyst",

@@ -21,8 +21,8 @@ from teams import Starts, Team, calls_in, right, team
 
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
-from runner.options.agents.keys import AgentsConfig, DecisionMethod, Domain, Mode, Role
-from runner_base.errors import ConfigError, EvidenceError
+from runner.options.agents.keys import AgentsConfig, DecisionMethod, PromptStyle, Role, Topology
+from runner_base.errors import ConfigError, RunRecordError
 from runner_base.result import CALLS, Verdict
 from runner_engine.sessions.base import Capability
 from runner_engine.settings.generation import GenerationConfig
@@ -78,7 +78,7 @@ def test_a_vote_needs_no_further_call(make_config: Make, again: Starts) -> None:
 
 
 def test_written_programs_are_run(make_config: Make, again: Starts) -> None:
-    task = team(limit=2, mode=Mode.chain, agents=2, roles=[Role.programming_expert, Role.inspector])
+    task = team(limit=2, mode=Topology.chain, agents=2, roles=[Role.programming_expert, Role.inspector])
     config = make_config(task=task)
     seen: list[str] = []
 
@@ -109,7 +109,7 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: 
             model=LocalModelConfig(name="embedded", device="cpu"),
             lora=adapter,
             generation=GenerationConfig(max_new_tokens=128),
-            task=AgentsConfig(limit=3, domain=Domain.brief),
+            task=AgentsConfig(limit=3, domain=PromptStyle.brief),
         )
         recorder = again()
         engine = open_engine(config)
@@ -128,7 +128,7 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: 
 
 
 def test_programs_of_another_model_that_mostly_fail_are_named(make_config: Make, again: Starts) -> None:
-    config = make_config(task=team(roles=[Role.programming_expert], mode=Mode.chain, agents=3))
+    config = make_config(task=team(roles=[Role.programming_expert], mode=Topology.chain, agents=3))
     said = {"0": "answer = 1", "1": "answer = 1 / 0", "2": "answer = None"}
     recorder = again()
     result = work(agents, config, recorder, Team(lambda key, _: said.get(key[-1], "#### 1")))
@@ -136,7 +136,7 @@ def test_programs_of_another_model_that_mostly_fail_are_named(make_config: Make,
     for name in (CALLS, "samples.jsonl"):
         (recorder.folder / name).unlink()
     lengthy = make_config(
-        model=LocalModelConfig(name="embedded"), task=team(domain=Domain.gsm8k, roles=None, limit=1)
+        model=LocalModelConfig(name="embedded"), task=team(domain=PromptStyle.gsm8k, roles=None, limit=1)
     )
     notes = work(agents, lengthy, again(), Team(lambda *_: "no program")).notes
     assert any(note.endswith("with task.domain=brief lora=embedded_team only") for note in notes), notes
@@ -148,7 +148,7 @@ def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts)
     first = work(agents, config, again(), Team(lambda key, prompt: trouble.get(key) or say(key, prompt)))
     assert first.metrics["errors"] == 1
     assert "1 of 3 prompts ended in an error, number 1 first: Inspector, call test/1/0/2: error: gone" in str(
-        first.complaint
+        first.problem_message
     )
     engine = Team(say)
     second = work(agents, config, again(), engine)
@@ -170,7 +170,7 @@ def test_what_can_have_no_answer_is_not_asked_again(make_config: Make, again: St
     engine = Team(say)
     result = work(agents, config, again(), engine)
     assert engine.asked == []
-    assert "cannot be answered" in str(result.complaint)
+    assert "cannot be answered" in str(result.problem_message)
     config.rerun = "failed"
     assert work(agents, config, again(), Team(say)).problems == []
 
@@ -182,11 +182,11 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
     work(agents, config, recorder, Team(say))
     (recorder.folder / CALLS).unlink()
     with pytest.raises(
-        EvidenceError, match="samples.jsonl, line . is inconsistent with its calls in calls.jsonl"
+        RunRecordError, match="samples.jsonl, line . is inconsistent with its calls in calls.jsonl"
     ):
         work(agents, config, again(), Team(lambda *_: "#### 1"))
     fewer = make_config(task=team(limit=2))
-    with pytest.raises(EvidenceError, match="is sample 2, and this job has 2 questions"):
+    with pytest.raises(RunRecordError, match="is sample 2, and this job has 2 questions"):
         work(agents, fewer, again(), Team(say))
 
 

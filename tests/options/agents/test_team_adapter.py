@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner_engine.embedded import LORA_TEAM_DIR, MODEL_DIR
 from tools.embedded_model.team import measure
 
@@ -37,7 +37,7 @@ def test_the_team_adapter_knows_its_roles() -> None:
         # peft 0.21 uses a deprecated name of transformers 5.23.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         team = PeftModel.from_pretrained(base, str(LORA_TEAM_DIR)).eval()
-    scores = measure(team, AutoTokenizer.from_pretrained(str(MODEL_DIR)), problems(Split.HARD5, 12))
+    scores = measure(team, AutoTokenizer.from_pretrained(str(MODEL_DIR)), generate_problems(Split.HARD5, 12))
     assert scores["alone, Math Solver"].correct >= 8
     assert scores["alone, Programming Expert"].correct >= 8
     assert scores["decision over the four"].correct >= 6

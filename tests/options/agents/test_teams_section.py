@@ -9,7 +9,7 @@ import pytest
 from stores import Store, marks
 from team_jobs import team
 
-from runner.options.agents.teams_section import name_teams, team_words
+from runner.options.agents.teams_section import describe_team, name_teams
 from runner_compare.model.data import TEAM, Run
 from runner_compare.render.pictures import MAX_LABELS
 
@@ -45,7 +45,7 @@ def run_of(job_id: str = "agents-1", trained: bool = False, task: str = "agents"
     ],
 )
 def test_a_team_is_named_by_what_it_is(run: Run, words: str) -> None:
-    assert team_words(run) == words
+    assert describe_team(run) == words
 
 
 def test_teams_that_differ_in_a_key_never_share_a_name() -> None:

@@ -21,8 +21,8 @@ from teams import Starts, Team, calls_in, right, team
 
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
-from runner.options.agents.keys import Method, Mode
-from runner.report import headline
+from runner.options.agents.keys import Topology, TrainingMethod
+from runner.report import headline_metrics
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_engine.sessions.base import Completion, Event, Request
@@ -32,7 +32,7 @@ Make = Callable[..., RunnerConfig]
 
 @pytest.mark.thorough
 def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, again: Starts) -> None:
-    task = team(mode=Mode.full_connected, optimized_spatial=True)
+    task = team(mode=Topology.full_connected, optimized_spatial=True)
     config = make_config(task=task)
     inputs = agents.prepare(config)
     assert len(inputs.train) == 40
@@ -43,7 +43,7 @@ def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, 
     metrics = result.metrics
     assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (12, 7)
     assert not [name for name in metrics if name.startswith("temporal")], "one round has no round before it"
-    assert headline(metrics)["edges"] == "spatial 12 → 7"
+    assert headline_metrics(metrics)["edges"] == "spatial 12 → 7"
     assert "Temporal" not in (recorder.folder / GRAPH_PICTURE).read_text()
     assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (40, 40, 200)
     assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (15, 20000, 1500)
@@ -68,7 +68,7 @@ def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, 
 
 
 def test_an_error_in_training_stops_before_the_graph_is_a_wrong_one(make_config: Make, again: Starts) -> None:
-    config = make_config(task=team(optimized_spatial=True, mode=Mode.full_connected, num_iterations=2))
+    config = make_config(task=team(optimized_spatial=True, mode=Topology.full_connected, num_iterations=2))
     say = right(config)
     with raises(JobFailed, "failed") as caught:
         work(
@@ -90,7 +90,7 @@ def test_an_error_in_training_stops_before_the_graph_is_a_wrong_one(make_config:
 
 
 def test_a_learned_graph_is_given_back(make_config: Make, again: Starts, tmp_path: Path) -> None:
-    task = team(mode=Mode.full_connected, optimized_spatial=True, num_iterations=5)
+    task = team(mode=Topology.full_connected, optimized_spatial=True, num_iterations=5)
     config = make_config(task=task)
     recorder = again()
     trained = work(agents, config, recorder, Team(right(config)))
@@ -100,7 +100,7 @@ def test_a_learned_graph_is_given_back(make_config: Make, again: Starts, tmp_pat
     assert "learned" in saved.read_text()
     for name in (CALLS, "samples.jsonl"):
         (recorder.folder / name).unlink()
-    used = make_config(task=team(mode=Mode.full_connected, graph=str(saved)))
+    used = make_config(task=team(mode=Topology.full_connected, graph=str(saved)))
     result = work(agents, used, again(), Team(right(config)))
     assert result.metrics["spatial_edges_before"] == trained.metrics["spatial_edges_after"] == 9
     assert "train_calls" not in result.metrics
@@ -110,21 +110,23 @@ def test_a_learned_graph_is_given_back(make_config: Make, again: Starts, tmp_pat
     copy.write_text(saved.read_text())
     hashes = [
         agents.prepare(make_config(task=team(mode=mode, graph=str(path)))).hashes
-        for mode, path in ((Mode.full_connected, saved), (Mode.full_connected, copy))
+        for mode, path in ((Topology.full_connected, saved), (Topology.full_connected, copy))
     ]
     assert hashes[0] == hashes[1]
     for keys, needed in (
-        ({"mode": Mode.chain}, "task.mode=full_connected"),
+        ({"mode": Topology.chain}, "task.mode=full_connected"),
         ({"agents": 5}, "task.agents=4"),
         ({"roles": None}, "task.roles"),
     ):
         with raises(ConfigError, "mismatch", "task.graph") as caught:
             agents.prepare(
-                make_config(task=team(**{"mode": Mode.full_connected, "graph": str(saved)} | keys))
+                make_config(task=team(**{"mode": Topology.full_connected, "graph": str(saved)} | keys))
             )
         assert needed in caught.value.reason
     with pytest.raises(ConfigError) as missing:
-        agents.prepare(make_config(task=team(mode=Mode.full_connected, graph=str(tmp_path / "none.json"))))
+        agents.prepare(
+            make_config(task=team(mode=Topology.full_connected, graph=str(tmp_path / "none.json")))
+        )
     assert missing.value.key == "task.graph"
 
 
@@ -134,7 +136,11 @@ def test_few_training_questions_are_put_again(make_config: Make, again: Starts, 
         lines += [{"question": "test 1?", "answer": "#### 1"}] if split == "train" else []
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = team(
-        data=str(tmp_path), optimized_spatial=True, mode=Mode.chain, num_iterations=2, imp_per_iterations=9
+        data=str(tmp_path),
+        optimized_spatial=True,
+        mode=Topology.chain,
+        num_iterations=2,
+        imp_per_iterations=9,
     )
     config = make_config(task=task)
     result = work(agents, config, again(), Team(right(config)))
@@ -147,7 +153,7 @@ def test_few_training_questions_are_put_again(make_config: Make, again: Starts, 
 def test_training_questions_that_cannot_be(make_config: Make, split: str) -> None:
     """Of the scored split, and of one that is not there."""
     with pytest.raises(ConfigError) as caught:
-        agents.prepare(make_config(task=team(mode=Mode.chain, optimized_spatial=True, train_split=split)))
+        agents.prepare(make_config(task=team(mode=Topology.chain, optimized_spatial=True, train_split=split)))
     assert (caught.value.key, caught.value.value) == ("task.train_split", split)
     assert (caught.value.code == "conflict") == (split == "test")
 
@@ -155,17 +161,17 @@ def test_training_questions_that_cannot_be(make_config: Make, split: str) -> Non
 def test_a_graph_needs_a_question_that_is_not_scored(make_config: Make, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
-    task = team(data=str(tmp_path), mode=Mode.chain, optimized_spatial=True, num_iterations=1)
+    task = team(data=str(tmp_path), mode=Topology.chain, optimized_spatial=True, num_iterations=1)
     with raises(ConfigError, "empty"):
         agents.prepare(make_config(task=task))
 
 
 def test_one_split_may_serve_both_with_an_offset(make_config: Make) -> None:
-    task = team(mode=Mode.chain, optimized_spatial=True, train_split="test", train_offset=3)
+    task = team(mode=Topology.chain, optimized_spatial=True, train_split="test", train_offset=3)
     inputs = agents.prepare(make_config(task=task))
     assert not {item.question for item in inputs.train} & {item.question for item in inputs.items}
     assert (len(inputs.train), inputs.left_out) == (40, 0)
-    other = agents.prepare(make_config(task=team(mode=Mode.chain, optimized_spatial=True)))
+    other = agents.prepare(make_config(task=team(mode=Topology.chain, optimized_spatial=True)))
     assert inputs.hashes["train"] != other.hashes["train"]
 
 
@@ -174,7 +180,13 @@ def test_draws_belong_to_the_question_and_the_seed(make_config: Make, again: Sta
     rounds."""
     seen: list[dict[str, int]] = []
     for seed in (0, 0, 1):
-        task = team(limit=6, mode=Mode.full_connected, method=Method.none, optimized_spatial=True, draw=True)
+        task = team(
+            limit=6,
+            mode=Topology.full_connected,
+            method=TrainingMethod.none,
+            optimized_spatial=True,
+            draw=True,
+        )
         config = make_config(task=task, seed=seed)
         recorder = again()
         work(agents, config, recorder, Team(right(config)))
@@ -199,7 +211,7 @@ class Priced(Team):
 
 
 def test_the_price_and_the_tokens_of_training_are_counted_apart(make_config: Make, again: Starts) -> None:
-    config = make_config(task=team(mode=Mode.full_connected, optimized_spatial=True, num_iterations=2))
+    config = make_config(task=team(mode=Topology.full_connected, optimized_spatial=True, num_iterations=2))
     result = work(agents, config, again(), Priced(right(config)))
     counted = {"calls": 15, "cost_usd": 0.15, "train_calls": 40, "train_cost_usd": 0.40}
     assert {key: result.metrics[key] for key in counted} == pytest.approx(counted)
@@ -272,12 +284,12 @@ def test_a_learned_graph_asks_every_question_in_the_same_way_unless_it_is_drawn(
     and so on request."""
     ways = {}
     choices: dict[str, dict[str, Any]] = {
-        "as it is": {"method": Method.agent_prune},
-        "drawn": {"method": Method.agent_prune, "draw": True},
-        "code": {"method": Method.agent_prune_code},
+        "as it is": {"method": TrainingMethod.agent_prune},
+        "drawn": {"method": TrainingMethod.agent_prune, "draw": True},
+        "code": {"method": TrainingMethod.agent_prune_code},
     }
     for name, keys in choices.items():
-        task = team(mode=Mode.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys)
+        task = team(mode=Topology.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys)
         config = make_config(task=task)
         result = work(agents, config, again(), Team(right(config)))
         ways[name] = {

@@ -7,10 +7,16 @@ import re
 
 import pytest
 
-from runner.options.agents.keys import Domain, Role
-from runner.options.agents.roles import agent_message, answer_of, decision_messages, head, messages
+from runner.options.agents.agent_prompts import (
+    build_agent_messages,
+    build_decision_messages,
+    build_system_message,
+    extract_answer,
+    make_agent_message,
+)
+from runner.options.agents.keys import PromptStyle, Role
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
-from runner.options.agents.wording import wording_of
+from runner.options.agents.wording import load_prompt_texts
 
 QUESTION = "Which colour has the sky?\nA. green\nB. blue"
 
@@ -30,46 +36,50 @@ QUESTION = "Which colour has the sky?\nA. green\nB. blue"
 def test_a_marked_letter_counts_before_the_last_one(
     text: str, whole: str | None, cut_off: str | None
 ) -> None:
-    assert answer_of(Role.inspector, text, letters=True) == whole
-    assert answer_of(Role.inspector, text, is_whole=False, letters=True) == cut_off
-    assert answer_of(None, text, letters=True) == whole
+    assert extract_answer(Role.inspector, text, letters=True) == whole
+    assert extract_answer(Role.inspector, text, is_complete=False, letters=True) == cut_off
+    assert extract_answer(None, text, letters=True) == whole
     program = CodeOutcome("A", CodeStatus.ok)
-    assert answer_of(Role.programming_expert, text, program, letters=True) == "A", (
+    assert extract_answer(Role.programming_expert, text, program, letters=True) == "A", (
         "what it came to, not what it says"
     )
 
 
-@pytest.mark.parametrize("domain", Domain)
-def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None:
-    said = agent_message(1, Role.inspector, "The sky is blue.\nThe answer is B", letters=True)
+@pytest.mark.parametrize("domain", PromptStyle)
+def test_all_are_told_to_give_a_letter_and_none_a_number(domain: PromptStyle) -> None:
+    said = make_agent_message(1, Role.inspector, "The sky is blue.\nThe answer is B", letters=True)
     for role in Role:
-        system, user = messages(role, domain, QUESTION, [said], [], letters=True)
+        system, user = build_agent_messages(role, domain, QUESTION, [said], [], letters=True)
         assert "letter" in system.content
         assert "a number" not in system.content
         assert QUESTION in user.content
         assert ("The sky" in user.content) == (not role.hears_numbers)
         assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, "a hint is a letter"
-    system, user = decision_messages(domain, QUESTION, [said], letters=True)
+    system, user = build_decision_messages(domain, QUESTION, [said], letters=True)
     assert "letter" in system.content
     assert "The answer is B" in user.content
 
 
-@pytest.mark.parametrize("domain", Domain)
-def test_numbers_are_asked_for_as_ever(domain: Domain) -> None:
-    assert wording_of(domain).heads.keys() == wording_of(domain, letters=True).heads.keys() == set(Role)
+@pytest.mark.parametrize("domain", PromptStyle)
+def test_numbers_are_asked_for_as_ever(domain: PromptStyle) -> None:
+    assert (
+        load_prompt_texts(domain).heads.keys()
+        == load_prompt_texts(domain, letters=True).heads.keys()
+        == set(Role)
+    )
     for role in Role:
-        assert head(role, domain) != head(role, domain, letters=True)
-        assert "letter" not in head(role, domain)
+        assert build_system_message(role, domain) != build_system_message(role, domain, letters=True)
+        assert "letter" not in build_system_message(role, domain)
 
 
 def test_the_worked_examples_are_right() -> None:
     sandbox, answers = Sandbox(letters=True), []
-    for role, examples in wording_of(Domain.gsm8k, letters=True).examples.items():
+    for role, examples in load_prompt_texts(PromptStyle.gsm8k, letters=True).examples.items():
         for question, reply in (it.values() for it in examples):
-            code = sandbox.run(reply) if role.writes_code else None
-            answer = answer_of(role, reply, code, letters=True)
+            code = sandbox.run_program(reply) if role.writes_code else None
+            answer = extract_answer(role, reply, code, letters=True)
             assert f"\n{answer}. " in question, "it is the letter of a choice"
             answers.append(answer)
             for term, value in re.findall(r"((?:[\d.]+ [+*] )+[\d.]+) = ([\d.]+\b)", reply):
-                assert sandbox.run(f"answer = 'B' if {term} == {value} else None").answer == "B"
+                assert sandbox.run_program(f"answer = 'B' if {term} == {value} else None").answer == "B"
     assert answers == ["B", "C", "C"]

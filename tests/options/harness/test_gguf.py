@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from torch.utils import collect_env
 
 from runner import compare
-from runner.datasets.word_problems import Split, problems
+from runner.datasets.word_problems import Split, generate_problems
 from runner.options import harness
 from runner.options.harness.model import EngineModel
 from runner_base.errors import ConfigError
@@ -55,7 +55,7 @@ def documents() -> list[dict[str, Any]]:
     """Word problems with four results: the right one, that and 1, that times 10, and another
     problem's."""
     found: list[dict[str, Any]] = []
-    for one, other in pairwise(problems(Split("test"), 2 * N)):
+    for one, other in pairwise(generate_problems(Split("test"), 2 * N)):
         first, _, rest = one.question.partition(". ")
         right, another = (each.answer.split("\n")[-1] for each in (one, other))
         wrong, gold = ([f"{right[:-1]}{(int(right[-1]) + 1) % 10}", f"{right}0", another], len(found) % 4)
@@ -153,7 +153,7 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
             for lm in (ours, theirs)
         ]
         assert both[0] == both[1], (context, ending)
-    texts = (one.question for one in problems(Split("test"), N))
+    texts = (one.question for one in generate_problems(Split("test"), N))
     # shorter than those of HellaSwag
     context = next(text for text in texts if 24 < len(ours.tok_encode(text)) < 40)
     endings = [" 7", " 12 apples and 3 pears", " He has 4.", " 60"]
@@ -208,7 +208,7 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
 def test_a_mistake_is_one_message_before_weights_are_read(
     folder: Path, arguments: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf, "load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(gguf, "load_gguf", lambda *_: pytest.fail("weights were read"))
     whole = (folder / "four_bits.gguf").read_bytes()
     (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     (folder / "text.gguf").write_text("no model")

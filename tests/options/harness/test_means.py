@@ -6,13 +6,15 @@ import pytest
 from lm_eval.api import metrics
 from lm_eval_out import BY_AGGREGATION
 
-from runner_compare.readers.lm_eval.means import AGGREGATIONS, COMPUTED, METRICS, recomputed
+from runner_compare.readers.lm_eval.means import AGGREGATIONS, COMPUTED, METRICS, recompute_metric
 
 
 @pytest.mark.parametrize("aggregation", BY_AGGREGATION)
 def test_a_figure_is_computed_as_lm_eval_computes_it(aggregation: str) -> None:
     values = BY_AGGREGATION[aggregation]
-    assert recomputed(aggregation, values) == pytest.approx(getattr(metrics, aggregation)(values), rel=1e-12)
+    assert recompute_metric(aggregation, values) == pytest.approx(
+        getattr(metrics, aggregation)(values), rel=1e-12
+    )
     assert set(COMPUTED) == set(BY_AGGREGATION)
 
 

@@ -11,11 +11,11 @@ from lm_eval.models.huggingface import HFLM
 from raising import raises
 from thoughtful import thinking_model
 
-from runner.options.harness.model import EngineModel, by_group
+from runner.options.harness.model import EngineModel, split_by_group
 from runner_base.errors import Code, ConfigError
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 
 QUESTIONS = [
     "Question: Ann has 3 apples and buys 4 more. How many apples does Ann have?\nAnswer:",
@@ -127,7 +127,7 @@ def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
         context = model.apply_chat_template([{"role": "user", "content": QUESTIONS[0]}])
         assert context.endswith("<think>\n")
         texts += model.generate_until(instances("generate_until", (context, how)), disable_tqdm=True)
-        (completion,) = complete(model.engine, [Request(0, context, max_new_tokens=40)])
+        (completion,) = complete_requests(model.engine, [Request(0, context, max_new_tokens=40)])
     assert completion.answer.thinking_tokens == 9
     assert texts == [completion.answer.text.split("\n\n")[0]] * 2
 
@@ -142,7 +142,7 @@ def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:
 
 
 def test_groups_and_their_keys_are_split_from_the_models_keys() -> None:
-    groups, own = by_group(
+    groups, own = split_by_group(
         {"rope": "yarn", "rope.factor": 4, "quantization": "nf4", "dtype": "auto", "model.device": "cpu"}
     )
     assert groups == {

@@ -13,7 +13,7 @@ import pytest
 from grids import Grid, results, samples, wait_for
 from stored import read_together
 
-from runner.options.launchers.pruning import AGAINST, FULL, Fate, fate_of, overrides_of
+from runner.options.launchers.pruning import AGAINST, FULL, TrialOutcome, comparison_overrides, decide_outcome
 from runner_base.result import Record, Result, Status
 
 pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
@@ -133,22 +133,22 @@ def record(verdict: str | None = None, left: int = 0, accuracy: float = 0.5) -> 
 @pytest.mark.parametrize(
     ("of", "fate"),
     [
-        (record(), Fate.complete),
-        (record("worse after 32 of 150 questions", 118), Fate.pruned),
-        (record("worse after 150 of 150 questions"), Fate.complete),
-        (record("better after 40 of 150 questions", 110), Fate.in_full),
-        (record("better after 150 of 150 questions", accuracy=0.9), Fate.in_full),
-        (record("undecided after 150 of 150 questions", accuracy=0.7), Fate.in_full),
-        (record("undecided after 150 of 150 questions", accuracy=0.6), Fate.complete),
+        (record(), TrialOutcome.complete),
+        (record("worse after 32 of 150 questions", 118), TrialOutcome.pruned),
+        (record("worse after 150 of 150 questions"), TrialOutcome.complete),
+        (record("better after 40 of 150 questions", 110), TrialOutcome.in_full),
+        (record("better after 150 of 150 questions", accuracy=0.9), TrialOutcome.in_full),
+        (record("undecided after 150 of 150 questions", accuracy=0.7), TrialOutcome.in_full),
+        (record("undecided after 150 of 150 questions", accuracy=0.6), TrialOutcome.complete),
     ],
 )
-def test_what_becomes_of_a_trial(of: Record, fate: Fate) -> None:
-    assert fate_of(of, best=0.6) is fate
+def test_what_becomes_of_a_trial(of: Record, fate: TrialOutcome) -> None:
+    assert decide_outcome(of, best_score=0.6) is fate
 
 
 def test_how_a_trial_is_compared() -> None:
-    assert overrides_of(None) == []
-    assert overrides_of({"job": "gsm8k-1", "comparisons": 4}) == [
+    assert comparison_overrides(None) == []
+    assert comparison_overrides({"job": "gsm8k-1", "comparisons": 4}) == [
         "task.early_stop_vs=gsm8k-1",
         "task.early_stop_comparisons=4",
     ]

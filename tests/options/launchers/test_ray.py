@@ -29,7 +29,7 @@ from ray_cluster import ENVIRONMENT, RayCluster, missing, running_ray
 
 from runner.config.root import RunnerConfig
 from runner.grid.plan import plan_job
-from runner.options.launchers.ray_jobs import Assignment, Mailbox, SharedFile, do_job
+from runner.options.launchers.ray_jobs import Mailbox, RayJobRequest, SharedFile, run_ray_job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 CLUSTER = pytest.mark.skipif(bool(missing()), reason=missing() or "it can be had")
@@ -256,10 +256,10 @@ def test_a_cluster_that_is_not_there_is_one_line(grid: Start) -> None:
 # ---------------------------------------------------------------------------------------- on a node
 
 
-def assignment(config: RunnerConfig, shared: SharedFile, job_id: str = "") -> Assignment:
+def assignment(config: RunnerConfig, shared: SharedFile, job_id: str = "") -> RayJobRequest:
     """Return what a node gets for a job."""
     planned = plan_job([], config)
-    return Assignment(0, job_id or planned.job_id, config, "", os.getcwd(), shared)
+    return RayJobRequest(0, job_id or planned.job_id, config, "", os.getcwd(), shared)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Any:
             self.box, self.tell = Mailbox(), self
 
         def remote(self, *words: Any) -> bool:
-            return self.box.tell(*words)
+            return self.box.report(*words)
 
     monkeypatch.setattr(ray, "get", lambda value: value)
     return Told()
@@ -282,7 +282,7 @@ def test_a_node_without_the_shared_disk_sends_files_and_logs_nothing(
     make_config: Callable[..., RunnerConfig], mailbox: Any, tmp_path: Path
 ) -> None:
     config = make_config(task=Gsm8kConfig(limit=2))
-    delivery = do_job(assignment(config, SharedFile(str(tmp_path / "no"), "x")), mailbox)
+    delivery = run_ray_job(assignment(config, SharedFile(str(tmp_path / "no"), "x")), mailbox)
     assert delivery.outcome.status == "FINISHED"
     assert delivery.files is not None
     with tarfile.open(fileobj=io.BytesIO(delivery.files)) as files:
@@ -290,7 +290,7 @@ def test_a_node_without_the_shared_disk_sends_files_and_logs_nothing(
     assert not (Path(config.output_dir) / "jobs").exists()
     # the control: with the disk, it works there and sends nothing
     (tmp_path / "yes").write_text("x")
-    delivery = do_job(assignment(config, SharedFile(str(tmp_path / "yes"), "x")), mailbox)
+    delivery = run_ray_job(assignment(config, SharedFile(str(tmp_path / "yes"), "x")), mailbox)
     assert (delivery.outcome.status, delivery.files) == ("FINISHED", None)
     assert (Path(config.output_dir) / "jobs" / delivery.job_id).is_dir()
 
@@ -299,7 +299,7 @@ def test_another_model_or_other_data_on_a_node_is_another_job(
     make_config: Callable[..., RunnerConfig], mailbox: Any, tmp_path: Path
 ) -> None:
     config = make_config(task=Gsm8kConfig(limit=2))
-    delivery = do_job(
+    delivery = run_ray_job(
         assignment(config, SharedFile(str(tmp_path / "no"), "x"), "gsm8k-000000000000"), mailbox
     )
     assert delivery.files is None

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from raising import raises
 
-from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
+from runner.options.launchers.search_space import SearchSettings, SearchSpace, first_values, make_study_name
 from runner_base.errors import Code, ConfigError
 
 optuna = pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 
 
 def space(*arguments: str, **params: str) -> dict[str, Any]:
-    return SearchSpace.of(arguments, params).distributions()
+    return SearchSpace.parse(arguments, params).make_distributions()
 
 
 def test_sweeps_become_distributions() -> None:
@@ -38,9 +38,9 @@ def test_sweeps_become_distributions() -> None:
 
 
 def test_the_command_line_wins_and_what_is_fixed_stays() -> None:
-    both = SearchSpace.of(["a=1,2", "c=5", "+d=x"], {"a": "interval(0,1)", "b": "choice(3,4)", "e": "6"})
-    assert both.distributions()["a"] == optuna.distributions.CategoricalDistribution([1, 2])
-    assert both.overrides({"a": 2, "b": 4}) == ["e=6", "c=5", "+d=x", "a=2", "b=4"]
+    both = SearchSpace.parse(["a=1,2", "c=5", "+d=x"], {"a": "interval(0,1)", "b": "choice(3,4)", "e": "6"})
+    assert both.make_distributions()["a"] == optuna.distributions.CategoricalDistribution([1, 2])
+    assert both.trial_overrides({"a": 2, "b": 4}) == ["e=6", "c=5", "+d=x", "a=2", "b=4"]
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,19 @@ def settings(**changes: Any) -> SearchSettings:
 
 
 def test_which_commands_are_the_same_search() -> None:
-    one = SearchSpace.of(["a=1,2", "b=interval(0,1)", "c=3"], {})
-    name = study_name(one, settings(), "gsm8k-1")
-    assert study_name(SearchSpace.of(["c=3", "b=interval(0,1)", "a=1,2"], {}), settings(), "gsm8k-1") == name
-    assert study_name(one, settings(n_trials=99, n_jobs=7, max_failure_rate=0.5), "gsm8k-1") == name
+    one = SearchSpace.parse(["a=1,2", "b=interval(0,1)", "c=3"], {})
+    name = make_study_name(one, settings(), "gsm8k-1")
+    assert (
+        make_study_name(SearchSpace.parse(["c=3", "b=interval(0,1)", "a=1,2"], {}), settings(), "gsm8k-1")
+        == name
+    )
+    assert make_study_name(one, settings(n_trials=99, n_jobs=7, max_failure_rate=0.5), "gsm8k-1") == name
     changes: list[dict[str, Any]] = [{"seed": 2}, {"sampler": "random"}, {"direction": "minimize"}]
-    others = [study_name(one, settings(**it), "gsm8k-1") for it in changes]
-    others.append(study_name(SearchSpace.of(["a=1,3", "b=interval(0,1)"], {}), settings(), "gsm8k-1"))
-    others.append(study_name(one, settings(), "gsm8k-2"))
+    others = [make_study_name(one, settings(**it), "gsm8k-1") for it in changes]
+    others.append(make_study_name(SearchSpace.parse(["a=1,3", "b=interval(0,1)"], {}), settings(), "gsm8k-1"))
+    others.append(make_study_name(one, settings(), "gsm8k-2"))
     assert len({name, *others}) == 6
-    assert corner(one.distributions()) == {"a": 1, "b": 0.0}
+    assert first_values(one.make_distributions()) == {"a": 1, "b": 0.0}
 
 
 @pytest.mark.sampled(4)
@@ -96,7 +99,7 @@ def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(sampler: 
             kept: Any = proposing(len(study.trials))
             for _ in range(trials):
                 study.sampler = (
-                    kept if kept is not None else chosen.proposing(distributions, len(study.trials))
+                    kept if kept is not None else chosen.make_sampler(distributions, len(study.trials))
                 )
                 trial = study.ask(distributions)
                 study.tell(trial, -((trial.params["x"] - 0.3) ** 2) - trial.params["y"])

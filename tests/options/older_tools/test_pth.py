@@ -16,17 +16,17 @@ import torch
 from opening import adapt, load_base, make_spec, open_engine, predict
 from raising import raises
 
-from runner.options.older_tools.convert_lora import convert, parser
+from runner.options.older_tools.convert_lora import convert_adapter, parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine.checkpoints import locating
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.local.base_cache import BaseCache
-from runner_engine.models import load as load_room
-from runner_engine.models.adapting import release
-from runner_engine.models.load import Loaded
-from runner_engine.models.lora.beside import LowRank
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.local.base_model_cache import BaseModelCache
+from runner_engine.models import base_loading as load_room
+from runner_engine.models.adapter_lifecycle import detach_adapter
+from runner_engine.models.base_loading import LoadedModel
+from runner_engine.models.lora.unmerged import SingleAdapterMatrices
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
@@ -41,7 +41,7 @@ State = dict[str, torch.Tensor]
 IDS = torch.arange(3, 40)[None]
 
 
-def load(spec: ModelSpec) -> Loaded:
+def load(spec: ModelSpec) -> LoadedModel:
     return adapt(load_base(spec), spec)
 
 
@@ -96,7 +96,7 @@ def save(state: Any, file: Path) -> str:
 
 
 def as_peft(file: str, base: Path, target: Path) -> str:
-    convert(parser().parse_args([file, str(target), "--base", str(base)]))
+    convert_adapter(parser().parse_args([file, str(target), "--base", str(base)]))
     return str(target)
 
 
@@ -168,7 +168,7 @@ def test_over_a_quantized_base(
     with torch.inference_mode():
         with_delta = layer(x).float()
         after = logits(loaded.model)
-        assert release(loaded, adapted)
+        assert detach_adapter(loaded, adapted)
         low = x @ state[f"{key}.A.weight"].float().T @ state[f"{key}.B.weight"].float().T
         torch.testing.assert_close(with_delta, layer(x).float() + low, atol=1e-4, rtol=1e-4)
     assert torch.isfinite(after).all()
@@ -188,7 +188,7 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(bases: dict[str, Path], t
         "peft 4": PeftConfig(path=as_peft(one, bases["llama"], tmp_path / "peft_4")),
     }
     turns = ["none", "pth 4", "none", "peft 2", "none", "pth 2", "pth 4", "peft 4", "pth 4", "peft 2", "none"]
-    kept, seen, loads = BaseCache(), [], []
+    kept, seen, loads = BaseModelCache(), [], []
     for name in turns:
         engine = open_engine(make_spec(model=base, lora=adapters[name]), kept)
         loads.append(engine.load().metrics["base_loads"])
@@ -209,17 +209,17 @@ def test_nothing_stays_on_the_base(tiny_model: LocalModelConfig, tmp_path: Path)
     base = load_base(spec)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     loaded = adapt(base, spec)
-    assert sum(isinstance(module, LowRank) for module in loaded.model.modules()) == 4
+    assert sum(isinstance(module, SingleAdapterMatrices) for module in loaded.model.modules()) == 4
     assert {key for key in loaded.model.state_dict() if ".lora." in key} == set(squares()), (
         "named as in the file"
     )
-    assert release(loaded, spec)
+    assert detach_adapter(loaded, spec)
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not any(module._forward_hooks or "lora" in module._modules for module in base.model.modules())
     merged = dataclasses.replace(spec, lora=PthConfig(path=spec.lora.path, merge=True))  # type: ignore[attr-defined]
-    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
+    assert not detach_adapter(adapt(base, merged), merged), "merged weights cannot be had back"
 
 
 def test_merging_leaves_a_tied_embedding_alone(tiny_llama: Path, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path, tiny_model: LocalModelC
         make_spec(model=tiny_model, lora=PthConfig(path=path))
         for path in (one, str(tmp_path / "copy.pth"), other)
     ]
-    hashes = [resolve(spec).files.fingerprint(tmp_path / "hashes.json")["lora"] for spec in specs]
+    hashes = [resolve(spec).files.hash_files(tmp_path / "hashes.json")["lora"] for spec in specs]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -11,27 +11,34 @@ import pytest
 import yaml
 from raising import raises
 
-from runner.config.compose import composer_of
+from runner.config.compose import create_composer
 from runner.config.root import RunnerConfig
-from runner.config.variables import variables_as_overrides
-from runner.library.load import configure
-from runner.options.older_tools.names import NAMES
-from runner.options.older_tools.variables import Chosen, model_of, translate
+from runner.config.variables import read_variable_overrides
+from runner.library.load import build_config
+from runner.options.older_tools.variable_names import NAMES
+from runner.options.older_tools.variable_translation import (
+    ModelChoice,
+    describe_model_choice,
+    translate_variables,
+)
 from runner_base import environment
 from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 OF_HYBRID = frozenset({"name", "student.name", "student.device", "student.stub", "teacher.base_url"})
-KINDS = {"hybrid": Chosen("hybrid", OF_HYBRID), "api": Chosen("api", frozenset({"name", "base_url"}), False)}
+KINDS = {
+    "hybrid": ModelChoice("hybrid", OF_HYBRID),
+    "api": ModelChoice("api", frozenset({"name", "base_url"}), False),
+}
 
 
-def look(choice: str | None) -> list[Chosen]:
-    return [KINDS.get(choice or "") or model_of(composer_of(), choice)]
+def look(choice: str | None) -> list[ModelChoice]:
+    return [KINDS.get(choice or "") or describe_model_choice(create_composer(), choice)]
 
 
 def becomes(asked: Any = None, own: Any = None, **environ: str) -> tuple[list[str], list[str]]:
-    found = translate(environ, asked or {}, lambda choice: look(choice or own))
+    found = translate_variables(environ, asked or {}, lambda choice: look(choice or own))
     return found.overrides, found.lines
 
 
@@ -232,14 +239,14 @@ def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) ->
     }.items():
         monkeypatch.setenv(name, value)
     limit = ["generation.max_new_tokens=9"]
-    assert variables_as_overrides(["profile=low_memory"]) == limit
-    assert variables_as_overrides([], "memory_profiles", "experiments") == limit
-    assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]
+    assert read_variable_overrides(["profile=low_memory"]) == limit
+    assert read_variable_overrides([], "memory_profiles", "experiments") == limit
+    assert read_variable_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]
 
 
 def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     groups = {group: arguments.pop(group, None) for group in ("quantization", "lora", "rope", "generation")}
-    return configure(model, groups, arguments)
+    return build_config(model, groups, arguments)
 
 
 def test_arguments_have_precedence_over_variables(

@@ -13,26 +13,26 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 from stages import split_into
 from trips import Trip
 
-from runner.config.completion import completing_values
-from runner.config.compose import compose
+from runner.config.completion import add_value_completion
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.config.runner_hydra import hydra_of
+from runner.config.runner_hydra import create_hydra
 from runner.config.task import TaskConfig
-from runner.grid.plan import PlannedJob, predicted_need
-from runner.grid.worker_limits import WorkerLimits, worker_limits
-from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, Strategy, VerifyConfig
+from runner.grid.plan import PlannedJob, predict_need
+from runner.grid.worker_limits import WorkerLimits, compute_worker_limits
+from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, SplitStrategy, VerifyConfig
 from runner.options.parts.model_keys import PartsModelConfig
-from runner.run import check, run
+from runner.run import check_job, run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.visible_gpus import Gpu
-from runner_compare.metrics import described, known_metrics
-from runner_engine.checkpoints.locating import locate
+from runner_compare.metrics import find_metric, known_metrics
+from runner_engine.checkpoints.locating import locate_model
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
@@ -49,7 +49,7 @@ def halves(tiny_llama: Path, tmp_path: Path) -> Path:
 
 
 def test_the_yaml_of_a_split_has_the_defaults_of_its_schema() -> None:
-    composed, choices = compose(["task=split"])
+    composed, choices = compose_job(["task=split"])
     assert to_config(composed, choices).task == SplitConfig()
 
 
@@ -57,13 +57,13 @@ def test_the_yaml_of_a_split_has_the_defaults_of_its_schema() -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("task=split task.strategy=", [f"task.strategy={strategy}" for strategy in sorted(Strategy)]),
+        ("task=split task.strategy=", [f"task.strategy={strategy}" for strategy in sorted(SplitStrategy)]),
         ("task=split task.strategy=balanced_p", ["task.strategy=balanced_params"]),
         ("task=split task.explain=", ["task.explain=null", "task.explain=vllm"]),
     ],
 )
 def test_what_completion_offers(line: str, offered: list[str]) -> None:
-    plugin: CompletionPlugin = completing_values(BashCompletion(hydra_of().config_loader))
+    plugin: CompletionPlugin = add_value_completion(BashCompletion(create_hydra().config_loader))
     assert plugin._query("config", line) == offered
 
 
@@ -79,14 +79,14 @@ def test_a_split_loads_nothing_and_needs_nothing(make_config: Make) -> None:
     large = LocalModelConfig(
         name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu", dtype=Dtype.float32
     )
-    assert check(resolve(make_config(model=large, task=SplitConfig(output_dir="x")))) == []
+    assert check_job(resolve_job(make_config(model=large, task=SplitConfig(output_dir="x")))) == []
 
 
 def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Make) -> None:
     # looking for it would need the network, which no test has
     absent = LocalModelConfig(name="nobody/no-such-model")
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
-        assert check(resolve(make_config(model=absent, task=task))) == []
+        assert check_job(resolve_job(make_config(model=absent, task=task))) == []
 
 
 @pytest.mark.parametrize("kind", [LocalConfig, LocalModelConfig])
@@ -96,36 +96,36 @@ def test_the_parts_of_a_split_are_no_model(
     trip.split(tiny_llama)
     parts = trip.parts
     with pytest.raises(ConfigError) as refused:
-        locate(kind(name=str(parts)))
+        locate_model(kind(name=str(parts)))
     assert f"{parts} contains the parts of a split" in str(refused.value)
     assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(refused.value)
 
 
 def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
     config = make_config(task=task, **groups)
-    return PlannedJob([], config, resolved=resolve(config))
+    return PlannedJob([], config, resolved=resolve_job(config))
 
 
 def test_each_job_without_a_shared_base_counts(
     make_config: Make, halves: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: 4)
-    monkeypatch.setattr(machine, "gpu_models", list)
+    monkeypatch.setattr(machine, "available_cores", lambda: 4)
+    monkeypatch.setattr(machine, "visible_gpu_models", list)
     # takes all cores
     pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(halves)))
     verify = planned(make_config, VerifyConfig(parts=str(halves)))  # takes one
-    assert worker_limits([verify, verify], [0, 1], "auto") == WorkerLimits(2, 2)
+    assert compute_worker_limits([verify, verify], [0, 1], "auto") == WorkerLimits(2, 2)
     for plan in ([pipeline, verify], [verify, pipeline]):
-        assert worker_limits(plan, [0, 1], "auto") == WorkerLimits(1, 1)
+        assert compute_worker_limits(plan, [0, 1], "auto") == WorkerLimits(1, 1)
 
 
 def test_a_pipeline_needs_a_gpu_for_each_process(
     make_config: Make, halves: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "device_class", lambda device: "cpu" if device == "cpu" else "cuda")
-    monkeypatch.setattr(machine, "gpu_models", lambda: [gpu.model for gpu in FOUR])
-    monkeypatch.setattr(visible_gpus, "visible", lambda: FOUR)
-    monkeypatch.setattr(visible_gpus, "free_mib", list)
+    monkeypatch.setattr(machine, "resolve_device_class", lambda device: "cpu" if device == "cpu" else "cuda")
+    monkeypatch.setattr(machine, "visible_gpu_models", lambda: [gpu.model for gpu in FOUR])
+    monkeypatch.setattr(visible_gpus, "find_visible_gpus", lambda: FOUR)
+    monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", list)
     for keys, gpus, named in (
         ({}, 2, NO),
         ({"stages": 1}, 1, NO),
@@ -133,7 +133,7 @@ def test_a_pipeline_needs_a_gpu_for_each_process(
         ({"device": "cpu"}, 0, NO),
     ):
         model_keys: dict[str, Any] = keys
-        need = predicted_need(resolve(make_config(model=PartsModelConfig(str(halves), **model_keys))))
+        need = predict_need(resolve_job(make_config(model=PartsModelConfig(str(halves), **model_keys))))
         assert need.gpus == gpus
         assert need.named_gpus == named
 
@@ -152,4 +152,4 @@ def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: 
         metrics = run(
             make_config(model=model, task=task, generation=GenerationConfig(max_new_tokens=4))
         ).result.metrics
-        assert {key for key in metrics if described(key).key not in known_metrics()} == set(), task.name
+        assert {key for key in metrics if find_metric(key).key not in known_metrics()} == set(), task.name

@@ -20,14 +20,14 @@ from raising import raises
 from stages import split_into
 
 from runner.config.measures import SweepConfig
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
-from runner.grid.plan import State, plan_job, predicted_need
+from runner.engines.kinds import model_kind
+from runner.grid.plan import PlanState, plan_job, predict_need
 from runner.options.parts.keys import SplitConfig
-from runner.options.parts.model_keys import Backend, PartsModelConfig
-from runner.run import check, identify, run
-from runner.speed.synthetic import synthetic_requests
+from runner.options.parts.model_keys import PartsModelConfig, TransportBackend
+from runner.run import check_job, identify_job, run
+from runner.speed.synthetic import create_random_requests
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
@@ -40,7 +40,7 @@ from runner_base.result import FinishReason, Status
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Completion
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.rope import RopeLinearConfig
@@ -133,8 +133,10 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
         engine = open_engine(config)
         try:
             report = engine.load()
-            requests = synthetic_requests(3, 16, 8, int(report.metrics["vocab_size"]), seed=0)
-            ended: list[Completion] = sorted(complete(engine, requests, 3), key=lambda one: int(one.id))
+            requests = create_random_requests(3, 16, 8, int(report.metrics["vocab_size"]), seed=0)
+            ended: list[Completion] = sorted(
+                complete_requests(engine, requests, 3), key=lambda one: int(one.id)
+            )
             assert all(len(one.token_times or ()) == 8 for one in ended)
             return [one.answer.token_ids for one in ended]
         finally:
@@ -179,7 +181,7 @@ def test_the_job_depends_on_manifest_prompts_and_generation(
     def job(generation: GenerationConfig = GREEDY, **keys: Any) -> str:
         task = GenerateConfig(prompt="one")
         config = make_config(model=in_parts(**({"parts": parts} | keys)), task=task, generation=generation)
-        return identify(resolve(config))[1].job_id
+        return identify_job(resolve_job(config))[1].job_id
 
     first = job()
     moved = tmp_path / "moved"
@@ -188,7 +190,7 @@ def test_the_job_depends_on_manifest_prompts_and_generation(
     assert job(parts=split_into(model, tmp_path / "other", 2)) != first
     assert job(SAMPLED) != first
     assert job(micro_batch=2) != first
-    assert job(stages=2, timeout_s=5.0, backend=Backend.gloo, check_memory=False) == first
+    assert job(stages=2, timeout_s=5.0, backend=TransportBackend.gloo, check_memory=False) == first
     assert job(dtype=Dtype.auto) != first
 
 
@@ -220,17 +222,17 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_parts(
     encoded = []
     for it in (in_parts(embedded), whole("embedded")):
         config = make_config(model=it)
-        encoded.append(kind_of(it).encoded(resolve(config), ["2+2?", (5, 6)]))
+        encoded.append(model_kind(it).encode_prompts(resolve_job(config), ["2+2?", (5, 6)]))
     assert encoded[0] == encoded[1]
 
 
 def test_a_job_needs_its_parts_and_all_cores(make_config: Make, parts: Path) -> None:
     config = make_config(model=in_parts(parts, dtype=Dtype.float32))
     stored = sum(file.stat().st_size for file in parts.glob("*.safetensors")) / MIB
-    need = predicted_need(resolve(config))
+    need = predict_need(resolve_job(config))
     assert need.mib == pytest.approx(stored, rel=0.1)
-    assert need.threads == machine.cores()
-    assert plan_job([], config).state is State.todo
+    assert need.threads == machine.available_cores()
+    assert plan_job([], config).state is PlanState.todo
 
 
 # --------------------------------------------------------------------------------------------- bad
@@ -266,19 +268,19 @@ def test_refused_before_anything_is_loaded(
 
     refused(make_config(model=in_parts(tmp_path)), "not_found", "model.name")
     refused(make_config(model=in_parts(parts, stages=5)), "too_large", "model.stages")
-    refused(make_config(model=in_parts(parts, backend=Backend.nccl)), "unsupported", "model.backend")
+    refused(make_config(model=in_parts(parts, backend=TransportBackend.nccl)), "unsupported", "model.backend")
     incomplete = Path(copytree(parts, tmp_path / "incomplete"))
     (incomplete / "part_3.safetensors").unlink()
     with raises(DataError, "damaged"):
         run(make_config(model=in_parts(incomplete, stages=4)))
-    monkeypatch.setattr(machine, "available_mib", lambda: 0.01)
+    monkeypatch.setattr(machine, "available_memory_mib", lambda: 0.01)
     refused(make_config(model=in_parts(parts)), "too_large", "model.name")
     fits = make_config(model=in_parts(parts, check_memory=False))
-    assert check(resolve(fits)) == []
-    monkeypatch.setattr(machine, "available_mib", lambda: 10_000.0)
+    assert check_job(resolve_job(fits)) == []
+    monkeypatch.setattr(machine, "available_memory_mib", lambda: 10_000.0)
     alone, four = (make_config(model=in_parts(parts, stages=stages)) for stages in (1, 4))
-    assert check(resolve(alone)) == []
-    (text,) = check(resolve(four))
+    assert check_job(resolve_job(alone)) == []
+    (text,) = check_job(resolve_job(four))
     assert isinstance(text, str)
     assert re.fullmatch(
         r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", text
@@ -294,10 +296,10 @@ def test_the_parts_of_other_machines_need_not_be_here(
     for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     config = make_config(model=PartsModelConfig(name=str(here), **CPU))
-    assert check(resolve(config)) == []
+    assert check_job(resolve_job(config)) == []
     asked = make_config(model=in_parts(here, stages=2))
     with raises(ConfigError, "conflict", "model.stages"):
-        check(resolve(asked))
+        check_job(resolve_job(asked))
 
 
 def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> None:

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trips import Trip
 
-from runner.options.parts.old_splits import encode, read_old_split, safetensors_dtype
+from runner.options.parts.json_splits import encode_numbers, read_json_split, safetensors_dtype
 from runner.options.parts.sharding import partition_file
-from runner.options.parts.sharding.partition_file import Inline, read_partition
+from runner.options.parts.sharding.partition_file import InlineNumbers, read_partition
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError, DataError
-from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints import file_io
 
 
 def write_old(
@@ -108,14 +108,14 @@ def test_pieces_may_end_anywhere(trip: Trip, chunk: int, monkeypatch: pytest.Mon
         "last": torch.tensor([0.1, 3e38, -0.0]),
     }
     old = write_old(trip.folder / "old", tensors, indent=1)
-    monkeypatch.setattr(byteio, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(file_io, "CHUNK_BYTES", chunk)
     monkeypatch.setattr("runner.options.parts.sharding.partition_file.OVERLAP_BYTES", 40)
-    partitions = read_old_split(old)
+    partitions = read_json_split(old)
     found = {layer.name: (one, layer) for one in partitions for layer in one.layers}
     assert list(found) == list(tensors)
     for name, tensor in tensors.items():
-        assert isinstance(found[name][1].parameters, Inline)
-        values = np.concatenate([*partition_file.from_json(*found[name]), np.zeros(0)])
+        assert isinstance(found[name][1].parameters, InlineNumbers)
+        values = np.concatenate([*partition_file.iterate_inline_numbers(*found[name]), np.zeros(0)])
         assert values.tolist() == tensor.double().flatten().tolist()
 
 
@@ -131,8 +131,8 @@ def test_memory_does_not_grow_with_the_numbers(trip: Trip) -> None:
     trip.merge(old)
     _, merge_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert read_peak < 4 * byteio.CHUNK_BYTES
-    assert merge_peak < 12 * byteio.CHUNK_BYTES
+    assert read_peak < 4 * file_io.CHUNK_BYTES
+    assert merge_peak < 12 * file_io.CHUNK_BYTES
 
 
 def edit(old: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -207,7 +207,7 @@ def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype)
     patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     every = patterns.view(kind).float()
     assert np.array_equal(
-        partition_file.decode(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True
+        partition_file.decode_values(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True
     )
     finite = every[every.isfinite()]
     torch.manual_seed(0)
@@ -216,18 +216,18 @@ def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype)
     ties = (finite[:-1].double() + finite[1:].double()).div(2).float()
     for values in (finite, between, ties):
         values = values[values.abs() < 6e4]
-        data, _ = encode(values.double().numpy(), dtype, "here")
+        data, _ = encode_numbers(values.double().numpy(), dtype, "here")
         assert data == checkpoints.as_bytes(values.to(kind))
-    assert encode(finite.double().numpy(), dtype, "here")[1] == 0
+    assert encode_numbers(finite.double().numpy(), dtype, "here")[1] == 0
     with raises(DataError, "bad_value", "here"):
-        encode(np.array([1e39]), dtype, "here")
+        encode_numbers(np.array([1e39]), dtype, "here")
 
 
 def test_dtypes_that_hold_no_such_numbers() -> None:
     with raises(DataError, "bad_value", "here"):
-        encode(np.array([1.5]), "I8", "here")
+        encode_numbers(np.array([1.5]), "I8", "here")
     with raises(ConfigError, "unsupported", "here"):
-        encode(np.array([1.5]), "F8_E4M3", "here")
+        encode_numbers(np.array([1.5]), "F8_E4M3", "here")
     expected = {
         "torch.bfloat16": "BF16",
         "float32": "F32",

@@ -21,7 +21,7 @@ from raising import raises
 from safetensors import safe_open
 from vllm_standin import is_alive
 
-from runner.options.quantize import making
+from runner.options.quantize import quantizer_process
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, JobFailed
 from runner_engine.embedded import MODEL_DIR
@@ -125,7 +125,7 @@ def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path, moment: str
 ) -> None:
     made = tmp_path / "outputs" / "made"
-    unfinished = f".{NAME}.*{making.UNFINISHED}/{making.MADE}"
+    unfinished = f".{NAME}.*{quantizer_process.UNFINISHED}/{quantizer_process.MADE}"
     process = start(tmp_path)
     (maker, *_) = wait_for(lambda: makers_of(process))
     if moment == "folder is there":
@@ -149,7 +149,7 @@ def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_
 ) -> None:
     sharded = (*KEYS, "task.shard_mib=1")
     made = tmp_path / "outputs" / "made"
-    unfinished = f".{NAME}.*{making.UNFINISHED}/{making.MADE}"
+    unfinished = f".{NAME}.*{quantizer_process.UNFINISHED}/{quantizer_process.MADE}"
     process = start(tmp_path, *sharded)
     (maker, *_) = wait_for(lambda: makers_of(process))
     while not [*made.glob(f"{unfinished}/*.safetensors")]:
@@ -243,7 +243,7 @@ def test_a_name_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         with raises(ConfigError, "exists", "task.output"):
-            making._name(made, target)
+            quantizer_process._publish(made, target)
         with pytest.raises(OSError, match="exist|not empty"):
             os.rename(made, target) if is_folder else os.link(made, target)
         assert ((target / "file") if is_folder else target).read_text() == "old"
@@ -255,17 +255,17 @@ def test_what_cannot_be_read_gets_no_name(tmp_path: Path) -> None:
     (tmp_path / "half.gguf").write_bytes(b"GGUF\3\0\0\0")
     for made in (tmp_path / "empty", tmp_path / "half.gguf", tmp_path / "nothing"):
         with raises(JobFailed, "failed"):
-            making._check_model(made, "maker has written no model that can be read", Path("log"))
+            quantizer_process._check_model(made, "maker has written no model that can be read", Path("log"))
     whole = embedded_gguf.write(tmp_path / "embedded-F16.gguf", "F16")
     for made in (MODEL_DIR, whole):
-        making._check_model(made, "it is read", Path("log"))
+        quantizer_process._check_model(made, "it is read", Path("log"))
 
 
 def test_two_jobs_never_write_into_one_place(tmp_path: Path) -> None:
     with (
-        making._unfinished(tmp_path / "model"),
+        quantizer_process._make_unfinished_folder(tmp_path / "model"),
         raises(ConfigError, "busy", "task.output"),
-        making._unfinished(tmp_path / "model"),
+        quantizer_process._make_unfinished_folder(tmp_path / "model"),
     ):
         pass
     assert [*tmp_path.iterdir()] == []
@@ -298,7 +298,7 @@ def test_a_link_in_place_of_the_unfinished_folder_loses_nothing(tmp_path: Path) 
     place.mkdir()
     for name in (".model.unfinished", f".model.{'0' * 16}.unfinished", ".model.unfinished.tmp"):
         (place / name).symlink_to(victim)
-    with making._unfinished(place / "model") as folder:
+    with quantizer_process._make_unfinished_folder(place / "model") as folder:
         assert [*folder.iterdir()] == []
     assert (victim / "precious").read_text() == "kept"
     assert len([*place.iterdir()]) == 3

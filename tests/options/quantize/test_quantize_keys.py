@@ -13,13 +13,13 @@ import pytest
 from made_models import with_maker
 from raising import raises
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.options.quantize.calibration import Calibration, check_apart, read_calibration
+from runner.options.quantize.calibration import Calibration, check_no_overlap, read_calibration
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import FILE_TYPES, IMATRIX, KINDS, Recipe
-from runner.options.quantize.source import source_of
+from runner.options.quantize.source import find_source_model
 from runner_base.errors import Code, ConfigError, DataError
 from tools import embedded_gguf
 
@@ -27,7 +27,7 @@ Run = Callable[..., Any]
 
 
 def config_of(*keys: str) -> RunnerConfig:
-    return to_config(*compose(["task=quantize", *keys]))
+    return to_config(*compose_job(["task=quantize", *keys]))
 
 
 def test_every_recipe_says_how_it_is_made() -> None:
@@ -90,7 +90,7 @@ def test_models_that_no_recipe_takes(keys: tuple[str, ...], code: Code, key: str
     config = config_of(*keys)
     assert isinstance(config.task, QuantizeConfig)
     with raises(ConfigError, code, key):
-        source_of(config, config.task)
+        find_source_model(config, config.task)
 
 
 def test_a_file_is_no_folder_and_a_quantized_one_no_source(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_a_file_is_no_folder_and_a_quantized_one_no_source(tmp_path: Path) -> No
         config = config_of(*more)
         assert isinstance(config.task, QuantizeConfig)
         with raises(ConfigError, "unsupported", key) as caught:
-            source_of(config, config.task)
+            find_source_model(config, config.task)
     assert str(caught.value).startswith(f"task.gguf={q8} ")
     config = config_of("task.recipe=q4_k", f"task.gguf={plain}")
     assert isinstance(config.task, QuantizeConfig)
-    assert source_of(config, config.task).path == plain
+    assert find_source_model(config, config.task).path == plain
 
 
 # -------------------------------------------------------------------------------- calibration texts
@@ -146,14 +146,14 @@ def test_a_text_of_the_evaluation_is_refused_however_it_is_written() -> None:
     shipped = max(texts_that_ship(), key=len)
     for text in (shipped, shipped.upper(), "  ".join(shipped.split()) + " !"):
         with raises(ConfigError, "conflict", "task.calibration"):
-            check_apart(Calibration("mine", ("something else", text)), ["texts"])
+            check_no_overlap(Calibration("mine", ("something else", text)), ["texts"])
 
 
 def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path) -> None:
     shipped = next(text for text in texts_that_ship() if len(text.split()) > 40)
     words = shipped.split()
     quoted = "As the old book says, " + " ".join(words[5:25]) + ", and nobody knew why."
-    (note,) = check_apart(Calibration("mine", (quoted,)), ["texts"])
+    (note,) = check_no_overlap(Calibration("mine", (quoted,)), ["texts"])
     assert note.code == "shared_words"
     assert {**note.values, "shown": ""} == {
         "calibration": "mine",
@@ -163,9 +163,9 @@ def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path
         "evaluation": "texts",
         "shown": "",
     }
-    assert check_apart(Calibration("mine", (" ".join(words[5:15]),)), ["texts"]) == []
-    assert check_apart(read_calibration("embedded"), ["texts"]) == []
-    (note,) = check_apart(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
+    assert check_no_overlap(Calibration("mine", (" ".join(words[5:15]),)), ["texts"]) == []
+    assert check_no_overlap(read_calibration("embedded"), ["texts"]) == []
+    (note,) = check_no_overlap(Calibration("mine", ("a",)), [str(tmp_path / "gone.jsonl")])
     assert (note.code, note.values["evaluation"]) == ("evaluation_unread", str(tmp_path / "gone.jsonl"))
 
 
@@ -223,7 +223,7 @@ def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
 
 def test_the_generators_problems_are_no_evaluations() -> None:
     """The split for training and the one for tests have no problem in common."""
-    notes = check_apart(read_calibration("embedded"), ["embedded"])  # a text that both have is an error
+    notes = check_no_overlap(read_calibration("embedded"), ["embedded"])  # a text that both have is an error
     assert "evaluation_unread" not in [note.code for note in notes]
 
 

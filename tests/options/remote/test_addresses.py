@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from raising import raises
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.plain_text import quote_text, sweep_of
-from runner.options.remote.addresses import addresses_of, is_in_domain, is_this_machine
+from runner.config.override_quoting import format_sweep, quote_override
+from runner.options.remote.addresses import is_in_domain, is_local_address, parse_addresses
 from runner.options.remote.keys import ApiConfig
 from runner_base.errors import NOT_GIVEN, Code, ConfigError
 
@@ -21,8 +21,8 @@ A, B = "http://a.example/v1", "http://b.example:8000/v1"
 def test_a_list_means_the_same_in_any_order() -> None:
     one, other = (ApiConfig(name="x", base_url=urls) for urls in ([B, A], [A + "/", B, A]))
     assert one.base_url == other.base_url == [A, B]
-    assert one.address == f"{A}, {B}"
-    assert [server.base_url for server in one.servers] == [A, B]
+    assert one.joined_addresses == f"{A}, {B}"
+    assert [server.base_url for server in one.single_server_configs] == [A, B]
 
 
 def test_a_list_of_one_is_that_address() -> None:
@@ -50,10 +50,10 @@ def test_wrong_addresses_are_refused(urls: object, code: Code, key: str, value: 
 
 
 def test_a_list_on_the_command_line_is_one_job_and_a_sweep_is_several() -> None:
-    assert quote_text(f"model.base_url=[{A},{B}?x=1]") == f"model.base_url=[{A},'{B}?x=1']"
-    assert quote_text(f"model.base_url={A},{B}") == f"model.base_url={A},{B}"
-    assert sweep_of("model.base_url", [A, B]) == f"model.base_url={A},{B}"
-    config = to_config(*compose(["model=api", "model.name=x", f"model.base_url=[{B},{A}]"]))
+    assert quote_override(f"model.base_url=[{A},{B}?x=1]") == f"model.base_url=[{A},'{B}?x=1']"
+    assert quote_override(f"model.base_url={A},{B}") == f"model.base_url={A},{B}"
+    assert format_sweep("model.base_url", [A, B]) == f"model.base_url={A},{B}"
+    config = to_config(*compose_job(["model=api", "model.name=x", f"model.base_url=[{B},{A}]"]))
     assert config.model == ApiConfig(name="x", base_url=[A, B])
 
 
@@ -65,9 +65,9 @@ def test_several_addresses_without_brackets_are_explained(runner: Callable[..., 
 
 def test_where_a_server_is() -> None:
     assert [
-        is_this_machine(url)
+        is_local_address(url)
         for url in ("http://127.0.0.9:1/v1", "http://localhost/v1", "http://[::1]:8/v1", A)
     ] == [True, True, True, False]
     assert is_in_domain("https://api.openai.com/v1", "openai.com")
     assert not is_in_domain("https://notopenai.com/v1", "openai.com")
-    assert addresses_of("model.base_url", "") == []
+    assert parse_addresses("model.base_url", "") == []

@@ -12,7 +12,7 @@ from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.options.remote import api_kind as kind
-from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
+from runner.options.remote.keys import ApiConfig, ApiExtensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
@@ -57,7 +57,7 @@ def test_any_other_server_gets_only_openais_parameters(make_config: Make, api: A
     with raises(ConfigError, "unsupported", key):
         run(make_config(model=hybrid, generation=WARM))
     assert api.seen == []
-    explicit = ApiConfig(name="tiny", base_url=api.url, extensions=Extensions.vllm)
+    explicit = ApiConfig(name="tiny", base_url=api.url, extensions=ApiExtensions.vllm)
     assert (
         run(make_config(model=explicit, generation=WARM, task=Gsm8kConfig(limit=1))).result.metrics["n"] == 1
     )
@@ -82,13 +82,13 @@ def test_another_server_at_the_same_address_is_asked_anew(monkeypatch: pytest.Mo
         assert first.models is not None
         first.models[0]["owned_by"] = "vllm"
         model = ApiConfig(name="tiny", base_url=first.url, retries=0)
-        assert kind.with_extensions(model).extensions is Extensions.vllm
+        assert kind.resolve_extensions(model).extensions is ApiExtensions.vllm
         known = dict(kind._reports)
     second = Api()
     second.port = first.port
     with second:
         kind._reports.update(known)
-        assert kind.with_extensions(model).extensions is Extensions.vllm, "just now it was so"
+        assert kind.resolve_extensions(model).extensions is ApiExtensions.vllm, "just now it was so"
         monkeypatch.setattr(kind, "FRESH_S", 0.0)
-        assert kind.with_extensions(model).extensions is Extensions.openai
-    assert kind.with_extensions(model).extensions is Extensions.openai, "nobody answers: as it was last"
+        assert kind.resolve_extensions(model).extensions is ApiExtensions.openai
+    assert kind.resolve_extensions(model).extensions is ApiExtensions.openai, "nobody answers: as it was last"

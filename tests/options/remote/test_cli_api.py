@@ -19,7 +19,7 @@ import warm_process
 from api_standin import Api, Trouble, unreachable
 
 from runner import compare
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 pytestmark = pytest.mark.slow

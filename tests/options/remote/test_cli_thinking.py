@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from api_standin import Api
 
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 
 Run = Callable[..., Any]

@@ -17,12 +17,12 @@ from listening import complete_with_deltas
 from raising import raises
 
 from runner.config.root import RunnerConfig
-from runner.options.remote.keys import ApiConfig, Extensions
+from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner_base.errors import ConfigError, JobFailed
-from runner_base.notes import given
+from runner_base.notes import text_note
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Delta, Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.sessions.driver import Driver
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.sampling import Sampling
@@ -46,7 +46,7 @@ def ask(make_config: Make, api: Api) -> Ask:
     def ask(*requests: Request, generation: GenerationConfig | None = None, **keys: Any) -> list[Completion]:
         engine = open_engine(config_of(make_config, api.url, generation, **keys))
         try:
-            return sorted(complete(engine, requests), key=lambda one: (str(one.id), one.choice))
+            return sorted(complete_requests(engine, requests), key=lambda one: (str(one.id), one.choice))
         finally:
             engine.close()
 
@@ -88,7 +88,7 @@ def test_parameters_are_sent(ask: Ask, api: Api) -> None:
     sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1}
     sampling |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
     warm = GenerationConfig(**sampling, max_new_tokens=2)  # type: ignore[arg-type]
-    first, second = ask(Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=Extensions.vllm)
+    first, second = ask(Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=ApiExtensions.vllm)
     (sent,) = api.seen
     expected = sampling | {"n": 2, "stop": ["\n"]}
     assert {key: sent[key] for key in expected} == expected
@@ -126,7 +126,7 @@ def test_openai_itself_gets_the_limit_under_its_new_name(make_config: Make) -> N
 
     config = config_of(make_config, "https://api.openai.com/v1")
     assert isinstance(config.model, ApiConfig)
-    sent = ApiEngine(config, config.model, frozenset()).parameters(Request(0, HI))
+    sent = ApiEngine(config, config.model, frozenset()).request_parameters(Request(0, HI))
     assert sent["max_completion_tokens"] == 24
     assert "max_tokens" not in sent
 
@@ -143,7 +143,7 @@ def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Ask, api: A
         with pytest.raises(ConfigError, match=words):
             ask(request)
     assert api.seen == []
-    ask(Request(0, HI, ignore_eos=True), extensions=Extensions.vllm)
+    ask(Request(0, HI, ignore_eos=True), extensions=ApiExtensions.vllm)
     assert api.seen[0]["ignore_eos"] is True
 
 
@@ -195,7 +195,7 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
         # while the other one has the only place: that one's end would let it be sent
         session.cancel(1)
         session.cancel(0)
-        while not session.idle:
+        while not session.is_idle:
             events += session.step()
     ended = {event.id: event for event in events if isinstance(event, Completion)}
     assert {one.answer.finish_reason for one in ended.values()} == {FinishReason.cancelled}
@@ -210,7 +210,7 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
 def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: Api) -> None:
     api.delay_s = 0.02
     with Driver(open_engine(config_of(make_config, api.url))) as driver:
-        driver.loaded(WAIT_S)
+        driver.wait_until_loaded(WAIT_S)
         completions: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threads = [
             threading.Thread(
@@ -315,19 +315,21 @@ def test_an_answer_that_takes_too_long_is_abandoned(ask: Ask, api: Api) -> None:
 def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     api.always = Trouble("no_usage")
     engine = open_engine(config_of(make_config, api.url))
-    (one,) = complete(engine, [Request(0, HI)])
+    (one,) = complete_requests(engine, [Request(0, HI)])
     assert (one.answer.text, one.answer.new_tokens) == ("I heard Hi", 0)
-    assert engine.stats.notes == [given("the server did not count the tokens of 1 answer: they count as 0")]
+    assert engine.stats.notes == [
+        text_note("the server did not count the tokens of 1 answer: they count as 0")
+    ]
     engine.close()
 
 
 def test_nobody_there_is_one_error(make_config: Make) -> None:
     with unreachable() as url:
-        engine = open_engine(config_of(make_config, url, extensions=Extensions.openai))
+        engine = open_engine(config_of(make_config, url, extensions=ApiExtensions.openai))
         with raises(JobFailed, "unreachable"):
             engine.load()
         with raises(JobFailed, "failed"):
-            list(complete(engine, [Request(0, HI)]))
+            list(complete_requests(engine, [Request(0, HI)]))
         engine.close()
 
 

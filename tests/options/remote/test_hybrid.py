@@ -13,17 +13,17 @@ from listening import complete_with_deltas
 from raising import raises
 
 from runner.config.root import RunnerConfig
-from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
-from runner.options.remote.reviews import read_verdict
+from runner.options.remote.keys import ApiExtensions, HybridConfig, StudentConfig, TeacherConfig
+from runner.options.remote.reviews import parse_review
 from runner.records.jobs import read_samples
-from runner.render.engine_notes import engine_notes
+from runner.render.engine_notes import render_engine_notes
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
@@ -69,8 +69,8 @@ def ask(make_config: Make) -> Ask:
     def ask(teacher: Teacher, request: Request | None = None, **keys: Any) -> tuple[Completion, list[str]]:
         engine = open_engine(make_config(model=hybrid(teacher.url, **keys)))
         try:
-            (one,) = complete(engine, [request or Request(0, ASKED)])
-            return one, engine_notes(engine.stats)
+            (one,) = complete_requests(engine, [request or Request(0, ASKED)])
+            return one, render_engine_notes(engine.stats)
         finally:
             engine.close()
 
@@ -137,7 +137,7 @@ def test_the_threshold_decides(ask: Ask) -> None:
     ids=lambda review: review[:12] or "nothing",
 )  # fmt: skip
 def test_reviews_that_are_not_json_count_as_bad(ask: Ask, review: str) -> None:
-    assert read_verdict(review).score is None
+    assert parse_review(review).score is None
     if len(review) > 100:
         return
     with Teacher(review) as teacher:
@@ -152,9 +152,9 @@ def test_a_verdict_is_found_within_other_text() -> None:
     review = (
         'Let me see {thinking}.\n```json\n{"score": 0.25, "feedback": "Mind {the} carry."}\n```\nThat is all.'
     )
-    verdict = read_verdict(review)
+    verdict = parse_review(review)
     assert (verdict.score, verdict.feedback) == (0.25, "Mind {the} carry.")
-    assert read_verdict('{"score": 1, "feedback": ["a"]}').feedback == ""
+    assert parse_review('{"score": 1, "feedback": ["a"]}').feedback == ""
 
 
 def test_raw_prompts_are_revised_as_text(ask: Ask) -> None:
@@ -188,8 +188,8 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         engine = open_engine(make_config(model=hybrid(teacher.url, student)))
         engine.load()
         monkeypatch.setattr(LocalSession, "_advance", fail)
-        done = list(complete(engine, [Request(number, ASKED) for number in range(3)]))
-        notes = engine_notes(engine.stats)
+        done = list(complete_requests(engine, [Request(number, ASKED) for number in range(3)]))
+        notes = render_engine_notes(engine.stats)
         engine.close()
     assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
     assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes
@@ -212,7 +212,7 @@ def test_cancelling_ends_a_question_wherever_it_is(make_config: Make) -> None:
             session.step()
             session.cancel(0)
             events = session.step()
-            assert session.idle
+            assert session.is_idle
         engine.close()
     (one,) = events
     assert isinstance(one, Completion)
@@ -280,7 +280,7 @@ def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Ma
 def test_what_the_teachers_api_cannot_express_is_refused(make_config: Make) -> None:
     warm = GenerationConfig(temperature=1, top_k=5)
     model = hybrid("http://127.0.0.1:1/v1")
-    model.teacher.extensions = Extensions.openai
+    model.teacher.extensions = ApiExtensions.openai
     with raises(ConfigError, "unsupported", "generation.top_k"):
         make_config(model=model, generation=warm)
     with raises(JobFailed, "unreachable"):

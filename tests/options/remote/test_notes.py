@@ -78,4 +78,4 @@ def test_a_note_has_a_sentence(table: Mapping[str, Template], fact: Note, senten
 
 def test_a_student_that_cannot_be_asked_is_an_incident() -> None:
     incident = Incident("not_asked", "too long")
-    assert remote.render_incident(incident, 2) == "the student could not be asked (too long): 2 times"
+    assert remote.format_incident(incident, 2) == "the student could not be asked (too long): 2 times"

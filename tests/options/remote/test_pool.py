@@ -16,13 +16,13 @@ from job_engines import open_engine
 from raising import raises
 
 from runner.config.root import RunnerConfig
-from runner.options.remote import pool
-from runner.options.remote.keys import ApiConfig, Extensions
+from runner.options.remote import server_pool
+from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.model import RemoteModel
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 
 Make = Callable[..., RunnerConfig]
 WAIT_S = 60.0
@@ -30,7 +30,7 @@ WAIT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def nothing_said() -> None:
-    pool._reported_out.clear()
+    server_pool._reported_out.clear()
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def opened(make_config: Make) -> Iterator[Callable[..., RemoteModel]]:
 
 def answers(engine: RemoteModel, asked: list[Request]) -> dict[Any, str]:
     """Complete requests; each must get one answer."""
-    done = list(complete(engine, asked))  # type: ignore[arg-type]
+    done = list(complete_requests(engine, asked))  # type: ignore[arg-type]
     assert sorted(one.id for one in done) == [one.id for one in asked]
     return {one.id: one.answer.text if one.error is None else one.error for one in done}
 
@@ -154,7 +154,7 @@ def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, 
     failing.always = Trouble("status", 500)
     engine = opened(failing.url, healthy.url, concurrency=2, backoff_s=5.0)
     assert answers(engine, requests(40)) == expected(40)
-    assert len(failing.seen) <= pool.FAILURES_IN_A_ROW + 1
+    assert len(failing.seen) <= server_pool.FAILURES_IN_A_ROW + 1
 
 
 @pytest.mark.thorough
@@ -220,11 +220,11 @@ def test_a_server_that_is_gone_at_the_start_is_left_out(opened: Any, two: tuple[
 
 def test_no_server_at_all_is_one_error(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
     with unreachable() as one, unreachable() as other, caplog.at_level(logging.WARNING):
-        engine = opened(one, other, extensions=Extensions.openai)
+        engine = opened(one, other, extensions=ApiExtensions.openai)
         with raises(JobFailed, "unreachable"):
             engine.load()
         with raises(JobFailed, "failed"):
-            list(complete(engine, requests(1)))
+            list(complete_requests(engine, requests(1)))
     said = [
         line.partition("left out until it answers again; ")[2]
         for line in caplog.messages
@@ -237,7 +237,7 @@ def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tup
     for api in two:
         api.troubles.extend([Trouble("status", 500)] * 4)
     engine = opened(*(api.url for api in two), concurrency=1)
-    (first,) = complete(engine, requests(1))
+    (first,) = complete_requests(engine, requests(1))
     assert first.answer.finish_reason is FinishReason.error
     # three rounds leave out both; one that is back in use by the fourth is asked alone, if the
     # other is still out
@@ -268,9 +268,9 @@ def test_only_what_all_servers_accept_is_sent(opened: Any, two: tuple[Api, Api])
     engine = opened(*(api.url for api in two))
     assert engine.load().metrics["max_positions"] == 256
     with pytest.raises(ConfigError, match="answers of a fixed length"):
-        list(complete(engine, [Request(0, "x", ignore_eos=True)]))
+        list(complete_requests(engine, [Request(0, "x", ignore_eos=True)]))
     one = opened(two[0].url)
     assert one.load().metrics["max_positions"] == 512
-    assert [answer.answer.text for answer in complete(one, [Request(0, "x", ignore_eos=True)])] == [
+    assert [answer.answer.text for answer in complete_requests(one, [Request(0, "x", ignore_eos=True)])] == [
         "I heard x"
     ]

@@ -7,8 +7,8 @@ from api_standin import Api
 from raising import raises
 
 from runner.options.remote.keys import ApiConfig
-from runner.options.remote.pool import ServerPool
-from runner.options.remote.server import key_of
+from runner.options.remote.server_connection import find_api_key
+from runner.options.remote.server_pool import ServerPool
 from runner_base.errors import ConfigError
 
 OURS, OPENAIS = "our-own-key-123", "sk-of-openai-456"
@@ -28,9 +28,9 @@ def model(url: str, **keys: str) -> ApiConfig:
     "url", ["https://api.openai.com/v1", "https://eu.api.openai.com/v1", "https://openai.com/v1"]
 )
 def test_openais_key_goes_to_openai(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert key_of(model(url)) == (OPENAIS, "OPENAI_API_KEY")
+    assert find_api_key(model(url)) == (OPENAIS, "OPENAI_API_KEY")
     monkeypatch.setenv("API_KEY", OURS)
-    assert key_of(model(url)) == (OURS, "API_KEY")
+    assert find_api_key(model(url)) == (OURS, "API_KEY")
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_openais_key_goes_to_openai(url: str, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_openais_key_goes_nowhere_else_by_itself(url: str) -> None:
     with raises(ConfigError, "missing"):
-        key_of(model(url))
-    assert key_of(model(url, key_variable="OPENAI_API_KEY")) == (OPENAIS, "OPENAI_API_KEY")
+        find_api_key(model(url))
+    assert find_api_key(model(url, key_variable="OPENAI_API_KEY")) == (OPENAIS, "OPENAI_API_KEY")
 
 
 def test_a_server_here_does_not_get_it_either_and_a_refusal_says_so() -> None:

@@ -16,14 +16,14 @@ from listening import complete_with_deltas
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
-from runner.options.remote.server_text import AnswerText, Secret
-from runner.render.engine_notes import engine_notes
+from runner.options.remote.keys import ApiConfig, ApiExtensions, HybridConfig, StudentConfig, TeacherConfig
+from runner.options.remote.server_text import ApiKeyRedactor, RedactedStream
+from runner.render.engine_notes import render_engine_notes
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_engine.sessions.base import Completion, Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 
 Make = Callable[..., RunnerConfig]
 KEY = "sk-very-secret-0123456789"
@@ -52,7 +52,7 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
     deltas: list[str] = []
     try:
         (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
-        return one, deltas, engine_notes(engine.stats)
+        return one, deltas, render_engine_notes(engine.stats)
     finally:
         engine.close()
 
@@ -85,15 +85,15 @@ def test_a_short_key_is_a_word_that_answers_may_hold(make_config: Make, api: Api
 
 
 def test_surrogates_are_joined_or_replaced() -> None:
-    answer = AnswerText(Secret(""))
-    pieces = [answer.take(piece) for piece in ("a\ud83d", "\ude00b", "\ude00", "\ud83d")]
-    assert [*pieces, answer.end()] == ["a", "😀b", "\ufffd", "", "\ufffd"]
+    answer = RedactedStream(ApiKeyRedactor(""))
+    pieces = [answer.append(piece) for piece in ("a\ud83d", "\ude00b", "\ude00", "\ud83d")]
+    assert [*pieces, answer.flush()] == ["a", "😀b", "\ufffd", "", "\ufffd"]
     assert answer.text == "a😀b\ufffd\ufffd"
 
 
 def test_a_message_is_cut_behind_the_key_and_not_within() -> None:
-    assert KEY[:4] not in Secret(KEY).plain("x" * 290 + KEY)
-    assert "\\" not in Secret('a"b\\c-long-key').plain(
+    assert KEY[:4] not in ApiKeyRedactor(KEY).redact_message("x" * 290 + KEY)
+    assert "\\" not in ApiKeyRedactor('a"b\\c-long-key').redact_message(
         repr('a"b\\c-long-key') + json.dumps('a"b\\c-long-key')
     )
 
@@ -107,7 +107,7 @@ def test_the_key_is_in_no_file_of_a_job(
         "generate": GenerateConfig(prompt="Hi"),
         "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=[6], repeats=1, warmup=0),
     }
-    model: Any = ApiConfig(**keys(api, extensions=Extensions.vllm))
+    model: Any = ApiConfig(**keys(api, extensions=ApiExtensions.vllm))
     if name == "hybrid":
         model = HybridConfig(student=StudentConfig(name="x", stub=True), teacher=TeacherConfig(**keys(api)))
     record = run(make_config(model=model, task=tasks.get(name, Gsm8kConfig(limit=2))))
@@ -131,7 +131,7 @@ def test_impossible_counts_are_a_fault_of_the_server(
     usage = {"prompt_tokens": 1, "completion_tokens": 2} | {name: value}
     api.always = Trouble("says", pieces=("four",), usage=usage)
     engine = open_engine(make_config(model=ApiConfig(**keys(api, price_in=1.0, price_out=1.0))))
-    one, other = complete(engine, [Request(0, HI), Request(1, HI)])
+    one, other = complete_requests(engine, [Request(0, HI), Request(1, HI)])
     engine.close()
     assert f"answered with usage.{name}=" in str(one.error)
     assert "which is not a number of tokens; tried 2 times" in str(one.error)

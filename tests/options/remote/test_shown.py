@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 from hydra._internal.core_plugins.bash_completion import BashCompletion
 
-from runner.config.completion import completing_values
-from runner.config.compose import compose
-from runner.config.help import described
-from runner.config.runner_hydra import hydra_of
+from runner.config.completion import add_value_completion
+from runner.config.compose import compose_job
+from runner.config.help import describe_job_keys
+from runner.config.runner_hydra import create_hydra
 
 
 @pytest.mark.thorough
 def test_completion_offers_what_a_key_of_the_student_takes() -> None:
-    plugin = completing_values(BashCompletion(hydra_of().config_loader))
+    plugin = add_value_completion(BashCompletion(create_hydra().config_loader))
     assert plugin._query("config", "model=hybrid model.student.dtype=b") == ["model.student.dtype=bfloat16"]
 
 
 @pytest.mark.thorough
 def test_help_describes_the_keys_of_student_and_teacher() -> None:
-    lines = described(*compose(["model=hybrid"])).splitlines()
+    lines = describe_job_keys(*compose_job(["model=hybrid"])).splitlines()
     (dtype,) = (line for line in lines if line.lstrip().startswith("model.student.dtype="))
     key, _, comment = dtype.partition("#")
     assert key.strip() == "model.student.dtype=auto"

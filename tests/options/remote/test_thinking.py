@@ -15,7 +15,7 @@ from listening import complete_with_deltas
 from raising import raises
 
 from runner.config.root import RunnerConfig
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.thinking_budget import MARGIN, ThinkingBudget
@@ -23,7 +23,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.model_text import Ending
 from runner_engine.sessions.base import Completion, Delta, Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 
 Make = Callable[..., RunnerConfig]
@@ -180,15 +180,15 @@ def test_each_server_gets_its_own_parameter(
     )
     assert isinstance(config.model, ApiConfig)
     engine = open_engine(config)
-    complete(engine, [Request(0, HI)])
-    complete(engine, [Request(0, HI, thinking_tokens=0)])
+    complete_requests(engine, [Request(0, HI)])
+    complete_requests(engine, [Request(0, HI, thinking_tokens=0)])
     engine.close()
     for expected, sent in zip((body, off), api.seen, strict=True):
         assert expected.items() <= sent.items()
     assert [sent["max_tokens"] for sent in api.seen] == [256 + 64 + MARGIN, 256 + MARGIN]
     plain = ApiEngine(make_config(), model_at(api), frozenset())
     with raises(ConfigError, "missing", "request.thinking_tokens"):
-        plain.parameters(Request(0, HI, thinking_tokens=3))
+        plain.request_parameters(Request(0, HI, thinking_tokens=3))
 
 
 PIECES = "<think>a '<think>' b\n</think>The <b> is `</think>`. #### 7"
@@ -243,7 +243,7 @@ def test_thinking_that_is_only_counted_is_counted(
     counts = {"prompt_tokens": 3, "completion_tokens": 10}
     api.always = Trouble("says", pieces=("It is 7",), usage=counts | usage)
     engine = open_engine(make_config(model=model_at(api, price_in=0.0, price_out=1.0)))
-    (one,) = complete(engine, [Request(0, HI)])
+    (one,) = complete_requests(engine, [Request(0, HI)])
     engine.close()
     answer = one.answer
     assert (answer.text, answer.thinking, answer.new_tokens, answer.thinking_tokens) == (
@@ -260,7 +260,7 @@ def test_a_server_without_a_parser_says_0_tokens_which_is_not_known(make_config:
     usage = {"prompt_tokens": 3, "completion_tokens": 10, "reasoning_tokens": 0}
     api.always = Trouble("says", pieces=("<think>hm</think>It is 7",), usage=usage)
     engine = open_engine(make_config(model=model_at(api)))
-    (one,) = complete(engine, [Request(0, HI)])
+    (one,) = complete_requests(engine, [Request(0, HI)])
     engine.close()
     assert (one.answer.thinking, one.answer.thinking_tokens, one.answer.ending) == ("hm", None, Ending.closed)
 
@@ -269,7 +269,7 @@ def test_own_tags_are_read(make_config: Make, api: Api) -> None:
     api.always = Trouble("says", pieces=("[[hm]", "]It is 7"), usage={})
     generation = GenerationConfig(thinking_tags=["[[", "]]"])
     engine = open_engine(make_config(model=model_at(api), generation=generation))
-    (one,) = complete(engine, [Request(0, HI)])
+    (one,) = complete_requests(engine, [Request(0, HI)])
     engine.close()
     assert (one.answer.thinking, one.answer.text) == ("hm", "It is 7")
 
@@ -282,7 +282,7 @@ def test_of_several_choices_the_first_has_all_tokens(make_config: Make, api: Api
         generation=GenerationConfig(thinking_tokens=40),
     )
     engine = open_engine(config)
-    answers = [one.answer for one in complete(engine, [Request(0, HI, n=3)])]
+    answers = [one.answer for one in complete_requests(engine, [Request(0, HI, n=3)])]
     engine.close()
     assert [(one.new_tokens, one.thinking_tokens, one.answer_tokens) for one in answers] == [
         (129, 120, 9), (0, 0, 0), (0, 0, 0),
@@ -302,7 +302,7 @@ def test_both_models_of_a_hybrid_get_the_budget(make_config: Make, api: Api) -> 
             student=StudentConfig(name="x", stub=True), teacher=teacher, review_tokens=20, rounds=1
         )
         engine = open_engine(make_config(model=model, generation=generation))
-        (one,) = complete(engine, [Request(0, HI)])
+        (one,) = complete_requests(engine, [Request(0, HI)])
         engine.close()
         return one
 

@@ -17,7 +17,7 @@ from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Completion, Message, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 
 HI = (Message("user", "Hi"),)
 MORE_MIB = 100  # that an unlimited body may take; each of these servers sends more
@@ -42,7 +42,7 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
         }
         engine = open_engine(make_config(model=ApiConfig(**quick | keys)))
         try:
-            (one,) = complete(engine, [Request(0, HI)])
+            (one,) = complete_requests(engine, [Request(0, HI)])
             return one
         finally:
             engine.close()

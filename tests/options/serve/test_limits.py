@@ -19,9 +19,9 @@ from fastapi import HTTPException
 from serving import FLOAT32, WAIT_S, Serving, first_line, serving
 from starlette.types import Message
 
-from runner.options.serve import guard
+from runner.options.serve import request_guard
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.limits import Limits
+from runner.options.serve.limits import ServerLimits
 
 pytestmark = pytest.mark.slow  # as a group
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}  # seconds of work
@@ -151,7 +151,7 @@ def test_a_client_that_reads_only_after_sending_gets_the_answer_to_too_large_a_b
 
 def test_a_slow_body_is_refused_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit holds for the whole body, and not for each of its parts."""
-    monkeypatch.setattr(guard, "BODY_S", 0.5)
+    monkeypatch.setattr(request_guard, "BODY_S", 0.5)
 
     parts = 0
 
@@ -162,7 +162,9 @@ def test_a_slow_body_is_refused_after_its_time_limit(monkeypatch: pytest.MonkeyP
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     async def read() -> None:
-        body = guard.LimitedBody({"headers": [(b"content-length", b"1000")]}, drip, Limits(ServeConfig()))
+        body = request_guard.LimitedBody(
+            {"headers": [(b"content-length", b"1000")]}, drip, ServerLimits(ServeConfig())
+        )
         while True:
             await body.receive()
 

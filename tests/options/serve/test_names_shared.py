@@ -10,8 +10,8 @@ import pytest
 from runner.config.root import RunnerConfig
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody
 from runner.options.serve.keys import ServeConfig
-from runner.options.serve.name import served_name
-from runner.options.serve.render.greeting import greeting
+from runner.options.serve.model_names import served_model_name
+from runner.options.serve.render.start_message import format_start_message
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalConfig
 from runner_engine.settings.sampling import PARAMETERS
@@ -23,12 +23,15 @@ def test_a_body_has_all_parameters(body: type[ChatBody | TextBody | GenerateBody
 
 
 def test_the_greeting_says_where_the_server_listens() -> None:
-    assert greeting("m", (), "127.0.0.1", 80, None) == "serving m at http://127.0.0.1:80 (Ctrl-C ends it)"
+    assert (
+        format_start_message("m", (), "127.0.0.1", 80, None)
+        == "serving m at http://127.0.0.1:80 (Ctrl-C ends it)"
+    )
     with_all = "serving m with a, b at http://[::1]:81, with the key in KEY (Ctrl-C ends it)"
-    assert greeting("m", ("a", "b"), "::1", 81, "KEY") == with_all
+    assert format_start_message("m", ("a", "b"), "::1", 81, "KEY") == with_all
 
 
 def test_the_name_tells_a_mix(make_config: Callable[..., RunnerConfig]) -> None:
     mix = Nf4Config(skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}})
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
-    assert served_name(config, ServeConfig()) == "models/tiny+nf4-mixed"
+    assert served_model_name(config, ServeConfig()) == "models/tiny+nf4-mixed"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from serving import FLOAT32, Serving, first_line, serving
 
-from runner.options.serve.shares import MOST_OF_ALL, Held, has_room
+from runner.options.serve.client_shares import MOST_OF_ALL, OpenRequest, has_free_slots
 
 MANY = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "n": 16}  # seconds of work
 
@@ -63,25 +63,27 @@ def test_one_client_that_takes_all_places_locks_nobody_out(server: Serving) -> N
 
 
 def test_shares() -> None:
-    full = [Held("a", 256)]
-    assert has_room(256, [], "a", 256), "alone, a client may have all"
-    assert has_room(256, full, "b", 128)
-    assert not has_room(256, full, "b", 129)
-    assert has_room(256, full, "a", 1), "its own small request"
-    assert not has_room(256, full, "a", 129)
-    assert not has_room(256, [Held("a", 1)] * 256, "a", 1), "many small requests are as many places"
-    assert has_room(256, [Held("a", 1)] * 256, "b", 1)
-    assert has_room(256, [Held("a", 0), Held("b", 100)], "b", 156), (
+    full = [OpenRequest("a", 256)]
+    assert has_free_slots(256, [], "a", 256), "alone, a client may have all"
+    assert has_free_slots(256, full, "b", 128)
+    assert not has_free_slots(256, full, "b", 129)
+    assert has_free_slots(256, full, "a", 1), "its own small request"
+    assert not has_free_slots(256, full, "a", 129)
+    assert not has_free_slots(256, [OpenRequest("a", 1)] * 256, "a", 1), (
+        "many small requests are as many places"
+    )
+    assert has_free_slots(256, [OpenRequest("a", 1)] * 256, "b", 1)
+    assert has_free_slots(256, [OpenRequest("a", 0), OpenRequest("b", 100)], "b", 156), (
         "a complete answer that is being read has no place"
     )
 
 
 def test_however_many_clients_come_there_is_an_end() -> None:
-    held: list[Held] = []
+    held: list[OpenRequest] = []
     for number in range(10_000):
         owner, rows = f"client {number % 700}", 1 + number % 256
-        if has_room(256, held, owner, rows):
-            held.append(Held(owner, rows))
+        if has_free_slots(256, held, owner, rows):
+            held.append(OpenRequest(owner, rows))
     assert 256 < sum(one.places for one in held) <= MOST_OF_ALL * 256
 
 

@@ -111,9 +111,9 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
             in done.err
         )
     with raises(ConfigError, "bad_value", "task.host"):
-        serve.bound_to(ServeConfig(host="8.8.8.8"))
+        serve.bind_socket(ServeConfig(host="8.8.8.8"))
     with raises(ConfigError, "bad_value", "task.host"):
-        serve.bound_to(ServeConfig(host="no.such.host.invalid"))
+        serve.bind_socket(ServeConfig(host="no.such.host.invalid"))
 
 
 @pytest.mark.thorough

@@ -17,10 +17,10 @@ from raising import raises
 from serving import FLOAT32, Serving, serving
 
 from runner.options.serve.keys import ServeConfig, ToolOffer
-from runner.options.serve.tools import Offered, ServedTools, TextsBesideCalls
+from runner.options.serve.tools import OfferedTools, ToolCallStreamFilter, ToolSupport
 from runner_base import Answer, ConfigError, FinishReason
 from runner_engine import embedded
-from runner_engine.tool_calls import NAMES, ToolCall, form_named
+from runner_engine.tool_calls import NAMES, ToolCall, import_format
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
 CHAT: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -229,13 +229,13 @@ CALLS = [ToolCall("get_weather", {"city": 'São "P"', "days": 3}), ToolCall("pin
 BEHIND = ("hermes", "glm", "qwen_xml", "lfm2", "deepseek")  # a text may stand behind calls
 
 
-def offered(name: str) -> Offered:
-    served = ServedTools(ServeConfig(tool_form=name), None, "m")
-    return Offered(served, [WEATHER["function"], PING["function"]])
+def offered(name: str) -> OfferedTools:
+    served = ToolSupport(ServeConfig(tool_form=name), None, "m")
+    return OfferedTools(served, [WEATHER["function"], PING["function"]])
 
 
 def texts_of(name: str) -> list[str]:
-    written = form_named(name).write(CALLS)
+    written = import_format(name).format_calls(CALLS)
     texts = ["", "Plain.", " \n text <tool", "[1, 2]", '{"a": 1}', written, f"\n{written}\n", written[:-4]]
     texts += [f" Sure. \n\n{written}", f"Sure.{written[: len(written) // 2]}"]
     return texts + ([f"A {written} b {written} c "] if name in BEHIND else [])
@@ -245,40 +245,40 @@ def texts_of(name: str) -> list[str]:
 def test_texts_beside_calls_join_to_the_content(name: str) -> None:
     of = offered(name)
     for text in texts_of(name):
-        said = of.read(Answer(text, [], FinishReason.stop))
+        said = of.parse_answer(Answer(text, [], FinishReason.stop))
         for size in (1, 2, 7, 1000):
-            waiting, sent = TextsBesideCalls(of), ""
+            waiting, sent = ToolCallStreamFilter(of), ""
             for at in range(0, len(text), size):
-                sent += "".join(one for one, _ in waiting.take([(text[at : at + size], False)]))
-            sent += "".join(one for one, is_thinking in waiting.rest(said) if not is_thinking)
+                sent += "".join(one for one, _ in waiting.filter_texts([(text[at : at + size], False)]))
+            sent += "".join(one for one, is_thinking in waiting.remaining_texts(said) if not is_thinking)
             assert sent == said.content, (text, size)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_are_read_and_a_text_is_streamed_before_them(name: str) -> None:
-    of, written = offered(name), form_named(name).write(CALLS)
-    said = of.read(Answer(written, [], FinishReason.stop))
+    of, written = offered(name), import_format(name).format_calls(CALLS)
+    said = of.parse_answer(Answer(written, [], FinishReason.stop))
     assert [one["name"] for one in said.calls] == ["get_weather", "ping"]
     assert [json.loads(one["arguments"]) for one in said.calls] == [{"city": "São \"P\"", "days": 3}, {}]  # fmt: skip
     assert said.content == ""
     if name != "harmony":
-        waiting = TextsBesideCalls(of)
-        assert waiting.take([("7 apples", False)]) == [("7 apples", False)], "at once"
+        waiting = ToolCallStreamFilter(of)
+        assert waiting.filter_texts([("7 apples", False)]) == [("7 apples", False)], "at once"
 
 
 @pytest.mark.parametrize(
     "text", ['{"name": "f", "arguments": {"a": 1e999}}', '{"name": "f", "arguments": {"a": "\\ud800"}}', '{"name": "\\ud800"}'],
 )  # fmt: skip
 def test_calls_that_json_cannot_express_are_text(text: str) -> None:
-    said = offered("json").read(Answer(text, [], FinishReason.stop))
+    said = offered("json").parse_answer(Answer(text, [], FinishReason.stop))
     assert (said.content, said.calls) == (text, ())
 
 
 def test_ids_of_mistral_have_nine_characters() -> None:
     template = "{{ tools }}[TOOL_CALLS][ARGS]"
-    ids = [ServedTools(ServeConfig(), template, "m").call_id() for _ in range(3)]
+    ids = [ToolSupport(ServeConfig(), template, "m").new_call_id() for _ in range(3)]
     assert all(len(one) == 9 and one.isalnum() for one in ids)
     assert len(set(ids)) == 3
-    assert ServedTools(ServeConfig(), "x", "m").call_id().startswith("call_")
+    assert ToolSupport(ServeConfig(), "x", "m").new_call_id().startswith("call_")
     in_words = ServeConfig(tool_offer=ToolOffer.system)
-    assert ServedTools(in_words, template, "m").name == "json"
+    assert ToolSupport(in_words, template, "m").name == "json"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from raising import raises
 
-from runner.config.compose import choose
-from runner.config.resolved import resolve
+from runner.config.compose import build_groups
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.records.jobs import Job, read_samples
@@ -21,7 +21,7 @@ from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
-from runner_compare import bets_verdict
+from runner_compare import interim_verdict
 from runner_compare.statistics.sequential import Side
 from runner_engine.settings.model import LocalModelConfig
 
@@ -40,7 +40,7 @@ def job(make_config: Make) -> Callable[..., RunnerConfig]:
         values = {"generation.max_new_tokens": 96} | (
             {"generation.repetition_penalty": 3.0} if is_bad else {}
         )
-        generation = choose(["generation"], {}, values)["generation"]
+        generation = build_groups(["generation"], {}, values)["generation"]
         model = LocalModelConfig(name="embedded", device="cpu")
         cluster = None if keys.get("early_stop_vs") else "template"  # the defaults of a command
         task = Gsm8kConfig(**{"limit": 60, "cluster": cluster, **keys})
@@ -131,7 +131,7 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
 def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[..., RunnerConfig]) -> None:
     config = job(is_bad=True, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
-    told = gsm8k.preview(inputs, resolve(config))
+    told = gsm8k.preview(inputs, resolve_job(config))
     assert (
         told
         == f"stops early against {WHOLE} ({inputs.after}, must run first); asks at most 60 questions; error 5 %"
@@ -189,7 +189,7 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
     assert strict.result.facts["early_stop_level"] == "1 % (5 % shared by 5 jobs)"
     assert any(f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes)
     config = job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
-    told = gsm8k.preview(gsm8k.prepare(config), resolve(config))
+    told = gsm8k.preview(gsm8k.prepare(config), resolve_job(config))
     assert told.endswith(
         ", done), once it is decided whether within 2 points; asks at most 60 questions; error 1 % "
         "(5 % shared by 5 jobs)"
@@ -219,13 +219,13 @@ def until(tmp_path: Path) -> EarlyStop:
 
 def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> None:
     wrong = [sample(index, Verdict.wrong) for index in range(30)]
-    assert until.begin({7: wrong[7]}) is None
+    assert until.start({7: wrong[7]}) is None
     for one in reversed(wrong[1:20]):  # the first question takes longest
-        assert until.answered(one) is None
+        assert until.on_answer(one) is None
     assert until.asked == 0
-    assert until.answered(wrong[0]) == until.asked == until.bets.pairs.losses == 8
-    assert until.news()["after"].startswith("8 questions: −100.0 points [−100.0, −")
-    assert until.begin(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
+    assert until.on_answer(wrong[0]) == until.asked == until.bets.pairs.losses == 8
+    assert until.progress_fields()["after"].startswith("8 questions: −100.0 points [−100.0, −")
+    assert until.start(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
 
 
 def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
@@ -233,8 +233,8 @@ def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
         job = EarlyStop(
             "quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30)
         )
-        job.begin({index: sample(index, mine) for index in range(30)})
-        return bets_verdict(job.bets)
+        job.start({index: sample(index, mine) for index in range(30)})
+        return interim_verdict(job.bets)
 
     assert decided(Verdict.wrong, True, False) == "worse"
     assert decided(Verdict.cut_off, True, False) == "undecided", "they might all be right"
@@ -253,40 +253,40 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
             **settings,
         )
         verdicts = {True: Verdict.correct, False: Verdict.wrong}
-        job.begin({index: sample(index, verdicts[ours]) for index, (ours, _) in enumerate(marks)})
+        job.start({index: sample(index, verdicts[ours]) for index, (ours, _) in enumerate(marks)})
         return job
 
     alike = [(True, True)] * 400
-    assert (ended(alike).asked, bets_verdict(ended(alike).bets)) == (400, "undecided")
+    assert (ended(alike).asked, interim_verdict(ended(alike).bets)) == (400, "undecided")
     as_good = ended(alike, margin=0.02)
-    assert bets_verdict(as_good.bets) == "as good within 2 points"
+    assert interim_verdict(as_good.bets) == "as good within 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
     assert (
         as_good.facts["early_stop_verdict"]
         == f"as good within 2 points after {as_good.asked} of 400 questions"
     )
-    assert as_good.news()["after"].endswith(", as good within 2 points")
+    assert as_good.progress_fields()["after"].endswith(", as good within 2 points")
     worse = [(False, True)] * 8 + alike
-    assert (ended(worse).asked, bets_verdict(ended(worse).bets)) == (8, "worse")
+    assert (ended(worse).asked, interim_verdict(ended(worse).bets)) == (8, "worse")
     within = ended(worse, margin=0.2)
-    assert bets_verdict(within.bets) == "worse, but by less than 20 points"
+    assert interim_verdict(within.bets) == "worse, but by less than 20 points"
     assert within.asked > 8
     undecided = ended(worse[:20], margin=0.2)
-    assert (undecided.asked, bets_verdict(undecided.bets)) == (20, "worse, and undecided within 20 points")
-    assert bets_verdict(ended([(False, True)] * 60, margin=0.02).bets) == "worse by more than 2 points"
+    assert (undecided.asked, interim_verdict(undecided.bets)) == (20, "worse, and undecided within 20 points")
+    assert interim_verdict(ended([(False, True)] * 60, margin=0.02).bets) == "worse by more than 2 points"
     assert ended([(True, False)] * 60, margin=0.02).asked <= 8
 
 
 def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) -> None:
     wrong = {index: sample(index, Verdict.wrong) for index in range(9)}
     failed = sample(2, Verdict.cut_off, FinishReason.error)
-    assert until.begin({index: it for index, it in wrong.items() if index != 2}) is None
+    assert until.start({index: it for index, it in wrong.items() if index != 2}) is None
     assert until.asked == 2
-    assert until.answered(failed) == 9
-    assert (until.bets.pairs.count, until.bets.pairs.decision) == (8, Side.worse)
+    assert until.on_answer(failed) == 9
+    assert (until.bets.pairs.num_pairs, until.bets.pairs.decision) == (8, Side.worse)
     assert until.metrics["questions_asked"] == 9
 
 
 def test_never_more_are_under_way_than_were_needed_already(until: EarlyStop) -> None:
-    assert [until.ahead(ended) for ended in (0, 31, 32, 200)] == [32, 32, 32, 200]
-    assert replace(until, min_ahead=64).ahead(10) == 64
+    assert [until.max_in_flight(ended) for ended in (0, 31, 32, 200)] == [32, 32, 32, 200]
+    assert replace(until, min_ahead=64).max_in_flight(10) == 64

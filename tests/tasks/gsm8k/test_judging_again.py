@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from runner.config.extractors import Extractor
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.grid.plan import estimate_plan, plan_job
 from runner.records.jobs import read_samples
-from runner.run import identify, run
+from runner.run import identify_job, run
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -74,17 +74,17 @@ def test_another_extractor_takes_the_texts_and_judges_as_a_job_of_its_own(
 
 def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: str, no_engine: None) -> None:
     config = make_config(task=Gsm8kConfig(data=questions, limit=5, extractor=Extractor.the_answer_is))
-    inputs, _ = identify(resolve(config))
-    assert isinstance(inputs, gsm8k.Problems)
+    inputs, _ = identify_job(resolve_job(config))
+    assert isinstance(inputs, gsm8k.Gsm8kInputs)
     judge = Judge(inputs.task, {item.number: replace(item, gold="7") for item in inputs.items})
     strict = Judge(Gsm8kConfig(data=questions), judge.items)
-    recorded = strict.judged(Sample(Answer(MARKED, [1], FinishReason.stop), "sha", 3, 0.1, 0)).sample
+    recorded = strict.judge_sample(Sample(Answer(MARKED, [1], FinishReason.stop), "sha", 3, 0.1, 0)).sample
     assert recorded.answer.verdict is Verdict.no_answer
-    adopted = judge.adopted(recorded)
+    adopted = judge.adopt_sample(recorded)
     assert adopted is not None
     assert adopted.answer.verdict is Verdict.correct
-    assert judge.adopted(replace(recorded, question="Another one?")) is None
-    wrong_gold = judge.adopted(replace(recorded, gold="8"))
+    assert judge.adopt_sample(replace(recorded, question="Another one?")) is None
+    wrong_gold = judge.adopt_sample(replace(recorded, gold="8"))
     assert wrong_gold is not None
     assert wrong_gold.gold == "7", "the right answer is this job's own"
 
@@ -121,7 +121,7 @@ def test_jobs_judged_as_usual_keep_the_key_that_earlier_versions_left_in_their_f
     make_config: Make,
 ) -> None:
     keys = {
-        identify(resolve(make_config(task=Gsm8kConfig(limit=2, extractor=it))))[1].sibling_key
+        identify_job(resolve_job(make_config(task=Gsm8kConfig(limit=2, extractor=it))))[1].sibling_key
         for it in (Extractor.strict, Extractor.flexible, Extractor.boxed)
     }
     assert len(keys) == 1

@@ -13,14 +13,14 @@ from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.compose import compose
-from runner.config.extractors import Extractor, Gold
+from runner.config.compose import compose_job
+from runner.config.extractors import Extractor, GoldKind
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.datasets.shapes import Keys, read_row
+from runner.datasets.row_layouts import RowKeys, parse_row
 from runner.records.jobs import Job, Recorder
+from runner.scorers.answer_reading import load_scorer
 from runner.scorers.expressions import PROCESS
-from runner.scorers.reading import scorer_of
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
@@ -98,20 +98,20 @@ def file(tmp_path: Path) -> Path:
 
 
 def composed(*overrides: str) -> Any:
-    return to_config(*compose(overrides)).task
+    return to_config(*compose_job(overrides)).task
 
 
 @pytest.mark.parametrize("name", ["math_500", "aime_2024", "aime_2025"])
 def test_a_name_is_enough(name: str) -> None:
     task = composed(f"task.data={name}")
-    assert (task.extractor, task.gold, task.instruction) == (Extractor.math, Gold.expression, BOXED)
-    assert task.ways_to_judge == ["math"]
+    assert (task.extractor, task.gold, task.instruction) == (Extractor.math, GoldKind.expression, BOXED)
+    assert task.verdict_sources == ["math"]
 
 
 def test_one_key_is_enough_for_a_file_of_ones_own(file: Path) -> None:
     task = composed(f"task.data={file}", "task.extractor=math")
-    assert (task.gold, task.instruction) == (Gold.expression, BOXED)
-    assert composed(f"task.data={file}", "task.extractor=boxed").ways_to_judge == [
+    assert (task.gold, task.instruction) == (GoldKind.expression, BOXED)
+    assert composed(f"task.data={file}", "task.extractor=boxed").verdict_sources == [
         "strict",
         "flexible",
         "boxed",
@@ -121,13 +121,13 @@ def test_one_key_is_enough_for_a_file_of_ones_own(file: Path) -> None:
 
 @pytest.mark.parametrize("row", [*MATH, *AIME])
 def test_rows_of_both_layouts_are_read(row: dict[str, Any]) -> None:
-    keys = Keys.of(Gsm8kConfig(extractor=Extractor.math))
-    read = read_row(row, keys)
+    keys = RowKeys.from_task(Gsm8kConfig(extractor=Extractor.math))
+    read = parse_row(row, keys)
     assert (read.question, read.gold) == (row["problem"], row["answer"])
     assert read.id == str(row.get("unique_id", row.get("id")))
-    of_solutions = Keys.of(Gsm8kConfig(extractor=Extractor.math, answer_key="solution"))
+    of_solutions = RowKeys.from_task(Gsm8kConfig(extractor=Extractor.math, answer_key="solution"))
     if "boxed" in row.get("solution", ""):
-        assert read_row(row, of_solutions).gold == row["answer"]
+        assert parse_row(row, of_solutions).gold == row["answer"]
 
 
 @pytest.mark.thorough
@@ -187,11 +187,11 @@ def test_equal_expressions_elect_one_answer(
 @pytest.mark.parametrize(
     ("keys", "key"),
     [
-        ({"gold": Gold.letter}, "task.gold"),
+        ({"gold": GoldKind.letter}, "task.gold"),
         ({"choices_key": "options"}, "task.choices_key"),
         ({"gold_after": "So"}, "task.gold_after"),
         ({"check_contamination": 3}, "task.check_contamination"),
-        ({"extractor": Extractor.boxed, "gold": Gold.expression}, "task.gold"),
+        ({"extractor": Extractor.boxed, "gold": GoldKind.expression}, "task.gold"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> None:
@@ -202,5 +202,5 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> Non
 @pytest.mark.thorough
 def test_rows_without_an_expression_are_refused() -> None:
     with pytest.raises(ValueError, match="no expression of at most 1000 characters"):
-        scorer_of("math").read_gold(" ")
+        load_scorer("math").read_gold(" ")
     assert composed("task=likelihood", "task.data=math_500").gold_scorer == "math"

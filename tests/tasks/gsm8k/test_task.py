@@ -10,18 +10,18 @@ from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.records.jobs import Job, Recorder
 from runner.tasks import named_job
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base.errors import EvidenceError, JobFailed
+from runner_base.errors import JobFailed, RunRecordError
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
@@ -77,7 +77,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert metrics["lora_modules"] == 2
     assert metrics["errors"] == 1
-    assert "1 of 6 prompts ended in an error, number 5 first: boom" in str(result.complaint)
+    assert "1 of 6 prompts ended in an error, number 5 first: boom" in str(result.problem_message)
 
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:
@@ -150,7 +150,7 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     assert engine.asked == [0]  # 2 and 1 had been answered first
     measured = {"peak_rss_mib": 0, "right_answer_s": 0}
     assert again.metrics | measured == metrics | measured
-    with raises(EvidenceError, "damaged"):
+    with raises(RunRecordError, "damaged"):
         work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)
 
 
@@ -158,7 +158,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_confi
     def shown(**keys: Any) -> str:
         task = Gsm8kConfig(limit=3, **keys)
         config = make_config(model=LocalModelConfig(name="embedded"), task=task)
-        return gsm8k.preview(gsm8k.prepare(config), resolve(config))
+        return gsm8k.preview(gsm8k.prepare(config), resolve_job(config))
 
     asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
     assert shown(show_prompt=2, instruction="", system="Be brief.") == "\n".join(
@@ -170,7 +170,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_confi
     assert text == f"prompt 0 as the model sees it:\nQuestion: {asked[0]}\nAnswer:"
     assert shown() == ""
     stub = make_config(task=Gsm8kConfig(limit=1, show_prompt=5, instruction="Go."))
-    assert gsm8k.preview(gsm8k.prepare(stub), resolve(stub)).endswith(f"\n{asked[0]}\n\nGo.")
+    assert gsm8k.preview(gsm8k.prepare(stub), resolve_job(stub)).endswith(f"\n{asked[0]}\n\nGo.")
 
 
 def test_a_run_shows_its_prompts_each_time(
@@ -180,8 +180,8 @@ def test_a_run_shows_its_prompts_each_time(
     written, inputs = recorder(), gsm8k.prepare(config)
     with caplog.at_level("INFO", "runner"):
         result = work(gsm8k, config, written, Scripted({0: ("#### 1", FinishReason.stop)}))
-        gsm8k.deliver(inputs, resolve(config), written.job, result)
-    assert caplog.messages.count(gsm8k.preview(inputs, resolve(config))) == 2
+        gsm8k.deliver(inputs, resolve_job(config), written.job, result)
+    assert caplog.messages.count(gsm8k.preview(inputs, resolve_job(config))) == 2
 
 
 def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: Path) -> None:
@@ -206,14 +206,14 @@ def test_an_answer_joins_the_family_of_questions_that_another_job_names(
     assert before.hashes == {key: value for key, value in after.hashes.items() if key != "clusters"}
     assert "clusters" in after.ignored_for_reuse
     items = dict(enumerate(after.items))
-    sample = Judge(plain, dict(enumerate(before.items))).judged(answered("#### 2")).sample
+    sample = Judge(plain, dict(enumerate(before.items))).judge_sample(answered("#### 2")).sample
     assert sample.cluster is None
     judge = Judge(named, items)
     assert judge.rejection_reason(sample) is not None
-    reused = judge.adopted(sample)
+    reused = judge.adopt_sample(sample)
     assert reused is not None
     assert reused.cluster == "sums"
-    assert Judge(named, {}).adopted(sample) is None
+    assert Judge(named, {}).adopt_sample(sample) is None
 
 
 IDS = {  # of the last version whose default was task.cluster=null
@@ -238,7 +238,7 @@ def test_clusters_by_default_change_no_id(override: str, job_id: str) -> None:
 
 def id_of(*overrides: str) -> str:
     """Return the id of a stub's job."""
-    config = to_config(*compose(["model=stub", *overrides]))
+    config = to_config(*compose_job(["model=stub", *overrides]))
     return named_job.job_of(config, gsm8k.VERSION, gsm8k.prepare(config).hashes).job_id
 
 
@@ -247,7 +247,7 @@ def test_a_job_that_began_with_another_default_goes_on(early_stop_vs: str | None
     clustered = Gsm8kConfig(limit=1, cluster="template")
     plain = Gsm8kConfig(limit=1, early_stop_vs=early_stop_vs)
     judges = [Judge(task, dict(enumerate(load_questions(task)))) for task in (clustered, plain)]
-    recorded = [judge.judged(answered("#### 2")).sample for judge in judges]
+    recorded = [judge.judge_sample(answered("#### 2")).sample for judge in judges]
     assert recorded[0].cluster is not None
     assert recorded[1].cluster is None
     assert judges[0].rejection_reason(recorded[1]) is None

@@ -16,19 +16,19 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.extractors import Extractor
-from runner.config.root import RunnerConfig, semantic_keys
+from runner.config.root import RunnerConfig, identity_keys
 from runner.config.wording import PromptStyle
-from runner.datasets.gsm8k import load_questions
+from runner.datasets.questions import load_questions
 from runner.records.jobs import Job, Recorder, read_samples
 from runner.run import run
-from runner.scorers import extracting
-from runner.scorers.extracting import Notation
-from runner.tasks.asked_prompts import look_at_prompts
+from runner.scorers import extractors
+from runner.scorers.extractors import Notation
 from runner.tasks.gsm8k import task as gsm8k
-from runner.tasks.gsm8k.asking_again import AGAIN
-from runner.tasks.gsm8k.judging import Judge, Judged
+from runner.tasks.gsm8k.judging import Judge, JudgedSample
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
+from runner.tasks.gsm8k.reliability import TWINS, reliability_metrics, reliability_warnings
+from runner.tasks.gsm8k.repeated_questions import AGAIN
+from runner.tasks.rendered_prompts import add_prompt_facts
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Result, Sample, Verdict
@@ -96,23 +96,23 @@ def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
 
 def judged(
     text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False
-) -> Judged:
+) -> JudgedSample:
     task = Gsm8kConfig()
     item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
-    return Judge(task, {0: item}).judged(
+    return Judge(task, {0: item}).judge_sample(
         Sample(Answer(text, [1], reason, in_thinking=in_thinking), "sha", 3, 0.1, 0)
     )
 
 
 def test_extractors_and_lengths_are_counted() -> None:
     samples = [judged("#### 7"), judged("it is 7"), judged("#### 8"), judged("it is", FinishReason.length)]
-    report = trust_report(samples, {})
+    report = reliability_metrics(samples, {})
     assert report["accuracy/strict"] == 0.25
     assert report["accuracy/flexible"] == 0.5
     assert report["extractors_differ"] == 1
     assert report["stopped_by_length"] == 1
     assert "double_bos" not in report, "which tokens a prompt has is not known everywhere"
-    assert warnings(report, {}) == []
+    assert reliability_warnings(report, {}) == []
 
 
 def test_answers_with_thinking_are_counted_and_said() -> None:
@@ -124,14 +124,14 @@ def test_answers_with_thinking_are_counted_and_said() -> None:
         ("<think> #### 7", stop),
     ]
     samples = [judged(text, reason) for text, reason in texts]
-    report = trust_report(samples, {})
+    report = reliability_metrics(samples, {})
     assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
-    assert warnings(report, {}) == [
+    assert reliability_warnings(report, {}) == [
         note("thinking_removed", "warning", answers=1),
         note("cut_off_thinking", "warning", answers=2),
     ]
     begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
-    assert trust_report(begun, {})["cut_off_thinking"] == 3
+    assert reliability_metrics(begun, {})["cut_off_thinking"] == 3
     assert [one.sample.answer.verdict for one in begun] == [Verdict.cut_off] * 4
 
 
@@ -161,12 +161,12 @@ def test_what_the_model_sees_is_described(
     asked = Request(0, "x" if style is PromptStyle.text else (Message("user", "x"),))
     report = EngineReport(bos_token=None if has_template is None else BOS, has_chat_template=has_template)
     engine: Any = Encoding("<s>Question: QUESTION", ids)
-    look_at_prompts([style.value, "1 worked example"], asked, asked, engine, report)
+    add_prompt_facts([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
-    metrics = trust_report([judged("#### 7")], report.facts)
+    metrics = reliability_metrics([judged("#### 7")], report.facts)
     assert metrics.get("double_bos") == (None if bos is None else float(warned == ["two_bos"]))
-    assert [warning.code for warning in warnings(metrics, report.facts)] == warned
+    assert [warning.code for warning in reliability_warnings(metrics, report.facts)] == warned
 
 
 @pytest.mark.thorough
@@ -291,7 +291,7 @@ def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(
 
 
 def test_auto_is_the_same_job_as_without_the_check() -> None:
-    counting = [dict(semantic_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
+    counting = [dict(identity_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
     assert counting[0] == counting[1] != counting[2]
     assert counting[0]["check_invariance"] == 0
 
@@ -306,7 +306,7 @@ def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: M
         config = make_config(task=Gsm8kConfig(limit=12, repeat=repeat))
         results.append(started(folder, config, engine).metrics["accuracy"])
         orders.append([number for number, _ in engine.asked])
-        requests = gsm8k.requests_for(gsm8k.prepare(config), {0: gsm8k.NO_QUESTION})
+        requests = gsm8k.build_requests(gsm8k.prepare(config), {0: gsm8k.NO_QUESTION})
         assert requests[0].effective_random_id == (f"0, repeat {repeat}" if repeat else 0)
     assert orders[0] == list(range(12))
     assert len({tuple(order) for order in orders}) == 3
@@ -366,9 +366,9 @@ def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_
 
     def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
         read.append(text)
-        return extracting.extract_all(text, notation)
+        return extractors.extract_all(text, notation)
 
-    monkeypatch.setattr("runner.scorers.reading.extract_all", extract_all)
+    monkeypatch.setattr("runner.scorers.answer_reading.extract_all", extract_all)
     config = make_config(
         task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0)
     )

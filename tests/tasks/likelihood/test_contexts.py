@@ -14,7 +14,7 @@ from likely import WORDS, jsonl, model_overrides, samples, scores
 from raising import raises
 from transformers import AutoTokenizer
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.run import run
 from runner.tasks.likelihood.keys import LikelihoodConfig
@@ -127,14 +127,14 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr("runner_engine.models.load.load_base", load)
+    monkeypatch.setattr("runner_engine.models.base_loading.load_base", load)
     with raises(ConfigError, code, "task.contexts"):
         run(job(make_config, tiny_model, tmp_path, **keys))
 
 
 def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     config = job(make_config, tiny_model, tmp_path, show_prompt=1)
-    words = preview(prepare(config), resolve(config))
+    words = preview(prepare(config), resolve_job(config))
     assert "text 0 has no prompt: its last 20 tokens are scored after 16, 64, 128 tokens before them" in words
     longer = LikelihoodConfig(contexts=["256", "1k"], last_tokens=20)
     assert longer.workload(config.generation)[1] == 1044  # what memory is predicted for

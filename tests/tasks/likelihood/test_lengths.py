@@ -11,14 +11,14 @@ import pytest
 from raising import raises
 
 from runner.config.measures import SweepConfig
-from runner.config.resolved import resolve
-from runner.estimates.fit import fit
-from runner.run import check, identify
+from runner.config.resolved import resolve_job
+from runner.estimates.fit import predict_fit
+from runner.run import check_job, identify_job
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError
 from runner_base.notes import note
-from runner_engine.checkpoints.positions import positions_of
+from runner_engine.checkpoints.positions import compute_max_positions
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import RopeConfig, RopeLinearConfig, RopeYarnConfig
 
@@ -33,9 +33,9 @@ def text(tmp_path: Path) -> Path:
 
 
 def planned(make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any) -> Any:
-    resolved = resolve(make_config(model=model, task=task, **groups))
-    inputs, _ = identify(resolved)
-    return resolved, check(resolved, inputs)
+    resolved = resolve_job(make_config(model=model, task=task, **groups))
+    inputs, _ = identify_job(resolved)
+    return resolved, check_job(resolved, inputs)
 
 
 def test_a_plan_refuses_a_window_in_the_words_of_the_run(
@@ -77,8 +77,8 @@ def test_memory_is_predicted_for_the_window(
     found = {}
     for window in (64, 512, 4096):
         config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(text), window=window))
-        identify(resolved := resolve(config))
-        predicted = fit(resolved, {"cpu": 10_000.0})
+        identify_job(resolved := resolve_job(config))
+        predicted = predict_fit(resolved, {"cpu": 10_000.0})
         assert predicted is not None
         found[window] = predicted.predicted.kv_cache_mib
     assert found[64] == found[512], "several short rows read as many tokens together"
@@ -102,7 +102,7 @@ def test_memory_is_predicted_for_the_window(
 def test_positions_follow_from_settings_and_a_scaling(
     settings: dict[str, Any], rope: RopeConfig, positions: float
 ) -> None:
-    assert positions_of(settings, rope) == positions
+    assert compute_max_positions(settings, rope) == positions
 
 
 def test_a_plan_refuses_cells_of_a_sweep_that_the_run_would(

@@ -16,17 +16,17 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from raising import raises
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig, semantic_keys
+from runner.config.resolved import resolve_job
+from runner.config.root import RunnerConfig, identity_keys
 from runner.config.wording import PromptStyle
 from runner.records.top_k import TOP_K, TopK, TopKFile, read_top_k
-from runner.report import headline
+from runner.report import headline_metrics
 from runner.run import run
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.named_job import MODEL_GROUPS, overridden
+from runner.tasks.named_job import MODEL_GROUPS, apply_named_overrides
 from runner_base.dtypes import Dtype
-from runner_base.errors import Code, ConfigError, EvidenceError
+from runner_base.errors import Code, ConfigError, RunRecordError
 from runner_base.result import Status
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_engine.settings.kv_cache import KvCache
@@ -136,7 +136,7 @@ def as_before_tokens_were_drawn(path: Path) -> None:
     path.unlink()
     file = TopKFile(path.parent)
     for index, one in kept.items():
-        file.add(index, TopK(one.width, one.ids, one.logprobs))
+        file.append_sample(index, TopK(one.width, one.ids, one.logprobs))
     file.close()
     assert "drawn" not in path.read_text()
 
@@ -180,10 +180,10 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
     low, high = metrics["kl_nats_per_token"] - error, metrics["kl_nats_per_token"] + error + more
     assert 0 < low <= kl / metrics["scored_tokens"] <= high
     assert not metrics.get("kl_drawing_error_nats_per_token"), "of few tokens"
-    assert (metrics.get("kl_drawn_tokens"), "too few for ±" in headline(metrics)["KL"]) == (
+    assert (metrics.get("kl_drawn_tokens"), "too few for ±" in headline_metrics(metrics)["KL"]) == (
         (metrics["scored_tokens"], True) if is_drawn else (None, False)
     )
-    assert ("at most" in headline(metrics)["KL"]) == (not is_drawn)
+    assert ("at most" in headline_metrics(metrics)["KL"]) == (not is_drawn)
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
 
 
@@ -195,9 +195,9 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..
     config = two(0, keep_top_k=64, reference=model_overrides(config), exact=False)
     other = likelihood.prepare(config)
     assert other.after == other.hashes["reference"]
-    told = [likelihood.preview(other, resolve(config))]
+    told = [likelihood.preview(other, resolve_job(config))]
     assert run(named_itself).job_id == other.after
-    told.append(likelihood.preview(other, resolve(config)))
+    told.append(likelihood.preview(other, resolve_job(config)))
     assert [words.rpartition(", ")[2] for words in told] == ["must run first", "done"]
 
 
@@ -242,7 +242,7 @@ def test_a_key_alone_changes_the_jobs_own_choice(two: Callable[..., RunnerConfig
     plain = two(0)
     assert isinstance(plain.model, LocalModelConfig)
     config = replace(plain, model=replace(plain.model, threads=1))
-    other = overridden(config, "task.reference", "model.dtype=bfloat16", MODEL_GROUPS)
+    other = apply_named_overrides(config, "task.reference", "model.dtype=bfloat16", MODEL_GROUPS)
     assert other.model == replace(plain.model, threads=1, dtype=Dtype.bfloat16), (
         "also its name and its threads stay"
     )
@@ -297,13 +297,13 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
     (folder / "result.json").unlink()
     kept = (folder / TOP_K).read_text().splitlines(keepends=True)
     (folder / TOP_K).write_text("".join(kept[:2]))
-    with raises(EvidenceError, "damaged"):
+    with raises(RunRecordError, "damaged"):
         run(config)
     other = run(two(1))
     (folder / "samples.jsonl").write_text(
         (Path(other.output_dir) / "samples.jsonl").read_text().replace("dog", "cat")
     )
-    with raises(EvidenceError, "damaged"):
+    with raises(RunRecordError, "damaged"):
         run(config)
 
 
@@ -332,7 +332,7 @@ def test_keys_are_checked(keys: dict[str, Any], code: Code, key: str) -> None:
 
 def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
     def keys(**given: Any) -> dict[str, Any]:
-        return dict(semantic_keys(make_config(task=LikelihoodConfig(**given))))
+        return dict(identity_keys(make_config(task=LikelihoodConfig(**given))))
 
     assert keys(window="4k", stride="1K") == keys(window=4096, stride=1024) != keys(window=4000, stride=1024)
     contexts = {"contexts": ["4k"]}

@@ -20,7 +20,7 @@ Two = Callable[..., RunnerConfig]
 
 def free(monkeypatch: pytest.MonkeyPatch, mib: float) -> None:
     """Let so much memory be free, beside a process of 600 MiB."""
-    monkeypatch.setattr(machine, "available_mib", lambda: 600 + mib)
+    monkeypatch.setattr(machine, "available_memory_mib", lambda: 600 + mib)
 
 
 def test_both_models_are_loaded_if_the_prediction_says_that_they_fit(

@@ -16,7 +16,7 @@ from tasking import work
 
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
-from runner.tasks.memory import figures, probe
+from runner.tasks.memory import memory_metrics, probe
 from runner.tasks.memory import task as memory
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError, JobFailed
@@ -255,13 +255,13 @@ def test_a_missing_model_is_refused_before_any_process(make_config: MakeConfig, 
 
 
 def test_stages_of_the_probe_and_the_task_agree() -> None:
-    assert [*figures.AT_START, *figures.IN_POINTS] == STAGES
+    assert [*memory_metrics.AT_START, *memory_metrics.IN_POINTS] == STAGES
     assert probe.__name__ == memory.PROBE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_pss_is_read() -> None:
-    measured = probe.pss_mib()
+    measured = probe.read_pss_mib()
     assert measured["pss_mib"] > measured["pss_file_mib"] > 0
 
 

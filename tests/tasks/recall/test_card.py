@@ -15,13 +15,13 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.root import RunnerConfig
-from runner.recorded_runs.sample_reader import read_answers
+from runner.recorded_runs.sample_reader import read_verdicts
 from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner_base.result import FinishReason, Result, Verdict
 from runner_compare.features.recall.card import CURVE, POINTS, RecallCard
-from runner_compare.features.recall.render.pictures import draw_recall
+from runner_compare.features.recall.render.pictures import job_recall_pictures
 from runner_compare.features.recall.render.tables import BY_DEPTH
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -74,8 +74,8 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
     assert "at 1,024 tokens lower at depths 0 to 0." in sentence
     assert [length for length, _ in result.series[CURVE]] == [256, 512, 1024]
     drawn = json.loads((recorder.folder / POINTS).read_text())
-    assert [picture.name for picture in draw_recall(drawn)] == ["recall_curve", "recall_map"]
-    assert draw_recall(drawn)[1].svg().count(">100<") > 5
+    assert [picture.name for picture in job_recall_pictures(drawn)] == ["recall_curve", "recall_map"]
+    assert job_recall_pictures(drawn)[1].to_svg().count(">100<") > 5
 
 
 @pytest.mark.thorough
@@ -87,7 +87,7 @@ def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result]
     assert {row["kind"]: row["less than"] for row in by_kind} == {
         "single": None, "several_asked_one": None, "several_asked_all": None
     }  # fmt: skip
-    places = {outcome.recall for outcome in read_answers(recorder.folder / "samples.jsonl").values()}
+    places = {outcome.recall for outcome in read_verdicts(recorder.folder / "samples.jsonl").values()}
     assert {(place.kind, place.depth) for place in places if place} >= {
         ("single", 0.5),
         ("several_asked_all", None),
@@ -117,7 +117,7 @@ def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], r
         )
         for sample in recorder.samples.values()
     ]
-    assert "40 of 40 answers cut off" in RecallCard.of(cut, 10, "").notes[0]
+    assert "40 of 40 answers cut off" in RecallCard.from_samples(cut, 10, "").notes[0]
 
 
 @pytest.mark.thorough

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from recalling import distinct_beginnings, prompts_of
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.records.jobs import Job, Recorder
-from runner.tasks.base import Context
+from runner.tasks.base import TaskContext
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner_engine.settings.generation import GenerationConfig
@@ -53,9 +53,9 @@ def test_each_setting_of_a_grid_reads_a_common_beginning_once(
         )
         folder = tmp_path / rope.name
         folder.mkdir()
-        recorder, resolved = Recorder(Job("recall-test", folder)), resolve(config)
+        recorder, resolved = Recorder(Job("recall-test", folder)), resolve_job(config)
         engine = open_engine(resolved, None, folder)
-        metrics = recall.run(recall.prepare(config), Context(recorder, resolved, engine)).metrics
+        metrics = recall.run(recall.prepare(config), TaskContext(recorder, resolved, engine)).metrics
         engine.close()
         recorder.close()
         prompts = prompts_of(config)

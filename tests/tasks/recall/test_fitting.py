@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from runner.tasks.recall.cases import Asked, Case
+from runner.tasks.recall.cases import Case, RenderedCase
 from runner.tasks.recall.fillers import Filler
-from runner.tasks.recall.fitting import Group, fit
+from runner.tasks.recall.fitting import SizeGroup, fit_sizes
 
 MANY = 10**9
 
@@ -16,13 +16,13 @@ def case(tokens_a_unit: float, base: int, most: int | None = None) -> Case:
         "single",
         0,
         None,
-        lambda size: Asked("", "x" * (base + int(size * tokens_a_unit)), "", "", ()),
+        lambda size: RenderedCase("", "x" * (base + int(size * tokens_a_unit)), "", "", ()),
         1,
         most,
     )
 
 
-def count(asked: list[Asked]) -> list[int]:
+def count(asked: list[RenderedCase]) -> list[int]:
     return [len(each.context) for each in asked]
 
 
@@ -30,23 +30,23 @@ def count(asked: list[Asked]) -> list[int]:
 def test_the_largest_size_that_fits_is_found(seed: int) -> None:
     draw = random.Random(seed)
     cases = [case(draw.uniform(1, 60), draw.randrange(5, 90)) for _ in range(4)]
-    group = Group(4096, draw.randrange(200, 4000), cases)
-    fit([group], lambda _, tokens: int(tokens / draw.uniform(1, 60)), count, "room")  # type: ignore[arg-type]
+    group = SizeGroup(4096, draw.randrange(200, 4000), cases)
+    fit_sizes([group], lambda _, tokens: int(tokens / draw.uniform(1, 60)), count, "room")  # type: ignore[arg-type]
     longest = [max(len(each.at(size).context) for each in cases) for size in (group.size, group.size + 1)]
     assert longest[0] <= group.room
     assert longest[1] > group.room or longest[0] >= 0.9 * group.room
 
 
 def test_a_text_that_ends_is_taken_whole() -> None:
-    group = Group(4096, 4000, [case(3, 10, most=50)])
-    fit([group], lambda _, tokens: tokens // 3, count, "room")  # type: ignore[arg-type]
+    group = SizeGroup(4096, 4000, [case(3, 10, most=50)])
+    fit_sizes([group], lambda _, tokens: tokens // 3, count, "room")  # type: ignore[arg-type]
     assert group.size == 50
 
 
 def test_boundaries_are_nearest_in_tokens() -> None:
     filler = Filler(["a ", "b ", "c\n"], [1, 10, 1])
-    assert [filler.boundary(3, depth) for depth in (0, 0.05, 0.5, 0.9, 1)] == [0, 1, 1, 2, 3]
-    assert filler.tokens_of(7) == 25
-    assert filler.text(2, 5) == "c\na b "
-    assert [filler.separator(end) for end in (1, 3, 6)] == [" ", "\n", "\n"]
-    assert filler.size_of(24) == 6
+    assert [filler.nearest_unit_end(3, depth) for depth in (0, 0.05, 0.5, 0.9, 1)] == [0, 1, 1, 2, 3]
+    assert filler.count_tokens(7) == 25
+    assert filler.join_units(2, 5) == "c\na b "
+    assert [filler.separator_after(end) for end in (1, 3, 6)] == [" ", "\n", "\n"]
+    assert filler.units_for_tokens(24) == 6

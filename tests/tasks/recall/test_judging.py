@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from runner.tasks.recall.cases import Asked, Form
+from runner.tasks.recall.cases import RenderedCase, ValueForm
 from runner.tasks.recall.judging import judged
 from runner_base.result import Answer, FinishReason, Verdict
 
 STOP, LENGTH = FinishReason.stop, FinishReason.length
 CORRECT, WRONG, NONE, CUT_OFF = Verdict.correct, Verdict.wrong, Verdict.no_answer, Verdict.cut_off
-NUMBER = Asked("", "", "", "", ("4713920",))
-TWO = Asked("", "", "", "", ("4713920", "1234567"))
-WORD = Asked("", "", "", "", ("amber-kite",), Form.pair)
-UUID = Asked("", "", "", "", ("123e4567-e89b-42d3-a456-426614174000",), Form.uuid)
-NAMES = Asked("", "", "", "", ("ABCDE", "FGHIJ"), Form.known, frozenset({"ABCDE", "FGHIJ", "KLMNO"}))
-TOTAL = Asked("", "", "", "", ("12",), Form.total)
+NUMBER = RenderedCase("", "", "", "", ("4713920",))
+TWO = RenderedCase("", "", "", "", ("4713920", "1234567"))
+WORD = RenderedCase("", "", "", "", ("amber-kite",), ValueForm.pair)
+UUID = RenderedCase("", "", "", "", ("123e4567-e89b-42d3-a456-426614174000",), ValueForm.uuid)
+NAMES = RenderedCase(
+    "", "", "", "", ("ABCDE", "FGHIJ"), ValueForm.known, frozenset({"ABCDE", "FGHIJ", "KLMNO"})
+)
+TOTAL = RenderedCase("", "", "", "", ("12",), ValueForm.total)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +60,9 @@ TOTAL = Asked("", "", "", "", ("12",), Form.total)
         (TOTAL, "First 3", LENGTH, CUT_OFF),
     ],
 )
-def test_verdicts(asked: Asked, text: str, reason: FinishReason, verdict: Verdict) -> None:
-    assert judged(Answer.read(text, [], reason), asked)[1] is verdict
+def test_verdicts(asked: RenderedCase, text: str, reason: FinishReason, verdict: Verdict) -> None:
+    assert judged(Answer.from_text(text, [], reason), asked)[1] is verdict
 
 
 def test_what_was_found_is_kept() -> None:
-    assert judged(Answer.read("It is 1,234,567 or 4713920.", [], STOP), TWO)[0] == "1234567, 4713920"
+    assert judged(Answer.from_text("It is 1,234,567 or 4713920.", [], STOP), TWO)[0] == "1234567, 4713920"

@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 
-from runner.datasets.word_problems import Split, problems
-from runner.tasks.recall.cases import Case, Recipe, spread
-from runner.tasks.recall.fillers import Filler, read_filler
-from runner.tasks.recall.kinds import KINDS, drawn_by
+from runner.datasets.word_problems import Split, generate_problems
+from runner.tasks.recall.cases import Case, CaseSettings, even_depths
+from runner.tasks.recall.fillers import Filler, read_filler_units
+from runner.tasks.recall.kinds import KINDS, load_case_generator
 
-UNITS = read_filler("prose", 1000)
+UNITS = read_filler_units("prose", 1000)
 FILLER = Filler(UNITS, [len(unit.split()) for unit in UNITS])
 DEPTHS = [0.0, 0.5, 1.0]
 
@@ -25,7 +25,7 @@ def cases_of(kind: str, **keys: object) -> list[Case]:
         "needles": 4,
         "length": 1024,
     }
-    return [*drawn_by(kind)(Recipe(**(values | {"filler": FILLER} | keys)))]  # type: ignore[arg-type]
+    return [*load_case_generator(kind)(CaseSettings(**(values | {"filler": FILLER} | keys)))]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +98,7 @@ def test_the_asked_words_are_the_most_frequent_ones(kind: str, pattern: str) -> 
 
 @pytest.mark.thorough
 def test_the_story_of_a_problem_is_hidden_and_its_question_asked() -> None:
-    golds = {problem.question: problem.gold for problem in problems(Split.TEST, 8640)}
+    golds = {problem.question: problem.gold for problem in generate_problems(Split.TEST, 8640)}
     for case in cases_of("problem"):
         asked = case.at(60)
         question = asked.question.partition("\n")[0]
@@ -127,19 +127,19 @@ def test_words_and_uuids_are_asked_for() -> None:
 
 
 def test_depths_are_spread_evenly() -> None:
-    assert spread(4) == [0.125, 0.375, 0.625, 0.875]
+    assert even_depths(4) == [0.125, 0.375, 0.625, 0.875]
 
 
 @pytest.mark.parametrize("name", ["noise", "texts", "prose", "languages", "code", "chronicle"])
 def test_fillers_can_be_joined_again(name: str) -> None:
-    units = read_filler(name, 1000)
+    units = read_filler_units(name, 1000)
     assert max(map(len, units)) <= 400
     filler = Filler(units, [1 for _ in units])
-    assert filler.text(0, 2 * len(units)) == 2 * "".join(units)
+    assert filler.join_units(0, 2 * len(units)) == 2 * "".join(units)
 
 
 def test_a_needle_in_code_stands_in_a_line_of_its_own() -> None:
-    units = read_filler("code", 1000)
+    units = read_filler_units("code", 1000)
     for case in cases_of("single", filler=Filler(units, [1 for _ in units])):
         lines = [line for line in case.at(50).context.splitlines() if "special magic" in line]
         assert len(lines) == 1

@@ -14,10 +14,10 @@ import numpy
 import pytest
 
 from runner.tasks.recall.kinds.ruler_niah import PAIRS, TASKS
-from runner.tasks.recall.kinds.ruler_niah import asked_by as niah_by
-from runner.tasks.recall.kinds.ruler_tracking import asked_by as tracking_by
-from runner.tasks.recall.kinds.ruler_tracking import example_by
-from runner.tasks.recall.kinds.ruler_words import common_by, frequent_by
+from runner.tasks.recall.kinds.ruler_niah import render_niah as niah_by
+from runner.tasks.recall.kinds.ruler_tracking import render_example
+from runner.tasks.recall.kinds.ruler_tracking import render_tracking as tracking_by
+from runner.tasks.recall.kinds.ruler_words import render_common_words, render_frequent_words
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 RULER = "lm_eval.tasks.ruler"
@@ -82,9 +82,9 @@ def test_needles(theirs: Callable[[str], Any], name: str, seed: int) -> None:
     )
     asked = niah_by(own, kind, 30, module.WORDS)
     assert module.WORDS == PAIRS
-    assert asked.text == text
+    assert asked.prompt_text == text
     assert [*asked.gold] == answers
-    assert niah_by(random.Random(seed + 1), kind, 30).text != text
+    assert niah_by(random.Random(seed + 1), kind, 30).prompt_text != text
 
 
 def test_what_the_harness_draws_is_what_it_asks_of_each_task(
@@ -116,8 +116,8 @@ def test_tracking(theirs: Callable[[str], Any], seed: int, size: int) -> None:
     text, gold = module.generate_input_output(size, 1, 4)
     whole = module.randomize_icl(example) + "\n\n" + text
     at = whole.rfind(" Answer: According to the chain(s) of variable assignment")
-    asked = tracking_by(own, draw, size, example_by(own, draw, 15))
-    assert (asked.text, asked.beginning) == (whole[:at], whole[at:].strip())
+    asked = tracking_by(own, draw, size, render_example(own, draw, 15))
+    assert (asked.prompt_text, asked.beginning) == (whole[:at], whole[at:].strip())
     assert [*asked.gold] == gold
 
 
@@ -127,8 +127,8 @@ def test_common_words(theirs: Callable[[str], Any], length: int) -> None:
     order.shuffle(sorted({*ADJECTIVES, *NOUNS, *VERBS}))
     for size in (20, 60):
         _, text, gold = module.generate_input_output(size, length)
-        asked = common_by(own, order, size, length, module.WORDS)
-        assert f"{asked.text} {asked.beginning}" == text
+        asked = render_common_words(own, order, size, length, module.WORDS)
+        assert f"{asked.prompt_text} {asked.beginning}" == text
         assert [*asked.gold] == gold
 
 
@@ -142,6 +142,6 @@ def test_frequent_words(theirs: Callable[[str], Any], length: int) -> None:
         text, gold, size = theirs("fwe_utils").generate_input_output(
             length, tokens, num_words=length // 2, vocab_size=length // 50
         )
-        asked = frequent_by(own, size, length)
-        assert f"{asked.text} {asked.beginning}" == text
+        asked = render_frequent_words(own, size, length)
+        assert f"{asked.prompt_text} {asked.beginning}" == text
         assert [*asked.gold] == gold

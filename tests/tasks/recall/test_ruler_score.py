@@ -13,14 +13,14 @@ from recalling import remembering
 from scripted import Reply, Scripted
 from tasking import work
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
 from runner.render.titles import RULER_SCORES
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.ruler_score import SCORE, share_in
-from runner.tasks.recall.writing import written
+from runner.tasks.recall.placement import place_cases
+from runner.tasks.recall.ruler_score import SCORE, fraction_found
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -64,7 +64,7 @@ def test_the_score_of_an_answer(harness: Any) -> None:
         draw.shuffle(said)
         cased = [draw.choice((value.lower(), value.upper(), value)) for value in said]
         text = "".join(draw.choice(AROUND) + value + draw.choice(AROUND) for value in cased)
-        score = share_in(text, gold)
+        score = fraction_found(text, gold)
         assert score == pytest.approx(by_harness(harness, text, gold)), (text, gold)
         seen.add(round(score, 2))
     assert {0, 0.25, 0.33, 0.5, 0.67, 0.75, 1} == seen
@@ -83,7 +83,7 @@ def test_a_part_of_the_values_is_a_part_of_the_score_and_no_exact_answer(
     task = RecallConfig(kinds=[*KINDS, "single"], lengths=["1000", "1024"], cases=2, pictures=False)
     config = make_config(model=model, generation=GenerationConfig(max_new_tokens=32), task=task)
     result = work(recall, config, recorder, Scripted(every_second))
-    placed = written(task, recall.prepare(config).units, resolve(config))
+    placed = place_cases(task, recall.prepare(config).units, resolve_job(config))
     scores = {
         index: by_harness(harness, sample.answer.text, [*placed[index].asked.gold])
         for index, sample in recorder.samples.items()

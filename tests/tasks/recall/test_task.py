@@ -12,19 +12,19 @@ from recalling import remembering, text_of
 from scripted import Scripted
 from tasking import work
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.engines import open_engine
-from runner.engines.kinds import kind_of
+from runner.engines.kinds import model_kind
 from runner.records.jobs import Job, Recorder
-from runner.tasks.base import Context
+from runner.tasks.base import TaskContext
 from runner.tasks.recall import task as recall
-from runner.tasks.recall.cases import Form
-from runner.tasks.recall.keys import RecallConfig, Values
+from runner.tasks.recall.cases import ValueForm
+from runner.tasks.recall.keys import NeedleValues, RecallConfig
 from runner.tasks.recall.kinds import KINDS
-from runner.tasks.recall.writing import written
-from runner_base.errors import Code, ConfigError, EvidenceError
+from runner.tasks.recall.placement import place_cases
+from runner_base.errors import Code, ConfigError, RunRecordError
 from runner_base.result import Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -66,7 +66,9 @@ def test_a_model_that_finds_all_is_always_right(job: Make, recorder: Recorder) -
     samples = samples_of(recorder)
     assert {sample.answer.verdict for sample in samples} == {Verdict.correct}
     assert result.metrics["recall_accuracy"] == 1
-    assert result.metrics["n"] == config.task.questions == len(samples) == 2 * 2 * (5 + 5 + 1 + 5 + 6)
+    assert (
+        result.metrics["n"] == config.task.expected_completions == len(samples) == 2 * 2 * (5 + 5 + 1 + 5 + 6)
+    )
     assert Counter(sample.recall_kind for sample in samples)["several_asked_all"] == 4
     assert {sample.recall_length for sample in samples} == {512, 1024}
     assert {sample.recall_depth for sample in samples if sample.recall_kind == "several_asked_all"} == {None}
@@ -95,23 +97,26 @@ def test_a_model_that_forgets_is_right_where_it_remembers(job: Make, recorder: R
 @pytest.mark.thorough
 @pytest.mark.parametrize("prompt", [PromptStyle.chat, PromptStyle.text])
 def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyle) -> None:
-    config = job(kinds=[*KINDS], prompt=prompt, lengths=["1200", "1300"], values=Values.words)
-    resolved = resolve(config)
+    config = job(kinds=[*KINDS], prompt=prompt, lengths=["1200", "1300"], values=NeedleValues.words)
+    resolved = resolve_job(config)
     inputs = recall.prepare(config)
-    placed = written(inputs.task, inputs.units, resolved)
-    requests = recall.requests_for(inputs.task, placed)
-    encoded = kind_of(config.model).encoded(resolved, [request.prompt for request in requests])
+    placed = place_cases(inputs.task, inputs.units, resolved)
+    requests = recall.build_requests(inputs.task, placed)
+    encoded = model_kind(config.model).encode_prompts(resolved, [request.prompt for request in requests])
     for case, (_, ids) in zip(placed.values(), encoded, strict=True):
         tokens = len(ids) + SHORT.max_new_tokens
         assert case.length - 100 < tokens <= case.length, (case.kind, tokens)
-        assert all(value in case.asked.context for value in case.asked.gold) or case.asked.form is Form.total
+        assert (
+            all(value in case.asked.context for value in case.asked.gold)
+            or case.asked.form is ValueForm.total
+        )
     assert len({text_of(request) for request in requests}) == len(requests)
 
 
 def test_needles_stand_where_they_are_asked_to(job: Make) -> None:
     config = job(filler="prose", lengths=["1k"])
     inputs = recall.prepare(config)
-    for case in written(inputs.task, inputs.units, resolve(config)).values():
+    for case in place_cases(inputs.task, inputs.units, resolve_job(config)).values():
         assert case.depth is not None
         before, _, _ = case.asked.context.partition("One of the special magic")
         assert len(before) / len(case.asked.context) == pytest.approx(case.depth, abs=0.12)
@@ -123,7 +128,7 @@ def test_all_lengths_have_the_same_needles_and_another_seed_has_others(job: Make
     def golds(**keys: object) -> dict[tuple[int, float | None, int], str]:
         config = job(**keys)
         inputs = recall.prepare(config)
-        placed = written(inputs.task, inputs.units, resolve(config))
+        placed = place_cases(inputs.task, inputs.units, resolve_job(config))
         return {(case.length, case.depth, case.number): case.gold for case in placed.values()}
 
     first = golds()
@@ -136,8 +141,8 @@ def test_longer_questions_leave_the_numbers_of_shorter_ones(job: Make) -> None:
     def prompts(*lengths: str) -> dict[object, str]:
         config = job(lengths=[*lengths])
         inputs = recall.prepare(config)
-        placed = written(inputs.task, inputs.units, resolve(config))
-        requests = recall.requests_for(inputs.task, placed)
+        placed = place_cases(inputs.task, inputs.units, resolve_job(config))
+        requests = recall.build_requests(inputs.task, placed)
         return {request.id: text_of(request) for request in requests}
 
     short = prompts("512")
@@ -171,7 +176,7 @@ def test_a_sample_of_another_question_is_refused(job: Make, recorder: Recorder) 
     work(recall, job(lengths=["512"]), recorder, Scripted(remembering()))
     recorder.close()
     again = Recorder(recorder.job)
-    with raises(EvidenceError, "damaged"):
+    with raises(RunRecordError, "damaged"):
         work(recall, job(lengths=["512"], cases_seed=1), again, Scripted(remembering()))
     again.close()
 
@@ -226,10 +231,10 @@ def test_wrong_fillers(
 def test_a_tokenizer_that_loses_a_value_is_refused(
     job: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = job(values=Values.uuids)
-    kind = kind_of(config.model)
-    decoder = kind.decoder(resolve(config))
-    monkeypatch.setattr(type(kind), "decoder", lambda *_: lambda ids: decoder(ids).replace("4", ""))
+    config = job(values=NeedleValues.uuids)
+    kind = model_kind(config.model)
+    decoder = kind.create_decoder(resolve_job(config))
+    monkeypatch.setattr(type(kind), "create_decoder", lambda *_: lambda ids: decoder(ids).replace("4", ""))
     with raises(ConfigError, "unsupported", "task.values"):
         work(recall, config, recorder)
 
@@ -238,12 +243,16 @@ def test_a_tokenizer_that_loses_a_value_is_refused(
 @pytest.mark.parametrize("kind", ["single", "several_asked_one", "several_asked_all", "niah_single_1"])
 def test_a_plan_knows_how_many_tokens_are_computed(job: Make, recorder: Recorder, kind: str) -> None:
     config = job(kinds=[kind], lengths=["512", "900"], cases=3)
-    resolved = resolve(config)
+    resolved = resolve_job(config)
     engine = open_engine(resolved, None, recorder.folder)
-    result = recall.run(recall.prepare(config), Context(recorder, resolved, engine))
+    result = recall.run(recall.prepare(config), TaskContext(recorder, resolved, engine))
     engine.close()
-    amounts = config.task.amounts(config.generation)
-    assert sum(amount.completions for amount in amounts) == result.metrics["n"] == config.task.questions
+    amounts = config.task.requested_work(config.generation)
+    assert (
+        sum(amount.completions for amount in amounts)
+        == result.metrics["n"]
+        == config.task.expected_completions
+    )
     computed = sum(amount.completions * amount.prompt_tokens for amount in amounts)
     assert computed == pytest.approx(result.metrics["computed_prompt_tokens"], rel=0.15)
     assert result.metrics["shared_prompt_tokens"] > 0

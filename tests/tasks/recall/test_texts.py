@@ -11,21 +11,21 @@ from recalling import distinct_beginnings, prompts_of, remembering
 from scripted import Scripted
 from tasking import work
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig, semantic_keys
-from runner.recorded_runs.sample_numbers import read_numbers
+from runner.config.resolved import resolve_job
+from runner.config.root import RunnerConfig, identity_keys
+from runner.recorded_runs.sample_numbers import read_sample_metric
 from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
-from runner.tasks.recall.fillers import Filler, draw_haystack
-from runner.tasks.recall.judging import Judge, Placed
+from runner.tasks.recall.fillers import Filler, create_haystack
+from runner.tasks.recall.judging import Judge, PlacedCase
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.writing import written
+from runner.tasks.recall.placement import place_cases
 from runner_base import ClusterUnit, Sample
 from runner_base.notes import note
-from runner_compare import question_of
+from runner_compare import question_identity
 from runner_compare.features.recall.compute import RecallFindings
 from runner_compare.model.data import Run
-from runner_compare.model.mean_pairs import cluster_field, compare_means
+from runner_compare.model.mean_pairs import compare_means, find_cluster_field
 from runner_compare.model.outcomes import QuestionOutcome
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -50,9 +50,9 @@ def config_of(make_config: Make, cases: int, texts: int, filler: str = "noise") 
     )
 
 
-def cases_of(config: RunnerConfig) -> list[Placed]:
+def cases_of(config: RunnerConfig) -> list[PlacedCase]:
     inputs = recall.prepare(config)
-    return [*written(inputs.task, inputs.units, resolve(config)).values()]
+    return [*place_cases(inputs.task, inputs.units, resolve_job(config)).values()]
 
 
 @pytest.mark.thorough
@@ -84,13 +84,13 @@ def test_the_plan_counts_the_haystacks(make_config: Make) -> None:
     computed = []
     for texts in (1, 6):
         config = config_of(make_config, 6, texts)
-        amounts = config.task.amounts(config.generation)
+        amounts = config.task.requested_work(config.generation)
         computed.append(sum(one.prompt_tokens * one.completions for one in amounts))
     assert 4 * LONG < computed[1] - computed[0] < 5.5 * LONG
 
 
 def test_one_haystack_is_not_in_the_identity_and_several_are(make_config: Make) -> None:
-    one, six = (dict(semantic_keys(config_of(make_config, 6, texts))) for texts in (1, 6))
+    one, six = (dict(identity_keys(config_of(make_config, 6, texts))) for texts in (1, 6))
     assert six.keys() - one.keys() == {"task.texts"}
     assert six["task.texts"] == 6
 
@@ -110,8 +110,8 @@ def test_six_haystacks_are_clusters_and_five_are_not(make_config: Make, tmp_path
         read = [Sample.from_json(sample.to_json()) for sample in samples]
         earlier = [replace(sample, recall_cluster_unit=None) for sample in samples]
         for recorded in (read, earlier):
-            findings = RecallFindings(tuple(map(QuestionOutcome.of, recorded)))
-            assert (findings.texts, findings.is_over_texts) == (texts, texts == 6)
+            findings = RecallFindings(tuple(map(QuestionOutcome.from_sample, recorded)))
+            assert (findings.num_haystacks, findings.is_clustered_by_haystack) == (texts, texts == 6)
 
 
 @pytest.mark.parametrize(("texts", "field"), [(1, "question"), (3, "question"), (6, "text")])
@@ -124,14 +124,14 @@ def test_a_comparison_names_what_the_samples_are_clustered_by(
     samples = [*recorder.samples.values()]
     recorder.close()
     run = Run("a", "recall-test", "recall", "1", "", {"task.texts": str(texts)}, {})
-    verdicts = {question_of(sample): QuestionOutcome.of(sample) for sample in samples}
-    numbers = read_numbers(tmp_path / "samples.jsonl", "new_tokens")
+    verdicts = {question_identity(sample): QuestionOutcome.from_sample(sample) for sample in samples}
+    numbers = read_sample_metric(tmp_path / "samples.jsonl", "new_tokens")
     for answers in (verdicts, numbers):
         outcomes = [*answers.values()]
         assert len(outcomes) == 24
         pairs = list(zip(outcomes, outcomes, strict=True))
-        assert cluster_field(run, run, pairs) == field
-        assert compare_means(pairs, cluster_field(run, run, pairs)).by == field
+        assert find_cluster_field(run, run, pairs) == field
+        assert compare_means(pairs, find_cluster_field(run, run, pairs)).by == field
 
 
 def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Make, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Ma
 
 def test_a_haystack_begins_elsewhere_and_has_the_same_units() -> None:
     filler = Filler([f"unit {number}\n" for number in range(500)], [3] * 500)
-    assert draw_haystack(filler, 0, 0) is filler
-    drawn = [draw_haystack(filler, text, 0) for text in (1, 2, 3)]
+    assert create_haystack(filler, 0, 0) is filler
+    drawn = [create_haystack(filler, text, 0) for text in (1, 2, 3)]
     assert len({own.units[0] for own in drawn}) == 3
     assert all(sorted(own.units) == sorted(filler.units) for own in drawn)
-    assert draw_haystack(filler, 1, 0).units == drawn[0].units
-    assert draw_haystack(filler, 1, 1).units != drawn[0].units
+    assert create_haystack(filler, 1, 0).units == drawn[0].units
+    assert create_haystack(filler, 1, 1).units != drawn[0].units

@@ -23,10 +23,10 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import Note, note
 from runner_compare.statistics import exact_interval
-from runner_engine.decode.drafting import steady
-from runner_engine.decode.tokens import check_guesses
+from runner_engine.decode.drafting import drafter_speculator
+from runner_engine.decode.tokens import verify_draft_tokens
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -66,9 +66,9 @@ def test_each_batch_runs_with_guesses_and_without(
     def noted(engine: Any, requests: Sequence[Request], *given: Any) -> Any:
         (is_guessed,) = {request.is_guessed for request in requests}
         batches.append((len(requests), is_guessed, [request.prompt for request in requests]))
-        return complete(engine, requests, *given)
+        return complete_requests(engine, requests, *given)
 
-    monkeypatch.setattr(cells, "complete", noted)
+    monkeypatch.setattr(cells, "complete_requests", noted)
     result = swept({"kind": "draft", "layers": 1})
     turns = [batch[:2] for batch in batches]
     even, odd = [(1, True), (1, False), (3, True), (3, False)], [(1, False), (1, True)]
@@ -104,9 +104,9 @@ def test_answers_that_differ_are_counted(
     """The control: an engine that always takes another token where it checks guesses."""
 
     def wrong(*given: Any) -> Any:
-        return [[(token + 1) % 200 for token in tokens] for tokens in check_guesses(*given)]
+        return [[(token + 1) % 200 for token in tokens] for tokens in verify_draft_tokens(*given)]
 
-    monkeypatch.setattr(steady, "check_guesses", wrong)
+    monkeypatch.setattr(drafter_speculator, "verify_draft_tokens", wrong)
     result = swept({"kind": "draft", "layers": 1})
     assert result.metrics["differing_answers"] == 6 * 4
     assert note_text(differ(24, result)) in result.notes
@@ -128,15 +128,17 @@ def test_verdicts(ratios: list[float], said: str) -> None:
         | {"differing_answers": 0.0}
         for ratio in ratios
     ]
-    (row,) = gains.rows([cell])
+    (row,) = gains.gain_rows([cell])
     assert row["verdict"] == said
     assert (row["interval_95"] is None) == (len(ratios) < 6)
-    takes_more = note("too_few_repeats", fewest=6) in gains.notes([cell], "float32", True)
+    takes_more = note("too_few_repeats", fewest=6) in gains.gain_notes([cell], "float32", True)
     assert takes_more == (len(ratios) < 6)
 
 
 def test_a_plan_counts_both() -> None:
-    once, twice = (TASK.amounts(GenerationConfig(speculate=speculate)) for speculate in ("off", "ngram"))
+    once, twice = (
+        TASK.requested_work(GenerationConfig(speculate=speculate)) for speculate in ("off", "ngram")
+    )
     assert [amount.is_guessed for amount in once] == [True, True]
     assert [amount.is_guessed for amount in twice] == [True, False, True, False]
     assert [amount.completions for amount in twice] == [6, 6, 18, 18]

@@ -23,13 +23,13 @@ from runner.engines.kinds.stub import StubEngine, StubSession
 from runner.records.jobs import Job, Recorder
 from runner.run import run
 from runner.speed.cells import Cell
-from runner.speed.limits import MachineRates
-from runner.speed.synthetic import synthetic_requests
+from runner.speed.limits import MachineLimits
+from runner.speed.synthetic import create_random_requests
 from runner.tasks.sweep import task as sweep
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.notes import Note, note
 from runner_base.repeats import read_repeats
-from runner_engine.sessions.arithmetic import Rates
+from runner_engine.sessions.arithmetic import HardwareRates
 from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
 from runner_engine.settings.model import LocalModelConfig
 
@@ -151,8 +151,8 @@ def test_prompts_differ_by_row_and_repeat_but_not_by_run(make_config: MakeConfig
 
 
 def test_prompts_of_one_token_and_of_a_tiny_vocabulary() -> None:
-    assert len(synthetic_requests(5, 1, 2, vocab_size=2, seed=0)) == 5
-    assert len(synthetic_requests(1, 3, 2, vocab_size=1, seed=0)[0].prompt) == 3
+    assert len(create_random_requests(5, 1, 2, vocab_size=2, seed=0)) == 5
+    assert len(create_random_requests(1, 3, 2, vocab_size=1, seed=0)[0].prompt) == 3
 
 
 @pytest.mark.sampled(2)
@@ -303,8 +303,10 @@ def test_noise_is_found(spreads: list[float], machine_noise: float, beside: str,
     ]
     if not spreads:
         cells[0].repeats = cells[0].repeats[:2]
-    limits = MachineRates(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
-    assert sweep.noise_of(cells, limits, beside) == found
+    limits = MachineLimits(
+        None, [HardwareRates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)]
+    )
+    assert sweep.noise_note(cells, limits, beside) == found
 
 
 # As above, in a process whose address space ends soon behind what it has when the model is loaded.

@@ -17,10 +17,10 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
-from runner.tasks.tools.bfcl import category_of, offered, read_bfcl
+from runner.tasks.tools.bfcl import parse_category, read_bfcl, to_json_schema
 from runner.tasks.tools.keys import ToolsConfig
 from runner_base.errors import ConfigError, DataError
-from runner_engine.tool_calls import form_named
+from runner_engine.tool_calls import import_format
 
 AREA = {
     "name": "shapes.area",
@@ -74,7 +74,7 @@ def test_a_folder_is_read_by_the_names_of_its_files(folder: Path) -> None:
 
 
 def test_a_model_gets_types_as_json_schema_names_them() -> None:
-    parameters = offered(AREA)["parameters"]
+    parameters = to_json_schema(AREA)["parameters"]
     assert parameters["type"] == "object"
     kinds = {name: it["type"] for name, it in parameters["properties"].items()}
     assert kinds == {"base": "number", "size": "array", "more": "object"}
@@ -82,10 +82,10 @@ def test_a_model_gets_types_as_json_schema_names_them() -> None:
 
 
 def test_names_of_published_files() -> None:
-    assert category_of(Path("BFCL_v3_multiple.json")) == "multiple"
-    assert category_of(Path("gorilla_openfunctions_v1_test_parallel_multiple.json")) is None
-    assert category_of(Path("BFCL_v4_multi_turn_base.json")) is None
-    assert category_of(Path("BFCL_v4_live_relevance.json")) is None
+    assert parse_category(Path("BFCL_v3_multiple.json")) == "multiple"
+    assert parse_category(Path("gorilla_openfunctions_v1_test_parallel_multiple.json")) is None
+    assert parse_category(Path("BFCL_v4_multi_turn_base.json")) is None
+    assert parse_category(Path("BFCL_v4_live_relevance.json")) is None
 
 
 def test_what_is_missing_or_unread_is_said(folder: Path, tmp_path: Path) -> None:
@@ -128,6 +128,6 @@ def test_right_calls_are_right(
 ) -> None:
     recorder = Recorder(Job("tools", tmp_path))
     config = make_config(model=StubConfig(), task=ToolsConfig(data=str(folder)))
-    answers = calling_rightly(tools.prepare(config).cases, form_named("json"))
+    answers = calling_rightly(tools.prepare(config).cases, import_format("json"))
     assert work(tools, config, recorder, Scripted(answers)).metrics["tool_accuracy"] == 1
     recorder.close()

@@ -16,15 +16,15 @@ from scripted import Scripted
 from tasking import work
 
 from runner.config.model import StubConfig
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig, semantic_keys
+from runner.config.resolved import resolve_job
+from runner.config.root import RunnerConfig, identity_keys
 from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
-from runner.tasks.tools.cases import made_cases
-from runner.tasks.tools.distractors import distractors
+from runner.tasks.tools.cases import read_included_cases
+from runner.tasks.tools.distractors import create_distractors
 from runner.tasks.tools.judging import Judge
-from runner.tasks.tools.keys import Offer, ToolsConfig
-from runner.tasks.tools.offering import written_in
+from runner.tasks.tools.keys import OfferMethod, ToolsConfig
+from runner.tasks.tools.offering import choose_call_format
 from runner_base.errors import Code, ConfigError
 from runner_base.result import FinishReason, Sample, Verdict
 from runner_base.tool_outcomes import ToolOutcome
@@ -33,7 +33,7 @@ from runner_engine.sessions import OfferedTools
 from runner_engine.sessions.base import Message
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.tool_calls import NAMES, form_named
+from runner_engine.tool_calls import NAMES, import_format
 
 Make = Callable[..., RunnerConfig]
 
@@ -74,9 +74,9 @@ def outcomes_of(recorder: Recorder) -> Counter[str]:
 def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name: str) -> None:
     config = job(form=name, cases=None)
     inputs = tools.prepare(config)
-    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named(name))))
+    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_format(name))))
     assert result.metrics["tool_accuracy"] == result.metrics["accuracy"] == 1
-    assert result.metrics["n"] == len(made_cases()) >= 300
+    assert result.metrics["n"] == len(read_included_cases()) >= 300
     shares = ("well_formed_share", "right_tool_share", "right_arguments_share", "nothing_called_share")
     assert [result.metrics[share] for share in shares] == [1, 1, 1, 1]
     assert result.facts["calls"] == f"{name} (task.form={name})"
@@ -86,7 +86,7 @@ def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name:
 def test_a_model_that_always_calls_the_first_function_calls_without_need(
     job: Make, recorder: Recorder
 ) -> None:
-    result = work(tools, job(cases=None), recorder, Scripted(calling_the_first(form_named("json"))))
+    result = work(tools, job(cases=None), recorder, Scripted(calling_the_first(import_format("json"))))
     found = outcomes_of(recorder)
     assert found["called_without_need"] == 70
     assert found["nothing_called"] == found["not_called"] == 0
@@ -148,10 +148,10 @@ def test_each_way_to_fail_is_told_from_the_others(
 
 def test_a_call_too_few_and_one_of_another_function_are_told_apart(job: Make, recorder: Recorder) -> None:
     config = job(categories=["parallel"], cases=20)
-    cases, form = tools.prepare(config).cases, form_named("json")
+    cases, form = tools.prepare(config).cases, import_format("json")
 
     def without_the_last(request: Any) -> tuple[str, FinishReason]:
-        return form.write(right_calls(cases[request.id])[:-1]), FinishReason.stop
+        return form.format_calls(right_calls(cases[request.id])[:-1]), FinishReason.stop
 
     work(tools, config, recorder, Scripted(without_the_last))
     of_one = {index for index, case in enumerate(cases) if len({name for name, _ in case.wanted}) == 1}
@@ -164,11 +164,11 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
     job: Make, recorder: Recorder
 ) -> None:
     config = job(distractors=40)
-    work(tools, config, recorder, Scripted(calling_the_first(form_named("json"))))
+    work(tools, config, recorder, Scripted(calling_the_first(import_format("json"))))
     assert set(outcomes_of(recorder)) == {"wrong_tool", "called_without_need"}
     inputs = tools.prepare(config)
-    requests = tools.requests_for(
-        inputs.task, tools.placed_by(inputs.task, inputs.cases, FORM, resolve(config)), FORM
+    requests = tools.build_requests(
+        inputs.task, tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config)), FORM
     )
     names = [[it["function"]["name"] for it in offered_in(request.prompt)] for request in requests]
     assert all(one[:40] == names[0][:40] for one in names), "a common beginning, which is read once"
@@ -178,17 +178,17 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
 def test_distractors_have_nothing_of_the_questions() -> None:
     own = {
         word
-        for case in made_cases()
+        for case in read_included_cases()
         for it in case.functions
         for word in it["name"].replace(".", "_").split("_")
     }
-    drawn = distractors(500, 0)
+    drawn = create_distractors(500, 0)
     assert len({it["name"] for it in drawn}) == 500
     assert not own & {word for it in drawn for word in (it["name"].split("_")[0], it["name"].split("_")[2])}
-    assert distractors(20, 0) == drawn[:20] != distractors(20, 1)
+    assert create_distractors(20, 0) == drawn[:20] != create_distractors(20, 1)
 
 
-FORM = written_in(ToolsConfig(form="json"), None)  # type: ignore[arg-type] # the form is named: no model is looked at
+FORM = choose_call_format(ToolsConfig(form="json"), None)  # type: ignore[arg-type] # the form is named: no model is looked at
 
 
 def offered_in(prompt: Any) -> list[dict[str, Any]]:
@@ -199,9 +199,9 @@ def offered_in(prompt: Any) -> list[dict[str, Any]]:
 def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, recorder: Recorder) -> None:
     config = job(fill=["2k", "1k"])
     inputs = tools.prepare(config)
-    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named("json"))))
-    placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(config))
-    requests = tools.requests_for(inputs.task, placed, FORM)
+    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_format("json"))))
+    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
+    requests = tools.build_requests(inputs.task, placed, FORM)
     words: dict[int, list[int]] = {number: [] for number in (1024, 2048)}
     for request in requests:
         assert isinstance(request.prompt, tuple)
@@ -217,7 +217,7 @@ def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, rec
     assert result.metrics["tool_accuracy/length_2048"] == 1
     samples = samples_of(recorder)
     assert {sample.tool_length for sample in samples} == {1024, 2048}
-    functions = Counter(case.function for case in inputs.cases)
+    functions = Counter(case.main_function for case in inputs.cases)
     assert Counter(sample.cluster for sample in samples) == {
         name: 2 * count for name, count in functions.items()
     }
@@ -239,10 +239,12 @@ def test_a_template_that_takes_no_tools_is_refused_before_the_load(
         ConfigError, match="the chat template of model.name=embedded takes no tools.*task.offer=system"
     ):
         work(tools, config, recorder)  # without an engine: it must not be used
-    task = ToolsConfig(cases=1, offer=Offer.system, form="hermes", system="Be brief.")
+    task = ToolsConfig(cases=1, offer=OfferMethod.system, form="hermes", system="Be brief.")
     config = make_config(model=model, task=task)
-    inputs, form = tools.prepare(config), written_in(task, resolve(config))
-    request = tools.requests_for(task, tools.placed_by(task, inputs.cases, form, resolve(config)), form)[0]
+    inputs, form = tools.prepare(config), choose_call_format(task, resolve_job(config))
+    request = tools.build_requests(
+        task, tools.place_cases(task, inputs.cases, form, resolve_job(config)), form
+    )[0]
     assert isinstance(request.prompt, tuple)
     first = request.prompt[0]
     assert isinstance(first, Message)
@@ -260,7 +262,7 @@ def test_a_model_that_cannot_see_functions_is_refused(make_config: Make) -> None
     model = ApiConfig(name="m", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match="functions in the chat template, which this engine does not offer"):
         tools.prepare(make_config(model=model, task=ToolsConfig()))
-    assert tools.prepare(make_config(model=model, task=ToolsConfig(offer=Offer.system))).cases
+    assert tools.prepare(make_config(model=model, task=ToolsConfig(offer=OfferMethod.system))).cases
 
 
 WRONG: list[tuple[dict[str, Any], Code, str]] = [
@@ -287,21 +289,21 @@ def test_a_missing_file_is_one_message(job: Make) -> None:
 def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, recorder: Recorder) -> None:
     config = job()
     cases = tools.prepare(config).cases
-    work(tools, config, recorder, Scripted(calling_rightly(cases, form_named("hermes"))))
+    work(tools, config, recorder, Scripted(calling_rightly(cases, import_format("hermes"))))
     kept = samples_of(recorder)
     assert {sample.tool_outcome for sample in kept} == {"not_called", "nothing_called"}, (
         "as JSON these are words"
     )
     assert [Sample.from_json(sample.to_json()) for sample in kept] == kept
-    placed = tools.placed_by(ToolsConfig(cases=6), cases, FORM, resolve(config))
-    judge = Judge(placed, form_named("hermes"))
-    assert all(adopted is not None and adopted.solved for adopted in map(judge.adopted, kept))
-    assert Judge(placed, form_named("harmony")).adopted(kept[0]) is None
+    placed = tools.place_cases(ToolsConfig(cases=6), cases, FORM, resolve_job(config))
+    judge = Judge(placed, import_format("hermes"))
+    assert all(adopted is not None and adopted.solved for adopted in map(judge.adopt_sample, kept))
+    assert Judge(placed, import_format("harmony")).adopt_sample(kept[0]) is None
 
 
 def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(job: Make) -> None:
     inputs = tools.prepare(job(cases=None))
-    placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(job(cases=None)))
+    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(job(cases=None)))
     families = Counter(place.cluster for place in placed.values())
     assert len(families) == 26
     for place in placed.values():
@@ -323,19 +325,19 @@ def test_only_other_families_than_functions_count_in_the_identity(job: Make) -> 
     hashes = [tools.prepare(job(cluster=name)).hashes for name in ("category", "question")]
     assert all(own.keys() == {"cases", "clusters"} for own in hashes)
     assert hashes[0]["clusters"] != hashes[1]["clusters"]
-    assert "task.cluster" not in dict(semantic_keys(job(cluster="category")))
+    assert "task.cluster" not in dict(identity_keys(job(cluster="category")))
 
 
 def test_samples_of_earlier_versions_are_accepted(job: Make, recorder: Recorder) -> None:
     config = job()
     inputs = tools.prepare(config)
-    work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named("json"))))
-    placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(config))
-    judge = Judge(placed, form_named("json"))
+    work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, import_format("json"))))
+    placed = tools.place_cases(inputs.task, inputs.cases, FORM, resolve_job(config))
+    judge = Judge(placed, import_format("json"))
     for sample in samples_of(recorder):
         assert judge.rejection_reason(sample) is None
         older = replace(sample, cluster=None, tool_function=None)
         assert judge.rejection_reason(older) is None
-        assert QuestionOutcome.of(older).cluster is None
-        assert QuestionOutcome.of(sample).cluster == placed[sample.index].case.function
+        assert QuestionOutcome.from_sample(older).cluster is None
+        assert QuestionOutcome.from_sample(sample).cluster == placed[sample.index].case.main_function
         assert judge.rejection_reason(replace(sample, cluster="other")) is not None

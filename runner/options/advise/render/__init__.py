@@ -1,1 +1,1 @@
-"""What runner-advise prints: recommendations, reasons, gains and mixes, as text and as JSON."""
+"""Text and JSON output of runner-advise: recommendations, reasons, speedups and mixes."""

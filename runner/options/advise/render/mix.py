@@ -1,79 +1,92 @@
-"""A mix within a limit and what its check shows, as text and as JSON."""
+"""Text and JSON output about a format mix within a limit and its check."""
 
 from __future__ import annotations
 
 import shlex
 
-from runner.options.advise.mix import TEXTS, Limit
-from runner.options.advise.mix_check import MixAdvice, Tried, in_mib
-from runner.options.advise.mix_file import file_command
-from runner_base import beside_limit, more_digits, plain
-from runner_compare import p_value
+from runner.options.advise.mix import TEXTS, SizeLimit
+from runner.options.advise.mix_check import MixAdvice, TestedChoice, in_mib
+from runner.options.advise.mix_recipe import format_quantize_command
+from runner_base import count_extra_digits, escape_control_characters, format_against_limit
+from runner_compare import format_p_value
 from runner_compare.statistics import Finding
 
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
 MINUS_MIX = "KL minus that of the mix (above 0: loses more), p by Holm"
 
 
-def show(advice: MixAdvice) -> None:
-    """Print the mix, what was tried beside it, and what the comparison shows."""
+def print_advice(advice: MixAdvice) -> None:
+    """Print the mix, the tested alternatives, and the result of the comparison."""
     model, limit = advice.model, advice.limit
     texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
-    print(plain(f"{limit}, {', '.join(model.names)}: {advice.what}; {texts}; KL in nats a token"))
+    print(
+        escape_control_characters(
+            f"{limit}, {', '.join(model.names)}: {advice.describe_layers}; {texts}; KL in nats a token"
+        )
+    )
     wide = max(len(tried.name) for tried in (advice.mix, *advice.others))
     head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  {MINUS_MIX}"
-    print(plain(f"\n{'':{wide}}  {head}"))
+    print(escape_control_characters(f"\n{'':{wide}}  {head}"))
     rows = [advice.mix, *sorted(advice.others, key=lambda other: other.predicted)]
-    more = more_digits([row.metric(limit.metric) for row in rows], limit.mib, in_mib)
+    more = count_extra_digits([row.measured_metric(limit.metric) for row in rows], limit.mib, in_mib)
     for tried in rows:
-        print(plain(_line(tried, limit, wide, more)))
+        print(escape_control_characters(_format_line(tried, limit, wide, more)))
     print()
-    for sentence in verdicts(advice):
-        print(plain(sentence))
-    print(plain(f"\n{command(advice)}"))
-    if (of_file := file_command(advice.model, advice.written.choice)) is not None:
-        print(plain(f"\nas a file for other tools, with integers of as many bits:\n{of_file}"))
+    for sentence in describe_verdicts(advice):
+        print(escape_control_characters(sentence))
+    print(escape_control_characters(f"\n{format_command(advice)}"))
+    if (of_file := format_quantize_command(advice.model, advice.recommended.choice)) is not None:
+        print(
+            escape_control_characters(
+                f"\nas a file for other tools, with integers of as many bits:\n{of_file}"
+            )
+        )
 
 
-def command(advice: MixAdvice) -> str:
-    """Return the command of a job with what is recommended."""
+def format_command(advice: MixAdvice) -> str:
+    """Return the command of a job with the recommended choice."""
     overrides = [word for word in advice.model.overrides if not word.startswith("task")]
-    return shlex.join(["runner", *overrides, *advice.model.quantization(advice.written.choice)])
+    return shlex.join(["runner", *overrides, *advice.model.quantization_overrides(advice.recommended.choice)])
 
 
-def _line(tried: Tried, limit: Limit, wide: int, more_decimals: int) -> str:
-    known = tried.record is not None and "kl_nats_per_token_low" in tried.record.result.metrics
+def _format_line(tested: TestedChoice, limit: SizeLimit, name_width: int, more_decimals: int) -> str:
+    known = tested.record is not None and "kl_nats_per_token_low" in tested.record.result.metrics
     ends = (
-        f" [{tried.metric('kl_nats_per_token_low'):.3g}, {tried.metric('kl_nats_per_token_high'):.3g}]"
+        (
+            f" [{tested.measured_metric('kl_nats_per_token_low'):.3g}, "
+            f"{tested.measured_metric('kl_nats_per_token_high'):.3g}]"
+        )
         if known
         else ""
     )
-    beside = "too large" if tried.metric(limit.metric) >= limit.mib else ""
-    if tried.effect is not None:
-        more = tried.effect
+    beside = "too large" if tested.measured_metric(limit.metric) >= limit.mib else ""
+    if tested.effect is not None:
+        more = tested.effect
         lost = f"{more.value:+.3g} [{more.simultaneous_low:+.3g}, {more.simultaneous_high:+.3g}]"
-        beside = f"{lost}, p {p_value(more.p_holm)}"
-    size = in_mib(tried.metric(limit.metric), more_decimals)
-    measured = f"{tried.kl:.4g}{ends}"
-    return f"{tried.name:{wide}}  {size:>10}  {tried.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
+        beside = f"{lost}, p {format_p_value(more.p_holm)}"
+    size = in_mib(tested.measured_metric(limit.metric), more_decimals)
+    measured = f"{tested.kl_nats_per_token:.4g}{ends}"
+    return f"{tested.name:{name_width}}  {size:>10}  {tested.predicted:>12.4g}  {measured:>32}  {beside}".rstrip()
 
 
-def _in_percent(share: float, more: int = 0) -> str:
-    return f"{share:.{1 + more}%}"
+def _format_percent(share: float, extra_digits: int = 0) -> str:
+    return f"{share:.{1 + extra_digits}%}"
 
 
-def verdicts(advice: MixAdvice) -> list[str]:
-    """Say how the limit is met, whether the mix is better than one format, and whether the sum of
-    losses misled."""
-    limit, mix, best = advice.limit, advice.mix, advice.uniform
-    size = mix.metric(limit.metric)
-    share = beside_limit(size / limit.mib, 1.0, _in_percent)
+def describe_verdicts(advice: MixAdvice) -> list[str]:
+    """Return sentences on size, comparison with uniform formats, and accuracy of the predicted
+    losses.
+    """
+    limit, mix, best = advice.limit, advice.mix, advice.best_uniform
+    size = mix.measured_metric(limit.metric)
+    share = format_against_limit(size / limit.mib, 1.0, _format_percent)
     of_limit, measured, predicted = (
-        beside_limit(mib, limit.mib, in_mib) for mib in (size, mix.metric("weight_mib"), mix.weight_mib)
+        format_against_limit(mib, limit.mib, in_mib)
+        for mib in (size, mix.measured_metric("weight_mib"), mix.weight_mib)
     )
     lines = [
         f"size: {limit.metric} {of_limit} measured, {share} of the limit; weights {measured} MiB "
-        f"measured, {predicted} predicted; layers: {advice.model.counts(mix.choice)}"
+        f"measured, {predicted} predicted; layers: {advice.model.describe_counts(mix.choice)}"
     ]
     if best is None:
         lines.append("one format: none fits the limit for all layers")
@@ -83,44 +96,48 @@ def verdicts(advice: MixAdvice) -> list[str]:
             finding, "not shown to be better than"
         )
         lines.append(
-            f"one format: the mix is {comparison} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
+            f"one format: the mix is {comparison} {best.name}, the best that fits: KL "
+            f"{mix.kl_nats_per_token:.3g} and {best.kl_nats_per_token:.3g}"
         )
     scaled = ", ".join(f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1)
     times = f", times {scaled} to match the whole model in that format" if scaled else ", as measured"
     lines.append(f"prediction: the sum of the layers' losses, each layer rounded alone{times}")
-    if mix.kl and abs(mix.predicted / mix.kl - 1) > OF_SIZE:
+    if mix.kl_nats_per_token and abs(mix.predicted / mix.kl_nats_per_token - 1) > OF_SIZE:
         lines.append(
-            f"prediction: it is {mix.predicted / mix.kl:.2f} times the mix's measured KL: trust the measured one"
+            f"prediction: it is {mix.predicted / mix.kl_nats_per_token:.2f} "
+            "times the mix's measured KL: trust the measured one"
         )
-    lines.append(f"check: {_check(advice)}")
+    lines.append(f"check: {_describe_check(advice)}")
     return lines
 
 
-def _check(advice: MixAdvice) -> str:
-    """Say what is shown to lose less than the mix; if nothing, which of them measured lower."""
-    if advice.better:
-        names = "; ".join(f"{tried.name} (KL {tried.kl:.3g})" for tried in advice.better)
-        return f"shown to lose less than the mix: {names}. Written is {advice.written.name}"
+def _describe_check(advice: MixAdvice) -> str:
+    """Return which alternatives are shown to lose less than the mix, or the lowest measured KL."""
+    if advice.better_choices:
+        names = "; ".join(
+            f"{tried.name} (KL {tried.kl_nats_per_token:.3g})" for tried in advice.better_choices
+        )
+        return f"shown to lose less than the mix: {names}. Written is {advice.recommended.name}"
     compared = [other for other in advice.others if other.effect is not None]
     if not compared:
         return "nothing else fits the limit"
-    least = min(compared, key=lambda other: other.kl)
+    least = min(compared, key=lambda other: other.kl_nats_per_token)
     lower = (
-        f"the lowest measured KL is that of {least.name}, {least.kl:.3g}, p "
-        f"{p_value(least.effect.p_holm)}: undecided"
-        if least.effect is not None and least.kl < advice.mix.kl
+        f"the lowest measured KL is that of {least.name}, {least.kl_nats_per_token:.3g}, p "
+        f"{format_p_value(least.effect.p_holm)}: undecided"
+        if least.effect is not None and least.kl_nats_per_token < advice.mix.kl_nats_per_token
         else "none measured a lower KL"
     )
     others = f"the {len(compared)} others" if len(compared) > 1 else "the other one"
     return f"none of {others} within the limit is shown to lose less than the mix ({lower})"
 
 
-def as_data(advice: MixAdvice) -> dict[str, object]:
-    """Return everything as plain data."""
+def to_dict(advice: MixAdvice) -> dict[str, object]:
+    """Return the whole advice as plain data for JSON."""
     model = advice.model
 
-    def data(tried: Tried) -> dict[str, object]:
-        effect = tried.effect
+    def choice_to_dict(choice: TestedChoice) -> dict[str, object]:
+        effect = choice.effect
         compared = effect and {
             "less_by": -effect.value,
             "low": -effect.high,
@@ -128,13 +145,13 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
             "p_holm": effect.p_holm,
         }
         return {
-            "found_by": tried.names,
-            "weight_mib": tried.metric("weight_mib"),
-            "model_mib": tried.metric("model_mib"),
-            "predicted_weight_mib": tried.weight_mib,
-            "kl_nats_per_token": tried.kl,
-            "predicted_kl_nats_per_token": tried.predicted,
-            "job_id": tried.record and tried.record.job_id,
+            "found_by": choice.names,
+            "weight_mib": choice.measured_metric("weight_mib"),
+            "model_mib": choice.measured_metric("model_mib"),
+            "predicted_weight_mib": choice.weight_mib,
+            "kl_nats_per_token": choice.kl_nats_per_token,
+            "predicted_kl_nats_per_token": choice.predicted,
+            "job_id": choice.record and choice.record.job_id,
             "against_the_mix": compared,
         }
 
@@ -142,11 +159,11 @@ def as_data(advice: MixAdvice) -> dict[str, object]:
         "limit": str(advice.limit),
         "formats": {
             path: model.names[number]
-            for path, number in zip(model.layers, advice.written.choice, strict=True)
+            for path, number in zip(model.layers, advice.recommended.choice, strict=True)
         },
-        "command": command(advice),
-        "file_command": file_command(advice.model, advice.written.choice),
-        "mix": data(advice.mix),
-        "others": [data(other) for other in advice.others],
-        "sentences": verdicts(advice),
+        "command": format_command(advice),
+        "file_command": format_quantize_command(advice.model, advice.recommended.choice),
+        "mix": choice_to_dict(advice.mix),
+        "others": [choice_to_dict(other) for other in advice.others],
+        "sentences": describe_verdicts(advice),
     }

@@ -1,31 +1,31 @@
-"""Why a candidate is before the next one, and why one is rejected: the sentences."""
+"""Message texts of notes about a candidate's rank or rejection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from runner.options.advise.accuracies import RecordedAccuracy
-from runner.options.advise.closeness import RecordedCloseness
-from runner.options.advise.render.figures import describe_accuracy, describe_kl
-from runner_base import beside_limit, decimals, told_apart
+from runner.options.advise.recorded_kl import RecordedKl
+from runner.options.advise.render.recorded_metrics import describe_accuracy, describe_kl
+from runner_base import fixed_decimals_formatter, format_against_limit, format_value_and_limit
 from runner_base.render.notes import Template
-from runner_compare import points
+from runner_compare import format_points
 
 Pair = tuple[float, float]
 
 
-def _too_large(needed_mib: float, allowed_mib: float) -> str:
-    needs, allowed = told_apart(needed_mib, allowed_mib, decimals(0))
+def _describe_too_large(needed_mib: float, allowed_mib: float) -> str:
+    needs, allowed = format_value_and_limit(needed_mib, allowed_mib, fixed_decimals_formatter(0))
     return f"needs {needs} MiB, one question at a time; {allowed} are allowed"
 
 
-def _more_accurate(value: float, interval: Pair, questions: int, is_paired: bool, p: float) -> str:
+def _describe_more_accurate(value: float, interval: Pair, questions: int, is_paired: bool, p: float) -> str:
     on = f"the same {questions:,} questions" if is_paired else "questions that are not paired"
-    low, high = map(points, interval)
-    return f"more accurate: {points(value)} points [{low}, {high}] on {on} (p = {p:.2g})"
+    low, high = map(format_points, interval)
+    return f"more accurate: {format_points(value)} points [{low}, {high}] on {on} (p = {p:.2g})"
 
 
-def _no_worse(seconds: Pair | None, mib: Pair | None) -> str:
+def _describe_dominance(seconds: Pair | None, mib: Pair | None) -> str:
     better_in = []
     if seconds is not None:
         better_in.append(f"{seconds[0]:,.2f} s a question instead of {seconds[1]:,.2f}")
@@ -34,15 +34,15 @@ def _no_worse(seconds: Pair | None, mib: Pair | None) -> str:
     return f"no worse in all that was recorded here of both: {', '.join(better_in)}"
 
 
-def _closer(own: RecordedCloseness, other: RecordedCloseness) -> str:
+def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
     return f"closer to {own.reference}: {describe_kl(own)} instead of {describe_kl(other)}"
 
 
-def _is_reference(own: RecordedCloseness, other: RecordedCloseness) -> str:
+def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:
     return f"closer to {own.reference}, which it is itself: the other has {describe_kl(other)}"
 
 
-def _no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
+def _describe_no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
     return f"no difference in accuracy shown ({describe_accuracy(own)} and {describe_accuracy(other)})"
 
 
@@ -50,20 +50,21 @@ NOTES: Mapping[str, Template] = {
     # why a candidate is rejected
     "size_unknown": "its size is unknown without a download: give model.name=FOLDER or a preset",
     "out_of_reach": "{error}",
-    "too_large": _too_large,
+    "too_large": _describe_too_large,
     "too_slow": lambda each_s, limit_s: (
-        f"takes about {beside_limit(each_s, limit_s, decimals(1))} s a question; {limit_s:g} are allowed"
+        f"takes about {format_against_limit(each_s, limit_s, fixed_decimals_formatter(1))} "
+        f"s a question; {limit_s:g} are allowed"
     ),
     # why one is before the next one
     "before": lambda rank, reason: f"{rank} before {rank + 1}: {reason}",
     "reason": "{why}; {known}",
-    "more_accurate": _more_accurate,
-    "is_reference": _is_reference,
-    "closer": _closer,
+    "more_accurate": _describe_more_accurate,
+    "is_reference": _describe_reference,
+    "closer": _describe_lower_kl,
     "published_loss": (
         "published tests, not those of this model here, find less loss for {quantization} than for {other}"
     ),
-    "no_worse": _no_worse,
+    "no_worse": _describe_dominance,
     "named": "{rank} is the model that you have named",
     "time_unknown": "{each_s:,.2f} s a question, while the time of the other is unknown",
     "faster": "faster by the estimates, {each_s:,.2f} s a question instead of {other_s:,.2f}",
@@ -78,5 +79,5 @@ NOTES: Mapping[str, Template] = {
     "accuracy_unknown": "accuracy unknown here",
     "accuracy_of_one_unknown": "accuracy of {rank} unknown here",
     "accuracies_incomparable": "their recorded accuracies cannot be compared",
-    "no_difference": _no_difference,
+    "no_difference": _describe_no_difference,
 }

@@ -1,4 +1,4 @@
-"""The recommendations, as text and as JSON."""
+"""Text and JSON output of the recommendations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from runner.options.advise.advice import MAX_RECOMMENDED, Advice
 from runner.options.advise.candidates import Candidate, UserLimits
 from runner.options.advise.machines import Machine
 from runner.options.advise.ranking import TIGHT
-from runner.options.advise.render.figures import describe_accuracy, describe_kl
-from runner.options.advise.render.gains import describe_gains
 from runner.options.advise.render.notes import NOTES
-from runner_base import clock, machine, plain
+from runner.options.advise.render.recorded_metrics import describe_accuracy, describe_kl
+from runner.options.advise.render.speculation_gains import describe_speedups
+from runner_base import escape_control_characters, format_duration, machine
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 
@@ -27,15 +27,15 @@ COSTS = {
 }
 
 
-def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
+def print_recommendations(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     """Print the recommendations, and one line for each rejected candidate."""
-    machine_name = machine.name() if described is None else f"{described.name}, as described"
+    machine_name = machine.machine_name() if described is None else f"{described.name}, as described"
     allowed = f"at most {limits.memory_mib:,.0f} MiB" if limits.memory_mib else ""
     allowed += f"{', ' if allowed else ''}{limits.seconds:g} s a question" if limits.seconds else ""
-    print(plain(f"on {machine_name}{f'; {allowed}' if allowed else ''}"))
+    print(escape_control_characters(f"on {machine_name}{f'; {allowed}' if allowed else ''}"))
     for number, candidate in enumerate(advice.chosen, start=1):
-        print(plain(f"\n{number}. {command(candidate)}"))
-        is_tight = candidate.known_mib > TIGHT * candidate.allowed_mib
+        print(escape_control_characters(f"\n{number}. {format_command(candidate)}"))
+        is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
         tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" if is_tight else ""
         peak = f"{candidate.memory_mib:,.0f} MiB at the peak, predicted"
         if candidate.measured_mib is not None:
@@ -43,33 +43,37 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
                 f"{candidate.measured_mib:,.0f} MiB at the peak, recorded here "
                 f"({candidate.memory_mib:,.0f} predicted)"
             )
-        print(plain(f"   memory    {peak}; {PARTS}: {_parts(candidate)}{tight}"))
-        print(plain(f"   speed     {_speed(candidate)}"))
-        for line in describe_gains(candidate.gains, candidate.rows):
-            print(plain(f"   guesses   {line}"))
-        print(plain(f"   answers   {_answers(candidate)}"))
+        print(
+            escape_control_characters(f"   memory    {peak}; {PARTS}: {_describe_memory(candidate)}{tight}")
+        )
+        print(escape_control_characters(f"   speed     {_describe_speed(candidate)}"))
+        for line in describe_speedups(candidate.gains, candidate.batch_size):
+            print(escape_control_characters(f"   guesses   {line}"))
+        print(escape_control_characters(f"   answers   {_describe_accuracy(candidate)}"))
         for line in candidate.notes:
-            print(plain(f"   note      {line}"))
+            print(escape_control_characters(f"   note      {line}"))
         if number < len(advice.chosen):
-            print(plain(f"   order     {_text(candidate.before_next)}"))
+            print(escape_control_characters(f"   order     {_format_reason(candidate.before_next)}"))
     if advice.rejected:
         print()
     for candidate in advice.rejected:
         print(
-            plain(f"not {candidate.name} quantization={candidate.quantization}: {_text(candidate.problem)}")
+            escape_control_characters(
+                f"not {candidate.model_name} quantization={candidate.quantization}: {_format_reason(candidate.problem)}"
+            )
         )
 
 
-def _text(reason: Note | None) -> str | None:
+def _format_reason(reason: Note | None) -> str | None:
     return None if reason is None else render_note(reason, NOTES)
 
 
-def command(candidate: Candidate) -> str:
-    """Return the command that runs some settings."""
+def format_command(candidate: Candidate) -> str:
+    """Return the command of a candidate's job."""
     return shlex.join(["runner", *candidate.overrides])
 
 
-def _parts(candidate: Candidate) -> str:
+def _describe_memory(candidate: Candidate) -> str:
     assert candidate.fit is not None
     parts = candidate.fit.predicted
     in_file = parts.weight_mib - parts.resident_weight_mib
@@ -80,8 +84,8 @@ def _parts(candidate: Candidate) -> str:
     )
 
 
-def _speed(candidate: Candidate) -> str:
-    each_s = candidate.each_s
+def _describe_speed(candidate: Candidate) -> str:
+    each_s = candidate.s_per_question
     if candidate.time is None or each_s is None:
         return "unknown: nothing is recorded, and this model was not timed"
     basis = {
@@ -94,14 +98,14 @@ def _speed(candidate: Candidate) -> str:
         if candidate.time.is_upper_bound and candidate.time.source is not EstimateBasis.recorded
         else ""
     )
-    whole = f"the job {clock(candidate.time.seconds)}"
+    whole = f"the job {format_duration(candidate.time.seconds)}"
     return (
         f"{each_s:,.2f} s a question{condition}, {whole}, ± {candidate.time.spread:.0%}: "
         f"{basis[candidate.time.source]}"
     )
 
 
-def _answers(candidate: Candidate) -> str:
+def _describe_accuracy(candidate: Candidate) -> str:
     if (known := candidate.accuracy) is not None:
         known_words = f"accuracy {describe_accuracy(known)} recorded ({known.job_id})"
     else:
@@ -113,10 +117,10 @@ def _answers(candidate: Candidate) -> str:
     return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
 
 
-def as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
-    """Return everything as plain data."""
+def to_dict(advice: Advice, described: Machine | None) -> dict[str, Any]:
+    """Return all recommendations as plain data for JSON."""
 
-    def data(candidate: Candidate) -> dict[str, Any]:
+    def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
         parts = candidate.fit.predicted if candidate.fit else None
         memory = parts and {
             "peak_mib": candidate.memory_mib,
@@ -126,7 +130,7 @@ def as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "activation_mib": parts.activation_mib,
         }
         time = candidate.time and {
-            "seconds_per_question": candidate.each_s,
+            "seconds_per_question": candidate.s_per_question,
             "job_seconds": candidate.time.seconds,
             "spread": candidate.time.spread,
             "source": candidate.time.source.value,
@@ -149,26 +153,26 @@ def as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "reference": close.reference,
             "job_id": close.job_id,
         }
-        answers = {"answers": _answers(candidate), "accuracy": accuracy, "divergence": divergence}
-        guesses = [asdict(gain) | {"pays": gain.pays} for gain in candidate.gains]
+        answers = {"answers": _describe_accuracy(candidate), "accuracy": accuracy, "divergence": divergence}
+        guesses = [asdict(gain) | {"pays": gain.is_faster} for gain in candidate.gains]
         judged = {
             **answers,
             "guesses": guesses,
             "notes": candidate.notes,
-            "before_next": _text(candidate.before_next),
+            "before_next": _format_reason(candidate.before_next),
         }
-        rest = {"why_not": _text(candidate.problem)} if candidate.problem else judged
+        rest = {"why_not": _format_reason(candidate.problem)} if candidate.problem else judged
         return {
             "overrides": candidate.overrides,
-            "command": command(candidate),
+            "command": format_command(candidate),
             "memory": memory,
             "time": time,
             **rest,
         }
 
     return {
-        "machine": described.name if described else machine.name(),
-        "recommended": [data(candidate) for candidate in advice.chosen],
-        "out": [data(candidate) for candidate in advice.rejected],
+        "machine": described.name if described else machine.machine_name(),
+        "recommended": [candidate_to_dict(candidate) for candidate in advice.chosen],
+        "out": [candidate_to_dict(candidate) for candidate in advice.rejected],
         "most": MAX_RECOMMENDED,
     }

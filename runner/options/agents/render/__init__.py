@@ -1,1 +1,1 @@
-"""What a team of agents makes known: notes, protections and a picture of its graph."""
+"""Text and pictures about a team of agents: notes, protections and its graph."""

@@ -1,10 +1,10 @@
-"""The sentences of notes about a team."""
+"""Message texts of notes about a team of agents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_base import counted
+from runner_base import format_count
 from runner_base.render.notes import Template
 
 NOTES: Mapping[str, Template] = {
@@ -13,7 +13,7 @@ NOTES: Mapping[str, Template] = {
     "programs_failed_without_roles": "{failures}. {advice}",
     "needs_roles": lambda keys: f"The embedded model knows a team's roles with {' '.join(keys)} only",
     "calls_on_disk": lambda calls: (
-        f"{counted(calls, 'call was', 'calls were')} on disk from an earlier, interrupted run"
+        f"{format_count(calls, 'call was', 'calls were')} on disk from an earlier, interrupted run"
     ),
     "calls_asked_again": "{calls} calls that had ended in an error were asked again",
     "scored_left_out": (

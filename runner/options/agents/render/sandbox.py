@@ -1,4 +1,4 @@
-"""What protects this machine from written programs, as text."""
+"""Describes the sandbox's protections as text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Set
 from runner.options.agents.sandbox import SandboxLimits
 
 
-def describe_protections(held: Set[str], limits: SandboxLimits) -> tuple[str, str]:
-    """Return what protects this machine, by the names that the sandbox has found, and what is missing; empty if
-    nothing is."""
+def describe_protections(active: Set[str], limits: SandboxLimits) -> tuple[str, str]:
+    """Return the active protections, and the missing ones. The second text is empty if nothing is
+    missing.
+    """
     clauses = [
         "a process of its own with no environment, in an empty folder",
         f"{limits.seconds:g} s by the clock",
@@ -20,25 +21,25 @@ def describe_protections(held: Set[str], limits: SandboxLimits) -> tuple[str, st
         ("as", f"{limits.memory_mib} MiB of memory"),
         ("fsize", f"{limits.file_kib} KiB a file"),
     ):
-        (clauses if name in held else missing).append(
-            limit_text if name in held else f"no limit of {limit_text}"
+        (clauses if name in active else missing).append(
+            limit_text if name in active else f"no limit of {limit_text}"
         )
     by_path = (
         ("seccomp", "all files, also whether they exist")
-        if "paths" in held
+        if "paths" in active
         else ("landlock", "files elsewhere")
     )
     for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
-        if name in held:
+        if name in active:
             clauses.append(f"{what}: refused by the kernel ({name})")
         else:
             missing.append(f"{what}: refused by Python only, which malicious code can circumvent")
-    if "paths" not in held:
+    if "paths" not in active:
         missing.append("code can see whether a file exists")
-    if "nproc" in held and "powerless" in held and "seccomp" not in held:
+    if "nproc" in active and "powerless" in active and "seccomp" not in active:
         missing.append("no limit of processes: root has none")
-    if "nobody" in held:
+    if "nobody" in active:
         clauses.append("as user nobody")
-    if "powerless" in held:
+    if "powerless" in active:
         clauses.append("as root without its powers")
     return "; ".join(clauses), "; ".join(missing)

@@ -1,1 +1,1 @@
-"""What a grid on other machines and a search make known, as text."""
+"""Text output about a grid on other machines and about a search."""

@@ -1,4 +1,4 @@
-"""The sentences of notes about a grid on other machines and about a search."""
+"""Message texts of notes about a grid on other machines and about a search."""
 
 from __future__ import annotations
 

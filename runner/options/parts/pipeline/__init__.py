@@ -1,4 +1,4 @@
-"""The pipeline engine: the parts of a split over several processes."""
+"""The pipeline engine: runs the parts of a split in several processes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The pipeline engine: requests pass through the parts of a split, in several processes.
 
-This process runs the first parts, decides which micro-batch is next, and notices when another
+This process runs the first parts, schedules the micro-batches, and detects when another
 process has ended.
 """
 
@@ -18,28 +18,28 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runner.config.resolved import spec_of
+from runner.config.resolved import model_spec
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import parts_model
+from runner.options.parts.model_keys import parts_config
 from runner.options.parts.pipeline import CAPABILITIES, processes
-from runner.options.parts.pipeline.microbatches import MicroBatches
-from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect, start_processes
-from runner.options.parts.pipeline.ranks import first_rank, manifest_of
+from runner.options.parts.pipeline.microbatches import MicroBatchScheduler
+from runner.options.parts.pipeline.processes import POLL_S, PeerProcesses, connect_ring, start_processes
+from runner.options.parts.pipeline.ranks import first_process_rank, load_manifest
 from runner.options.parts.pipeline.stage_worker import StageWorker
-from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
+from runner.options.parts.pipeline.transport import Packet, PacketType, PeerDisconnected, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
-from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
+from runner_base import FinishReason, JobFailed, RunnerError, signals, to_one_line
 from runner_base.notes import Note
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
-from runner_engine.decode.request_encoder import own_generation, stop_tokens
-from runner_engine.decode.rows import Row
+from runner_engine.decode.request_encoder import generation_config_diff, stop_tokens
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping
-from runner_engine.models.rope.choices import max_positions
-from runner_engine.models.vocabulary import padding_of
+from runner_engine.models.rope.rope_application import max_positions
+from runner_engine.models.vocabulary import choose_padding_id
 
 
 class PipelineEngine:
-    """Runs the parts over processes that it starts, or that torchrun has started."""
+    """Runs the parts in processes that it starts, or that torchrun started."""
 
     capabilities = CAPABILITIES
 
@@ -47,15 +47,15 @@ class PipelineEngine:
         self.config, self.folder = config, folder  # the folder gets the logs of the other processes
         self.stats = EngineStats()
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None  # if no folder is given
-        self._stages: LoadedStages | None = None
+        self._stages: PipelineCoordinator | None = None
 
     def load(self) -> EngineReport:
-        """Start the other processes, load this one's parts while they load theirs, and connect."""
+        """Start the other processes, load this process's parts in parallel, and connect."""
         stages = self.stages
         model = stages.worker.stages[0].model
         facts = {
             "architecture": type(model).__name__,
-            "source": manifest_of(self.config).source,
+            "source": load_manifest(self.config).source,
             "device": ", ".join(dict.fromkeys(part["device"] for part in stages.parts)),
             "dtype": str(stages.worker.dtype).removeprefix("torch."),
             "attention": str(model.config._attn_implementation),
@@ -79,23 +79,23 @@ class PipelineEngine:
         return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
-        return self.stages.encoder.encode(request)
+        """Return the rendered prompt, or the given ids, and its token ids."""
+        return self.stages.encoder.encode_prompt(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that token ids have within a longer text, including special tokens."""
+        """Return the text of token ids as part of a longer text, including special tokens."""
         return self.stages.encoder.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PipelineSession:
-        """Open a session; only one may be open at a time."""
+        """Open a session. Only one may be open at a time."""
         self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
         return PipelineSession(self.stages)
 
     def arithmetic(self) -> None:
-        """Unknown, because stages may run on several machines."""
+        """Return None, because stages may run on several machines."""
 
     def close(self) -> None:
-        """End the other processes: orderly if nothing is under way, otherwise by killing them."""
+        """Stop the other processes. Kills them if packets are in flight."""
         stages, self._stages = self._stages, None
         if stages is not None:
             stages.close()
@@ -104,14 +104,14 @@ class PipelineEngine:
             self._own_folder = None
 
     @property
-    def stages(self) -> LoadedStages:
+    def stages(self) -> PipelineCoordinator:
         if self._stages is None:
             started = time.perf_counter()
-            self._stages = self._start()
+            self._stages = self._load_stages()
             self.stats.load_s = time.perf_counter() - started
         return self._stages
 
-    def _start(self) -> LoadedStages:
+    def _load_stages(self) -> PipelineCoordinator:
         peers = processes.torchrun_peers
         if peers is None:
             folder = self.folder
@@ -119,57 +119,58 @@ class PipelineEngine:
                 self._own_folder = tempfile.TemporaryDirectory(prefix="runner-")
                 folder = Path(self._own_folder.name)
             peers = start_processes(
-                self.config, first_rank(self.config, manifest_of(self.config)).processes, folder
+                self.config, first_process_rank(self.config, load_manifest(self.config)).processes, folder
             )
         try:
-            with naming_dead_process(peers, None):
-                return LoadedStages(self.config, self.stats, peers)
+            with blame_dead_process(peers, None):
+                return PipelineCoordinator(self.config, self.stats, peers)
         except BaseException:
             peers.kill()
             raise
 
 
 class PipelineSession(Session):
-    """Requests under way through the stages; new ones form the next micro-batches."""
+    """Requests in flight through the stages. New requests form the next micro-batches."""
 
-    def __init__(self, stages: LoadedStages) -> None:
+    def __init__(self, stages: PipelineCoordinator) -> None:
         super().__init__(CAPABILITIES)
         self.stages = stages
         stages.at_rest = False
 
-    def _admit(self, request: Request) -> list[Row]:
-        return self.stages.encoder.rows(request)
+    def _admit(self, request: Request) -> list[TokenSequence]:
+        return self.stages.encoder.create_sequences(request)
 
-    def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
+    def _advance(self, arrived: list[list[TokenSequence]], cancelled: set[RequestId]) -> list[Event]:
         batches = self.stages.micro_batches
         rows = list(itertools.chain(*arrived))
-        events: list[Event] = [row.completion(FinishReason.error, 0.0) for row in rows if row.error]
+        events: list[Event] = [row.to_completion(FinishReason.error, 0.0) for row in rows if row.error]
         batches.add([row for row in rows if not row.error])
-        with self.stages.at_work():
-            events += batches.cancel(cancelled) if cancelled else []
+        with self.stages.guard_step():
+            events += batches.cancel_requests(cancelled) if cancelled else []
             return events or batches.step()
 
     def check(self) -> None:
-        """Raise an error that names the process that has ended, if one has."""
-        self.stages.check()
+        """Raise an error that names the process that has ended."""
+        self.stages.check_alive()
 
     def _drop(self) -> None:
         if self.stages.broken is not None:
             return
-        if not self.idle:
-            self.stages.micro_batches.drop_all()
+        if not self.is_idle:
+            self.stages.micro_batches.drop_sequences()
         if not self.stages.at_rest:
-            with self.stages.at_work():
-                self.stages.collect_figures()
+            with self.stages.guard_step():
+                self.stages.collect_process_stats()
 
 
-class LoadedStages:
-    """The stages of all processes, as seen by the first process, which sends to them and receives
-    from them."""
+class PipelineCoordinator:
+    """Coordinates the stages of all processes from the first process, which sends to them and
+    receives from them.
+    """
 
     def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
         self.stats, self.peers, self.depth = stats, peers, peers.rank.processes
-        model_config = parts_model(config.model)
+        model_config = parts_config(config.model)
         self.timeout_s = model_config.timeout_s
         self.at_rest = False  # nothing is under way: every process waits for a packet, or has ended
         self.broken: BaseException | None = (
@@ -180,48 +181,54 @@ class LoadedStages:
         self._transport: Transport | None = None
         self._listener: threading.Thread | None = None
         self._keeper: threading.Thread | None = None
-        self._received: queue.SimpleQueue[Packet | PeerGone] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[Packet | PeerDisconnected] = queue.SimpleQueue()
         peers.rendezvous.post("begin")
         self.worker = StageWorker(config, peers.rank)
-        self.parts = self.worker.loaded_parts()  # one line per part
-        model, self.tokenizer = (self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder))
-        self.own = own_generation(model)
+        self.parts = self.worker.describe_parts()  # one line per part
+        model, self.tokenizer = (self.worker.stages[0].model, load_tokenizer(load_manifest(config).folder))
+        self.own = generation_config_diff(model)
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
-        spec, name = spec_of(config), model_config.name
-        self.encoder = RequestEncoder(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
+        spec, name = model_spec(config), model_config.name
+        self.encoder = RequestEncoder(
+            spec, tokenizer, name, room, model_generation=self.own, vocab_size=vocab_size
+        )
         self.encoder.room_hint = ""
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.encoder.tags)
-        pad = padding_of(tokenizer, vocab_size)
-        self.micro_batches = MicroBatches(self.depth, self.send, self.receive, stats, stopping, pad)
+        pad = choose_padding_id(tokenizer, vocab_size)
+        self.micro_batches = MicroBatchScheduler(
+            self.depth, self.run_and_send, self.receive, stats, stopping, pad
+        )
         self.micro_batches.fixed_rows = model_config.micro_batch
-        for parts, notes in peers.gather("loaded"):
+        for parts, notes in peers.gather_messages("loaded"):
             self.parts += parts
             sent = [Note(**values) for values in notes]
             self.worker.notes += [note for note in sent if note not in self.worker.notes]
         if self.depth > 1:
             peers.rendezvous.post("go")
-            self._transport = connect(self.worker, peers.rendezvous)
-            self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
+            self._transport = connect_ring(self.worker, peers.rendezvous)
+            self._listener = threading.Thread(target=self._receive_loop, args=(self._transport,), daemon=True)
             self._listener.start()
             self._alive_returned.set()
-            self._keeper = threading.Thread(target=self._keep_alive, args=(self._transport,), daemon=True)
+            self._keeper = threading.Thread(
+                target=self._keep_alive_loop, args=(self._transport,), daemon=True
+            )
             self._keeper.start()
         self.at_rest = True
 
     def describe_processes(self) -> str:
-        """Return the number of processes, who started them and how they are connected."""
+        """Return the number of processes, who started them, and their transport."""
         if self._transport is None:
             return "1"
         by = "started here" if self.peers.children else "started by torchrun"
         return f"{self.depth}, {by}, over {'nccl' if self._transport.gpu_to_gpu else 'gloo'}"
 
-    def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
-        """Compute this process's part of a step and send it on."""
+    def run_and_send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+        """Compute this process's part of a step and send the packet on."""
         answer = (
             packet
             if packet.kind in (PacketType.figures, PacketType.stop)
-            else self.worker.run(packet, tokens)
+            else self.worker.run_step(packet, tokens)
         )
         if self._transport is None:
             if answer is not None:
@@ -230,19 +237,20 @@ class LoadedStages:
         assert answer is not None
         try:
             self._transport.send(answer)
-        except PeerGone as error:
+        except PeerDisconnected as error:
             raise self.peers.find_cause(error) from error
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the last process, and check meanwhile that all processes
-        are alive."""
+        """Wait for the next packet from the last process. Checks meanwhile that all processes are
+        alive.
+        """
         timeout_s = self.timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
             try:
                 received = self._received.get(timeout=POLL_S)
             except queue.Empty:
-                self.peers.check()
+                self.peers.check_alive()
                 if time.monotonic() > deadline:
                     raise JobFailed(
                         f"no answer from the {self.depth} processes of the pipeline for {timeout_s:g} s "
@@ -250,57 +258,56 @@ class LoadedStages:
                         code="failed",
                     ) from None
                 continue
-            if isinstance(received, PeerGone):
+            if isinstance(received, PeerDisconnected):
                 raise self.peers.find_cause(received) from received
             return received
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Run a step; after an error no step may follow, because packets may still be under way."""
+    def guard_step(self) -> Iterator[None]:
+        """Run a step. After an error no further step may run, because packets may still be in flight."""
         try:
-            with naming_dead_process(self.peers, self):
+            with blame_dead_process(self.peers, self):
                 yield
         except BaseException as error:
             self.broken = error
             raise
 
-    def check(self) -> None:
-        """Raise the error that has ended the pipeline, also while nothing is under way."""
+    def check_alive(self) -> None:
+        """Raise the error that has ended the pipeline, even when no packet is in flight."""
         if isinstance(self.broken, RunnerError):
             raise self.broken
         if self.broken is not None:
             raise JobFailed(
-                f"the pipeline has ended: {one_line(self.broken)}", code="failed"
+                f"the pipeline has ended: {to_one_line(self.broken)}", code="failed"
             ) from self.broken
-        with self.at_work():
-            self.peers.check()
+        with self.guard_step():
+            self.peers.check_alive()
             if self.lost_at is not None:
-                raise self.peers.find_cause(self._gone())
+                raise self.peers.find_cause(self._last_peer_error())
 
-    def _gone(self) -> PeerGone:
-        """Return the error that the last process, which sends to the first one, has closed its
-        connection."""
-        return PeerGone(self.peers.rank.processes - 1, ConnectionError("closed"))
+    def _last_peer_error(self) -> PeerDisconnected:
+        """Return the error that the last process has closed its connection."""
+        return PeerDisconnected(self.peers.rank.processes - 1, ConnectionError("closed"))
 
-    def collect_figures(self) -> None:
-        """Ask each process for its computing time and its memory."""
+    def collect_process_stats(self) -> None:
+        """Collect each process's computing time and peak memory."""
         self.micro_batches.drain()  # micro-batches of cancelled requests
-        self.stats.processes = [self.worker.figures()]
+        self.stats.processes = [self.worker.process_stats()]
         if self._transport is not None:
-            self.send(Packet(PacketType.figures))
+            self.run_and_send(Packet(PacketType.figures))
             self.receive()
-            self.stats.processes += self.peers.gather("figures")
+            self.stats.processes += self.peers.gather_messages("figures")
         self.at_rest = True
 
     def close(self) -> None:
-        """End the other processes."""
+        """Stop the other processes."""
         is_sound, self.at_rest = self.at_rest and self.broken is None, True
         self._closing.set()
         if self._keeper is not None:
             self._keeper.join(timeout=1.0)
         try:
             if is_sound and self._transport is not None:
-                self.send(Packet(PacketType.stop))
+                self.run_and_send(Packet(PacketType.stop))
                 self.receive()
                 self._transport.flush()
                 self.peers.wait_for_exit()
@@ -313,9 +320,10 @@ class LoadedStages:
                 ):  # else a process on another machine is still connected, until this one exits
                     dist.destroy_process_group()
 
-    def _listen(self, transport: Transport) -> None:
-        """Receive in another thread, because a blocked receive notices neither Ctrl-C nor the end
-        of a process."""
+    def _receive_loop(self, transport: Transport) -> None:
+        """Receive packets in a thread, because a blocked receive reacts neither to Ctrl-C nor to the
+        end of a process.
+        """
         try:
             while True:
                 packet = transport.receive()
@@ -325,42 +333,44 @@ class LoadedStages:
                 self._received.put(packet)
                 if packet.kind is PacketType.stop:
                     return
-        except PeerGone as error:
+        except PeerDisconnected as error:
             self.lost_at = time.monotonic()
             self._received.put(error)
 
-    def _keep_alive(self, transport: Transport) -> None:
-        """Send a packet around the ring now and then, so that no process reaches its receive
-        timeout while idle."""
+    def _keep_alive_loop(self, transport: Transport) -> None:
+        """Send a packet around the ring at intervals, so that no idle process reaches its receive
+        timeout.
+        """
         while not self._closing.wait(self.timeout_s):
             if (
                 self._alive_returned.is_set()
             ):  # else a process hangs, and further packets would only fill its connection
                 self._alive_returned.clear()
-                with suppress(PeerGone):  # the listener reports it
+                with suppress(PeerDisconnected):  # the listener reports it
                     transport.send(Packet(PacketType.alive))
 
 
 @contextmanager
-def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
-    """If torchrun ends this process because another one has died, raise an error that names that
-    one."""
+def blame_dead_process(peers: PeerProcesses, stages: PipelineCoordinator | None) -> Iterator[None]:
+    """When torchrun ends this process because another one died, raise an error that names the dead
+    process.
+    """
     try:
         yield
         if processes.terminated_at is not None:
-            signals.interrupt_if_noted()  # and not when the step has ended, where nobody knows of the others
+            signals.raise_if_signal_waits()  # and not when the step has ended, where nobody knows of the others
     except RunnerError:
         if processes.terminated_at is not None:
-            signals.forget_noted()
+            signals.discard_waiting_signal()
         raise
     except KeyboardInterrupt:
         if processes.terminated_at is not None:
-            signals.forget_noted()
-            peers.check()
+            signals.discard_waiting_signal()
+            peers.check_alive()
             if (
                 stages is not None
                 and stages.lost_at is not None
                 and stages.lost_at <= processes.terminated_at
             ):
-                raise peers.find_cause(stages._gone()) from None
+                raise peers.find_cause(stages._last_peer_error()) from None
         raise

@@ -1,8 +1,8 @@
-"""The machines of a pipeline: which network interface they use, and whether they are still there.
+"""Network interfaces and heartbeats between the machines of a pipeline. Imports no torch.
 
-A machine that loses its power or its network closes no connection: a process would wait for it
-until a time limit of many minutes. So each process on another machine than the first one keeps a
-connection to the first process, on which both send a byte each second. Imports no torch.
+A machine without power or network closes no connection, so a process would wait for it for
+many minutes. Therefore each process on another machine keeps a connection to the first
+process, on which both send a byte each second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fcntl import ioctl
 from hmac import compare_digest
 
 from runner.options.parts.pipeline.ranks import ProcessRank
-from runner_base import say
+from runner_base import print_message
 
 BEAT_S = 1.0
 SILENT_S = 20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost
@@ -33,16 +33,15 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 log = logging.getLogger(__name__)
 
 
-def own_address() -> str:
-    """Return the address under which the other machines reach this one: that of the way to
-    torchrun's first machine."""
+def local_address() -> str:
+    """Return this machine's address on the route to torchrun's first machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))  # sends nothing
         return str(probe.getsockname()[0])
 
 
-def interface_of(address: str) -> str | None:
-    """Return the network interface with an IPv4 address."""
+def find_interface(address: str) -> str | None:
+    """Return the name of the network interface with an IPv4 address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # an interface without an address
@@ -53,17 +52,17 @@ def interface_of(address: str) -> str | None:
 
 
 @contextmanager
-def ring_interface(rank: ProcessRank) -> Iterator[None]:
-    """Let gloo use the interface that reaches the other processes; its default is the host name's
-    address.
+def use_ring_interface(rank: ProcessRank) -> Iterator[None]:
+    """Make gloo use the network interface that reaches the other processes. By default gloo uses
+    the host name's address.
 
-    That is the loopback interface if all are here, else the one on the way to torchrun's first
-    machine.
+    That is the loopback interface if all processes are on this machine, else the interface on
+    the route to torchrun's first machine.
     """
-    if rank.is_one_machine:
+    if rank.is_single_machine:
         name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     else:
-        name = interface_of(own_address())
+        name = find_interface(local_address())
     if GLOO_INTERFACE in os.environ or name is None:
         yield
         return
@@ -74,13 +73,13 @@ def ring_interface(rank: ProcessRank) -> Iterator[None]:
         del os.environ[GLOO_INTERFACE]
 
 
-class OtherMachines:
-    """In the first process: the processes on other machines, and those of which nothing is heard
-    any more.
+class HeartbeatServer:
+    """Listens in the first process for heartbeats of processes on other machines, and records
+    silent ones.
 
-    Anyone in the network can connect. A process is who says hello with the token that was posted in
-    the store, and with a rank that is expected and not yet there. Nobody else gets a thread, and
-    only a few others are kept open at a time.
+    Anyone in the network can connect. A connection is accepted after a hello with the token
+    from the store and an expected, unconnected rank. Other connections get no thread, and only
+    a few stay open at a time.
     """
 
     def __init__(self, ranks: Collection[int]) -> None:
@@ -91,46 +90,48 @@ class OtherMachines:
         self._hellos: dict[
             socket.socket, bytes
         ] = {}  # of connections that have not said all of it, oldest first
-        self._listening = socket.create_server((own_address(), 0))
+        self._listening = socket.create_server((local_address(), 0))
         self._listening.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ)
         self.address, self.port = self._listening.getsockname()[:2]
-        threading.Thread(target=self._meet, daemon=True).start()
+        threading.Thread(target=self._accept_loop, daemon=True).start()
 
-    def _meet(self) -> None:
+    def _accept_loop(self) -> None:
         while True:
             for key, _ in self._selector.select():
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
                 try:
                     if sock is self._listening:
-                        self._accept()
+                        self._accept_connection()
                     elif sock in self._hellos:  # not dropped meanwhile
-                        self._hear(sock)
+                        self._read_hello(sock)
                 except (
                     OSError
                 ) as error:  # for one, too many open files: it passes, and this thread is needed longer
                     log.debug("a connection failed", exc_info=error)
-                    self._drop(sock)
+                    self._close_connection(sock)
                     time.sleep(BEAT_S / 10)
 
-    def _accept(self) -> None:
+    def _accept_connection(self) -> None:
         connection, _ = self._listening.accept()
         connection.setblocking(False)
         self._hellos[connection] = b""
         self._selector.register(connection, selectors.EVENT_READ)
         if len(self._hellos) > MAX_STRANGERS:
-            self._drop(next(iter(self._hellos)))
+            self._close_connection(next(iter(self._hellos)))
 
-    def _hear(self, connection: socket.socket) -> None:
-        """Read what has come of a hello; who has said all of it is a process, or is dropped."""
+    def _read_hello(self, connection: socket.socket) -> None:
+        """Read the next bytes of a hello. A complete hello is accepted as a process, or the connection
+        is closed.
+        """
         with suppress(BlockingIOError):
             heard = connection.recv(HELLO.size - len(self._hellos[connection]))
             self._hellos[connection] += heard
             said = self._hellos[connection]
             if not heard:
-                self._drop(connection)
+                self._close_connection(connection)
             elif len(said) == HELLO.size:
                 rank, token = HELLO.unpack(said)
                 if (
@@ -138,30 +139,33 @@ class OtherMachines:
                     and rank not in self.addresses
                     and compare_digest(token.hex(), self.token)
                 ):
-                    self._forget(connection)
+                    self._unregister(connection)
                     self.addresses[rank] = connection.getpeername()[0]
-                    threading.Thread(target=self._listen, args=(connection, rank), daemon=True).start()
+                    threading.Thread(
+                        target=self._watch_heartbeat, args=(connection, rank), daemon=True
+                    ).start()
                 else:
-                    self._drop(connection)
+                    self._close_connection(connection)
 
-    def _forget(self, connection: socket.socket) -> None:
+    def _unregister(self, connection: socket.socket) -> None:
         del self._hellos[connection]
         self._selector.unregister(connection)
 
-    def _drop(self, connection: socket.socket) -> None:
+    def _close_connection(self, connection: socket.socket) -> None:
         if connection in self._hellos:
-            self._forget(connection)
+            self._unregister(connection)
             connection.close()
 
-    def _listen(self, connection: socket.socket, rank: int) -> None:
+    def _watch_heartbeat(self, connection: socket.socket, rank: int) -> None:
         with connection, suppress(OSError):
-            if is_silent(connection):
+            if exchange_heartbeats(connection):
                 self.silent.add(rank)
 
 
-def is_silent(connection: socket.socket) -> bool:
-    """Exchange a byte each second; return True once nothing has come for too long, False when the
-    other side closes."""
+def exchange_heartbeats(connection: socket.socket) -> bool:
+    """Exchange a byte each second. Returns True after 20 s without a byte, and False when the
+    other side closes.
+    """
     connection.settimeout(BEAT_S)
     heard = sent = time.monotonic()
     with suppress(ConnectionError):
@@ -182,39 +186,38 @@ def is_silent(connection: socket.socket) -> bool:
 
 
 def watch_first_process(
-    rank: ProcessRank, address: str, port: int, token: str, end: Callable[[int], object] = os._exit
+    rank: ProcessRank, address: str, port: int, token: str, exit_process: Callable[[int], object] = os._exit
 ) -> None:
-    """In a process on another machine: end this process with a message when the first one's machine
-    is gone.
+    """End this process with a message when the first process's machine is unreachable.
 
-    Its main thread may be waiting in a library at that time, so that an exception could not reach
-    it.
+    The main thread may be blocked in a library, where an exception could not reach it.
     """
 
-    def watch() -> None:
+    def watch_heartbeat() -> None:
         with (
             suppress(ConnectionError),
             socket.create_connection((address, port), timeout=SILENT_S) as connection,
         ):
             connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(token)))
-            if not is_silent(connection):
+            if not exchange_heartbeats(connection):
                 return
-            first = silence_of(f"process 0 at {address}, which has the job,")
-            say(f"error: process {rank.rank} of {rank.processes}: {first}")
-            end(1)
+            first = silence_message(f"process 0 at {address}, which has the job,")
+            print_message(f"error: process {rank.rank} of {rank.processes}: {first}")
+            exit_process(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_heartbeat, daemon=True).start()
 
 
-def say_elsewhere(rank: ProcessRank, what: str) -> None:
-    """Print an error on a machine without the first process, which prints its own, once for the
-    machine."""
-    if not rank.is_with_first and rank.local_rank == 0:
+def print_remote_error(rank: ProcessRank, message: str) -> None:
+    """Print an error once per machine, on machines without the first process, which prints its
+    own.
+    """
+    if not rank.is_on_first_machine and rank.local_rank == 0:
         why = f"process 0 at {os.environ['MASTER_ADDR']}, which has the job, says why, unless it was killed itself"
-        say(f"error: process {rank.rank} of {rank.processes}: {what}; {why}")
+        print_message(f"error: process {rank.rank} of {rank.processes}: {message}; {why}")
 
 
-def silence_of(whose: str) -> str:
-    """Return the message that a process's machine is gone."""
+def silence_message(process_name: str) -> str:
+    """Return the message that a process's machine is unreachable."""
     why = "its machine is gone, or the network between"
-    return f"{whose} was not heard from for {SILENT_S:g} s: {why}"
+    return f"{process_name} was not heard from for {SILENT_S:g} s: {why}"

@@ -1,9 +1,8 @@
-"""The micro-batches of a pipeline: which one is sent when, and what is done with the tokens that
-return.
+"""Scheduling of a pipeline's micro-batches and handling of returned tokens.
 
-Rows pass through the stages in micro-batches. As many micro-batches as processes are under way at
-once, so that every stage has one to work on. A micro-batch whose tokens have returned is sent again
-with them.
+Sequences pass through the stages in micro-batches. As many micro-batches as processes are
+in flight, so that every stage is busy. A micro-batch whose tokens have returned is sent
+again with them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from runner.options.parts.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
+from runner.options.parts.pipeline.transport import (
+    SETTINGS,
+    Packet,
+    PacketType,
+    encode_forced_tokens,
+    pack_sequences,
+)
 from runner_engine import EngineStats, Event, RequestId
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens import Stopping
 
 MAX_ROWS = 16  # of a micro-batch, if model.micro_batch is not set
@@ -28,20 +33,20 @@ Send = Callable[[Packet, torch.Tensor | None], None]
 
 @dataclass
 class MicroBatch:
-    """Rows that pass through the stages together."""
+    """Sequences that pass through the stages together."""
 
     number: int
-    rows: list[Row]
-    dropped: set[Row] = field(default_factory=set)  # cancelled while the micro-batch was under way
+    rows: list[TokenSequence]
+    dropped: set[TokenSequence] = field(default_factory=set)  # cancelled while the micro-batch was under way
     started: float = field(default_factory=time.perf_counter)
 
 
-class MicroBatches:
-    """Passes rows through the stages until each has ended; `depth` micro-batches are computed at
-    once.
+class MicroBatchScheduler:
+    """Passes sequences through the stages until each has ended, with `depth` micro-batches in
+    flight.
 
-    `send` sends a packet through the stages, with its token ids [B, T] if it has any; `receive`
-    waits for the tokens of the micro-batch that returns next.
+    `send` sends a packet through the stages, with its token ids [B, T] if it has any. `receive`
+    waits for the tokens of the next returning micro-batch.
     """
 
     def __init__(
@@ -51,23 +56,22 @@ class MicroBatches:
         receive: Callable[[], Packet],
         stats: EngineStats,
         stopping: Stopping,
-        pad: int,
+        pad_token: int,
     ) -> None:
         self.depth, self.send, self.receive = depth, send, receive
-        self.stats, self.stopping, self.pad = stats, stopping, pad
+        self.stats, self.stopping, self.pad = stats, stopping, pad_token
         self.fixed_rows: int | None = None  # of a micro-batch, by model.micro_batch
         self.rows_at_once: int | None = None  # of all micro-batches together
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[TokenSequence] = deque()
         self._under_way: dict[int, MicroBatch] = {}
         self._rows_per_batch = 1
         # stages identify a micro-batch by its number, so none is used twice
         self._numbers = itertools.count()
         self._last_answer = 0.0
 
-    def add(self, rows: list[Row]) -> None:
-        """Add rows, which form the next micro-batches; sorted by prompt length, so that there is
-        little padding."""
-        self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
+    def add(self, sequences: list[TokenSequence]) -> None:
+        """Queue sequences for the next micro-batches, sorted by prompt length to reduce padding."""
+        self._waiting.extend(sorted(sequences, key=lambda row: len(row.prompt), reverse=True))
         if self.rows_at_once is not None:
             share = max(1, self.rows_at_once // self.depth)
             self._rows_per_batch = min(share, self.fixed_rows or share)
@@ -76,37 +80,37 @@ class MicroBatches:
         else:  # few enough for a micro-batch in every stage
             self._rows_per_batch = max(1, min(MAX_ROWS, math.ceil(len(self._waiting) / self.depth)))
 
-    def cancel(self, ids: set[RequestId]) -> list[Event]:
-        """End these requests; rows under way leave their micro-batch when it returns."""
+    def cancel_requests(self, request_ids: set[RequestId]) -> list[Event]:
+        """Cancel requests. Their sequences in flight leave the micro-batch when it returns."""
         events: list[Event] = []
         for row in self._waiting:
-            if row.request.id in ids:
-                self.stopping.cancel(row, 0.0, events)
-        self._waiting = deque(row for row in self._waiting if row.request.id not in ids)
+            if row.request.id in request_ids:
+                self.stopping.cancel_sequence(row, 0.0, events)
+        self._waiting = deque(row for row in self._waiting if row.request.id not in request_ids)
         for batch in self._under_way.values():
-            ended = {row for row in batch.rows if row.request.id in ids} - batch.dropped
+            ended = {row for row in batch.rows if row.request.id in request_ids} - batch.dropped
             batch.dropped |= ended
             for row in ended:
-                self.stopping.cancel(row, time.perf_counter() - batch.started, events)
+                self.stopping.cancel_sequence(row, time.perf_counter() - batch.started, events)
         if not self._waiting and all(
             len(batch.dropped) == len(batch.rows) for batch in self._under_way.values()
         ):
             self.drain()  # no further step would come, and the stages must free them, too
         return events
 
-    def drop_all(self) -> None:
-        """Drop all rows, without events; the stages free a micro-batch when it returns."""
+    def drop_sequences(self) -> None:
+        """Drop all sequences without events. The stages free a micro-batch when it returns."""
         self._waiting.clear()
         for batch in self._under_way.values():
             batch.dropped.update(batch.rows)
 
     def drain(self) -> None:
-        """Wait until no micro-batch is under way."""
+        """Wait until no micro-batch is in flight."""
         while self._under_way:
             self.step()
 
     def step(self) -> list[Event]:
-        """Send waiting micro-batches and take the next answer; return its events."""
+        """Send waiting micro-batches, wait for the next returned tokens, and return their events."""
         if not self._under_way:
             self._last_answer = time.perf_counter()
         at_once = min(self.depth, self.rows_at_once or self.depth)
@@ -114,21 +118,21 @@ class MicroBatches:
             rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
-            prompts = write_rows(rows, self.pad, list(map(self.stopping.forced, rows)))
+            prompts = pack_sequences(rows, self.pad, list(map(self.stopping.forced_token, rows)))
             self.send(Packet(PacketType.prefill, batch.number, prompts), prompts[:, SETTINGS:])
         if not self._under_way:
             return []
         answer = self.receive()
         batch = self._under_way[answer.batch]
-        self._account(batch)
-        events, kept = self._accept(batch, answer)
+        self._record_timing(batch)
+        events, kept = self._append_tokens(batch, answer)
         if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
-            forced = [self.stopping.forced(batch.rows[number]) for number in kept]
+            forced = [self.stopping.forced_token(batch.rows[number]) for number in kept]
             is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
             numbers = (
                 None
                 if is_as_before
-                else torch.tensor([[*pair] for pair in zip(kept, as_numbers(forced), strict=True)])
+                else torch.tensor([[*pair] for pair in zip(kept, encode_forced_tokens(forced), strict=True)])
             )
             batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
             tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
@@ -142,9 +146,10 @@ class MicroBatches:
         )
         return events
 
-    def _account(self, batch: MicroBatch) -> None:
-        """Add the time since the previous answer, since the times of overlapping stages must not be
-        added up."""
+    def _record_timing(self, batch: MicroBatch) -> None:
+        """Add the time since the previous returned tokens. Times of overlapping stages must not be
+        summed.
+        """
         now = time.perf_counter()
         seconds, self._last_answer = now - self._last_answer, now
         if batch.rows[0].tokens:
@@ -154,18 +159,19 @@ class MicroBatches:
             self.stats.prefill_s += seconds
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
 
-    def _accept(self, batch: MicroBatch, answer: Packet) -> tuple[list[Event], list[int]]:
-        """Append a token to each row; return the events, and which rows of the micro-batch go
-        on."""
-        assert answer.numbers is not None
+    def _append_tokens(self, batch: MicroBatch, packet: Packet) -> tuple[list[Event], list[int]]:
+        """Append one token to each sequence. Returns the events, and the indices of sequences that
+        continue.
+        """
+        assert packet.numbers is not None
         seconds = time.perf_counter() - batch.started
         events: list[Event] = []
         kept = []
-        for number, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
+        for number, (row, token) in enumerate(zip(batch.rows, packet.numbers[:, 0].tolist(), strict=True)):
             if row in batch.dropped:
                 continue
             if not row.tokens:
                 row.first_token_s = seconds
-            if self.stopping.accept(row, token, seconds, events):
+            if self.stopping.accept_token(row, token, seconds, events):
                 kept.append(number)
         return events, kept

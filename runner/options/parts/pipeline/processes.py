@@ -1,8 +1,9 @@
-"""The processes of a pipeline: how they start, how they connect, and which one failed first.
+"""The processes of a pipeline: start, connections, and detection of the process that failed
+first.
 
-They meet at torch's TCP store. There each one posts what it loaded, or why it failed; the ring only
-carries steps. The first process watches the others: when one is killed or fails, the pipeline ends
-with an error that names it.
+Processes exchange messages in torch's TCP store: what they loaded, or why they failed. The
+ring carries only steps. The first process watches the others. When one is killed or fails,
+the pipeline ends with an error that names it.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import parts_model
+from runner.options.parts.model_keys import parts_config
 from runner.options.parts.pipeline.machines import (
-    OtherMachines,
-    ring_interface,
-    say_elsewhere,
-    silence_of,
+    HeartbeatServer,
+    print_remote_error,
+    silence_message,
+    use_ring_interface,
     watch_first_process,
 )
-from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
+from runner.options.parts.pipeline.ranks import ProcessRank, load_manifest
 from runner.options.parts.pipeline.stage_worker import StageWorker
-from runner.options.parts.pipeline.transport import PacketType, PeerGone, Transport
-from runner.options.parts.sharding.strategies import parts_of
-from runner_base import JobFailed, RunnerError, child, errors, signals
+from runner.options.parts.pipeline.transport import PacketType, PeerDisconnected, Transport
+from runner.options.parts.sharding.strategies import describe_process_parts
+from runner_base import JobFailed, RunnerError, child_process, errors, signals
 
 STAGE_PROCESS = "runner.options.parts.pipeline.stage_process"
 LOOPBACK = "127.0.0.1"
@@ -53,36 +54,34 @@ torchrun_peers: PeerProcesses | None = None  # in the first process: the others 
 
 
 class Rendezvous:
-    """A key-value store in which the processes post messages for each other, besides the ring."""
+    """A key-value store for messages between the processes, apart from the ring."""
 
     def __init__(self, store: Any) -> None:
         self.store = PrefixStore("runner-pipeline", store)
 
     def post(self, key: str, value: Any = None) -> None:
-        """Post a message for the others."""
         self.store.set(key, json.dumps(value))
 
-    def has(self, key: str) -> bool:
+    def has_message(self, key: str) -> bool:
         """Return whether a message was posted."""
         return bool(self.store.check([key]))
 
     def read(self, key: str) -> Any:
-        """Return a message's value, None if it was not posted."""
-        return json.loads(self.store.get(key)) if self.has(key) else None
+        """Return a message's value, or None if it was not posted."""
+        return json.loads(self.store.get(key)) if self.has_message(key) else None
 
-    def wait_for(self, key: str, timeout_s: float | None = None) -> bool:
-        """Wait for a message; False if the pipeline ends without it, or after the time limit."""
+    def wait_for_message(self, key: str, timeout_s: float | None = None) -> bool:
+        """Wait for a message. Returns False if the pipeline ends first, or after the timeout."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self.has(key):
-            if self.has("over") or (deadline is not None and time.monotonic() > deadline):
+        while not self.has_message(key):
+            if self.has_message("over") or (deadline is not None and time.monotonic() > deadline):
                 return False
             time.sleep(POLL_S / 2)
         return True
 
 
-def own_store() -> TCPStore:
-    """Open the store of a pipeline on one machine; only this machine's processes can connect to
-    it."""
+def open_local_store() -> TCPStore:
+    """Open the store of a pipeline on one machine. Only processes of this machine can connect."""
     # without a socket of ours, the store listens on every interface, whatever the host name
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
@@ -92,16 +91,16 @@ def own_store() -> TCPStore:
 
 
 def join_rendezvous(port: int) -> Rendezvous:
-    """Connect to the store of the parent process."""
+    """Connect to the parent process's store."""
     return Rendezvous(TCPStore(LOOPBACK, port, None, is_master=False))
 
 
-def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
-    """Connect to the two neighbours; waits until every process does so."""
+def connect_ring(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
+    """Connect to both neighbours in the ring. Waits until every process has connected."""
     rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
-    with ring_interface(rank):
+    with use_ring_interface(rank):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
             store=PrefixStore("ring", rendezvous.store),
@@ -109,7 +108,7 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
             world_size=rank.processes,
             # the first process checks model.timeout_s; if it cannot, the others end themselves
             # later
-            timeout=timedelta(seconds=60 + 2 * parts_model(worker.config.model).timeout_s),
+            timeout=timedelta(seconds=60 + 2 * parts_config(worker.config.model).timeout_s),
         )
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
@@ -119,12 +118,12 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
 
 
 def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> int:
-    """Run this process's parts until the first process ends the pipeline; return the exit code."""
+    """Run this process's parts until the first process ends the pipeline. Returns the exit code."""
     try:
         _run_stages(config, rank, rendezvous)
-    except PeerGone as error:
+    except PeerDisconnected as error:
         message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
-        say_elsewhere(rank, f"process {error.rank} has closed its connection")
+        print_remote_error(rank, f"process {error.rank} has closed its connection")
     except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
         code = error.code if isinstance(error, RunnerError) else None
@@ -134,25 +133,25 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
     with suppress(RuntimeError):  # the first process may have ended, and its store with it
         rendezvous.post(*message)
         # an earlier exit could end the first process before it has read the message
-        rendezvous.wait_for("over", EXIT_S)
+        rendezvous.wait_for_message("over", EXIT_S)
     return 1
 
 
 def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) -> None:
-    if not rendezvous.wait_for("begin"):
+    if not rendezvous.wait_for_message("begin"):
         return  # the job was done already
     worker = StageWorker(config, rank)
-    rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), [asdict(it) for it in worker.notes]])
-    if not rendezvous.wait_for("go"):
+    rendezvous.post(f"loaded/{rank.rank}", [worker.describe_parts(), [asdict(it) for it in worker.notes]])
+    if not rendezvous.wait_for_message("go"):
         return
-    transport = connect(worker, rendezvous)
+    transport = connect_ring(worker, rendezvous)
     while (packet := transport.receive()).kind is not PacketType.stop:
         if packet.kind is PacketType.figures:
-            rendezvous.post(f"figures/{rank.rank}", worker.figures())
+            rendezvous.post(f"figures/{rank.rank}", worker.process_stats())
             transport.send(packet)
         elif packet.kind is PacketType.alive:
             transport.send(packet)
-        elif (answer := worker.run(packet)) is not None:
+        elif (answer := worker.run_step(packet)) is not None:
             transport.send(answer)
     transport.send(packet)
     transport.flush()
@@ -165,7 +164,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
 
 @dataclass
 class PeerProcesses:
-    """The other processes, as seen by the first one."""
+    """The other processes of the pipeline, as seen by the first process."""
 
     config: RunnerConfig
     rank: ProcessRank  # of the first process
@@ -173,65 +172,70 @@ class PeerProcesses:
     # by rank; empty under torchrun
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     logs: dict[int, Path] = field(default_factory=dict)
-    elsewhere: OtherMachines | None = None
+    elsewhere: HeartbeatServer | None = None
 
     @property
     def ranks(self) -> range:
-        """The ranks of the other processes."""
         return range(1, self.rank.processes)
 
-    def gather(self, what: str) -> list[Any]:
-        """Wait until each of the others has posted a message, and return the messages by rank."""
-        while not all(self.rendezvous.has(f"{what}/{rank}") for rank in self.ranks):
-            self.check()
+    def gather_messages(self, key: str) -> list[Any]:
+        """Wait until each other process has posted a message. Returns the messages in rank order."""
+        while not all(self.rendezvous.has_message(f"{key}/{rank}") for rank in self.ranks):
+            self.check_alive()
             time.sleep(POLL_S / 2)
-        return [self.rendezvous.read(f"{what}/{rank}") for rank in self.ranks]
+        return [self.rendezvous.read(f"{key}/{rank}") for rank in self.ranks]
 
-    def check(self) -> None:
-        """Raise JobFailed, or the error that a process posted, if one of them has failed."""
+    def check_alive(self) -> None:
+        """Raise JobFailed, or a posted error, if another process has failed."""
         failed = any(process.poll() is not None for process in self.children.values())
         failed |= any(
-            self.rendezvous.has(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks
+            self.rendezvous.has_message(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks
         )
         failed |= self.elsewhere is not None and bool(self.elsewhere.silent)
         if failed:
             raise self.find_cause(None)
 
-    def find_cause(self, gone: PeerGone | None) -> RunnerError:
-        """Return the error that names the process that failed first; its neighbours only notice
-        that it has ended."""
+    def find_cause(self, peer_error: PeerDisconnected | None) -> RunnerError:
+        """Return an error that names the process that failed first. Its neighbours only notice its
+        end.
+        """
         deadline = time.monotonic() + CAUSE_S
-        while (cause := self._posted_error() or self._exit_error()) is None and time.monotonic() < deadline:
+        while (
+            cause := self._read_posted_error() or self._find_exit_error()
+        ) is None and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
         if cause is not None:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
             return JobFailed(
-                f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}",
+                f"{silence_message(' and '.join(map(self.describe_process, sorted(self.elsewhere.silent))))}. {KEPT}",
                 code="failed",
             )
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
-        missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
+        missed = {neighbour for neighbour in lost.values() if neighbour} | (
+            {peer_error.rank} if peer_error else set()
+        )
         silent = sorted(
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
-        names = " and ".join(self.name(rank) for rank in silent) or "a process"
+        names = " and ".join(self.describe_process(rank) for rank in silent) or "a process"
         why = f"{names} ended without a message, probably killed. {KEPT}"
         return JobFailed(why, code="failed")
 
-    def _posted_error(self) -> RunnerError | None:
-        """Return the error that a process has posted."""
+    def _read_posted_error(self) -> RunnerError | None:
         for rank in self.ranks:
             if (posted := self.rendezvous.read(f"error/{rank}")) is not None:
                 kind, message, code = posted
                 known = getattr(errors, kind, None)
                 if isinstance(known, type) and issubclass(known, RunnerError):
-                    return known(f"{self.name(rank)}: {message}", code=code)
-                return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}", code="failed")
+                    return known(f"{self.describe_process(rank)}: {message}", code=code)
+                return JobFailed(
+                    f"{self.describe_process(rank)} failed: {kind}: {message}. {KEPT}", code="failed"
+                )
         return None
 
-    def _exit_error(self) -> RunnerError | None:
-        """Return the error of a process that was started here and has ended without posting one."""
+    def _find_exit_error(self) -> RunnerError | None:
+        """Return the error of a child process that ended without posting one."""
         codes = {
             rank: code for rank, process in self.children.items() if (code := process.poll()) is not None
         }
@@ -239,21 +243,23 @@ class PeerProcesses:
             codes.items(), key=lambda item: item[1] >= 0
         ):  # those killed by a signal first
             if code < 0 or self.rendezvous.read(f"lost/{rank}") is None:
-                last = "".join(f"\n    | {line}" for line in child.last_lines(self.logs[rank], 5))
+                last = "".join(
+                    f"\n    | {line}" for line in child_process.read_last_lines(self.logs[rank], 5)
+                )
                 return JobFailed(
-                    f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}", code="failed"
+                    f"{self.describe_process(rank)} {child_process.describe_exit_code(code)}. {KEPT}{last}",
+                    code="failed",
                 )
         return None
 
-    def name(self, rank: int) -> str:
-        """Return a process's name, with the parts that it runs and its address on another
-        machine."""
+    def describe_process(self, rank: int) -> str:
+        """Return a process's name with its parts, and its address if it is on another machine."""
         count, elsewhere = (self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses)
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
-        return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
+        return f"process {rank} of {count} ({describe_process_parts(load_manifest(self.config), count, rank)}){where}"
 
     def wait_for_exit(self) -> None:
-        """Wait until the processes have ended, and end those that take too long."""
+        """Wait until the processes have ended. Kills those that take longer than 10 s."""
         deadline = time.monotonic() + EXIT_S
         for process in self.children.values():
             with suppress(subprocess.TimeoutExpired):
@@ -261,7 +267,7 @@ class PeerProcesses:
         self.kill()
 
     def kill(self) -> None:
-        """End the processes that were started here, at once."""
+        """Kill the processes that this process started."""
         for process in self.children.values():
             process.kill()
         for process in self.children.values():
@@ -271,17 +277,17 @@ class PeerProcesses:
                 path.unlink()
 
 
-def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerProcesses:
-    """Start the other processes on this machine; they end with this one."""
-    store = own_store()
-    peers = PeerProcesses(config, ProcessRank(0, processes, 0, processes), Rendezvous(store))
+def start_processes(config: RunnerConfig, num_processes: int, folder: Path) -> PeerProcesses:
+    """Start the other processes on this machine. They end with this process."""
+    store = open_local_store()
+    peers = PeerProcesses(config, ProcessRank(0, num_processes, 0, num_processes), Rendezvous(store))
     try:
         for rank in peers.ranks:
             peers.logs[rank] = folder / f"process_{rank}.log"
             with peers.logs[rank].open("wb") as output:
                 # in its own session: the terminal's Ctrl-C is for this process, which ends the
                 # others
-                peers.children[rank] = child.start(
+                peers.children[rank] = child_process.start_python(
                     "-m",
                     STAGE_PROCESS,
                     stdin=subprocess.PIPE,
@@ -289,8 +295,10 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
                     stderr=output,
                     start_new_session=True,
                 )
-            its_rank = ProcessRank(rank, processes, rank, processes)
-            child.send_input(peers.children[rank], (config, its_rank, store.port, os.getpid()))
+            its_rank = ProcessRank(rank, num_processes, rank, num_processes)
+            child_process.send_pickled_input(
+                peers.children[rank], (config, its_rank, store.port, os.getpid())
+            )
     except BaseException:
         peers.kill()
         raise
@@ -301,8 +309,9 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
 
 
 def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
-    """In a process started by torchrun: run its stages and return the exit code; None in the first
-    process."""
+    """Run this process's stages in a process started by torchrun. Returns the exit code, or None
+    in the first process.
+    """
     global torchrun_peers
     from torch.distributed.rendezvous import rendezvous as meet
 
@@ -310,10 +319,10 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     rendezvous = Rendezvous(store)
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
-        if not rank.is_one_machine:
-            torchrun_peers.elsewhere = others = OtherMachines(range(rank.local_processes, rank.processes))
+        if not rank.is_single_machine:
+            torchrun_peers.elsewhere = others = HeartbeatServer(range(rank.local_processes, rank.processes))
             rendezvous.post("watch", [others.address, others.port, others.token])
-        signal.signal(signal.SIGTERM, _on_terminate)
+        signal.signal(signal.SIGTERM, _on_sigterm)
         # also if the job is done already or cannot begin
         atexit.register(_end_pipeline, rendezvous)
         return None
@@ -321,21 +330,22 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
         # Python's handler would not run before a packet arrives
         signal.signal(number, signal.SIG_DFL)
     try:
-        if not rank.is_with_first and rendezvous.wait_for("watch"):
+        if not rank.is_on_first_machine and rendezvous.wait_for_message("watch"):
             watch_first_process(rank, *rendezvous.read("watch"))
         return run_stages(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
         why = "the first process has ended before the pipeline began"
-        say_elsewhere(rank, why)
+        print_remote_error(rank, why)
         return 1
 
 
-def _on_terminate(number: int, frame: FrameType | None) -> None:
-    """Record the time: torchrun sends SIGTERM to all if one has died, and passes Ctrl-C on as
-    SIGINT."""
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    """Record the time of SIGTERM, which torchrun sends to all processes if one has died. Ctrl-C
+    arrives as SIGINT.
+    """
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
-    signals.interrupt(number, frame)
+    signals.handle_signal(number, frame)
 
 
 def _end_pipeline(rendezvous: Rendezvous) -> None:

@@ -1,4 +1,4 @@
-"""Which processes there are, and which parts each of them runs. Imports no torch."""
+"""Ranks of the pipeline's processes, and the parts that each process runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import parts_model
+from runner.options.parts.model_keys import parts_config
 from runner.options.parts.sharding.manifest import Manifest, PartEntry, read_manifest
-from runner.options.parts.sharding.strategies import part_cuts
+from runner.options.parts.sharding.strategies import assign_parts_to_processes
 from runner_base import ConfigError
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """Which process of a pipeline this is, of how many, overall and on this machine."""
+    """Rank of a process and number of processes, in the whole pipeline and on this machine."""
 
     rank: int
     processes: int
@@ -22,22 +22,22 @@ class ProcessRank:
     local_processes: int
 
     @property
-    def is_one_machine(self) -> bool:
+    def is_single_machine(self) -> bool:
         return self.local_processes == self.processes
 
     @property
-    def is_with_first(self) -> bool:
+    def is_on_first_machine(self) -> bool:
         """Whether this process is on the first process's machine."""
         return self.rank == self.local_rank
 
-    def parts_here(self, manifest: Manifest) -> tuple[PartEntry, ...]:
+    def local_parts(self, manifest: Manifest) -> tuple[PartEntry, ...]:
         """Return the parts that this machine's processes run."""
-        cuts, first = part_cuts(manifest, self.processes), self.rank - self.local_rank
+        cuts, first = assign_parts_to_processes(manifest, self.processes), self.rank - self.local_rank
         return manifest.parts[cuts[first] : cuts[first + self.local_processes]]
 
 
-def torchrun_rank() -> ProcessRank | None:
-    """Return the rank that torchrun has given this process; None if torchrun has not started it."""
+def read_torchrun_rank() -> ProcessRank | None:
+    """Return this process's rank from torchrun, or None if torchrun did not start it."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -45,10 +45,9 @@ def torchrun_rank() -> ProcessRank | None:
     return ProcessRank(rank, processes, *local)
 
 
-def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
-    """Return the rank of the process that runs the job; it starts the others unless torchrun
-    has."""
-    wanted, started = parts_model(config.model).stages, torchrun_rank()
+def first_process_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
+    """Return the rank of the process that runs the job. It starts the others unless torchrun has."""
+    wanted, started = parts_config(config.model).stages, read_torchrun_rank()
     if started is None:
         processes = wanted or manifest.num_parts
         return ProcessRank(0, processes, 0, processes)
@@ -62,5 +61,5 @@ def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
     return started
 
 
-def manifest_of(config: RunnerConfig) -> Manifest:
-    return read_manifest(parts_model(config.model).name, "model.name")
+def load_manifest(config: RunnerConfig) -> Manifest:
+    return read_manifest(parts_config(config.model).name, "model.name")

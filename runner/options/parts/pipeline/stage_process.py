@@ -1,5 +1,6 @@
-"""A pipeline's other processes: `python -m runner.options.parts.pipeline.stage_process`, with their
-config on stdin."""
+"""Entry point of a pipeline's other processes: `python -m
+runner.options.parts.pipeline.stage_process`, with the config on stdin.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ import pickle
 import signal
 import sys
 
-from runner_base import child, signals
+from runner_base import child_process, signals
 
 
 def main() -> int:
-    """Run this process's stages, and never outlive the parent."""
+    """Run this process's stages. Ends with the parent process."""
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
-    child.end_with_parent(parent)
+    child_process.die_with_parent(parent)
     for number in (signal.SIGINT, *signals.WARNING):
         signal.signal(number, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

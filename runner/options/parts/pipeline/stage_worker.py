@@ -1,4 +1,4 @@
-"""One process of a pipeline: it runs its parts in order, with a KV cache for each micro-batch."""
+"""One process of a pipeline. Runs its parts in order, with a KV cache per micro-batch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from typing import Any
 import torch
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.model_keys import Backend, parts_model
-from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
-from runner.options.parts.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
+from runner.options.parts.model_keys import TransportBackend, parts_config
+from runner.options.parts.pipeline.ranks import ProcessRank, load_manifest
+from runner.options.parts.pipeline.transport import (
+    Packet,
+    PacketType,
+    decode_forced_tokens,
+    make_sampler,
+    make_token_mask,
+)
 from runner.options.parts.sharding.load_part import load_part
 from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner.options.parts.sharding.stage import Stage
-from runner.options.parts.sharding.strategies import part_cuts
+from runner.options.parts.sharding.strategies import assign_parts_to_processes
 from runner_base import MIB, ConfigError, machine
 from runner_base.dtypes import dtype_for
-from runner_engine.checkpoints import read_settings
-from runner_engine.decode.tokens import Sampler, leave_only
-from runner_engine.models.target import pick_device, torch_dtype
+from runner_engine.checkpoints import read_config
+from runner_engine.decode.tokens import Sampler, force_tokens
+from runner_engine.models.load_target import select_device, torch_dtype
 
 
 @dataclass
 class BatchState:
-    """The state of a micro-batch between two steps."""
+    """State of a micro-batch between two steps."""
 
     mask: torch.Tensor  # [B, T] of all tokens so far; 0 is padding
     positions: torch.Tensor  # [B, tokens of the last pass]
@@ -37,25 +43,25 @@ class StageWorker:
     """The loaded parts of one process."""
 
     def __init__(self, config: RunnerConfig, rank: ProcessRank) -> None:
-        manifest = manifest_of(config)
-        cuts = part_cuts(manifest, rank.processes)
+        manifest = load_manifest(config)
+        cuts = assign_parts_to_processes(manifest, rank.processes)
         self.config, self.rank = config, rank
-        model = parts_model(config.model)
-        self.device, has_own_gpu = pick_device(model.device), False
+        model = parts_config(config.model)
+        self.device, has_own_gpu = select_device(model.device), False
         if self.device.type == "cuda" and ":" not in model.device:  # one GPU after another
             gpus = torch.cuda.device_count()
             self.device = torch.device("cuda", rank.local_rank % gpus)
             has_own_gpu = gpus >= rank.local_processes
-        if model.backend is Backend.nccl and not has_own_gpu:
+        if model.backend is TransportBackend.nccl and not has_own_gpu:
             need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
             raise ConfigError(need, key="model.backend", value="nccl", code="unsupported")
         # otherwise through main memory
-        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo
-        settings = read_settings(manifest.folder / MODEL_FILES)
+        self.gpu_to_gpu = has_own_gpu and model.backend is not TransportBackend.gloo
+        settings = read_config(manifest.folder / MODEL_FILES)
         name = dtype_for(model.dtype, settings, self.device.type)
         self.dtype, self.notes = torch_dtype(name, model.dtype, settings)
         self.threads = model.threads or max(
-            1, machine.threads_for(manifest.totals.unique_params) // rank.local_processes
+            1, machine.num_threads_for_model(manifest.totals.unique_params) // rank.local_processes
         )
         torch.set_num_threads(self.threads)
         attention = None if model.attention.value == "auto" else model.attention.value
@@ -67,21 +73,21 @@ class StageWorker:
         self.busy_s = 0.0
         self._states: dict[int, BatchState] = {}
 
-    def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
+    def run_step(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
         """Compute one step of a micro-batch and return the packet for the next process.
 
-        The first process gets token ids [B, T] in addition to the packet, the others hidden states
-        in it.
+        The first process gets token ids [B, T] in addition to the packet. The others get hidden
+        states in the packet.
         """
         if packet.kind is PacketType.end:
             self._states.pop(packet.batch, None)
             return None if self.is_last else packet
         started = time.perf_counter()
         if packet.kind is PacketType.prefill:
-            state = self._states[packet.batch] = self._begin(packet)
+            state = self._states[packet.batch] = self._prepare_batch(packet)
         else:
             state = self._states[packet.batch]
-            self._advance(state, packet.numbers)
+            self._update_batch(state, packet.numbers)
         values = packet.hidden if tokens is None else tokens.to(self.device)
         assert values is not None
         for stage, cache in zip(self.stages, state.caches, strict=True):
@@ -90,8 +96,8 @@ class StageWorker:
             answer = Packet(packet.kind, packet.batch, packet.numbers, values)
         else:
             logits = values[:, -1]
-            leave_only(logits, forced_tokens(packet))
-            sampled = state.sampler.pick(logits)
+            force_tokens(logits, decode_forced_tokens(packet))
+            sampled = state.sampler.sample(logits)
             answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
             # otherwise the time would count as waiting of the next process
@@ -99,31 +105,30 @@ class StageWorker:
         self.busy_s += time.perf_counter() - started
         return answer
 
-    def _begin(self, packet: Packet) -> BatchState:
-        """Set up a micro-batch: its prompts are padded on the left, and padding gets no
-        attention."""
+    def _prepare_batch(self, packet: Packet) -> BatchState:
+        """Prepare a micro-batch. Prompts are padded on the left, and the mask excludes padding."""
         numbers = packet.numbers
         assert numbers is not None
-        mask = token_mask(numbers).to(self.device)
+        mask = make_token_mask(numbers).to(self.device)
         positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
         vocab_size = self.stages[-1].model.config.vocab_size
-        sampler = sampler_for(numbers, vocab_size, self.device) if self.is_last else None
+        sampler = make_sampler(numbers, vocab_size, self.device) if self.is_last else None
         return BatchState(mask, positions, [stage.new_cache() for stage in self.stages], sampler)
 
-    def _advance(self, state: BatchState, kept: torch.Tensor | None) -> None:
-        """Drop the rows that have ended, and make room for one more token."""
-        if kept is not None:
-            rows = kept[:, 0].to(self.device)
+    def _update_batch(self, state: BatchState, kept_sequences: torch.Tensor | None) -> None:
+        """Remove ended sequences and extend mask and positions by one token."""
+        if kept_sequences is not None:
+            rows = kept_sequences[:, 0].to(self.device)
             state.mask, state.positions = state.mask[rows], state.positions[rows]
             for cache in state.caches:
                 cache.batch_select_indices(rows)
             if state.sampler is not None:
-                state.sampler.keep(kept[:, 0].tolist())
+                state.sampler.keep_sequences(kept_sequences[:, 0].tolist())
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         state.positions = state.positions[:, -1:] + 1
 
-    def loaded_parts(self) -> list[dict[str, Any]]:
-        """Return what was loaded, one line per part."""
+    def describe_parts(self) -> list[dict[str, Any]]:
+        """Return one record per loaded part."""
         return [
             {
                 "part": stage.part_id,
@@ -136,8 +141,8 @@ class StageWorker:
             for stage in self.stages
         ]
 
-    def figures(self) -> dict[str, float]:
-        """Return the computing time and the peak memory of this process."""
+    def process_stats(self) -> dict[str, float]:
+        """Return computing time and peak memory of this process."""
         figures = {"busy_s": self.busy_s, "peak_rss_mib": machine.peak_rss_mib()}
         if self.device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB

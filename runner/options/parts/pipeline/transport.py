@@ -1,14 +1,14 @@
-"""Packets between the processes of a pipeline: a small header, whole numbers, hidden states; point
-to point.
+"""Point-to-point packets between the processes of a pipeline: a header, integers and hidden
+states.
 
-The processes form a ring. Each one sends its hidden states to the next; the last one sends the
-sampled tokens to the first, which decides what comes next. A send returns at once, because
-processes that wait for each other to receive would deadlock. gloo sends tensors of a CPU, nccl
-those of GPUs if each process has its own; the hidden states of processes that share a GPU are
-copied through main memory.
+The processes form a ring. Each sends its hidden states to the next, and the last sends
+sampled tokens to the first, which schedules the next step. A send returns at once, because
+processes that wait for each other to receive would deadlock. gloo sends CPU tensors; nccl
+sends GPU tensors if each process has its own GPU. Processes that share a GPU copy hidden
+states through main memory.
 
-The first process knows the requests and the last one samples, so each row's settings are sent with
-its prompt. The numbers of a packet are integers; a float is sent as its 64 bits.
+The first process knows the requests and the last one samples, so each sequence's settings
+travel with its prompt. A packet's numbers are integers; a float is sent as its 64 bits.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runner_base import check
+from runner_base import check_value
 from runner_engine import Sampling
-from runner_engine.decode.rows import Row
-from runner_engine.decode.tokens import Sampler, generator_of
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.decode.tokens import Sampler, create_generator
 from runner_engine.settings.sampling import PARAMETERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -38,8 +38,6 @@ NOT_FORCED = -1
 
 
 class PacketType(IntEnum):
-    """The purpose of a packet."""
-
     prefill = 0  # numbers: one line per row, from `write_rows`
     # numbers: which rows of the micro-batch go on, and the token that must come next; none when all are free
     decode = 1
@@ -52,7 +50,7 @@ class PacketType(IntEnum):
 
 @dataclass
 class Packet:
-    """One step of one micro-batch, as it is sent around the ring."""
+    """One step of one micro-batch, as sent around the ring."""
 
     kind: PacketType
     batch: int = 0
@@ -60,7 +58,7 @@ class Packet:
     hidden: torch.Tensor | None = None  # [B, T, H], on the stage's device
 
 
-class PeerGone(Exception):
+class PeerDisconnected(Exception):
     """A neighbour in the ring has closed its connection."""
 
     def __init__(self, rank: int, error: BaseException) -> None:
@@ -69,8 +67,9 @@ class PeerGone(Exception):
 
 
 class Transport:
-    """Receives from the previous process and sends to the next, over torch.distributed's default
-    group."""
+    """Receives from the previous process and sends to the next, in torch.distributed's default
+    group.
+    """
 
     def __init__(self, rank: int, processes: int, device: torch.device, gpu_to_gpu: bool) -> None:
         self.previous, self.next = (rank - 1) % processes, (rank + 1) % processes
@@ -83,7 +82,7 @@ class Transport:
         self._most_sends = SENDS_PER_PACKET * (2 * processes + 2)
 
     def send(self, packet: Packet) -> None:
-        """Send a packet to the next process, without waiting until it receives."""
+        """Send a packet to the next process without waiting for its receive."""
         numbers, hidden = packet.numbers, packet.hidden
         header = torch.zeros(HEADER, dtype=torch.int64)
         header[0], header[1] = int(packet.kind), packet.batch
@@ -112,7 +111,7 @@ class Transport:
         return Packet(PacketType(header[0]), header[1], numbers, hidden)
 
     def flush(self) -> None:
-        """Wait until everything that was sent has arrived."""
+        """Wait until all sent packets have arrived."""
         while self._sends:
             self._wait_for_oldest_send()
 
@@ -120,7 +119,7 @@ class Transport:
         try:
             self._sends.append((dist.isend(tensor, self.next), tensor))
         except RuntimeError as error:
-            raise PeerGone(self.next, error) from error
+            raise PeerDisconnected(self.next, error) from error
         while len(self._sends) > self._most_sends:
             self._wait_for_oldest_send()
 
@@ -129,61 +128,64 @@ class Transport:
         try:
             work.wait()
         except RuntimeError as error:
-            raise PeerGone(self.next, error) from error
+            raise PeerDisconnected(self.next, error) from error
 
     def _receive_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         try:
             dist.recv(tensor, self.previous)
         except RuntimeError as error:
-            raise PeerGone(self.previous, error) from error
+            raise PeerDisconnected(self.previous, error) from error
         return tensor
 
 
-def as_numbers(forced: Sequence[int | None]) -> list[int]:
-    """Return the tokens that must come next as a packet has them."""
-    return [NOT_FORCED if token is None else token for token in forced]
+def encode_forced_tokens(tokens: Sequence[int | None]) -> list[int]:
+    """Return forced next tokens in a packet's encoding, with -1 for no forced token."""
+    return [NOT_FORCED if token is None else token for token in tokens]
 
 
-def forced_tokens(packet: Packet) -> dict[int, int]:
-    """Return the tokens that must come next, by row."""
+def decode_forced_tokens(packet: Packet) -> dict[int, int]:
+    """Return the forced next tokens of a packet, by sequence index."""
     if packet.numbers is None:
         return {}
     column = packet.numbers[:, SETTINGS - 2 if packet.kind is PacketType.prefill else 1]
     return {row: token for row, token in enumerate(column.tolist()) if token != NOT_FORCED}
 
 
-def write_rows(rows: Sequence[Row], pad: int, forced: Sequence[int | None]) -> torch.Tensor:
-    """Return one line per row [B, SETTINGS + T]: its settings, and its prompt padded on the
-    left."""
-    width = max(len(row.prompt) for row in rows)
+def pack_sequences(
+    sequences: Sequence[TokenSequence], pad_token: int, forced: Sequence[int | None]
+) -> torch.Tensor:
+    """Return one tensor row per sequence [B, SETTINGS + T]: its settings, and its left-padded
+    prompt.
+    """
+    width = max(len(row.prompt) for row in sequences)
     lines = []
-    for row, token in zip(rows, as_numbers(forced), strict=True):
-        generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
-        settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
+    for row, token in zip(sequences, encode_forced_tokens(forced), strict=True):
+        generator = create_generator(row.sampling, row.request.effective_random_id, row.choice)
+        settings = torch.tensor(row.sampling.as_numbers, dtype=torch.float64).view(torch.int64).tolist()
         settings += [0 if generator is None else generator.initial_seed(), token, len(row.prompt)]
-        lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
+        lines.append([*settings, *[pad_token] * (width - len(row.prompt)), *row.prompt])
     return torch.tensor(lines)
 
 
-def token_mask(numbers: torch.Tensor) -> torch.Tensor:
-    """Return a mask of tokens and padding [B, T]."""
+def make_token_mask(numbers: torch.Tensor) -> torch.Tensor:
+    """Return a mask [B, T] with 1 for tokens and 0 for padding."""
     width = numbers.shape[1] - SETTINGS
     return (torch.arange(width)[None, :] >= width - numbers[:, SETTINGS - 1 : SETTINGS]).long()
 
 
-def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
-    """Return the sampler of these rows; ConfigError names a number that no row can have."""
+def make_sampler(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
+    """Return the sampler of these sequences. Raises ConfigError for an impossible prompt length."""
     samplings, generators, prompts = [], [], []
     settings = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
     for line, values in zip(numbers.tolist(), settings, strict=True):
         seed, _, length = line[len(PARAMETERS) : SETTINGS]
-        check(
+        check_value(
             0 < length <= numbers.shape[1] - SETTINGS,
             "length",
             length,
             "the packet's prompts are not as long",
         )
-        samplings.append(Sampling.of_numbers(values).effective)
+        samplings.append(Sampling.from_numbers(values).effective)
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)

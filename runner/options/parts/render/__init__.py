@@ -1,1 +1,1 @@
-"""What a split, its plan and its check make known, as text."""
+"""Text output about a split, its plan and its check."""

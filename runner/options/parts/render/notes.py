@@ -1,15 +1,16 @@
-"""The sentences of notes about a model in parts, and of the problems that a check finds."""
+"""Message texts of notes about split models, and of problems found by a check."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_base import counted
+from runner_base import format_count
 from runner_base.render.notes import Template
 
 NOTES: Mapping[str, Template] = {
     "slower_than_whole": lambda processes, cores: (
-        f"{processes} processes of a pipeline share the {counted(cores, 'core')} of this machine, and each waits for "
+        f"{processes} processes of a pipeline share the {format_count(cores, 'core')} "
+        "of this machine, and each waits for "
         "the others: the whole model fits here and is usually faster (task=merge puts it together, or model.stages=1)"
     ),
     # split

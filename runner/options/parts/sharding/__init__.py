@@ -1,1 +1,1 @@
-"""A model in parts: planned, written, checked, restored, loaded."""
+"""Plans, writes, checks, restores and loads the parts of a model."""

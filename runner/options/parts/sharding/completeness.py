@@ -1,32 +1,38 @@
-"""Checks that the parts make the whole model: each tensor once, equal copies, right totals, as in
-the source."""
+"""Checks that the parts form the whole model: each tensor once, equal copies, correct totals,
+and the source's tensors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from runner.options.parts.render.notes import NOTES
-from runner.options.parts.sharding.archive import Advance
-from runner.options.parts.sharding.check import CheckedPart, check_files, check_part, source_headers
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, Totals
-from runner.options.parts.sharding.write import Meter, OpenProgress
+from runner.options.parts.sharding.part_checks import (
+    CheckedPart,
+    check_files,
+    check_part,
+    read_source_headers,
+)
+from runner.options.parts.sharding.split_writer import ByteMeter, OpenProgress
+from runner.options.parts.sharding.zstd_archive import Advance
 from runner_base import DataError
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
-from runner_engine import Tensor
-from runner_engine.checkpoints import Checkpoint, byteio
+from runner_engine import TensorLocation
+from runner_engine.checkpoints import Checkpoint, file_io
 
 MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
-    """Check the files of all parts at level `files`; raise DataError with the problems found."""
+    """Check the files of all parts at level `files`. Raises DataError with up to 20 problems."""
     with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
-        meter = Meter(bar)
+        meter = ByteMeter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
     problems = [problem for found in check_files(manifest, "files").values() for problem in found]
     problems += [problem for part in checked for problem in part.problems]
-    problems += coverage_problems(manifest, checked)
+    problems += find_coverage_problems(manifest, checked)
     if problems:
         lines = [render_note(problem, NOTES) for problem in problems[:MAX_LISTED]]
         if len(problems) > MAX_LISTED:
@@ -38,8 +44,8 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
     return checked
 
 
-def parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
-    """Return the parts that hold each tensor, by its name."""
+def group_parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
+    """Return the parts that contain each tensor, by tensor name."""
     found: dict[str, list[CheckedPart]] = {}
     for part in checked:
         for name in part.tensors:
@@ -47,30 +53,33 @@ def parts_by_tensor(checked: list[CheckedPart]) -> dict[str, list[CheckedPart]]:
     return found
 
 
-def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[Note]:
-    """Return which tensors are missing, stored twice or different in two parts, and which totals are
-    wrong."""
+def find_coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[Note]:
+    """Return problems of missing tensors, duplicates, differing copies and wrong totals."""
     unread = [part.entry.stored.file for part in checked if not part.readable]
     if unread:
         return [note("unchecked", files=", ".join(unread))]
-    parts_of, problems = parts_by_tensor(checked), list[Note]()
+    parts_of, problems = group_parts_by_tensor(checked), list[Note]()
     for name, places in parts_of.items():
         ids = [part.entry.part_id for part in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
             problems.append(note("other_parts", file=MANIFEST, tensor=name, expected=expected, found=ids))
-        problems += _differences(name, places)
+        problems += _find_copy_differences(name, places)
     absent = [name for name in manifest.tied if name not in parts_of]
     problems += [note("tied_absent", file=MANIFEST, tensor=name) for name in absent]
-    return problems + _against_headers(manifest, parts_of) + _totals(manifest, checked, parts_of)
+    return (
+        problems
+        + _find_header_differences(manifest, parts_of)
+        + _find_total_differences(manifest, checked, parts_of)
+    )
 
 
-def _differences(name: str, places: list[CheckedPart]) -> list[Note]:
-    """Compare the copies of a tensor that is stored in several parts."""
-    tensors = [(part.tensors[name], part.digests.get(name)) for part in places]
+def _find_copy_differences(name: str, parts: list[CheckedPart]) -> list[Note]:
+    """Compare the copies of a tensor that several parts contain."""
+    tensors = [(part.tensors[name], part.digests.get(name)) for part in parts]
     copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in tensors]
-    first, problems = places[0].entry.stored.file, list[Note]()
-    for other, copy in zip(places[1:], copies[1:], strict=True):
+    first, problems = parts[0].entry.stored.file, list[Note]()
+    for other, copy in zip(parts[1:], copies[1:], strict=True):
         for what, here, there in zip(("dtype", "shape", "content"), copies[0], copy, strict=True):
             if here != there and None not in (here, there):
                 problems.append(
@@ -87,8 +96,8 @@ def _differences(name: str, places: list[CheckedPart]) -> list[Note]:
     return problems
 
 
-def _other_form(part: CheckedPart, tensor: Tensor, by: str) -> list[Note]:
-    """Return where a part holds a tensor of the source in another dtype or shape."""
+def _dtype_or_shape_problems(part: CheckedPart, tensor: TensorLocation, by: str) -> list[Note]:
+    """Return a problem if a part stores a source tensor in another dtype or shape."""
     held = part.tensors[tensor.name]
     if (held.dtype, held.shape) == (tensor.dtype, tensor.shape):
         return []
@@ -97,39 +106,46 @@ def _other_form(part: CheckedPart, tensor: Tensor, by: str) -> list[Note]:
     return [note("other_form", file=file, tensor=tensor.name, expected=expected, by=by, found=found)]
 
 
-def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[Note]:
+def _find_foreign_tensors(
+    parts_of_tensor: dict[str, list[CheckedPart]], known_names: Collection[str]
+) -> list[Note]:
     return [
         note("foreign", file=places[0].entry.stored.file, tensor=name)
-        for name, places in found.items()
-        if name not in known
+        for name, places in parts_of_tensor.items()
+        if name not in known_names
     ]
 
 
-def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) -> list[Note]:
-    """Compare the tensors of the parts with the source's own headers, or with its list of what its
-    .bin files hold."""
+def _find_header_differences(manifest: Manifest, parts_of_tensor: dict[str, list[CheckedPart]]) -> list[Note]:
+    """Compare the tensors of the parts with the source's headers, or with the tensor list of its
+    .bin files.
+    """
     try:
-        files = source_headers(manifest)
+        files = read_source_headers(manifest)
     except (DataError, OSError) as error:
         return [note("unreadable", error=str(error))]
     known = {name: listed.file for listed in manifest.files for name in listed.tensors or ()}
-    problems = [note("absent", file=file, tensor=name) for name, file in known.items() if name not in found]
+    problems = [
+        note("absent", file=file, tensor=name) for name, file in known.items() if name not in parts_of_tensor
+    ]
     for file in files:
         for tensor in file.tensors:
             known[tensor.name] = file.path.name
-            if tensor.name in found:
-                problems += _other_form(found[tensor.name][0], tensor, f"by {file.path.name}")
+            if tensor.name in parts_of_tensor:
+                problems += _dtype_or_shape_problems(
+                    parts_of_tensor[tensor.name][0], tensor, f"by {file.path.name}"
+                )
             else:
                 problems.append(note("absent", file=file.path.name, tensor=tensor.name))
-    return problems + (_foreign_tensors(found, known) if known else [])
+    return problems + (_find_foreign_tensors(parts_of_tensor, known) if known else [])
 
 
-def _totals(
-    manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]
+def _find_total_differences(
+    manifest: Manifest, checked: list[CheckedPart], parts_of_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     stored = [tensor for part in checked for tensor in part.tensors.values()]
-    unique = [places[0].tensors[name] for name, places in found.items()]
-    actual = vars(Totals.of(unique, stored))
+    unique = [places[0].tensors[name] for name, places in parts_of_tensor.items()]
+    actual = vars(Totals.from_tensors(unique, stored))
     return [
         note("other_total", file=MANIFEST, key=key, expected=listed, found=actual[key])
         for key, listed in vars(manifest.totals).items()
@@ -140,40 +156,53 @@ def _totals(
 # ------------------------------------------------------------------------------------------- source
 
 
-def source_problems(
-    manifest: Manifest, checked: list[CheckedPart], checkpoint: Checkpoint, level: str, advance: Advance
+def find_source_problems(
+    manifest: Manifest,
+    checked: list[CheckedPart],
+    checkpoint: Checkpoint,
+    level: str,
+    report_progress: Advance,
 ) -> list[Note]:
-    """Compare the parts with the checkpoint that they were made from, tensor by tensor."""
-    parts_of, problems = parts_by_tensor(checked), list[Note]()
+    """Compare the parts tensor by tensor with their source checkpoint."""
+    parts_of, problems = group_parts_by_tensor(checked), list[Note]()
     for tensor in checkpoint.tensors:
         if tensor.name in parts_of:
-            problems += _against_source(tensor, parts_of[tensor.name], level, advance)
+            problems += _compare_tensor(tensor, parts_of[tensor.name], level, report_progress)
         else:
             problems.append(note("absent_of_source", file=tensor.file.name, tensor=tensor.name))
-            advance(tensor.nbytes)
-    problems += _foreign_tensors(parts_of, {tensor.name for tensor in checkpoint.tensors})
+            report_progress(tensor.nbytes)
+    problems += _find_foreign_tensors(parts_of, {tensor.name for tensor in checkpoint.tensors})
     companions = {path.name: path for path in checkpoint.companions}
     for listed in manifest.companions:
         path = companions.get(listed.file)
         if path is None:
             problems.append(note("source_lacks", file=listed.file))
-        elif (digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))) != listed.digest:
+        elif (
+            digest := file_io.hash_file(path, file_io.parse_algorithm(str(listed.digest)))
+        ) != listed.digest:
             expected = listed.digest
             problems.append(note("other_than_source", file=listed.file, expected=expected, found=digest))
     return problems
 
 
-def _against_source(tensor: Tensor, places: list[CheckedPart], level: str, advance: Advance) -> list[Note]:
+def _compare_tensor(
+    tensor: TensorLocation, parts: list[CheckedPart], level: str, report_progress: Advance
+) -> list[Note]:
     digests: dict[str, str] = {}
     problems = []
-    for part in places:
-        other, listed = (_other_form(part, tensor, "as in the source"), part.digests.get(tensor.name))
+    for part in parts:
+        other, listed = (
+            _dtype_or_shape_problems(part, tensor, "as in the source"),
+            part.digests.get(tensor.name),
+        )
         problems += other
         if other or level == "quick" or listed is None:
             continue
-        algorithm = byteio.algorithm_of(listed)
+        algorithm = file_io.parse_algorithm(listed)
         if algorithm not in digests:
-            digests[algorithm] = byteio.digest_of(byteio.tensor_pieces(tensor), algorithm, advance)
+            digests[algorithm] = file_io.hash_pieces(
+                file_io.read_tensor_pieces(tensor), algorithm, report_progress
+            )
         if digests[algorithm] != listed:
             problems.append(
                 note(

@@ -1,8 +1,8 @@
-"""Sorts the tensors of a checkpoint into embedding, layers, final norm and head, by their names on
+"""Assigns a checkpoint's tensors to embedding, layers, final norm and head, by their names on
 disk.
 
-Names on disk are not always module names: some families rename tensors at load. Only headers are
-read.
+Names on disk are not always module names: some model families rename tensors at load. Only
+headers are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import DataError
-from runner_engine import Tensor
+from runner_engine import TensorLocation
 from runner_engine.checkpoints import Checkpoint
 
 LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -29,24 +29,24 @@ MLP = re.compile(r"mlp|feed_?forward|ffn|experts|(^|\.)(fc\d|dense_\w+|wi|wo)\."
 
 
 @dataclass
-class Layout:
-    """The tensors of a checkpoint by their place in the model."""
+class ModelLayout:
+    """The tensors of a checkpoint, grouped by position in the model."""
 
     stack: str  # the prefix of the layer numbers, e.g. model.layers
-    layers: list[list[Tensor]]
+    layers: list[list[TensorLocation]]
     # embeddings, and everything else before the layers
-    first: list[Tensor] = field(default_factory=list)
-    norm: list[Tensor] = field(default_factory=list)
-    head: list[Tensor] = field(default_factory=list)
-    tied: list[Tensor] = field(default_factory=list)  # the embedding that is also the head
+    first: list[TensorLocation] = field(default_factory=list)
+    norm: list[TensorLocation] = field(default_factory=list)
+    head: list[TensorLocation] = field(default_factory=list)
+    tied: list[TensorLocation] = field(default_factory=list)  # the embedding that is also the head
 
 
-def find_layers(checkpoint: Checkpoint) -> Layout:
-    """Sort the tensors by place, from their names and config.json."""
-    count, key = _num_layers(checkpoint)
-    groups: dict[str, dict[int, list[Tensor]]] = {}
+def find_layout(checkpoint: Checkpoint) -> ModelLayout:
+    """Group the tensors by position in the model, based on their names and config.json."""
+    count, key = _read_num_layers(checkpoint)
+    groups: dict[str, dict[int, list[TensorLocation]]] = {}
     for tensor in checkpoint.tensors:
-        for prefix, index in _numbered(tensor.name):
+        for prefix, index in _iterate_numbered_prefixes(tensor.name):
             groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
     covering = {
         prefix: group for prefix, group in groups.items() if all(index in group for index in range(count))
@@ -63,29 +63,31 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
         )
     outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
 
-    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
+    def stack_size(
+        prefix: str,
+    ) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
         layers = covering[prefix]
         return len(layers) == count, sum(tensor.nbytes for layer in layers.values() for tensor in layer)
 
-    stack = max(outermost, key=weight)
+    stack = max(outermost, key=stack_size)
     numbered = covering[stack]
-    layout = Layout(stack, [numbered[index] for index in range(count)])
+    layout = ModelLayout(stack, [numbered[index] for index in range(count)])
     for index in sorted(numbered.keys() - range(count)):
         # layers for multi-token prediction have the numbers after the last one
         layout.layers[-1] += numbered[index]
     inside = {tensor.name for layer in layout.layers for tensor in layer}
-    parent = _module(stack)
+    parent = _parent_module(stack)
     for tensor in checkpoint.tensors:
         if tensor.name not in inside:
-            _place(tensor, parent, layout)
-    if not layout.head and _setting(checkpoint.config, "tie_word_embeddings", True):
-        layout.tied = _token_embedding(layout.first, parent)
+            _assign_tensor(tensor, parent, layout)
+    if not layout.head and _config_value(checkpoint.config, "tie_word_embeddings", True):
+        layout.tied = _find_token_embedding(layout.first, parent)
     return layout
 
 
-def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
+def _read_num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
     for key in LAYER_COUNT_KEYS:
-        count = _setting(checkpoint.config, key, None)
+        count = _config_value(checkpoint.config, key, None)
         if type(count) is int and count >= 1:
             return count, key
     raise DataError(
@@ -95,23 +97,24 @@ def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
     )
 
 
-def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
-    """Look up a key in config.json, or in the part for the text model of a multimodal one."""
+def _config_value(config: dict[str, Any], key: str, default: Any) -> Any:
+    """Return a value of config.json, or of the text model's section in a multimodal config."""
     text = config.get("text_config")
     return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
 
 
-def _numbered(name: str) -> Iterator[tuple[str, int]]:
-    """Yield (prefix, number) for every number among the components of a tensor's name."""
+def _iterate_numbered_prefixes(name: str) -> Iterator[tuple[str, int]]:
+    """Yield (prefix, number) for each numeric component of a tensor's name."""
     components = name.split(".")
     for position, word in enumerate(components):
         if word.isascii() and word.isdigit():
             yield ".".join(components[:position]), int(word)
 
 
-def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
+def _assign_tensor(tensor: TensorLocation, parent: str, layout: ModelLayout) -> None:
     """Assign a tensor outside the layers to the head, the final norm, or the tensors before the
-    layers."""
+    layers.
+    """
     local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
     is_beside_layers = not parent or local != tensor.name
     if HEAD.search(tensor.name):
@@ -122,27 +125,28 @@ def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
         layout.first.append(tensor)
 
 
-def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
-    """Return all tensors of the token embedding: the one beside the layers, else the largest one
-    anywhere."""
+def _find_token_embedding(tensors: list[TensorLocation], parent: str) -> list[TensorLocation]:
+    """Return all tensors of the token embedding: the module next to the layers, else the largest
+    candidate.
+    """
     candidates = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
-    modules = list(dict.fromkeys(_module(tensor.name) for tensor in candidates))
-    beside = [module for module in modules if _module(module) == parent]
+    modules = list(dict.fromkeys(_parent_module(tensor.name) for tensor in candidates))
+    beside = [module for module in modules if _parent_module(module) == parent]
 
     def size(module: str) -> int:
-        return sum(tensor.nbytes for tensor in candidates if _module(tensor.name) == module)
+        return sum(tensor.nbytes for tensor in candidates if _parent_module(tensor.name) == module)
 
     chosen = max(beside or modules, key=size, default=None)
-    return [tensor for tensor in candidates if _module(tensor.name) == chosen]
+    return [tensor for tensor in candidates if _parent_module(tensor.name) == chosen]
 
 
-def _module(name: str) -> str:
-    """Return the module of a name: all but its last component."""
+def _parent_module(name: str) -> str:
+    """Return a dotted name without its last component."""
     return name.rpartition(".")[0]
 
 
-def layer_type(name: str) -> str:
-    """Return the kind of layer that a tensor belongs to, by its name."""
+def classify_tensor(name: str) -> str:
+    """Return a tensor's kind of layer, such as attention or mlp, based on its name."""
     module = ".".join(name.split(".")[-2:])
     if NORM.search(module):
         return "norm"

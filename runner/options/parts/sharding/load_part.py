@@ -1,9 +1,9 @@
-"""Load one part of a split as a stage that runs: `load_part`, and which model families allow that.
+"""Loads one part of a split as a runnable stage, for the model families that allow it.
 
-The part's file is mapped and its tensors become the stage's parameters as they are, so that loading
-needs no memory beyond the weights themselves (a change of dtype or a GPU copies them, tensor by
-tensor). Plain `from_pretrained` cannot do that: it fills the tensors of other parts with random
-numbers. In a parts folder it finds no config.json and fails.
+The part's file is memory-mapped and its tensors become the stage's parameters directly, so
+loading needs no memory beyond the weights. A change of dtype or a GPU copies them tensor by
+tensor. Plain `from_pretrained` cannot do that: it fills the tensors of other parts with
+random numbers. In a parts folder it finds no config.json and fails.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from runner.options.parts.sharding.check import require_sound
 from runner.options.parts.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
+from runner.options.parts.sharding.part_checks import require_intact_part
 from runner.options.parts.sharding.stage import Stage
-from runner_base import ConfigError, DataError, one_line
+from runner_base import ConfigError, DataError, to_one_line
 from runner_engine.models.load_tokenizer import load_tokenizer as load_model_tokenizer
-from runner_engine.quantization import quiet_imports
+from runner_engine.quantization import mute_library_imports
 
 # a per-layer list in a config, whatever the family calls it: layer_types, mlp_layer_types,
 # no_rope_layers, ...
@@ -37,13 +37,13 @@ def load_part(
     attention: str | None = None,
     verify: bool = True,
 ) -> Stage:
-    """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = the
-    checkpoint's.
+    """Load part `part_id` of the split in `folder` as a stage of the model. dtype auto keeps the
+    checkpoint's dtype.
 
-    With `verify`, every byte is compared with the digest in the manifest before it is used.
+    With `verify`, every byte is compared with the manifest's digest before it is used.
     """
     started = time.perf_counter()
-    quiet_imports()
+    mute_library_imports()
     manifest = read_manifest(folder, "folder")
     manifest.require_runnable("folder")
     if not 0 <= part_id < manifest.num_parts:
@@ -55,30 +55,30 @@ def load_part(
         )
     entry = manifest.parts[part_id]
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
-    config = _model_config(manifest)
+    config = _load_model_config(manifest)
     span = entry.layers
     assert span is not None  # require_runnable has rejected the others
-    own = _part_config(manifest, config, span)
+    own = _make_part_config(manifest, config, span)
     _require_same_layers(manifest, config, own, span)
-    require_sound(manifest, entry, "files" if verify else "quick")
-    wanted = _dtype(dtype, config)
-    state = _read(manifest, entry, span, wanted)
+    require_intact_part(manifest, entry, "files" if verify else "quick")
+    wanted = _resolve_dtype(dtype, config)
+    state = _map_tensors(manifest, entry, span, wanted)
     chosen = {"dtype": wanted} | ({} if attention is None else {"attn_implementation": attention})
-    model, missing = _assign(own, state, chosen) or _convert(own, state, chosen)
+    model, missing = _assign_tensors(own, state, chosen) or _convert_tensors(own, state, chosen)
     del state
-    path = _layers_path(model, manifest)
+    path = _find_layers_path(model, manifest)
     layers = model.get_submodule(path)
-    _require_needed(entry, model, missing, path, is_first, is_last)
+    _require_needed_tensors(entry, model, missing, path, is_first, is_last)
     stage = Stage(model, layers, part_id, span, is_first, is_last, wanted)
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
-            raise _cannot_run(
+            raise _unsupported_error(
                 manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}"
             )
-        stage.lacks(name)
+        stage.replace_with_placeholder(name)
     meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not meta, f"part {part_id}: without values: {meta}"
-    _set_generation(manifest.folder / MODEL_FILES, model)
+    _set_generation_config(manifest.folder / MODEL_FILES, model)
     model.requires_grad_(False).eval().to(device)
     stage.load_s = time.perf_counter() - started
     return stage
@@ -93,9 +93,10 @@ def load_tokenizer(folder: str | Path) -> Any:
 # can be loaded
 
 
-def _model_config(manifest: Manifest) -> Any:
-    """Return the config of the whole model; rejects families whose layers cannot run in separate
-    parts."""
+def _load_model_config(manifest: Manifest) -> Any:
+    """Return the config of the whole model. Raises ConfigError for families whose layers cannot
+    run in separate parts.
+    """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
@@ -104,7 +105,7 @@ def _model_config(manifest: Manifest) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"no usable config in {folder}: {one_line(error)}",
+            f"no usable config in {folder}: {to_one_line(error)}",
             key="folder",
             value=manifest.folder,
             code="unreadable",
@@ -119,23 +120,23 @@ def _model_config(manifest: Manifest) -> Any:
         "its layers keep a state other than a KV cache": getattr(family, "_is_stateful", False),
     }
     if applying := [reason for reason, applies in why.items() if applies]:
-        raise _cannot_run(manifest, config, applying[0])
+        raise _unsupported_error(manifest, config, applying[0])
     return config
 
 
-def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
-    """Say why a family cannot run in parts, and what to do instead."""
+def _unsupported_error(manifest: Manifest, config: Any, reason: str) -> ConfigError:
+    """Return a ConfigError with the reason why a family cannot run in parts, and an alternative."""
     return ConfigError(
-        f"{config.model_type} cannot be run in parts: {why}; {INSTEAD}",
+        f"{config.model_type} cannot be run in parts: {reason}; {INSTEAD}",
         key=manifest.folder,
         code="unsupported",
     )
 
 
-def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
-    """Return a copy of the config that describes a model of these layers only."""
+def _make_part_config(manifest: Manifest, config: Any, layer_range: tuple[int, int]) -> Any:
+    """Return a copy of the config that describes a model with only these layers."""
     own = copy.deepcopy(config)
-    count, (first, last) = manifest.num_layers, span
+    count, (first, last) = manifest.num_layers, layer_range
     if config.num_hidden_layers != count:
         raise DataError(
             f"{count} layers in the manifest, {config.num_hidden_layers} in config.json",
@@ -149,9 +150,10 @@ def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
     return own
 
 
-def _layers_path(model: Any, manifest: Manifest) -> str:
-    """Return the path of the layers: the manifest's, else that of the outermost list of the
-    family's own blocks."""
+def _find_layers_path(model: Any, manifest: Manifest) -> str:
+    """Return the module path of the layers: the manifest's prefix, else the outermost list of the
+    family's blocks.
+    """
     by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
     lists = {
         path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)
@@ -160,36 +162,39 @@ def _layers_path(model: Any, manifest: Manifest) -> str:
     of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
-        raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
+        raise _unsupported_error(manifest, model.config, f"its layers are not found under {manifest.prefix}")
     return str(candidates[0])
 
 
-def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
-    """Reject a family whose layers depend on their number in a way that the part's config cannot
-    express."""
-    layers, numbered = (_layers(manifest, settings) for settings in (own, config))
+def _require_same_layers(
+    manifest: Manifest, config: Any, part_config: Any, layer_range: tuple[int, int]
+) -> None:
+    """Raise ConfigError if a family's layers depend on their index in a way that the part's config
+    cannot express.
+    """
+    layers, numbered = (_build_empty_layers(manifest, settings) for settings in (part_config, config))
     for offset, layer in enumerate(layers):
-        number = span[0] + offset
-        here, there = _traits(layer), _traits(numbered[number])
+        number = layer_range[0] + offset
+        here, there = _layer_traits(layer), _layer_traits(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
                 why = f"layer {number} would differ as number {offset} of a part"
                 differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} here"
-                raise _cannot_run(manifest, config, f"{why} ({differ})")
+                raise _unsupported_error(manifest, config, f"{why} ({differ})")
 
 
-def _layers(manifest: Manifest, config: Any) -> Any:
-    """Return the layers of a model without weights."""
+def _build_empty_layers(manifest: Manifest, config: Any) -> Any:
+    """Return the layers of a model without weights, on the meta device."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     with no_init_weights(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    return model.get_submodule(_layers_path(model, manifest))
+    return model.get_submodule(_find_layers_path(model, manifest))
 
 
-def _traits(layer: torch.nn.Module) -> dict[str, Any]:
-    """Return what describes a layer besides its number: classes, shapes, plain values."""
+def _layer_traits(layer: torch.nn.Module) -> dict[str, Any]:
+    """Return a layer's classes, shapes and plain attributes, apart from its index."""
     traits: dict[str, Any] = {}
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
@@ -200,16 +205,16 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
     return traits
 
 
-def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
-    """Turn a name into a dtype; auto is the checkpoint's, or float32 if it names none."""
-    if wanted == "auto":
-        wanted = getattr(config, "dtype", None) or torch.float32
-    if isinstance(wanted, torch.dtype):
-        return wanted
-    named = getattr(torch, wanted, None)
+def _resolve_dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
+    """Convert a name to a dtype. auto means the checkpoint's dtype, or float32 if it names none."""
+    if dtype == "auto":
+        dtype = getattr(config, "dtype", None) or torch.float32
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    named = getattr(torch, dtype, None)
     if not (isinstance(named, torch.dtype) and named.is_floating_point):
         raise ConfigError(
-            "use auto, float32, bfloat16 or float16", key="dtype", value=wanted, code="unknown_choice"
+            "use auto, float32, bfloat16 or float16", key="dtype", value=dtype, code="unknown_choice"
         )
     return named
 
@@ -217,13 +222,13 @@ def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
 # -------------------------------------------------------------------------------------- the weights
 
 
-def _read(
-    manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: torch.dtype
+def _map_tensors(
+    manifest: Manifest, entry: PartEntry, layer_range: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Map the part and return its tensors, with layers numbered from 0."""
+    """Memory-map the part and return its tensors, with layers renumbered from 0."""
     from safetensors.torch import load_file
 
-    first, last = span
+    first, last = layer_range
     pattern = re.compile(rf"{re.escape(manifest.prefix)}\.(\d+)\.(.+)")
     state = {}
     for name, tensor in load_file(manifest.folder / entry.stored.file).items():
@@ -235,21 +240,22 @@ def _read(
     return state
 
 
-def _assign(
-    config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
+def _assign_tensors(
+    config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
 ) -> tuple[Any, set[str]] | None:
-    """Make the mapped tensors a model's parameters; None if names on disk are not those of the
-    modules."""
+    """Use the mapped tensors as a model's parameters. Returns None if names on disk differ from
+    module names.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     with no_init_weights(), init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **chosen)
-    if not state.keys() <= model.state_dict().keys():
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **model_options)
+    if not tensors.keys() <= model.state_dict().keys():
         return None
     model.requires_grad_(False)
-    model.load_state_dict(state, strict=False, assign=True)
+    model.load_state_dict(tensors, strict=False, assign=True)
     missing = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.is_meta}
     for target, source in model.all_tied_weights_keys.items():
         if target in missing and source not in missing:
@@ -259,12 +265,13 @@ def _assign(
     return model, missing
 
 
-def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]]:
-    """Let transformers rename and fuse tensors whose stored names differ from those of its
-    modules."""
+def _convert_tensors(
+    config: Any, tensors: dict[str, torch.Tensor], model_options: dict[str, Any]
+) -> tuple[Any, set[str]]:
+    """Let transformers rename and fuse tensors whose names on disk differ from module names."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
-    settings = {"config": config, "state_dict": state, "output_loading_info": True, **chosen}
+    settings = {"config": config, "state_dict": tensors, "output_loading_info": True, **model_options}
     family: Any = KNOWN[type(config)]
     logger = logging.getLogger("transformers")
     before = logger.level
@@ -278,11 +285,11 @@ def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
     return model, names & set(report["missing_keys"])
 
 
-def _require_needed(
-    entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool
+def _require_needed_tensors(
+    entry: PartEntry, model: Any, missing: set[str], layers_path: str, is_first: bool, is_last: bool
 ) -> None:
     """Raise DataError if the part lacks a tensor that it needs to run."""
-    needed = {name for name in missing if name.startswith(f"{stack}.")}
+    needed = {name for name in missing if name.startswith(f"{layers_path}.")}
     for wanted, module in (
         (is_first, model.get_input_embeddings()),
         (is_last, model.get_output_embeddings()),
@@ -297,9 +304,8 @@ def _require_needed(
         )
 
 
-def _set_generation(folder: Path, model: Any) -> None:
-    """Give the stage the checkpoint's generation config, which names further tokens that end a
-    text."""
+def _set_generation_config(folder: Path, model: Any) -> None:
+    """Set the checkpoint's generation config on the stage. It lists further stop tokens."""
     from transformers import GenerationConfig
 
     if (folder / "generation_config.json").is_file():

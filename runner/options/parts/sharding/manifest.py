@@ -1,8 +1,8 @@
-"""The folder of a split: the names of its files, and its manifest, read and checked.
+"""The folder of a split: its file names, and reading and checking its manifest.
 
-Imports neither torch nor safetensors. The manifest itself is checked here: types, bare file names,
-known version, parts in order, consecutive layers. Whether the files agree with it is checked in
-`runner.options.parts.sharding.check`.
+Imports neither torch nor safetensors. This module checks the manifest itself: types, bare
+file names, known version, ordered parts, consecutive layers.
+`runner.options.parts.sharding.part_checks` compares the files with it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.core.json_fields import Fields, ListedFile
-from runner_base import ConfigError, DataError, load_json
-from runner_engine import Tensor
-from runner_engine.checkpoints import byteio, is_bare_name, model_files
+from runner.core.json_fields import JsonFieldReader, ListedFile
+from runner_base import ConfigError, DataError, load_json_object
+from runner_engine import TensorLocation
+from runner_engine.checkpoints import file_io, is_plain_file_name, model_files
 
 FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with
@@ -27,19 +27,19 @@ ARCHIVES = {"zstd": ".zst"}  # compression of an archived part: suffix of its na
 SOURCE_FORMATS = ("safetensors", "bin")
 
 
-def part_file(part_id: int) -> str:
-    """Name of a part's tensors."""
+def part_file_name(part_id: int) -> str:
+    """Return the file name of a part's tensors."""
     return f"part_{part_id}.safetensors"
 
 
-def partition_name(part_id: int) -> str:
-    """Name of the file that describes a part."""
+def partition_file_name(part_id: int) -> str:
+    """Return the name of the JSON file that describes a part."""
     return f"partition_{part_id}.json"
 
 
 @dataclass(frozen=True)
 class PartEntry:
-    """A part as the manifest lists it."""
+    """A part as listed in the manifest."""
 
     part_id: int
     stored: ListedFile  # the file in the folder
@@ -54,7 +54,7 @@ class PartEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the parts; a tied tensor counts once as unique, and in each part as stored."""
+    """Sums over all parts. A tied tensor counts once as unique, and once per part as stored."""
 
     tensors: int
     unique_params: int
@@ -63,18 +63,18 @@ class Totals:
     stored_bytes: int
 
     @classmethod
-    def of(cls, unique: list[Tensor], stored: list[Tensor]) -> Totals:
-        """Add up the tensors of a model, and those of its parts."""
+    def from_tensors(cls, unique: list[TensorLocation], stored: list[TensorLocation]) -> Totals:
+        """Sum the tensors of a model, and those of its parts."""
         return cls(
             len(unique),
-            *(sum(tensor.params for tensor in group) for group in (unique, stored)),
+            *(sum(tensor.num_elements for tensor in group) for group in (unique, stored)),
             *(sum(tensor.nbytes for tensor in group) for group in (unique, stored)),
         )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest, checked; files, headers, companions and parts lie in different folders."""
+    """A validated manifest. Files, headers, companions and parts are in different folders."""
 
     folder: Path
     strategy: str
@@ -96,22 +96,22 @@ class Manifest:
 
     @property
     def num_parts(self) -> int:
-        """How many parts there are."""
         return len(self.parts)
 
     @property
-    def around(self) -> dict[str, tuple[ListedFile, ...]]:
-        """The files around the parts, by their folder."""
+    def non_part_files(self) -> dict[str, tuple[ListedFile, ...]]:
+        """The files that are not parts, by folder."""
         return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of manifest.json, which holds the digest of everything else."""
-        return byteio.file_sha256(self.folder / MANIFEST)
+        """The SHA-256 of manifest.json, which contains the digest of every other file."""
+        return file_io.hash_file_sha256(self.folder / MANIFEST)
 
     def require_runnable(self, key: str = "task.parts") -> None:
-        """Reject a split whose parts cannot run as stages: an archive, or parts that are not cut
-        between layers."""
+        """Raise ConfigError if the parts cannot run as stages: compressed parts, or parts not cut
+        between layers.
+        """
         if self.archive is not None:
             raise ConfigError(
                 f"these parts are an archive ({self.archive}), which can be merged and verified, "
@@ -132,13 +132,14 @@ class Manifest:
 
 
 def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
-    """Read manifest.json; reject a file that is not one, or that names paths outside of its
-    folder."""
+    """Read and validate manifest.json. Raises an error for another format, or for paths outside
+    its folder.
+    """
     folder = Path(parts).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigError(_why_none(folder), key=key, value=folder, code="not_found")
-    values = load_json(path)
+        raise ConfigError(_missing_manifest_reason(folder), key=key, value=folder, code="not_found")
+    values = load_json_object(path)
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
         raise DataError(
@@ -146,12 +147,12 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
             key=path,
             code="unsupported",
         )
-    manifest = _ManifestReader(path).manifest(values)
+    manifest = _ManifestReader(path).parse_manifest(values)
     _require_consistent(path, manifest, values.get("num_parts"))
     return manifest
 
 
-def _why_none(folder: Path) -> str:
+def _missing_manifest_reason(folder: Path) -> str:
     why = f"no {MANIFEST} there; give what task=split wrote"
     if not folder.is_dir():
         why = "there is no such folder; give what task=split wrote"
@@ -178,13 +179,13 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
             code="damaged",
         )
     if manifest.source_format == "bin":
-        _require_listed(path, manifest)
+        _require_bin_tensor_lists(path, manifest)
     targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
     if len(set(targets)) < len(targets):
         raise DataError("source.files and companions name the same file twice", key=path, code="damaged")
     suffix = ARCHIVES.get(manifest.archive or "", "")
     for number, part in enumerate(manifest.parts):
-        names = number, part_file(number) + suffix, partition_name(number)
+        names = number, part_file_name(number) + suffix, partition_file_name(number)
         if (part.part_id, part.stored.file, part.partition) != names:
             raise DataError(
                 f"parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
@@ -193,7 +194,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
                 code="damaged",
             )
     if manifest.contiguous:
-        _require_joined(path, manifest)
+        _require_consecutive_layers(path, manifest)
     for what, ids in (
         manifest.holders | {f"tied: {name}": ids for name, ids in manifest.tied.items()}
     ).items():
@@ -205,9 +206,10 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
             )
 
 
-def _require_listed(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless each .bin of the source lists its tensors, each once: there is no
-    header to list them."""
+def _require_bin_tensor_lists(path: Path, manifest: Manifest) -> None:
+    """Raise DataError unless each .bin file of the source lists its tensors without duplicates,
+    because it has no header.
+    """
     file_of: dict[str, str] = {}  # by the name of a tensor
     for listed in manifest.files:
         if listed.tensors is None:
@@ -226,8 +228,8 @@ def _require_listed(path: Path, manifest: Manifest) -> None:
             file_of[name] = listed.file
 
 
-def _require_joined(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless the parts' layers follow each other from the first to the last."""
+def _require_consecutive_layers(path: Path, manifest: Manifest) -> None:
+    """Raise DataError unless the parts' layers are consecutive and cover all layers."""
     expected = 0
     for part in manifest.parts:
         if part.layers is None:
@@ -249,65 +251,73 @@ def _require_joined(path: Path, manifest: Manifest) -> None:
         )
 
 
-class _ManifestReader(Fields):
-    """Reads a manifest from its JSON."""
+class _ManifestReader(JsonFieldReader):
+    """Parses a manifest from its JSON."""
 
-    def manifest(self, values: dict[str, Any]) -> Manifest:
+    def parse_manifest(self, values: dict[str, Any]) -> Manifest:
         tables = ("source", "layers", "strategy", "totals")
-        source, layers, strategy, totals = (self.table(key, values.get(key)) for key in tables)
-        archive = self.one_of("archive", values.get("archive"), (None, *ARCHIVES))
+        source, layers, strategy, totals = (self.read_object(key, values.get(key)) for key in tables)
+        archive = self.read_choice("archive", values.get("archive"), (None, *ARCHIVES))
         return Manifest(
             folder=self.path.parent,
-            strategy=self.text("strategy.name", strategy.get("name")),
-            source=self.text("source.name", source.get("name")),
-            source_format=str(self.one_of("source.format", source.get("format"), SOURCE_FORMATS)),
-            checksums=str(self.one_of("checksums", values.get("checksums"), byteio.ALGORITHMS)),
-            files=self.files("source.files", source.get("files"), may_lack_digest=True),
-            headers=self.files("headers", values.get("headers")),
-            companions=self.files("companions", values.get("companions")),
-            prefix=self.text("layers.prefix", layers.get("prefix")),
-            num_layers=self.count("layers.count", layers.get("count")),
-            contiguous=self.one_of("contiguous", values.get("contiguous"), (True, False)) is True,
-            holders={key: self.ids(key, values.get(key)) for key in ("embedding", "norm", "head")},
-            tied=dict(self.tied(key, entry) for key, entry in self.numbered("tied", values)),
+            strategy=self.read_text("strategy.name", strategy.get("name")),
+            source=self.read_text("source.name", source.get("name")),
+            source_format=str(self.read_choice("source.format", source.get("format"), SOURCE_FORMATS)),
+            checksums=str(self.read_choice("checksums", values.get("checksums"), file_io.ALGORITHMS)),
+            files=self.read_files("source.files", source.get("files"), may_lack_digest=True),
+            headers=self.read_files("headers", values.get("headers")),
+            companions=self.read_files("companions", values.get("companions")),
+            prefix=self.read_text("layers.prefix", layers.get("prefix")),
+            num_layers=self.read_count("layers.count", layers.get("count")),
+            contiguous=self.read_choice("contiguous", values.get("contiguous"), (True, False)) is True,
+            holders={key: self.read_counts(key, values.get(key)) for key in ("embedding", "norm", "head")},
+            tied=dict(
+                self.parse_tied_tensor(key, entry) for key, entry in self.iterate_entries("tied", values)
+            ),
             parts=tuple(
-                self.part(key, entry, archive is not None) for key, entry in self.numbered("parts", values)
+                self.parse_part(key, entry, archive is not None)
+                for key, entry in self.iterate_entries("parts", values)
             ),
             totals=Totals(
-                **{key: self.count(f"totals.{key}", totals.get(key)) for key in Totals.__dataclass_fields__}
+                **{
+                    key: self.read_count(f"totals.{key}", totals.get(key))
+                    for key in Totals.__dataclass_fields__
+                }
             ),
             archive=None if archive is None else str(archive),
         )
 
-    def numbered(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """The JSON objects of a list, each with its key."""
+    def iterate_entries(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """Return the JSON objects of a list, each with its numbered key."""
         entries = (
-            (f"{key}[{number}]", entry) for number, entry in enumerate(self.many(key, values.get(key)))
+            (f"{key}[{number}]", entry) for number, entry in enumerate(self.read_list(key, values.get(key)))
         )
-        return [(where, self.table(where, entry)) for where, entry in entries]
+        return [(where, self.read_object(where, entry)) for where, entry in entries]
 
-    def part(self, key: str, values: dict[str, Any], archived: bool) -> PartEntry:
-        stored = raw = self.listed(key, values)
+    def parse_part(self, key: str, values: dict[str, Any], is_archived: bool) -> PartEntry:
+        stored = raw = self.read_file_entry(key, values)
         frames: tuple[int, ...] = ()
         partition = values.get("partition")
-        if not is_bare_name(partition):
-            self.fail(f"{key}.partition", "a bare file name", partition)
-        if archived:
-            nbytes = self.count(f"{key}.raw_bytes", values.get("raw_bytes"))
-            digest = self.digest(f"{key}.raw_digest", values.get("raw_digest"))
+        if not is_plain_file_name(partition):
+            self.raise_error(f"{key}.partition", "a bare file name", partition)
+        if is_archived:
+            nbytes = self.read_count(f"{key}.raw_bytes", values.get("raw_bytes"))
+            digest = self.read_digest(f"{key}.raw_digest", values.get("raw_digest"))
             raw = ListedFile(stored.file.removesuffix(".zst"), nbytes, digest)
-            frames = self.ids(f"{key}.frames", values.get("frames"))
+            frames = self.read_counts(f"{key}.frames", values.get("frames"))
         return PartEntry(
-            part_id=self.count(f"{key}.part_id", values.get("part_id")),
+            part_id=self.read_count(f"{key}.part_id", values.get("part_id")),
             stored=stored,
             raw=raw,
             frames=frames,
             partition=str(partition),
-            partition_sha256=self.text(f"{key}.partition_sha256", values.get("partition_sha256")),
-            layers=self.range(f"{key}.layers", values.get("layers")),
-            tensors=self.count(f"{key}.tensors", values.get("tensors")),
-            params=self.count(f"{key}.params", values.get("params")),
+            partition_sha256=self.read_text(f"{key}.partition_sha256", values.get("partition_sha256")),
+            layers=self.read_range(f"{key}.layers", values.get("layers")),
+            tensors=self.read_count(f"{key}.tensors", values.get("tensors")),
+            params=self.read_count(f"{key}.params", values.get("params")),
         )
 
-    def tied(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(f"{key}.parts", values.get("parts"))
+    def parse_tied_tensor(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+        return self.read_text(f"{key}.tensor", values.get("tensor")), self.read_counts(
+            f"{key}.parts", values.get("parts")
+        )

@@ -1,9 +1,8 @@
-"""partition_N.json in both forms: each layer's numbers inline, or a reference to where its tensor
-lies.
+"""partition_N.json in both formats: each layer's numbers inline, or a reference to its tensor.
 
-Lists of numbers are not parsed with the rest: they are cut out of the text while it is read, and
-only their position in the file is kept. Their numbers are read piece by piece, so memory does not
-depend on their count. Only small models are written in this form.
+Inline lists of numbers are cut out while the JSON is read, and only their byte range is
+stored. Their numbers are read in chunks, so memory does not depend on their count. Only
+small models are written inline.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.json_fields import Fields
+from runner.core.json_fields import JsonFieldReader
 from runner_base import ConfigError, DataError
-from runner_base.texts import parse_object
-from runner_engine import Tensor
-from runner_engine.checkpoints import byteio
+from runner_base.texts import parse_json_object
+from runner_engine import TensorLocation
+from runner_engine.checkpoints import file_io
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +50,7 @@ LONGEST_NUMBER = 1000  # bytes of one number as text
 
 @dataclass(frozen=True)
 class TensorReference:
-    """Where a tensor lies: `offset` counts bytes from the start of the part's safetensors file."""
+    """Location of a tensor. `offset` counts bytes from the start of the part's safetensors file."""
 
     file: str
     tensor: str
@@ -62,26 +61,26 @@ class TensorReference:
 
 
 @dataclass(frozen=True)
-class Inline:
-    """Where a list of numbers begins and ends in the JSON, without its brackets."""
+class InlineNumbers:
+    """Byte range of a list of numbers in the JSON, without its brackets."""
 
     begin: int
     end: int
 
 
 @dataclass(frozen=True)
-class Layer:
+class PartitionLayer:
     """One tensor of a part."""
 
     name: str
     layer_type: str
     dtype: str | None  # None in the old form, which has it under layer_type
     shape: tuple[int, ...]
-    parameters: TensorReference | Inline
+    parameters: TensorReference | InlineNumbers
 
     @property
-    def params(self) -> int:
-        """How many numbers it has."""
+    def num_params(self) -> int:
+        """Number of values in the tensor."""
         return math.prod(self.shape)
 
 
@@ -91,14 +90,14 @@ class Partition:
 
     path: Path
     part_id: int
-    layers: tuple[Layer, ...]
+    layers: tuple[PartitionLayer, ...]
     form: str  # reference | inline
 
 
 def read_partition(path: Path) -> Partition:
-    """Read a partition_N.json of either form, without its numbers."""
+    """Read a partition_N.json of either format, without its numbers."""
     text = bytearray()
-    for piece in _without_numbers(path):
+    for piece in _read_without_numbers(path):
         text += piece
         if len(text) > MAX_TEXT_BYTES:
             raise DataError(
@@ -106,56 +105,56 @@ def read_partition(path: Path) -> Partition:
                 key=path,
                 code="too_large",
             )
-    values, fields = parse_object(bytes(text), str(path)), Fields(path)
-    entries = fields.many("layers", values.get("layers"))
-    layers = tuple(_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries))
-    forms = {INLINE if isinstance(layer.parameters, Inline) else REFERENCE for layer in layers}
+    values, fields = parse_json_object(bytes(text), str(path)), JsonFieldReader(path)
+    entries = fields.read_list("layers", values.get("layers"))
+    layers = tuple(_parse_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries))
+    forms = {INLINE if isinstance(layer.parameters, InlineNumbers) else REFERENCE for layer in layers}
     # the old form has no such key
     form = values.get("parameters_format", next(iter(forms), INLINE))
     if not forms <= {form}:
-        fields.fail(
+        fields.raise_error(
             "parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", form
         )
-    part_id, listed = (fields.count(key, values.get(key)) for key in ("part_id", "total_params"))
-    if (total := sum(layer.params for layer in layers)) != listed:
-        fields.fail("total_params", f"{total}, as the shapes say,", listed)
+    part_id, listed = (fields.read_count(key, values.get(key)) for key in ("part_id", "total_params"))
+    if (total := sum(layer.num_params for layer in layers)) != listed:
+        fields.raise_error("total_params", f"{total}, as the shapes say,", listed)
     if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
         raise DataError(f"layers: {twice[0]} is duplicated", key=path, code="damaged")
     return Partition(path, part_id, layers, str(form))
 
 
-def _layer(fields: Fields, key: str, entry: object) -> Layer:
-    values = fields.table(key, entry)
-    name = fields.text(f"{key}.name", values.get("name"))
+def _parse_layer(fields: JsonFieldReader, key: str, entry: object) -> PartitionLayer:
+    values = fields.read_object(key, entry)
+    name = fields.read_text(f"{key}.name", values.get("name"))
     key, dtype = f"{key} ({name})", values.get("dtype")
-    return Layer(
+    return PartitionLayer(
         name=name,
-        layer_type=fields.text(f"{key}.layer_type", values.get("layer_type")),
-        dtype=None if dtype is None else fields.text(f"{key}.dtype", dtype),
-        shape=fields.ids(f"{key}.shape", values.get("shape")),
-        parameters=_parameters(fields, f"{key}.parameters", values.get("parameters")),
+        layer_type=fields.read_text(f"{key}.layer_type", values.get("layer_type")),
+        dtype=None if dtype is None else fields.read_text(f"{key}.dtype", dtype),
+        shape=fields.read_counts(f"{key}.shape", values.get("shape")),
+        parameters=_parse_parameters(fields, f"{key}.parameters", values.get("parameters")),
     )
 
 
-def _parameters(fields: Fields, key: str, value: Any) -> TensorReference | Inline:
+def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorReference | InlineNumbers:
     if isinstance(value, dict) and set(value) == {PLACE}:
-        return Inline(*fields.ids(key, value[PLACE]))
-    values = fields.table(key, value)
+        return InlineNumbers(*fields.read_counts(key, value[PLACE]))
+    values = fields.read_object(key, value)
     return TensorReference(
-        file=fields.text(f"{key}.file", values.get("file")),
-        tensor=fields.text(f"{key}.tensor", values.get("tensor")),
-        dtype=fields.text(f"{key}.dtype", values.get("dtype")),
-        offset=fields.count(f"{key}.offset", values.get("offset")),
-        nbytes=fields.count(f"{key}.nbytes", values.get("nbytes")),
-        digest=fields.digest(f"{key}.digest", values.get("digest")),
+        file=fields.read_text(f"{key}.file", values.get("file")),
+        tensor=fields.read_text(f"{key}.tensor", values.get("tensor")),
+        dtype=fields.read_text(f"{key}.dtype", values.get("dtype")),
+        offset=fields.read_count(f"{key}.offset", values.get("offset")),
+        nbytes=fields.read_count(f"{key}.nbytes", values.get("nbytes")),
+        digest=fields.read_digest(f"{key}.digest", values.get("digest")),
     )
 
 
-def _without_numbers(path: Path) -> Iterator[bytes]:
-    """Yield the JSON with the position of each list of numbers instead of the list."""
+def _read_without_numbers(path: Path) -> Iterator[bytes]:
+    """Yield the JSON text with each list of numbers replaced by its byte range."""
     # text not yet searched, where it begins, where the open list begins
     waiting, position, begin = (b"", 0, -1)
-    for piece in byteio.read_range(path, 0, byteio.file_size(path)):
+    for piece in file_io.read_range(path, 0, file_io.file_size(path)):
         waiting += bytes(piece)
         while True:
             if begin >= 0:
@@ -190,8 +189,8 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
 # ------------------------------------------------------------------------------------------ numbers
 
 
-def refuse_large(total_params: int) -> None:
-    """Raise ConfigError if a model is too large for numbers in JSON."""
+def check_inline_size(total_params: int) -> None:
+    """Raise ConfigError if a model has too many parameters for numbers in JSON."""
     if total_params > MAX_INLINE_PARAMS:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
@@ -203,20 +202,23 @@ def refuse_large(total_params: int) -> None:
         )
 
 
-def with_numbers(content: dict[str, Any], tensors: list[Tensor]) -> bytes:
-    """Return a partition with numbers instead of references; `tensors` are those of its layers, in
-    the same order."""
+def format_inline_partition(content: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
+    """Return a partition's JSON with numbers instead of references. `tensors` are in the order of
+    its layers.
+    """
     pairs = zip(content["layers"], tensors, strict=True)
-    layers = ",\n ".join(json.dumps(layer | {"parameters": as_list(tensor)}) for layer, tensor in pairs)
+    layers = ",\n ".join(
+        json.dumps(layer | {"parameters": tensor_to_list(tensor)}) for layer, tensor in pairs
+    )
     rest = json.dumps({key: content[key] for key in ("parameters_format", "total_params")})
     return f'{{"part_id": {content["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
 
-def as_list(tensor: Tensor) -> list[float]:
-    """Return a tensor's numbers; as JSON, each one reads back as exactly the same number."""
+def tensor_to_list(tensor: TensorLocation) -> list[float]:
+    """Return a tensor's values. As JSON, each reads back as exactly the same number."""
     import numpy as np
 
-    values = read_numbers(tensor, byteio.tensor_pieces(tensor))
+    values = read_tensor_values(tensor, file_io.read_tensor_pieces(tensor))
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise DataError(
@@ -229,8 +231,8 @@ def as_list(tensor: Tensor) -> list[float]:
     return numbers
 
 
-def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Numbers:
-    """Return a tensor's numbers, exact, from its bytes."""
+def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryview]) -> Numbers:
+    """Return a tensor's exact values from its bytes."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
             f"tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
@@ -239,11 +241,11 @@ def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Number
             value="true",
             code="unsupported",
         )
-    return decode(tensor.dtype, b"".join(map(bytes, pieces)))
+    return decode_values(tensor.dtype, b"".join(map(bytes, chunks)))
 
 
-def decode(dtype: str, data: bytes) -> Numbers:
-    """Return the numbers that these bytes encode."""
+def decode_values(dtype: str, data: bytes) -> Numbers:
+    """Return the numbers that bytes of a dtype encode."""
     import numpy as np
 
     if dtype in PLAIN:
@@ -257,49 +259,49 @@ def decode(dtype: str, data: bytes) -> Numbers:
     return numbers
 
 
-def from_json(partition: Partition, layer: Layer) -> Iterator[Numbers]:
-    """Yield a layer's inline numbers as float64, piece by piece."""
-    assert isinstance(layer.parameters, Inline)
+def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Iterator[Numbers]:
+    """Yield a layer's inline numbers as float64, in chunks."""
+    assert isinstance(layer.parameters, InlineNumbers)
     where = f"{partition.path}: parameters of {layer.name}"
     begin, end = layer.parameters.begin, layer.parameters.end
     rest, count = b"", 0
-    for piece in byteio.read_range(partition.path, begin, end - begin):
+    for piece in file_io.read_range(partition.path, begin, end - begin):
         head, comma, rest = (rest + bytes(piece)).rpartition(b",")
         if comma:
-            yield (values := _parse(head, where))
+            yield (values := _parse_numbers(head, where))
             count += len(values)
         if len(rest) > LONGEST_NUMBER + len(piece) * (not comma):
-            raise DataError(f"a number expected, found {_start(rest)}", key=where, code="damaged")
+            raise DataError(f"a number expected, found {_quote_start(rest)}", key=where, code="damaged")
     if rest.strip() or count:
-        yield (values := _parse(rest, where))
+        yield (values := _parse_numbers(rest, where))
         count += len(values)
-    if count != layer.params:
+    if count != layer.num_params:
         raise DataError(
-            f"{layer.params} numbers expected by the shape {list(layer.shape)}, {count} found",
+            f"{layer.num_params} numbers expected by the shape {list(layer.shape)}, {count} found",
             key=where,
             code="damaged",
         )
 
 
-def _parse(text: bytes, where: str) -> Numbers:
+def _parse_numbers(text: bytes, location: str) -> Numbers:
     import numpy as np
 
     if odd := text.translate(None, TEXT_BYTES):
-        raise DataError(f"numbers expected, found {_start(odd)}", key=where, code="damaged")
+        raise DataError(f"numbers expected, found {_quote_start(odd)}", key=location, code="damaged")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             values = np.fromstring(text.decode("ascii"), sep=",")
         except (ValueError, DeprecationWarning) as error:
-            raise DataError(f"not a list of numbers ({error})", key=where, code="damaged") from error
+            raise DataError(f"not a list of numbers ({error})", key=location, code="damaged") from error
     if len(values) != text.count(b",") + 1:
         raise DataError(
             f"a number between any two commas expected, found {len(values)} numbers only",
-            key=where,
+            key=location,
             code="damaged",
         )
     return values
 
 
-def _start(text: bytes) -> str:
+def _quote_start(text: bytes) -> str:
     return repr(text[:40].decode(errors="replace"))

@@ -1,10 +1,13 @@
-"""A loaded part of a model, which takes hidden states through its layers.
+"""A loaded part of a model that passes hidden states through its layers.
 
-A stage is the family's own class with fewer layers, so that masks, cache and rotary embedding stay the model's own.
-Missing modules (the embedding in all stages but the first, the final norm and the head in all but the last) are
-replaced by placeholders. The family's code still runs from end to end, but two hooks replace its ends: the hidden
-states of the previous stage go directly into the first layer, past whatever the family does to embeddings, and the
-output of the last layer is taken before the final norm. A placeholder that is called between the two raises an error.
+A stage is the model family's own class with fewer layers, so masks, cache and rotary
+embedding remain the model's. Placeholders replace missing modules: the embedding in all
+stages but the first, the final norm and head in all but the last.
+
+The family's code still runs completely, but two hooks replace its ends. The previous
+stage's hidden states go directly into the first layer, without the family's processing of
+embeddings. The last layer's output is taken before the final norm. A placeholder called
+between the two hooks raises an error.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ import torch
 from runner_base import DataError
 
 
-class PassState(StrEnum):
-    """How far a forward pass of a stage has come."""
+class ForwardPhase(StrEnum):
+    """Phase of a stage's forward pass."""
 
     before = "before its layers"
     inside = "inside its layers"
@@ -28,17 +31,18 @@ class PassState(StrEnum):
 
 
 class AbsentModule(torch.nn.Module):
-    """Replaces a module whose weights are in another part; it may be called only where its output
-    is discarded."""
+    """Placeholder for a module whose weights are in another part. It may be called only where its
+    output is discarded.
+    """
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__()
         self.name, self.stage = name, stage
 
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the value, or a zero to add in place of an embedding of token ids or positions."""
+        """Return the value, or a zero in place of an embedding of token ids or positions."""
         stage = self.stage
-        is_discarded = {PassState.before: not stage.is_first, PassState.after: not stage.is_last}
+        is_discarded = {ForwardPhase.before: not stage.is_first, ForwardPhase.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
             raise DataError(
                 f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it",
@@ -49,9 +53,9 @@ class AbsentModule(torch.nn.Module):
 
 @dataclass(eq=False)
 class Stage:
-    """A loaded part. Call it with token ids (the first) or hidden states (the others).
+    """A loaded part of a model. Input: token ids (first stage) or hidden states (other stages).
 
-    It returns hidden states [B, T, H], the last one logits [B, T, V].
+    Output: hidden states [B, T, H], or logits [B, T, V] in the last stage.
     """
 
     model: Any  # the family's causal language model, with this part's layers only
@@ -62,7 +66,7 @@ class Stage:
     is_last: bool
     dtype: torch.dtype
     load_s: float = 0.0
-    where: PassState = PassState.before  # how far the forward pass has come
+    where: ForwardPhase = ForwardPhase.before  # how far the forward pass has come
     _received: torch.Tensor | None = None  # the input of the first layer
     _sent: torch.Tensor | None = None  # the output of the last layer
     _takes: frozenset[str] = frozenset()
@@ -70,8 +74,8 @@ class Stage:
     def __post_init__(self) -> None:
         target = self.model if self.is_last else self.model.base_model
         self._takes = frozenset(inspect.signature(target.forward).parameters)
-        self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
-        self.layers[-1].register_forward_hook(self._leave)
+        self.layers[0].register_forward_pre_hook(self._replace_input, with_kwargs=True)
+        self.layers[-1].register_forward_hook(self._store_output)
 
     @property
     def nbytes(self) -> int:
@@ -80,14 +84,13 @@ class Stage:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
         at: torch.device = next(self.model.parameters()).device
         return at
 
-    def lacks(self, name: str) -> None:
+    def replace_with_placeholder(self, module_path: str) -> None:
         """Replace a module whose weights are in another part by a placeholder."""
-        owner, _, leaf = name.rpartition(".")
-        setattr(self.model.get_submodule(owner), leaf, AbsentModule(name, self))
+        owner, _, leaf = module_path.rpartition(".")
+        setattr(self.model.get_submodule(owner), leaf, AbsentModule(module_path, self))
 
     def new_cache(self) -> Any:
         """Return an empty KV cache for this part's layers."""
@@ -103,9 +106,10 @@ class Stage:
         cache: Any = None,
         last_only: bool = False,
     ) -> torch.Tensor:
-        """Take token ids [B, T] or hidden states [B, T, H] through the layers; last_only: logits of
-        the last token."""
-        self._begin(None if self.is_first else values)
+        """Pass token ids [B, T] or hidden states [B, T, H] through the layers. last_only: return
+        logits of the last token only.
+        """
+        self._begin_pass(None if self.is_first else values)
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
         arguments["input_ids" if self.is_first else "inputs_embeds"] = values
@@ -122,22 +126,24 @@ class Stage:
                 assert self._sent is not None, "the last layer was not run"
                 return self._sent
         finally:
-            self._begin(None)  # release the tensors
+            self._begin_pass(None)  # release the tensors
 
-    def _begin(self, received: torch.Tensor | None) -> None:
-        """Start a pass."""
-        self.where, self._received, self._sent = PassState.before, received, None
+    def _begin_pass(self, hidden_states: torch.Tensor | None) -> None:
+        """Start a forward pass."""
+        self.where, self._received, self._sent = ForwardPhase.before, hidden_states, None
 
-    def _enter(self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Replace the input of the first layer by the hidden states of the previous stage."""
-        self.where = PassState.inside
+    def _replace_input(
+        self, _: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Replace the first layer's input by the hidden states of the previous stage."""
+        self.where = ForwardPhase.inside
         if self._received is None:
-            return arguments, named
+            return arguments, kwargs
         if arguments:
-            return (self._received, *arguments[1:]), named
-        return arguments, named | {"hidden_states": self._received}
+            return (self._received, *arguments[1:]), kwargs
+        return arguments, kwargs | {"hidden_states": self._received}
 
-    def _leave(self, _: Any, __: Any, output: Any) -> None:
-        """Keep the output of the last layer."""
-        self.where = PassState.after
+    def _store_output(self, _: Any, __: Any, output: Any) -> None:
+        """Store the output of the last layer."""
+        self.where = ForwardPhase.after
         self._sent = output[0] if isinstance(output, tuple) else output

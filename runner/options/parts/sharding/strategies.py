@@ -1,10 +1,9 @@
-"""Which layers go to which part, and which parts to which process of a pipeline.
+"""Assigns layers to parts, and parts to the processes of a pipeline.
 
-Parts are contiguous runs of layers, or, by type, one part for each kind of tensor.
-
-Embeddings go with the first layer, final norm and head with the last one; all of them count when
-parts are balanced. A head that is tied to the embedding has no tensor of its own, so the embedding
-is stored in the first part and in the last.
+A part is a contiguous range of layers, or, by type, one kind of tensor. The embedding
+belongs to the first layer, final norm and head to the last, and all count for balancing. A
+head tied to the embedding has no own tensor, so the embedding is stored in the first part
+and in the last.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from runner.options.parts.keys import SplitConfig, Strategy
-from runner.options.parts.sharding.layout import Layout, layer_type
+from runner.options.parts.keys import SplitConfig, SplitStrategy
+from runner.options.parts.sharding.layout import ModelLayout, classify_tensor
 from runner.options.parts.sharding.manifest import Manifest
 from runner_base import MIB, ConfigError
-from runner_engine import Tensor
+from runner_engine import TensorLocation
 from runner_engine.checkpoints import DTYPE_BITS
 
 DEFAULT_PARTS = 2
@@ -27,35 +26,34 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 @dataclass
 class PlannedPart:
-    """The content of a planned part; `holds` names what it has besides layers, `sections` the bytes
-    of everything."""
+    """The content of a planned part. `holds` names its content besides layers, `sections` the
+    bytes of each kind of content.
+    """
 
     part_id: int
     layers: tuple[int, int] | None  # first and last, both included; None for tensors of one kind
-    tensors: list[Tensor]
+    tensors: list[TensorLocation]
     holds: list[str]
     sections: dict[str, int]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
-    def params(self) -> int:
-        """Numbers in its tensors."""
-        return sum(tensor.params for tensor in self.tensors)
+    def num_params(self) -> int:
+        return sum(tensor.num_elements for tensor in self.tensors)
 
 
-def plan_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
-    """One row per part: layers, other content, parameters, bytes, share."""
+def plan_table_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
+    """Return one table row per part: layers, other content, parameters, MiB, share."""
     stored = sum(part.nbytes for part in parts)
     return [
         {
             "part": part.part_id,
             "layers": "-" if part.layers is None else f"{part.layers[0]}-{part.layers[1]}",
             "also_holds": ", ".join(part.holds) or "-",
-            "params": part.params,
+            "params": part.num_params,
             "mib": part.nbytes / MIB,
             "share": part.nbytes / stored if stored else 0.0,
         }
@@ -63,13 +61,12 @@ def plan_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
     ]
 
 
-def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
-    """Decide which part gets which tensors; ConfigError if the model's layers do not allow the
-    plan."""
-    if task.strategy is Strategy.by_type:
-        return _by_type(layout)
-    if task.strategy is Strategy.ranges:
-        return _contiguous(layout, _cuts_of(task.ranges or [], len(layout.layers)))
+def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
+    """Assign tensors to parts. Raises ConfigError if the model's layers do not allow the plan."""
+    if task.strategy is SplitStrategy.by_type:
+        return _make_parts_by_type(layout)
+    if task.strategy is SplitStrategy.ranges:
+        return _make_contiguous_parts(layout, _parse_cuts(task.ranges or [], len(layout.layers)))
     num_parts = len(task.ratios) if task.ratios else task.num_parts or DEFAULT_PARTS
     count = len(layout.layers)
     if num_parts > count:
@@ -77,15 +74,19 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
         raise ConfigError(
             f"the model has {count} layers, so {count} parts at most", key=key, value=value, code="too_large"
         )
-    if task.strategy is Strategy.equal_layers:
-        return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
+    if task.strategy is SplitStrategy.equal_layers:
+        return _make_contiguous_parts(layout, [count * part // num_parts for part in range(num_parts + 1)])
     # the cost of each layer, with the tensors before the first and after the last
-    layers = _contiguous(layout, list(range(count + 1)))
-    costs = [part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers]
-    return _contiguous(layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts))
+    layers = _make_contiguous_parts(layout, list(range(count + 1)))
+    costs = [
+        part.num_params if task.strategy is SplitStrategy.balanced_params else part.nbytes for part in layers
+    ]
+    return _make_contiguous_parts(
+        layout, proportional_cuts(costs, task.ratios) if task.ratios else balance_cuts(costs, num_parts)
+    )
 
 
-def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
+def _make_contiguous_parts(layout: ModelLayout, cuts: list[int]) -> list[PlannedPart]:
     """Make the parts between the cuts."""
     count, num_parts = len(layout.layers), len(cuts) - 1
     copied_head = layout.tied if num_parts > 1 else []  # a single part has the embedding already
@@ -97,39 +98,45 @@ def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
             sections = {"embedding": layout.first} | sections
         if end == count:
             sections |= {"norm": layout.norm, "head": layout.head, "tied head": copied_head}
-        parts.append(_part(part_id, (begin, end - 1), sections, also))
+        parts.append(_make_part(part_id, (begin, end - 1), sections, also))
     return parts
 
 
-def _by_type(layout: Layout) -> list[PlannedPart]:
-    """Make a part for each kind of tensor; a tied embedding is stored once, as embedding."""
+def _make_parts_by_type(layout: ModelLayout) -> list[PlannedPart]:
+    """Make one part for each kind of tensor. A tied embedding is stored once, as embedding."""
     kind_of = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
-    groups: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    groups: dict[str, list[TensorLocation]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
-        groups[kind_of.get(tensor.name) or layer_type(tensor.name)].append(tensor)
+        groups[kind_of.get(tensor.name) or classify_tensor(tensor.name)].append(tensor)
     tied = {tensor.name for tensor in layout.tied}
     parts = list[PlannedPart]()
     for kind, tensors in groups.items():
         if tensors:
             also = ["tied head"] if any(tensor.name in tied for tensor in tensors) else []
-            parts.append(_part(len(parts), None, {kind: tensors}, also))
+            parts.append(_make_part(len(parts), None, {kind: tensors}, also))
     return parts
 
 
-def _part(
-    part_id: int, layers: tuple[int, int] | None, sections: dict[str, list[Tensor]], also: list[str]
+def _make_part(
+    part_id: int,
+    layers: tuple[int, int] | None,
+    sections: dict[str, list[TensorLocation]],
+    extra_content: list[str],
 ) -> PlannedPart:
-    """Make a part, wide types first, as safetensors itself orders them: torch can map only aligned
-    tensors."""
+    """Make a part with wide dtypes first, in safetensors' order, because torch can map only
+    aligned tensors.
+    """
     tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
     sizes = {what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group}
     return PlannedPart(
-        part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes
+        part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *extra_content], sizes
     )
 
 
-def _cuts_of(ranges: list[str], count: int) -> list[int]:
-    """Turn ranges of layers into cuts; they must name every layer once, in order."""
+def _parse_cuts(ranges: list[str], num_layers: int) -> list[int]:
+    """Convert layer ranges to cuts. Raises ConfigError unless they cover every layer once, in
+    order.
+    """
     range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(ranges)}]")
     cuts = [0]
     for span in ranges:
@@ -137,29 +144,32 @@ def _cuts_of(ranges: list[str], count: int) -> list[int]:
         first, last = int(low), int(high or low)
         if last < first:
             raise range_error(f"{span} runs backwards: give {last}-{first}", code="bad_value")
-        if last >= count:
-            raise range_error(f"{span} is out of range: the model has layers 0-{count - 1}", code="too_large")
+        if last >= num_layers:
+            raise range_error(
+                f"{span} is out of range: the model has layers 0-{num_layers - 1}", code="too_large"
+            )
         if first < cuts[-1]:
             raise range_error(f"layer {first} is in two ranges, or they are not in order", code="conflict")
         if first > cuts[-1]:
-            raise range_error(f"{_layers(cuts[-1], first - 1)} in no range", code="missing")
+            raise range_error(f"{_describe_layers(cuts[-1], first - 1)} in no range", code="missing")
         cuts.append(last + 1)
-    if cuts[-1] != count:
-        raise range_error(f"{_layers(cuts[-1], count - 1)} in no range", code="missing")
+    if cuts[-1] != num_layers:
+        raise range_error(f"{_describe_layers(cuts[-1], num_layers - 1)} in no range", code="missing")
     return cuts
 
 
-def _layers(first: int, last: int) -> str:
+def _describe_layers(first: int, last: int) -> str:
     return f"layer {first} is" if first == last else f"layers {first}-{last} are"
 
 
-def balance(costs: list[int], num_parts: int) -> list[int]:
-    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is as small as
-    possible."""
+def balance_cuts(costs: list[int], num_parts: int) -> list[int]:
+    """Return cuts 0..len(costs) into `num_parts` non-empty ranges with the smallest possible
+    largest sum.
+    """
     low, high = max(costs), sum(costs)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _fits(costs, num_parts, middle) else (middle + 1, high)
+        low, high = (low, middle) if _fits_limit(costs, num_parts, middle) else (middle + 1, high)
     cuts = [0]
     for left in range(num_parts, 1, -1):
         # of the cuts within the limit, take the one nearest to an even share
@@ -168,26 +178,26 @@ def balance(costs: list[int], num_parts: int) -> list[int]:
         ends = [
             (abs(sum(costs[begin:end]) - share), end)
             for end in range(begin + 1, len(costs) - left + 2)
-            if sum(costs[begin:end]) <= low and _fits(costs[end:], left - 1, low)
+            if sum(costs[begin:end]) <= low and _fits_limit(costs[end:], left - 1, low)
         ]
         cuts.append(min(ends)[1])
     return [*cuts, len(costs)]
 
 
-def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
-    """Tell whether num_parts runs or fewer suffice when none may exceed the limit (>= every single
-    cost)."""
+def _fits_limit(costs: list[int], num_parts: int, limit: int) -> bool:
+    """Return whether at most `num_parts` ranges suffice when none may exceed the limit. The limit
+    is at least every single cost.
+    """
     runs, total = 1, 0
     for cost in costs:
         runs, total = (runs, total + cost) if total + cost <= limit else (runs + 1, cost)
     return runs <= num_parts
 
 
-def proportion(costs: list[int], ratios: list[float]) -> list[int]:
-    """Return the cuts for which the largest ratio of a part's cost to its share is as small as
-    possible.
+def proportional_cuts(costs: list[int], ratios: list[float]) -> list[int]:
+    """Return the cuts that minimize the largest ratio of a part's cost to its share.
 
-    By dynamic programming: with unequal shares, a greedy choice is not always the best.
+    Uses dynamic programming, because a greedy choice is not always optimal for unequal shares.
     """
     sums = [0, *itertools.accumulate(costs)]
     count, num_parts = len(costs), len(ratios)
@@ -205,23 +215,24 @@ def proportion(costs: list[int], ratios: list[float]) -> list[int]:
     return best[count][1]
 
 
-def part_cuts(manifest: Manifest, processes: int) -> list[int]:
-    """Return the first part of each process, and the number of parts; the largest process is as
-    small as possible."""
-    if processes > manifest.num_parts:
+def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[int]:
+    """Return the first part of each process plus the number of parts. Minimizes the bytes of the
+    largest process.
+    """
+    if num_processes > manifest.num_parts:
         raise ConfigError(
             f"each process runs at least one part, and {manifest.folder} has "
             f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more",
             key="model.stages",
-            value=processes,
+            value=num_processes,
             code="too_large",
         )
-    return balance([part.raw.nbytes for part in manifest.parts], processes)
+    return balance_cuts([part.raw.nbytes for part in manifest.parts], num_processes)
 
 
-def parts_of(manifest: Manifest, processes: int, rank: int) -> str:
-    """Name the parts and layers of a process, for messages."""
-    first, end = part_cuts(manifest, processes)[rank : rank + 2]
+def describe_process_parts(manifest: Manifest, num_processes: int, rank: int) -> str:
+    """Return the parts and layers of a process, for messages."""
+    first, end = assign_parts_to_processes(manifest, num_processes)[rank : rank + 2]
     spans = [part.layers for part in manifest.parts[first:end] if part.layers is not None]
     which = f"part {first}" if end == first + 1 else f"parts {first}-{end - 1}"
     return f"{which}, layers {spans[0][0]}-{spans[-1][1]}"

@@ -1,9 +1,9 @@
-"""Which parts of an earlier split can be kept, because writing them again would change nothing.
+"""Detects parts of an earlier split that need not be written again.
 
-A part is made from its header and from ranges of the source's files. Its `key` describes both by
-sizes, times, inodes and headers, which are cheap to read. A part is kept if its key is the same as
-when it was written, and its file has not changed since. task.compare=content reads everything
-instead, for users who do not trust times.
+A part is made from its header and ranges of the source's files. Its `key` describes both by
+sizes, times, inodes and headers, which are cheap to read. An unchanged part has the key of
+its last write and an unmodified file. task.compare=content reads all bytes instead, for
+users who do not trust times.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.options.parts.keys import Compare
-from runner.options.parts.sharding.archive import Advance
-from runner.options.parts.sharding.layout import Layout
+from runner.options.parts.keys import CompareMode
+from runner.options.parts.sharding.layout import ModelLayout
 from runner.options.parts.sharding.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
     UNFINISHED,
-    part_file,
-    partition_name,
+    part_file_name,
+    partition_file_name,
 )
 from runner.options.parts.sharding.strategies import PlannedPart
-from runner_base import ConfigError, DataError, load_json, reading
-from runner_engine.checkpoints import Checkpoint, WeightFile, byteio
+from runner.options.parts.sharding.zstd_archive import Advance
+from runner_base import ConfigError, DataError, load_json_object, os_errors_as_data_error
+from runner_engine.checkpoints import Checkpoint, WeightFile, file_io
 
 KEY = "task.output_dir"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """A planned split that is not written yet."""
 
     checkpoint: Checkpoint
-    layout: Layout
+    layout: ModelLayout
     parts: list[PlannedPart]
     strategy: dict[str, Any]  # its name and its settings
     checksums: str
@@ -50,58 +50,59 @@ class Plan:
     inline: bool = False  # numbers in the JSON instead of references
 
     @property
-    def state(self) -> dict[str, Any]:
-        """Describe the source: the model by its tensors, the files by size, time and inode."""
+    def source_state(self) -> dict[str, Any]:
+        """Description of the source: tensors of the model, and size, time and inode of its files."""
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
         files = {
-            file.path.name: file_state(file.path) | {"layout": _layout(file)}
+            file.path.name: read_file_state(file.path) | {"layout": _hash_file_layout(file)}
             for file in self.checkpoint.files
         }
-        return {"place": self.place, "tensors": sha256_of(sorted(shapes)), "files": files}
+        return {"place": self.place, "tensors": hash_json(sorted(shapes)), "files": files}
 
-    def header(self, part: PlannedPart) -> bytes:
-        """The header of a part's file; it keeps the metadata of the source's headers."""
+    def part_header(self, part: PlannedPart) -> bytes:
+        """Return the header of a part's file, including the metadata of the source's headers."""
         metadata = {"format": "pt"}
         for file in self.checkpoint.files:
             metadata |= file.metadata
-        return byteio.build_header(part.tensors, metadata)
+        return file_io.build_safetensors_header(part.tensors, metadata)
 
-    def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
-        """Return a hash of everything that a part is made from."""
+    def part_key(self, part: PlannedPart, state: dict[str, Any]) -> str:
+        """Return a hash of all inputs of a part."""
         ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
         files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
-        form = [self.checksums, self.inline, hashlib.sha256(self.header(part)).hexdigest()]
-        return sha256_of([form, ranges, files])
+        form = [self.checksums, self.inline, hashlib.sha256(self.part_header(part)).hexdigest()]
+        return hash_json([form, ranges, files])
 
 
-def file_state(path: Path) -> dict[str, int]:
-    """Return size, time and inode of a file, which change when it is written."""
-    with reading(path):
+def read_file_state(path: Path) -> dict[str, int]:
+    """Return size, modification time and inode of a file, which change when it is written."""
+    with os_errors_as_data_error(path):
         stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
 
-def _layout(file: WeightFile) -> str:
+def _hash_file_layout(file: WeightFile) -> str:
     tensors = [
         [tensor.name, tensor.dtype, tensor.shape, tensor.offset, tensor.strides] for tensor in file.tensors
     ]
-    return sha256_of([hashlib.sha256(file.header).hexdigest(), tensors])
+    return hash_json([hashlib.sha256(file.header).hexdigest(), tensors])
 
 
-def sha256_of(values: object) -> str:
-    """Return a hash of plain values."""
+def hash_json(values: object) -> str:
+    """Return the SHA-256 of plain values, serialized as JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read_earlier(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an earlier split, {} for an empty or absent folder; reject any other
-    folder."""
+def read_earlier_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an earlier split, or {} for an empty or absent folder. Raises
+    ConfigError for any other folder.
+    """
     # a split that was killed at its very beginning leaves only this file
-    names = [name for name in byteio.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
+    names = [name for name in file_io.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
     if not names:
         return {}
     for name in (MANIFEST, UNFINISHED):
-        if name in names and (earlier := load_json(folder / name)).get("format") == FORMAT:
+        if name in names and (earlier := load_json_object(folder / name)).get("format") == FORMAT:
             return earlier
     more = ", ..." if len(names) > 3 else ""
     raise ConfigError(
@@ -113,19 +114,21 @@ def read_earlier(folder: Path) -> dict[str, Any]:
     )
 
 
-def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any]) -> None:
-    """Raise ConfigError unless an earlier split is one of the same model into the same parts."""
-    if not earlier:
+def require_same_split(
+    folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, state: dict[str, Any]
+) -> None:
+    """Raise ConfigError unless an earlier split has the same model and the same parts."""
+    if not earlier_manifest:
         return
-    source = _table(earlier, "source")
-    earlier_state = _table(source, "state")
+    source = _get_object(earlier_manifest, "source")
+    earlier_state = _get_object(source, "state")
     pairs: dict[str, tuple[Any, Any]] = {
-        "format_version": (earlier.get("format_version"), FORMAT_VERSION),
-        "num_parts": (earlier.get("num_parts"), len(plan.parts)),
-        "strategy": (_words(earlier.get("strategy")), _words(plan.strategy)),
+        "format_version": (earlier_manifest.get("format_version"), FORMAT_VERSION),
+        "num_parts": (earlier_manifest.get("num_parts"), len(plan.parts)),
+        "strategy": (_format_strategy(earlier_manifest.get("strategy")), _format_strategy(plan.strategy)),
         "source": (source.get("name"), plan.name),
         "revision": (source.get("revision"), plan.revision),
-        "archive": (earlier.get("archive"), None),
+        "archive": (earlier_manifest.get("archive"), None),
     }
     why = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
     if not why and earlier_state.get("place") != state["place"]:
@@ -141,66 +144,74 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         )
 
 
-def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the value of a key, or {} if it is not a JSON object."""
+def _get_object(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a key's JSON object, or {} if the value is not an object."""
     value = values.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _words(strategy: object) -> str:
-    """A strategy in one line."""
+def _format_strategy(strategy: object) -> str:
+    """Return a strategy on one line."""
     if not isinstance(strategy, dict):
         return str(strategy)
     return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items())
 
 
-def find_unchanged(
+def find_unchanged_parts(
     folder: Path,
-    earlier: dict[str, Any],
-    plan: Plan,
+    earlier_manifest: dict[str, Any],
+    plan: SplitPlan,
     state: dict[str, Any],
-    compare: Compare,
-    advance: Advance,
+    compare: CompareMode,
+    report_progress: Advance,
 ) -> dict[int, dict[str, Any]]:
-    """Return the entries of the parts that need not be written, by part id."""
-    entries = {entry.get("part_id"): entry for entry in earlier.get("parts") or () if isinstance(entry, dict)}
+    """Return the manifest entries of parts that need not be written, by part id."""
+    entries = {
+        entry.get("part_id"): entry
+        for entry in earlier_manifest.get("parts") or ()
+        if isinstance(entry, dict)
+    }
     kept = {}
     for part in plan.parts:
-        entry, key = entries.get(part.part_id), plan.key(part, state)
-        path, partition = folder / part_file(part.part_id), folder / partition_name(part.part_id)
+        entry, key = entries.get(part.part_id), plan.part_key(part, state)
+        path, partition = folder / part_file_name(part.part_id), folder / partition_file_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
-        on_disk = file_state(path)
-        if on_disk["bytes"] != entry.get("bytes") or byteio.file_sha256(partition) != entry.get(
+        on_disk = read_file_state(path)
+        if on_disk["bytes"] != entry.get("bytes") or file_io.hash_file_sha256(partition) != entry.get(
             "partition_sha256"
         ):
             continue
-        if compare is Compare.state:
+        if compare is CompareMode.state:
             same = (entry.get("key"), entry.get("mtime_ns")) == (key, on_disk["mtime_ns"])
         else:
-            same = entry.get("inline") is plan.inline and _same_content(path, entry, part, plan, advance)
+            same = entry.get("inline") is plan.inline and _has_same_content(
+                path, entry, part, plan, report_progress
+            )
         if same:
             kept[part.part_id] = entry | {"key": key, "mtime_ns": on_disk["mtime_ns"]}
     return kept
 
 
-def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
-    """Read a part and its source, and tell whether they hold the same."""
-    header = plan.header(part)
-    if byteio.file_size(path) != len(header) + part.nbytes:
+def _has_same_content(
+    path: Path, entry: dict[str, Any], part: PlannedPart, plan: SplitPlan, report_progress: Advance
+) -> bool:
+    """Read a part and its source, and return whether their bytes are equal."""
+    header = plan.part_header(part)
+    if file_io.file_size(path) != len(header) + part.nbytes:
         return False
-    if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
+    if file_io.parse_algorithm(str(entry.get("digest"))) != plan.checksums:
         return False
-    pieces: list[Iterable[bytes | memoryview]] = [[header], *map(byteio.tensor_pieces, part.tensors)]
-    wanted = byteio.digest_of(itertools.chain(*pieces), plan.checksums, advance)
-    return byteio.file_digest(path, plan.checksums, advance) == wanted
+    pieces: list[Iterable[bytes | memoryview]] = [[header], *map(file_io.read_tensor_pieces, part.tensors)]
+    wanted = file_io.hash_pieces(itertools.chain(*pieces), plan.checksums, report_progress)
+    return file_io.hash_file(path, plan.checksums, report_progress) == wanted
 
 
-def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
+def require_unmodified_source(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
     """Raise DataError if a file of the source has changed since the split began."""
     for file in files:
         known = state["files"][file.path.name]
-        if any(known[key] != value for key, value in file_state(file.path).items()):
+        if any(known[key] != value for key, value in read_file_state(file.path).items()):
             raise DataError(
                 f"{file.path} was changed while it was being split: run the same command again",
                 code="changed",

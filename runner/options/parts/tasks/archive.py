@@ -1,7 +1,7 @@
-"""Pack the parts of a split into an archive, or unpack one; all other files are copied unchanged.
+"""Compresses the parts of a split, or decompresses them. All other files are copied unchanged.
 
-The parts are checked first. The manifest is written last; until then manifest.unfinished.json lists
-the parts that are done, so that an interrupted run resumes from them.
+The parts are checked first, and the manifest is written last. Until then
+manifest.unfinished.json lists the finished parts, so an interrupted run resumes from them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.keys import Archive, ArchiveConfig
-from runner.options.parts.sharding.archive import codec, compress, open_part
+from runner.options.parts.keys import ArchiveConfig, ArchiveFormat
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import (
     ARCHIVES,
@@ -22,15 +21,16 @@ from runner.options.parts.sharding.manifest import (
     UNFINISHED,
     Manifest,
     PartEntry,
-    part_file,
+    part_file_name,
     read_manifest,
 )
-from runner.options.parts.sharding.write import Meter, copied
-from runner.records.artifacts import promise
-from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import MIB, ConfigError, Result, load_json, machine
-from runner_base.files import hold_folder
-from runner_engine.checkpoints import byteio
+from runner.options.parts.sharding.split_writer import ByteMeter, copy_target
+from runner.options.parts.sharding.zstd_archive import compress_frames, open_part, zstd_codec
+from runner.records.artifacts import record_files
+from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
+from runner_base import MIB, ConfigError, Result, load_json_object, machine
+from runner_base.files import lock_folder
+from runner_engine.checkpoints import file_io
 
 VERSION = 1
 USES = frozenset({Uses.own_location})
@@ -41,7 +41,7 @@ MADE_FROM = "archived_from"  # key of the SHA-256 of the manifest that a run beg
 
 
 @dataclass
-class ArchiveInputs(Inputs):
+class ArchiveInputs(TaskInputs):
     """The manifest of the parts."""
 
     task: ArchiveConfig
@@ -49,10 +49,12 @@ class ArchiveInputs(Inputs):
 
 
 def prepare(config: RunnerConfig) -> ArchiveInputs:
-    """Read the manifest and hash it; parts that already have the wanted form are an error."""
-    task = own_config(config, ArchiveConfig)
+    """Read the manifest and hash it. Raises ConfigError if the parts already have the requested
+    format.
+    """
+    task = typed_task_config(config, ArchiveConfig)
     manifest = read_manifest(task.parts)
-    if (manifest.archive is None) == (task.archive is Archive.none):
+    if (manifest.archive is None) == (task.archive is ArchiveFormat.none):
         why = "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
         raise ConfigError(
             f"task.parts={manifest.folder} is {why}",
@@ -60,36 +62,36 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
             value=task.archive.value,
             code="no_effect",
         )
-    codec()  # raises at once if the library is not installed
+    zstd_codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
 
-def run(inputs: ArchiveInputs, context: Context) -> Result:
-    """Write the parts in their other form, and copy the files around them."""
-    machine.reset_peak()
+def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
+    """Write the parts in the other format, and copy all other files."""
+    machine.reset_peak_rss()
     started, manifest, recorder = time.perf_counter(), inputs.manifest, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
-    values = load_json(manifest.folder / MANIFEST)
+    values = load_json_object(manifest.folder / MANIFEST)
     values["archive"] = None if manifest.archive else inputs.task.archive.value
     unfinished = values | {MADE_FROM: inputs.hashes["manifest"]}
-    done = _earlier(folder, inputs.hashes["manifest"])
-    require_complete(manifest, recorder.progress)
+    done = _find_finished_parts(folder, inputs.hashes["manifest"])
+    require_complete(manifest, recorder.create_progress_bar)
     todo = [part for part in manifest.parts if part.part_id not in done]
     # random weights do not get smaller
-    byteio.require_space(folder, sum(part.raw.nbytes for part in todo))
-    byteio.make_folder(folder)
+    file_io.check_disk_space(folder, sum(part.raw.nbytes for part in todo))
+    file_io.create_folder(folder)
     write_started, raw_bytes = time.perf_counter(), sum(part.raw.nbytes for part in manifest.parts)
     total = sum(part.raw.nbytes for part in todo)
-    with hold_folder(folder, KEY), recorder.progress(total, "archive", "bytes") as bar:
-        meter = Meter(bar)
-        byteio.write_json(folder / UNFINISHED, unfinished | _in_order(done))
-        _copy_small(manifest, folder)
+    with lock_folder(folder, KEY), recorder.create_progress_bar(total, "archive", "bytes") as bar:
+        meter = ByteMeter(bar)
+        file_io.write_json(folder / UNFINISHED, unfinished | _ordered_entries(done))
+        _copy_other_files(manifest, folder)
         for part in todo:
-            bar.describe(f"part {part.part_id}")
-            convert = _unpacked if manifest.archive else _packed
+            bar.set_title(f"part {part.part_id}")
+            convert = _decompress_part if manifest.archive else _compress_part
             done[part.part_id] = convert(manifest, part, folder, values["parts"][part.part_id], meter)
-            byteio.write_json(folder / UNFINISHED, unfinished | _in_order(done))
-        byteio.write_json(folder / MANIFEST, values | _in_order(done))
+            file_io.write_json(folder / UNFINISHED, unfinished | _ordered_entries(done))
+        file_io.write_json(folder / MANIFEST, values | _ordered_entries(done))
         (folder / UNFINISHED).unlink()
     now, written = time.perf_counter(), sum(entry["bytes"] for entry in done.values())
     stored = sum(part.stored.nbytes for part in manifest.parts)
@@ -105,13 +107,13 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
             "raw_mib_per_s": total / MIB / (now - write_started),
             "peak_rss_mib": machine.peak_rss_mib(),
         },
-        rows=[_row(part, done[part.part_id]) for part in manifest.parts],
+        rows=[_table_row(part, done[part.part_id]) for part in manifest.parts],
         facts={"output_dir": str(folder), "source": manifest.source},
-        artifacts=promise(files),
+        artifacts=record_files(files),
     )
 
 
-def _row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
+def _table_row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
     nbytes = entry["bytes"]
     return {
         "part": part.part_id,
@@ -121,12 +123,13 @@ def _row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
-    """Return the parts that an interrupted run of the same job has finished; reject any other
-    content."""
-    names = byteio.list_folder(folder, KEY)
-    earlier = load_json(folder / UNFINISHED) if UNFINISHED in names else {}
-    if names and earlier.get(MADE_FROM) != made_from:
+def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[str, Any]]:
+    """Return the parts that an interrupted run of the same job has finished. Raises ConfigError
+    for any other content.
+    """
+    names = file_io.list_folder(folder, KEY)
+    earlier = load_json_object(folder / UNFINISHED) if UNFINISHED in names else {}
+    if names and earlier.get(MADE_FROM) != manifest_sha256:
         raise ConfigError(
             f"the folder is not empty ({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). "
             "Nothing was changed: give an empty or new folder",
@@ -137,40 +140,44 @@ def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
     finished = {}
     for entry in earlier.get("parts", []):
         path, digest = folder / entry["file"], entry["digest"]
-        if path.is_file() and byteio.file_digest(path, byteio.algorithm_of(digest)) == digest:
+        if path.is_file() and file_io.hash_file(path, file_io.parse_algorithm(digest)) == digest:
             finished[entry["part_id"]] = entry
     return finished
 
 
-def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    return {"parts": [done[part_id] for part_id in sorted(done)]}
+def _ordered_entries(entries: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    return {"parts": [entries[part_id] for part_id in sorted(entries)]}
 
 
-def _copy_small(manifest: Manifest, folder: Path) -> None:
-    """Copy the files that are not parts; their digests are checked again while they are copied."""
+def _copy_other_files(manifest: Manifest, folder: Path) -> None:
+    """Copy the files that are not parts, and check their digests again."""
     files = [
-        (f"{sub}/{file.file}", str(file.digest)) for sub, group in manifest.around.items() for file in group
+        (f"{sub}/{file.file}", str(file.digest))
+        for sub, group in manifest.non_part_files.items()
+        for file in group
     ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for path, digest in files:
-        copied(manifest.folder / path, path, digest=digest).write(folder)
+        copy_target(manifest.folder / path, path, digest=digest).write(folder)
 
 
-def _packed(
-    manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter
+def _compress_part(
+    manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: ByteMeter
 ) -> dict[str, Any]:
-    name, frames = part_file(part.part_id) + ARCHIVES["zstd"], list[int]()
-    pieces = compress(_pieces(manifest, part, meter), frames)
-    digest = byteio.write_digested(folder / name, pieces, manifest.checksums)
+    name, frames = part_file_name(part.part_id) + ARCHIVES["zstd"], list[int]()
+    pieces = compress_frames(_iterate_part_bytes(manifest, part, meter), frames)
+    digest = file_io.write_with_digest(folder / name, pieces, manifest.checksums)
     raw = {"raw_bytes": part.raw.nbytes, "raw_digest": part.raw.digest, "frames": frames}
     return entry | {"file": name, "bytes": sum(frames), "digest": digest} | raw
 
 
-def _unpacked(
-    manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter
+def _decompress_part(
+    manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: ByteMeter
 ) -> dict[str, Any]:
-    path, digest = folder / part_file(part.part_id), str(part.raw.digest)
-    byteio.write_digested(path, _pieces(manifest, part, meter), byteio.algorithm_of(digest), digest)
+    path, digest = folder / part_file_name(part.part_id), str(part.raw.digest)
+    file_io.write_with_digest(
+        path, _iterate_part_bytes(manifest, part, meter), file_io.parse_algorithm(digest), digest
+    )
     unpacked = {
         key: value for key, value in entry.items() if key not in ("raw_bytes", "raw_digest", "frames")
     }
@@ -178,8 +185,10 @@ def _unpacked(
     return unpacked | {"mtime_ns": path.stat().st_mtime_ns}
 
 
-def _pieces(manifest: Manifest, part: PartEntry, meter: Meter) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a part's safetensors file, whatever form it is stored in."""
+def _iterate_part_bytes(
+    manifest: Manifest, part: PartEntry, meter: ByteMeter
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a part's safetensors file, compressed or not."""
     for piece in open_part(manifest.folder, part)(0, part.raw.nbytes):
         yield piece
         meter(len(piece))

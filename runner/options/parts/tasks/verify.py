@@ -1,6 +1,6 @@
-"""Check the parts of a split against their manifest, and against the source if one is given.
+"""Checks the parts of a split against their manifest, and against the source if one is given.
 
-All problems are listed, not only the first: with file, tensor, expected and actual value.
+Lists all problems with file, tensor, expected and actual value.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import VerifyConfig, VerifyLevel
 from runner.options.parts.render.notes import NOTES
-from runner.options.parts.sharding.check import CheckedPart, check_files, check_part
-from runner.options.parts.sharding.completeness import coverage_problems, source_problems
+from runner.options.parts.sharding.completeness import find_coverage_problems, find_source_problems
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
-from runner.options.parts.sharding.write import Meter
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.options.parts.sharding.part_checks import CheckedPart, check_files, check_part
+from runner.options.parts.sharding.split_writer import ByteMeter
+from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, machine
-from runner_base.errors import rename_keys
+from runner_base.errors import rename_error_keys
 from runner_base.notes import Note
 from runner_base.render.notes import render_note
-from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, local_model, resolve
+from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, resolve, to_local_config
 from runner_engine.checkpoints import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
 
@@ -31,7 +31,7 @@ FROM_LEDGER = False  # parts may have been damaged since the last check
 
 
 @dataclass
-class VerifyInputs(Inputs):
+class VerifyInputs(TaskInputs):
     """The manifest of the parts."""
 
     task: VerifyConfig
@@ -39,55 +39,63 @@ class VerifyInputs(Inputs):
 
 
 def prepare(config: RunnerConfig) -> VerifyInputs:
-    """Read the manifest; reject a folder without one."""
-    task = own_config(config, VerifyConfig)
+    """Read the manifest. Raises ConfigError for a folder without one."""
+    task = typed_task_config(config, VerifyConfig)
     manifest = read_manifest(task.parts)
     return VerifyInputs({"manifest": manifest.sha256}, task, manifest)
 
 
-def run(inputs: VerifyInputs, context: Context) -> Result:
-    """Check everything; return a table with a row for each part, and all problems."""
-    machine.reset_peak()
+def run(inputs: VerifyInputs, context: TaskContext) -> Result:
+    """Check everything. Returns a table with one row per part, and all problems."""
+    machine.reset_peak_rss()
     started, task, manifest, recorder = (time.perf_counter(), inputs.task, inputs.manifest, context.recorder)
-    checkpoint = _source(task, context.config.model)
+    checkpoint = _read_source_headers(task, context.config.model)
     deep = task.level is VerifyLevel.full
     in_source = sum(tensor.nbytes for tensor in checkpoint.tensors) if checkpoint else 0
     stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
     checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[Note](), 0
 
-    def add_row(file: str, own_problems: list[Note], what: str, part: str = "-") -> None:
-        """Add a row to the table, and its problems to the list."""
-        problems.extend(own_problems)
-        status = f"{len(own_problems)} problem{'s' * (len(own_problems) > 1)}" if own_problems else "ok"
-        rows.append({"part": part, "file": file, "status": status, "checked": what})
+    def add_table_row(
+        file: str, file_problems_found: list[Note], checked_content: str, part: str = "-"
+    ) -> None:
+        """Add a table row, and its problems to the list."""
+        problems.extend(file_problems_found)
+        status = (
+            f"{len(file_problems_found)} problem{'s' * (len(file_problems_found) > 1)}"
+            if file_problems_found
+            else "ok"
+        )
+        rows.append({"part": part, "file": file, "status": status, "checked": checked_content})
 
-    with recorder.progress(stored + in_source if deep else None, "verify", "bytes") as bar:
-        meter = Meter(bar)
+    with recorder.create_progress_bar(stored + in_source if deep else None, "verify", "bytes") as bar:
+        meter = ByteMeter(bar)
         for entry in manifest.parts:
-            bar.describe(f"verify {entry.stored.file}")
+            bar.set_title(f"verify {entry.stored.file}")
             part = check_part(manifest, entry, task.level, meter)
             checked.append(part)
             what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
             what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
-            add_row(entry.stored.file, part.problems, what, str(entry.part_id))
-            rows[-1] |= _speed(part.nbytes, part.seconds)
+            add_table_row(entry.stored.file, part.problems, what, str(entry.part_id))
+            rows[-1] |= _read_speed(part.nbytes, part.seconds)
             nbytes += part.nbytes
         for folder, file_problems in check_files(manifest, task.level).items():
-            count = len(manifest.around[folder])
-            add_row(
+            count = len(manifest.non_part_files[folder])
+            add_table_row(
                 f"{folder}/",
                 file_problems,
                 f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}",
             )
-        coverage = coverage_problems(manifest, checked)
-        add_row(MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
+        coverage = find_coverage_problems(manifest, checked)
+        add_table_row(
+            MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals"
+        )
         if checkpoint is not None:
-            bar.describe("compare with the source")
+            bar.set_title("compare with the source")
             began = time.perf_counter()
-            differences = source_problems(manifest, checked, checkpoint, task.level, meter)
+            differences = find_source_problems(manifest, checked, checkpoint, task.level, meter)
             what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
-            add_row(f"source {checkpoint.folder.name}", differences, what)
-            rows[-1] |= _speed(in_source if deep else 0, time.perf_counter() - began)
+            add_table_row(f"source {checkpoint.folder.name}", differences, what)
+            rows[-1] |= _read_speed(in_source if deep else 0, time.perf_counter() - began)
             nbytes += in_source if deep else 0
     seconds = time.perf_counter() - started
     return Result(
@@ -106,17 +114,19 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
     )
 
 
-def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
-    """Read the headers of the source, if one is named; revision and cache are the model group's."""
+def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
+    """Read the headers of the source if one is named. Revision and cache folder come from the
+    model group.
+    """
     name = task.source
     if name is None:
         return None
     try:
-        local = local_model(model)
+        local = to_local_config(model)
         named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
         folder = resolve(ModelSpec(named)).files.path
     except ConfigError as error:
-        raise rename_keys(error, {"model.name": "task.source"}) from error
+        raise rename_error_keys(error, {"model.name": "task.source"}) from error
     if folder.is_file():
         raise ConfigError(
             "a .gguf file, which task=split cannot read", key="task.source", value=name, code="unsupported"
@@ -124,5 +134,5 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
     return read_checkpoint(folder, read_bin)
 
 
-def _speed(nbytes: int, seconds: float) -> dict[str, Any]:
+def _read_speed(nbytes: int, seconds: float) -> dict[str, Any]:
     return {"mb": nbytes / 1e6, "mb_per_s": nbytes / 1e6 / seconds} if nbytes and seconds else {}

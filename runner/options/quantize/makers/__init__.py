@@ -1,1 +1,3 @@
-"""What runs in makers' environments: started by its path, it imports nothing of the runner."""
+"""Code that runs in the quantizer packages' environments. It is started by its path and
+imports nothing of the runner.
+"""

@@ -1,4 +1,4 @@
-"""AutoRound: rounding that is learned block by block, in its own format."""
+"""AutoRound: learns the rounding block by block, and writes its own format."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ from pathlib import Path
 from typing import Any
 
 
-def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize a folder's model into another folder."""
+def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+    """Quantize the model in one folder and save it to another folder."""
     import torch
     from auto_round import AutoRound
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.manual_seed(order["seed"])
-    torch.set_num_threads(order["threads"])
+    torch.manual_seed(request["seed"])
+    torch.set_num_threads(request["threads"])
     tools.step("load")
-    source = order["source"]
+    source = request["source"]
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=order["dtype"])
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=request["dtype"])
     pieces = tools.cut([tokenizer(text)["input_ids"] for text in tools.texts()])
     layers = {
         name: {"bits": bits}
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
-        if (bits := _bits_of(name, order["overrides"])) is not None
+        if (bits := _match_bits(name, request["overrides"])) is not None
     }
     tools.step("quantize by autoround")
     maker = AutoRound(
         model,
         tokenizer,
-        bits=order["bits"],
-        group_size=order["group_size"],
-        sym=order["symmetric"],
+        bits=request["bits"],
+        group_size=request["group_size"],
+        sym=request["symmetric"],
         dataset=[torch.tensor([piece]) for piece in pieces],
         nsamples=len(pieces),
-        seqlen=order["sequence_tokens"],
-        iters=order["iterations"],
+        seqlen=request["sequence_tokens"],
+        iters=request["iterations"],
         device_map="cpu",
-        seed=order["seed"],
+        seed=request["seed"],
         batch_size=min(8, len(pieces)),
         layer_config=layers or None,
         enable_torch_compile=False,
     )
     # it writes into a folder of a name of its own below this one
-    output = Path(order["output"])
+    output = Path(request["output"])
     _, saved = maker.quantize_and_save(
-        output_dir=str(output.with_name("autoround")), format="auto_round", **tools.shard_limit()
+        output_dir=str(output.with_name("autoround")), format="auto_round", **tools.shard_size_argument()
     )
     (folder,) = [saved] if isinstance(saved, str) else saved
     Path(folder).rename(output)
     return {}
 
 
-def _bits_of(name: str, overrides: dict[str, int]) -> int | None:
-    """Return the bits that the longest pattern gives a layer; None without one."""
+def _match_bits(name: str, overrides: dict[str, int]) -> int | None:
+    """Return the bits from the longest matching pattern, or None if no pattern matches."""
     from fnmatch import fnmatch
 
     path = f".{name}."

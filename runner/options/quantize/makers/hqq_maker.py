@@ -1,21 +1,26 @@
-"""HQQ by transformers 4, the last that reads and writes it: zero points that need no texts."""
+"""HQQ with transformers 4, the last version that reads and writes it. Its zero points need no
+calibration texts.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize a folder's model into another folder."""
+def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+    """Quantize the model in one folder and save it to another folder."""
     import torch
     from transformers import AutoModelForCausalLM, HqqConfig
 
-    torch.set_num_threads(order["threads"])
+    torch.set_num_threads(request["threads"])
     tools.step("quantize by hqq")
-    config = HqqConfig(nbits=order["bits"], group_size=order["group_size"], axis=1)
+    config = HqqConfig(nbits=request["bits"], group_size=request["group_size"], axis=1)
     model = AutoModelForCausalLM.from_pretrained(
-        order["source"], dtype=getattr(torch, order["dtype"]), quantization_config=config, device_map="cpu"
+        request["source"],
+        dtype=getattr(torch, request["dtype"]),
+        quantization_config=config,
+        device_map="cpu",
     )
     tools.step("write")
-    model.save_pretrained(order["output"], **tools.shard_limit())
+    model.save_pretrained(request["output"], **tools.shard_size_argument())
     return {}

@@ -1,4 +1,6 @@
-"""llama.cpp's own programs: llama-imatrix reads the texts, llama-quantize writes the file."""
+"""llama.cpp's own programs: llama-imatrix reads the calibration texts, and llama-quantize
+writes the file.
+"""
 
 from __future__ import annotations
 
@@ -15,57 +17,60 @@ ALL_PIECES = re.compile(r"computing over (\d+) chunks")
 PIECE = re.compile(r"\[(\d+)\][\d.]")  # how llama-imatrix counts them
 
 
-def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize a .gguf file into another one."""
-    words = ["--allow-requantize"] if order["file_type"] == "F16" else []
-    if order["reads_texts"]:
-        words += ["--imatrix", _importance(order, tools)]
-    for pattern, name in sorted(order["overrides"].items(), key=lambda pair: -len(pair[0])):
-        words += ["--tensor-type", f"{_expression(pattern)}={name}"]
-    tools.step(f"quantize by {order['recipe']}")
-    places = [order["source"], order["output"], order["file_type"], str(order["threads"])]
-    _run([order["programs"][0], *words, *places])
+def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+    """Quantize a .gguf file and write the result to another .gguf file."""
+    words = ["--allow-requantize"] if request["file_type"] == "F16" else []
+    if request["reads_texts"]:
+        words += ["--imatrix", _compute_imatrix(request, tools)]
+    for pattern, name in sorted(request["overrides"].items(), key=lambda pair: -len(pair[0])):
+        words += ["--tensor-type", f"{_pattern_to_regex(pattern)}={name}"]
+    tools.step(f"quantize by {request['recipe']}")
+    places = [request["source"], request["output"], request["file_type"], str(request["threads"])]
+    _run_program([request["programs"][0], *words, *places])
     return {}
 
 
-def _importance(order: dict[str, Any], tools: Any) -> str:
-    """Let llama-imatrix write the importance matrix; return its file."""
-    folder = Path(order["texts"]).parent
+def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
+    """Run llama-imatrix and return the path of the importance matrix."""
+    folder = Path(request["texts"]).parent
     texts, matrix = folder / "texts.txt", folder / "imatrix.gguf"
     texts.write_text("\n\n".join(tools.texts()), encoding="utf-8")
-    size: int = order["sequence_tokens"]
+    size: int = request["sequence_tokens"]
     words = {
-        "-m": order["source"],
+        "-m": request["source"],
         "-f": texts,
         "-o": matrix,
         "-c": size,
         "-b": size,
-        "--chunks": order["sequences"],
-        "-t": order["threads"],
+        "--chunks": request["sequences"],
+        "-t": request["threads"],
         "-ngl": 0,
     }
     tools.step("importance matrix")
 
-    def show(piece: str) -> None:
-        if found := ALL_PIECES.search(piece):
+    def show_progress(output: str) -> None:
+        if found := ALL_PIECES.search(output):
             tools.pieces = int(found[1])
             tools.tokens = tools.pieces * size
-        if counted := PIECE.findall(piece):
+        if counted := PIECE.findall(output):
             tools.step("importance matrix", int(counted[-1]), tools.pieces)
 
-    _run([order["programs"][1], *(str(word) for pair in words.items() for word in pair)], show)
+    _run_program(
+        [request["programs"][1], *(str(word) for pair in words.items() for word in pair)], show_progress
+    )
     return str(matrix)
 
 
-def _expression(pattern: str) -> str:
-    """Return a regular expression for the end of a tensor's name or a part of it: ffn_down,
-    blk.0."""
+def _pattern_to_regex(pattern: str) -> str:
+    """Return a regular expression that matches a pattern at the end or inside a tensor's name,
+    such as ffn_down or blk.0.
+    """
     inner = pattern.replace(".", r"\.").replace("*", ".*").replace("?", ".")
     return rf"(^|\.){inner}(\.|$)"
 
 
-def _run(command: list[str], show: Any = None) -> None:
-    """Run a program, which ends with this process; what it says goes to the log."""
+def _run_program(command: list[str], on_output: Any = None) -> None:
+    """Run a program that ends with this process. Its output goes to the log."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -77,8 +82,8 @@ def _run(command: list[str], show: Any = None) -> None:
     while data := process.stdout.read1(4096):  # type: ignore[attr-defined]  # a buffered reader
         said = data.decode(errors="replace")
         print(said, end="", file=sys.stderr, flush=True)
-        if show is not None:
-            show(said)
+        if on_output is not None:
+            on_output(said)
     if process.wait():
         sys.exit(f"Error: {Path(command[0]).name} ended with exit code {process.returncode}")
 

@@ -1,12 +1,12 @@
-"""GPTQ, AWQ and plain rounding by llm-compressor, as compressed-tensors."""
+"""GPTQ, AWQ and round-to-nearest with llm-compressor, in the compressed-tensors format."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
-    """Quantize a folder's model into another folder."""
+def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+    """Quantize the model in one folder and save it to another folder."""
     import torch
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from datasets import Dataset
@@ -17,34 +17,34 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     from llmcompressor.pipelines.cache import IntermediatesCache
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    torch.manual_seed(order["seed"])
-    torch.set_num_threads(order["threads"])
+    torch.manual_seed(request["seed"])
+    torch.set_num_threads(request["threads"])
     tools.step("load")
-    source, recipe = order["source"], order["recipe"]
+    source, recipe = request["source"], request["recipe"]
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=order["dtype"])
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=request["dtype"])
     ignored = ["lm_head"]
 
-    def scheme(bits: int, targets: list[str]) -> Any:
+    def make_scheme(bits: int, targets: list[str]) -> Any:
         arguments = QuantizationArgs(
             num_bits=bits,
             type="int",
             strategy="group",
-            group_size=order["group_size"],
-            symmetric=order["symmetric"],
+            group_size=request["group_size"],
+            symmetric=request["symmetric"],
             dynamic=False,
         )
         return QuantizationScheme(targets=targets, weights=arguments)
 
     groups = {}
-    longest_first = sorted(order["overrides"].items(), key=lambda pair: -len(pair[0]))
+    longest_first = sorted(request["overrides"].items(), key=lambda pair: -len(pair[0]))
     for number, (pattern, bits) in enumerate(longest_first):
-        target = _target(pattern)
-        if bits == order["unquantized"]:
+        target = _pattern_to_target(pattern)
+        if bits == request["unquantized"]:
             ignored.append(target)
         else:
-            groups[f"group_{number}"] = scheme(bits, [target])
-    groups["group_rest"] = scheme(order["bits"], ["Linear"])
+            groups[f"group_{number}"] = make_scheme(bits, [target])
+    groups["group_rest"] = make_scheme(request["bits"], ["Linear"])
     rounding = {"config_groups": groups, "ignore": ignored}
     modifiers = {
         "gptq": lambda: [GPTQModifier(**rounding)],
@@ -52,13 +52,13 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
         "rtn": lambda: [QuantizationModifier(**rounding)],
     }[recipe]()
     data = {}
-    if order["reads_texts"]:
+    if request["reads_texts"]:
         pieces = tools.cut([tokenizer(text)["input_ids"] for text in tools.texts()])
         rows = {"input_ids": pieces, "attention_mask": [[1] * len(piece) for piece in pieces]}
         data = {
             "dataset": Dataset.from_dict(rows),
             "num_calibration_samples": len(pieces),
-            "max_seq_length": order["sequence_tokens"],
+            "max_seq_length": request["sequence_tokens"],
             "shuffle_calibration_samples": False,
         }
     if not torch.accelerator.is_available():
@@ -67,11 +67,11 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     tools.step(f"quantize by {recipe}")
     oneshot(model=model, tokenizer=tokenizer, recipe=modifiers, **data)
     tools.step("write")
-    model.save_pretrained(order["output"], save_compressed=True, **tools.shard_limit())
+    model.save_pretrained(request["output"], save_compressed=True, **tools.shard_size_argument())
     return {}
 
 
-def _target(pattern: str) -> str:
-    """Return llm-compressor's way to say that a pattern is the end of a path or a module on it."""
+def _pattern_to_target(pattern: str) -> str:
+    """Return a pattern as llm-compressor's regular expression for module paths."""
     inner = pattern.replace(".", r"\.").replace("*", ".*").replace("?", ".")
     return rf"re:(.*\.)?{inner}(\..*)?$"

@@ -1,7 +1,9 @@
-"""The process of a maker: reads an order from stdin, lets one module make the model, and reports.
+"""Entry point of a quantizer process: reads a request from stdin, lets one module write the
+model, and reports.
 
-It runs in the maker's own environment, and imports nothing but Python and that module. Its stdout
-is for the runner alone: what a library prints goes to the log. It dies with the runner.
+It runs in the quantizer package's own environment, and imports only the standard library
+and that module. Its stdout is reserved for the runner; library output goes to the log. It
+ends with the runner.
 """
 
 from __future__ import annotations
@@ -23,31 +25,32 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 KIB_A_MIB = 1024 if sys.platform == "linux" else 1024**2
 
 
-class Tools:
-    """What a maker's module is handed besides the order."""
+class QuantizerTools:
+    """Helpers that a quantizer module gets in addition to the request."""
 
-    def __init__(self, order: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
-        self.order, self._say = order, say
+    def __init__(self, request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+        self.order, self._say = request, send
         self.tokens = self.pieces = 0  # that were read
 
-    def step(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Tell the runner what is being done, and how much of it is done."""
+    def report_step(self, name: str, done: int = 0, total: int = 0) -> None:
+        """Report the current step and its progress to the runner."""
         self._say({"step": name, "done": done, "total": total})
 
-    def texts(self) -> list[str]:
-        """Return the calibration's texts."""
+    def read_texts(self) -> list[str]:
+        """Return the calibration texts."""
         found: list[str] = json.loads(Path(self.order["texts"]).read_text(encoding="utf-8"))
         return found
 
-    def shard_limit(self) -> dict[str, int]:
-        """Return the argument by which packages limit each file of weights; none for their own."""
+    def shard_size_argument(self) -> dict[str, int]:
+        """Return the argument that limits the size of each weight file, or {} for the package's
+        default.
+        """
         size: int | None = self.order["shard_bytes"]
         return {} if size is None else {"max_shard_size": size}
 
-    def cut(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return pieces of the tokens of all texts, one after the other, spread evenly over them;
-        each has as many tokens as was asked for."""
-        tokens = [token for text in texts for token in text]
+    def make_sequences(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return sequences of `sequence_tokens` tokens, spread evenly over the concatenated texts."""
+        tokens = [token for text in token_ids for token in text]
         size: int = self.order["sequence_tokens"]
         whole = len(tokens) // size
         if not whole:
@@ -60,7 +63,7 @@ class Tools:
 
 
 def main() -> None:
-    """Make what was ordered."""
+    """Write the requested model."""
     order = json.loads(sys.stdin.read())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -68,9 +71,9 @@ def main() -> None:
         sys.exit(1)
     own = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    tools = Tools(order, lambda said: print(json.dumps(said), file=own))
+    tools = QuantizerTools(order, lambda said: print(json.dumps(said), file=own))
     started = time.monotonic()
-    details: dict[str, Any] = _module(order["maker"]).make(order, tools)
+    details: dict[str, Any] = _load_quantizer_module(order["maker"]).make(order, tools)
     # of this process, or of the largest program that it has started
     peak = max(
         resource.getrusage(who).ru_maxrss / KIB_A_MIB
@@ -86,8 +89,10 @@ def main() -> None:
     print(json.dumps({"report": report | details}), file=own)
 
 
-def _module(name: str) -> ModuleType:
-    """Import the maker's module by its path, since its folder must hide no package's name."""
+def _load_quantizer_module(name: str) -> ModuleType:
+    """Import the quantizer's module by its path, because its folder must not shadow a package's
+    name.
+    """
     spec = importlib.util.spec_from_file_location(
         f"{name}_maker", Path(__file__).with_name(f"{name}_maker.py")
     )

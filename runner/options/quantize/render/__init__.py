@@ -1,1 +1,1 @@
-"""What the making of a quantized model makes known, as text."""
+"""Text output of task=quantize."""

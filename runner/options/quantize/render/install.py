@@ -1,4 +1,4 @@
-"""How what makes a recipe is installed."""
+"""Install instructions for quantizer packages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from runner.options.quantize.keys import QuantizeConfig
 
 
 def describe_install(task: QuantizeConfig) -> str:
-    """Return the lines that install what makes a recipe."""
-    maker, here = task.kind.maker, f".makers/{task.kind.maker.name}"
+    """Return the commands that install a recipe's quantizer package."""
+    maker, here = task.recipe_properties.maker, f".makers/{task.recipe_properties.maker.name}"
     lines = [f"`make makers RECIPE={task.recipe.value}` in a checkout of the runner makes {here}"]
     if maker.programs:
         lines.append(

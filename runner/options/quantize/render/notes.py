@@ -1,4 +1,4 @@
-"""The sentences of notes about the making of a quantized model."""
+"""Message texts of notes about task=quantize."""
 
 from __future__ import annotations
 

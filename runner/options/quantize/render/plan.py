@@ -1,4 +1,4 @@
-"""What will be made, by what, with which texts, as the lines of a plan."""
+"""Describes the planned quantization: source, quantizer, calibration texts and target."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.options.quantize.calibration import Calibration
-from runner.options.quantize.environment import Environment
+from runner.options.quantize.environment import QuantizerEnvironment
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.render.notes import NOTES
-from runner.options.quantize.source import Source
+from runner.options.quantize.source import SourceModel
 from runner_base import MIB
 from runner_base.notes import Note
 from runner_base.render.notes import render_note
@@ -17,8 +17,8 @@ from runner_base.render.notes import render_note
 
 def describe_plan(
     task: QuantizeConfig,
-    source: Source,
-    environment: Environment,
+    source: SourceModel,
+    environment: QuantizerEnvironment,
     calibration: Calibration | None,
     target: Path,
     notes: Sequence[Note],
@@ -26,7 +26,7 @@ def describe_plan(
     lines = [
         f"makes {target}",
         f"of {source.path}: {source.parameters:,} parameters, {source.nbytes / MIB:,.1f} MiB",
-        f"by {task.kind.maker.label} {environment.version} of {environment.shown}",
+        f"by {task.recipe_properties.maker.label} {environment.version} of {environment.path}",
     ]
     if calibration is not None:
         lines.append(

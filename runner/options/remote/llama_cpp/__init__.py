@@ -1,2 +1,3 @@
-"""llama_cpp – a server of llama.cpp that the runner starts, compares with its own engine, and ends;
-requests go to it through runner/options/remote."""
+"""Starts a llama.cpp server, compares it with the runner's own engine, and stops it. Requests
+are sent by runner/options/remote.
+"""

@@ -1,4 +1,4 @@
-"""The command line of llama.cpp's server for a job, and the variables that it gets."""
+"""Command line and environment variables of a job's llama.cpp server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
-from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_model
-from runner.options.remote.llama_cpp.program import program_of
+from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_config
+from runner.options.remote.llama_cpp.program import find_program
 from runner_base import ConfigError, machine
 from runner_engine.checkpoints import model_files
 
@@ -16,20 +16,20 @@ MOST_POSITIONS = 8192  # of a sequence, unless the user says: memory is taken fo
 OF_LLAMA_CPP = "LLAMA_ARG_"  # begins variables that stand for words of its command line
 
 
-def name_of(model: LlamaCppConfig) -> str:
-    """Return the name under which the server has the model: without the folders of its path."""
+def served_model_name(model: LlamaCppConfig) -> str:
+    """Return the model name that the server uses: the file name without its folders."""
     return Path(model.name).name
 
 
-def positions_of(resolved: ResolvedJob) -> int:
-    """Return the most tokens of a prompt and its answer."""
-    model = llama_cpp_model(resolved.config.model)
-    return model.context or min(resolved.model.positions.own or MOST_POSITIONS, MOST_POSITIONS)
+def max_positions(resolved: ResolvedJob) -> int:
+    """Return the maximum number of tokens of a prompt plus its answer."""
+    model = llama_cpp_config(resolved.config.model)
+    return model.context or min(resolved.model.position_limits.own or MOST_POSITIONS, MOST_POSITIONS)
 
 
-def draft_of(resolved: ResolvedJob) -> Path | None:
-    """Return the draft's file; ConfigError if there is none."""
-    model = llama_cpp_model(resolved.config.model)
+def find_draft_file(resolved: ResolvedJob) -> Path | None:
+    """Return the draft model's path. Raises ConfigError if the file does not exist."""
+    model = llama_cpp_config(resolved.config.model)
     if model.draft is None:
         return None
     path = Path(model.draft).expanduser().absolute()
@@ -38,23 +38,29 @@ def draft_of(resolved: ResolvedJob) -> Path | None:
     return path
 
 
-def options_of(resolved: ResolvedJob) -> list[str]:
-    """Return the options that decide what the server computes with a model; its address and key
-    come from elsewhere."""
-    model = llama_cpp_model(resolved.config.model)
-    program, draft = program_of(model), draft_of(resolved)
-    options = ["--ctx-size", str(positions_of(resolved) * model.parallel)]
-    options += ["--parallel", str(model.parallel), "--threads", str(model.threads or machine.cores())]
+def build_server_options(resolved: ResolvedJob) -> list[str]:
+    """Return the server options that affect the computation. Address and API key are added
+    elsewhere.
+    """
+    model = llama_cpp_config(resolved.config.model)
+    program, draft = find_program(model), find_draft_file(resolved)
+    options = ["--ctx-size", str(max_positions(resolved) * model.parallel)]
+    options += [
+        "--parallel",
+        str(model.parallel),
+        "--threads",
+        str(model.threads or machine.available_cores()),
+    ]
     for option, kind in (("--cache-type-k", model.kv_keys), ("--cache-type-v", model.kv_values)):
         options += [] if kind is KvType.f16 else [option, kind.value]
     for option, value in (
         ("--flash-attn", None if model.flash_attention == "auto" else model.flash_attention.value),
-        (program.first_known("--gpu-layers", "--n-gpu-layers"), model.gpu_layers),
+        (program.first_supported_flag("--gpu-layers", "--n-gpu-layers"), model.gpu_layers),
         ("--batch-size", model.batch),
         ("--ubatch-size", model.ubatch),
         ("--n-cpu-moe", model.cpu_moe),
         ("--model-draft", draft),
-        (program.first_known("--spec-draft-n-max", "--draft-max"), model.draft_tokens),
+        (program.first_supported_flag("--spec-draft-n-max", "--draft-max"), model.draft_tokens),
     ):
         options += [] if value is None else [option, str(value)]
     if draft is not None and "--spec-type" in program.words:
@@ -66,24 +72,25 @@ def options_of(resolved: ResolvedJob) -> list[str]:
     return options + model.flags
 
 
-def variables_of(key: str) -> dict[str, str]:
-    """Return the variables of the server: the user's, without those that would change what it
-    computes."""
+def server_environment(api_key: str) -> dict[str, str]:
+    """Return the user's environment variables plus the API key, without LLAMA_ARG_* variables that
+    would change the computation.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith(OF_LLAMA_CPP)}
     own.pop("PYTHONPATH", None)  # xllamacpp's environment has packages of its own
-    return own | {"LLAMA_API_KEY": key}
+    return own | {"LLAMA_API_KEY": api_key}
 
 
-def flags_shown(resolved: ResolvedJob) -> str:
-    """Return these options as a record has them, without paths of this machine."""
-    draft, words = draft_of(resolved), options_of(resolved)
+def format_flags(resolved: ResolvedJob) -> str:
+    """Return the server options as text for the run record, without paths of this machine."""
+    draft, words = find_draft_file(resolved), build_server_options(resolved)
     shown = words if draft is None else [draft.name if word == str(draft) else word for word in words]
     return " ".join(shown)
 
 
-def check_words(model: LlamaCppConfig) -> None:
-    """Refuse a word that the program does not know, as far as it tells which it knows."""
-    program = program_of(model)
+def check_flags(model: LlamaCppConfig) -> None:
+    """Raise ConfigError for a flag that the llama.cpp program does not list in its help."""
+    program = find_program(model)
     for word in model.flags if program.words else []:
         name = word.partition("=")[0]
         if name.startswith("-") and not name[1:2].isdigit() and name not in program.words:
@@ -96,7 +103,7 @@ def check_words(model: LlamaCppConfig) -> None:
             )
 
 
-def draft_sha256(resolved: ResolvedJob, cache: Path) -> dict[str, str]:
-    """Return the hash of the draft's file, if there is one."""
-    draft = draft_of(resolved)
-    return {} if draft is None else {"draft": model_files.files_sha256(draft, cache)}
+def hash_draft_file(resolved: ResolvedJob, cache: Path) -> dict[str, str]:
+    """Return the SHA-256 of the draft model's file, or an empty dictionary without a draft model."""
+    draft = find_draft_file(resolved)
+    return {} if draft is None else {"draft": model_files.hash_model_files(draft, cache)}

@@ -1,10 +1,10 @@
-"""Whether llama.cpp computes what our own engine computes from the same file.
+"""Checks that llama.cpp computes the same as the runner's own engine from the same file.
 
-Compared are the tokens of texts, chats as the file's template renders them, and at places of texts,
-each given the same tokens before it, the first choice and the log-probability of the next token.
-Two right programs differ by rounding, which depends on the model: of our engine it is measured, with
-weights in the file's blocks and with activations in bytes, as llama.cpp has them. What our engine
-says is kept in the user's cache, by the content of the file.
+Compared are the tokens of texts and rendered chats, and at sampled positions the likeliest
+next token and its log-probability. Correct programs still differ by rounding, which depends
+on the model. That rounding is measured with the runner's engine: weights in the file's
+blocks, and activations in int8 as in llama.cpp. The engine's reference results are stored
+in the user cache under the file's content hash.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.resolved import ResolvedJob
-from runner.options.remote.faults import Fault
-from runner.options.remote.forced_scoring import Forced, forced_answer, forced_body
-from runner.options.remote.llama_cpp import texts
-from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_model
-from runner.options.remote.llama_cpp.render.notes import describe_gap
-from runner.options.remote.started.reference import REFERENCE_S, NoReference, ask
+from runner.options.remote.faults import RequestFault
+from runner.options.remote.forced_scoring import ForcedToken, build_forced_request, parse_forced_response
+from runner.options.remote.llama_cpp import comparison_texts
+from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_config
+from runner.options.remote.llama_cpp.render.notes import describe_logprob_gap
+from runner.options.remote.started.reference import REFERENCE_S, ReferenceFailed, run_reference_process
 from runner.options.remote.started.server import StartedServer
-from runner_base import ConfigError, JobFailed, doing, kept, machine, one_line, tell
+from runner_base import ConfigError, JobFailed, announce, machine, report_step, to_one_line, user_cache
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 
@@ -39,8 +39,10 @@ ROTATES = ("--rope", "--yarn", "--override-kv")
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What our engine says of the file; `missing`: why it says less."""
+class ReferenceResults:
+    """Reference results of the runner's engine for a file. `missing` gives the reason for absent
+    results.
+    """
 
     missing: str = ""
     tokens: list[list[int]] = field(default_factory=list)
@@ -49,8 +51,8 @@ class Reference:
     rounded: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def rounding(self) -> float:
-        """How far rounded activations are from exact ones, in nats for a token on average."""
+    def mean_rounding_gap(self) -> float:
+        """Mean absolute difference between rounded and exact activations, in nats per token."""
         return _mean(
             [
                 abs(own - other)
@@ -61,8 +63,8 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The next token at one place of a text, as both say."""
+class TokenComparison:
+    """The next token at one position, according to both programs."""
 
     own: float  # log-probability, by our engine
     other: float  # and by llama.cpp
@@ -70,133 +72,147 @@ class Compared:
     other_first: int
 
 
-@doing("reading the file by the runner's own engine, to compare llama.cpp with it")
-def reference_of(resolved: ResolvedJob) -> Reference:
-    """Return what our engine says, from the cache or from a process that ends before llama.cpp
-    starts."""
-    model = llama_cpp_model(resolved.config.model)
+@report_step("reading the file by the runner's own engine, to compare llama.cpp with it")
+def load_reference(resolved: ResolvedJob) -> ReferenceResults:
+    """Return the reference results, from the user cache or from a subprocess that ends before
+    llama.cpp starts.
+    """
+    model = llama_cpp_config(resolved.config.model)
     if not model.compare:
-        return Reference(missing="model.compare=false")
-    file = _file(resolved)
-    found = kept.read(file).get("reference") if file is not None else None
+        return ReferenceResults(missing="model.compare=false")
+    file = _cache_file(resolved)
+    found = user_cache.read_cache_file(file).get("reference") if file is not None else None
     if found is None:
-        tell(
+        announce(
             "reading the file by the runner's own engine, to compare llama.cpp with it (model.compare=false: not)"
         )
-        found = _read(resolved)
+        found = _compute_reference(resolved)
         if file is not None and "missing" not in found:  # with more memory it may say more
-            kept.keep(file, {"reference": found})
-    return Reference(**found)
+            user_cache.write_cache_file(file, {"reference": found})
+    return ReferenceResults(**found)
 
 
-@doing("comparing llama.cpp with the runner's own engine")
-def compare(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> Note:
-    """Return how near both are, and, in a warning, what was not compared; ConfigError if they compute
-    different things."""
+@report_step("comparing llama.cpp with the runner's own engine")
+def compare_with_reference(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> Note:
+    """Return a note with the measured difference, or a warning about missing comparisons. Raises
+    ConfigError if both programs compute different things.
+    """
     if not reference.tokens:
         return note("not_compared", "warning", reason=reference.missing)
-    texts_read = _check_tokens(resolved, reference, server)
-    chats = _check_chats(resolved, reference, server)
+    texts_read = _compare_tokens(resolved, reference, server)
+    chats = _compare_chats(resolved, reference, server)
     tokens = note("same_tokens", texts=texts_read, chats=chats)
     if not reference.scores:
         return note("partly_compared", "warning", tokens=tokens, reason=reference.missing)
-    return _check_scores(resolved, reference, server, tokens)
+    return _compare_scores_with_limit(resolved, reference, server, tokens)
 
 
-def _check_tokens(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> int:
-    """Refuse a server that reads a text as other tokens; return how many texts it has read."""
-    all_texts = texts.read()
+def _compare_tokens(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
+    """Raise ConfigError if the server tokenizes a text differently. Returns the number of compared
+    texts.
+    """
+    all_texts = comparison_texts.make_sample_texts()
     for text, own in zip(all_texts, reference.tokens, strict=True):
-        other = _tokens(server, text)
+        other = _tokenize(server, text)
         if other != own:
-            raise _differs(
+            raise _mismatch_error(
                 resolved,
                 server,
-                f"reads {text[:60]!r} as {_shown(other, own)}, and the runner's engine as "
-                f"{_shown(own, other)}{_without_pattern(resolved)}",
-                _given(resolved, "--override-kv"),
+                f"reads {text[:60]!r} as {_format_tokens(other, own)}, and the runner's engine as "
+                f"{_format_tokens(own, other)}{_missing_pattern_hint(resolved)}",
+                _describe_flags(resolved, "--override-kv"),
             )
     return len(all_texts)
 
 
-def _check_chats(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> int:
-    """Refuse a server that renders a chat in another way than the file's template; return how many it
-    has rendered."""
+def _compare_chats(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
+    """Raise ConfigError if the server renders a chat differently than the file's template. Returns
+    the number of compared chats.
+    """
     compared = 0
-    for chat, own in zip(texts.CHATS, reference.chats, strict=True):
+    for chat, own in zip(comparison_texts.CHATS, reference.chats, strict=True):
         if not own["ids"]:  # the template refuses it, or there is none
             continue
         turns = [{"role": role, "content": content} for role, content in chat]
-        text = str(_asked(server, "apply-template", {"messages": turns}).get("prompt"))
-        other = _tokens(server, text)
+        text = str(_post(server, "apply-template", {"messages": turns}).get("prompt"))
+        other = _tokenize(server, text)
         if other != own["ids"]:
-            raise _differs(
+            raise _mismatch_error(
                 resolved,
                 server,
-                f"renders a chat as {_from_difference(text, own['text'])}, and the file's template "
-                f"as {_from_difference(own['text'], text)}",
-                _given(resolved, "--chat-template", "--no-jinja"),
+                f"renders a chat as {_excerpt_difference(text, own['text'])}, and the file's template "
+                f"as {_excerpt_difference(own['text'], text)}",
+                _describe_flags(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
     return compared
 
 
-def _check_scores(resolved: ResolvedJob, reference: Reference, server: StartedServer, tokens: Note) -> Note:
-    """Refuse a server whose log-probabilities are further from our engine's than rounding."""
-    model = llama_cpp_model(resolved.config.model)
-    found = _scores(model, reference, server)
+def _compare_scores_with_limit(
+    resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer, tokens_note: Note
+) -> Note:
+    """Raise ConfigError if log-probabilities differ from the runner's engine by more than rounding
+    explains.
+    """
+    model = llama_cpp_config(resolved.config.model)
+    found = _compare_scores(model, reference, server)
     mean = _mean([abs(each.own - each.other) for each in found])
     most = max(abs(each.own - each.other) for each in found)
-    limit = _limit(model, reference.rounding)
+    limit = _max_logprob_gap(model, reference.mean_rounding_gap)
     same = sum(each.own_first == each.other_first for each in found)
     if mean <= limit and math.isfinite(most):
         return note(
-            "same_model", same=same, places=len(found), mean=mean, most=most, limit=limit, tokens=tokens
+            "same_model", same=same, places=len(found), mean=mean, most=most, limit=limit, tokens=tokens_note
         )
-    raise _differs(
+    raise _mismatch_error(
         resolved,
         server,
-        f"computes another model than the runner's engine: {describe_gap(same, len(found), mean, most)}, and "
+        f"computes another model than the runner's engine: {describe_logprob_gap(same, len(found), mean, most)}, and "
         f"{limit:.2g} on average is what rounding may make",
-        _suspects(model),
+        _suspect_settings(model),
     )
 
 
-def _scores(model: LlamaCppConfig, reference: Reference, server: StartedServer) -> list[Compared]:
-    """Return the next token at each place, as both say; places of a text one after another, since
-    the server keeps what it has read."""
+def _compare_scores(
+    model: LlamaCppConfig, reference: ReferenceResults, server: StartedServer
+) -> list[TokenComparison]:
+    """Return the next token at each position according to both programs. Positions of one text run
+    in order, because the server caches the prefix.
+    """
 
-    def of_text(ids: list[int], own: dict[str, Any]) -> list[Compared]:
+    def score_text(ids: list[int], own_scores: dict[str, Any]) -> list[TokenComparison]:
         found = []
-        for at in texts.places(len(ids)):
-            told = _forced(server, ids[:at], ids[at])
-            values = own["logprobs"][at - 1], float(told.logprob)
-            found.append(Compared(*values, own["firsts"][at - 1], int(told.first)))
+        for at in comparison_texts.choose_scored_positions(len(ids)):
+            told = _fetch_forced_token(server, ids[:at], ids[at])
+            values = own_scores["logprobs"][at - 1], float(told.logprob)
+            found.append(TokenComparison(*values, own_scores["firsts"][at - 1], int(told.first)))
         return found
 
     with ThreadPoolExecutor(model.parallel) as pool:
         pairs = zip(reference.tokens, reference.scores, strict=False)  # the first texts are scored
-        return [each for found in pool.map(of_text, *zip(*pairs, strict=True)) for each in found]
+        return [each for found in pool.map(score_text, *zip(*pairs, strict=True)) for each in found]
 
 
-def _forced(server: StartedServer, before: Sequence[int], token: int) -> Forced:
+def _fetch_forced_token(server: StartedServer, prefix: Sequence[int], token: int) -> ForcedToken:
     try:
-        return forced_answer(server.url, _asked(server, "completion", forced_body(before, token)), token)
-    except Fault as fault:
+        return parse_forced_response(
+            server.url, _post(server, "completion", build_forced_request(prefix, token)), token
+        )
+    except RequestFault as fault:
         raise JobFailed(str(fault), code="damaged") from None
 
 
-def _limit(model: LlamaCppConfig, rounding: float) -> float:
-    """Return how far log-probabilities may be apart, in nats for a token on average."""
+def _max_logprob_gap(model: LlamaCppConfig, rounding: float) -> float:
+    """Return the allowed mean difference of log-probabilities, in nats per token."""
     limit = max(ROUNDINGS * rounding, LEAST)
-    kinds = [kind for kind in (model.kv_keys, model.kv_values) if not kind.is_plain]
+    kinds = [kind for kind in (model.kv_keys, model.kv_values) if not kind.is_at_least_f16]
     return max(limit, *(limit + ALLOWED.get(kind.bits, COARSE) for kind in kinds), 0.0)
 
 
-def _suspects(model: LlamaCppConfig) -> list[str]:
-    """Return the settings that may be the cause, the likeliest first."""
+def _suspect_settings(model: LlamaCppConfig) -> list[str]:
+    """Return the settings that may cause a difference, likeliest first."""
     turned = [flag for flag in model.flags if flag.startswith(ROTATES)]
-    found = [f"model.flags={_with_values(model.flags, ROTATES)}"] if turned else []
+    found = [f"model.flags={_select_flags(model.flags, ROTATES)}"] if turned else []
     for key, kind in (("kv_keys", model.kv_keys), ("kv_values", model.kv_values)):
         found += [] if kind is KvType.f16 else [f"model.{key}={kind}"]
     found += [f"model.flags={model.flags}"] if model.flags and not turned else []
@@ -204,96 +220,108 @@ def _suspects(model: LlamaCppConfig) -> list[str]:
     return found
 
 
-def _without_pattern(resolved: ResolvedJob) -> str:
-    """Say that a file does not tell where a text may be cut, for which llama.cpp has a pattern of
-    its own."""
+def _missing_pattern_hint(resolved: ResolvedJob) -> str:
+    """Return a message if the file does not name its tokenizer pattern. llama.cpp then uses a
+    default pattern.
+    """
     metadata = gguf_file.read_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
     return "" if is_told else f". The file has no {PATTERN}: convert it anew"
 
 
-def _with_values(flags: Sequence[str], starts: tuple[str, ...]) -> str:
-    """Return the flags that begin in one of these ways, with the values that follow them."""
+def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
+    """Return the flags that start with one of the prefixes, with their values."""
     shown, takes = [], False
     for flag in flags:
-        takes = flag.startswith(starts) or (takes and not flag.startswith("--"))
+        takes = flag.startswith(prefixes) or (takes and not flag.startswith("--"))
         shown += [flag] if takes else []
     return f"[{','.join(shown)}]"
 
 
-def _given(resolved: ResolvedJob, *starts: str) -> list[str]:
-    """Return the flags of the job that begin in one of these ways, as a cause."""
-    flags = llama_cpp_model(resolved.config.model).flags
-    is_given = any(flag.startswith(starts) for flag in flags)
-    return [f"model.flags={_with_values(flags, starts)}"] if is_given else []
+def _describe_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
+    """Return the job's flags that start with one of the prefixes, as a possible cause."""
+    flags = llama_cpp_config(resolved.config.model).flags
+    is_given = any(flag.startswith(prefixes) for flag in flags)
+    return [f"model.flags={_select_flags(flags, prefixes)}"] if is_given else []
 
 
-def _differs(resolved: ResolvedJob, server: StartedServer, how: str, suspects: Sequence[str]) -> ConfigError:
-    """Return the error of a server that computes something else; suspects: the settings that may be
-    the cause."""
+def _mismatch_error(
+    resolved: ResolvedJob, server: StartedServer, difference: str, suspects: Sequence[str]
+) -> ConfigError:
+    """Return a ConfigError for a server that computes something else. `suspects` lists the
+    settings that may be the cause.
+    """
     cause = (
         f"It was started with {' and '.join(suspects)}: leave {'them' if len(suspects) > 1 else 'that'} out"
         if suspects
         else "Use another version of llama.cpp"
     )
     return ConfigError(
-        f"{server.label} {how}. {cause}; model.compare=false takes its answers as they are",
+        f"{server.label} {difference}. {cause}; model.compare=false takes its answers as they are",
         key="model.name",
         value=resolved.config.model.name,
         code="mismatch",
     )
 
 
-def _tokens(server: StartedServer, text: str) -> list[int]:
+def _tokenize(server: StartedServer, text: str) -> list[int]:
     body = {"content": text, "add_special": True, "parse_special": True}
-    ids = _asked(server, "tokenize", body).get("tokens")
+    ids = _post(server, "tokenize", body).get("tokens")
     return ids if isinstance(ids, list) else []
 
 
-def _asked(server: StartedServer, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _post(server: StartedServer, path: str, payload: dict[str, Any]) -> dict[str, Any]:
     try:
-        answer = server.fetch(path, body, REFERENCE_S)
+        answer = server.fetch_json(path, payload, REFERENCE_S)
     except (OSError, ValueError) as error:
-        raise server.failure() or JobFailed(
-            f"{server.label} does not answer /{path}: {one_line(error)}", code="unreachable"
+        raise server.exit_error() or JobFailed(
+            f"{server.label} does not answer /{path}: {to_one_line(error)}", code="unreachable"
         ) from None
     return answer if isinstance(answer, dict) else {}
 
 
-def _shown(ids: Sequence[int], other: Sequence[int]) -> str:
-    """Return tokens from the first one that differs."""
-    at = _first_difference(ids, other)
+def _format_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> str:
+    """Return up to six tokens from the first difference on."""
+    at = _find_first_difference(ids, other_ids)
     return f"{len(ids)} tokens (from number {at + 1} on {[*ids[at : at + 6]]})"
 
 
-def _from_difference(text: str, other: str) -> str:
-    """Return a text around the first character that differs."""
-    at = max(_first_difference(text, other) - 20, 0)
+def _excerpt_difference(text: str, other_text: str) -> str:
+    """Return 60 characters of a text around its first difference from another text."""
+    at = max(_find_first_difference(text, other_text) - 20, 0)
     return repr(("…" if at else "") + text[at : at + 60])
 
 
-def _first_difference(some: Sequence[Any], other: Sequence[Any]) -> int:
-    pairs = enumerate(zip(some, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(some), len(other)))
+def _find_first_difference(first: Sequence[Any], second: Sequence[Any]) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-def _file(resolved: ResolvedJob) -> Path | None:
-    content, versions = resolved.model.files.hashes.get("model"), machine.versions()
-    kwargs = llama_cpp_model(resolved.config.model).chat_template_kwargs
+def _cache_file(resolved: ResolvedJob) -> Path | None:
+    content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
+    kwargs = llama_cpp_config(resolved.config.model).chat_template_kwargs
     libraries = [versions["torch"], versions["transformers"]]
-    key = ["llama_cpp", VERSION, content, kwargs, texts.read(), texts.CHATS, *libraries]
-    return None if content is None else kept.file_of("scores", key)
+    key = [
+        "llama_cpp",
+        VERSION,
+        content,
+        kwargs,
+        comparison_texts.make_sample_texts(),
+        comparison_texts.CHATS,
+        *libraries,
+    ]
+    return None if content is None else user_cache.cache_file("scores", key)
 
 
-def _read(resolved: ResolvedJob) -> dict[str, Any]:
-    model = llama_cpp_model(resolved.config.model)
+def _compute_reference(resolved: ResolvedJob) -> dict[str, Any]:
+    model = llama_cpp_config(resolved.config.model)
     order = {"file": str(resolved.model.files.path), "chat_template_kwargs": model.chat_template_kwargs}
     try:
-        found: dict[str, Any] = ask(MODULE, order)
-    except NoReference as error:
+        found: dict[str, Any] = run_reference_process(MODULE, order)
+    except ReferenceFailed as error:
         return {"missing": str(error)}
     return found

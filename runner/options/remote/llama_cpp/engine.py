@@ -1,5 +1,6 @@
-"""The engine of model=llama_cpp: over a server of llama.cpp, which is compared with our own
-engine."""
+"""The engine of model=llama_cpp: it starts a llama.cpp server and compares the server with the
+runner's own engine.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runner.config.resolved import ResolvedJob
-from runner.options.remote.keys import ApiConfig, Extensions
+from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.llama_cpp import comparison
-from runner.options.remote.llama_cpp.command import flags_shown, name_of
-from runner.options.remote.llama_cpp.keys import llama_cpp_model
+from runner.options.remote.llama_cpp.command import format_flags, served_model_name
+from runner.options.remote.llama_cpp.keys import llama_cpp_config
 from runner.options.remote.llama_cpp.render.notes import NOTES
 from runner.options.remote.llama_cpp.server import LlamaCppServer
 from runner.options.remote.started.engine import RETRIES, StartedEngine
@@ -19,12 +20,10 @@ from runner.options.remote.started.server import StartedServer
 from runner.options.remote.thinking_budget import ThinkingBudget
 from runner_base.notes import Note, note
 from runner_base.render.notes import Template
-from runner_engine import BaseCache, Capability, Request
+from runner_engine import BaseModelCache, Capability, Request
 
 
 class LlamaCppEngine(StartedEngine):
-    """Requests to llama.cpp."""
-
     PROGRAM: ClassVar[str] = "llama.cpp"
     NOTES: ClassVar[Mapping[str, Template]] = NOTES
 
@@ -32,19 +31,19 @@ class LlamaCppEngine(StartedEngine):
         self,
         resolved: ResolvedJob,
         capabilities: frozenset[Capability],
-        bases: BaseCache | None = None,
+        bases: BaseModelCache | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._keys = llama_cpp_model(resolved.config.model)
-        self._reference = comparison.Reference()
+        self._keys = llama_cpp_config(resolved.config.model)
+        self._reference = comparison.ReferenceResults()
         super().__init__(resolved, capabilities, bases, folder)
 
-    def _client(self, url: str) -> ApiConfig:
+    def _client_config(self, url: str) -> ApiConfig:
         model = self._keys
         return ApiConfig(
-            name=name_of(model),
+            name=served_model_name(model),
             base_url=url,
-            extensions=Extensions.llama_cpp,
+            extensions=ApiExtensions.llama_cpp,
             thinking_budget=ThinkingBudget.llama_cpp,
             concurrency=model.parallel,
             retries=RETRIES,
@@ -52,26 +51,27 @@ class LlamaCppEngine(StartedEngine):
             answer_s=model.answer_s,
         )
 
-    def _start(self, folder: Path) -> LlamaCppServer:
-        self._reference = comparison.reference_of(self._resolved)
+    def _start_server(self, folder: Path) -> LlamaCppServer:
+        self._reference = comparison.load_reference(self._resolved)
         return LlamaCppServer(self._resolved, folder)
 
-    def _flags(self) -> str:
-        return flags_shown(self._resolved)
+    def _format_flags(self) -> str:
+        return format_flags(self._resolved)
 
-    def _batch_invariance(self) -> Note:
+    def _batch_invariance_note(self) -> Note:
         if self._keys.parallel > 1:
             return note("rows_together")
         return note("prompts_cached") if self._keys.caches_prompts else note("rows_alone")
 
-    def parameters(self, request: Request) -> dict[str, Any]:
-        """Return what is sent for a request; without a prompt cache, earlier requests leave
-        nothing."""
-        sent = super().parameters(request)
+    def request_parameters(self, request: Request) -> dict[str, Any]:
+        """Return the parameters sent for a request. Without a prompt cache, earlier requests do not
+        affect the answer.
+        """
+        sent = super().request_parameters(request)
         if not self._keys.caches_prompts:
             sent["extra_body"] = {**sent.get("extra_body", {}), "cache_prompt": False}
         return sent
 
-    def _compare(self, server: StartedServer) -> Note:
-        """Compare the server with our own engine."""
-        return comparison.compare(self._resolved, self._reference, server)
+    def _compare_with_reference(self, server: StartedServer) -> Note:
+        """Compare the server with the runner's own engine."""
+        return comparison.compare_with_reference(self._resolved, self._reference, server)

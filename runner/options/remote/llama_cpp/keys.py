@@ -1,5 +1,6 @@
-"""model=llama_cpp: the keys of a .gguf file that a server of llama.cpp runs, which the runner starts
-and ends."""
+"""Config keys of model=llama_cpp: a .gguf file on a llama.cpp server that the runner starts
+and stops.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +11,21 @@ from enum import StrEnum
 from typing import ClassVar
 
 from runner.options.remote.started.keys import StartedConfig
-from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base import HASHED, MISSING, UNLESS_DEFAULT, Inert, check, filled, least, setting, within
+from runner.options.remote.thinking_budget import ThinkingBudget, check_thinking_budget
+from runner_base import (
+    HASHED,
+    MISSING,
+    UNLESS_DEFAULT,
+    NotInIdentity,
+    at_least,
+    check_value,
+    config_field,
+    in_range,
+    not_blank,
+)
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.settings.generation import require_no_scheduler
-from runner_engine.settings.model import require_own_weights
+from runner_engine.settings.generation import reject_scheduler_features
+from runner_engine.settings.model import reject_weight_changes
 
 BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, too
     **dict.fromkeys(
@@ -67,7 +78,7 @@ UNRECORDED = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-s
 
 
 class KvType(StrEnum):
-    """How llama.cpp stores keys or values."""
+    """Storage format of llama.cpp's KV cache."""
 
     f32 = "f32"
     f16 = "f16"
@@ -81,12 +92,12 @@ class KvType(StrEnum):
 
     @property
     def bits(self) -> float:
-        """The bits of a number, with its share of its block's scale."""
+        """Bits per value, including the block's scale."""
         return _BITS[self]
 
     @property
-    def is_plain(self) -> bool:
-        """Whether its numbers are as exact as llama.cpp's own choice, f16, or more."""
+    def is_at_least_f16(self) -> bool:
+        """Whether the format is at least as exact as f16, llama.cpp's default."""
         return self in (KvType.f32, KvType.f16)
 
 
@@ -104,7 +115,7 @@ _BITS = {
 
 
 class FlashAttention(StrEnum):
-    """Whether llama.cpp computes attention in one pass over the keys; auto: where it can."""
+    """Whether llama.cpp uses flash attention. auto: where it is supported."""
 
     auto = "auto"
     on = "on"
@@ -113,87 +124,90 @@ class FlashAttention(StrEnum):
 
 @dataclass
 class LlamaCppConfig(StartedConfig):
-    """A .gguf file that llama.cpp runs; it is hashed like a local model's files."""
+    """A .gguf file that llama.cpp runs. The file is hashed like a local model's files."""
 
     module: ClassVar[str] = "runner.options.remote.llama_cpp.kind"
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
     OWN_OPTIONS: ClassVar[Collection[str]] = OWN
     UNRECORDED_OPTIONS: ClassVar[Collection[str]] = UNRECORDED
-    name: str = setting(MISSING, HASHED, filled("give a .gguf file, or OWNER/MODEL:QUANT of a hub"))
-    gpu_layers: int | None = setting(None, takes=least(0, ", or null"))
-    context: int | None = setting(None, takes=least(1, ", or null"))
-    parallel: int = setting(4, takes=within(1, 256))
-    prompt_cache: bool | None = setting(None, UNLESS_DEFAULT)
+    name: str = config_field(MISSING, HASHED, not_blank("give a .gguf file, or OWNER/MODEL:QUANT of a hub"))
+    gpu_layers: int | None = config_field(None, constraint=at_least(0, ", or null"))
+    context: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    parallel: int = config_field(4, constraint=in_range(1, 256))
+    prompt_cache: bool | None = config_field(None, UNLESS_DEFAULT)
     kv_keys: KvType = KvType.f16
     kv_values: KvType = KvType.f16
     flash_attention: FlashAttention = FlashAttention.auto
-    batch: int | None = setting(None, takes=least(1, ", or null"))
-    ubatch: int | None = setting(None, takes=least(1, ", or null"))
-    threads: int | None = setting(None, takes=least(1, ", or null"))
-    cpu_moe: int | None = setting(None, takes=least(1, ", or null"))
-    draft: str | None = setting(None, HASHED, filled("give a .gguf file, or null"))
-    draft_tokens: int | None = setting(None, takes=least(1, ", or null"))
+    batch: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    ubatch: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    threads: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    cpu_moe: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    draft: str | None = config_field(None, HASHED, not_blank("give a .gguf file, or null"))
+    draft_tokens: int | None = config_field(None, constraint=at_least(1, ", or null"))
     override_tensors: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
-    executable: str | None = setting(
-        None, Inert("the version that it tells counts instead"), filled("give a path or a name, or null")
+    executable: str | None = config_field(
+        None,
+        NotInIdentity("the version that it tells counts instead"),
+        not_blank("give a path or a name, or null"),
     )
-    python: str | None = setting(
-        None, Inert("the version of xllamacpp that it finds counts instead"), filled("give a path, or null")
+    python: str | None = config_field(
+        None,
+        NotInIdentity("the version of xllamacpp that it finds counts instead"),
+        not_blank("give a path, or null"),
     )
 
     @property
     def caches_prompts(self) -> bool:
-        """Whether llama.cpp computes only the part of a prompt that differs from an earlier one.
+        """Whether llama.cpp reuses the shared prefix of an earlier prompt.
 
-        What was computed before then decides an answer's last bits.
+        Earlier requests then affect the last bits of an answer.
         """
         return self.parallel > 1 if self.prompt_cache is None else self.prompt_cache
 
     def __post_init__(self) -> None:
         super().__post_init__()
         need = "model.executable names the program: leave one of the two out"
-        check(
+        check_value(
             self.python is None or self.executable is None, "model.python", self.python, need, code="conflict"
         )
         is_small = self.kv_values.bits < 16
         need = f"model.kv_values={self.kv_values} needs it: llama.cpp refuses the two together"
         is_off = self.flash_attention is FlashAttention.off
-        check(not (is_small and is_off), "model.flash_attention", "off", need, code="conflict")
+        check_value(not (is_small and is_off), "model.flash_attention", "off", need, code="conflict")
         need = "is for a draft: give model.draft=FILE, or leave it out"
         is_drafted = self.draft is not None or self.draft_tokens is None
-        check(is_drafted, "model.draft_tokens", self.draft_tokens, need, code="no_effect")
+        check_value(is_drafted, "model.draft_tokens", self.draft_tokens, need, code="no_effect")
         for rule in self.override_tensors:
             need = "give PATTERN=DEVICE, e.g. 'blk\\.[0-3]\\.ffn_.*=CPU'"
-            check(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)  # fmt: skip
+            check_value(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)  # fmt: skip
         for word in self.flags:
             self.check_option("model.flags", word, word.partition("=")[0])
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject what llama.cpp cannot do, or does in another way than the record would say."""
+        """Raise ConfigError for settings that llama.cpp does not support or implements differently."""
         need = "llama.cpp has no PEFT adapters: merge it into a .gguf file, or use model=local"
-        check(lora.name == "none", "lora", lora.name, need, code="unsupported")
+        check_value(lora.name == "none", "lora", lora.name, need, code="unsupported")
         why = "llama.cpp reads the file as it is"
-        require_own_weights(quantization, lora, rope, why)
+        reject_weight_changes(quantization, lora, rope, why)
         need = "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(generation, name)
-            check(not value, f"generation.{name}", value, need, code="unsupported")
+            check_value(not value, f"generation.{name}", value, need, code="unsupported")
         rows, most = generation.batch_size, self.parallel
         need = f"model.parallel={most} allows no more at once"
-        check(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
+        check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         why = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
-        require_no_scheduler(generation, why)
-        check_budget("model", ThinkingBudget.llama_cpp, generation)
+        reject_scheduler_features(generation, why)
+        check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 
 
-def llama_cpp_model(model: ModelConfig) -> LlamaCppConfig:
-    """Return the keys of a model that llama.cpp runs."""
+def llama_cpp_config(model: ModelConfig) -> LlamaCppConfig:
     assert isinstance(model, LlamaCppConfig)
     return model

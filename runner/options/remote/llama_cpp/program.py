@@ -1,5 +1,4 @@
-"""The program that has llama.cpp: llama-server, or a Python with xllamacpp, which serves in the same
-way; its version, its devices and the words that it knows."""
+"""Finds llama-server or a Python with xllamacpp, and reads its version, devices and flags."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from typing import Any
 import runner
 from runner.options.remote.llama_cpp import xllamacpp_main
 from runner.options.remote.llama_cpp.keys import LlamaCppConfig
-from runner_base import ConfigError, one_line
+from runner_base import ConfigError, to_one_line
 from runner_base.errors import NOT_GIVEN
 
 PROBE_S = 60.0
@@ -47,8 +46,8 @@ print(json.dumps(found))
 
 
 @dataclass(frozen=True)
-class Program:
-    """A program that serves as llama-server does."""
+class LlamaCppProgram:
+    """A program with the command line of llama-server."""
 
     command: tuple[str, ...]  # without its words
     version: str
@@ -57,21 +56,22 @@ class Program:
 
     @property
     def label(self) -> str:
-        """llama.cpp, its version and where it computes, as facts and messages name them."""
-        return f"llama.cpp {self.version} on {self.place}"
+        """Version and devices of llama.cpp, for facts and messages."""
+        return f"llama.cpp {self.version} on {self.device_names}"
 
     @property
-    def place(self) -> str:
+    def device_names(self) -> str:
         return " and ".join(self.devices) or "the CPU"
 
-    def first_known(self, *words: str) -> str:
-        """Return the first of several spellings that it knows; the first one if that is unknown."""
-        return next((word for word in words if word in self.words), words[0])
+    def first_supported_flag(self, *flags: str) -> str:
+        """Return the first spelling that the program knows, or the first one if its flags are unknown."""
+        return next((word for word in flags if word in self.words), flags[0])
 
 
-def program_of(model: LlamaCppConfig) -> Program:
-    """Return the program that the keys name, or the first that is found; ConfigError if there is
-    none."""
+def find_program(model: LlamaCppConfig) -> LlamaCppProgram:
+    """Return the program named in the config, or the first one found. Raises ConfigError if there
+    is none.
+    """
     if model.python is not None:
         path = Path(model.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
@@ -82,7 +82,7 @@ def program_of(model: LlamaCppConfig) -> Program:
                 value=model.python,
                 code="not_found",
             )
-        found = _with_xllamacpp(str(path))
+        found = _probe_xllamacpp(str(path))
         if found is None:
             install = f"{path} -m pip install xllamacpp"
             raise ConfigError(
@@ -90,14 +90,14 @@ def program_of(model: LlamaCppConfig) -> Program:
             )
         return found
     if model.executable is not None:
-        return _executable(model.executable, "model.executable", model.executable)
+        return _probe_executable(model.executable, "model.executable", model.executable)
     if shutil.which(SERVER) is not None:
-        return _executable(SERVER, SERVER, NOT_GIVEN)
+        return _probe_executable(SERVER, SERVER, NOT_GIVEN)
     for folder in (Path(".llama_cpp").absolute(), CHECKOUT / ".llama_cpp"):
         python = folder / "bin" / "python"
-        if python.is_file() and (found := _with_xllamacpp(str(python))) is not None:
+        if python.is_file() and (found := _probe_xllamacpp(str(python))) is not None:
             return found
-    own = _with_xllamacpp(sys.executable)
+    own = _probe_xllamacpp(sys.executable)
     if own is not None:
         return own
     raise ConfigError(
@@ -105,7 +105,7 @@ def program_of(model: LlamaCppConfig) -> Program:
     )
 
 
-def _executable(name: str, key: str, value: object) -> Program:
+def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
     """Return a llama-server by its path or name."""
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
@@ -113,28 +113,28 @@ def _executable(name: str, key: str, value: object) -> Program:
             f"there is no such program, or it may not be run. {HOW}", key=key, value=value, code="not_found"
         )
     label = key if value is NOT_GIVEN else f"{key}={value}"
-    said = _said(path, label, "--version")
+    said = _run_with_flag(path, label, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
-            f"this is no llama-server: its --version says {one_line(said)[:200] or 'nothing'}",
+            f"this is no llama-server: its --version says {to_one_line(said)[:200] or 'nothing'}",
             key=key,
             value=value,
             code="unsupported",
         )
     version = f"b{named[1]}" + (f" ({named[2]})" if named[2] else "")
-    listed = _said(path, label, "--list-devices").partition("devices:")[2]
+    listed = _run_with_flag(path, label, "--list-devices").partition("devices:")[2]
     devices = re.findall(r"^\s+(\w+: [^(\n]+?)\s*(?:\(|$)", listed, re.M)
-    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _said(path, label, "--help"))
-    return Program((path,), version, tuple(devices), frozenset(words))
+    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _run_with_flag(path, label, "--help"))
+    return LlamaCppProgram((path,), version, tuple(devices), frozenset(words))
 
 
 @cache
-def _said(path: str, label: str, word: str) -> str:
-    """Return what a program prints for one word."""
+def _run_with_flag(path: str, label: str, flag: str) -> str:
+    """Run a program with one flag and return its output."""
     try:
         done = subprocess.run(
-            [path, word],
+            [path, flag],
             capture_output=True,
             text=True,
             timeout=PROBE_S,
@@ -144,14 +144,14 @@ def _said(path: str, label: str, word: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
-            f"{label} does not run as a llama-server: {word}: {one_line(error)}", code="failed"
+            f"{label} does not run as a llama-server: {flag}: {to_one_line(error)}", code="failed"
         ) from None
     return done.stdout + done.stderr
 
 
 @cache
-def _with_xllamacpp(python: str) -> Program | None:
-    """Ask a Python what xllamacpp it has; None if it has none."""
+def _probe_xllamacpp(python: str) -> LlamaCppProgram | None:
+    """Return the xllamacpp of a Python, or None if it is not installed."""
     why = f"model.python={python} does not run as a Python"
     try:
         done = subprocess.run(
@@ -166,12 +166,12 @@ def _with_xllamacpp(python: str) -> Program | None:
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{why}: {one_line(error)}", code="failed") from None
+        raise ConfigError(f"{why}: {to_one_line(error)}", code="failed") from None
     if found is None:
-        raise ConfigError(f"{why}: {one_line(done.stderr or done.returncode)}", code="failed")
+        raise ConfigError(f"{why}: {to_one_line(done.stderr or done.returncode)}", code="failed")
     if not found:
         return None
     build = f" ({found['build']})" if found["build"] else ""
     version = f"of xllamacpp {found['version']}{build}"
     command = (python, "-P", str(Path(xllamacpp_main.__file__)))
-    return Program(command, version, tuple(found["devices"]), frozenset(xllamacpp_main.WORDS))
+    return LlamaCppProgram(command, version, tuple(found["devices"]), frozenset(xllamacpp_main.WORDS))

@@ -1,5 +1,6 @@
-"""A process that computes what our own engine says of a .gguf file: JSON on stdin, JSON on
-stdout."""
+"""Subprocess that computes the reference results of the runner's engine for a .gguf file.
+Reads JSON from stdin and writes JSON to stdout.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import os
 import sys
 from typing import Any
 
-from runner.options.remote.llama_cpp import texts
-from runner_base import Dtype, RunnerError, child, one_line
+from runner.options.remote.llama_cpp import comparison_texts
+from runner_base import Dtype, RunnerError, child_process, to_one_line
 from runner_engine import (
     CHOICES,
     LocalEngine,
@@ -18,50 +19,49 @@ from runner_engine import (
     ModelSpec,
     Request,
     check_files,
-    check_fits,
-    complete,
-    request_encoder_of,
+    check_memory_fits,
+    complete_requests,
+    create_tokenizer_only_encoder,
     resolve,
 )
 
 ROUNDED = {"bfloat16": Dtype.bfloat16}  # how a file's own numbers are rounded; others: to float16
 
 
-def spec_of(order: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec:
-    """Return what our engine is asked for: the file, as exactly as the keys say."""
-    kwargs = order["chat_template_kwargs"]
-    model = LocalModelConfig(order["file"], device="cpu", dtype=dtype, chat_template_kwargs=kwargs)
+def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec:
+    """Return the model spec of the reference run: the file on the CPU, in the given dtype."""
+    kwargs = request["chat_template_kwargs"]
+    model = LocalModelConfig(request["file"], device="cpu", dtype=dtype, chat_template_kwargs=kwargs)
     choice: Any = CHOICES["gguf"]
     return ModelSpec(model, choice(**of_blocks))
 
 
-def tokens_and_chats(spec: ModelSpec) -> dict[str, Any]:
-    """Return the tokens of texts, and of chats as the file's template renders them."""
-    encoder = request_encoder_of(resolve(spec))
+def tokenize_samples(spec: ModelSpec) -> dict[str, Any]:
+    """Return the tokens of texts, and of chats rendered with the file's template."""
+    encoder = create_tokenizer_only_encoder(resolve(spec))
     chats: list[dict[str, Any]] = []
-    for chat in texts.CHATS:
+    for chat in comparison_texts.CHATS:
         try:
-            text, ids = encoder.encode(Request(0, tuple(Message(*turn) for turn in chat)))
+            text, ids = encoder.encode_prompt(Request(0, tuple(Message(*turn) for turn in chat)))
         except RunnerError as error:
-            text, ids = f"refused: {one_line(error)}", []
+            text, ids = f"refused: {to_one_line(error)}", []
         chats.append({"text": text, "ids": ids})
-    tokens = [encoder.encode(Request(0, text))[1] for text in texts.read()]
+    tokens = [encoder.encode_prompt(Request(0, text))[1] for text in comparison_texts.make_sample_texts()]
     return {"tokens": tokens, "chats": chats}
 
 
-def scores(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
-    """Return, for each token of each text after the first, its log-probability and the likeliest
-    token."""
+def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
+    """Return log-probability and likeliest token at each position of each text after the first."""
     resolved = resolve(spec)
     check_files(resolved)
-    check_fits(resolved)
+    check_memory_fits(resolved)
     engine = LocalEngine(resolved)
     try:
         requests = [
             Request(at, tuple(of[:1]), continuation=tuple(of[1:]), top_logprobs=1)
             for at, of in enumerate(ids)
         ]
-        done = sorted(complete(engine, requests), key=lambda completion: int(completion.id))
+        done = sorted(complete_requests(engine, requests), key=lambda completion: int(completion.id))
     finally:
         engine.close()
     return [
@@ -69,30 +69,30 @@ def scores(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def answers(order: dict[str, Any]) -> dict[str, Any]:
-    """Return what our engine says, or why it says less."""
-    exact = spec_of(order, Dtype.float32)
+def compute_reference(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the reference results, with the reason for absent results under "missing"."""
+    exact = make_model_spec(request, Dtype.float32)
     try:
-        said = tokens_and_chats(exact)
+        said = tokenize_samples(exact)
     except RunnerError as error:
-        return {"missing": one_line(error)}
-    ids = said["tokens"][: texts.SCORED]
+        return {"missing": to_one_line(error)}
+    ids = said["tokens"][: comparison_texts.SCORED]
     try:
         files = resolve(exact).files
-        rounded = spec_of(order, Dtype.float32, int8_rows=True)
-        if not files.has_blocks:
-            rounded = spec_of(order, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
-        return said | {"scores": scores(exact, ids), "rounded": scores(rounded, ids)}
+        rounded = make_model_spec(request, Dtype.float32, int8_rows=True)
+        if not files.can_keep_blocks:
+            rounded = make_model_spec(request, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
+        return said | {"scores": score_texts(exact, ids), "rounded": score_texts(rounded, ids)}
     except RunnerError as error:
-        return said | {"missing": one_line(error)}
+        return said | {"missing": to_one_line(error)}
 
 
 def main() -> None:
-    """Read the order, and write the answers."""
-    child.end_with_parent()
+    """Read the request from stdin and write the results to stdout."""
+    child_process.die_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries write there, too
-    json.dump(answers(json.load(sys.stdin)), out)
+    json.dump(compute_reference(json.load(sys.stdin)), out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""A server of llama.cpp: the words that it is started with, what its errors mean, and whether it is
-what was asked for."""
+"""A llama.cpp server: its command line, its error messages, and checks that it runs the
+requested model.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +10,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runner.config.resolved import ResolvedJob
-from runner.options.remote.extended import SAMPLERS
-from runner.options.remote.llama_cpp.command import name_of, options_of, positions_of, variables_of
-from runner.options.remote.llama_cpp.keys import llama_cpp_model
-from runner.options.remote.llama_cpp.program import program_of
+from runner.options.remote.extra_sampling import SAMPLERS
+from runner.options.remote.llama_cpp.command import (
+    build_server_options,
+    max_positions,
+    served_model_name,
+    server_environment,
+)
+from runner.options.remote.llama_cpp.keys import llama_cpp_config
+from runner.options.remote.llama_cpp.program import find_program
 from runner.options.remote.started.server import LOOPBACK, TAKEN, StartedServer
-from runner_base import ConfigError, JobFailed, one_line
+from runner_base import ConfigError, JobFailed, to_one_line
 
 # unusual values, of which a server that takes them says that it has them
 TRIED = {
@@ -32,8 +38,6 @@ TRIED_WORDS = "1 + 1"
 
 
 class LlamaCppServer(StartedServer):
-    """A running server of llama.cpp."""
-
     LOG: ClassVar[str] = "llama_cpp.log"
     BEFORE: ClassVar[re.Pattern[str]] = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[DIWE] )?")
     ERROR: ClassVar[re.Pattern[str]] = re.compile(
@@ -62,15 +66,15 @@ class LlamaCppServer(StartedServer):
     )
 
     def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
-        """Start it, wait until it answers, and see whether it is what was asked for."""
-        self._resolved, self.model = resolved, llama_cpp_model(resolved.config.model)
-        self.program = program_of(self.model)
+        """Start the server, wait until it answers, and check that it runs the requested model."""
+        self._resolved, self.model = resolved, llama_cpp_config(resolved.config.model)
+        self.program = find_program(self.model)
         label, name = self.program.label, self.model.name
         super().__init__(label, name, folder, self.model.start_s, self.model.port)
         try:
-            self._check_props(self._asked("props"))
+            self._check_props(self._fetch_json("props"))
             self._check_parameters(
-                self._asked("completion", {"prompt": TRIED_WORDS, "cache_prompt": False} | TRIED)
+                self._fetch_json("completion", {"prompt": TRIED_WORDS, "cache_prompt": False} | TRIED)
             )
         except BaseException:
             self.close()
@@ -78,43 +82,47 @@ class LlamaCppServer(StartedServer):
 
     @property
     def served_name(self) -> str:
-        """The name of its file."""
-        return name_of(self.model)
+        return served_model_name(self.model)
 
-    def command(self) -> list[str]:
+    def build_command(self) -> list[str]:
         """Return llama-server's command line."""
         file = ["--model", str(self._resolved.model.files.path), "--alias", self.served_name]
         address = ["--host", LOOPBACK, "--port", str(self.port)]
-        return [*self.program.command, *file, *options_of(self._resolved), *address]
+        return [*self.program.command, *file, *build_server_options(self._resolved), *address]
 
     def variables(self) -> dict[str, str]:
-        """Return the user's variables, and the key."""
-        return variables_of(self.key)
+        """Return the user's environment variables plus the API key."""
+        return server_environment(self.key)
 
-    def words(self) -> tuple[str, list[str]]:
+    def user_flags(self) -> tuple[str, list[str]]:
         return "model.flags", self.model.flags
 
-    def more_room(self) -> str:
-        """Return what needs less memory."""
+    def memory_advice(self) -> str:
+        """Return advice on settings that need less memory."""
         return "Use a smaller model.context or model.parallel, fewer model.gpu_layers, or model.kv_keys=q8_0"
 
-    def _asked(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the server's answer; the error of a server that has none says why."""
+    def _fetch_json(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the server's JSON answer. If there is none, raise an error with the reason from the
+        server's log.
+        """
         try:
-            answer = self.fetch(path, body, self.model.answer_s)
+            answer = self.fetch_json(path, body, self.model.answer_s)
         except (OSError, ValueError) as error:
-            raise self.failure() or JobFailed(
-                f"{self.label} does not answer /{path}: {one_line(error)}{self._quote()}", code="unreachable"
+            raise self.exit_error() or JobFailed(
+                f"{self.label} does not answer /{path}: {to_one_line(error)}{self._quote_log()}",
+                code="unreachable",
             ) from None
         return answer if isinstance(answer, dict) else {}
 
     def _check_props(self, props: Mapping[str, Any]) -> None:
-        """Refuse a server with another file, or with less room than was asked for."""
+        """Raise ConfigError if the server has loaded another file, or has less context or fewer slots
+        than requested.
+        """
         file = self._resolved.model.files.path
         told = props.get("model_path")
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(
-                f"{self.label} has loaded another file, {one_line(told)}, than {file}: is "
+                f"{self.label} has loaded another file, {to_one_line(told)}, than {file}: is "
                 "model.executable a script that names its own?",
                 key="model.name",
                 value=self.model.name,
@@ -129,19 +137,19 @@ class LlamaCppServer(StartedServer):
                 code="mismatch",
             )
         room = (props.get("default_generation_settings") or {}).get("n_ctx", 0)
-        if room < positions_of(self._resolved):
+        if room < max_positions(self._resolved):
             raise ConfigError(
                 f"{self.label} has room for {room} tokens only: give no more, or free memory for the rest",
                 key="model.context",
-                value=positions_of(self._resolved),
+                value=max_positions(self._resolved),
                 code="too_large",
             )
 
     def _check_parameters(self, answer: Mapping[str, Any]) -> None:
-        """Refuse a server that ignores a parameter of a request."""
+        """Raise ConfigError if the server ignores a parameter of a request."""
         told = answer.get("generation_settings") or {}
         ignored = [
-            f"{name} (sent {sent}, taken {one_line(told.get(name))})"
+            f"{name} (sent {sent}, taken {to_one_line(told.get(name))})"
             for name, sent in TRIED.items()
             if told.get(name) != sent
         ]

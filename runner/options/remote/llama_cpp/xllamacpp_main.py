@@ -1,5 +1,6 @@
-"""Serves as llama-server does, with the words of its command line, in a Python that has only
-xllamacpp: `python xllamacpp_main.py --model FILE --port PORT …`; the key comes in LLAMA_API_KEY."""
+"""Serves like llama-server from a Python that has only xllamacpp: `python xllamacpp_main.py
+--model FILE --port PORT …`. The API key comes from LLAMA_API_KEY.
+"""
 
 from __future__ import annotations
 
@@ -14,120 +15,132 @@ EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # the tensors that --cpu-mo
 Put = Callable[[Any, Any, str], None]  # parameters, the library and a value
 
 
-def at(path: str, kind: Callable[[str], Any] = str) -> Put:
-    """Return what puts a value at attributes of the parameters."""
+def attribute_setter(path: str, convert: Callable[[str], Any] = str) -> Put:
+    """Return a function that sets a converted value at a dotted attribute path of the parameters."""
     *owners, name = path.split(".")
 
-    def put(parameters: Any, _library: Any, value: str) -> None:
+    def set_value(parameters: Any, _library: Any, value: str) -> None:
         for owner in owners:
             parameters = getattr(parameters, owner)
-        setattr(parameters, name, kind(value))
+        setattr(parameters, name, convert(value))
 
-    return put
+    return set_value
 
 
-def of(path: str, kind: str, prefix: str, spellings: Mapping[str, str] | None = None) -> Put:
-    """Return what puts a member of one of the library's enumerations at attributes."""
+def enum_setter(path: str, enum_name: str, prefix: str, spellings: Mapping[str, str] | None = None) -> Put:
+    """Return a function that sets a member of one of the library's enumerations at an attribute
+    path.
+    """
 
-    def put(parameters: Any, library: Any, value: str) -> None:
+    def set_value(parameters: Any, library: Any, value: str) -> None:
         name = prefix + (spellings or {}).get(value, value).upper()
-        at(path, lambda _: getattr(getattr(library, kind), name))(parameters, library, value)
+        attribute_setter(path, lambda _: getattr(getattr(library, enum_name), name))(
+            parameters, library, value
+        )
 
-    return put
+    return set_value
 
 
-def both(*puts: Put) -> Put:
-    """Return what puts a value at several places."""
+def combine_setters(*setters: Put) -> Put:
+    """Return a function that calls several setters with the same value."""
 
-    def put(parameters: Any, library: Any, value: str) -> None:
-        for one_put in puts:
+    def set_value(parameters: Any, library: Any, value: str) -> None:
+        for one_put in setters:
             one_put(parameters, library, value)
 
-    return put
+    return set_value
 
 
-def fixed(path: str, value: Any) -> Put:
-    """Return what puts a fixed value at attributes, for a word that takes none."""
-    return at(path, lambda _: value)
+def constant_setter(path: str, value: Any) -> Put:
+    """Return a function that sets a fixed value, for a flag without a value."""
+    return attribute_setter(path, lambda _: value)
 
 
-def override(parameters: Any, _library: Any, value: str) -> None:
-    """Add rules of where tensors lie."""
+def add_tensor_override(parameters: Any, _library: Any, value: str) -> None:
+    """Append rules for the placement of tensors."""
     before = parameters.tensor_buft_overrides
     parameters.tensor_buft_overrides = f"{before},{value}" if before else value
 
 
-def experts_of(parameters: Any, library: Any, value: str) -> None:
-    """Keep the experts of so many first layers on the CPU."""
+def keep_experts_on_cpu(parameters: Any, library: Any, value: str) -> None:
+    """Keep the experts of the first N layers on the CPU."""
     layers = range(int(value))
-    override(parameters, library, ",".join(rf"blk\.{layer}{EXPERTS}=CPU" for layer in layers))
+    add_tensor_override(parameters, library, ",".join(rf"blk\.{layer}{EXPERTS}=CPU" for layer in layers))
 
 
-def draft_types(parameters: Any, library: Any, value: str) -> None:
-    """Say how drafts guess."""
+def set_speculative_type(parameters: Any, library: Any, value: str) -> None:
+    """Set the type of speculative decoding."""
     name = "COMMON_SPECULATIVE_TYPE_" + value.replace("-", "_").upper()
     parameters.speculative.types = [getattr(library.common_speculative_type, name)]
 
 
-def gpu_layers(value: str) -> int:
-    """Return a number of layers."""
+def parse_gpu_layers(value: str) -> int:
+    """Return the number of layers on the GPU. xllamacpp uses -1 for auto and -2 for all."""
     return {"auto": -1, "all": -2}.get(value) or int(value)
 
 
 FLASH = {"on": "enabled", "off": "disabled"}
 ROPE = "LLAMA_ROPE_SCALING_TYPE_"
 WORDS: dict[str, tuple[bool, Put]] = {  # whether a value follows, and what is done with it
-    "--model": (True, at("model.path")),
-    "--alias": (True, at("model_alias", lambda value: {value})),
-    "--host": (True, at("hostnames", lambda value: [value])),
-    "--port": (True, at("port", int)),
-    "--gpu-layers": (True, at("n_gpu_layers", gpu_layers)),
-    "--ctx-size": (True, at("n_ctx", int)),
-    "--parallel": (True, at("n_parallel", int)),
-    "--kv-unified": (False, fixed("kv_unified", True)),
-    "--cache-type-k": (True, of("cache_type_k", "ggml_type", "GGML_TYPE_")),
-    "--cache-type-v": (True, of("cache_type_v", "ggml_type", "GGML_TYPE_")),
-    "--flash-attn": (True, of("flash_attn_type", "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", FLASH)),
-    "--batch-size": (True, at("n_batch", int)),
-    "--ubatch-size": (True, at("n_ubatch", int)),
-    "--threads": (True, both(at("cpuparams.n_threads", int), at("cpuparams_batch.n_threads", int))),
-    "--n-cpu-moe": (True, experts_of),
-    "--model-draft": (True, at("speculative.draft.mparams.path")),
-    "--spec-type": (True, draft_types),
-    "--spec-draft-n-max": (True, at("speculative.draft.n_max", int)),
-    "--override-tensor": (True, override),
+    "--model": (True, attribute_setter("model.path")),
+    "--alias": (True, attribute_setter("model_alias", lambda value: {value})),
+    "--host": (True, attribute_setter("hostnames", lambda value: [value])),
+    "--port": (True, attribute_setter("port", int)),
+    "--gpu-layers": (True, attribute_setter("n_gpu_layers", parse_gpu_layers)),
+    "--ctx-size": (True, attribute_setter("n_ctx", int)),
+    "--parallel": (True, attribute_setter("n_parallel", int)),
+    "--kv-unified": (False, constant_setter("kv_unified", True)),
+    "--cache-type-k": (True, enum_setter("cache_type_k", "ggml_type", "GGML_TYPE_")),
+    "--cache-type-v": (True, enum_setter("cache_type_v", "ggml_type", "GGML_TYPE_")),
+    "--flash-attn": (
+        True,
+        enum_setter("flash_attn_type", "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", FLASH),
+    ),
+    "--batch-size": (True, attribute_setter("n_batch", int)),
+    "--ubatch-size": (True, attribute_setter("n_ubatch", int)),
+    "--threads": (
+        True,
+        combine_setters(
+            attribute_setter("cpuparams.n_threads", int), attribute_setter("cpuparams_batch.n_threads", int)
+        ),
+    ),
+    "--n-cpu-moe": (True, keep_experts_on_cpu),
+    "--model-draft": (True, attribute_setter("speculative.draft.mparams.path")),
+    "--spec-type": (True, set_speculative_type),
+    "--spec-draft-n-max": (True, attribute_setter("speculative.draft.n_max", int)),
+    "--override-tensor": (True, add_tensor_override),
     "--chat-template-kwargs": (
         True,
         # the library keeps each variable as the text of its JSON
-        at(
+        attribute_setter(
             "default_template_kwargs",
             lambda value: {name: json.dumps(each) for name, each in json.loads(value).items()},
         ),
     ),
-    "--chat-template": (True, at("chat_template")),
-    "--no-jinja": (False, fixed("use_jinja", False)),
-    "--no-cache-prompt": (False, fixed("cache_prompt", False)),
-    "--cache-ram": (True, at("cache_ram_mib", int)),
-    "--no-warmup": (False, fixed("warmup", False)),
-    "--verbosity": (True, at("verbosity", int)),
-    "--swa-full": (False, fixed("swa_full", True)),
-    "--check-tensors": (False, fixed("check_tensors", True)),
-    "--no-kv-offload": (False, fixed("no_kv_offload", True)),
-    "--main-gpu": (True, at("main_gpu", int)),
-    "--rope-scaling": (True, of("rope_scaling_type", "llama_rope_scaling_type", ROPE)),
-    "--rope-scale": (True, at("rope_freq_scale", lambda value: 1 / float(value))),
-    "--rope-freq-base": (True, at("rope_freq_base", float)),
-    "--rope-freq-scale": (True, at("rope_freq_scale", float)),
-    "--yarn-orig-ctx": (True, at("yarn_orig_ctx", int)),
-    "--yarn-ext-factor": (True, at("yarn_ext_factor", float)),
-    "--yarn-attn-factor": (True, at("yarn_attn_factor", float)),
-    "--yarn-beta-slow": (True, at("yarn_beta_slow", float)),
-    "--yarn-beta-fast": (True, at("yarn_beta_fast", float)),
+    "--chat-template": (True, attribute_setter("chat_template")),
+    "--no-jinja": (False, constant_setter("use_jinja", False)),
+    "--no-cache-prompt": (False, constant_setter("cache_prompt", False)),
+    "--cache-ram": (True, attribute_setter("cache_ram_mib", int)),
+    "--no-warmup": (False, constant_setter("warmup", False)),
+    "--verbosity": (True, attribute_setter("verbosity", int)),
+    "--swa-full": (False, constant_setter("swa_full", True)),
+    "--check-tensors": (False, constant_setter("check_tensors", True)),
+    "--no-kv-offload": (False, constant_setter("no_kv_offload", True)),
+    "--main-gpu": (True, attribute_setter("main_gpu", int)),
+    "--rope-scaling": (True, enum_setter("rope_scaling_type", "llama_rope_scaling_type", ROPE)),
+    "--rope-scale": (True, attribute_setter("rope_freq_scale", lambda value: 1 / float(value))),
+    "--rope-freq-base": (True, attribute_setter("rope_freq_base", float)),
+    "--rope-freq-scale": (True, attribute_setter("rope_freq_scale", float)),
+    "--yarn-orig-ctx": (True, attribute_setter("yarn_orig_ctx", int)),
+    "--yarn-ext-factor": (True, attribute_setter("yarn_ext_factor", float)),
+    "--yarn-attn-factor": (True, attribute_setter("yarn_attn_factor", float)),
+    "--yarn-beta-slow": (True, attribute_setter("yarn_beta_slow", float)),
+    "--yarn-beta-fast": (True, attribute_setter("yarn_beta_fast", float)),
 }
 
 
 def main() -> None:
-    """Read the words, load the file and serve until the process is ended."""
+    """Parse the command line, load the file and serve until the process is ended."""
     import xllamacpp  # type: ignore[import-not-found]
 
     parameters = xllamacpp.CommonParams()

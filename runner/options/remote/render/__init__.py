@@ -1,1 +1,1 @@
-"""What a model on a server makes known: text made of values, and nothing computed."""
+"""Text output about models on servers. Nothing is computed here."""

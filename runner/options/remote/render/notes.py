@@ -1,23 +1,25 @@
-"""The sentences of notes about models on servers, and of what went wrong between student and teacher."""
+"""Message texts of notes about models on servers, and about failures between draft and
+fallback model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from runner_base import counted
+from runner_base import format_count
 from runner_base.render.notes import Template
 
 if TYPE_CHECKING:
     from runner.options.remote.incidents import Incident
 
 
-def _sent_again(requests: int, causes: list[tuple[str, int]]) -> str:
+def _describe_retries(requests: int, causes: list[tuple[str, int]]) -> str:
     times = ", ".join(f"{number} × {kind}" for kind, number in causes)
-    return f"{counted(requests, 'request was', 'requests were')} sent again: the server {times}"
+    return f"{format_count(requests, 'request was', 'requests were')} sent again: the server {times}"
 
 
-def _unhashed(address: str, name: str) -> str:
+def _describe_unhashed_model(address: str, name: str) -> str:
     whoever = address.replace(", ", " or ")
     return (
         f"a remote model cannot be hashed: if {whoever} changes the model behind the name {name}, "
@@ -27,22 +29,22 @@ def _unhashed(address: str, name: str) -> str:
 
 NOTES: Mapping[str, Template] = {
     "room_ignored": "ignored from what {address} says of its model: {fault}",
-    "unhashed": _unhashed,
-    "sent_again": _sent_again,
+    "unhashed": _describe_unhashed_model,
+    "sent_again": _describe_retries,
     "own_key_sent": "the server sent its own key back: it was replaced by *** in {places} places",
     "uncounted_answers": lambda number: (
-        f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0"
+        f"the server did not count the tokens of {format_count(number, 'answer')}: they count as 0"
     ),
     "budget_ignored": lambda ignored, answers, key: (
-        f"the server ignored the budget for thinking in {ignored} of {counted(answers, 'answer')}: "
+        f"the server ignored the budget for thinking in {ignored} of {format_count(answers, 'answer')}: "
         f"see {key}.thinking_budget"
     ),
     "thinking_uncounted": lambda unknown, answers: (
-        f"the server did not count the tokens of thinking in {unknown} of {counted(answers, 'answer')}, "
+        f"the server did not count the tokens of thinking in {unknown} of {format_count(answers, 'answer')}, "
         "so whether it kept to the budget is unknown"
     ),
     "longer_than_limit": lambda longer, answers: (
-        f"{longer} of {counted(answers, 'answer')} are longer than their limit of new tokens: the server counts "
+        f"{longer} of {format_count(answers, 'answer')} are longer than their limit of new tokens: the server counts "
         "thinking and answer together, and the thinking was shorter than its budget"
     ),
     "not_compared": "{program} was {finding}",
@@ -58,5 +60,5 @@ INCIDENTS = {
 }
 
 
-def render_incident(incident: Incident, times: int) -> str:
-    return f"{INCIDENTS[incident.kind].format(error=incident.error)}: {times} times"
+def format_incident(incident: Incident, count: int) -> str:
+    return f"{INCIDENTS[incident.kind].format(error=incident.error)}: {count} times"

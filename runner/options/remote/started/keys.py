@@ -1,5 +1,6 @@
-"""The keys that all models have whose server the runner starts and ends, and which words of its
-command line a user may give."""
+"""Config keys of all models whose server the runner starts, and the server options that a user
+may set.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +8,44 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from runner_base import HASHED, Inert, above, check, setting, within
-from runner_engine import ModelConfig, local_model
+from runner_base import HASHED, NotInIdentity, check_value, config_field, greater_than, in_range
+from runner_engine import ModelConfig, to_local_config
 
 
 @dataclass
 class StartedConfig(ModelConfig):
-    """A model whose files are hashed as those of a local one, and that a server of another program
-    runs."""
+    """A model on a server of another program that the runner starts. Its files are hashed like a
+    local model's.
+    """
 
     publishes_settings: ClassVar[bool] = True
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]]  # options that a key says, and which one
     OWN_OPTIONS: ClassVar[Collection[str]]  # that the runner gives to its own server
     # with which the record would name other weights, prompts or numbers than those that answered
     UNRECORDED_OPTIONS: ClassVar[Collection[str]]
-    revision: str | None = setting(None, HASHED)
-    cache_dir: str | None = setting(None, HASHED)
+    revision: str | None = config_field(None, HASHED)
+    cache_dir: str | None = config_field(None, HASHED)
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    port: int | None = setting(
-        None, Inert("where the server listens"), within(1, 65535, "must lie in 1..65535")
+    port: int | None = config_field(
+        None, NotInIdentity("where the server listens"), in_range(1, 65535, "must lie in 1..65535")
     )
-    start_s: float = setting(1800.0, Inert("limits the time of the start"), above(0, " seconds"))
-    answer_s: float = setting(3600.0, Inert("limits the time of an answer"), above(0, " seconds"))
-    compare: bool = setting(True, Inert("rejects a server that computes something else"))
-    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
+    start_s: float = config_field(
+        1800.0, NotInIdentity("limits the time of the start"), greater_than(0, " seconds")
+    )
+    answer_s: float = config_field(
+        3600.0, NotInIdentity("limits the time of an answer"), greater_than(0, " seconds")
+    )
+    compare: bool = config_field(True, NotInIdentity("rejects a server that computes something else"))
+    check_memory: bool = config_field(True, NotInIdentity("rejects a model that would not fit"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        local_model(self)  # checks the keys that it shares with a local model
+        to_local_config(self)  # checks the keys that it shares with a local model
 
-    def check_option(self, key: str, word: str, option: str) -> None:
-        """Reject a word with an option that a key says, or that would make the record wrong."""
+    def check_option(self, key: str, argument: str, option: str) -> None:
+        """Raise ConfigError for a server option that a config key sets, or that would make the run
+        record wrong.
+        """
         if option in self.OPTIONS_BY_KEY:
             need = f"{self.OPTIONS_BY_KEY[option]} says it"
         elif option in self.OWN_OPTIONS:
@@ -46,4 +54,6 @@ class StartedConfig(ModelConfig):
             need = f"{option} would make the record wrong: leave it out"
         else:
             need = ""
-        check(not need, key, word, need, code="refused" if option in self.UNRECORDED_OPTIONS else "conflict")
+        check_value(
+            not need, key, argument, need, code="refused" if option in self.UNRECORDED_OPTIONS else "conflict"
+        )

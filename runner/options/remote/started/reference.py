@@ -1,5 +1,6 @@
-"""A process that computes what a started server is compared with, and ends before the server
-begins."""
+"""Runs a subprocess for the reference results of a started server. It ends before the server
+starts.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +8,28 @@ import json
 import subprocess
 from typing import Any
 
-from runner_base import child, one_line
+from runner_base import child_process, to_one_line
 
 REFERENCE_S = 3600.0
 
 
-class NoReference(Exception):
-    """The process failed; the text is the last line that it wrote."""
+class ReferenceFailed(Exception):
+    """The reference process failed. The message is the last line that it wrote."""
 
 
-def ask(module: str, order: dict[str, Any]) -> Any:
-    """Return what a module's program answers to an order, both as JSON."""
+def run_reference_process(module: str, request: dict[str, Any]) -> Any:
+    """Run a module with a JSON request on stdin and return its JSON result."""
     pipe = subprocess.PIPE
-    process = child.start("-m", module, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = child_process.start_python("-m", module, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
-        out, err = process.communicate(json.dumps(order).encode(), REFERENCE_S)
+        out, err = process.communicate(json.dumps(request).encode(), REFERENCE_S)
     except BaseException:
         process.kill()
         process.wait()
         raise
     if process.returncode:
         lines = err.decode(errors="replace").strip().splitlines()
-        raise NoReference(one_line((lines or [child.describe_exit(process.returncode)])[-1]))
+        raise ReferenceFailed(
+            to_one_line((lines or [child_process.describe_exit_code(process.returncode)])[-1])
+        )
     return json.loads(out.decode().splitlines()[-1])

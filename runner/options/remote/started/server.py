@@ -1,5 +1,6 @@
-"""A server on this machine's loopback, of another program: started, waited for, watched, ended, and
-its last error quoted."""
+"""A server of another program on this machine's loopback address: starts it, waits for it,
+stops it and quotes its last error.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runner.options.remote.server import KEPT, started_keys
-from runner.options.remote.started import keeper
-from runner_base import ConfigError, JobFailed, Progress, RunnerError, child, one_line, tell
+from runner.options.remote.server_connection import KEPT, started_keys
+from runner.options.remote.started import server_supervisor
+from runner_base import ConfigError, JobFailed, Progress, RunnerError, announce, child_process, to_one_line
 from runner_base.notes import Note
 
 LOOPBACK = "127.0.0.1"
@@ -32,7 +33,7 @@ TAKEN = ("address already in use", "Address already in use", "EADDRINUSE")
 
 
 class StartedServer(ABC):
-    """A running server; it ends with `close`, and with this process."""
+    """A running server. It ends on `close`, and when this process ends."""
 
     LOG: ClassVar[str]  # the name of its log in the job's folder
     BEFORE: ClassVar[re.Pattern[str]]  # what a line of the log has before its message
@@ -42,23 +43,22 @@ class StartedServer(ABC):
     BAD_WORDS: ClassVar[tuple[str, ...]]  # signs of a command line that is not understood
     NO_MEMORY: ClassVar[tuple[str, ...]]  # signs of too little memory
 
-    def __init__(self, label: str, name: str, folder: Path, start_s: float, port: int | None) -> None:
-        """Start it, and wait until it answers; label: the program and its version, name: the
-        model's."""
-        self.label, self.name, self.start_limit_s, self.wanted_port = label, name, start_s, port
+    def __init__(self, label: str, model_name: str, folder: Path, start_s: float, port: int | None) -> None:
+        """Start the server and wait until it answers. `label` is the program with its version."""
+        self.label, self.name, self.start_limit_s, self.wanted_port = label, model_name, start_s, port
         self.log = folder / self.LOG
         self.compared: Note | None = None  # with another program
         self.key = secrets.token_urlsafe(24)
         self._ended: RunnerError | None = None
         started = time.monotonic()
         for last in (False,) * (PORTS - 1) + (True,):
-            self.port = self._free_port()
+            self.port = self._find_free_port()
             self.url = f"http://{LOOPBACK}:{self.port}/v1"
             started_keys[self.url] = self.key
             self.log_from = self.log.stat().st_size if self.log.exists() else 0
-            self._keeper = self._start()
+            self._keeper = self._start_supervisor()
             try:
-                self._wait()
+                self._wait_until_ready()
             except _PortTaken as taken:
                 self.close()
                 if last or self.wanted_port is not None:
@@ -73,34 +73,34 @@ class StartedServer(ABC):
         self.start_s = time.monotonic() - started
 
     @abstractmethod
-    def command(self) -> list[str]:
-        """Return the command that serves on `port` of the loopback."""
+    def build_command(self) -> list[str]:
+        """Return the command that serves on `port` of the loopback address."""
 
     @abstractmethod
     def variables(self) -> dict[str, str]:
-        """Return the variables of the server, with `key`."""
+        """Return the server's environment variables, including the API key."""
 
     @abstractmethod
-    def words(self) -> tuple[str, list[str]]:
-        """Return the key of the config for words of the command line, and the user's words."""
+    def user_flags(self) -> tuple[str, list[str]]:
+        """Return the config key of the user's server flags, and the flags."""
 
     @abstractmethod
-    def more_room(self) -> str:
-        """Return what needs less memory, as a sentence without its full stop."""
+    def memory_advice(self) -> str:
+        """Return advice on settings that need less memory, as a sentence without its full stop."""
 
     @property
     @abstractmethod
     def served_name(self) -> str:
-        """The name under which the server has the model."""
+        """The model's name on the server."""
 
-    def failure(self) -> RunnerError | None:
-        """Return why the server is gone; None while it runs."""
+    def exit_error(self) -> RunnerError | None:
+        """Return why the server ended, or None while it runs."""
         if self._ended is None and (code := self._keeper.poll()) is not None:
-            self._ended = JobFailed(self._how(code, after=f". {KEPT}"), code="failed")
+            self._ended = JobFailed(self._describe_exit(code, after=f". {KEPT}"), code="failed")
         return self._ended
 
     def close(self) -> None:
-        """End it, and wait until nothing of it runs."""
+        """Stop the server and wait until all of its processes have ended."""
         started_keys.pop(self.url, None)
         self._ended = self._ended or JobFailed(f"the server of {self.label} was ended", code="failed")
         pipe = self._keeper.stdin
@@ -115,25 +115,25 @@ class StartedServer(ABC):
             self._keeper.wait()
 
     def copy_log(self, folder: Path, offset: int) -> None:
-        """Write what the server has said since an offset into another job's folder."""
+        """Copy the server's log from an offset on into another job's folder."""
         if folder != self.log.parent and self.log.exists():
             with self.log.open("rb") as whole, (folder / self.LOG).open("wb") as part:
                 whole.seek(offset)
                 shutil.copyfileobj(whole, part)
 
-    def fetch(self, path: str, body: Mapping[str, Any] | None = None, most_s: float = 10.0) -> Any:
-        """Return the server's answer, as JSON; OSError or ValueError if there is none."""
+    def fetch_json(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 10.0) -> Any:
+        """Return the server's JSON response. Raises OSError or ValueError if there is none."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         root = self.url.removesuffix("/v1")
         request = urllib.request.Request(f"{root}/{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=most_s) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return json.loads(answer.read(2**25))
 
     # ---------------------------------------------------------------------------------------- start
 
-    def _free_port(self) -> int:
-        """Return model.port, or a free one; ConfigError if another program has it."""
+    def _find_free_port(self) -> int:
+        """Return model.port, or a free port. Raises ConfigError if another program uses the port."""
         wanted = self.wanted_port
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -142,26 +142,26 @@ class StartedServer(ABC):
                 return int(probe.getsockname()[1])
             except OSError as error:
                 raise ConfigError(
-                    f"{one_line(error.strerror or error)} on {LOOPBACK}: end the program that "
+                    f"{to_one_line(error.strerror or error)} on {LOOPBACK}: end the program that "
                     "uses it, or use model.port=null, which takes any that is free",
                     key="model.port",
                     value=wanted,
                     code="busy",
                 ) from None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start_supervisor(self) -> subprocess.Popen[bytes]:
         order: dict[str, Any] = {
-            "command": self.command(),
+            "command": self.build_command(),
             "environment": self.variables(),
             "log": str(self.log),
             "parent": os.getpid(),
         }
-        tell(f"starting {self.label} for {self.name}: its log is {self.log}")
+        announce(f"starting {self.label} for {self.name}: its log is {self.log}")
         with self.log.open("ab") as log:
             # in a session of its own: the terminal's Ctrl-C is for this process, which ends the
             # server
-            process = child.start(
-                str(Path(keeper.__file__)),
+            process = child_process.start_python(
+                str(Path(server_supervisor.__file__)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -172,63 +172,70 @@ class StartedServer(ABC):
         process.stdin.flush()
         return process
 
-    def _wait(self) -> None:
-        """Wait until the server answers with its models; raise the error that says why it does
-        not."""
+    def _wait_until_ready(self) -> None:
+        """Wait until the server lists its models. Raises an error with the reason if the server ends
+        or is too late.
+        """
         until = time.monotonic() + self.start_limit_s
         with Progress(None, f"{self.label} starts") as bar:
-            while not self._answers():
+            while not self._is_ready():
                 if (code := self._keeper.poll()) is not None:
-                    raise self._start_error(code)
+                    raise self._make_start_error(code)
                 if time.monotonic() > until:
                     late = f"{self.label} was not ready within model.start_s={self.start_limit_s:g}"
-                    raise JobFailed(f"{late}{self._quote()}", code="failed")
-                if lines := child.last_lines(self.log, 1, self.log_from):
-                    bar.show(0, log=self.BEFORE.sub("", lines[0])[:60])
+                    raise JobFailed(f"{late}{self._quote_log()}", code="failed")
+                if lines := child_process.read_last_lines(self.log, 1, self.log_from):
+                    bar.set_position(0, log=self.BEFORE.sub("", lines[0])[:60])
                 time.sleep(POLL_S)
 
-    def _answers(self) -> bool:
-        """Whether the server lists its model for our key; another program at its port would not
-        know it."""
+    def _is_ready(self) -> bool:
+        """Whether the server lists its model for this API key. Another program at the port would not
+        know the key.
+        """
         try:
-            listed = self.fetch("v1/models").get("data", [])
+            listed = self.fetch_json("v1/models").get("data", [])
             return any(entry.get("id") == self.served_name for entry in listed)
         except (OSError, ValueError, AttributeError):
             return False
 
-    def _start_error(self, code: int) -> RunnerError:
-        quoted = self._quote()
+    def _make_start_error(self, exit_code: int) -> RunnerError:
+        quoted = self._quote_log()
         if any(sign in quoted for sign in self.TAKEN):
             return _PortTaken(
                 f"another program listens there{quoted}", key="model.port", value=self.port, code="busy"
             )
         if any(sign in quoted for sign in self.BAD_WORDS):
-            key, words = self.words()
+            key, words = self.user_flags()
             return ConfigError(
                 f"{self.label} rejects its command line{quoted}", key=key, value=words, code="bad_value"
             )
-        return JobFailed(self._how(code, " while it started"), code="failed")
+        return JobFailed(self._describe_exit(exit_code, " while it started"), code="failed")
 
     # ------------------------------------------------------------------------------------- messages
 
-    def _how(self, code: int, when: str = "", after: str = "") -> str:
-        """Say how the server ended, with its last error."""
-        code = keeper.KILLED - code if code > keeper.KILLED else code  # negative: of a signal
-        quoted = self._quote(has_spoken=code >= 0)
-        how_it_ended = f"{self.label} {child.describe_exit(code)}{when}"
-        if any(sign in quoted for sign in self.NO_MEMORY) and code != -signal.SIGKILL:
-            how_it_ended += f": it has not enough memory. {self.more_room()}"
+    def _describe_exit(self, exit_code: int, when: str = "", after: str = "") -> str:
+        """Return a message on how the server ended, with its last error."""
+        exit_code = (
+            server_supervisor.KILLED - exit_code if exit_code > server_supervisor.KILLED else exit_code
+        )  # negative: of a signal
+        quoted = self._quote_log(has_output=exit_code >= 0)
+        how_it_ended = f"{self.label} {child_process.describe_exit_code(exit_code)}{when}"
+        if any(sign in quoted for sign in self.NO_MEMORY) and exit_code != -signal.SIGKILL:
+            how_it_ended += f": it has not enough memory. {self.memory_advice()}"
         return how_it_ended + after + quoted
 
-    def _quote(self, has_spoken: bool = True) -> str:
-        """Return the server's last error, or what it has said last, and where its log is."""
-        lines = [self.BEFORE.sub("", line).strip() for line in child.last_lines(self.log, 400, self.log_from)]
+    def _quote_log(self, has_output: bool = True) -> str:
+        """Return the last error in the server's log, or its last lines, and the path of the log."""
+        lines = [
+            self.BEFORE.sub("", line).strip()
+            for line in child_process.read_last_lines(self.log, 400, self.log_from)
+        ]
         errors = [
             line
             for line in lines
             if self.ERROR.match(line) and not any(sign in line for sign in self.SECONDHAND)
         ]
-        last = errors[-1:] or [line for line in lines if line and has_spoken][-3:]
+        last = errors[-1:] or [line for line in lines if line and has_output][-3:]
         return "".join(f"\n    | {line[:400]}" for line in last) + f"\n    log: {self.log}"
 
 

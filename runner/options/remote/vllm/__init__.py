@@ -1,2 +1,1 @@
-"""vllm – a server of vLLM that the runner starts, checks and ends; requests go to it through
-runner/options/remote."""
+"""Starts a vLLM server, checks it and stops it. Requests are sent by runner/options/remote."""

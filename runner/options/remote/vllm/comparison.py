@@ -1,10 +1,11 @@
-"""Whether vLLM computes what the model's files say: 32 texts, scored by its server and by
-transformers.
+"""Checks that vLLM computes what the model's files define: its server and transformers score
+the same 32 texts.
 
-Transformers' scores are kept in the user's cache, by the content of the model's files. Each token's
-log-probabilities are compared. In float32 two right programs differ by less than 0.0001. What half
-precision makes depends on the model (0.004 and 0.04 were seen), and a wrong rotation of positions
-may make 0.1: so transformers' own rounding is measured.
+Transformers' scores are stored in the user cache under the files' content hash, and each
+token's log-probabilities are compared. Correct programs differ by less than 0.0001 in
+float32. The difference in half precision depends on the model (0.004 and 0.04 were
+observed), and wrong rotary positions may cause 0.1. Therefore transformers' own rounding is
+measured.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.resolved import ResolvedJob
-from runner.datasets.word_problems import Split, problems
-from runner.options.remote.started.reference import NoReference, ask
+from runner.datasets.word_problems import Split, generate_problems
+from runner.options.remote.started.reference import ReferenceFailed, run_reference_process
 from runner.options.remote.vllm.command import dtype_of
-from runner.options.remote.vllm.environment import environment_of
-from runner.options.remote.vllm.keys import vllm_model
-from runner.options.remote.vllm.render.notes import describe_gap
-from runner_base import BYTES, MIB, ConfigError, doing, kept, machine, tell
+from runner.options.remote.vllm.environment import find_environment
+from runner.options.remote.vllm.keys import vllm_config
+from runner.options.remote.vllm.render.notes import describe_logprob_gap
+from runner_base import BYTES, MIB, ConfigError, announce, machine, report_step, user_cache
 from runner_base.notes import Note, note
-from runner_engine.checkpoints import file_bytes
+from runner_engine.checkpoints import count_weight_file_bytes
 
 TEXTS = 32
 REFERENCE = "runner.options.remote.vllm.reference"
@@ -38,8 +39,8 @@ SPARE = 1.3  # the weights, and what a forward pass takes beside them
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What transformers says of the texts, or why it says nothing."""
+class ReferenceScores:
+    """Transformers' scores of the texts, or the reason why there are none."""
 
     missing: Note | None = None
     dtype: str = ""
@@ -50,57 +51,68 @@ class Reference:
     )
 
 
-def texts() -> list[str]:
-    """Return the texts that are scored: word problems with their answers, which need nothing but
-    digits and words."""
-    return [f"{problem.question}\n{problem.answer}" for problem in problems(Split.TEST, TEXTS)]
+def make_sample_texts() -> list[str]:
+    """Return the texts that are scored: word problems with answers, made of digits and words only."""
+    return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, TEXTS)]
 
 
-@doing("computing by transformers what vLLM is compared with")
-def reference_of(resolved: ResolvedJob) -> Reference:
-    """Return transformers' scores, from the cache or from a process that ends before vLLM
-    starts."""
-    model, files = vllm_model(resolved.config.model), resolved.model.files
+@report_step("computing by transformers what vLLM is compared with")
+def load_reference(resolved: ResolvedJob) -> ReferenceScores:
+    """Return transformers' scores, from the user cache or from a subprocess that ends before vLLM
+    starts.
+    """
+    model, files = vllm_config(resolved.config.model), resolved.model.files
     if not model.compare:
-        return Reference(note("comparison_off"))
-    if files.stored is not None:
-        return Reference(note("quantized", stored=files.stored))
+        return ReferenceScores(note("comparison_off"))
+    if files.stored_format is not None:
+        return ReferenceScores(note("quantized", stored=files.stored_format))
     stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
-    numbers = sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
-    wanted = dtype_of(resolved, environment_of(model))
+    numbers = (
+        sum(tensor.num_elements for tensor in files.tensors)
+        or count_weight_file_bytes(files.path) / stored_bytes
+    )
+    wanted = dtype_of(resolved, find_environment(model))
     dtypes = [
-        name for name in ("float32", wanted) if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB
+        name
+        for name in ("float32", wanted)
+        if SPARE * numbers * BYTES[name] < machine.available_memory_mib() * MIB
     ]
     if not dtypes:
-        return Reference(note("no_memory", needed_mib=numbers * BYTES[wanted] / MIB))
+        return ReferenceScores(note("no_memory", needed_mib=numbers * BYTES[wanted] / MIB))
     found, *others = (
-        _kept_scores(resolved, dtype, round(SPARE * numbers * BYTES[dtype]))
+        _load_or_compute_scores(resolved, dtype, round(SPARE * numbers * BYTES[dtype]))
         for dtype in dict.fromkeys(dtypes)
     )
     logprobs = [scores["logprobs"] for scores in found]
-    gaps = [gap for other in others for gap in _gaps([scores["logprobs"] for scores in other], logprobs)]
+    gaps = [
+        gap for other in others for gap in _logprob_gaps([scores["logprobs"] for scores in other], logprobs)
+    ]
     rounding = sum(gaps) / len(gaps) if gaps else 0.0
-    return Reference(None, dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
+    return ReferenceScores(None, dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
 
 
-def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequence[float]]) -> Note:
-    """Return how far vLLM's log-probabilities are from transformers'; ConfigError if they are
-    further than rounding."""
-    model = vllm_model(resolved.config.model)
-    label = environment_of(model).label
-    gaps = _gaps(scored, reference.logprobs)
+def compare_logprobs(
+    resolved: ResolvedJob, reference: ReferenceScores, logprobs: Sequence[Sequence[float]]
+) -> Note:
+    """Return a note on the difference between vLLM's and transformers' log-probabilities. Raises
+    ConfigError if rounding cannot explain it.
+    """
+    model = vllm_config(resolved.config.model)
+    label = find_environment(model).label
+    gaps = _logprob_gaps(logprobs, reference.logprobs)
     mean, most = sum(gaps) / len(gaps), max(gaps)
-    word = model.word_for(resolved.config.quantization) or model.kv_cache_dtype
-    dtype = dtype_of(resolved, environment_of(model))
+    word = model.vllm_quantization(resolved.config.quantization) or model.kv_cache_dtype
+    dtype = dtype_of(resolved, find_environment(model))
     tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
     if reference.rounding and word is None:
         tolerance = max(ROUNDINGS * reference.rounding, TOLERANCE["float32"])
     if mean <= tolerance and math.isfinite(most):
         return note("same_model", dtype=reference.dtype, mean=mean, most=most, tokens=len(gaps), texts=TEXTS)
-    own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs))
+    own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (logprobs, reference.logprobs))
     raise ConfigError(
         f"{label} computes another model than transformers: log-probabilities differ by "
-        f"{describe_gap(mean, most, len(gaps), TEXTS)}, and {tolerance:.2g} on average is what {word or dtype} may "
+        f"{describe_logprob_gap(mean, most, len(gaps), TEXTS)}, and "
+        f"{tolerance:.2g} on average is what {word or dtype} may "
         f"make. A token's mean is {own:.4f} by vLLM and {other:.4f} by transformers in {reference.dtype}. Use another "
         "model.dtype, other model.args or another version of vLLM; model.compare=false takes its answers as they are",
         key="model.name",
@@ -109,15 +121,17 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     )
 
 
-def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequence[int]]) -> None:
-    """Refuse a server that reads a text as other tokens than transformers does."""
+def check_same_tokens(
+    resolved: ResolvedJob, reference: ReferenceScores, ids: Sequence[Sequence[int]]
+) -> None:
+    """Raise ConfigError if the server tokenizes a text differently than transformers."""
     other = next(
         (at for at, pair in enumerate(zip(ids, reference.ids, strict=True)) if [*pair[0]] != [*pair[1]]), None
     )
     if other is not None:
-        model = vllm_model(resolved.config.model)
+        model = vllm_config(resolved.config.model)
         raise ConfigError(
-            f"{environment_of(model).label} reads {texts()[other][:60]!r} as "
+            f"{find_environment(model).label} reads {make_sample_texts()[other][:60]!r} as "
             f"{len(ids[other])} tokens {[*ids[other]][:8]} …, transformers as {len(reference.ids[other])} "
             f"{[*reference.ids[other]][:8]} …: their versions may be too far apart; model.compare=false takes its "
             "answers as they are",
@@ -127,47 +141,51 @@ def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequ
         )
 
 
-def _gaps(scored: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> list[float]:
-    """Return how far each token's log-probabilities are apart."""
+def _logprob_gaps(
+    logprobs: Sequence[Sequence[float]], other_logprobs: Sequence[Sequence[float]]
+) -> list[float]:
+    """Return the absolute difference of log-probabilities for each token."""
     return [
         abs(own - other)
-        for pair in zip(scored, others, strict=True)
+        for pair in zip(logprobs, other_logprobs, strict=True)
         for own, other in zip(*pair, strict=True)
     ]
 
 
-def _kept_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
-    """Return transformers' scores in a number format, from the cache where it has them."""
-    file = _file(resolved, dtype)
-    found: list[dict[str, Any]] | None = kept.read(file).get("scores") if file is not None else None
+def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
+    """Return transformers' scores in a dtype, from the user cache if possible."""
+    file = _cache_file(resolved, dtype)
+    found: list[dict[str, Any]] | None = (
+        user_cache.read_cache_file(file).get("scores") if file is not None else None
+    )
     if found is None:
-        tell(
+        announce(
             f"scoring {TEXTS} texts by transformers in {dtype}, to compare vLLM with it (model.compare=false: not)"
         )
-        found = _score(resolved, dtype, needed_bytes)
+        found = _run_reference(resolved, dtype, needed_bytes)
         if file is not None:
-            kept.keep(file, {"scores": found})
+            user_cache.write_cache_file(file, {"scores": found})
     return found
 
 
-def _file(resolved: ResolvedJob, dtype: str) -> Path | None:
-    content, versions = resolved.model.files.hashes.get("model"), machine.versions()
-    key = [content, dtype, texts(), versions["torch"], versions["transformers"]]
-    return None if content is None else kept.file_of("scores", key)
+def _cache_file(resolved: ResolvedJob, dtype: str) -> Path | None:
+    content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
+    key = [content, dtype, make_sample_texts(), versions["torch"], versions["transformers"]]
+    return None if content is None else user_cache.cache_file("scores", key)
 
 
-def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
-    model = vllm_model(resolved.config.model)
+def _run_reference(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
+    model = vllm_config(resolved.config.model)
     order = {
         "folder": str(resolved.model.files.path),
         "dtype": dtype,
         "trust_remote_code": model.trust_remote_code,
-        "texts": texts(),
+        "texts": make_sample_texts(),
         "bytes": needed_bytes,
     }
     try:
-        scores: list[dict[str, Any]] = ask(REFERENCE, order)
-    except NoReference as error:
+        scores: list[dict[str, Any]] = run_reference_process(REFERENCE, order)
+    except ReferenceFailed as error:
         raise ConfigError(
             f"transformers cannot score it, so vLLM cannot be compared with it: "
             f"{error}. model.compare=false takes its answers as they are",

@@ -1,4 +1,4 @@
-"""The engine of model=vllm: over a server of vLLM, which is compared with transformers."""
+"""The engine of model=vllm: it starts a vLLM server and compares the server with transformers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, ClassVar
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.engine import ApiEngine
-from runner.options.remote.keys import ApiConfig, Extensions
+from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.started.engine import RETRIES, StartedEngine
 from runner.options.remote.started.server import StartedServer
 from runner.options.remote.thinking_budget import ThinkingBudget
 from runner.options.remote.vllm import comparison
-from runner.options.remote.vllm.command import ADAPTER, flags_shown, name_of
-from runner.options.remote.vllm.gpus import batch_invariant
-from runner.options.remote.vllm.keys import vllm_model
+from runner.options.remote.vllm.command import ADAPTER, format_flags, served_model_name
+from runner.options.remote.vllm.gpus import is_batch_invariant
+from runner.options.remote.vllm.keys import vllm_config
 from runner.options.remote.vllm.render.notes import NOTES
 from runner.options.remote.vllm.server import VllmServer
 from runner_base import JobFailed
 from runner_base.notes import Note, note
 from runner_base.render.notes import Template
-from runner_engine import BaseCache, Capability, Request, complete
+from runner_engine import BaseModelCache, Capability, Request, complete_requests
 
 EVENT_TOKENS = (
     16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
@@ -30,8 +30,6 @@ EVENT_TOKENS = (
 
 
 class VllmEngine(StartedEngine):
-    """Requests to vLLM."""
-
     PROGRAM: ClassVar[str] = "vLLM"
     NOTES: ClassVar[Mapping[str, Template]] = NOTES
 
@@ -39,26 +37,26 @@ class VllmEngine(StartedEngine):
         self,
         resolved: ResolvedJob,
         capabilities: frozenset[Capability],
-        bases: BaseCache | None = None,
+        bases: BaseModelCache | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._keys = vllm_model(resolved.config.model)
-        self._reference = comparison.Reference()
+        self._keys = vllm_config(resolved.config.model)
+        self._reference = comparison.ReferenceScores()
         super().__init__(resolved, capabilities, bases, folder)
 
-    def parameters(self, request: Request) -> dict[str, Any]:
-        """Return the parameters to send for a request."""
-        sent = super().parameters(request)
+    def request_parameters(self, request: Request) -> dict[str, Any]:
+        """Return the HTTP parameters for a request. Unwatched streams send 16 tokens per event."""
+        sent = super().request_parameters(request)
         if not (request.deltas or request.timed):
             sent["extra_body"] = sent.get("extra_body", {}) | {"stream_interval": EVENT_TOKENS}
         return sent
 
-    def _client(self, url: str) -> ApiConfig:
+    def _client_config(self, url: str) -> ApiConfig:
         model = self._keys
         return ApiConfig(
-            name=name_of(model),
+            name=served_model_name(model),
             base_url=url,
-            extensions=Extensions.vllm,
+            extensions=ApiExtensions.vllm,
             thinking_budget=None if model.reasoning_parser is None else ThinkingBudget.vllm,
             concurrency=model.concurrency,
             retries=RETRIES,
@@ -70,40 +68,40 @@ class VllmEngine(StartedEngine):
     def _served_name(self) -> str:
         return ADAPTER if self._resolved.model.files.adapter is not None else super()._served_name
 
-    def _start(self, folder: Path) -> VllmServer:
+    def _start_server(self, folder: Path) -> VllmServer:
         if Capability.logprobs in self.capabilities:
-            self._reference = comparison.reference_of(self._resolved)
+            self._reference = comparison.load_reference(self._resolved)
         return VllmServer(self._resolved, folder)
 
-    def _flags(self) -> str:
-        return flags_shown(self._resolved)
+    def _format_flags(self) -> str:
+        return format_flags(self._resolved)
 
-    def _batch_invariance(self) -> Note:
-        return note("batch_invariant") if batch_invariant() else note("not_batch_invariant")
+    def _batch_invariance_note(self) -> Note:
+        return note("batch_invariant") if is_batch_invariant() else note("not_batch_invariant")
 
-    def _compare(self, server: StartedServer) -> Note:
-        """Compare the base with transformers."""
+    def _compare_with_reference(self, server: StartedServer) -> Note:
+        """Compare the server's base model with transformers."""
         reference = self._reference
         if Capability.logprobs not in self.capabilities:
             # the build 0.32 ends with an error in einsum()
             return note("not_compared", "warning", reason=note("no_scores"))
         if reference.missing is not None:
             return note("not_compared", "warning", reason=reference.missing)
-        texts = comparison.texts()
+        texts = comparison.make_sample_texts()
         base = ApiEngine(
-            replace(self.config), replace(self.model, name=name_of(self._keys)), self.capabilities
+            replace(self.config), replace(self.model, name=served_model_name(self._keys)), self.capabilities
         )
         try:
-            comparison.check_tokens(self._resolved, reference, base.servers.tokens_of(texts))
+            comparison.check_same_tokens(self._resolved, reference, base.servers.tokenize(texts))
             requests = [
                 Request(at, tuple(ids[:1]), continuation=tuple(ids[1:]))
                 for at, ids in enumerate(reference.ids)
             ]
-            done = sorted(complete(base, requests), key=lambda completion: int(completion.id))
+            done = sorted(complete_requests(base, requests), key=lambda completion: int(completion.id))
         finally:
             base.close()
         if failed := [completion.error for completion in done if completion.error]:
-            raise server.failure() or JobFailed(f"vLLM scores no texts: {failed[0]}", code="failed")
-        return comparison.verdict(
+            raise server.exit_error() or JobFailed(f"vLLM scores no texts: {failed[0]}", code="failed")
+        return comparison.compare_logprobs(
             self._resolved, reference, [completion.logprobs or [] for completion in done]
         )

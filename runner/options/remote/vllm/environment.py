@@ -1,5 +1,6 @@
-"""The environment that has vLLM: where it is, its version, and what it runs on. vLLM itself is not
-imported."""
+"""The Python environment that contains vLLM: path, version and device. vLLM itself is not
+imported.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import runner
 from runner.options.remote.vllm.keys import VllmConfig
-from runner_base import ConfigError, one_line
+from runner_base import ConfigError, to_one_line
 
 # with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
 OLDEST = (0, 14)
@@ -51,8 +52,8 @@ print(json.dumps(found))
 
 
 @dataclass(frozen=True)
-class Environment:
-    """An environment with vLLM."""
+class VllmEnvironment:
+    """A Python environment with vLLM."""
 
     python: str
     version: str
@@ -64,22 +65,24 @@ class Environment:
     quantizations: tuple[str, ...]
 
     @property
-    def server(self) -> list[str]:
+    def server_command(self) -> list[str]:
         """The command that starts a server, without its options."""
         module = "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
         return [self.python, "-m", module, *([] if self.has_module else ["serve"])]
 
     @property
     def label(self) -> str:
-        """vLLM and its version, as facts and messages name it."""
+        """Version and device of vLLM, for facts and messages."""
         return f"vLLM {self.version}{' on the CPU' if self.on_cpu else ''}"
 
 
-def environment_of(model: VllmConfig) -> Environment:
-    """Return the environment with vLLM; ConfigError if there is none, or if its vLLM is too old."""
-    python = _python(model)
+def find_environment(model: VllmConfig) -> VllmEnvironment:
+    """Return the environment with vLLM. Raises ConfigError if there is none, or if its vLLM is too
+    old.
+    """
+    python = _find_python(model)
     where = f"model.python={python}"
-    found = _probe(python)
+    found = _probe_environment(python)
     if found is None:
         raise ConfigError(
             f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})",
@@ -96,8 +99,8 @@ def environment_of(model: VllmConfig) -> Environment:
     return found
 
 
-def _python(model: VllmConfig) -> str:
-    """Return the Python that model.python names, or that of the first environment with vLLM."""
+def _find_python(model: VllmConfig) -> str:
+    """Return the Python of model.python, or of the first environment with vLLM."""
     if model.python is not None:
         path = Path(model.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
@@ -115,7 +118,7 @@ def _python(model: VllmConfig) -> str:
         Path(sys.executable),
     ]
     for path in usual:
-        if path.is_file() and _probe(str(path)) is not None:
+        if path.is_file() and _probe_environment(str(path)) is not None:
             return str(path)
     raise ConfigError(
         "model=vllm needs an environment with vLLM, and neither .vllm here nor the runner's own has it: "
@@ -125,8 +128,8 @@ def _python(model: VllmConfig) -> str:
 
 
 @cache
-def _probe(python: str) -> Environment | None:
-    """Ask a Python what vLLM it has; None if it has none."""
+def _probe_environment(python: str) -> VllmEnvironment | None:
+    """Return the vLLM of a Python, or None if it is not installed."""
     try:
         done = subprocess.run(
             [python, "-P", "-c", PROBE],
@@ -139,11 +142,13 @@ def _probe(python: str) -> Environment | None:
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
-            f"model.python={python} does not run as a Python: {one_line(error)}", code="failed"
+            f"model.python={python} does not run as a Python: {to_one_line(error)}", code="failed"
         ) from None
     if found is None:
         raise ConfigError(
-            f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}",
+            f"model.python={python} does not run as a Python: {to_one_line(done.stderr or done.returncode)}",
             code="failed",
         )
-    return Environment(python, **found | {"quantizations": tuple(found["quantizations"])}) if found else None
+    return (
+        VllmEnvironment(python, **found | {"quantizations": tuple(found["quantizations"])}) if found else None
+    )

@@ -1,5 +1,6 @@
-"""What vLLM's rules ask of this machine's GPUs, as NVIDIA's driver reports them; no library is
-imported."""
+"""Properties of this machine's GPUs that vLLM depends on, from NVIDIA's driver. No library is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +12,25 @@ from runner_base import visible_gpus
 INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made for
 
 
-def memory_mib() -> list[float]:
-    """Return the whole memory of each GPU that this process may use; empty where the driver does
-    not tell."""
-    sizes, gpus = visible_gpus.from_driver("memory.total"), visible_gpus.visible()
+def gpu_memory_mib() -> list[float]:
+    """Return the total memory of each visible GPU in MiB, or an empty list if the driver does not
+    report it.
+    """
+    sizes, gpus = visible_gpus.query_nvidia_smi("memory.total"), visible_gpus.find_visible_gpus()
     return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []
 
 
-def batch_invariant() -> bool:
-    """Whether vLLM is to compute a sequence alike, whatever runs beside it: as the user says, or
-    where it can."""
+def is_batch_invariant() -> bool:
+    """Return whether vLLM computes each sequence independently of its batch: set by the user, or
+    by compute capability.
+    """
     wanted = os.environ.get("VLLM_BATCH_INVARIANT", "")
-    return wanted != "0" if wanted else _lowest_capability() >= INVARIANT_FROM
+    return wanted != "0" if wanted else _min_compute_capability() >= INVARIANT_FROM
 
 
 @cache
-def _lowest_capability() -> float:
-    """Return that of all GPUs here, not of a grid's worker alone: plan and worker must agree. 0:
-    none is known."""
-    return min(visible_gpus.from_driver("compute_cap").values(), default=0.0)
+def _min_compute_capability() -> float:
+    """Return the lowest compute capability of all GPUs on this machine, so that plan and workers
+    agree. 0 means unknown.
+    """
+    return min(visible_gpus.query_nvidia_smi("compute_cap").values(), default=0.0)

@@ -1,4 +1,4 @@
-"""model=vllm: the keys of a model that a server of vLLM runs, which the runner starts and ends."""
+"""Config keys of model=vllm: a model on a vLLM server that the runner starts and stops."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from runner.options.remote.started.keys import StartedConfig
-from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
+from runner.options.remote.thinking_budget import ThinkingBudget, check_thinking_budget
 from runner_base import (
     HASHED,
     MISSING,
     UNLESS_DEFAULT,
     ConfigError,
     Dtype,
-    Inert,
-    check,
-    filled,
-    least,
-    setting,
-    within,
+    NotInIdentity,
+    at_least,
+    check_value,
+    config_field,
+    in_range,
+    not_blank,
 )
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.settings.generation import require_no_scheduler
+from runner_engine.settings.generation import reject_scheduler_features
 
 # choices of the group quantization that vLLM makes while loading, in its words
 WORDS = {"none": None, "fp8": "fp8"}
@@ -79,56 +79,61 @@ UNRECORDED = (  # the record would name other weights, prompts or numbers than t
 
 @dataclass
 class VllmConfig(StartedConfig):
-    """A causal language model that vLLM runs: a local folder or a hub id; its files are hashed like
-    a local model's."""
+    """A causal language model that vLLM runs, from a local folder or a hub id. Its files are
+    hashed like a local model's.
+    """
 
     module: ClassVar[str] = "runner.options.remote.vllm.kind"
     OPTIONS_BY_KEY: ClassVar[Mapping[str, str]] = BY_KEY
     OWN_OPTIONS: ClassVar[Collection[str]] = OWN
     UNRECORDED_OPTIONS: ClassVar[Collection[str]] = UNRECORDED
-    name: str = setting(MISSING, HASHED, filled("give a folder or a hub id"))
+    name: str = config_field(MISSING, HASHED, not_blank("give a folder or a hub id"))
     dtype: Dtype = Dtype.auto
-    quantization: str | None = setting(None, takes=filled("give vLLM's word, or null"))
-    kv_cache_dtype: str | None = setting(None, UNLESS_DEFAULT, filled("give vLLM's word, or null"))
-    tensor_parallel: int = setting(1, takes=least(1))
-    pipeline_parallel: int = setting(1, takes=least(1))
-    data_parallel: int = setting(1, takes=least(1))
-    memory_share: float | None = setting(
+    quantization: str | None = config_field(None, constraint=not_blank("give vLLM's word, or null"))
+    kv_cache_dtype: str | None = config_field(None, UNLESS_DEFAULT, not_blank("give vLLM's word, or null"))
+    tensor_parallel: int = config_field(1, constraint=at_least(1))
+    pipeline_parallel: int = config_field(1, constraint=at_least(1))
+    data_parallel: int = config_field(1, constraint=at_least(1))
+    memory_share: float | None = config_field(
         None,
-        Inert("how much memory vLLM takes", measured=True),
-        within(0.01, 1, "must lie in 0.01..1, or be null"),
+        NotInIdentity("how much memory vLLM takes", measured=True),
+        in_range(0.01, 1, "must lie in 0.01..1, or be null"),
     )
-    max_positions: int | None = setting(None, takes=least(1, ", or null"))
-    reasoning_parser: str | None = setting(None, takes=filled("give vLLM's word, or null"))
+    max_positions: int | None = config_field(None, constraint=at_least(1, ", or null"))
+    reasoning_parser: str | None = config_field(None, constraint=not_blank("give vLLM's word, or null"))
     trust_remote_code: bool = False
     args: list[str] = field(default_factory=list)
-    python: str | None = setting(
-        None, Inert("the version of vLLM that it finds counts instead"), filled("give a path, or null")
+    python: str | None = config_field(
+        None,
+        NotInIdentity("the version of vLLM that it finds counts instead"),
+        not_blank("give a path, or null"),
     )
-    concurrency: int = setting(64, Inert("how many requests are in flight at once", measured=True), least(1))
+    concurrency: int = config_field(
+        64, NotInIdentity("how many requests are in flight at once", measured=True), at_least(1)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for word in self.args:
-            self._check_word(word)
+            self._check_argument(word)
 
     @property
-    def gpus(self) -> int:
-        """How many GPUs it takes, here or on several machines."""
+    def num_gpus(self) -> int:
+        """Number of GPUs used, on one or several machines."""
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
-    def word_for(self, quantization: QuantizationConfig) -> str | None:
-        """Return vLLM's word for how weights are quantized while loading; None: they are not."""
+    def vllm_quantization(self, quantization: QuantizationConfig) -> str | None:
+        """Return vLLM's name of the quantization applied at loading, or None."""
         return self.quantization or WORDS.get(quantization.name)
 
-    def check_beside(
+    def check_compatibility(
         self,
         quantization: QuantizationConfig,
         lora: LoraConfig,
         rope: RopeConfig,
         generation: GenerationConfig,
     ) -> None:
-        """Reject what vLLM cannot do, or does in another way than the record would say."""
+        """Raise ConfigError for settings that vLLM does not support or implements differently."""
         fix = "use model=auto, which runs on this machine"
         why = {
             "rope_2d": "vLLM has no second coordinate for a token",
@@ -137,40 +142,42 @@ class VllmConfig(StartedConfig):
             rope.name,
             "vLLM would read another config than the one that is hashed and compared with transformers",
         )
-        check(rope.name == RopeConfig.name, "rope", rope.name, f"{why}; {fix}", code="unsupported")
+        check_value(rope.name == RopeConfig.name, "rope", rope.name, f"{why}; {fix}", code="unsupported")
         need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {fix}"
-        check(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
-        check(
-            not lora.each,
+        check_value(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
+        check_value(
+            not lora.selectable_adapters,
             "lora",
             lora.name,
             f"vLLM gets one adapter, with lora=peft; {fix}",
             code="unsupported",
         )
-        is_pth = (adapter := lora.adapter) is not None and adapter.is_single_file
-        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {fix}", code="unsupported")
-        check(
-            not lora.merges,
+        is_pth = (adapter := lora.single_adapter) is not None and adapter.is_single_file
+        check_value(
+            not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {fix}", code="unsupported"
+        )
+        check_value(
+            not lora.merges_adapter,
             "lora.merge",
             True,
             "vLLM keeps adapters beside the weights: use lora.merge=false",
             code="unsupported",
         )
         need = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {fix}"
-        check(not quantization.is_mixed, "quantization", quantization.label, need, code="unsupported")
+        check_value(not quantization.is_mixed, "quantization", quantization.label, need, code="unsupported")
         need = (
             f"vLLM quantizes a plain checkpoint with {' or '.join(WORDS)}, or model.quantization=WORD with a word of "
             "its own; what a checkpoint has stored needs quantization=none"
         )
-        check(quantization.name in WORDS, "quantization", quantization.name, need, code="unsupported")
+        check_value(quantization.name in WORDS, "quantization", quantization.name, need, code="unsupported")
         need = f"quantization={quantization.name} says it, too: leave one of the two out"
         is_once = self.quantization is None or quantization.name == "none"
-        check(is_once, "model.quantization", self.quantization, need, code="conflict")
+        check_value(is_once, "model.quantization", self.quantization, need, code="conflict")
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
-        check(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
+        check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         why = "vLLM keeps keys and values itself (model.kv_cache_dtype says how)"
-        require_no_scheduler(generation, why)
+        reject_scheduler_features(generation, why)
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 "vLLM must know how the model marks its "
@@ -179,29 +186,31 @@ class VllmConfig(StartedConfig):
                 value=generation.thinking_tokens,
                 code="missing",
             )
-        check_budget("model", ThinkingBudget.vllm, generation)
+        check_thinking_budget("model", ThinkingBudget.vllm, generation)
 
-    def _check_word(self, word: str) -> None:
-        """Reject a word of the command line that a key says, or that would make the record wrong.
+    def _check_argument(self, argument: str) -> None:
+        """Raise ConfigError for a server argument that a config key sets, or that would make the run
+        record wrong.
 
-        vLLM's parser takes abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of an
-        option in JSON.
+        vLLM's parser accepts abbreviations, `_` for `-`, `--no-…`, and `--option.key` for a key of
+        a JSON option.
         """
-        head = word.partition("=")[0]
+        head = argument.partition("=")[0]
         option = SHORT.get(head, head).replace("_", "-").partition(".")[0]
         if not option.startswith("--") or option == "--":
-            need = "give words of vLLM's command line, which begin with --" if word.startswith("-") else ""
-            check(not need, "model.args", word, need)
+            need = (
+                "give words of vLLM's command line, which begin with --" if argument.startswith("-") else ""
+            )
+            check_value(not need, "model.args", argument, need)
             return
         option = "--" + option.removeprefix("--").removeprefix("no-")
         names = [name for name in (*BY_KEY, *OWN, *UNRECORDED) if name == option] or [
             name for name in (*BY_KEY, *OWN, *UNRECORDED) if len(option) > 2 and name.startswith(option)
         ]
         if names:
-            self.check_option("model.args", word, names[0])
+            self.check_option("model.args", argument, names[0])
 
 
-def vllm_model(model: ModelConfig) -> VllmConfig:
-    """Return the keys of a model that vLLM runs."""
+def vllm_config(model: ModelConfig) -> VllmConfig:
     assert isinstance(model, VllmConfig)
     return model

@@ -1,5 +1,6 @@
-"""A process that scores texts by transformers, for the comparison with vLLM: JSON on stdin, JSON on
-stdout."""
+"""Subprocess that scores texts with transformers for the comparison with vLLM. Reads JSON from
+stdin and writes JSON to stdout.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ import json
 import sys
 from typing import Any
 
-from runner_base import child
+from runner_base import child_process
 
 
 def main() -> None:
-    """Read the order, score each text's tokens after the first, and write ids and
-    log-probabilities."""
-    child.end_with_parent()
+    """Read the request, score each text's tokens after the first, and write ids and
+    log-probabilities.
+    """
+    child_process.die_with_parent()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

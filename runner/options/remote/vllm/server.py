@@ -1,4 +1,4 @@
-"""A server of vLLM: the words that it is started with, and what its errors mean."""
+"""A vLLM server: its command line and the meaning of its error messages."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import ClassVar
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.started.server import LOOPBACK, StartedServer
-from runner.options.remote.vllm.command import name_of, options_of, variables_of
-from runner.options.remote.vllm.environment import environment_of
-from runner.options.remote.vllm.keys import vllm_model
+from runner.options.remote.vllm.command import build_server_options, served_model_name, server_environment
+from runner.options.remote.vllm.environment import find_environment
+from runner.options.remote.vllm.keys import vllm_config
 
 # what it answers, beside what it computes: scores of many tokens in each place (token_scores.py)
 SCORING = ["--enable-scale-out", "--max-logprobs", "1024"]
 
 
 class VllmServer(StartedServer):
-    """A running server of vLLM."""
-
     LOG: ClassVar[str] = "vllm.log"
     BEFORE: ClassVar[re.Pattern[str]] = re.compile(
         r"^(?:\(\S+ pid=\d+\) )?(?:ERROR|INFO|WARNING|CRITICAL)? ?(?:\d\d-\d\d [\d:]+ )?(?:\[[^\]]*\] )?"
@@ -52,32 +50,38 @@ class VllmServer(StartedServer):
     )
 
     def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
-        """Start it, and wait until it answers."""
-        self._resolved, self.model = resolved, vllm_model(resolved.config.model)
-        self.environment = environment_of(self.model)
+        """Start the server and wait until it answers."""
+        self._resolved, self.model = resolved, vllm_config(resolved.config.model)
+        self.environment = find_environment(self.model)
         label, name = self.environment.label, self.model.name
         super().__init__(label, name, folder, self.model.start_s, self.model.port)
 
     @property
     def served_name(self) -> str:
-        """Its own name, or the last part of its folder's path."""
-        return name_of(self.model)
+        """model.name, or the last folder of its path."""
+        return served_model_name(self.model)
 
-    def command(self) -> list[str]:
+    def build_command(self) -> list[str]:
         """Return vLLM's command line."""
         model = ["--model", str(self._resolved.model.files.path), "--served-model-name", self.served_name]
         address = ["--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
         scores = SCORING if self.environment.scores_in_one_pass else []
-        return [*self.environment.server, *model, *scores, *options_of(self._resolved), *address]
+        return [
+            *self.environment.server_command,
+            *model,
+            *scores,
+            *build_server_options(self._resolved),
+            *address,
+        ]
 
     def variables(self) -> dict[str, str]:
-        """Return the user's variables, and a few of the runner's."""
-        return variables_of(self._resolved, self.key)
+        """Return the user's environment variables plus the variables that the runner sets for vLLM."""
+        return server_environment(self._resolved, self.key)
 
-    def words(self) -> tuple[str, list[str]]:
+    def user_flags(self) -> tuple[str, list[str]]:
         return "model.args", self.model.args
 
-    def more_room(self) -> str:
-        """Return what needs less memory."""
+    def memory_advice(self) -> str:
+        """Return advice on settings that need less memory."""
         cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
         return f"Use a smaller model.max_positions, another {cpu}, or free some"

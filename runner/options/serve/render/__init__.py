@@ -1,1 +1,1 @@
-"""What a server says of itself: its interface, its metrics and its greeting, as text."""
+"""Text of a server about itself: its interface, metrics and start message."""

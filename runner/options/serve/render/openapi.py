@@ -1,5 +1,6 @@
-"""The server's interface: for machines at /openapi.json, for people at /docs, which loads nothing
-from other sites."""
+"""The server's interface description: /openapi.json for programs and /docs for people. /docs
+loads nothing from other sites.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +14,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
-from runner.options.serve.limits import Limits
-from runner.options.serve.parsing import LABELS, NEUTRAL
-from runner.options.serve.render.meanings import (
+from runner.options.serve.limits import ServerLimits
+from runner.options.serve.render.openapi_texts import (
     ANSWER,
     ANSWERS,
     MEANINGS,
@@ -25,7 +25,8 @@ from runner.options.serve.render.meanings import (
     STATUSES,
     SUMMARIES,
 )
-from runner.options.serve.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
+from runner.options.serve.request_parsing import LABELS, NEUTRAL
+from runner.options.serve.tokenize_endpoint import NEUTRAL as NEUTRAL_TO_TOKENS
 
 Schema = dict[str, Any]
 BODIES: dict[
@@ -39,8 +40,8 @@ BODIES: dict[
 PAGE = (Path(__file__).parent / "docs.html").read_text(encoding="utf-8")
 
 
-def openapi(app: FastAPI, limits: Limits) -> Schema:
-    """Return FastAPI's description of all paths, with the bodies that this server reads itself."""
+def build_openapi(app: FastAPI, limits: ServerLimits) -> Schema:
+    """Return FastAPI's description of all paths, with the bodies that this server parses itself."""
     described: Schema = app.openapi()
     _, definitions = models_json_schema(
         [(body, "validation") for body in BODIES], ref_template="#/components/schemas/{model}"
@@ -54,7 +55,7 @@ def openapi(app: FastAPI, limits: Limits) -> Schema:
         others = schemas[schema]["additionalProperties"]
         schemas[schema]["additionalProperties"] = {"description": meaning, **others}
     for body, neutral in BODIES.items():
-        _complete(schemas[body.__name__], neutral, limits)
+        _add_limits(schemas[body.__name__], neutral, limits)
     described["components"] = {
         "schemas": schemas,
         "securitySchemes": {
@@ -65,15 +66,16 @@ def openapi(app: FastAPI, limits: Limits) -> Schema:
     return described
 
 
-def post(
-    path: str, body: type[BaseModel], limits: Limits, example: Schema, waits: bool = True
+def describe_post_path(
+    path: str, body: type[BaseModel], limits: ServerLimits, example: Schema, can_time_out: bool = True
 ) -> dict[str, Any]:
-    """Return how FastAPI describes a path whose body this server reads itself; waits: its answer
-    can take too long."""
+    """Return FastAPI options for a path whose body this server parses itself. can_time_out: add
+    status 504.
+    """
     statuses = {200: ANSWERS.get(path, ANSWER)} | {
         status: meaning.format(task=limits.task)
         for status, meaning in STATUSES.items()
-        if waits or status != 504
+        if can_time_out or status != 504
     }
     content = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}, "example": example}
     return {
@@ -83,13 +85,12 @@ def post(
     }
 
 
-def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: Limits) -> None:
-    """Add this server's limits, and the parameters that are accepted only if they have no
-    effect."""
+def _add_limits(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: ServerLimits) -> None:
+    """Add this server's limits, and parameters that are accepted only if they have no effect."""
     properties: Schema = schema["properties"]
     for name, parameter in properties.items():
         parameter.pop("title", None)
-        limits.describe(name, parameter.get("anyOf", []))
+        limits.add_schema_limits(name, parameter.get("anyOf", []))
     if neutral:
         properties |= {
             name: {"enum": [*values, None], "description": NO_EFFECT}
@@ -100,24 +101,24 @@ def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: Limit
     schema["additionalProperties"] = False
 
 
-def page(described: Schema) -> str:
-    """Return the description as a page for people."""
+def render_docs_page(description: Schema) -> str:
+    """Return the interface description as an HTML page."""
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
-    schemas = described["components"]["schemas"]
-    return template.render(paths=described["paths"], schemas=schemas, kind=_kind, json=json.dumps)
+    schemas = description["components"]["schemas"]
+    return template.render(paths=description["paths"], schemas=schemas, kind=_describe_type, json=json.dumps)
 
 
-def _kind(schema: Schema) -> str:
-    """Return a type with its range in words."""
+def _describe_type(schema: Schema) -> str:
+    """Return a type with its range as text."""
     if "anyOf" in schema:
-        return ", or ".join(_kind(one) for one in schema["anyOf"] if one.get("type") != "null")
+        return ", or ".join(_describe_type(one) for one in schema["anyOf"] if one.get("type") != "null")
     if "enum" in schema:
         return " or ".join(json.dumps(one) for one in schema["enum"] if one is not None) or "null"
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if schema.get("type") == "array":
         most = f" (up to {schema['maxItems']})" if "maxItems" in schema else ""
-        return f"list of {_kind(schema['items'])}{most}"
+        return f"list of {_describe_type(schema['items'])}{most}"
     low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
     begin = f"above {above}" if above is not None else "" if low is None else f"from {low}"
     length = f"up to {schema['maxLength']} characters" if "maxLength" in schema else ""

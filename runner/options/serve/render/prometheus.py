@@ -1,20 +1,20 @@
-"""The text of /metrics, which Prometheus reads."""
+"""The text of /metrics in Prometheus' format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runner.options.serve.counters import SECONDS, SPEED_S, Counters
+from runner.options.serve.counters import SECONDS, SPEED_S, ServerCounters
 from runner_engine import EngineStats
 
 
-def prometheus(counters: Counters, stats: EngineStats, open_now: int) -> str:
-    """Return the counts and times; `open_now`: how many completions are under way or waiting."""
-    return "".join(line + "\n" for line in _lines(counters, stats, open_now))
+def format_prometheus_metrics(counters: ServerCounters, stats: EngineStats, num_open: int) -> str:
+    """Return counters and times. `num_open`: completions that are running or waiting."""
+    return "".join(line + "\n" for line in _metric_lines(counters, stats, num_open))
 
 
-def _lines(counters: Counters, stats: EngineStats, open_now: int) -> Iterator[str]:
-    yield from _head("runner_requests_total", "counter", "answered requests, by path and status")
+def _metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -> Iterator[str]:
+    yield from _metric_header("runner_requests_total", "counter", "answered requests, by path and status")
     for (path, status), count in sorted(counters.statuses.items()):
         yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
     numbers = (
@@ -35,7 +35,7 @@ def _lines(counters: Counters, stats: EngineStats, open_now: int) -> Iterator[st
         ),
         ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
         ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
-        ("runner_open", "gauge", "completions under way or waiting", open_now),
+        ("runner_open", "gauge", "completions under way or waiting", num_open),
         ("runner_queue", "gauge", "rows that wait for a slot", stats.rows_waiting),
         ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
         ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
@@ -48,9 +48,11 @@ def _lines(counters: Counters, stats: EngineStats, open_now: int) -> Iterator[st
         ),
     )
     for name, kind, about, value in numbers:
-        yield from _head(name, kind, about)
+        yield from _metric_header(name, kind, about)
         yield f"{name} {value}"
-    yield from _head("runner_answer_seconds", "histogram", "seconds from a request to the end of its answer")
+    yield from _metric_header(
+        "runner_answer_seconds", "histogram", "seconds from a request to the end of its answer"
+    )
     below = 0
     for end in SECONDS:
         below += counters.buckets[end]
@@ -61,6 +63,6 @@ def _lines(counters: Counters, stats: EngineStats, open_now: int) -> Iterator[st
     yield f"runner_answer_seconds_count {count}"
 
 
-def _head(name: str, kind: str, about: str) -> Iterator[str]:
-    yield f"# HELP {name} {about}"
+def _metric_header(name: str, kind: str, help_text: str) -> Iterator[str]:
+    yield f"# HELP {name} {help_text}"
     yield f"# TYPE {name} {kind}"

@@ -1,5 +1,4 @@
-"""What can be hidden and asked: the name of each kind, the function that draws its cases, and what
-of it is known."""
+"""Registry of recall kinds: the function that draws each kind's cases, and its properties."""
 
 from __future__ import annotations
 
@@ -9,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from runner.tasks.recall.cases import Case, Recipe
+    from runner.tasks.recall.cases import Case, CaseSettings
 
 
 class Kind(NamedTuple):
-    """A kind: which function of which module of this folder draws its cases."""
+    """A recall kind: the function that draws its cases, as MODULE:FUNCTION of this folder, and its
+    properties.
+    """
 
     drawn_by: str
     has_depth: bool = False  # each case has one of task.depths
@@ -24,50 +25,49 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "single": Kind("needles:single", has_depth=True, first=1),
-    "several_asked_one": Kind("needles:several_asked_one", has_depth=True, shares_text=True),
-    "several_asked_all": Kind("needles:several_asked_all", first=0.125),
-    "multikey": Kind("needles:multikey", has_depth=True, first=0.25),
-    "chain": Kind("chains:chain", first=0.06),
-    "count": Kind("counting:count", first=0.1),
-    "problem": Kind("problems:story_problem", has_depth=True, first=1),
+    "single": Kind("needles:draw_single_cases", has_depth=True, first=1),
+    "several_asked_one": Kind("needles:draw_shared_text_cases", has_depth=True, shares_text=True),
+    "several_asked_all": Kind("needles:draw_ask_all_cases", first=0.125),
+    "multikey": Kind("needles:draw_multikey_cases", has_depth=True, first=0.25),
+    "chain": Kind("chains:draw_chain_cases", first=0.06),
+    "count": Kind("counting:draw_counting_cases", first=0.1),
+    "problem": Kind("problems:draw_problem_cases", has_depth=True, first=1),
     # RULER's, by the names that lm-evaluation-harness has for them, but for its ruler_cwe and
     # ruler_fwe
-    "common_words": Kind("ruler_words:common_words"),
-    "frequent_words": Kind("ruler_words:frequent_words"),
-    "niah_single_1": Kind("ruler_niah:niah", first=0.5),
-    "niah_multikey_1": Kind("ruler_niah:niah", first=0.2),
-    "niah_multikey_2": Kind("ruler_niah:niah"),
-    "niah_multikey_3": Kind("ruler_niah:niah"),
-    "niah_multivalue": Kind("ruler_niah:niah", first=0.2),
-    "niah_multiquery": Kind("ruler_niah:niah", first=0.2),
-    "ruler_vt": Kind("ruler_tracking:tracking"),
+    "common_words": Kind("ruler_words:draw_common_word_cases"),
+    "frequent_words": Kind("ruler_words:draw_frequent_word_cases"),
+    "niah_single_1": Kind("ruler_niah:draw_niah_cases", first=0.5),
+    "niah_multikey_1": Kind("ruler_niah:draw_niah_cases", first=0.2),
+    "niah_multikey_2": Kind("ruler_niah:draw_niah_cases"),
+    "niah_multikey_3": Kind("ruler_niah:draw_niah_cases"),
+    "niah_multivalue": Kind("ruler_niah:draw_niah_cases", first=0.2),
+    "niah_multiquery": Kind("ruler_niah:draw_niah_cases", first=0.2),
+    "ruler_vt": Kind("ruler_tracking:draw_tracking_cases"),
 }
 
 
 def has_depth(kind: str) -> bool:
-    """Whether each case of a kind has one of task.depths."""
+    """Return whether each case of a kind has one of task.depths."""
     return KINDS[kind].has_depth
 
 
-def is_of_ruler(kind: str) -> bool:
-    """Whether a kind is one of RULER's."""
+def is_ruler_kind(kind: str) -> bool:
+    """Return whether a kind comes from the RULER benchmark."""
     return KINDS[kind].drawn_by.startswith("ruler_")
 
 
 def shares_text(kind: str) -> bool:
-    """Whether the cases of all depths ask about one and the same text."""
+    """Return whether the cases of all depths use the same text."""
     return KINDS[kind].shares_text
 
 
-def shared_part(kind: str, depth: float) -> float:
-    """Return the share of a text with which all cases of a kind begin, the asked needle of which is
-    at a depth."""
+def shared_prefix_fraction(kind: str, depth: float) -> float:
+    """Return the fraction of a text that all cases of a kind share, up to the needle's depth."""
     return min(KINDS[kind].first, depth)
 
 
-def drawn_by(kind: str) -> Callable[[Recipe], Iterator[Case]]:
+def load_case_generator(kind: str) -> Callable[[CaseSettings], Iterator[Case]]:
     """Return the function that draws the cases of a kind."""
     module, _, name = KINDS[kind].drawn_by.partition(":")
-    function: Callable[[Recipe], Iterator[Case]] = getattr(import_module(f"{__name__}.{module}"), name)
+    function: Callable[[CaseSettings], Iterator[Case]] = getattr(import_module(f"{__name__}.{module}"), name)
     return function

@@ -1,4 +1,4 @@
-"""A chain of variables through a text, beside another one: which of them have a value?"""
+"""Recall kind chain: which variables have a value, in two chains of assignments through a text?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 from string import ascii_uppercase
 
-from runner.tasks.recall.cases import Asked, Case, Form, Recipe, hidden, spread
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm, even_depths, hide_needles
 
 BEFORE = "Memorize and track the chains of variable assignment hidden in the following text."
 QUESTION = "Find all variables that are assigned the value {value} in the text above."
@@ -15,40 +15,43 @@ BEGINNING = "The variables that are assigned the value {value} are"
 LETTERS = 5
 
 
-def chain(recipe: Recipe) -> Iterator[Case]:
+def draw_chain_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw two chains, each of task.needles variables, from the beginning to the end of a text."""
-    for number in recipe.numbers:
-        random = recipe.random(number)
+    for number in settings.case_numbers:
+        random = settings.create_random(number)
         names: list[str] = []
-        while len(names) < 2 * recipe.needles:
+        while len(names) < 2 * settings.needles:
             name = "".join(random.choices(ascii_uppercase, k=LETTERS))
-            if name not in names and name not in recipe.filler:
+            if name not in names and name not in settings.filler:
                 names.append(name)
         values = random.sample(range(10_000, 100_000), 2)
-        chains = [names[: recipe.needles], names[recipe.needles :]]
+        chains = [names[: settings.needles], names[settings.needles :]]
         sentences = [
-            sentence for both in zip(*map(_assigned, chains, values), strict=True) for sentence in both
+            sentence
+            for both in zip(*map(_assignment_sentences, chains, values), strict=True)
+            for sentence in both
         ]
-        places = spread(len(sentences))
+        places = even_depths(len(sentences))
         needles = list(zip(places, sentences, strict=True))
-        yield Case(recipe.kind, number, None, partial(_asked, recipe, needles, values[0], chains[0], names))
+        yield Case(
+            settings.kind, number, None, partial(_render_case, settings, needles, values[0], chains[0], names)
+        )
 
 
-def _assigned(names: Sequence[str], value: int) -> list[str]:
-    """Return the assignments of a chain."""
+def _assignment_sentences(names: Sequence[str], value: int) -> list[str]:
     later = [f"VAR {name} = VAR {before}." for before, name in pairwise(names)]
     return [f"VAR {names[0]} = {value}.", *later]
 
 
-def _asked(
-    recipe: Recipe,
+def _render_case(
+    settings: CaseSettings,
     needles: Sequence[tuple[float, str]],
     value: int,
     gold: Sequence[str],
     names: list[str],
-    size: int,
-) -> Asked:
-    """Return the case with so many units of filler."""
-    context = hidden(recipe.filler, size, needles)
+    num_units: int,
+) -> RenderedCase:
+    """Return the case with `num_units` units of filler."""
+    context = hide_needles(settings.filler, num_units, needles)
     question, beginning = QUESTION.format(value=value), BEGINNING.format(value=value)
-    return Asked(BEFORE, context, question, beginning, tuple(gold), Form.known, frozenset(names))
+    return RenderedCase(BEFORE, context, question, beginning, tuple(gold), ValueForm.known, frozenset(names))

@@ -1,12 +1,18 @@
-"""Something that happens a few times in a text, and something similar that does not count: how
-often was it?"""
+"""Recall kind count: how often does an event occur in a text that also has similar events?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 
-from runner.tasks.recall.cases import Asked, Case, Form, Recipe, hidden, pair
+from runner.tasks.recall.cases import (
+    Case,
+    CaseSettings,
+    RenderedCase,
+    ValueForm,
+    hide_needles,
+    random_word_pair,
+)
 
 EVENT = "The bell of the {name} rang."
 BEFORE = (
@@ -20,22 +26,26 @@ BEGINNING = "The number of times is ####"
 FEWEST, MOST = 2, 9
 
 
-def count(recipe: Recipe) -> Iterator[Case]:
-    """Draw how often the asked bell rings, and another one."""
-    for number in recipe.numbers:
-        random = recipe.random(number)
-        asked, other = random.sample([pair(random) for _ in range(20)], 2)
+def draw_counting_cases(settings: CaseSettings) -> Iterator[Case]:
+    """Draw how often the requested bell and another bell ring."""
+    for number in settings.case_numbers:
+        random = settings.create_random(number)
+        asked, other = random.sample([random_word_pair(random) for _ in range(20)], 2)
         while other == asked:
-            other = pair(random)
+            other = random_word_pair(random)
         times = random.randint(FEWEST, MOST)
         events = [EVENT.format(name=asked)] * times + [EVENT.format(name=other)] * random.randint(
             FEWEST, MOST
         )
         needles = [(random.random(), event) for event in events]
-        yield Case(recipe.kind, number, None, partial(_asked, recipe, needles, asked, times))
+        yield Case(settings.kind, number, None, partial(_render_case, settings, needles, asked, times))
 
 
-def _asked(recipe: Recipe, needles: list[tuple[float, str]], name: str, times: int, size: int) -> Asked:
-    """Return the case with so many units of filler."""
-    context = hidden(recipe.filler, size, needles)
-    return Asked(BEFORE, context, QUESTION.format(name=name), BEGINNING, (str(times),), Form.total)
+def _render_case(
+    settings: CaseSettings, needles: list[tuple[float, str]], name: str, times: int, num_units: int
+) -> RenderedCase:
+    """Return the case with `num_units` units of filler."""
+    context = hide_needles(settings.filler, num_units, needles)
+    return RenderedCase(
+        BEFORE, context, QUESTION.format(name=name), BEGINNING, (str(times),), ValueForm.total
+    )

@@ -1,4 +1,4 @@
-"""Needles: names with values, hidden in filler. The wording is RULER's (arXiv 2404.06654)."""
+"""Needle kinds: names with values, hidden in filler. The wording is RULER's (arXiv 2404.06654)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from random import Random
 
-from runner.tasks.recall.cases import Asked, Case, Form, Recipe, hidden, pair, spread
+from runner.tasks.recall.cases import (
+    Case,
+    CaseSettings,
+    RenderedCase,
+    ValueForm,
+    even_depths,
+    hide_needles,
+    random_word_pair,
+)
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 NEEDLE = "One of the special magic {values} for {key} is: {value}."
@@ -23,114 +31,126 @@ BEFORE_ONE = (
 )
 QUESTION_OF_ONE = "What is the special magic {value} for {query} mentioned in the provided text?"
 BEGINNING_OF_ONE = "The special magic {value} for {query} mentioned in the provided text is"
-FORMS = {"numbers": Form.number, "words": Form.pair, "uuids": Form.uuid}
+FORMS = {"numbers": ValueForm.number, "words": ValueForm.pair, "uuids": ValueForm.uuid}
 DIGITS = 7
 Needle = tuple[float, str, str]  # depth, key, value
 
 
-def single(recipe: Recipe) -> Iterator[Case]:
+def draw_single_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw one needle for each depth."""
-    for depth in recipe.depths:
-        for number in recipe.numbers:
-            random = recipe.random(depth, number)
-            ((key, value),) = _drawn(random, recipe, 1)
-            yield Case(recipe.kind, number, depth, partial(_asked, recipe, [(depth, key, value)], [key]))
+    for depth in settings.depths:
+        for number in settings.case_numbers:
+            random = settings.create_random(depth, number)
+            ((key, value),) = _draw_keys_and_values(random, settings, 1)
+            yield Case(
+                settings.kind, number, depth, partial(_render_case, settings, [(depth, key, value)], [key])
+            )
 
 
-def several_asked_one(recipe: Recipe) -> Iterator[Case]:
-    """Draw a needle for each depth, all in one text, and ask for each of them."""
-    for number in recipe.numbers:
-        drawn = _drawn(recipe.random(number), recipe, len(recipe.depths))
-        needles = [(depth, key, value) for depth, (key, value) in zip(recipe.depths, drawn, strict=True)]
+def draw_shared_text_cases(settings: CaseSettings) -> Iterator[Case]:
+    """Draw one text with a needle at each depth, and ask for each needle separately."""
+    for number in settings.case_numbers:
+        drawn = _draw_keys_and_values(settings.create_random(number), settings, len(settings.depths))
+        needles = [(depth, key, value) for depth, (key, value) in zip(settings.depths, drawn, strict=True)]
         for depth, key, _ in needles:
-            yield Case(recipe.kind, number, depth, partial(_asked, recipe, needles, [key]))
+            yield Case(settings.kind, number, depth, partial(_render_case, settings, needles, [key]))
 
 
-def several_asked_all(recipe: Recipe) -> Iterator[Case]:
-    """Draw some needles and ask for all of them."""
-    for number in recipe.numbers:
-        drawn = _drawn(recipe.random(number), recipe, recipe.needles)
+def draw_ask_all_cases(settings: CaseSettings) -> Iterator[Case]:
+    """Draw several needles in one text, and ask for all of them at once."""
+    for number in settings.case_numbers:
+        drawn = _draw_keys_and_values(settings.create_random(number), settings, settings.needles)
         needles = [
-            (depth, key, value) for depth, (key, value) in zip(spread(recipe.needles), drawn, strict=True)
+            (depth, key, value)
+            for depth, (key, value) in zip(even_depths(settings.needles), drawn, strict=True)
         ]
         yield Case(
-            recipe.kind, number, None, partial(_asked, recipe, needles, [key for _, key, _ in needles])
+            settings.kind,
+            number,
+            None,
+            partial(_render_case, settings, needles, [key for _, key, _ in needles]),
         )
 
 
-def multikey(recipe: Recipe) -> Iterator[Case]:
-    """Draw one needle for each depth, and around it others that share a word with its name."""
-    for depth in recipe.depths:
-        for number in recipe.numbers:
-            random = recipe.random(depth, number)
-            ((key, value),) = _drawn(random, recipe, 1)
-            others = _names_like(random, key, recipe.needles - 1)
-            values = _values(random, recipe, len(others), {value})
+def draw_multikey_cases(settings: CaseSettings) -> Iterator[Case]:
+    """Draw one needle for each depth, and distractor needles that share a word with its name."""
+    for depth in settings.depths:
+        for number in settings.case_numbers:
+            random = settings.create_random(depth, number)
+            ((key, value),) = _draw_keys_and_values(random, settings, 1)
+            others = _draw_similar_names(random, key, settings.needles - 1)
+            values = _draw_values(random, settings, len(others), {value})
             needles = [(depth, key, value)]
             needles += [(random.random(), other, wrong) for other, wrong in zip(others, values, strict=True)]
-            yield Case(recipe.kind, number, depth, partial(_asked, recipe, needles, [key]))
+            yield Case(settings.kind, number, depth, partial(_render_case, settings, needles, [key]))
 
 
-def value_of(random: Random, values: str) -> str:
-    """Draw a value, as RULER does."""
-    if values == "numbers":
+def random_value(random: Random, value_type: str) -> str:
+    """Draw a needle's value as RULER does."""
+    if value_type == "numbers":
         return str(random.randint(10 ** (DIGITS - 1), 10**DIGITS - 1))
-    if values == "uuids":
+    if value_type == "uuids":
         return str(uuid.UUID(int=random.getrandbits(128), version=4))
-    return pair(random)
+    return random_word_pair(random)
 
 
-def worded(values: str, keys: Sequence[str], is_one: bool) -> tuple[str, str, str]:
-    """Return what stands before the text, the question, and the beginning of an answer."""
+def format_prompt(value_type: str, keys: Sequence[str], is_single: bool) -> tuple[str, str, str]:
+    """Return the instructions before the text, the question, and the beginning of an answer."""
     query = keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])}, and {keys[-1]}"
-    if is_one:
-        value = values.removesuffix("s")
+    if is_single:
+        value = value_type.removesuffix("s")
         return (
             BEFORE_ONE.format(value=value),
             QUESTION_OF_ONE.format(value=value, query=query),
             BEGINNING_OF_ONE.format(value=value, query=query),
         )
     return (
-        BEFORE.format(values=values),
-        QUESTION.format(values=values, query=query),
-        BEGINNING.format(values=values, query=query),
+        BEFORE.format(values=value_type),
+        QUESTION.format(values=value_type, query=query),
+        BEGINNING.format(values=value_type, query=query),
     )
 
 
-def _asked(recipe: Recipe, needles: Sequence[Needle], keys: Sequence[str], size: int) -> Asked:
-    """Return the case with so many units of filler."""
+def _render_case(
+    settings: CaseSettings, needles: Sequence[Needle], keys: Sequence[str], num_units: int
+) -> RenderedCase:
+    """Return the case with `num_units` units of filler."""
     sentences = [
-        (depth, NEEDLE.format(values=recipe.values, key=key, value=value)) for depth, key, value in needles
+        (depth, NEEDLE.format(values=settings.values, key=key, value=value)) for depth, key, value in needles
     ]
     gold = tuple(value for _, key, value in needles if key in keys)
-    before, question, beginning = worded(recipe.values, keys, len(gold) == 1)
-    return Asked(
-        before, hidden(recipe.filler, size, sentences), question, beginning, gold, FORMS[recipe.values]
+    before, question, beginning = format_prompt(settings.values, keys, len(gold) == 1)
+    return RenderedCase(
+        before,
+        hide_needles(settings.filler, num_units, sentences),
+        question,
+        beginning,
+        gold,
+        FORMS[settings.values],
     )
 
 
-def _drawn(random: Random, recipe: Recipe, count: int) -> list[tuple[str, str]]:
-    """Draw different keys, and a value for each."""
+def _draw_keys_and_values(random: Random, settings: CaseSettings, count: int) -> list[tuple[str, str]]:
     keys: list[str] = []
     while len(keys) < count:
-        key = pair(random)
-        if key not in keys and key not in recipe.filler:
+        key = random_word_pair(random)
+        if key not in keys and key not in settings.filler:
             keys.append(key)
-    return list(zip(keys, _values(random, recipe, count, set(keys)), strict=True))
+    return list(zip(keys, _draw_values(random, settings, count, set(keys)), strict=True))
 
 
-def _values(random: Random, recipe: Recipe, count: int, taken: set[str]) -> list[str]:
-    """Draw different values that stand nowhere else in the text."""
+def _draw_values(random: Random, settings: CaseSettings, count: int, taken: set[str]) -> list[str]:
+    """Draw different values that do not occur elsewhere in the text."""
     values: list[str] = []
     while len(values) < count:
-        value = value_of(random, recipe.values)
-        if value not in values and value not in taken and value not in recipe.filler:
+        value = random_value(random, settings.values)
+        if value not in values and value not in taken and value not in settings.filler:
             values.append(value)
     return values
 
 
-def _names_like(random: Random, key: str, count: int) -> list[str]:
-    """Draw names with the first or the second word of a key, by turns."""
+def _draw_similar_names(random: Random, key: str, count: int) -> list[str]:
+    """Draw names that share alternately the first and the second word of a key."""
     adjective, _, noun = key.partition("-")
     with_adjective = [f"{adjective}-{other}" for other in random.sample(NOUNS, count + 1) if other != noun]
     with_noun = [f"{other}-{noun}" for other in random.sample(ADJECTIVES, min(count + 1, len(ADJECTIVES)))]

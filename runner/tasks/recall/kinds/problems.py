@@ -1,13 +1,14 @@
-"""A word problem of the embedded data in a text: its story is hidden, and its question asked at the
-end."""
+"""Recall kind problem: the story of a word problem is hidden in a text, and its question asked at
+the end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 
-from runner.datasets.word_problems import DISTINCT, Problem, Split, problem
-from runner.tasks.recall.cases import Asked, Case, Form, Recipe, hidden
+from runner.datasets.word_problems import DISTINCT, Problem, Split, generate_problem
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm, hide_needles
 
 BEFORE = (
     "A short story is hidden within the following text. Make sure to memorize it. I will ask a question about it "
@@ -16,24 +17,31 @@ BEFORE = (
 INSTRUCTION = "Solve it step by step. End with '#### ' and the number."
 
 
-def story_problem(recipe: Recipe) -> Iterator[Case]:
+def draw_problem_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw a problem of the test split for each depth."""
-    for depth in recipe.depths:
-        for number in recipe.numbers:
-            index = recipe.random(depth, number).randrange(DISTINCT)
-            yield Case(recipe.kind, number, depth, partial(_asked, recipe, depth, problem(Split.TEST, index)))
+    for depth in settings.depths:
+        for number in settings.case_numbers:
+            index = settings.create_random(depth, number).randrange(DISTINCT)
+            yield Case(
+                settings.kind,
+                number,
+                depth,
+                partial(_render_case, settings, depth, generate_problem(Split.TEST, index)),
+            )
 
 
-def _asked(recipe: Recipe, depth: float, hidden_problem: Problem, size: int) -> Asked:
-    """Return the case with so many units of filler."""
-    story, question = _parts(hidden_problem.question)
-    context = hidden(recipe.filler, size, [(depth, story)])
-    return Asked(
-        BEFORE, context, f"{question}\n\n{INSTRUCTION}", "Answer:", (hidden_problem.gold,), Form.total
+def _render_case(
+    settings: CaseSettings, depth: float, hidden_problem: Problem, num_units: int
+) -> RenderedCase:
+    """Return the case with `num_units` units of filler."""
+    story, question = _split_story_and_question(hidden_problem.question)
+    context = hide_needles(settings.filler, num_units, [(depth, story)])
+    return RenderedCase(
+        BEFORE, context, f"{question}\n\n{INSTRUCTION}", "Answer:", (hidden_problem.gold,), ValueForm.total
     )
 
 
-def _parts(question: str) -> tuple[str, str]:
-    """Return the story of a problem, and the sentence that asks."""
+def _split_story_and_question(question: str) -> tuple[str, str]:
+    """Split a word problem into its story and its final question."""
     story, _, asks = question.rpartition(". ")
     return f"{story}.", asks

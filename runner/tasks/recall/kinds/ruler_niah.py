@@ -1,8 +1,8 @@
-"""RULER's needles, string for string as lm-evaluation-harness 0.4.13 makes them from the same
-random numbers and size.
+"""RULER's needle tasks, with the strings of lm-evaluation-harness 0.4.13 for the same random
+numbers and size.
 
-Those whose haystack is an essay there have RULER's noise here, since essays are not shipped. Names
-are of our words.
+Tasks whose haystack is an essay in RULER use RULER's noise here, because essays are not
+included. Names consist of our words.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from runner.tasks.recall.cases import Asked, Case, Recipe
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase
 from runner.tasks.recall.fillers import NOISE
-from runner.tasks.recall.kinds.needles import FORMS, NEEDLE, value_of, worded
+from runner.tasks.recall.kinds.needles import FORMS, NEEDLE, format_prompt, random_value
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
 ORDER_SEED = 42  # of the needles in a text, the same in all
@@ -22,8 +22,8 @@ PAIRS = sorted(f"{adjective}-{noun}" for adjective in ADJECTIVES for noun in NOU
 
 
 @dataclass(frozen=True)
-class Niah:
-    """One of RULER's tasks with needles."""
+class NiahTask:
+    """Parameters of one of RULER's needle tasks."""
 
     keys: int = 1
     values_of_each: int = 1
@@ -34,65 +34,81 @@ class Niah:
 
 
 TASKS = {
-    "niah_single_1": Niah(),
-    "niah_multikey_1": Niah(keys=4),
-    "niah_multikey_2": Niah(in_needles=True),
-    "niah_multikey_3": Niah(in_needles=True, key_type="uuids", value_type="uuids"),
-    "niah_multivalue": Niah(values_of_each=4),
-    "niah_multiquery": Niah(keys=4, asked=4),
+    "niah_single_1": NiahTask(),
+    "niah_multikey_1": NiahTask(keys=4),
+    "niah_multikey_2": NiahTask(in_needles=True),
+    "niah_multikey_3": NiahTask(in_needles=True, key_type="uuids", value_type="uuids"),
+    "niah_multivalue": NiahTask(values_of_each=4),
+    "niah_multiquery": NiahTask(keys=4, asked=4),
 }
 
 
-def niah(recipe: Recipe) -> Iterator[Case]:
-    """Draw the cases of one of the tasks."""
-    kind = TASKS[recipe.kind]
-    for number in range(recipe.cases):
+def draw_niah_cases(settings: CaseSettings) -> Iterator[Case]:
+    """Draw the cases of one of RULER's needle tasks."""
+    kind = TASKS[settings.kind]
+    for number in range(settings.cases):
         least = max(2, kind.keys * kind.values_of_each)
-        yield Case(recipe.kind, number, None, partial(_asked, recipe, number, kind), least, has_own_size=True)
+        yield Case(
+            settings.kind,
+            number,
+            None,
+            partial(_render_case, settings, number, kind),
+            least,
+            has_own_size=True,
+        )
 
 
-def _asked(recipe: Recipe, number: int, kind: Niah, size: int) -> Asked:
-    """Return the case with a haystack of so many lines."""
-    return asked_by(recipe.random(number), kind, size)
+def _render_case(settings: CaseSettings, number: int, niah_task: NiahTask, num_lines: int) -> RenderedCase:
+    """Return the case with a haystack of `num_lines` lines."""
+    return render_niah(settings.create_random(number), niah_task, num_lines)
 
 
-def asked_by(random: Random, kind: Niah, size: int, names: Sequence[str] = PAIRS) -> Asked:
-    """Return what these random numbers make of a haystack of so many lines."""
+def render_niah(
+    random: Random, niah_task: NiahTask, num_lines: int, names: Sequence[str] = PAIRS
+) -> RenderedCase:
+    """Return the case that the random generator draws for a haystack of `num_lines` lines."""
     keys: list[str] = []
     values: list[list[str]] = []
     needles: list[str] = []
-    for _ in range(kind.keys):
-        keys.append(_key(random, kind, names, keys))
+    for _ in range(niah_task.keys):
+        keys.append(_draw_unused_key(random, niah_task, names, keys))
         values.append([])
-        for _ in range(kind.values_of_each):
-            values[-1].append(_drawn(random, kind.value_type, names))
-            needles.append(NEEDLE.format(values=kind.value_type, key=keys[-1], value=values[-1][-1]))
+        for _ in range(niah_task.values_of_each):
+            values[-1].append(_draw_value(random, niah_task.value_type, names))
+            needles.append(NEEDLE.format(values=niah_task.value_type, key=keys[-1], value=values[-1][-1]))
     Random(ORDER_SEED).shuffle(needles)
-    lines = [_line(random, kind, names, keys) for _ in range(size)]
-    places = sorted(random.sample(range(size), len(needles)), reverse=True)
+    lines = [_haystack_line(random, niah_task, names, keys) for _ in range(num_lines)]
+    places = sorted(random.sample(range(num_lines), len(needles)), reverse=True)
     for place, needle in zip(places, needles, strict=True):
         lines.insert(place, needle)
-    asked = random.sample(range(kind.keys), kind.asked)
+    asked = random.sample(range(niah_task.keys), niah_task.asked)
     gold = tuple(value for at in asked for value in values[at])
-    before, question, beginning = worded(kind.value_type, [keys[at] for at in asked], len(gold) == 1)
-    return Asked(before, "\n".join(lines), question, beginning, gold, FORMS[kind.value_type])
+    before, question, beginning = format_prompt(
+        niah_task.value_type, [keys[at] for at in asked], len(gold) == 1
+    )
+    return RenderedCase(before, "\n".join(lines), question, beginning, gold, FORMS[niah_task.value_type])
 
 
-def _line(random: Random, kind: Niah, names: Sequence[str], keys: Sequence[str]) -> str:
-    if not kind.in_needles:
+def _haystack_line(
+    random: Random, niah_task: NiahTask, names: Sequence[str], used_keys: Sequence[str]
+) -> str:
+    if not niah_task.in_needles:
         return NOISE
-    key = _key(random, kind, names, keys)
-    return NEEDLE.format(values=kind.value_type, key=key, value=_drawn(random, kind.value_type, names))
+    key = _draw_unused_key(random, niah_task, names, used_keys)
+    return NEEDLE.format(
+        values=niah_task.value_type, key=key, value=_draw_value(random, niah_task.value_type, names)
+    )
 
 
-def _key(random: Random, kind: Niah, names: Sequence[str], keys: Sequence[str]) -> str:
-    """Draw a key again if it is one of the asked ones, which the harness does not: it has six
-    million names."""
-    key = _drawn(random, kind.key_type, names)
-    while key in keys:
-        key = _drawn(random, kind.key_type, names)
+def _draw_unused_key(
+    random: Random, niah_task: NiahTask, names: Sequence[str], used_keys: Sequence[str]
+) -> str:
+    """Draw a key that is not requested yet. The harness does not check this: it has six million names."""
+    key = _draw_value(random, niah_task.key_type, names)
+    while key in used_keys:
+        key = _draw_value(random, niah_task.key_type, names)
     return key
 
 
-def _drawn(random: Random, drawn_type: str, names: Sequence[str]) -> str:
-    return random.choice(names) if drawn_type == "words" else value_of(random, drawn_type)
+def _draw_value(random: Random, value_type: str, names: Sequence[str]) -> str:
+    return random.choice(names) if value_type == "words" else random_value(random, value_type)

@@ -1,5 +1,6 @@
-"""RULER's variable tracking, as lm-evaluation-harness 0.4.13 makes it, string for string of the
-same draws."""
+"""RULER's variable tracking, with the strings of lm-evaluation-harness 0.4.13 for the same random
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from itertools import pairwise
 from random import Random
 from string import ascii_uppercase
 
-from runner.tasks.recall.cases import Asked, Case, Form, Recipe
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 BEFORE = "Memorize and track the chain(s) of variable assignment hidden in the following text."
@@ -25,49 +26,59 @@ EXAMPLE_SIZE = 5  # lines of noise in the worked example: the least that lm-eval
 Draw = Callable[[int, int], int]  # of a number from the first one on, below the second
 
 
-def tracking(recipe: Recipe) -> Iterator[Case]:
+def draw_tracking_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw a chain of variables, with a worked example before the text."""
-    for number in range(recipe.cases):
-        yield Case(recipe.kind, number, None, partial(_asked, recipe, number), HOPS + 2, has_own_size=True)
+    for number in range(settings.cases):
+        yield Case(
+            settings.kind, number, None, partial(_render_case, settings, number), HOPS + 2, has_own_size=True
+        )
 
 
-def _asked(recipe: Recipe, number: int, size: int) -> Asked:
-    """Return the case with so many lines of noise."""
-    random = recipe.random(number)
-    example = example_by(random, random.randrange, EXAMPLE_SIZE)
-    return asked_by(random, random.randrange, size, example)
+def _render_case(settings: CaseSettings, number: int, num_lines: int) -> RenderedCase:
+    """Return the case with `num_lines` lines of noise."""
+    random = settings.create_random(number)
+    example = render_example(random, random.randrange, EXAMPLE_SIZE)
+    return render_tracking(random, random.randrange, num_lines, example)
 
 
-def example_by(random: Random, draw: Draw, size: int) -> str:
+def render_example(random: Random, draw: Draw, num_lines: int) -> str:
     """Return a worked example, whose variables have other names in each case."""
-    context, value, names = _text(random, draw, size, LETTERS_OF_EXAMPLE)
+    context, value, names = _text_with_chain(random, draw, num_lines, LETTERS_OF_EXAMPLE)
     beginning = BEGINNING.format(count=HOPS + 1, value=value)
     question = QUESTION.format(value=value)
     return f"{BEFORE}\n\n{context}\n{question} {beginning} {' '.join(names)}\n\n"
 
 
-def asked_by(random: Random, draw: Draw, size: int, example: str) -> Asked:
-    """Return what these random numbers make of so many lines of noise."""
-    context, value, names = _text(random, draw, size, LETTERS)
+def render_tracking(random: Random, draw: Draw, num_lines: int, example: str) -> RenderedCase:
+    """Return the case that the random generator draws for `num_lines` lines of noise."""
+    context, value, names = _text_with_chain(random, draw, num_lines, LETTERS)
     for name in example.partition(BEGINNING[-10:])[2].split():
         example = example.replace(name, "".join(random.choices(ascii_uppercase, k=len(name))))
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
     before = f"{example}\n\n{BEFORE}\n"
-    return Asked(
-        before, context, QUESTION.format(value=value), beginning, tuple(names), Form.known, frozenset(names)
+    return RenderedCase(
+        before,
+        context,
+        QUESTION.format(value=value),
+        beginning,
+        tuple(names),
+        ValueForm.known,
+        frozenset(names),
     )
 
 
-def _text(random: Random, draw: Draw, size: int, letters: int) -> tuple[str, str, list[str]]:
+def _text_with_chain(
+    random: Random, draw: Draw, num_lines: int, name_length: int
+) -> tuple[str, str, list[str]]:
     """Return noise with a chain of assignments, its value, and its variables."""
-    names = ["".join(random.choices(ascii_uppercase, k=letters)) for _ in range(HOPS + 1)]
+    names = ["".join(random.choices(ascii_uppercase, k=name_length)) for _ in range(HOPS + 1)]
     while len(set(names)) < HOPS + 1:
-        names.append("".join(random.choices(ascii_uppercase, k=letters)))
+        names.append("".join(random.choices(ascii_uppercase, k=name_length)))
     names = [*dict.fromkeys(names)]
     value = str(draw(10_000, 99_999))
     chain = [f"VAR {names[0]} = {value}"]
     chain += [f"VAR {later} = VAR {earlier} " for earlier, later in pairwise(names)]
-    sentences = [NOISE] * size
+    sentences = [NOISE] * num_lines
     if len(sentences) <= len(chain):
         pieces = [piece for line in sentences for piece in line.split(".")]
         sentences = [f"{piece}." if piece.strip() else piece for piece in pieces]

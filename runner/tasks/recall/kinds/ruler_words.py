@@ -1,5 +1,6 @@
-"""RULER's lists of words: which are the most common ones, string for string as in
-lm-evaluation-harness 0.4.13."""
+"""RULER's word lists and their most common words, with the strings of lm-evaluation-harness
+0.4.13.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from math import pi
 from random import Random
 from string import ascii_lowercase
 
-from runner.tasks.recall.cases import Asked, Case, Form, Recipe
+from runner.tasks.recall.cases import Case, CaseSettings, RenderedCase, ValueForm
 from runner.tasks.recall.kinds.ruler_niah import PAIRS
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 
@@ -42,57 +43,71 @@ DOTS = "..."  # instead of the most frequent word: noise
 WORDS = sorted({*ADJECTIVES, *NOUNS, *PAIRS})
 
 
-def common_words(recipe: Recipe) -> Iterator[Case]:
+def draw_common_word_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw lists in which ten words appear more often than the others."""
-    for number in range(recipe.cases):
+    for number in range(settings.cases):
         most = len(WORDS)
         yield Case(
-            recipe.kind, number, None, partial(_common, recipe, number), COMMON + 2, most, has_own_size=True
+            settings.kind,
+            number,
+            None,
+            partial(_render_common_words, settings, number),
+            COMMON + 2,
+            most,
+            has_own_size=True,
         )
 
 
-def frequent_words(recipe: Recipe) -> Iterator[Case]:
+def draw_frequent_word_cases(settings: CaseSettings) -> Iterator[Case]:
     """Draw texts of coded words, whose frequencies fall with the square of their rank."""
-    for number in range(recipe.cases):
-        yield Case(recipe.kind, number, None, partial(_frequent, recipe, number), 60, has_own_size=True)
+    for number in range(settings.cases):
+        yield Case(
+            settings.kind,
+            number,
+            None,
+            partial(_render_frequent_words, settings, number),
+            60,
+            has_own_size=True,
+        )
 
 
-def _common(recipe: Recipe, number: int, size: int) -> Asked:
-    """Return a list with so many different words."""
-    random = recipe.random(number)
-    return common_by(random, random, size, recipe.length)
+def _render_common_words(settings: CaseSettings, number: int, num_words: int) -> RenderedCase:
+    random = settings.create_random(number)
+    return render_common_words(random, random, num_words, settings.length)
 
 
-def common_by(random: Random, order: Random, size: int, length: int, words: Sequence[str] = WORDS) -> Asked:
-    """Return what these random numbers make of so many words; the harness draws an example first,
-    and sends none."""
+def render_common_words(
+    random: Random, order: Random, num_words: int, length: int, words: Sequence[str] = WORDS
+) -> RenderedCase:
+    """Return the case for `num_words` words. The harness draws an example first, but does not send it."""
     if length < LONG:
-        _list(random, order, 20, 3, 1, words)
-        listed, common = _list(random, order, size, 6, 1, words)
+        _draw_word_list(random, order, 20, 3, 1, words)
+        listed, common = _draw_word_list(random, order, num_words, 6, 1, words)
     else:
-        _list(random, order, 40, 10, 3, words)
-        listed, common = _list(random, order, size, 30, 3, words)
+        _draw_word_list(random, order, 40, 10, 3, words)
+        listed, common = _draw_word_list(random, order, num_words, 30, 3, words)
     context = " ".join(f"{place}. {word}" for place, word in enumerate(listed, 1))
-    return Asked(BEFORE, context, QUESTION, BEGINNING, tuple(common), Form.known, frozenset(listed))
+    return RenderedCase(
+        BEFORE, context, QUESTION, BEGINNING, tuple(common), ValueForm.known, frozenset(listed)
+    )
 
 
-def _list(
-    random: Random, order: Random, size: int, of_common: int, of_others: int, words: Sequence[str]
+def _draw_word_list(
+    random: Random, order: Random, num_words: int, of_common: int, of_others: int, words: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    drawn = random.sample(words, size)
+    drawn = random.sample(words, num_words)
     common, others = drawn[:COMMON], drawn[COMMON:]
     listed = common * of_common + others * of_others
     order.shuffle(listed)
     return listed, common
 
 
-def _frequent(recipe: Recipe, number: int, size: int) -> Asked:
-    """Return a text of about so many coded words."""
-    return frequent_by(recipe.random(number), size, recipe.length)
+def _render_frequent_words(settings: CaseSettings, number: int, num_words: int) -> RenderedCase:
+    return render_frequent_words(settings.create_random(number), num_words, settings.length)
 
 
-def frequent_by(random: Random, size: int, length: int) -> Asked:
-    """Return what these random numbers make of about so many coded words."""
+def render_frequent_words(random: Random, num_words: int, length: int) -> RenderedCase:
+    """Return the case that the random generator draws for about `num_words` coded words."""
     count = length // TOKENS_A_CODED_WORD
     drawn = ["".join(random.choices(ascii_lowercase, k=CODED_LETTERS)) for _ in range(count)]
     while len(set(drawn)) < count:
@@ -100,11 +115,11 @@ def frequent_by(random: Random, size: int, length: int) -> Asked:
     vocabulary = sorted(set(drawn))
     Random(ORDER_SEED).shuffle(vocabulary)
     vocabulary[0] = DOTS
-    counts = [int(size * rank**-2.0 / ZETA_OF_2) for rank in range(1, len(vocabulary) + 1)]
+    counts = [int(num_words * rank**-2.0 / ZETA_OF_2) for rank in range(1, len(vocabulary) + 1)]
     text = [*chain.from_iterable(repeat(word, times) for word, times in zip(vocabulary, counts, strict=True))]
     Random(ORDER_SEED).shuffle(text)
     gold = tuple(vocabulary[1 : 1 + FREQUENT])
     context = CODED.format(text=" ".join(text))
-    return Asked(
-        "", context, QUESTION_OF_CODED, BEGINNING_OF_CODED, gold, Form.known, frozenset(vocabulary[1:])
+    return RenderedCase(
+        "", context, QUESTION_OF_CODED, BEGINNING_OF_CODED, gold, ValueForm.known, frozenset(vocabulary[1:])
     )

@@ -1,4 +1,4 @@
-"""Draws recall: a curve over lengths for each setting, and a heat map of length and depth."""
+"""Draw recall: a curve over lengths per setting, and heat maps of length and depth."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from runner_base import Picture
 from runner_base.drawing import BAD, GOOD, LINE, MUTED, PAPER
-from runner_base.svg import plain
+from runner_base.svg import escape_text
 from runner_compare.features.recall.compute import RecallFindings
 from runner_compare.model.data import TableRow
-from runner_compare.render.labels import short_names
-from runner_compare.render.lines import MAX_LINES, draw_line, literal, name_lines
+from runner_compare.render.labels import short_row_names
+from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals, escape_mathtext
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +27,8 @@ MAX_LETTERS = 36  # of a value in a name
 
 
 @dataclass(frozen=True)
-class DrawnRecall:
-    """The recall of one setting as it is drawn, all in percent: its curve with intervals, and its
-    heat map."""
+class RecallPlotData:
+    """Plot data of one setting in percent: recall curve with intervals, and heat map."""
 
     name: str
     lengths: Sequence[int]
@@ -41,80 +40,80 @@ class DrawnRecall:
     is_baseline: bool = False
 
 
-def draw_recall(values: dict[str, Any]) -> list[Picture]:
-    """Return the pictures of one job, from what it has kept of its findings."""
-    drawn = DrawnRecall(**values)
-    return pictures_of([drawn], drawn.name)
+def job_recall_pictures(plot_data: dict[str, Any]) -> list[Picture]:
+    """Return the pictures of one job, from its stored plot data."""
+    drawn = RecallPlotData(**plot_data)
+    return create_recall_pictures([drawn], drawn.name)
 
 
-def pictures_of(drawn: Sequence[DrawnRecall], of_what: str = "") -> list[Picture]:
-    """Return the pictures of some settings."""
-    of = f": {of_what}" if of_what else ""
+def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "") -> list[Picture]:
+    """Return the pictures of several settings."""
+    of = f": {subject}" if subject else ""
     pictures = []
-    if any(len(setting.lengths) > 1 for setting in drawn):
+    if any(len(setting.lengths) > 1 for setting in plot_data):
         title = f"recall over lengths{of}; bars: 95 % intervals; wide line: as far as it is shown to be kept"
-        pictures.append(Picture(CURVES, title, lambda: draw_curves(drawn)))
-    if any(len(setting.depths) > 1 for setting in drawn):
+        pictures.append(Picture(CURVES, title, lambda: draw_recall_curves(plot_data)))
+    if any(len(setting.depths) > 1 for setting in plot_data):
         title = f"recall by length and depth{of}, %; line: shown to be kept up to there; dashed: shown to be lost there"
-        pictures.append(Picture(MAPS, title, lambda: draw_maps(drawn)))
+        pictures.append(Picture(MAPS, title, lambda: draw_heat_maps(plot_data)))
     return pictures
 
 
-def drawn_of(findings: RecallFindings, name: str, is_baseline: bool = False) -> DrawnRecall:
-    """Return what is drawn of one setting."""
-    lengths = findings.lengths
-    cells = [[findings.cell(length.length, depth) for length in lengths] for depth in findings.depths]
-    found = findings.effective
-    return DrawnRecall(
+def to_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False) -> RecallPlotData:
+    """Convert the findings of one setting to plot data."""
+    lengths = findings.length_recalls
+    cells = [[findings.recall_at(length.length, depth) for length in lengths] for depth in findings.depths]
+    found = findings.effective_length
+    return RecallPlotData(
         name=name,
         lengths=[length.length for length in lengths],
         recall=[(100 * length.share, 100 * length.low, 100 * length.high) for length in lengths],
         depths=findings.depths,
-        cells=[[None if cell is None else 100 * cell.share for cell in of_depth] for of_depth in cells],
-        effective=None if found is None else (found.at_least, found.below),
+        cells=[[None if cell is None else 100 * cell.accuracy for cell in of_depth] for of_depth in cells],
+        effective=None if found is None else (found.at_least, found.first_lost_length),
         is_baseline=is_baseline,
     )
 
 
-def draw_curves(drawn: Sequence[DrawnRecall]) -> Figure:
-    """Draw recall over lengths, a line for each setting."""
+def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
+    """Draw recall over lengths, one line per setting."""
     from matplotlib.figure import Figure
 
-    shown = drawn[:MAX_LINES]
+    shown = plot_data[:MAX_LINES]
     figure = Figure(figsize=(8.2, 3.9), layout="constrained")
     pane = figure.subplots()
     for number, setting in enumerate(shown):
-        _curve(pane, setting, number, 1 + 0.02 * (number - (len(shown) - 1) / 2))
+        _draw_curve(pane, setting, number, 1 + 0.02 * (number - (len(shown) - 1) / 2))
     lengths = sorted({length for setting in shown for length in setting.lengths})
-    _length_axis(pane, lengths)
+    _format_length_axis(pane, lengths)
     pane.set_ylabel("recall, %")
     pane.set_ylim(-3, 103)
     pane.grid(color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
-    if len(shown) < len(drawn):
-        pane.set_title(f"the first {len(shown)} of {len(drawn)} settings", loc="left")
+    if len(shown) < len(plot_data):
+        pane.set_title(f"the first {len(shown)} of {len(plot_data)} settings", loc="left")
     if any(setting.name for setting in shown):
-        name_lines(pane)
+        add_line_legend(pane)
     return figure
 
 
-def _curve(pane: Axes, setting: DrawnRecall, number: int, aside: float) -> None:
-    """Draw a setting's recall with its intervals; a thick line as far as it is shown to reach."""
+def _draw_curve(pane: Axes, setting: RecallPlotData, number: int, aside: float) -> None:
+    """Draw a setting's recall with its intervals, thick up to the length shown to be reached."""
     points = [
         (length * aside, *recall) for length, recall in zip(setting.lengths, setting.recall, strict=True)
     ]
-    colour = draw_line(pane, number, plain(setting.name), points, setting.is_baseline)
+    colour = draw_line_with_intervals(pane, number, escape_text(setting.name), points, setting.is_baseline)
     if setting.effective is not None:
         reached = points[: sum(length <= setting.effective[0] for length in setting.lengths)]
         xs, ys = [x for x, *_ in reached], [y for _, y, *_ in reached]
         pane.plot(xs, ys, color=colour, linewidth=4, alpha=0.25, zorder=0)
 
 
-def draw_maps(drawn: Sequence[DrawnRecall]) -> Figure:
-    """Draw a heat map of length and depth for each setting."""
+def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
+    """Draw a heat map of length and depth per setting."""
     from matplotlib.figure import Figure
 
-    every = [setting for setting in drawn if setting.depths]
+    every = [setting for setting in plot_data if setting.depths]
     shown = every[:MAX_MAPS]
     columns = min(MAPS_A_LINE, len(shown))
     lines = -(-len(shown) // columns)
@@ -123,7 +122,7 @@ def draw_maps(drawn: Sequence[DrawnRecall]) -> Figure:
     figure = Figure(figsize=(width, 0.5 + 2.3 * lines), layout="constrained")
     panes = figure.subplots(lines, columns, squeeze=False).ravel()
     for pane, setting in zip(panes, shown, strict=False):
-        _map(pane, setting)
+        _draw_heat_map(pane, setting)
     for pane in panes[len(shown) :]:
         pane.set_visible(False)
     if len(shown) < len(every):
@@ -131,9 +130,10 @@ def draw_maps(drawn: Sequence[DrawnRecall]) -> Figure:
     return figure
 
 
-def _map(pane: Axes, setting: DrawnRecall) -> None:
-    """Draw the cells of one setting: the beginning of the text is above, the shortest length on the
-    left."""
+def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
+    """Draw the cells of one setting: the beginning of the text at the top, the shortest length on
+    the left.
+    """
     from matplotlib.patches import Rectangle
 
     for line, of_depth in enumerate(setting.cells):
@@ -151,45 +151,47 @@ def _map(pane: Axes, setting: DrawnRecall) -> None:
             pane.text(column, line, f"{percent:.0f}", ha="center", va="center", fontsize=8, color=text_colour)
     pane.set_xlim(-0.5, len(setting.lengths) - 0.5)
     pane.set_ylim(len(setting.depths) - 0.5, -0.5)
-    pane.set_xticks(range(len(setting.lengths)), [_short(length) for length in setting.lengths])
+    pane.set_xticks(range(len(setting.lengths)), [_format_length(length) for length in setting.lengths])
     pane.set_yticks(range(len(setting.depths)), [f"{depth:g}" for depth in setting.depths])
     pane.tick_params(length=0)
     for spine in pane.spines.values():
         spine.set_visible(False)
     pane.set_xlabel("tokens")
     pane.set_ylabel("depth")
-    pane.set_title(literal(plain(setting.name)), loc="left", fontsize=9)
+    pane.set_title(escape_mathtext(escape_text(setting.name)), loc="left", fontsize=9)
     if setting.effective is not None:
-        _mark_effective(pane, setting.lengths, *setting.effective)
+        _mark_effective_length(pane, setting.lengths, *setting.effective)
 
 
-def _mark_effective(pane: Axes, lengths: Sequence[int], at_least: int, below: int | None) -> None:
-    """Mark the length that is shown to be reached by a solid line, and that which is not by a
-    dashed one."""
+def _mark_effective_length(pane: Axes, lengths: Sequence[int], at_least: int, below: int | None) -> None:
+    """Mark the length shown to be reached by a solid line, and the first lost one by a dashed
+    line.
+    """
     if lengths[0] < at_least < lengths[-1]:
         pane.axvline(list(lengths).index(at_least) + 0.5, color=GOOD, linewidth=1.6)
     if below is not None:
         pane.axvline(list(lengths).index(below) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2)))
 
 
-def _length_axis(pane: Axes, lengths: Sequence[int]) -> None:
+def _format_length_axis(pane: Axes, lengths: Sequence[int]) -> None:
     from matplotlib.ticker import NullLocator
 
     pane.set_xscale("log", base=2)
-    pane.set_xticks(lengths, labels=[_short(length) for length in lengths])
+    pane.set_xticks(lengths, labels=[_format_length(length) for length in lengths])
     pane.xaxis.set_minor_locator(NullLocator())
     pane.set_xlabel("tokens of the text, with the question and the room for an answer")
 
 
-def _short(length: int) -> str:
-    """Return a length as keys have it: 4k, or 1,500."""
+def _format_length(length: int) -> str:
+    """Format a length as in keys: 4k, or 1,500."""
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
 
 
 def recall_pictures(rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]) -> list[Picture]:
-    """Return the pictures of some rows; none where one length was asked."""
-    names = short_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
+    """Return the pictures of some rows; [] with a single length."""
+    names = short_row_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
     drawn = [
-        drawn_of(findings, name, row.is_baseline) for (row, findings), name in zip(rows, names, strict=True)
+        to_plot_data(findings, name, row.is_baseline)
+        for (row, findings), name in zip(rows, names, strict=True)
     ]
-    return pictures_of(drawn)
+    return create_recall_pictures(drawn)

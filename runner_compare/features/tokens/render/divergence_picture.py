@@ -1,5 +1,4 @@
-"""Draws how far each row is from the reference over what its weights take: KL with its interval,
-one point a row."""
+"""Draw each model's KL to the reference, with its interval, over the size of its weights."""
 
 from __future__ import annotations
 
@@ -11,18 +10,18 @@ from runner_base import Picture
 from runner_base.drawing import INK, PAPER
 from runner_compare.metrics import ENDS
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.labels import name_of
-from runner_compare.render.lines import literal
+from runner_compare.render.labels import row_name
+from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
-    annotated,
-    finish_pane,
-    longest,
-    names_of,
-    numbered,
-    separate,
+    annotate_point,
+    format_pane,
+    max_line_length,
+    separate_labels,
+    wrapped_row_names,
+    write_numbered_names,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class KlPoint:
 
 
 def divergence_pictures(table: Table) -> list[Picture]:
-    """Return the picture of a table whose rows have a KL to a reference; none for another."""
+    """Return the picture of rows that have a KL to a reference, or []."""
     rows = [row for row in table.rows if KL in row.run.metrics and row.run.metrics.get(WEIGHTS)]
     drawn = [row for row in rows if row.run.metrics[KL] > 0]
     if not drawn:
@@ -56,13 +55,13 @@ def divergence_pictures(table: Table) -> list[Picture]:
     title = "KL to the reference, mean over tokens with its 95 % interval, over what the weights take"
     zeros = [row for row in rows if row not in drawn]
     if zeros:
-        names = ", ".join(name_of(row, table.keys) or row.run.job_id for row in zeros)
+        names = ", ".join(row_name(row, table.keys) or row.run.job_id for row in zeros)
         title += f"; not drawn, as the axis is logarithmic: {names} (KL 0)"
-    return [Picture("divergence", title, lambda: over_weights(drawn, table.keys))]
+    return [Picture("divergence", title, lambda: draw_kl_over_weights(drawn, table.keys))]
 
 
-def over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
-    """Draw the KL of rows over their weights, with a pane for each set of texts."""
+def draw_kl_over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
+    """Draw the KL of rows over their weights, with a pane per set of texts."""
     from matplotlib.figure import Figure
 
     all_panels = list(dict.fromkeys(row.panel for row in rows))
@@ -72,28 +71,27 @@ def over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
     for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         members = [row for row in rows if row.panel == panel]
         panel_keys = {part.partition("=")[0] for part in panel}
-        names = names_of(members, [key for key in keys if key not in panel_keys])
+        names = wrapped_row_names(members, [key for key in keys if key not in panel_keys])
         # they would cover each other
-        if len(members) > MAX_LABELS or longest(names) > LONGEST_AT_DOT:
-            names = numbered(pane, names)
+        if len(members) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
+            names = write_numbered_names(pane, names)
         points = []
         for row in members:
             kl, low, high = (row.run.metrics.get(f"{KL}{end}") for end in ENDS)
             points.append(KlPoint(names[row.run.run_id], row.run.metrics[WEIGHTS], kl or 0.0, low, high))
-        labels.append(draw_points(pane, points, "weights, MiB"))
+        labels.append(draw_kl_points(pane, points, "weights, MiB"))
         cut = (
             f" (the first {len(panels)} of {len(all_panels)} sets of texts)"
             if len(panels) < len(all_panels)
             else ""
         )
-        pane.set_title(literal(", ".join(panel) + cut * (panel == panels[-1])), loc="left")
-    separate(figure, labels)
+        pane.set_title(escape_mathtext(", ".join(panel) + cut * (panel == panels[-1])), loc="left")
+    separate_labels(figure, labels)
     return figure
 
 
-def draw_points(pane: Axes, points: Sequence[KlPoint], size_words: str) -> list[Annotation]:
-    """Draw KLs above 0, on a logarithmic axis, over sizes; return the labels, which may still
-    overlap."""
+def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> list[Annotation]:
+    """Draw KLs above 0, on a logarithmic axis, over sizes. Returns the labels, which may overlap."""
     labels: list[Annotation] = []
     sizes = [point.size_mib for point in points]
     middle = (min(sizes) + max(sizes)) / 2 if len({*sizes}) > 1 else max(sizes, default=0.0)
@@ -109,16 +107,16 @@ def draw_points(pane: Axes, points: Sequence[KlPoint], size_words: str) -> list[
             color=point.colour,
             markerfacecolor=fill_colour,
         )
-        labels.append(_label_beside_bar(pane, point, is_right=point.size_mib > middle))
+        labels.append(_label_interval(pane, point, is_right=point.size_mib > middle))
     pane.set_yscale("log")
-    pane.set_xlabel(size_words)
+    pane.set_xlabel(size_label)
     pane.set_ylabel("KL to the reference, nats a token")
-    finish_pane(pane)
+    format_pane(pane)
     return labels
 
 
-def _label_beside_bar(pane: Axes, point: KlPoint, is_right: bool) -> Annotation:
-    """Write a point's name beside its interval, towards the middle of the pane."""
+def _label_interval(pane: Axes, point: KlPoint, is_right: bool) -> Annotation:
+    """Write a point's name next to its interval, towards the middle of the pane."""
     name = f"{point.name}{BESIDE}" if is_right else f"{BESIDE}{point.name}"
     side = "right" if is_right else "left"
-    return annotated(pane, name, (point.size_mib, point.kl), point.colour, ha=side)
+    return annotate_point(pane, name, (point.size_mib, point.kl), point.colour, ha=side)

@@ -1,9 +1,9 @@
-"""The block that llama-perplexity --kl-divergence prints, digit for digit in its layout, from a
-job's tokens.
+"""Print the same text block as llama-perplexity --kl-divergence, digit for digit, from a job's
+tokens.
 
-The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens were
-independent, percentiles between two tokens. So a published table can be compared line by line; the
-intervals of this project are elsewhere.
+The arithmetic is llama.cpp's: float32 where it has float, a standard error as if tokens
+were independent, percentiles interpolated between tokens. So a published table can be
+compared line by line; the intervals of this project are elsewhere.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ DELTA_P = (
 )
 
 
-def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], agreed: int) -> str:
-    """Return the block from each token's divergence, its log-probabilities under both models, and
-    how many agree.
+def format_llama_block(
+    kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], num_agreed: int
+) -> str:
+    """Format the block from each token's KL and its log-probabilities under both models.
 
-    Two models agree on a token if both would choose the same one first.
+    `num_agreed` counts tokens at which both models have the same first choice.
     """
     import numpy as np
 
@@ -55,16 +56,20 @@ def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[fl
     change = np.exp(-nll) - np.exp(-base)
     squares = (change * change).astype(np.float64)
     divergence = np.asarray(kl, dtype=np.float64)
-    (ppl_log, ppl_error), (base_log, base_error) = (_mean(losses, losses * losses) for losses in (nll, base))
-    covariance = (_sum(nll * base) / count - ppl_log * base_log) / (count - 1)
-    ratio, ratio_error = ppl_log - base_log, _root(ppl_error**2 + base_error**2 - 2 * covariance)
+    (ppl_log, ppl_error), (base_log, base_error) = (
+        _mean_and_error(losses, losses * losses) for losses in (nll, base)
+    )
+    covariance = (_sum_float64(nll * base) / count - ppl_log * base_log) / (count - 1)
+    ratio, ratio_error = ppl_log - base_log, _safe_sqrt(ppl_error**2 + base_error**2 - 2 * covariance)
     ppl, of_base = math.exp(ppl_log), math.exp(base_log)
-    gap_error = _root((ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance)
+    gap_error = _safe_sqrt(
+        (ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance
+    )
     correlation = covariance / (ppl_error * base_error) if ppl_error * base_error else math.nan
-    kl_mean, kl_error = _mean(divergence, divergence**2)
-    p_mean, p_error = _mean(change, squares)
-    mse, mse_error = _mean(squares, squares**2)
-    rms, same = math.sqrt(mse), agreed / count
+    kl_mean, kl_error = _mean_and_error(divergence, divergence**2)
+    p_mean, p_error = _mean_and_error(change, squares)
+    mse, mse_error = _mean_and_error(squares, squares**2)
+    rms, same = math.sqrt(mse), num_agreed / count
     rms_error = 0.5 / rms * mse_error if rms else math.nan
     kls, changes = np.sort(divergence.astype(np.float32)), np.sort(change)
     lines = [
@@ -93,34 +98,36 @@ def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[fl
     return "\n".join(lines)
 
 
-def _sum(values: Any) -> float:
+def _sum_float64(values: Any) -> float:
     import numpy as np
 
     return float(values.sum(dtype=np.float64))
 
 
-def _mean(values: Any, squares: Any) -> tuple[float, float]:
-    """Return the mean and its standard error from values and their squares, which may be rounded to
-    float32."""
+def _mean_and_error(values: Any, squares: Any) -> tuple[float, float]:
+    """Return the mean and its standard error from values and their squares.
+
+    The squares may be rounded to float32.
+    """
     count = len(values)
-    mean = _sum(values) / count
-    variance = _sum(squares) / count - mean * mean
+    mean = _sum_float64(values) / count
+    variance = _sum_float64(squares) / count - mean * mean
     return mean, math.sqrt(variance / (count - 1)) if variance > 0 else 0.0
 
 
-def _root(value: float) -> float:
+def _safe_sqrt(value: float) -> float:
     return math.sqrt(value) if value >= 0 else math.nan
 
 
-def _percentile(ordered: Any, share: float | None) -> float:
-    """Return a percentile of ordered float32 numbers; None: the median."""
+def _percentile(ordered: Any, fraction: float | None) -> float:
+    """Return a percentile of sorted float32 numbers; None: the median."""
     import numpy as np
 
     count = len(ordered)
-    if share is None:
+    if fraction is None:
         half = count // 2
         return float(ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1]))
-    position = np.float32(share) * np.float32(count - 1)
+    position = np.float32(fraction) * np.float32(count - 1)
     first = int(position)
     part = position - np.float32(first)
     return float((np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)])

@@ -1,4 +1,6 @@
-"""Single tokens: percentiles of divergence, the block of llama.cpp, the worst tokens in context."""
+"""Render token-level results: KL percentiles, llama.cpp's block, and the worst tokens in
+context.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,17 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any, TextIO
 
-from runner_base import Column, ConfigError, Use
-from runner_compare.features.tokens.render.llama_block import block
-from runner_compare.metrics import KL_SHARES, described
+from runner_base import Column, ColumnUse, ConfigError
+from runner_compare.features.tokens.render.llama_block import format_llama_block
+from runner_compare.metrics import KL_SHARES, find_metric
 from runner_compare.model.data import ABSENT, Run, Table
 from runner_compare.reader import Reader
-from runner_compare.render.columns import naming_of
-from runner_compare.render.html import escape
-from runner_compare.render.labels import name_of
-from runner_compare.render.token_figures import figure_in_words
+from runner_compare.render.columns import naming_columns_of_rows
+from runner_compare.render.html import escape_html
+from runner_compare.render.labels import row_name
+from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics import MIN_TEXTS
-from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of
+from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, list_categories
 
 TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
 BY_CATEGORY = "the same by category of texts"
@@ -47,7 +49,7 @@ LEGEND = (
 
 
 def token_tables(table: Table) -> dict[str, list[Column]]:
-    """Return the table of tokens and that of categories of texts, by their titles."""
+    """Return the table of tokens and that of text categories, by title."""
     if not any(CHIEF in row.run.metrics for row in table.rows):
         return {}
     titled = {TITLE: token_columns(table), BY_CATEGORY: category_columns(table)}
@@ -55,57 +57,61 @@ def token_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def token_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of tokens: the statistics that llama-perplexity prints.
+    """Return the columns of the statistics that llama-perplexity prints.
 
-    Rows without figures of tokens, such as the reference itself, are left out.
+    Rows without token metrics, such as the reference itself, are omitted.
     """
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
     return [
-        *naming_of(table, rows),
-        *(Column(HEADS[key], [_cell(row.run, key) for row in rows], use=Use.result) for key in SHOWN),
+        *naming_columns_of_rows(table, rows),
+        *(
+            Column(HEADS[key], [_format_cell(row.run, key) for row in rows], use=ColumnUse.result)
+            for key in SHOWN
+        ),
     ]
 
 
 def category_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of categories, a line for each of a row's; none if no row has
-    several."""
-    lines = [(row, name) for row in table.rows for name in categories_of(row.run.metrics)]
+    """Return the columns of the table of categories, one line per row and category; [] without
+    any.
+    """
+    lines = [(row, name) for row in table.rows for name in list_categories(row.run.metrics)]
     if not lines:
         return []
-    columns = naming_of(table, [row for row, _ in lines])
-    columns.append(Column("category", [name for _, name in lines], False, use=Use.setting))
+    columns = naming_columns_of_rows(table, [row for row, _ in lines])
+    columns.append(Column("category", [name for _, name in lines], False, use=ColumnUse.setting))
     for key in OF_CATEGORY:
-        cells = [_cell(row.run, key, f"/{name}") for row, name in lines]
-        use = Use.more if key == "kl_max_nats" else Use.result
+        cells = [_format_cell(row.run, key, f"/{name}") for row, name in lines]
+        use = ColumnUse.more if key == "kl_max_nats" else ColumnUse.result
         columns.append(Column(HEADS[key], cells, drop_order=DROP_ORDERS.get(key, 0), use=use))
     return columns
 
 
-def _cell(run: Run, key: str, of: str = "") -> str:
-    return figure_in_words(run.metrics, key, described(key).write, "{} – {}", of) or ABSENT
+def _format_cell(run: Run, key: str, suffix: str = "") -> str:
+    return format_metric(run.metrics, key, find_metric(key).format_value, "{} – {}", suffix) or ABSENT
 
 
-def write_llama(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
+def write_llama_blocks(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
     """Write llama-perplexity's block for each run that was compared with whole distributions."""
     blocks = [
-        (name_of(row, table.keys) or row.run.job_id, found)
+        (row_name(row, table.keys) or row.run.job_id, found)
         for table in tables
         for row in table.rows
-        if (found := block_of(row.run, reader)) is not None
+        if (found := run_llama_block(row.run, reader)) is not None
     ]
     if not blocks:
         raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 
-def block_of(run: Run, reader: Reader) -> str | None:
-    """Return a run's block; None if it has none."""
+def run_llama_block(run: Run, reader: Reader) -> str | None:
+    """Return a run's llama-perplexity block, or None."""
     if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
         return None
-    texts = reader.text_tokens(run)
+    texts = reader.load_text_tokens(run)
     if texts is None or not all(text.reference for text in texts):
         return None
-    return block(
+    return format_llama_block(
         [value for text in texts for value in text.least],
         [value for text in texts for value in text.logprobs],
         [value for text in texts for value in text.reference],
@@ -115,51 +121,54 @@ def block_of(run: Run, reader: Reader) -> str | None:
 
 @dataclass
 class WorstTokens:
-    """The tokens of a run with the largest divergence, in words for a page."""
+    """The tokens of a run with the largest divergence, formatted for a page."""
 
     name: str
     tokens: list[dict[str, str]]
 
 
-def worst_of(table: Table, reader: Reader) -> list[WorstTokens]:
-    """Return the worst tokens of each run that has kept them."""
+def find_worst_tokens(table: Table, reader: Reader) -> list[WorstTokens]:
+    """Return the worst tokens of each run that stored them."""
     found = []
     for row in table.rows:
-        tokens = reader.worst_tokens(row.run) if CHIEF in row.run.metrics else []
+        tokens = reader.load_worst_tokens(row.run) if CHIEF in row.run.metrics else []
         if tokens:
-            name = name_of(row, table.keys) or row.run.job_id
-            found.append(WorstTokens(name, [_in_words(token) for token in tokens]))
+            name = row_name(row, table.keys) or row.run.job_id
+            found.append(WorstTokens(name, [_format_token(token) for token in tokens]))
     return found
 
 
-def _in_words(token: dict[str, Any]) -> dict[str, str]:
+def _format_token(token: dict[str, Any]) -> dict[str, str]:
     at_most = token["kl_at_most_nats"]
     return {
         "nats": f"{token['kl_nats']:.3g}" + ("" if at_most is None else f" – {at_most:.3g}"),
         **{key: token[key] for key in ("before", "token", "after")},
-        "reference": f"{_share(token['reference_logprob'])} · {token['reference_first']!r}",
-        "here": f"{_share(token['logprob'])} · {token['first']!r}",
+        "reference": f"{_format_probability(token['reference_logprob'])} · {token['reference_first']!r}",
+        "here": f"{_format_probability(token['logprob'])} · {token['first']!r}",
         "sample": " · ".join(filter(None, (str(token["index"]), token["category"]))),
     }
 
 
-def _share(logprob: float | None) -> str:
+def _format_probability(logprob: float | None) -> str:
     return ABSENT if logprob is None else f"{100 * math.exp(logprob):.3g} %"
 
 
-def worst_tokens(worst: WorstTokens) -> str:
-    """Return a run's tokens with the largest divergence as HTML, each marked in its text."""
-    title = f"{len(worst.tokens)} worst tokens: {worst.name}"
+def render_worst_tokens(worst_tokens_of_run: WorstTokens) -> str:
+    """Render a run's tokens with the largest divergence as HTML, each marked in its text."""
+    title = f"{len(worst_tokens_of_run.tokens)} worst tokens: {worst_tokens_of_run.name}"
     out = StringIO()
-    out.write(f'<details><summary>{escape(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
-    out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
+    out.write(f'<details><summary>{escape_html(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
+    out.writelines(f"<th>{escape_html(head)}</th>" for head in WORST_HEADS)
     out.write("</tr></thead>\n<tbody>\n")
-    for token in worst.tokens:
+    for token in worst_tokens_of_run.tokens:
         text = (
-            f'{escape(token["before"])}<b class="worse">{escape(token["token"])}</b>{escape(token["after"])}'
+            f"{escape_html(token['before'])}<b "
+            f'class="worse">{escape_html(token["token"])}</b>{escape_html(token["after"])}'
         )
-        out.write(f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>')
-        out.writelines(f"<td>{escape(token[key])}</td>" for key in ("reference", "here", "sample"))
+        out.write(
+            f'<tr><th scope="row" class=n>{escape_html(token["nats"])}</th><td class="context">{text}</td>'
+        )
+        out.writelines(f"<td>{escape_html(token[key])}</td>" for key in ("reference", "here", "sample"))
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n</details>\n")
     return out.getvalue()

@@ -20,9 +20,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.local.before_load import check_files
-from runner_engine.models.adapting import release
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.local.preload_checks import check_files
+from runner_engine.models.adapter_lifecycle import detach_adapter
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -130,7 +130,7 @@ def test_each_kind_is_computed_as_peft_does(
     before = logits(loaded_base.model)
     adapted = adapt(loaded_base, adapted_by(adapter))
     torch.testing.assert_close(logits(adapted.model), own, atol=1e-5, rtol=0)
-    assert release(adapted, adapted_by(adapter))
+    assert detach_adapter(adapted, adapted_by(adapter))
     assert torch.equal(logits(loaded_base.model), before), "the next job on this base has the base"
 
     merging = adapted_by(adapter, merge=True)

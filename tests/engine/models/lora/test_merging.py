@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.models.lora.unpacking import unpacked
+from runner_engine.models.lora.dequantization import dequantize_linear
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -126,7 +126,7 @@ def test_quantized_first_is_as_peft_merges(base: Path, adapter: Path, lacking: P
 
 def linear_of(model: Any) -> list[Any]:
     layers = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
-    return [unpacked(layer, torch.float32) for layer in layers]
+    return [dequantize_linear(layer, torch.float32) for layer in layers]
 
 
 def test_in_which_numbers_weights_and_adapter_are_added(base: Path, adapter: Path) -> None:

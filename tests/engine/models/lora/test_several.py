@@ -22,20 +22,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner_base import MIB
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.resolve import resolve
-from runner_engine.kv_cache.prefix_tree import Prefixes
-from runner_engine.local.before_load import check_files
-from runner_engine.models.adapting import release
-from runner_engine.models.lora.several import AdaptersOfRows
+from runner_engine.checkpoints.resolved_model import resolve
+from runner_engine.kv_cache.prefix_tree import PrefixTree
+from runner_engine.local.preload_checks import check_files
+from runner_engine.models.adapter_lifecycle import detach_adapter
+from runner_engine.models.lora.multi_adapter import TokenAdapters
 from runner_engine.plan.footprint import predict
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.sessions import contract
-from runner_engine.sessions.base import NotOffered, Request
+from runner_engine.sessions.base import MissingCapability, Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.several import SeveralConfig
-from runner_engine.settings.speculation import Speculate
+from runner_engine.settings.named_adapters import MultiAdapterConfig
+from runner_engine.settings.speculation import SpeculationConfig
 from runner_engine.spec import ModelSpec
 
 NEW_TOKENS = 6
@@ -67,7 +67,7 @@ class Case:
         }
 
     def spec(self, **groups: Any) -> ModelSpec:
-        several = SeveralConfig({name: str(place) for name, place in self.places.items()})
+        several = MultiAdapterConfig({name: str(place) for name, place in self.places.items()})
         return make_spec(**(plain(self.base) | {"lora": several} | groups))
 
     def expected(self, names: Sequence[str | None] = NAMES) -> dict[Any, list[int]]:
@@ -127,12 +127,12 @@ def test_the_adapters_exchanged_give_other_tokens(case: Case) -> None:
 
 @pytest.mark.thorough
 def test_an_adapter_on_the_wrong_rows_is_seen(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = AdaptersOfRows.reading
+    reading = TokenAdapters.select_adapters
 
-    def shifted(self: AdaptersOfRows, names: Sequence[str | None]) -> Any:
+    def shifted(self: TokenAdapters, names: Sequence[str | None]) -> Any:
         return reading(self, [*names[1:], *names[:1]])
 
-    monkeypatch.setattr(AdaptersOfRows, "reading", shifted)
+    monkeypatch.setattr(TokenAdapters, "select_adapters", shifted)
     assert answered(case.spec(), mixed()) != case.expected()
 
 
@@ -145,9 +145,9 @@ def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest
     finally:
         engine.close()
 
-    arrange = Prefixes.arrange
+    arrange = PrefixTree.assign_prefixes
 
-    def as_if_one(self: Prefixes, prompts: Any, mentioned: Any = ()) -> Any:
+    def as_if_one(self: PrefixTree, prompts: Any, mentioned: Any = ()) -> Any:
         own = [prompt.kv.adapter for prompt in prompts]
         for prompt in prompts:
             prompt.kv.adapter = "math"
@@ -156,7 +156,7 @@ def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest
             prompt.kv.adapter = adapter
         return numbers
 
-    monkeypatch.setattr(Prefixes, "arrange", as_if_one)
+    monkeypatch.setattr(PrefixTree, "assign_prefixes", as_if_one)
     found, right = answered(case.spec(), mixed()), case.expected()
     of_math = [key for key in right if key.startswith("math")]
     assert [found[key] for key in of_math] == [right[key] for key in of_math]
@@ -173,7 +173,7 @@ def test_what_is_kept_of_a_prompt_is_its_adapters(case: Case, kept: str) -> None
             with engine.open() as session:
                 request = replace(Request(0, PROMPTS[0], adapter=name), **{kept: True})  # type: ignore[arg-type]
                 done: list[Any] = []
-                contract.gather(session, [request], done.extend)
+                contract.run_requests(session, [request], done.extend)
             assert tokens_of(done) == {0: case.alone[name][0]}
             reused = engine.stats.shared_tokens - before
             assert (reused > len(SYSTEM)) == (at >= len(NAMES)), "each had its own the second time"
@@ -187,7 +187,7 @@ def test_given_texts_are_scored_with_the_requests_adapter(case: Case) -> None:
     requests = [
         Request(name or "base", PROMPTS[0], adapter=name, continuation=" and then some") for name in NAMES
     ]
-    for completion in contract.complete(engine, requests):
+    for completion in contract.complete_requests(engine, requests):
         assert completion.logprobs is not None
         found[completion.id] = torch.tensor(completion.logprobs)
     engine.close()
@@ -203,7 +203,7 @@ def test_given_texts_are_scored_with_the_requests_adapter(case: Case) -> None:
 
 
 def test_guesses_are_checked_with_the_rows_adapter(case: Case) -> None:
-    generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=Speculate.ngram)
+    generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=SpeculationConfig.ngram)
     assert answered(case.spec(generation=generation), mixed()) == case.expected()
 
 
@@ -243,7 +243,7 @@ def test_states_and_mixtures(tiny_llama: Path, tmp_path: Path, family: str, modu
         "math": save_adapter(tmp_path / "math", base, target_modules=modules),
         "style": save_adapter(tmp_path / "style", base, target_modules=modules[:1], r=16),
     }
-    several = SeveralConfig({name: str(place) for name, place in places.items()})
+    several = MultiAdapterConfig({name: str(place) for name, place in places.items()})
     found = answered(make_spec(**plain(base), lora=several), mixed())
     for name, place in places.items():
         alone = make_spec(**plain(base), lora=PeftConfig(path=str(place)))
@@ -266,7 +266,7 @@ def test_the_base_is_as_before_and_the_memory_is_as_predicted(case: Case) -> Non
     assert predicted.weight_mib - without.weight_mib == pytest.approx(own)
     assert own * MIB == 4 * adapted.metrics["lora_parameters"]
     assert adapted.facts["lora"].startswith("several, beside the weights: math: 6 modules of rank 4; style: ")
-    assert release(adapted, spec)
+    assert detach_adapter(adapted, spec)
     assert torch.equal(logits(base.model), before)
     assert not any(module._forward_hooks for module in base.model.modules())
 
@@ -284,7 +284,7 @@ def test_who_has_no_such_adapter_is_told_which_there_are(case: Case) -> None:
         session.submit(Request(0, "x", adapter="maths"))
     engine.close()
     engine = open_engine(make_spec(**plain(case.base)))
-    with engine.open() as session, raises(NotOffered, "unsupported"):
+    with engine.open() as session, raises(MissingCapability, "unsupported"):
         session.submit(Request(0, "x", adapter="math"))
     engine.close()
 
@@ -305,7 +305,7 @@ def test_what_cannot_stand_beside_others_is_refused_before_the_load(
     case: Case, tmp_path: Path, keys: dict[str, Any], named: str
 ) -> None:
     other = save_adapter(tmp_path / "other", case.base, **({"target_modules": ["q_proj"]} | keys))
-    lora = SeveralConfig({"math": str(case.places["math"]), "other": str(other)})
+    lora = MultiAdapterConfig({"math": str(case.places["math"]), "other": str(other)})
     with pytest.raises(ConfigError) as raised:
         check_files(resolve(make_spec(**plain(case.base), lora=lora)))
     assert raised.value.code == "unsupported"
@@ -318,10 +318,10 @@ def test_another_base_and_another_name_are_refused(
 ) -> None:
     wide = saved_family("llama", head_dim=32)
     other = save_adapter(tmp_path / "other", wide, target_modules=["q_proj"])
-    lora = SeveralConfig({"math": str(case.places["math"]), "other": str(other)})
+    lora = MultiAdapterConfig({"math": str(case.places["math"]), "other": str(other)})
     with raises(ConfigError, "mismatch", f"lora.adapters.other={other} does not fit model.name={case.base}"):
         check_files(resolve(make_spec(**plain(case.base), lora=lora)))
     with raises(ConfigError, "bad_value", "lora.adapters"):
-        SeveralConfig({"a b": "x"})
+        MultiAdapterConfig({"a b": "x"})
     with raises(ConfigError, "missing", "lora.adapters.math"):
-        SeveralConfig({"math": " "})
+        MultiAdapterConfig({"math": " "})

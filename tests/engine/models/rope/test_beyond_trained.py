@@ -14,9 +14,9 @@ from raising import raises
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.positions import made_for, positions_of
+from runner_engine.checkpoints.positions import compute_max_positions, compute_trained_positions
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import (
     Rope2dConfig,
@@ -57,7 +57,9 @@ def test_tokens_are_those_of_generate(folder: Path, rope: RopeConfig) -> None:
     requests = [
         Request(number, prompt, max_new_tokens=12, ignore_eos=True) for number, prompt in enumerate(PROMPTS)
     ]
-    found = {done.id: (done.error, list(done.answer.token_ids)) for done in complete(engine, requests)}
+    found = {
+        done.id: (done.error, list(done.answer.token_ids)) for done in complete_requests(engine, requests)
+    }
     engine.close()
     for number, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
@@ -84,12 +86,12 @@ def test_native_is_the_model_without_any_scaling(folder: Path) -> None:
 def test_without_the_key_it_is_refused_by_a_message_that_names_it(folder: Path) -> None:
     engine = open_engine(spec_of(folder, RopeConfig()))
     assert "made_for_positions" not in engine.load().metrics
-    (done,) = complete(engine, [Request(0, PROMPTS[0])])
+    (done,) = complete_requests(engine, [Request(0, PROMPTS[0])])
     assert (
         done.error
         == "the prompt has 200 tokens, the model has room for 64: rope.beyond_trained=true reads on"
     )
-    (scored,) = complete(engine, [Request(0, PROMPTS[0], continuation=(5, 6))])
+    (scored,) = complete_requests(engine, [Request(0, PROMPTS[0], continuation=(5, 6))])
     assert str(scored.error).endswith("the model has room for 64: rope.beyond_trained=true reads on")
     engine.close()
 
@@ -108,6 +110,10 @@ def test_positions_before_the_load() -> None:
         (RopeConfig(beyond_trained=True), 1024),
         (RopeLinearConfig(factor=2, beyond_trained=True), 2048),
     ):
-        assert positions_of(settings, rope) == float("inf")
-        assert made_for(settings, rope) == limit
-    assert positions_of(settings, Rope2dConfig()) == made_for(settings, Rope2dConfig()) == 1024
+        assert compute_max_positions(settings, rope) == float("inf")
+        assert compute_trained_positions(settings, rope) == limit
+    assert (
+        compute_max_positions(settings, Rope2dConfig())
+        == compute_trained_positions(settings, Rope2dConfig())
+        == 1024
+    )

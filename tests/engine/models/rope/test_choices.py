@@ -18,10 +18,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from runner_base.errors import Code, ConfigError
 from runner_base.notes import note
-from runner_engine.models.load import Loaded
-from runner_engine.models.rope.choices import max_positions, put_on, scale
+from runner_engine.models.base_loading import LoadedModel
+from runner_engine.models.rope.rope_application import configure_rope, max_positions, set_rope_scaling
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import (
     Rope2dConfig,
@@ -84,7 +84,7 @@ def folders(saved_family: Callable[..., Path]) -> dict[str, Path]:
     return {family: saved_family(family, **SMALL) for family in FAMILIES}
 
 
-def load(folder: Path, rope: RopeConfig) -> Loaded:
+def load(folder: Path, rope: RopeConfig) -> LoadedModel:
     return load_base(make_spec(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope))
 
 
@@ -128,7 +128,7 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     assert max_positions(config) == 64, (
         "with a shorter original length, the scaling is in the model's own number"
     )
-    scale(config, RopeYarnConfig(factor=4))
+    set_rope_scaling(config, RopeYarnConfig(factor=4))
     expected = {
         "rope_type": "yarn",
         "factor": 4.0,
@@ -137,7 +137,7 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
     }
     assert config.rope_parameters == expected, "the model knows how long its pretraining was"
     assert max_positions(config) == 64
-    scale(config, RopeLinearConfig(factor=2))
+    set_rope_scaling(config, RopeLinearConfig(factor=2))
     assert config.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 500_000.0}
 
 
@@ -145,7 +145,7 @@ def test_phi3_keeps_the_original_length_elsewhere() -> None:
     from transformers import Phi3Config
 
     config = Phi3Config(max_position_embeddings=4096, original_max_position_embeddings=4096, pad_token_id=0)
-    scale(config, RopeYarnConfig(factor=2, original_max_position_embeddings=2048))
+    set_rope_scaling(config, RopeYarnConfig(factor=2, original_max_position_embeddings=2048))
     config.standardize_rope_params()
     assert config.rope_parameters
     assert config.rope_parameters["original_max_position_embeddings"] == 2048
@@ -177,7 +177,7 @@ def test_parameters_by_layer_type_are_refused() -> None:
 
     config = Gemma3TextConfig(num_hidden_layers=2, architectures=["Gemma3ForCausalLM"])
     with raises(ConfigError, "unsupported", "rope"):
-        put_on(config, RopeLinearConfig(factor=2))
+        configure_rope(config, RopeLinearConfig(factor=2))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_table_shows_what_turns_with_what(runner: Callable[..., Any]) -> Non
 
 def test_settings_read_for_scaling_are_the_models_own(folders: dict[str, Path]) -> None:
     settings = AutoConfig.from_pretrained(folders["qwen3"])
-    put_on(settings, Rope2dConfig())
+    configure_rope(settings, Rope2dConfig())
     assert settings.rope_parameters == {"rope_type": "default", "rope_theta": 50_000.0}
 
 
@@ -252,7 +252,7 @@ def test_a_scaling_in_the_checkpoint_is_room(
     folder = saved_family("llama", **SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
     engine = open_engine(make_spec(model=LocalModelConfig(name=str(folder), device="cpu")))
     assert engine.load().metrics["max_positions"] == room
-    (done,) = complete(engine, [Request(0, tuple([5] * (room - 2)), ignore_eos=True)])
+    (done,) = complete_requests(engine, [Request(0, tuple([5] * (room - 2)), ignore_eos=True)])
     assert done.error is None, "generate answers it, too"
     assert len(done.answer.token_ids) == 2
     engine.close()

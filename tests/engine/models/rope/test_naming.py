@@ -18,9 +18,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine import CHOICES
-from runner_engine.checkpoints.positions import check_factor, notes_on_factor
-from runner_engine.models.rope.choices import scale
-from runner_engine.models.rope.naming import name_of
+from runner_engine.checkpoints.positions import check_scaling_factor, note_replaced_scaling
+from runner_engine.models.rope.rope_application import set_rope_scaling
+from runner_engine.models.rope.rope_description import describe_rope_config
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import (
     RopeConfig,
@@ -65,7 +65,7 @@ class Text:
     ],
 )  # fmt: skip
 def test_a_rotary_embedding_is_named(parameters: dict[str, Any], words: str) -> None:
-    assert name_of(Text(**parameters)) == words
+    assert describe_rope_config(Text(**parameters)) == words
 
 
 def test_a_loaded_model_with_bases_by_layer_is_named_so(tmp_path: Path) -> None:
@@ -83,25 +83,25 @@ OWN = {"max_position_embeddings": 131072, "rope_parameters": {
 def test_a_factor_beyond_the_models_own_scaling_is_one_message() -> None:
     for rope in (RopeLlama3Config(factor=32), RopeYarnConfig(factor=32)):
         with raises(ConfigError, "too_large", "rope.factor") as raised:
-            check_factor(OWN, rope)
+            check_scaling_factor(OWN, rope)
         assert "131,072 positions of 8,192" in raised.value.reason
         assert "rope.factor=16 or less" in raised.value.reason
     for fine in (RopeYarnConfig(factor=16), RopeYarnConfig(factor=32, beyond_trained=True), RopeConfig()):
-        check_factor(OWN, fine)
-    check_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=32))
+        check_scaling_factor(OWN, fine)
+    check_scaling_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=32))
 
 
 def test_what_takes_the_place_of_the_models_own_is_said() -> None:
     values = {"own": "llama3", "own_factor": 16, "trained": 8192}
-    assert notes_on_factor(OWN, RopeYarnConfig(factor=8)) == [
+    assert note_replaced_scaling(OWN, RopeYarnConfig(factor=8)) == [
         note("replaces_own_scaling", rope="yarn", factor=8, is_counted_anew=False, **values)
     ]
     for rope in (RopeLinearConfig(factor=2), RopeDynamicConfig(factor=2)):
-        assert notes_on_factor(OWN, rope) == [
+        assert note_replaced_scaling(OWN, rope) == [
             note("replaces_own_scaling", rope=rope.name, factor=2, is_counted_anew=True, **values)
         ]
-    assert notes_on_factor(OWN, RopeConfig()) == []
-    assert notes_on_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
+    assert note_replaced_scaling(OWN, RopeConfig()) == []
+    assert note_replaced_scaling({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
 
 
 @pytest.mark.sampled(5)
@@ -135,7 +135,7 @@ def test_yarn_is_that_of_transformers(own: dict[str, Any], saved_family: Callabl
 def test_another_factor_keeps_what_the_models_own_yarn_says_besides() -> None:
     own = {"truncate": False, "mscale": 1.0, "mscale_all_dim": 0.5}
     config = settings("llama", max_position_embeddings=64, rope_parameters=YARN | own)
-    scale(config, RopeYarnConfig(factor=2))
+    set_rope_scaling(config, RopeYarnConfig(factor=2))
     assert config.rope_parameters == YARN | own | {"factor": 2.0}
-    scale(config, RopeLinearConfig(factor=2))
+    set_rope_scaling(config, RopeLinearConfig(factor=2))
     assert config.rope_parameters == {"rope_type": "linear", "factor": 2.0, **ROPE}

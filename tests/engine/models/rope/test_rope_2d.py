@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from runner_base.errors import ConfigError
-from runner_engine.local.base_cache import BaseCache
-from runner_engine.models.adapting import release
+from runner_engine.local.base_model_cache import BaseModelCache
+from runner_engine.models.adapter_lifecycle import detach_adapter
 from runner_engine.models.rope import rope_2d
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -74,7 +74,7 @@ def test_cos_and_sin_equal_the_definition(pairs: int, ratio: float, stride: int)
     config = LlamaConfig(hidden_size=2 * pairs, num_attention_heads=1, max_position_embeddings=64)
     rotary = LlamaRotaryEmbedding(config)
     rotary.attention_scaling = 1.25
-    patch = rope_2d.Rope2d(rotary, Rope2dConfig(ratio=ratio, stride=stride))
+    patch = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig(ratio=ratio, stride=stride))
     branches = torch.tensor([[0, 0, 1, 2, 7], [0, 3, 3, 1, 0]])
     times = torch.tensor([[0, 1, 2, 2, 9], [5, 6, 7, 8, 40]])
     positions = torch.tensor([[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]])
@@ -92,7 +92,7 @@ def test_cos_and_sin_equal_the_definition(pairs: int, ratio: float, stride: int)
 @pytest.mark.parametrize("ratio", [0, 0.25, 0.5, 1])
 def test_a_single_stream_is_branch_0_at_the_time_of_its_position(ratio: float) -> None:
     rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))
-    patch = rope_2d.Rope2d(rotary, Rope2dConfig(ratio=ratio))
+    patch = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig(ratio=ratio))
     positions = torch.tensor([[0, 0, 1, 2], [37, 38, 39, 40]])
     cos, sin = patch(torch.zeros(2, 4, 1), positions)
     for row in range(2):
@@ -110,9 +110,9 @@ def test_which_pairs_are_patched() -> None:
     assert len(rope_2d.patched_pairs(5, 0.5)) == 2, "2.5 is rounded to even, as Python does"
     assert len(rope_2d.patched_pairs(7, 0.5)) == 4, "and 3.5 too"
     rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=1))
-    described = rope_2d.Rope2d(rotary, Rope2dConfig()).describe()
+    described = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig()).describe()
     assert described == "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128"
-    one = rope_2d.Rope2d(rotary, Rope2dConfig(ratio=0, stride=64)).describe()
+    one = rope_2d.Rope2dEmbedding(rotary, Rope2dConfig(ratio=0, stride=64)).describe()
     assert one == "rope_2d, pair 32 of 32: branch 32, stride 64"
 
 
@@ -142,7 +142,7 @@ class Reference(torch.nn.Module):
 def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: int, attention: str) -> None:
     model = tiny(family, head_dim, attention)
     native, rotary = logits(model), model.model.rotary_emb
-    patch = rope_2d.apply(model, Rope2dConfig())
+    patch = rope_2d.patch_model(model, Rope2dConfig())
     assert patch.pairs == head_dim // 2
     whole = logits(model)
     assert (whole - native).abs().max() > 1e-2, "branch pairs have stopped turning"
@@ -170,8 +170,8 @@ def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: in
         alone = logits(model, IDS[:, :length])[0]
         torch.testing.assert_close(batch[row, 37 - length :], alone, atol=1e-5, rtol=0)
 
-    assert rope_2d.undo(model)
-    assert not rope_2d.undo(model)
+    assert rope_2d.unpatch_model(model)
+    assert not rope_2d.unpatch_model(model)
     assert torch.equal(logits(model), native), "bit for bit"
 
 
@@ -180,7 +180,7 @@ def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: in
 def test_plain_generate_needs_no_help(family: str) -> None:
     """Left-padded and batched, cached and uncached, each row as if it were alone."""
     model = tiny(family)
-    rope_2d.apply(model, Rope2dConfig())
+    rope_2d.patch_model(model, Rope2dConfig())
     prompts = [IDS[0, :11], IDS[0, 7:11]]
     padded = torch.stack([torch.nn.functional.pad(prompt, (11 - len(prompt), 0)) for prompt in prompts])
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
@@ -196,7 +196,7 @@ def test_over_a_scaling_the_frequencies_are_the_scaled_ones() -> None:
     linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
     model = tiny("llama", rope_parameters=linear)
     native = model.model.rotary_emb
-    patch = rope_2d.apply(model, Rope2dConfig(ratio=0))
+    patch = rope_2d.patch_model(model, Rope2dConfig(ratio=0))
     cos, _ = patch(torch.zeros(1, 9, 1), torch.arange(9)[None])
     expected, _ = native(torch.zeros(1, 9, 1), torch.arange(9)[None])
     assert torch.equal(cos[..., :31], expected[..., :31])
@@ -206,7 +206,7 @@ def test_over_a_scaling_the_frequencies_are_the_scaled_ones() -> None:
 def test_over_dynamic_scaling_the_frequencies_still_grow() -> None:
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     model = tiny("llama", rope_parameters=dynamic)
-    patch = rope_2d.apply(model, Rope2dConfig())
+    patch = rope_2d.patch_model(model, Rope2dConfig())
     before = patch.native.inv_freq.clone()
     patch(torch.zeros(1, 300, 1), torch.arange(300)[None])
     assert not torch.equal(patch.native.inv_freq, before)
@@ -269,8 +269,8 @@ def test_native_then_rope_2d_then_native(
     else:
         assert torch.isfinite(last).all()
 
-    assert release(loaded, turned)
-    assert rope_2d.undo(base.model)
+    assert detach_adapter(loaded, turned)
+    assert rope_2d.unpatch_model(base.model)
     after = adapt(base, plain)
     assert torch.equal(logits(after.model), before), "bit for bit"
 
@@ -349,7 +349,7 @@ def test_jobs_leave_nothing_behind(
 ) -> None:
     """Native, then 2D with each adapter, then native, in one process and on one base cache: the
     same bits."""
-    bases, seen = BaseCache(), []
+    bases, seen = BaseModelCache(), []
     two_d = Rope2dConfig()
     for rope, lora in (
         (RopeConfig(), "bare"), (RopeConfig(), "peft"), (RopeConfig(), "bare"), (two_d, "pth"), (two_d, "peft"),
@@ -357,7 +357,7 @@ def test_jobs_leave_nothing_behind(
     ):  # fmt: skip
         spec = make_spec(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
         engine = open_engine(spec, bases)
-        list(contract.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
+        list(contract.complete_requests(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine.loaded.model)))
         engine.close()
     for kind in ("native", "rope_2d"):
@@ -379,24 +379,26 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
     ddp = torch.nn.Module()
     ddp.module = wrapped
     for outer in (plain.model, plain, wrapped, ddp):
-        patch = rope_2d.apply(outer, Rope2dConfig())
+        patch = rope_2d.patch_model(outer, Rope2dConfig())
         assert patch.native is inner
         assert plain.model.rotary_emb is patch
         with raises(ConfigError, "conflict", "rope"):
-            rope_2d.apply(outer, Rope2dConfig())
-        assert rope_2d.undo(outer)
+            rope_2d.patch_model(outer, Rope2dConfig())
+        assert rope_2d.unpatch_model(outer)
         assert plain.model.rotary_emb is inner
 
 
 @pytest.mark.thorough
 def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(model_config: LocalModelConfig) -> None:
     generation = GenerationConfig(max_new_tokens=8)
-    bases, answers, loads = BaseCache(), [], []
+    bases, answers, loads = BaseModelCache(), [], []
     for rope in ({}, {"rope": Rope2dConfig()}, {}):
         engine = open_engine(make_spec(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
         requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
-        answers.append({done.id: done.answer.token_ids for done in contract.complete(engine, requests)})
+        answers.append(
+            {done.id: done.answer.token_ids for done in contract.complete_requests(engine, requests)}
+        )
         engine.close()
     assert loads == [1, 1, 1]
     assert answers[0] == answers[2]
@@ -407,7 +409,7 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(model_config: L
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, attention: Attention) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention.value).eval()
-    rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
+    rope_2d.patch_model(model, Rope2dConfig(ratio=0.25, stride=16))
     spec = make_spec(
         model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
@@ -415,7 +417,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, at
     )
     requests = [Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)]
     for size in (1, 3, 4):
-        for done in contract.complete(open_engine(spec), requests, size):
+        for done in contract.complete_requests(open_engine(spec), requests, size):
             ids = torch.tensor([requests[int(done.id)].prompt])
             settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
             plain = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
@@ -427,13 +429,16 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, at
 
 def test_reached_without_coordinates() -> None:
     model = tiny("llama")
-    patch = rope_2d.apply(model, Rope2dConfig())
+    patch = rope_2d.patch_model(model, Rope2dConfig())
     with pytest.raises(RuntimeError, match=r"extra_pos2d is not set.*Pass position_ids.*rope_2d.at\(model"):
         patch(torch.zeros(1, 3, 1))
-    with rope_2d.in_branches(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
+    with rope_2d.require_coordinates(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
         model(IDS)
     two = torch.zeros(1, 2, dtype=torch.long)
-    with rope_2d.at(model, two, two), pytest.raises(RuntimeError, match="coordinates of 2 tokens, .* has 37"):
+    with (
+        rope_2d.token_coordinates(model, two, two),
+        pytest.raises(RuntimeError, match="coordinates of 2 tokens, .* has 37"),
+    ):
         model(IDS)
     assert patch.pos2d is None, "an error leaves no coordinates behind"
     assert torch.isfinite(logits(model)).all()
@@ -441,7 +446,7 @@ def test_reached_without_coordinates() -> None:
 
 def test_coordinates_need_the_patch() -> None:
     two = torch.zeros(1, 2, dtype=torch.long)
-    with raises(ConfigError, "missing", "rope"), rope_2d.at(tiny("llama"), two, two):
+    with raises(ConfigError, "missing", "rope"), rope_2d.token_coordinates(tiny("llama"), two, two):
         pass
 
 
@@ -460,5 +465,5 @@ def test_another_layout_of_the_pairs_is_refused() -> None:
     )
     model = CohereForCausalLM(config)
     with raises(ConfigError, "unsupported", "rope"):
-        rope_2d.apply(model, Rope2dConfig())
-    assert rope_2d.patch_of(model) is None
+        rope_2d.patch_model(model, Rope2dConfig())
+    assert rope_2d.find_patch(model) is None

@@ -6,24 +6,24 @@ import shlex
 
 import pytest
 
-from runner.config.compose import compose
+from runner.config.compose import compose_job
 from runner.config.hydra import to_config
 from runner.options.advise.mix import MixableModel
-from runner.options.advise.mix_file import file_command
+from runner.options.advise.mix_recipe import format_quantize_command
 from runner.options.quantize.keys import QuantizeConfig
 
 
 @pytest.mark.thorough
 def test_the_command_gives_each_layer_as_many_bits_as_the_mix() -> None:
     def composed(words: list[str]) -> object:
-        return to_config(*compose(words))
+        return to_config(*compose_job(words))
 
-    model = MixableModel.of(["model=embedded"], ["nf4", "int8", "none"], False, composed)  # type: ignore[arg-type]
+    model = MixableModel.from_config(["model=embedded"], ["nf4", "int8", "none"], False, composed)  # type: ignore[arg-type]
     choice = tuple(2 if number < 3 else number % 2 for number in range(len(model.layers)))
-    command = file_command(model, choice)
+    command = format_quantize_command(model, choice)
     assert command is not None
     words = shlex.split(command)[1:]
-    task = to_config(*compose([word.replace("=TEXTS", "=embedded") for word in words])).task
+    task = to_config(*compose_job([word.replace("=TEXTS", "=embedded") for word in words])).task
     assert isinstance(task, QuantizeConfig)
     assert task.group_size == 64  # 704 inputs are no groups of 128
     bits = {"nf4": 4, "int8": 8, "none": 16}
@@ -32,14 +32,14 @@ def test_the_command_gives_each_layer_as_many_bits_as_the_mix() -> None:
         fitting = [key for key in task.overrides if f"{path}.".startswith(f"{key}.")]
         return int(task.overrides[max(fitting, key=len)]) if fitting else task.bits or 0
 
-    assert {path: bits_of(path) for path in model.formats_of(choice)} == {
-        path: bits[name] for path, name in model.formats_of(choice).items()
+    assert {path: bits_of(path) for path in model.formats_by_path(choice)} == {
+        path: bits[name] for path, name in model.formats_by_path(choice).items()
     }
 
 
 def test_formats_of_other_bits_make_no_file() -> None:
     def composed(words: list[str]) -> object:
-        return to_config(*compose(words))
+        return to_config(*compose_job(words))
 
-    model = MixableModel.of(["model=embedded"], ["none", "nf4"], False, composed)  # type: ignore[arg-type]
-    assert file_command(model, (0,) * len(model.layers)) is None
+    model = MixableModel.from_config(["model=embedded"], ["none", "nf4"], False, composed)  # type: ignore[arg-type]
+    assert format_quantize_command(model, (0,) * len(model.layers)) is None

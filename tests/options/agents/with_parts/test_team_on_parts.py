@@ -13,10 +13,10 @@ from in_parts import Make, in_parts, whole
 from stages import split_into
 
 from runner.config.model import StubConfig
-from runner.config.root import Print, RunnerConfig
-from runner.options.agents.keys import AgentsConfig, Domain, Mode
+from runner.config.root import PrintMode, RunnerConfig
+from runner.options.agents.keys import AgentsConfig, PromptStyle, Topology
 from runner.options.parts.keys import SplitConfig
-from runner.report import GridLine, show_grid
+from runner.report import GridLine, print_grid
 from runner.run import run
 from runner_base.result import CALLS, Record
 from runner_engine.embedded import MODEL_DIR
@@ -30,7 +30,7 @@ PARTS = "the parts of the model"
 @pytest.mark.slow
 def test_a_team_has_the_same_answers(make_config: Make, tmp_path: Path) -> None:
     embedded = split_into(MODEL_DIR, tmp_path / "parts", 2)
-    task = AgentsConfig(limit=2, agents=2, domain=Domain.brief)
+    task = AgentsConfig(limit=2, agents=2, domain=PromptStyle.brief)
 
     def calls(record: Record) -> list[Any]:
         lines = (Path(record.output_dir) / CALLS).read_text().splitlines()
@@ -51,7 +51,7 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
 ) -> None:
     """Real jobs: a team of agents has calls and tokens per question; a split has its own
     metrics."""
-    team = AgentsConfig(limit=1, mode=Mode.chain, domain=Domain.brief)
+    team = AgentsConfig(limit=1, mode=Topology.chain, domain=PromptStyle.brief)
     split = SplitConfig(num_parts=2, output_dir=str(tmp_path / "parts"))
     one, other = (
         GridLine({"task": task.name}, "finished", "x", run(make_config(task=task, model=model)))
@@ -59,7 +59,7 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
     )
     heads = {}
     for name, jobs in (("team", [one]), ("split", [other]), ("both", [one, other])):
-        show_grid(jobs, Print.table)
+        print_grid(jobs, PrintMode.table)
         # words: some heads are folded
         heads[name] = capsys.readouterr().out.split("───")[0].split()
     assert {"calls", "prompt", "new", "decode", "tok/s", "RSS"} < set(heads["team"])

@@ -14,8 +14,8 @@ from api_standin import Api
 
 from runner.config.root import RunnerConfig
 from runner.options.agents.keys import AgentsConfig
-from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
-from runner.report import headline
+from runner.options.remote.keys import ApiConfig, ApiExtensions, HybridConfig, StudentConfig, TeacherConfig
+from runner.report import headline_metrics
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
@@ -53,7 +53,7 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
         assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
         assert metrics["cost_usd"] > 0
         assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {"student", "teacher"}
-        assert {"student", "teacher", "cost"} <= headline(metrics).keys()
+        assert {"student", "teacher", "cost"} <= headline_metrics(metrics).keys()
         folder = tmp_path / "outputs" / "jobs" / record.job_id
         (folder / "result.json").unlink()
         lines = (folder / "calls.jsonl").read_text().splitlines(keepends=True)
@@ -76,7 +76,7 @@ def test_the_servers_key_is_in_no_file(
         api.models[0]["root"] = KEY
         api.models[0]["max_model_len"] = f"Bearer {KEY}"
         model = ApiConfig(
-            name="tiny", base_url=api.url, backoff_s=0.01, retries=1, extensions=Extensions.vllm
+            name="tiny", base_url=api.url, backoff_s=0.01, retries=1, extensions=ApiExtensions.vllm
         )
         record = run(make_config(model=model, task=AgentsConfig(limit=1, agents=2, num_rounds=1)))
     kept = json.dumps(dataclasses.asdict(record)) + "".join(capsys.readouterr())

@@ -20,7 +20,7 @@ from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Capability, Completion, Delta, Event, Request
-from runner_engine.sessions.contract import Engine, complete
+from runner_engine.sessions.contract import Engine, complete_requests
 from runner_engine.sessions.session import Session
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.sampling import Sampling
@@ -65,7 +65,7 @@ def make(
 
 def finish(session: Session) -> list[Event]:
     events: list[Event] = []
-    while not session.idle:
+    while not session.is_idle:
         events += session.step()
     return events
 
@@ -78,7 +78,7 @@ def alone(engine: Engine, requests: list[Request]) -> dict[tuple[Any, int], list
     return {
         key: ids
         for request in requests
-        for key, ids in completions(list(complete(engine, [request]))).items()
+        for key, ids in completions(list(complete_requests(engine, [request]))).items()
     }
 
 
@@ -86,7 +86,7 @@ def test_requests_with_different_settings_get_the_same_tokens_in_one_batch_as_al
     make: Callable[..., Engine],
 ) -> None:
     engine = make(micro_batch=8)
-    together = completions(list(complete(engine, MIXED)))
+    together = completions(list(complete_requests(engine, MIXED)))
     assert together == alone(engine, MIXED)
     assert len(together) == 6
     assert len({tuple(together["c", choice]) for choice in range(3)}) == 3, (
@@ -138,7 +138,7 @@ def test_a_session_that_is_closed_early_does_not_affect_the_next(make: Callable[
         for request in MIXED:
             session.submit(request)
         session.step()
-    assert completions(list(complete(engine, MIXED))) == expected
+    assert completions(list(complete_requests(engine, MIXED))) == expected
 
 
 def test_text_comes_as_deltas_that_add_up(make: Callable[..., Engine]) -> None:
@@ -171,7 +171,7 @@ def test_its_capabilities_are_known_before_it_loads(make: Callable[..., Engine])
 
 
 def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(make: Callable[..., Engine]) -> None:
-    ended = {one.id: one for one in complete(make(), [Request(0, "x" * 300), Request(1, "fine")])}
+    ended = {one.id: one for one in complete_requests(make(), [Request(0, "x" * 300), Request(1, "fine")])}
     assert ended[0].error == "the prompt has 300 tokens, the model has room for 256"
     assert ended[1].answer.finish_reason is FinishReason.length
 
@@ -179,7 +179,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(make: Callable[..., E
 def test_its_report_has_the_parts_and_its_stats_have_their_figures(make: Callable[..., Engine]) -> None:
     engine = make()
     assert [(part["part"], part["process"]) for part in engine.load().parts] == [(0, 0), (1, 0)]
-    list(complete(engine, MIXED))
+    list(complete_requests(engine, MIXED))
     [process] = engine.stats.processes
     assert process["busy_s"] > 0
     assert process["peak_rss_mib"] > 0
@@ -196,7 +196,7 @@ def test_the_work_of_a_session_that_is_closed_early_is_counted(make: Callable[..
 def test_batch_size_limits_the_rows_at_once(make: Callable[..., Engine]) -> None:
     engine = make(micro_batch=8)
     expected, seen = alone(engine, MIXED), list[int]()
-    done = completions([*complete(engine, MIXED, 2, lambda _: seen.append(engine.stats.rows_alive))])
+    done = completions([*complete_requests(engine, MIXED, 2, lambda _: seen.append(engine.stats.rows_alive))])
     assert done == expected
     assert max(seen) <= 2
 
@@ -212,7 +212,7 @@ def test_an_error_in_a_step_ends_the_engine(
         def fail(*_: object) -> None:
             raise MemoryError("no room")
 
-        monkeypatch.setattr(StageWorker, "run", fail)
+        monkeypatch.setattr(StageWorker, "run_step", fail)
         with pytest.raises(MemoryError):
             session.step()
         with raises(JobFailed, "failed"):
@@ -223,9 +223,9 @@ def test_an_error_in_a_step_ends_the_engine(
 def test_two_processes_sample_like_one(make: Callable[..., Engine]) -> None:
     expected = alone(make(), MIXED)
     engine = make(stages=2, micro_batch=2)
-    assert completions(list(complete(engine, MIXED))) == expected
+    assert completions(list(complete_requests(engine, MIXED))) == expected
     assert len(engine.stats.processes) == 2
-    assert completions(list(complete(engine, MIXED))) == expected, "in a second session"
+    assert completions(list(complete_requests(engine, MIXED))) == expected, "in a second session"
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -247,13 +247,15 @@ def test_a_row_whose_logits_are_nan_ends_with_an_error(
         Request(3, "or not", sampling=PENALIZED),
     ]
     engine = make(parts=str(damaged), stages=processes, micro_batch=3)
-    done = {(one.id, one.choice): one for one in complete(engine, asked)}
+    done = {(one.id, one.choice): one for one in complete_requests(engine, asked)}
     assert sorted(done) == [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)]
     for (number, _), one in done.items():
         is_damaged = number in (1, 2)
         assert (one.answer.finish_reason is FinishReason.error) is is_damaged
         assert ("not numbers (NaN)" in str(one.error)) is is_damaged
         assert bool(one.answer.token_ids) is not is_damaged
-    whole = completions(list(complete(make(micro_batch=3), [asked[0], asked[3]])))
+    whole = completions(list(complete_requests(make(micro_batch=3), [asked[0], asked[3]])))
     assert {key: done[key].answer.token_ids for key in whole} == whole
-    assert [one.error for one in complete(engine, asked[:1])] == [None], "later requests are answered"
+    assert [one.error for one in complete_requests(engine, asked[:1])] == [None], (
+        "later requests are answered"
+    )

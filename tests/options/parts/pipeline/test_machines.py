@@ -20,7 +20,7 @@ from stages import save_family, split_into
 from transformers import AutoTokenizer
 
 from runner.options.parts.pipeline import machines
-from runner.options.parts.pipeline.machines import SILENT_S, interface_of, is_silent
+from runner.options.parts.pipeline.machines import SILENT_S, exchange_heartbeats, find_interface
 from runner.records.jobs import read_samples
 
 WAIT_S = 200
@@ -252,19 +252,19 @@ def test_a_model_too_large_for_one_host_runs_on_two(
 
 
 def test_the_interface_of_an_address() -> None:
-    assert interface_of("127.0.0.1") == "lo"
-    assert interface_of("192.0.2.1") is None, "an address for documentation"
+    assert find_interface("127.0.0.1") == "lo"
+    assert find_interface("192.0.2.1") is None, "an address for documentation"
 
 
 @pytest.fixture
-def others(monkeypatch: pytest.MonkeyPatch) -> machines.OtherMachines:
+def others(monkeypatch: pytest.MonkeyPatch) -> machines.HeartbeatServer:
     """The first process of three, which expects processes 1 and 2 from elsewhere."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", PORT)
-    return machines.OtherMachines(range(1, 3))
+    return machines.HeartbeatServer(range(1, 3))
 
 
-def say_hello(others: machines.OtherMachines, said: bytes) -> socket.socket:
+def say_hello(others: machines.HeartbeatServer, said: bytes) -> socket.socket:
     """Connect and say this; nothing more is said or read."""
     connection = socket.create_connection((others.address, others.port), timeout=WAIT_S)
     connection.sendall(said)
@@ -280,7 +280,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(
-    others: machines.OtherMachines,
+    others: machines.HeartbeatServer,
 ) -> None:
     token = bytes.fromhex(others.token)
     hello = machines.HELLO.pack
@@ -303,7 +303,7 @@ def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(
         assert (others.addresses, others.silent) == ({1: "127.0.0.1"}, set())
 
 
-def test_silent_strangers_get_no_threads_and_keep_nobody_out(others: machines.OtherMachines) -> None:
+def test_silent_strangers_get_no_threads_and_keep_nobody_out(others: machines.HeartbeatServer) -> None:
     before = threading.active_count()
     strangers = [say_hello(others, b"\0") for _ in range(5 * machines.MAX_STRANGERS)]
     try:
@@ -318,7 +318,7 @@ def test_silent_strangers_get_no_threads_and_keep_nobody_out(others: machines.Ot
 
 
 def test_a_failed_accept_does_not_end_the_watch(
-    others: machines.OtherMachines, caplog: pytest.LogCaptureFixture
+    others: machines.HeartbeatServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", machines.__name__)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -345,12 +345,12 @@ def test_silence_and_an_orderly_end_are_different_things(monkeypatch: pytest.Mon
     monkeypatch.setattr(machines, "BEAT_S", 0.05)
     one, other = socket.socketpair()
     with one, other:
-        assert is_silent(one), "nobody answers"
+        assert exchange_heartbeats(one), "nobody answers"
     one, other = socket.socketpair()
     results: list[bool] = []
     with one, other:
         sides = [
-            threading.Thread(target=lambda side=side: results.append(is_silent(side)))
+            threading.Thread(target=lambda side=side: results.append(exchange_heartbeats(side)))
             for side in (one, other)
         ]
         for side in sides:

@@ -14,12 +14,12 @@ from in_parts import in_parts
 from stages import split_into
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.pipeline.microbatches import MicroBatches
+from runner.options.parts.pipeline.microbatches import MicroBatchScheduler
 from runner.options.parts.pipeline.ranks import ProcessRank
 from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType
 from runner.options.parts.sharding.load_part import load_tokenizer
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.stats import EngineStats
@@ -36,7 +36,7 @@ class Stages:
         self.packets: list[tuple[PacketType, int, int]] = []
 
     def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
-        answer = self.worker.run(packet, tokens)
+        answer = self.worker.run_step(packet, tokens)
         if tokens is not None:
             assert answer is not None
             self.packets.append((packet.kind, packet.batch, len(tokens)))
@@ -61,10 +61,11 @@ def test_as_many_batches_as_stages_are_under_way(
     worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
     stages, stats = Stages(worker), EngineStats()
     rows = [
-        Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)
+        TokenSequence(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3)
+        for index in range(7)
     ]
-    micro_batches = MicroBatches(
-        DEPTH, stages.send, stages.receive, stats, Stopping(load_tokenizer(parts)), pad=0
+    micro_batches = MicroBatchScheduler(
+        DEPTH, stages.send, stages.receive, stats, Stopping(load_tokenizer(parts)), pad_token=0
     )
     micro_batches.fixed_rows = micro_batch
     micro_batches.add(rows)

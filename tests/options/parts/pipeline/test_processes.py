@@ -20,7 +20,7 @@ import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
 from raising import raises
 
-from runner.options.parts.pipeline.engine import PipelineEngine, naming_dead_process
+from runner.options.parts.pipeline.engine import PipelineEngine, blame_dead_process
 from runner.options.parts.pipeline.processes import PeerProcesses
 from runner.options.parts.pipeline.transport import Packet, PacketType, Transport
 from runner.records.jobs import read_samples
@@ -196,7 +196,7 @@ def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_pat
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
         with raises(JobFailed, "failed"):
-            list(contract.complete(engine, [Request(0, "one")]))
+            list(contract.complete_requests(engine, [Request(0, "one")]))
     finally:
         engine.close()
     assert gone(pid)
@@ -295,15 +295,15 @@ def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(
             raise JobFailed("process 1 of 2 ended without a message", code="failed")
 
     monkeypatch.setattr("runner.options.parts.pipeline.processes.terminated_at", time.monotonic())
-    step = signals.finishing(), naming_dead_process(cast(PeerProcesses, Peers()), None)
+    step = signals.defer_until_step_ends(), blame_dead_process(cast(PeerProcesses, Peers()), None)
     with (
-        signals.deferred(),
-        signals.interruptible(),
+        signals.deferred_signals(),
+        signals.interruptible_block(),
         pytest.raises(JobFailed, match="process 1 of 2"),
         step[0],
         step[1],
     ):
-        signals.interrupt(signal.SIGTERM)
+        signals.handle_signal(signal.SIGTERM)
 
 
 def workers(parent: int) -> list[int]:
@@ -335,7 +335,7 @@ def test_an_idle_pipeline_keeps_its_connections_in_use(
         engine.load()
         until(lambda: sent.count(PacketType.alive) >= 2, "a second packet, after the first has returned")
         engine.stages.timeout_s = 60.0  # the short limit was for the packets only: an answer may take longer
-        [done] = contract.complete(engine, [Request(0, "one", max_new_tokens=3)])
+        [done] = contract.complete_requests(engine, [Request(0, "one", max_new_tokens=3)])
         assert len(done.answer.token_ids) == 3
     finally:
         engine.close()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from raising import raises
 
-from runner.options.parts.pipeline.transport import SETTINGS, sampler_for, write_rows
+from runner.options.parts.pipeline.transport import SETTINGS, make_sampler, pack_sequences
 from runner_base.errors import ConfigError
-from runner_engine.decode.rows import Row
+from runner_engine.decode.sequences import TokenSequence
 from runner_engine.sessions.base import Request
 from runner_engine.settings.sampling import PARAMETERS, Sampling
 
@@ -23,14 +23,16 @@ CPU = torch.device("cpu")
 
 def packet() -> torch.Tensor:
     """Return the numbers of two rows as they are sent."""
-    return write_rows(
-        [Row(Request(number, "x"), [7, 8, 9], "", 5, sampling=DRAWN) for number in range(2)], 0, [None] * 2
+    return pack_sequences(
+        [TokenSequence(Request(number, "x"), [7, 8, 9], "", 5, sampling=DRAWN) for number in range(2)],
+        0,
+        [None] * 2,
     )
 
 
 def test_the_settings_arrive() -> None:
-    for sampling in sampler_for(packet(), 100, CPU).samplings:
-        assert sampling.numbers == DRAWN.numbers
+    for sampling in make_sampler(packet(), 100, CPU).samplings:
+        assert sampling.as_numbers == DRAWN.as_numbers
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -39,7 +41,7 @@ def test_a_number_outside_its_range_is_refused_by_name(name: str, value: float) 
     numbers = packet()
     numbers[1, [*PARAMETERS].index(name)] = torch.tensor(value, dtype=torch.float64).view(torch.int64)
     with pytest.raises(ConfigError, match=f"^{name}={re.escape(str(value))}: must "):
-        sampler_for(numbers, 100, CPU)
+        make_sampler(numbers, 100, CPU)
 
 
 @pytest.mark.parametrize("length", [-1, 0, 4, 2**62])
@@ -47,4 +49,4 @@ def test_a_length_that_the_packet_does_not_have_is_refused(length: int) -> None:
     numbers = packet()
     numbers[1, SETTINGS - 1] = length
     with raises(ConfigError, "bad_value", "length"):
-        sampler_for(numbers, 100, CPU)
+        make_sampler(numbers, 100, CPU)

@@ -10,14 +10,14 @@ from raising import raises
 
 from runner.options.parts.sharding import layout
 from runner_base.errors import DataError
-from runner_engine.checkpoints.weight_files import Checkpoint, Tensor
+from runner_engine.checkpoints.weight_files import Checkpoint, TensorLocation
 
 
-def layout_of(names: list[str], config: dict[str, Any]) -> layout.Layout:
-    tensors = [Tensor(name, "F32", (2,), Path("x"), 0, 8) for name in names]
+def layout_of(names: list[str], config: dict[str, Any]) -> layout.ModelLayout:
+    tensors = [TensorLocation(name, "F32", (2,), Path("x"), 0, 8) for name in names]
     checkpoint = Checkpoint(Path("x"), config, [], [])
     object.__setattr__(checkpoint, "files", [type("File", (), {"tensors": tensors})])
-    return layout.find_layers(checkpoint)
+    return layout.find_layout(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_a_number_of_layers_that_is_not_there_is_refused() -> None:
     ],
 )
 def test_layer_type_is_a_kind_not_a_dtype(name: str, kind: str) -> None:
-    assert layout.layer_type(name) == kind
+    assert layout.classify_tensor(name) == kind

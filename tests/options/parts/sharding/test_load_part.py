@@ -105,10 +105,10 @@ def test_a_part_that_lacks_a_layer(parts: Path) -> None:
 
 
 def test_parts_that_are_no_runs_of_layers(tmp_path: Path) -> None:
-    from runner.options.parts.keys import Strategy
+    from runner.options.parts.keys import SplitStrategy
 
     model = save_family(tmp_path / "model", "llama")
-    parts = split_into(model, tmp_path / "parts", None, strategy=Strategy.by_type)  # type: ignore[arg-type]
+    parts = split_into(model, tmp_path / "parts", None, strategy=SplitStrategy.by_type)  # type: ignore[arg-type]
     with raises(ConfigError, "unsupported", "folder"):
         runner.load_part(parts, 0)
 

@@ -74,8 +74,8 @@ def test_verify_compares_the_numbers_with_the_tensors(model: Path, trip: Trip) -
 
 def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
     with raises(ConfigError, "too_large", "task.inline_parameters"):
-        partition_file.refuse_large(1_235_814_400)
-    partition_file.refuse_large(1_000_000)
+        partition_file.check_inline_size(1_235_814_400)
+    partition_file.check_inline_size(1_000_000)
     source = trip.folder / "source"
     source.mkdir()
     (source / "config.json").write_text('{"n_layer": 2}')
@@ -106,5 +106,5 @@ def test_all_numbers_of_one_byte_are_torchs(dtype: str, kind: torch.dtype) -> No
     codes = torch.arange(2 if kind is torch.bool else 256, dtype=torch.uint8)
     expected = codes.view(kind).float().numpy()
     assert np.array_equal(
-        partition_file.decode(dtype, codes.numpy().tobytes()).astype("<f4"), expected, equal_nan=True
+        partition_file.decode_values(dtype, codes.numpy().tobytes()).astype("<f4"), expected, equal_nan=True
     )

@@ -14,7 +14,7 @@ from checkpoints import FAMILIES, LAYERS, assert_same, load_all
 from transformers import AutoModelForCausalLM
 from trips import Trip, contents
 
-from runner.options.parts.keys import Strategy
+from runner.options.parts.keys import SplitStrategy
 
 
 def go_round(trip: Trip, source: Path, num_parts: int | None = 2, **keys: Any) -> None:
@@ -109,16 +109,16 @@ def test_a_checkpoint_that_bitsandbytes_has_packed(trip: Trip, kind: str) -> Non
     assert torch.equal(logits(source), logits(trip.merged))
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", SplitStrategy)
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_every_strategy(trip: Trip, strategy: Strategy, form: str) -> None:
+def test_every_strategy(trip: Trip, strategy: SplitStrategy, form: str) -> None:
     folder = trip.folder / "source"
     source = (
         checkpoints.save(folder, "gemma") if form == "safetensors" else checkpoints.save_bin(folder, "gemma")
     )
-    own: dict[Strategy, dict[str, Any]] = {
-        Strategy.ratios: {"ratios": [0.2, 0.8]},
-        Strategy.ranges: {"ranges": ["0", "1-2"]},
+    own: dict[SplitStrategy, dict[str, Any]] = {
+        SplitStrategy.ratios: {"ratios": [0.2, 0.8]},
+        SplitStrategy.ranges: {"ranges": ["0", "1-2"]},
     }
     keys = own.get(strategy, {})
     go_round(trip, source, None, strategy=strategy, **keys)

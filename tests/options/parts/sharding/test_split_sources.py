@@ -18,7 +18,7 @@ from tiny_gguf import save_original, write
 from transformers import LlamaForCausalLM
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.keys import Checksums, SplitConfig, Strategy
+from runner.options.parts.keys import ChecksumAlgorithm, SplitConfig, SplitStrategy
 from runner.options.parts.tasks import split
 from runner.records.jobs import Job, Recorder
 from runner_base.result import Result
@@ -152,19 +152,19 @@ def test_a_bin_with_tensors_in_no_plain_order(tmp_path: Path, run_split: Split) 
     check(folder, tmp_path / "parts")
 
 
-@pytest.mark.parametrize("strategy", Strategy)
-def test_every_strategy_on_disk(strategy: Strategy, tmp_path: Path, run_split: Split) -> None:
+@pytest.mark.parametrize("strategy", SplitStrategy)
+def test_every_strategy_on_disk(strategy: SplitStrategy, tmp_path: Path, run_split: Split) -> None:
     source = checkpoints.save(tmp_path / "model", "gemma")
-    own: dict[Strategy, dict[str, Any]] = {
-        Strategy.ratios: {"ratios": [0.2, 0.8]},
-        Strategy.ranges: {"ranges": ["0", "1-2"]},
+    own: dict[SplitStrategy, dict[str, Any]] = {
+        SplitStrategy.ratios: {"ratios": [0.2, 0.8]},
+        SplitStrategy.ranges: {"ranges": ["0", "1-2"]},
     }
     keys = own.get(strategy, {})
-    run_split(source, strategy=strategy, checksums=Checksums.sha256, **keys)
+    run_split(source, strategy=strategy, checksums=ChecksumAlgorithm.sha256, **keys)
     manifest = check(source, tmp_path / "parts")
     assert manifest["strategy"] == {"name": strategy.value, **keys}
-    assert manifest["contiguous"] is (strategy is not Strategy.by_type)
-    if strategy is Strategy.by_type:
+    assert manifest["contiguous"] is (strategy is not SplitStrategy.by_type)
+    if strategy is SplitStrategy.by_type:
         assert [entry["holds"] for entry in manifest["parts"]] == [
             ["embedding", "tied head"],
             ["attention"],

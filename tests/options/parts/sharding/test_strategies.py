@@ -13,24 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 
-from runner.options.parts.keys import Explain, SplitConfig, Strategy
+from runner.options.parts.keys import ExplainTarget, SplitConfig, SplitStrategy
 from runner.options.parts.sharding import strategies
-from runner.options.parts.sharding.layout import Layout
-from runner.options.parts.sharding.strategies import PlannedPart, balance, plan_parts, proportion
+from runner.options.parts.sharding.layout import ModelLayout
+from runner.options.parts.sharding.strategies import PlannedPart, balance_cuts, plan_parts, proportional_cuts
 from runner_base.errors import Code, ConfigError
-from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
+from runner_engine.checkpoints.weight_files import DTYPE_BITS, TensorLocation
 
 pytestmark = pytest.mark.slow
 
 NAMES = ("self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight", "mixer.state")
 
 
-def tensor(name: str, params: int, dtype: str = "F16") -> Tensor:
-    return Tensor(name, dtype, (params,), Path("x"), 0, params * DTYPE_BITS[dtype] // 8)
+def tensor(name: str, params: int, dtype: str = "F16") -> TensorLocation:
+    return TensorLocation(name, dtype, (params,), Path("x"), 0, params * DTYPE_BITS[dtype] // 8)
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> Layout:
+def layouts(draw: st.DrawFn) -> ModelLayout:
     """A random model: layers of any sizes and dtypes, with or without embedding, norm and a head,
     tied or its own."""
     size, dtype = st.integers(0, 40), st.sampled_from(["F32", "BF16", "I8"])
@@ -42,27 +42,27 @@ def layouts(draw: st.DrawFn) -> Layout:
     norm = [tensor("model.norm.weight", draw(size))] * draw(st.integers(0, 1))
     kind = draw(st.sampled_from(["tied", "own", "none"]))
     head = [tensor("lm_head.weight", draw(st.integers(1, 200)))] if kind == "own" else []
-    return Layout("model.layers", layers, first, norm, head, first if kind == "tied" else [])
+    return ModelLayout("model.layers", layers, first, norm, head, first if kind == "tied" else [])
 
 
 @st.composite
 def tasks(draw: st.DrawFn, count: int) -> SplitConfig:
     """A task that a model of so many layers allows."""
     num_parts = draw(st.integers(1, count))
-    strategy = draw(st.sampled_from(Strategy))
-    if strategy is Strategy.by_type:
+    strategy = draw(st.sampled_from(SplitStrategy))
+    if strategy is SplitStrategy.by_type:
         return SplitConfig(strategy=strategy)
-    if strategy is Strategy.ranges:
+    if strategy is SplitStrategy.ranges:
         inner = draw(st.lists(st.integers(1, count - 1), unique=True)) if count > 1 else []
         cuts = [0, *sorted(inner), count]
         return SplitConfig(strategy=strategy, ranges=[f"{a}-{b - 1}" for a, b in itertools.pairwise(cuts)])
-    if strategy is Strategy.ratios:
+    if strategy is SplitStrategy.ratios:
         weights = draw(st.lists(st.integers(1, 9), min_size=num_parts, max_size=num_parts))
         return SplitConfig(strategy=strategy, ratios=[weight / sum(weights) for weight in weights])
     return SplitConfig(strategy=strategy, num_parts=num_parts)
 
 
-def everything(layout: Layout) -> list[Tensor]:
+def everything(layout: ModelLayout) -> list[TensorLocation]:
     return [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]
 
 
@@ -87,14 +87,14 @@ def test_every_strategy_covers_each_tensor_once(data: st.DataObject) -> None:
     assert [part.part_id for part in parts] == list(range(len(parts)))
     stored = Counter(one.name for part in parts for one in part.tensors)
     expected = Counter(one.name for one in everything(layout))
-    if layout.tied and task.strategy is not Strategy.by_type and len(parts) > 1:
+    if layout.tied and task.strategy is not SplitStrategy.by_type and len(parts) > 1:
         expected[layout.tied[0].name] += 1
         assert layout.tied[0] in parts[0].tensors
         assert layout.tied[0] in parts[-1].tensors
     assert stored == expected
     assert all(part.tensors for part in parts)
     assert [sum(part.sections.values()) for part in parts] == [part.nbytes for part in parts]
-    if task.strategy is Strategy.by_type:
+    if task.strategy is SplitStrategy.by_type:
         assert all(part.layers is None for part in parts)
         return
     ranges = [range(part.layers[0], part.layers[1] + 1) for part in parts if part.layers]
@@ -112,8 +112,8 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
     layout = data.draw(layouts())
     num_parts = data.draw(st.integers(1, len(layout.layers)))
     for strategy, measure in (
-        (Strategy.balanced_bytes, lambda one: one.nbytes),
-        (Strategy.balanced_params, lambda one: one.params),
+        (SplitStrategy.balanced_bytes, lambda one: one.nbytes),
+        (SplitStrategy.balanced_params, lambda one: one.params),
     ):
         parts = plan_parts(layout, SplitConfig(strategy=strategy, num_parts=num_parts))
         costs = [sum(map(measure, layer)) for layer in layout.layers]
@@ -129,7 +129,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
 def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
     num_parts = data.draw(st.integers(1, len(costs)))
-    cuts = balance(costs, num_parts)
+    cuts = balance_cuts(costs, num_parts)
     runs = list(itertools.pairwise(cuts))
     assert (cuts[0], cuts[-1], len(runs)) == (0, len(costs), num_parts)
     assert all(begin < end for begin, end in runs)
@@ -149,29 +149,29 @@ def test_ratios_are_kept_to_as_well_as_any_cut_can(costs: list[int], data: st.Da
         )
 
     inner = itertools.combinations(range(1, len(costs)), len(ratios) - 1)
-    assert worst(tuple(proportion(costs, ratios))) == pytest.approx(
+    assert worst(tuple(proportional_cuts(costs, ratios))) == pytest.approx(
         min(worst((0, *cuts, len(costs))) for cuts in inner)
     )
 
 
 def test_taking_all_that_fits_would_not_keep_to_these_ratios() -> None:
-    assert proportion([1, 1, 50, 1], [10 / 111, 1 / 111, 100 / 111]) == [0, 1, 2, 4]
+    assert proportional_cuts([1, 1, 50, 1], [10 / 111, 1 / 111, 100 / 111]) == [0, 1, 2, 4]
 
 
 def test_embedding_and_head_enter_the_balance() -> None:
     """A tied 1B model, 16 layers of 122 MB and an embedding of 525 MB, goes 0/2/8/14/16."""
-    assert balance([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
-    assert balance([1] * 9, 4) == [0, 2, 4, 6, 9]
+    assert balance_cuts([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
+    assert balance_cuts([1] * 9, 4) == [0, 2, 4, 6, 9]
 
 
 # ------------------------------------------------------------------------------------- one model,
 # by hand
 
 
-def model(layers: int = 4) -> Layout:
+def model(layers: int = 4) -> ModelLayout:
     embedding = tensor("model.embed_tokens.weight", 100)
     blocks = [[tensor(f"model.layers.{n}.{name}", 10) for name in NAMES] for n in range(layers)]
-    return Layout("model.layers", blocks, [embedding], [tensor("model.norm.weight", 4)], [], [embedding])
+    return ModelLayout("model.layers", blocks, [embedding], [tensor("model.norm.weight", 4)], [], [embedding])
 
 
 def spans(parts: list[PlannedPart]) -> list[Any]:
@@ -180,14 +180,14 @@ def spans(parts: list[PlannedPart]) -> list[Any]:
 
 def test_what_each_strategy_makes_of_one_model() -> None:
     assert spans(plan_parts(model(), SplitConfig())) == [(0, 1), (2, 3)]
-    equal = plan_parts(model(5), SplitConfig(strategy=Strategy.equal_layers, num_parts=3))
+    equal = plan_parts(model(5), SplitConfig(strategy=SplitStrategy.equal_layers, num_parts=3))
     assert spans(equal) == [(0, 0), (1, 2), (3, 4)]
-    ratios = plan_parts(model(), SplitConfig(strategy=Strategy.ratios, ratios=[0.4, 0.6]))
+    ratios = plan_parts(model(), SplitConfig(strategy=SplitStrategy.ratios, ratios=[0.4, 0.6]))
     assert spans(ratios) == [(0, 0), (1, 3)]
-    ranges = plan_parts(model(), SplitConfig(strategy=Strategy.ranges, ranges=["0-2", "3"]))
+    ranges = plan_parts(model(), SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-2", "3"]))
     assert spans(ranges) == [(0, 2), (3, 3)]
     assert [part.holds for part in ranges] == [["embedding"], ["norm", "tied head"]]
-    by_type = plan_parts(model(), SplitConfig(strategy=Strategy.by_type))
+    by_type = plan_parts(model(), SplitConfig(strategy=SplitStrategy.by_type))
     assert [part.holds for part in by_type] == [
         ["embedding", "tied head"],
         ["attention"],
@@ -203,14 +203,14 @@ def test_what_each_strategy_makes_of_one_model() -> None:
     ("task", "code", "key"),
     [
         (SplitConfig(num_parts=5), "too_large", "task.num_parts"),
-        (SplitConfig(strategy=Strategy.ratios, ratios=[0.2] * 5), "too_large", "task.ratios"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "3"]), "missing", "task.ranges"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["1-3"]), "missing", "task.ranges"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["0-1"]), "missing", "task.ranges"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["0-2", "2-3"]), "conflict", "task.ranges"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["2-3", "0-1"]), "missing", "task.ranges"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "2-4"]), "too_large", "task.ranges"),
-        (SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "3-2"]), "bad_value", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ratios, ratios=[0.2] * 5), "too_large", "task.ratios"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-1", "3"]), "missing", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["1-3"]), "missing", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-1"]), "missing", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-2", "2-3"]), "conflict", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["2-3", "0-1"]), "missing", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-1", "2-4"]), "too_large", "task.ranges"),
+        (SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-1", "3-2"]), "bad_value", "task.ranges"),
     ],
 )
 def test_what_the_model_does_not_allow_is_refused(task: SplitConfig, code: Code, key: str) -> None:
@@ -225,17 +225,17 @@ def test_what_the_model_does_not_allow_is_refused(task: SplitConfig, code: Code,
         ({"output_dir": " "}, "bad_value", "task.output_dir"),
         ({"ratios": [0.5, 0.5]}, "no_effect", "task.ratios"),
         ({"ranges": ["0-3"]}, "no_effect", "task.ranges"),
-        ({"strategy": Strategy.ratios}, "missing", "task.ratios"),
-        ({"strategy": Strategy.ranges}, "missing", "task.ranges"),
-        ({"strategy": Strategy.ratios, "ratios": [0.5, 0.4]}, "bad_value", "task.ratios"),
-        ({"strategy": Strategy.ratios, "ratios": [1.5, -0.5]}, "bad_value", "task.ratios"),
-        ({"strategy": Strategy.ratios, "ratios": [0.0, 1.0]}, "bad_value", "task.ratios"),
-        ({"strategy": Strategy.ratios, "ratios": [0.5, 0.5], "num_parts": 3}, "mismatch", "task.num_parts"),
-        ({"strategy": Strategy.ranges, "ranges": ["0-1"], "num_parts": 2}, "mismatch", "task.num_parts"),
-        ({"strategy": Strategy.ranges, "ranges": ["a-b"]}, "bad_value", "task.ranges"),
-        ({"strategy": Strategy.ranges, "ranges": ["-1"]}, "bad_value", "task.ranges"),
-        ({"strategy": Strategy.by_type, "num_parts": 3}, "conflict", "task.num_parts"),
-        ({"strategy": Strategy.by_type, "explain": Explain.vllm}, "conflict", "task.explain"),
+        ({"strategy": SplitStrategy.ratios}, "missing", "task.ratios"),
+        ({"strategy": SplitStrategy.ranges}, "missing", "task.ranges"),
+        ({"strategy": SplitStrategy.ratios, "ratios": [0.5, 0.4]}, "bad_value", "task.ratios"),
+        ({"strategy": SplitStrategy.ratios, "ratios": [1.5, -0.5]}, "bad_value", "task.ratios"),
+        ({"strategy": SplitStrategy.ratios, "ratios": [0.0, 1.0]}, "bad_value", "task.ratios"),
+        ({"strategy": SplitStrategy.ratios, "ratios": [0.5, 0.5], "num_parts": 3}, "mismatch", "task.num_parts"),
+        ({"strategy": SplitStrategy.ranges, "ranges": ["0-1"], "num_parts": 2}, "mismatch", "task.num_parts"),
+        ({"strategy": SplitStrategy.ranges, "ranges": ["a-b"]}, "bad_value", "task.ranges"),
+        ({"strategy": SplitStrategy.ranges, "ranges": ["-1"]}, "bad_value", "task.ranges"),
+        ({"strategy": SplitStrategy.by_type, "num_parts": 3}, "conflict", "task.num_parts"),
+        ({"strategy": SplitStrategy.by_type, "explain": ExplainTarget.vllm}, "conflict", "task.explain"),
     ],
 )  # fmt: skip
 def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], code: Code, key: str) -> None:

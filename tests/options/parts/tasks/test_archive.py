@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from trips import Trip, contents, flip_last_byte
 
 from runner.options.parts.keys import VerifyLevel
-from runner.options.parts.sharding import archive
+from runner.options.parts.sharding import zstd_archive
 from runner.options.parts.sharding.manifest import read_manifest
 from runner_base.errors import ConfigError, DataError
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a tiny part has many, and tensors lie across their seams."""
-    monkeypatch.setattr(archive, "FRAME_BYTES", 1000)
+    monkeypatch.setattr(zstd_archive, "FRAME_BYTES", 1000)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Tri
 
 def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: pytest.MonkeyPatch) -> None:
     trip.split(source, 3)
-    real, calls = archive.compress, []
+    real, calls = zstd_archive.compress_frames, []
 
     def breaks(pieces: object, frames: list[int]) -> object:
         calls.append(frames)

@@ -22,15 +22,21 @@ from safetensors.torch import load_file, save_file
 from tasking import work
 
 from runner.config.root import RunnerConfig
-from runner.options.parts.keys import Checksums, Compare, Explain, SplitConfig, Strategy
-from runner.options.parts.sharding import write
+from runner.options.parts.keys import (
+    ChecksumAlgorithm,
+    CompareMode,
+    ExplainTarget,
+    SplitConfig,
+    SplitStrategy,
+)
+from runner.options.parts.sharding import split_writer
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.tasks import split
 from runner.records.jobs import Job, Recorder
 from runner_base.errors import ConfigError, DataError, JobFailed
-from runner_base.files import hold_folder
+from runner_base.files import lock_folder
 from runner_base.result import Result
-from runner_engine.checkpoints import byteio
+from runner_engine.checkpoints import file_io
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -271,11 +277,11 @@ def test_content_is_compared_for_who_does_not_trust_times(
     target.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert run_split(source, 2).metrics["written_parts"] == 0, "that is what a state can tell"
-    assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 1
+    assert run_split(source, 2, compare=CompareMode.content).metrics["written_parts"] == 1
     assert target.read_bytes() == whole
     os.utime(source / "model.safetensors")
     before = states(tmp_path / "parts")
-    assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 0
+    assert run_split(source, 2, compare=CompareMode.content).metrics["written_parts"] == 0
     after = states(tmp_path / "parts")
     assert {name for name in after if after[name] != before[name]} == {"manifest.json"}
     assert run_split(source, 2).metrics["written_parts"] == 0, "the manifest knows the new time"
@@ -292,34 +298,34 @@ def test_content_shows_a_source_that_kept_its_time(run_split: Split, tmp_path: P
         stream.write(b"\0\0\0?")
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert run_split(source, 2).metrics["written_parts"] == 0
-    assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 1
+    assert run_split(source, 2, compare=CompareMode.content).metrics["written_parts"] == 1
 
 
 def test_sha256_names_the_source_as_well(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     run_split(models["untied"], 2)
-    run_split(models["untied"], 2, checksums=Checksums.sha256)
+    run_split(models["untied"], 2, checksums=ChecksumAlgorithm.sha256)
     manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
     assert manifest["checksums"] == "sha256"
     for entry in manifest["source"]["files"]:
-        assert entry["digest"] == f"sha256:{byteio.file_sha256(models['untied'] / entry['file'])}"
+        assert entry["digest"] == f"sha256:{file_io.hash_file_sha256(models['untied'] / entry['file'])}"
     for entry in manifest["parts"]:
-        assert entry["digest"] == f"sha256:{byteio.file_sha256(tmp_path / 'parts' / entry['file'])}"
+        assert entry["digest"] == f"sha256:{file_io.hash_file_sha256(tmp_path / 'parts' / entry['file'])}"
     before = states(tmp_path / "parts")
-    assert run_split(models["untied"], 2, checksums=Checksums.sha256).metrics["written_parts"] == 0
+    assert run_split(models["untied"], 2, checksums=ChecksumAlgorithm.sha256).metrics["written_parts"] == 0
     assert states(tmp_path / "parts") == before
 
 
 def test_an_interrupted_split_goes_on_from_the_parts_that_are_done(
     models: dict[str, Path], run_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_part = write._write_part
+    write_part = split_writer._write_part
 
     def stop_at_the_second(folder: Path, part: PlannedPart, *rest: Any) -> Any:
         if part.part_id == 1:
             raise KeyboardInterrupt
         return write_part(folder, part, *rest)
 
-    monkeypatch.setattr(write, "_write_part", stop_at_the_second)
+    monkeypatch.setattr(split_writer, "_write_part", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_split(models["tied"], 2)
     parts = tmp_path / "parts"
@@ -344,7 +350,7 @@ def test_an_interrupted_update_leaves_no_manifest_that_lies(
     def stop(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "_write_part", stop)
+    monkeypatch.setattr(split_writer, "_write_part", stop)
     with pytest.raises(KeyboardInterrupt):
         run_split(models["tied"], 2)
     assert not (tmp_path / "parts" / "manifest.json").exists()
@@ -357,13 +363,13 @@ def test_a_source_that_changes_meanwhile_is_named(
 ) -> None:
     source = tmp_path / "model"
     shutil.copytree(models["tied"], source)
-    write_part = write._write_part
+    write_part = split_writer._write_part
 
     def touch(*arguments: Any) -> Any:
         os.utime(source / "model.safetensors", (1, 1))
         return write_part(*arguments)
 
-    monkeypatch.setattr(write, "_write_part", touch)
+    monkeypatch.setattr(split_writer, "_write_part", touch)
     with raises(DataError, "changed"):
         run_split(source, 2)
     assert not (tmp_path / "parts" / "manifest.json").exists()
@@ -384,7 +390,7 @@ def test_a_folder_of_something_else_is_left_alone(
     with raises(ConfigError, "mismatch", "task.output_dir"):
         run_split(models["untied"], 2)
     with raises(ConfigError, "mismatch", "task.output_dir") as caught:
-        run_split(models["tied"], 2, strategy=Strategy.equal_layers)
+        run_split(models["tied"], 2, strategy=SplitStrategy.equal_layers)
     assert "strategy" in caught.value.reason
     twin = tmp_path / "elsewhere" / "tied"
     shutil.copytree(models["tied"], twin)
@@ -399,7 +405,7 @@ def test_a_folder_of_something_else_is_left_alone(
 
 def test_a_second_process_is_kept_out(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    held = hold_folder(tmp_path / "parts", "task.output_dir")
+    held = lock_folder(tmp_path / "parts", "task.output_dir")
     with held, raises(ConfigError, "busy", "task.output_dir"):
         run_split(models["tied"], 2)
     assert not list((tmp_path / "parts").iterdir())
@@ -430,7 +436,7 @@ def test_the_plan_is_told_before_and_drawn(
 def test_vllm_is_told_the_same_plan_and_nothing_is_written(
     models: dict[str, Path], run_split: Split, tmp_path: Path
 ) -> None:
-    result = run_split(models["untied"], 3, explain=Explain.vllm)
+    result = run_split(models["untied"], 3, explain=ExplainTarget.vllm)
     assert result.text is not None
     command = result.text.splitlines()[0]
     assert (
@@ -539,7 +545,7 @@ def test_a_disk_that_fills_up_keeps_whole_parts_only(
         run_split(source, 2, output_dir=str(parts))
     assert not parts.exists()
     # another program may fill the disk meanwhile
-    monkeypatch.setattr(byteio, "require_space", lambda *_: None)
+    monkeypatch.setattr(file_io, "check_disk_space", lambda *_: None)
     with raises(JobFailed, "too_large"):
         run_split(source, 2, output_dir=str(parts))
     assert sorted(path.name for path in parts.iterdir() if path.is_file()) == [

@@ -16,7 +16,7 @@ from raising import raises
 from safetensors.torch import load_file, save_file
 from trips import Trip, flip_last_byte
 
-from runner.options.parts.keys import Checksums, Strategy, VerifyLevel
+from runner.options.parts.keys import ChecksumAlgorithm, SplitStrategy, VerifyLevel
 from runner_base.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def test_what_split_wrote_is_right(
     trip.split(sources[name], 2)
     result = trip.verify(source=sources[name], level=level)
     assert result.problems == []
-    assert result.complaint is None
+    assert result.problem_message is None
     assert result.metrics["problems"] == 0
     assert [row["status"] for row in result.rows] == ["ok"] * 6
     assert [row["file"] for row in result.rows] == [
@@ -66,7 +66,7 @@ def test_what_split_wrote_is_right(
 
 
 @pytest.mark.parametrize(
-    "keys", [{"checksums": Checksums.sha256}, {"strategy": Strategy.by_type, "num_parts": None}]
+    "keys", [{"checksums": ChecksumAlgorithm.sha256}, {"strategy": SplitStrategy.by_type, "num_parts": None}]
 )
 def test_other_digests_and_parts_by_type(sources: dict[str, Path], trip: Trip, keys: dict[str, Any]) -> None:
     trip.split(sources["tied"], **keys)
@@ -102,7 +102,7 @@ def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip
         "ok",
         "ok",
     ]
-    assert str(result.complaint).startswith("6 problems found:\n  ")
+    assert str(result.problem_message).startswith("6 problems found:\n  ")
 
 
 def test_quick_reads_no_weights(sources: dict[str, Path], trip: Trip) -> None:

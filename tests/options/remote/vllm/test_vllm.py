@@ -24,9 +24,9 @@ import pytest
 from real_vllm import PAGE, VLLM, commands, needs_vllm, parsed_by_vllm
 from servers import free_port
 
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
-from runner.options.remote.vllm.command import options_of
+from runner.options.remote.vllm.command import build_server_options
 from runner.options.remote.vllm.keys import VllmConfig
 from runner.records.jobs import read_samples
 from runner_base.model_text import Ending
@@ -251,7 +251,7 @@ def test_a_vllm_that_computes_something_else_is_refused(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # which would refuse the words that make it wrong
-    monkeypatch.setattr(VllmConfig, "_check_word", lambda *_: None)
+    monkeypatch.setattr(VllmConfig, "_check_argument", lambda *_: None)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     wrong = '--hf-overrides={"rope_parameters":{"rope_type":"default","rope_theta":2000.0}}'
     own = (
@@ -280,7 +280,7 @@ def test_vllm_parses_what_model_vllm_starts_it_with(make_config: Callable[..., R
         return [
             "--model",
             "NAME",
-            *options_of(resolve(make_config(model=model, lora=PeftConfig(path="embedded")))),
+            *build_server_options(resolve_job(make_config(model=model, lora=PeftConfig(path="embedded")))),
         ]
 
     page = [dict(word.split("=", 1) for word in words if word.startswith("model."))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
+from runner_engine.quantization.load_time_groups import CodedGroups, LoadTimeGroupsConfig
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass
-class AbsmaxConfig(MadeGroupsConfig):
+class AbsmaxConfig(LoadTimeGroupsConfig):
     """The largest number of a group decides its scale."""
 
     name: ClassVar[str] = "absmax"
     zero_point_bytes: ClassVar[int | None] = 0  # the same for all groups
 
-    def groups_of(self, weight: torch.Tensor) -> CodedGroups:
+    def quantize_weight(self, weight: torch.Tensor) -> CodedGroups:
         """Round to the nearest code."""
         import torch
 

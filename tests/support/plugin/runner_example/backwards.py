@@ -9,7 +9,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind
 from runner_base.result import Answer, FinishReason
-from runner_engine.local.base_cache import BaseCache
+from runner_engine.local.base_model_cache import BaseModelCache
 from runner_engine.sessions.base import (
     Capability,
     Completion,
@@ -94,7 +94,7 @@ class Backwards(ModelKind):
         return BackwardsEngine.capabilities
 
     def open_engine(
-        self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
+        self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
         """Return the engine."""
         assert isinstance(resolved.config.model, BackwardsConfig)

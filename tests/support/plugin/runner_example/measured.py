@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from runner_base import Sample
-from runner_compare.metrics import Better, Metric, Pooling
+from runner_compare.metrics import BetterDirection, Metric, PoolingRule
 
 
 def answer_words(samples: Sequence[Sample]) -> float:
@@ -15,7 +15,7 @@ def answer_words(samples: Sequence[Sample]) -> float:
     return fmean(len(one.text.split()) for sample in samples for one in sample.answers)
 
 
-WORDS = Metric("words", "words", form=",.0f", pooling=Pooling.sum)
+WORDS = Metric("words", "words", form=",.0f", pooling=PoolingRule.sum)
 ANSWER_WORDS = Metric(
-    "answer_words", "words an answer", form=".1f", better=Better.lower, of_samples=answer_words
+    "answer_words", "words an answer", form=".1f", better=BetterDirection.lower, of_samples=answer_words
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.tasks import Context, Inputs, RunnerConfig, Uses, collect, own_config
+from runner.tasks import RunnerConfig, TaskContext, TaskInputs, Uses, collect_answers, typed_task_config
 from runner_base.result import Result
 from runner_engine.sessions.base import Request
 from runner_example.words_config import WordsConfig
@@ -15,7 +15,7 @@ FROM_LEDGER = True
 
 
 @dataclass
-class WordsInputs(Inputs):
+class WordsInputs(TaskInputs):
     """What is asked."""
 
     prompt: str
@@ -23,12 +23,12 @@ class WordsInputs(Inputs):
 
 def prepare(config: RunnerConfig) -> WordsInputs:
     """Read no file: the prompt is a key, which counts in the job's id by itself."""
-    return WordsInputs({}, own_config(config, WordsConfig).prompt, count=1)
+    return WordsInputs({}, typed_task_config(config, WordsConfig).prompt, count=1)
 
 
-def run(inputs: WordsInputs, context: Context) -> Result:
+def run(inputs: WordsInputs, context: TaskContext) -> Result:
     """Ask once, and count."""
-    done = collect([Request(0, inputs.prompt)], context)
+    done = collect_answers([Request(0, inputs.prompt)], context)
     words = sum(len(sample.answer.text.split()) for sample in done.samples)
     return Result(
         {"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.task import TaskConfig
-from runner_base.bounds import filled
-from runner_base.fields import MISSING, Text, setting
+from runner_base.bounds import not_blank
+from runner_base.fields import MISSING, Text, config_field
 
 
 @dataclass
@@ -16,4 +16,4 @@ class WordsConfig(TaskConfig):
 
     module: ClassVar[str] = "runner_example.words"
     name: ClassVar[str] = "words"
-    prompt: Text = setting(MISSING, takes=filled("give what to ask"))
+    prompt: Text = config_field(MISSING, constraint=not_blank("give what to ask"))

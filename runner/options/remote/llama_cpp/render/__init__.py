@@ -1,1 +1,1 @@
-"""What a model that llama.cpp runs makes known, as text."""
+"""Text output about models that llama.cpp runs."""

@@ -1,4 +1,4 @@
-"""The sentences of notes about a model that llama.cpp runs."""
+"""Message texts of notes about a model that llama.cpp runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from runner_base.render.notes import Template
 
 
-def describe_gap(same: int, places: int, mean: float, most: float) -> str:
-    """Return how near log-probabilities of llama.cpp and of the runner's engine are."""
+def describe_logprob_gap(num_same: int, num_positions: int, mean: float, max_gap: float) -> str:
+    """Return a sentence on how much the log-probabilities of llama.cpp and the runner's engine
+    differ.
+    """
     return (
-        f"{same} of {places} first choices are equal, and log-probabilities differ by {mean:.2g} nats for a token "
-        f"on average, {most:.2g} at most"
+        f"{num_same} of {num_positions} first choices are equal, and "
+        f"log-probabilities differ by {mean:.2g} nats for a token "
+        f"on average, {max_gap:.2g} at most"
     )
 
 
-def _memory(weights_mib: float, kv_mib: float | None, places: str) -> str:
+def _describe_memory(weights_mib: float, kv_mib: float | None, places: str) -> str:
     of_kv = (
         "what keys and values take is not known"
         if kv_mib is None
@@ -25,24 +28,24 @@ def _memory(weights_mib: float, kv_mib: float | None, places: str) -> str:
     return f"{sized}; llama.cpp divides them over {places} and main memory" if places else sized
 
 
-def _same_tokens(texts: int, chats: int) -> str:
+def _describe_same_tokens(texts: int, chats: int) -> str:
     rendered = f"{chats} chats are rendered alike" if chats else "no chat was rendered"
     return f"{texts} texts have the same tokens, and {rendered}"
 
 
-def _same_model(same: int, places: int, mean: float, most: float, limit: float, tokens: str) -> str:
-    gap = describe_gap(same, places, mean, most)
+def _describe_same_model(same: int, places: int, mean: float, most: float, limit: float, tokens: str) -> str:
+    gap = describe_logprob_gap(same, places, mean, most)
     return f"with the runner's engine: {gap} ({limit:.2g} on average is what rounding may make); {tokens}"
 
 
 NOTES: Mapping[str, Template] = {
     "beyond_trained": "model.context={context}: the model was made for {trained}",
-    "memory": _memory,
+    "memory": _describe_memory,
     "rows_alone": "on: one request at a time, no prompt cache",
     "prompts_cached": "off: earlier prompts may change an answer's last bits (model.prompt_cache=false: not)",
     "rows_together": "off: other requests may change an answer's last bits (model.parallel=1: not)",
     "not_compared": "not compared: {reason}",
     "partly_compared": "not compared but for this: {tokens}. The rest: {reason}",
-    "same_tokens": _same_tokens,
-    "same_model": _same_model,
+    "same_tokens": _describe_same_tokens,
+    "same_model": _describe_same_model,
 }

@@ -1,1 +1,1 @@
-"""What a model that vLLM runs makes known, as text."""
+"""Text output about models that vLLM runs."""

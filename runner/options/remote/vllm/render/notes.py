@@ -1,24 +1,25 @@
-"""The sentences of notes about a model that vLLM runs."""
+"""Message texts of notes about a model that vLLM runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner_base import counted
+from runner_base import format_count
 from runner_base.render.notes import Template
 
 
-def describe_gap(mean: float, most: float, tokens: int, texts: int) -> str:
-    """Return how far log-probabilities of vLLM and of transformers are apart."""
+def describe_logprob_gap(mean: float, most: float, tokens: int, texts: int) -> str:
+    """Return a sentence on how much the log-probabilities of vLLM and transformers differ."""
     return (
         f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {tokens:,} tokens of {texts} texts"
     )
 
 
-def _memory_of_gpus(weights_mib: float, each_mib: float, share_mib: float, gpus: int, here: int) -> str:
+def _describe_gpu_memory(weights_mib: float, each_mib: float, share_mib: float, gpus: int, here: int) -> str:
     elsewhere = f"; {gpus - here} of {gpus} GPUs are not on this machine" if here < gpus else ""
     return (
-        f"memory: {weights_mib:,.0f} MiB of weights, {each_mib:,.0f} on each of {counted(gpus, 'GPU')}; vLLM takes "
+        f"memory: {weights_mib:,.0f} MiB of weights, {each_mib:,.0f} on "
+        f"each of {format_count(gpus, 'GPU')}; vLLM takes "
         f"{share_mib:,.0f} MiB of each, and what the weights leave is for keys and values{elsewhere}"
     )
 
@@ -31,7 +32,7 @@ NOTES: Mapping[str, Template] = {
         "memory: {weights_mib:,.0f} MiB of weights; what vLLM takes of each GPU is not known: the driver names "
         "no GPU here"
     ),
-    "memory_of_gpus": _memory_of_gpus,
+    "memory_of_gpus": _describe_gpu_memory,
     "batch_invariant": "on: other requests do not change an answer's bits",
     "not_batch_invariant": "off: not on this hardware",
     "not_compared": "not compared: {reason}",
@@ -39,5 +40,5 @@ NOTES: Mapping[str, Template] = {
     "quantized": "the checkpoint is quantized ({stored}), so transformers would compute otherwise",
     "no_memory": "transformers would need {needed_mib:,.0f} MiB of main memory",
     "no_scores": "vLLM's build for CPUs cannot score prompts beside an adapter, so only jobs without an adapter are",
-    "same_model": lambda dtype, **gap: f"with transformers in {dtype}: {describe_gap(**gap)}",
+    "same_model": lambda dtype, **gap: f"with transformers in {dtype}: {describe_logprob_gap(**gap)}",
 }

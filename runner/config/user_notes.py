@@ -1,0 +1,51 @@
+"""notes – the user's own keys, which are recorded and shown, and never change a job's id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner_base import ConfigError
+from runner_base.fields import NOTES
+
+NAME = re.compile(r"[A-Za-z_][\w-]*")  # what a store takes as a part of a name
+Plain = str | int | float | bool | None
+
+
+def check_notes(notes: Mapping[str, Any]) -> None:
+    """Reject notes that cannot be shown: names that MLflow does not accept, and values that are not
+    plain.
+    """
+    if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
+        raise ConfigError(
+            f"needs names and values. Use +{NOTES}.NAME=VALUE", key=NOTES, value=notes, code="bad_value"
+        )
+    for key, value in flatten_notes(notes):
+        for part in key.split("."):
+            if NAME.fullmatch(part) is None:
+                raise ConfigError(
+                    f"{part!r} is no name: letters, digits, _ and - after a letter",
+                    key=NOTES,
+                    code="bad_value",
+                )
+        if not isinstance(value, Plain):
+            raise ConfigError(
+                f"a text, a number, true or false expected, not {value!r}",
+                key=f"{NOTES}.{key}",
+                code="bad_value",
+            )
+
+
+def flatten_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of nested mappings, joined by dots, with their values. Lists are joined by
+    commas.
+    """
+    for key, value in notes.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten_notes(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value))
+        else:
+            yield name, value

@@ -1,0 +1,30 @@
+"""Counts answers, calls and tokens per model, if several give answers, such as a student and a
+teacher.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from runner_base.result import Response
+
+
+def count_by_source(answers: Iterable[Response]) -> dict[str, float]:
+    """Count answers, and their calls and tokens, by the model that gave them."""
+    counts: Counter[str] = Counter()
+    for response in answers:
+        for call in response.calls or []:
+            counts.setdefault(f"{call.who}_answers", 0)
+            counts[f"{call.who}_calls"] += 1
+            counts[f"{call.who}_prompt_tokens"] += call.prompt_tokens
+            counts[f"{call.who}_new_tokens"] += call.answer.num_tokens
+        if response.calls and response.by is not None and not response.failed:
+            counts[f"{response.by}_answers"] += 1
+    return dict(counts)
+
+
+def describe_sources(answers: Iterable[Response]) -> str:
+    """Return how many answers each model gave. Empty if only one model can answer."""
+    given = Counter(answer.by for answer in answers if answer.by is not None and not answer.failed)
+    return ", ".join(f"{who} {number}" for who, number in given.most_common())

@@ -1,0 +1,31 @@
+"""The command line as typed by the user, for a message that suggests another command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_arguments: ContextVar[tuple[str, ...] | None] = ContextVar("arguments", default=None)
+MULTIRUN = frozenset({"-m", "--multirun"})
+
+
+@contextmanager
+def remember_command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Store the arguments of `runner` while it runs."""
+    before = _arguments.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _arguments.reset(before)
+
+
+def equivalent_grid_command() -> str | None:
+    """Return the command that runs the typed single job as a grid, without plan=. None if there is
+    none.
+    """
+    arguments = _arguments.get()
+    if arguments is None or MULTIRUN & {*arguments}:
+        return None
+    return f"runner -m {shlex.join(word for word in arguments if not word.startswith('plan='))}"

@@ -1,0 +1,118 @@
+"""Builds prompts from questions: in a chat template or as plain text, after worked examples.
+
+`lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k:
+five other examples before each question, drawn from the whole train split for one question
+after the other, by one generator and seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from random import Random
+
+from runner.config.examples import ExamplesConfig
+from runner.config.wording import PromptStyle, WordingConfig
+from runner.datasets.items import Item
+from runner.datasets.questions import hash_items, load_examples, load_train_split
+from runner_base import ConfigError, check_value
+from runner_base.notes import Note, note
+from runner_engine import GenerationConfig, Message, Prompt
+
+TEXT = "Question: {question}\nAnswer:"
+CHAT = "{question}\n\n{instruction}"
+LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
+MAX_DRAWN = 1_000_000  # questions: takes seconds, and no test split has as many
+LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
+LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
+
+
+def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
+    """Return the worked examples before each question, and a hash of the pool they are drawn from.
+
+    Jobs with more of the same questions have the same hash, so they can reuse each other's answers.
+    """
+    if task.prompt is not PromptStyle.lm_eval_5shot:
+        examples = load_examples(task)
+        return [examples] * len(items), hash_items(examples)
+    pool = load_train_split(task, f"task.prompt={task.prompt.value}")
+    if len(pool) < LM_EVAL_SHOTS:
+        raise ConfigError(
+            f"the train split has only {len(pool)} examples",
+            key="task.prompt",
+            value=task.prompt.value,
+            code="too_large",
+        )
+    generator, drawn = Random(LM_EVAL_SEED), {}
+    places = [item.position for item in items]
+    wanted = set(places)
+    need = (
+        f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
+    )
+    check_value(
+        max(wanted) < MAX_DRAWN,
+        "task.offset",
+        task.offset,
+        f"task.prompt={task.prompt.value}: {need}",
+        code="too_large",
+    )
+    for position in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
+        shots = generator.sample(pool, LM_EVAL_SHOTS)
+        if position in wanted:
+            drawn[position] = shots
+    # the place of question 0, also where task.only leaves it out
+    first = places[0] - items[0].number
+    in_order = all(item.position == first + item.number for item in items)
+    drawn_for = f"{hash_items(pool)} {first if in_order else places}"
+    return [drawn[position] for position in places], hashlib.sha256(drawn_for.encode()).hexdigest()
+
+
+def stop_strings(task: ExamplesConfig) -> tuple[str, ...]:
+    """Return the texts that end a completion: the beginning of a next question."""
+    if task.prompt is PromptStyle.chat:
+        return ()
+    if task.prompt is PromptStyle.lm_eval_5shot:
+        return LM_EVAL_STOPS
+    begin, *_ = (task.template or TEXT).partition("{question}")[0].strip().splitlines() or [""]
+    return (f"\n\n{begin.strip()}", f"\n{begin.strip()}") if begin else ()
+
+
+def lm_eval_difference_notes(task: ExamplesConfig, generation: GenerationConfig) -> list[Note]:
+    """Return settings that differ from those of published scores, if the prompts are lm-eval's."""
+    if task.prompt is not PromptStyle.lm_eval_5shot:
+        return []
+    values = {key: (getattr(generation, key), usual) for key, usual in LM_EVAL_GENERATION.items()}
+    return [
+        note("unlike_lm_eval", "warning", key=f"generation.{key}", value=value, usual=usual)
+        for key, (value, usual) in values.items()
+        if value != usual
+    ]
+
+
+def build_prompt(task: WordingConfig, item: Item, shots: list[Item]) -> Prompt:
+    """Build the prompt, as a chat or as plain text, with the question after the worked examples."""
+    if task.prompt is not PromptStyle.chat:
+        return "".join(
+            [*(f"{_format_example(task, shot)}\n\n" for shot in shots), _fill_template(task, item)]
+        )
+    turns = [Message("system", task.system)] if task.system else []
+    for shot in shots:
+        turns += [Message("user", _fill_template(task, shot)), Message("assistant", shot.answer)]
+    return (*turns, Message("user", _fill_template(task, item)))
+
+
+def format_continuation(prompt: Prompt, answer: str) -> str:
+    """Return an answer as it follows its prompt: in plain text, after a space."""
+    return answer if not isinstance(prompt, str) or prompt[-1].isspace() else f" {answer}"
+
+
+def _format_example(task: WordingConfig, shot: Item) -> str:
+    question = _fill_template(task, shot)
+    return question + format_continuation(question, shot.answer)
+
+
+def _fill_template(task: WordingConfig, item: Item) -> str:
+    """Fill the template in one pass, so that text in a question is never taken for a placeholder."""
+    usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
+    values = {"question": item.question, "instruction": task.instruction}
+    return re.sub(r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual)

@@ -1,0 +1,168 @@
+"""Loads the questions and worked examples of a task, and describes them for records.
+
+Questions have a number or a letter as the answer; runner/datasets/items.py reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runner.config.examples import ExamplesConfig
+from runner.config.questions import QuestionsConfig
+from runner.datasets import long_texts
+from runner.datasets.items import Item, QuestionSource, read_items
+from runner.datasets.question_lists import find_listed_positions
+from runner.datasets.question_selection import QuestionSelection
+from runner.datasets.row_layouts import RowKeys
+from runner.datasets.word_problems import DISTINCT
+from runner_base import ConfigError, check_value
+
+# as records say
+GENERATED = {"embedded": "runner.embedded.problems", long_texts.DATA: "runner.datasets.long_texts"}
+MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
+
+
+def load_questions(task: QuestionsConfig) -> list[Item]:
+    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of
+    them.
+
+    task.only restricts the questions to those that it names; those that task.without names are
+    marked.
+    """
+    check_embedded_count(task.data, "task.limit", task.limit, task.limit)
+    source = QuestionSource(task.data, task.split, "task.data", RowKeys.from_task(task), task.subset)
+    if task.only is not None:
+        items = _select_only(task.only, source, task)
+    else:
+        items = read_items(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
+    if not items:
+        total = len(read_items(source, QuestionSelection(task.offset))) if task.offset else 0
+        if total:
+            raise ConfigError(
+                f"split {task.split} of task.data={task.data} has only {total}",
+                key="task.offset",
+                value=task.offset,
+                code="too_large",
+            )
+        raise ConfigError(
+            f"split {task.split} holds no questions", key="task.data", value=task.data, code="empty"
+        )
+    if items[0].choices_key is not None and task.choices_key is None:
+        task.set_detected_choices(items[0].choices_key)
+    return items if task.without is None else _mark_excluded(task.without, items, source)
+
+
+def _select_only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
+    """Return the questions that a file names. Each keeps the number that it has among all questions."""
+    every = _read_whole_split(source)
+    named = find_listed_positions(file, "task.only", source.split, every)
+    numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).select_positions(len(every)))
+    items = [replace(every[position], number=number) for number, position in numbered if position in named][
+        : task.limit
+    ]
+    if not items:
+        raise ConfigError(
+            f"none of its questions comes after task.offset={task.offset}",
+            key="task.only",
+            value=file,
+            code="empty",
+        )
+    return items
+
+
+def _mark_excluded(file: str, items: list[Item], source: QuestionSource) -> list[Item]:
+    """Return questions, with those marked that a file names."""
+    named = find_listed_positions(file, "task.without", source.split, _read_whole_split(source))
+    if all(item.position in named for item in items):
+        raise ConfigError(
+            f"it names all {len(items):,} questions that are asked: none is scored",
+            key="task.without",
+            value=file,
+            code="empty",
+        )
+    return [replace(item, left_out=item.position in named) for item in items]
+
+
+def _read_whole_split(source: QuestionSource) -> list[Item]:
+    """Return all questions of a split; of the endless embedded data, those before the first
+    repetition.
+    """
+    return read_items(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
+
+
+def load_examples(task: ExamplesConfig) -> list[Item]:
+    """Return the first task.shots worked examples of task.shots_data, or of the train split of
+    task.data.
+    """
+    if task.shots == 0:
+        return []
+    check_embedded_count(task.shots_data or task.data, "task.shots", task.shots, task.shots)
+    examples = load_train_split(task, f"task.shots={task.shots}", task.shots)
+    if len(examples) != task.shots:
+        source = task.shots_data or task.data
+        raise ConfigError(
+            f"{source} has only {len(examples)} examples",
+            key="task.shots",
+            value=task.shots,
+            code="too_large",
+        )
+    return examples
+
+
+def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None = None) -> list[Item]:
+    """Return the first worked examples of task.shots_split, or all. `required_by` is the key that
+    needs them.
+
+    The embedded generator is endless: "all" are those before the first repetition.
+    """
+    if task.shots_data is None and Path(task.data).expanduser().is_file():
+        raise ConfigError(
+            f"{required_by} needs worked examples, and task.data={task.data} is one file with the "
+            "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data",
+            code="missing",
+        )
+    data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
+    most = DISTINCT if data == "embedded" and limit is None else limit
+    subset = task.subset if data == task.data else None
+    row_keys = replace(RowKeys.from_task(task), cluster=None)  # examples are not compared
+    examples = read_items(
+        QuestionSource(data, task.shots_split, key, row_keys, subset), QuestionSelection(most)
+    )
+    if data == task.data and task.split == task.shots_split:
+        keys = f"task.split={task.split} with {required_by}"
+        raise ConfigError("the examples would be questions too; use another split", key=keys, code="conflict")
+    return examples
+
+
+def check_embedded_count(data: str, key: str, value: object, count: int | None) -> None:
+    """Reject a count that is too large for the embedded generator, whose questions all stay in memory."""
+    need = f"at most {MAX_MADE:,} questions of the embedded data are made"
+    check_value(data != "embedded" or count is None or count <= MAX_MADE, key, value, need, code="too_large")
+
+
+def hash_items(items: list[Item]) -> str:
+    """Return the SHA-256 of questions and answers in order."""
+    text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe_dataset(data: str, split: str, sha256: str) -> dict[str, str]:
+    """Return the description of a data set for MLflow: name, digest and source."""
+    path = Path(data).expanduser()
+    source: dict[str, Any]
+    if data in GENERATED:
+        kind, source = "code", {"tags": {"mlflow.source.name": GENERATED[data]}}
+    elif path.exists():
+        kind, source = "local", {"uri": str(path.absolute())}
+    else:
+        kind, source = "hugging_face", {"path": data, "split": split}
+    return {
+        "name": f"{path.name} {split}",
+        "digest": sha256[:16],
+        "source_type": kind,
+        "source": json.dumps(source),
+    }

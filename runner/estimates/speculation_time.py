@@ -1,0 +1,145 @@
+"""Estimates the time of a job with speculative decoding.
+
+A pass verifies the draft tokens of all sequences and gives each sequence one token or more,
+depending on the acceptance rate. Finished jobs with the same model and drafter tell it; without
+one the time is a range, from all draft tokens accepted to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from runner.config.resolved import ResolvedJob
+from runner.estimates.rough_speed import MachineRates
+from runner.estimates.speed import Estimate, Speed, interpolate_time
+from runner_base import Record
+from runner_base.notes import Note, note
+from runner_engine import Footprint, GenerationConfig
+
+TimeOf = Callable[[Speed], Estimate]
+
+
+@dataclass(frozen=True)
+class SpeculativePasses:
+    """The effect of speculative decoding on passes. The draft model's speed is relative to the model's
+    rough speed.
+    """
+
+    asked: str  # generation.speculate
+    guessed: int  # tokens of a guess
+    model: Speed
+    draft: Speed | None  # None: guesses take no time
+    tokens: tuple[float, float]  # that a pass gives a row: the fewest and the most
+    jobs: int = 0  # finished ones that tell; none: anything from no guess right to all of them
+
+    def estimate_time(self, plain_speed: Speed, estimate_at_speed: TimeOf) -> Estimate:
+        """Return the time as a range over the tokens per pass, given the speed without speculation."""
+        fewest, most = (
+            estimate_at_speed(self._speculative_speed(plain_speed, tokens)) for tokens in self.tokens
+        )
+        low, high = most.seconds * (1 - most.spread), fewest.seconds * (1 + fewest.spread)
+        return replace(
+            fewest,
+            seconds=(low + high) / 2,
+            spread=(high - low) / (high + low) if high else 0.0,
+            notes=[*fewest.notes, self._range_note(most, fewest)],
+            ends=(most, fewest),
+        )
+
+    def _range_note(self, upper: Estimate, lower: Estimate) -> Note:
+        if self.jobs:
+            return note("guesses_known", asked=self.asked, jobs=self.jobs, tokens=self.tokens)
+        return note(
+            "guesses_unknown", asked=self.asked, all_right_s=upper.seconds, none_right_s=lower.seconds
+        )
+
+    def _speculative_speed(self, plain_speed: Speed, tokens_per_pass: float) -> Speed:
+        """Return the speed of passes that verify draft tokens and give each sequence `tokens_per_pass`
+        tokens.
+        """
+        of_draft, count = self.draft, self.guessed
+        # the draft's guessed times count by the model's own: both may be slower here than guessed
+        scale = interpolate_time(plain_speed.decode, 1) / interpolate_time(self.model.decode, 1)
+
+        def step_s(batch_size: float) -> float:
+            guessing_s = 0.0 if of_draft is None else interpolate_time(of_draft.decode, batch_size)
+            checking_s = interpolate_time(plain_speed.decode, batch_size * (1 + count))
+            return (checking_s + scale * count * guessing_s) / tokens_per_pass
+
+        guessed = replace(
+            plain_speed,
+            decode=[(rows, step_s(rows)) for rows, _ in plain_speed.decode],
+            place_s=plain_speed.place_s / tokens_per_pass,
+            without_guesses=plain_speed,
+        )
+        if of_draft is None:
+            return guessed
+        return replace(
+            guessed,
+            prefill=[
+                (size, seconds + scale * interpolate_time(of_draft.prefill, size))
+                for size, seconds in plain_speed.prefill
+            ],
+            place_s=(plain_speed.place_s + scale * count * of_draft.place_s) / tokens_per_pass,
+            load_s=plain_speed.load_s + of_draft.load_s,
+        )
+
+
+def without_speculation(resolved: ResolvedJob) -> ResolvedJob:
+    """Return the job without steady speculative decoding."""
+    generation = resolved.config.generation
+    if not generation.speculation.drafts_every_step:
+        return resolved
+    return resolved.replace_groups(generation=replace(generation, speculate="off"))
+
+
+def speculative_passes(
+    generation: GenerationConfig,
+    predicted: Footprint,
+    rough_speed: Speed,
+    machine_rates: MachineRates,
+    similar_records: Iterable[Record] = (),
+) -> SpeculativePasses | None:
+    """Return the effect of speculation on a job's passes. None without steady speculation.
+
+    predicted: the job's memory; rough_speed: the model's estimated speed without speculation;
+    similar_records: finished jobs with the same model.
+    """
+    how = generation.speculation
+    if not how.drafts_every_step:
+        return None
+    known = [tokens for record in similar_records if (tokens := mean_tokens_per_pass(record, str(how)))]
+    ends = (min(known), max(known)) if known else (1.0, 1.0 + how.tokens)
+    draft = _draft_model_speed(predicted, machine_rates)
+    return SpeculativePasses(str(how), how.tokens, rough_speed, draft, ends, len(known))
+
+
+def mean_tokens_per_pass(record: Record, speculate_setting: str) -> float | None:
+    """Return the mean tokens per pass and sequence of a finished job. None with other speculation, or
+    without counts.
+    """
+    metrics = record.result.metrics
+    new, right = metrics.get("new_tokens", 0.0), metrics.get("accepted_tokens")
+    if record.params.get("generation.speculate") != speculate_setting or right is None or right >= new:
+        return None
+    return float(new / (new - right))
+
+
+def _draft_model_speed(predicted: Footprint, machine_rates: MachineRates) -> Speed | None:
+    """Estimate the speed of a draft model, if there is one. One with fewer layers takes a share of the
+    time.
+    """
+    draft = predicted.draft
+    if draft is None:
+        return None
+    speed = replace(machine_rates, unpacks=not draft.has_kernels).estimate_speed(
+        draft.quantization, draft.alone, draft.parameters, draft.place_bytes
+    )
+    share = draft.kept_share
+    return replace(
+        speed,
+        prefill=[(size, share * seconds) for size, seconds in speed.prefill],
+        decode=[(size, share * seconds) for size, seconds in speed.decode],
+        place_s=share * speed.place_s,
+    )

@@ -1,0 +1,128 @@
+"""Adds jobs that other jobs of a grid depend on: `task.reference`, `task.early_stop_vs`.
+
+A job that names another one by overrides describes it completely: its own overrides with these
+on top. So the grid adds that job and runs it first, unless it is done already. A job named by
+its id cannot be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from runner.config.compose import Composer
+from runner.config.hydra import split_off_hydra
+from runner.core.typed_command import equivalent_grid_command
+from runner.grid.plan import PlannedJob, PlanState, plan_composed_job
+from runner.records.jobs import LOCK, Job
+from runner_base import ConfigError
+from runner_base.files import is_locked
+
+KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what others are compared with
+
+
+def add_dependencies(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
+    """Return the plan with missing dependencies first. If one cannot be made, the jobs that name it
+    get an error.
+
+    If a job of the grid equals a dependency except for what it stores, the dependency replaces it.
+    """
+    plan = list(plan)
+    waiting: dict[str, list[int]] = {}
+    for number, planned in enumerate(plan):
+        if planned.after and planned.state in (PlanState.todo, PlanState.resume):
+            waiting.setdefault(planned.after, []).append(number)
+    there = {planned.job_id for planned in plan}
+    made: list[PlannedJob] = []
+    for job_id, numbers in waiting.items():
+        first = plan[numbers[0]]
+        if job_id in there or _sibling_job(first, job_id).read_finished_record() is not None:
+            continue
+        named = _plan_dependency(first, composer)
+        if named is None and _sibling_job(first, job_id).folder.exists():
+            continue  # another process may be doing it: the jobs wait for it
+        if named is None or named.job_id != job_id:
+            for number in numbers:
+                plan[number].error = _dependency_error(first, job_id, named)
+                plan[number].state, plan[number].exit_code = PlanState.impossible, ConfigError.exit_code
+            continue
+        rows = [number for number, planned in enumerate(plan) if _differs_only_in_storage(planned, named)]
+        if rows:
+            plan[rows[0]] = replace(named, overrides=plan[rows[0]].overrides)
+            continue
+        named.made_for = len(numbers)
+        made.append(named)
+    return [*made, *plan]
+
+
+def check_dependency(planned: PlannedJob) -> None:
+    """Raise ConfigError for a single job that needs another job first, with the command that runs
+    both.
+    """
+    if not planned.after or planned.state not in (PlanState.todo, PlanState.resume):
+        return
+    job = _sibling_job(planned, planned.after)
+    if job.read_finished_record() is None and not is_locked(job.folder / LOCK):
+        command = equivalent_grid_command() if planned.after_overrides else None
+        first = "this command runs it first, and then this one"
+        fix = "run it first" if command is None else f"{first}: {command}"
+        raise ConfigError(
+            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {fix}",
+            code="not_found",
+        )
+
+
+def merge_overrides(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """Return a job's overrides with `changes` on top. GROUP=CHOICE replaces all keys of the group."""
+    keys = {line.partition("=")[0] for line in changes}
+    kept = [line for line in overrides if not {(key := _override_key(line)), key.partition(".")[0]} & keys]
+    return [*kept, *changes]
+
+
+def _override_key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _plan_dependency(planned: PlannedJob, composer: Composer) -> PlannedJob | None:
+    """Return the job that another job names by overrides. Returns None if it is named by its id."""
+    if not planned.after_overrides:
+        return None
+    overrides = merge_overrides(planned.overrides, planned.after_overrides)
+    composed, lacking = composer.compose_without_missing_keys([*overrides, KEEPS])
+    used = [line for line in overrides if line not in lacking]
+    named = plan_composed_job(used, *split_off_hydra(composed))
+    if KEEPS not in lacking:
+        named.filled_in.append(KEEPS)
+    return named
+
+
+def _differs_only_in_storage(planned: PlannedJob, dependency: PlannedJob) -> bool:
+    if planned.config is None or dependency.config is None or planned.after:
+        return False
+    own = {key: getattr(dependency.config.task, key) for key in (*planned.decided, *dependency.decided)}
+    return (
+        bool(own) and replace(planned.config, task=replace(planned.config.task, **own)) == dependency.config
+    )
+
+
+def _sibling_job(planned: PlannedJob, job_id: str) -> Job:
+    assert planned.job is not None
+    return Job(job_id, planned.job.folder.with_name(job_id))
+
+
+def _dependency_error(planned: PlannedJob, job_id: str, dependency: PlannedJob | None) -> ConfigError:
+    folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
+    if dependency is None:
+        return ConfigError(
+            f"it needs {job_id} first, and {folder} has no finished job of that id", code="not_found"
+        )
+    if dependency.error is not None:
+        return ConfigError(
+            f"it needs another job first, which cannot work: {dependency.error}", code=dependency.error.code
+        )
+    return ConfigError(
+        f"it needs {job_id} first, and the overrides that name it make another job "
+        f"({dependency.job_id}): run it by itself",
+        code="mismatch",
+    )

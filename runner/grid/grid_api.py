@@ -1,0 +1,95 @@
+"""`runner.grid(...)`: plan, run and record a grid from Python, and return its table as data."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config.hydra_versions import allow_named_classes
+from runner.config.runner_hydra import create_hydra
+from runner.config.variables import read_variable_overrides
+from runner.grid.grid_output import table_lines
+from runner.grid.other_launchers import run_launched_job
+from runner.grid.outcomes import JobOutcome
+from runner.grid.plan import PlannedJob
+from runner.grid.sweeper import Grid, GridSweeper
+from runner.library.jobs import Overrides, command_environment, to_command_line
+from runner.library.notebook_view import GridRows
+from runner_base import ConfigError
+
+
+def run_grid(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
+    """Run every job of a grid and return one dictionary per job: differing keys, status and metrics.
+
+    A notebook shows them as a picture and a table; `to_df()` and `pandas.DataFrame(rows)` make a
+    data frame. A job that fails is a table row with its error. `study` is a study's YAML file.
+    """
+    with command_environment():
+        sweeper, arguments = create_sweeper(to_command_line(overrides), study)
+        grid = sweeper.plan_grid(arguments)
+        if grid.settings.plan:
+            plan = _to_grid_rows(grid)
+            return GridRows(
+                (row | {"status": planned.state.value} for row, planned in zip(plan, grid.plan, strict=True)),
+                plan.keys,
+                plan.output_dir,
+            )
+        if sweeper.run_unfinished_jobs(grid):
+            raise KeyboardInterrupt
+        return _to_grid_rows(grid)
+
+
+def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
+    """Return the sweeper that Hydra would call, and the overrides that Hydra would pass to it."""
+    name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
+    hydra = create_hydra(folder)
+    all_overrides = [*read_variable_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
+    master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
+    with allow_named_classes():
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=master, hydra_context=context, task_function=_run_task
+    )
+    if not isinstance(sweeper, GridSweeper):
+        raise ConfigError(
+            "runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...",
+            key="hydra/sweeper",
+            code="unsupported",
+        )
+    task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    return sweeper, task_overrides
+
+
+def _run_task(composed: DictConfig) -> JobOutcome:
+    """Run one job in the process of another launcher."""
+    return run_launched_job(composed, HydraConfig.get())
+
+
+def _to_grid_rows(grid: Grid) -> GridRows:
+    rows: list[dict[str, Any]] = []
+    lines = table_lines(grid.plan, grid.outcomes)
+    for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
+        outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
+        error = outcome.message if outcome else planned.problem
+        names = {key: _typed_value(planned, key, text) for key, text in line.names.items()}
+        row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
+        rows.append(row | (line.record.result.metrics if line.record else {}))
+    return GridRows(
+        rows, [*dict.fromkeys(key for line in lines for key in line.names)], grid.settings.output_dir
+    )
+
+
+def _typed_value(planned: PlannedJob, key: str, text: str) -> Any:
+    """Return the value that a job's config has for a key. For a config group, return its choice."""
+    value: Any = planned.config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    is_plain = isinstance(value, str | int | float)
+    return (value.value if isinstance(value, Enum) else value) if is_plain else text

@@ -1,0 +1,32 @@
+"""Describes the batch sizes at which speculative decoding is faster."""
+
+from __future__ import annotations
+
+from runner.options.advise.speculation_gains import GUESSES, RecordedSpeedup
+from runner_base import format_count
+
+
+def describe_speedups(gains: list[RecordedSpeedup], batch_size: int) -> list[str]:
+    """Return one line per kind of drafter: batch sizes with a speedup, and the result at the
+    candidate's batch size.
+    """
+    lines = []
+    for speculate in dict.fromkeys(gain.speculate for gain in gains):
+        own = [gain for gain in gains if gain.speculate == speculate]
+        here = next((gain for gain in own if gain.rows == batch_size), None)
+        asked = f"{GUESSES}={speculate}"
+        if here is None:
+            said = f"not measured at {format_count(batch_size, 'row')}"
+        elif here.is_faster is None:
+            said = f"no difference shown at {format_count(batch_size, 'row')}"
+        else:
+            said = f"{'faster' if here.is_faster else 'slower'} at {format_count(batch_size, 'row')}"
+        measured = ", ".join(_describe_speedup(gain) for gain in own)
+        recorded = f"recorded in {own[0].job_id}"
+        lines.append(f"{asked}: {said}; times as fast as without guesses: {measured} ({recorded})")
+    return lines
+
+
+def _describe_speedup(gain: RecordedSpeedup) -> str:
+    """Return a speedup with its interval, such as `0.58 [0.42, 0.69] at 4 rows`."""
+    return f"{gain.gain:.2f} [{gain.low:.2f}, {gain.high:.2f}] at {format_count(gain.rows, 'row')}"

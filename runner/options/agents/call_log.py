@@ -1,0 +1,96 @@
+"""calls.jsonl: each answered agent call is written immediately, so that a killed job can
+resume.
+
+An answered call is one line, and its program's outcome a later line. The last line of a
+call counts. A call that failed, or that answered another prompt than the current one, is
+repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.options.agents.discussion import AgentCall, AnsweredCall
+from runner.options.agents.sandbox import CodeOutcome, CodeStatus
+from runner.records.jsonl_files import AppendOnlyFile, damaged_line_error, parse_call, read_lines
+from runner.records.partial_answers import PartialAnswersFile
+from runner_base import Call, dump_signed_line, parse_signed_line
+from runner_base.result import CALLS
+from runner_base.signed_jsonl import remove_unset_keys
+from runner_engine import Completion, Engine, PartialAnswers, RequestId
+
+
+@dataclass
+class _RecordedCall:
+    """The recorded lines of one call."""
+
+    asked_sha256: str
+    call: Call
+    code: CodeOutcome | None = None
+
+
+class CallLogFile:
+    """The recorded calls of a job. With `retry_permanent`, calls with a permanent error are
+    repeated, too.
+    """
+
+    def __init__(self, folder: Path, engine: Engine, retry_permanent: bool = False) -> None:
+        self.path, self.engine, self.retry_permanent = folder / CALLS, engine, retry_permanent
+        self.partial, self._answered = PartialAnswersFile(folder), set[RequestId]()
+        self.reused = self.asked_again = 0
+        self._recorded: dict[str, _RecordedCall] = {}
+        for number, line in read_lines(self.path, parse_signed_line, "call", repair=True):
+            try:
+                self._read_line(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged_line_error(
+                    self.path, number, f"is not a call ({type(error).__name__}: {error})"
+                ) from error
+        self._file = AppendOnlyFile(self.path)
+
+    def find_answer(self, turn: AgentCall) -> AnsweredCall | None:
+        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
+        recorded = self._recorded.get(turn.id)
+        if recorded is None or recorded.asked_sha256 != turn.messages_sha256:
+            return None
+        if recorded.call.failed and (self.retry_permanent or not recorded.call.permanent):
+            self.asked_again += 1
+            return None
+        self.reused += 1
+        return AnsweredCall(turn, recorded.call, recorded.code)
+
+    def add(self, answered: AnsweredCall) -> None:
+        turn = answered.turn
+        key = {"id": turn.id, "asked_sha256": turn.messages_sha256}
+        self._file.append_line(dump_signed_line(remove_unset_keys(key | answered.call.as_dict())))
+        self._answered.add(turn.id)
+
+    def add_code_outcome(self, answered: AnsweredCall) -> None:
+        """Append the outcome of a call's program."""
+        turn = answered.turn
+        assert answered.code is not None
+        line = {"id": turn.id, "asked_sha256": turn.messages_sha256, "code": asdict(answered.code)}
+        self._file.append_line(dump_signed_line(remove_unset_keys(line)))
+
+    def find_partial_answer(self, turn: AgentCall) -> PartialAnswers | None:
+        """Return the partial answer of an interrupted run."""
+        return self.partial.get_answer_prefix(turn.id, self.engine)
+
+    def save_partial_answers(self, completions: list[Completion]) -> str:
+        """Save the partial answers at a signal, and return a message about them."""
+        return self.partial.save_unfinished(completions, self.engine, self._answered.__contains__)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _read_line(self, line: dict[str, Any]) -> None:
+        key, asked_sha256 = str(line["id"]), str(line["asked_sha256"])
+        if "code" in line:
+            values = {"answer": None, **line["code"]}
+            outcome = CodeOutcome(**values | {"status": CodeStatus(values["status"])})
+            if self._recorded[key].asked_sha256 == asked_sha256:
+                self._recorded[key].code = outcome
+            return
+        self._recorded[key] = _RecordedCall(asked_sha256, parse_call(line))

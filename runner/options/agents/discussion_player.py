@@ -1,0 +1,201 @@
+"""Runs many discussions over one session. A call is submitted as soon as its inputs exist,
+while other calls decode.
+
+No question waits for another. Ready calls are submitted in batches, because calls that
+arrive together share prompt prefixes, and admitting ten sequences costs as much as
+admitting one. Programs run in threads meanwhile. Recorded calls are reused. The session
+opens at the first call without a record.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self
+
+from runner.options.agents.discussion import AgentCall, AnsweredCall, Discussion
+from runner.options.agents.keys import Role
+from runner.options.agents.sandbox import CodeOutcome
+from runner_base import Call, FinishReason, signals
+from runner_engine import Completion, Event, PartialAnswers, Request, RequestId, Session, run_requests
+
+BATCHES = 8  # ready calls wait until they are an eighth of those that are under way
+
+
+class CallLog(Protocol):
+    """Storage of calls. Each call is recorded as soon as it is answered."""
+
+    def find_answer(self, turn: AgentCall) -> AnsweredCall | None:
+        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
+
+    def add(self, answered: AnsweredCall) -> None: ...
+
+    def add_code_outcome(self, answered: AnsweredCall) -> None: ...
+
+    def find_partial_answer(self, turn: AgentCall) -> PartialAnswers | None:
+        """Return the partial answer of an interrupted run."""
+
+    def save_partial_answers(self, completions: list[Completion]) -> str:
+        """Save the partial answers at a signal, and return a message about them."""
+
+
+class CodeRunner(Protocol):
+    """Runs programs that a model has written. Any thread may call it."""
+
+    def run_program(self, text: str) -> CodeOutcome:
+        """Run the program in a text and return its outcome."""
+
+
+class DiscussionPlayer:
+    """Runs discussions to their end over one session, several at a time."""
+
+    def __init__(
+        self,
+        call_log: CallLog,
+        code: CodeRunner,
+        open_session: Callable[[], Session],
+        on_step: Callable[[], None] = lambda: None,
+        programs_at_once: int = 2,
+        get_adapter: Callable[[Role | None], str | None] = lambda _: None,
+    ) -> None:
+        self._records, self._code, self._open_session, self._on_step = (call_log, code, open_session, on_step)
+        self._session: Session | None = None
+        self._adapter_of = get_adapter
+        self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
+        self._ready: list[AgentCall] = []
+        self._asked: dict[RequestId, AgentCall] = {}
+        self._discussions: dict[str, Discussion] = {}  # by the id of a call that has not been taken
+        self._ran: queue.SimpleQueue[tuple[AnsweredCall, Future[CodeOutcome]]] = queue.SimpleQueue()
+        self._running = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if self._session is not None:
+            self._session.close()
+
+    def run_discussions(
+        self, discussions: Sequence[Discussion], on_end: Callable[[Discussion], None] = lambda _: None
+    ) -> None:
+        """Run all discussions to their end. `on_end` is called with each discussion as it ends."""
+        left = {discussion.key: discussion for discussion in discussions}
+
+        def advance_discussion(discussion: Discussion) -> None:
+            self._queue_ready_calls(discussion)
+            if discussion.has_ended and left.pop(discussion.key, None) is not None:
+                self._cancel_if_failed(discussion)
+                on_end(discussion)
+
+        def handle_events(events: list[Event], wait: bool = False) -> bool:
+            for discussion in [*self._handle_completions(events), *self._handle_program_outcomes(wait)]:
+                advance_discussion(discussion)
+            self._on_step()
+            if left:
+                self._submit_queued_calls()
+            return bool(left)
+
+        for discussion in discussions:
+            advance_discussion(discussion)
+        if left:
+            self._submit_queued_calls()
+        while left:
+            if self._session is not None and self._asked:
+                try:
+                    run_requests(self._session, [], handle_events)
+                except signals.BetweenSteps:
+                    raise signals.Interrupted(
+                        self._records.save_partial_answers(self._session.cancel_and_collect())
+                    ) from None
+            else:
+                handle_events([], wait=True)
+
+    def _queue_ready_calls(self, discussion: Discussion) -> None:
+        """Reuse the recorded answers of ready calls, and queue the other calls."""
+        turns = discussion.ready_calls()
+        while turns:
+            for turn in turns:
+                self._discussions[turn.id] = discussion
+                answered = self._records.find_answer(turn)
+                if answered is None:
+                    self._ready.append(turn)
+                else:
+                    self._deliver_answer(answered)
+            turns = discussion.ready_calls()
+
+    def _deliver_answer(self, answered: AnsweredCall) -> None:
+        """Pass an answer to its discussion. If its program was not run yet, run the program first."""
+        if answered.turn.writes_code and answered.code is None and not answered.is_failed:
+            self._running += 1
+            future = self._pool.submit(self._code.run_program, answered.text)
+            future.add_done_callback(lambda done: self._ran.put((answered, done)))
+        else:
+            self._discussions.pop(answered.turn.id).add_answer(answered)
+
+    def _submit_queued_calls(self) -> None:
+        """Submit the queued calls if there are enough. Calls of one role are adjacent, because they
+        share a prefix.
+        """
+        if not self._ready or len(self._ready) * BATCHES < len(self._asked):
+            return
+        if self._session is None:
+            self._session = self._open_session()
+        for turn in sorted(self._ready, key=lambda turn: turn.role_name):
+            begun, adapter = self._records.find_partial_answer(turn), self._adapter_of(turn.role)
+            self._session.submit(Request(turn.id, turn.messages, begun=begun, adapter=adapter))
+            self._asked[turn.id] = turn
+        self._ready = []
+
+    def _handle_completions(self, events: list[Event]) -> list[Discussion]:
+        """Handle the completions of a step and return their discussions."""
+        discussions = []
+        for event in events:
+            if isinstance(event, Completion) and event.answer.finish_reason is not FinishReason.cancelled:
+                discussion, answered = (
+                    self._discussions[str(event.id)],
+                    make_answered(self._asked.pop(event.id), event),
+                )
+                self._records.add(answered)
+                self._deliver_answer(answered)
+                discussions.append(discussion)
+            elif isinstance(event, Completion):
+                self._discussions.pop(self._asked.pop(event.id).id)
+        return discussions
+
+    def _handle_program_outcomes(self, wait: bool) -> list[Discussion]:
+        """Handle the outcomes of ended programs and return their discussions. With `wait`, wait for
+        one.
+        """
+        discussions = []
+        while self._running and (wait or not self._ran.empty()):
+            answered, done = self._ran.get()
+            self._running -= 1
+            wait = False
+            discussion = self._discussions[answered.turn.id]
+            answered = replace(answered, code=done.result())
+            self._records.add_code_outcome(answered)
+            self._deliver_answer(answered)
+            discussions.append(discussion)
+        return discussions
+
+    def _cancel_if_failed(self, discussion: Discussion) -> None:
+        """Cancel the other calls of a failed question."""
+        if not discussion.failed:
+            return
+        self._ready = [turn for turn in self._ready if self._discussions[turn.id] is not discussion]
+        for turn in self._asked.values():
+            if self._discussions[turn.id] is discussion:
+                assert self._session is not None
+                self._session.cancel(turn.id)
+
+
+def make_answered(turn: AgentCall, completion: Completion) -> AnsweredCall:
+    return AnsweredCall(
+        turn, Call.from_response(completion, who=turn.role_name, seconds=round(completion.seconds, 6))
+    )

@@ -1,0 +1,74 @@
+"""Builds a question's sample from all calls of its discussion."""
+
+from __future__ import annotations
+
+import math
+
+from runner.datasets.items import Item
+from runner.options.agents.discussion import AnsweredCall, Discussion
+from runner.options.agents.keys import DecisionMethod
+from runner_base import Answer, FinishReason, Sample, Verdict
+from runner_engine import prompt_sha256
+
+
+def make_sample(index: int, item: Item, discussion: Discussion) -> Sample:
+    """Return the sample of a question, with sums over its calls. The calls themselves are in
+    calls.jsonl.
+    """
+    # in whatever order they came
+    every = sorted(discussion.answered.values(), key=lambda answered: answered.turn.id)
+    costs = [answered.call.cost_usd for answered in every if answered.call.cost_usd is not None]
+    reason, answer = team_finish_reason(discussion), discussion.answer
+    verdict = Verdict.correct if answer == item.gold else Verdict.wrong
+    if answer is None:
+        verdict = Verdict.no_answer if reason is FinishReason.stop else Verdict.cut_off
+    votes = ", ".join(vote or "no answer" for vote in discussion.votes)
+    has_voted = discussion.team.decision is DecisionMethod.majority_vote and not discussion.failed
+    return Sample(
+        Answer(
+            f"The agents' answers: {votes}." if has_voted else discussion.text,
+            token_ids=[],
+            finish_reason=reason,
+            new_tokens=sum(answered.call.answer.num_tokens for answered in every),
+            extracted={"team": answer},
+            verdict=verdict,
+        ),
+        index=index,
+        prompt_sha256=prompt_sha256(item.question),
+        prompt_tokens=sum(answered.call.prompt_tokens for answered in every),
+        seconds=round(math.fsum(answered.call.seconds for answered in every), 6),
+        error=describe_failure(discussion) if discussion.failed else None,
+        permanent=discussion.failed is not None and discussion.failed.call.permanent,
+        question=item.question,
+        gold=item.gold,
+        cluster=item.cluster,
+        cost_usd=sum(costs) if costs else None,
+        left_out=item.left_out,
+    )
+
+
+def team_finish_reason(discussion: Discussion) -> FinishReason:
+    """Return the finish reason of the team's answer. A vote without an answer counts as cut off if
+    any agent was cut off.
+    """
+    if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
+        return _call_finish_reason(discussion.final_call)
+    reasons = {_call_finish_reason(answered) for answered in discussion.answered.values()}
+    return (
+        FinishReason.length
+        if discussion.answer is None and any(reason.is_cut_off for reason in reasons)
+        else FinishReason.stop
+    )
+
+
+def _call_finish_reason(answered: AnsweredCall) -> FinishReason:
+    """Return the finish reason of a call. A call that ends inside its thinking counts as cut off."""
+    answer = answered.call.answer
+    is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
+    return FinishReason.length if is_cut_off else answer.finish_reason
+
+
+def describe_failure(discussion: Discussion) -> str:
+    """Return a message about the failed call of a discussion."""
+    assert discussion.failed is not None
+    return f"{discussion.failed.turn.role_name}, call {discussion.failed.turn.id}: {discussion.failed.call.error}"

@@ -1,0 +1,174 @@
+"""Trains a team's graph: edges of rounds that solved a question become likelier, and edges
+that do not help are pruned.
+
+No gradient passes through the model. A round's choices have a probability under the graph's
+logits with a simple gradient (d log p / d logit = taken - probability), so numpy suffices.
+With baseline=mean the mean is that of the same iteration, so no state is carried over; a
+mean over all iterations found the right edges no more often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from runner.options.agents.graph import Edge, Edges, Graph, Kind, Mask, Matrix, Round
+from runner.options.agents.keys import Baseline
+
+Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
+Pruned = dict[Kind, tuple[Edge, ...]]
+# what is added to the loss for a kind of edges, and its gradient by the logits
+Term = tuple[float, Matrix]
+Terms = Mapping[Kind, Term]
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The result of one iteration. `pruned` is empty if no pruning was due."""
+
+    iteration: int  # counted from 1
+    loss: float
+    solved: float  # share of the questions
+    live: dict[Kind, int]
+    pruned: Pruned
+
+
+class Adam:
+    """The Adam optimizer for one array of logits, as in torch."""
+
+    def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.lr, self.betas, self.eps = lr, betas, 1e-8
+        self.mean, self.square = np.zeros(shape), np.zeros(shape)
+        self.steps = 0
+
+    def compute_update(self, gradient: Matrix) -> Matrix:
+        """Return the change of the logits for one step."""
+        self.steps += 1
+        first, second = self.betas
+        self.mean += (1 - first) * (gradient - self.mean)
+        self.square += (1 - second) * (gradient**2 - self.square)
+        mean = self.mean / (1 - first**self.steps)
+        spread = np.sqrt(self.square / (1 - second**self.steps))
+        return -self.lr * mean / (spread + self.eps)
+
+
+class GraphTrainingMethod:
+    """Loss terms and pruning that a training method adds to the policy gradient. This base class
+    adds nothing.
+    """
+
+    baseline: Baseline = Baseline.none
+    moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
+
+    def loss_terms(self, graph: Graph) -> Terms:
+        """Return the additional loss of each optimized kind of edges."""
+        optimized = {kind: edges for kind, edges in graph.edges_by_kind.items() if edges.optimized}
+        return {
+            kind: term
+            for kind, edges in optimized.items()
+            if (term := self.loss_term(kind, edges)) is not None
+        }
+
+    def loss_term(self, kind: Kind, edges: Edges) -> Term | None:
+        """Return the additional loss of one kind of edges."""
+        return None
+
+    def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
+        """Prune if pruning is due after an iteration, counted from 1."""
+        return {}
+
+
+class GraphTrainer:
+    """Trains the optimized edges of a graph in place, one iteration of questions at a time."""
+
+    def __init__(self, graph: Graph, method: GraphTrainingMethod, lr: float = 0.1) -> None:
+        self.graph, self.method = graph, method
+        self.iterations = 0
+        kinds = graph.edges_by_kind.items()
+        self.adams = {kind: Adam(edges.logits.shape, lr) for kind, edges in kinds if edges.optimized}
+
+    def train_iteration(self, plays: Sequence[Play]) -> TrainingStep:
+        """Train on the questions of one iteration, then prune if that is due."""
+        assert plays
+        self.iterations += 1
+        loss, gradients = self.compute_gradients(plays)
+        for kind, adam in self.adams.items():
+            edges = self.graph.edges_by_kind[kind]
+            moved = edges.logits + adam.compute_update(gradients[kind])
+            edges.logits = (
+                moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
+            )
+        pruned = self.method.prune_if_due(self.graph, self.iterations)
+        solved = sum(was_solved for _, was_solved in plays) / len(plays)
+        live = {kind: edges.num_live for kind, edges in self.graph.edges_by_kind.items()}
+        return TrainingStep(self.iterations, loss, solved, live, pruned)
+
+    def compute_gradients(self, plays: Sequence[Play]) -> tuple[float, dict[Kind, Matrix]]:
+        """Return the loss of one iteration, and its gradient by the logits of each optimized kind."""
+        mean = sum(solved for _, solved in plays) / len(plays)
+        loss, gradients = (
+            0.0,
+            {kind: np.zeros_like(self.graph.edges_by_kind[kind].logits) for kind in self.adams},
+        )
+        for rounds, solved in plays:
+            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(plays)
+            loss -= reward * math.fsum(round_.log_prob for round_ in rounds)
+            for choice in (choice for round_ in rounds for choice in round_.choices):
+                gradients[choice.kind][choice.edge] -= reward * (choice.taken - choice.probability)
+        for kind, (value, slope) in self.method.loss_terms(self.graph).items():
+            loss += value
+            gradients[kind] += slope
+        return loss, gradients
+
+
+def low_rank_penalty(edges: Edges) -> tuple[float, Matrix]:
+    """Return the nuclear norm of the live edges' probabilities, and its gradient by their logits.
+
+    Low-rank graphs have small norms: few communication patterns, which the papers use against
+    noise.
+    """
+    weights = live_probabilities(edges)
+    norm, slope = nuclear_norm(weights)
+    return norm, slope * weights * (1 - weights)
+
+
+def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
+    """Return the sum of a matrix's singular values and its gradient.
+
+    Where a singular value is 0 the gradient is not unique, and the shortest one is used.
+    """
+    left, values, right = np.linalg.svd(matrix)
+    least = values.max() * len(matrix) * np.finfo(np.float64).eps
+    return float(values.sum()), (left * (values > least)) @ right
+
+
+def distance_penalty(target: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]:
+    """Return by how much the Frobenius norm of `target - matrix` exceeds delta, and its gradient
+    by the matrix.
+    """
+    apart = matrix - target
+    distance = float(np.sqrt((apart**2).sum()))
+    return (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
+
+
+def live_probabilities(edges: Edges) -> Matrix:
+    """Return the probability of each live edge, and 0 for all others. Papers call this mask S."""
+    return np.where(edges.live, edges.probabilities, 0.0)
+
+
+def prune_edges(edges: Edges, rate: float) -> list[Edge]:
+    """Prune the edges with the lowest logits: round(live * rate), at least one, or none at rate 0.
+
+    Among ties the last edge in scan order is pruned, because rounds skip it most often to avoid
+    cycles.
+    """
+    live = edges.list_live()
+    wanted = max(1, round(len(live) * rate)) if rate else 0
+    pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]
+    for edge in pruned:
+        edges.live[edge] = False
+    return pruned

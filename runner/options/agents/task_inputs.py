@@ -1,0 +1,84 @@
+"""Inputs of a team's job: scored questions, training questions and the untrained graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.config.root import RunnerConfig
+from runner.datasets.items import Item
+from runner.datasets.question_subsets import hash_question_choice
+from runner.datasets.questions import describe_dataset, hash_items, load_questions
+from runner.options.agents import graph_file
+from runner.options.agents.discussion import Team
+from runner.options.agents.graph import Graph
+from runner.options.agents.keys import AgentsConfig, Topology
+from runner.options.agents.train_questions import load_train_questions
+from runner.tasks.base import TaskInputs, typed_task_config
+from runner_base import ConfigError, DataError
+
+
+@dataclass
+class AgentsInputs(TaskInputs):
+    """The scored questions, the training questions and the untrained graph."""
+
+    task: AgentsConfig
+    items: list[Item]
+    train: list[Item]
+    graph: Graph
+    left_out: int  # training questions that are among the scored ones
+
+
+def prepare(config: RunnerConfig) -> AgentsInputs:
+    """Read and hash questions and graph. Scored questions are excluded from training."""
+    task = typed_task_config(config, AgentsConfig)
+    items = load_questions(task)
+    train, left_out = load_train_questions(task, items) if task.is_trained else ([], 0)
+    hashes = {"data": hash_items(items)} | hash_question_choice(task, items)
+    if task.is_trained:
+        hashes["train"] = hash_items(train)
+    if task.graph is not None:
+        graph = _load_saved_graph(task, task.graph)
+        hashes["graph"] = graph_file.hash_graph(graph)
+    else:
+        graph = Graph.from_mode(
+            task.mode,
+            task.agents,
+            seed=config.seed,
+            initial_probability=task.initial_probability,
+            optimized_spatial=task.optimized_spatial,
+            optimized_temporal=task.optimized_temporal,
+        )
+    source = describe_dataset(task.data, task.split, hashes["data"])
+    return AgentsInputs(hashes, task, items, train, graph, left_out, data=source, count=len(items))
+
+
+def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
+    """Load the graph that an earlier job has learned. Raises ConfigError for another team's graph."""
+    try:
+        saved = graph_file.load_graph(path)
+    except DataError as error:
+        raise DataError(str(error), key="task.graph", value=path, code=error.code) from error
+    graph, agents = saved.graph, 1 if task.mode is Topology.direct_answer else task.agents
+    if graph.num_agents != agents or graph.mode is not task.mode:
+        raise ConfigError(
+            f"it is a {graph.mode} graph of {graph.num_agents} agents, and task.mode={task.mode}, "
+            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.num_agents}",
+            key="task.graph",
+            value=path,
+            code="mismatch",
+        )
+    roles = make_team(task, graph).role_titles
+    if saved.roles != roles:
+        raise ConfigError(
+            f"its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
+            "give the same task.roles",
+            key="task.graph",
+            value=path,
+            code="mismatch",
+        )
+    return graph
+
+
+def make_team(task: AgentsConfig, graph: Graph) -> Team:
+    """Return the agents of a graph. With several samples it is a single agent."""
+    return Team.with_roles(graph.num_agents, task.roles, task.domain, task.decision_method, task.has_letters)

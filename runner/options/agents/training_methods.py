@@ -1,0 +1,140 @@
+"""The published methods for training a team's graph, and the runner's own: their additions to
+the policy gradient.
+
+runner            nuclear norm of the spatial mask and a baseline, both optional; prunes periodically
+agent_prune       the paper: nuclear norms of both masks, closeness to graph; prunes at the end
+agent_prune_code  the published code: the same two terms of the raw logits; prunes periodically
+
+docs/agents.md compares them. The mask S of the formulas contains the probabilities of the
+live edges.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from runner.options.agents.graph import Edges, Graph, Kind
+from runner.options.agents.graph_file import Setting
+from runner.options.agents.graph_training import (
+    GraphTrainer,
+    GraphTrainingMethod,
+    Pruned,
+    Term,
+    distance_penalty,
+    live_probabilities,
+    low_rank_penalty,
+    nuclear_norm,
+    prune_edges,
+)
+from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, TrainingMethod
+
+SETTINGS = ("batch_size", "pruning_rate", "learning_rate", "initial_probability", "train_split")
+
+
+class PeriodicPruning(GraphTrainingMethod):
+    """Prunes each kind of edges separately, at fixed intervals of iterations."""
+
+    def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5) -> None:
+        self.pruning_rate, self.imp_per_iterations = pruning_rate, imp_per_iterations
+
+    def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
+        """Prune each optimized kind if pruning is due."""
+        return {} if iteration % self.imp_per_iterations else prune_optimized_edges(graph, self.pruning_rate)
+
+
+class RunnerMethod(PeriodicPruning):
+    """The runner's method, with an optional baseline and an optional low-rank term of the spatial
+    mask.
+    """
+
+    def __init__(
+        self,
+        pruning_rate: float = 0.25,
+        imp_per_iterations: int = 5,
+        baseline: Baseline = Baseline.none,
+        nuclear_norm: float = 0.0,
+    ) -> None:
+        super().__init__(pruning_rate, imp_per_iterations)
+        self.baseline, self.nuclear_norm = baseline, nuclear_norm
+
+    def loss_term(self, kind: Kind, edges: Edges) -> Term | None:
+        """Return w · ‖S‖ of the spatial mask."""
+        if not self.nuclear_norm or kind != "spatial":
+            return None
+        norm, slope = low_rank_penalty(edges)
+        return self.nuclear_norm * norm, self.nuclear_norm * slope
+
+
+class AgentPrune(GraphTrainingMethod):
+    """AgentPrune as in its paper: both masks are kept near the given graph and of low rank, with
+    one pruning at the end.
+    """
+
+    def __init__(self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1) -> None:
+        self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
+
+    def loss_term(self, _: Kind, edges: Edges) -> Term:
+        """Return ‖S‖ + relu(‖A − S‖ − delta), with the Frobenius norm for the distance."""
+        mask = live_probabilities(edges)
+        norm, norm_slope = nuclear_norm(mask)
+        apart, apart_slope = distance_penalty(edges.allowed, mask, self.delta)
+        return norm + apart, (norm_slope + apart_slope) * mask * (1 - mask)
+
+    def prune_if_due(self, graph: Graph, iteration: int) -> Pruned:
+        """Prune once, after the last iteration."""
+        return prune_optimized_edges(graph, self.pruning_rate) if iteration == self.iterations else {}
+
+
+class AgentPruneCode(PeriodicPruning):
+    """AgentPrune as in its published code: the loss terms use the raw logits, including logits
+    without an edge.
+    """
+
+    moves_all_logits: ClassVar[bool] = True
+
+    def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5, delta: float = 0.1) -> None:
+        super().__init__(pruning_rate, imp_per_iterations)
+        self.delta = delta
+
+    def loss_term(self, _: Kind, edges: Edges) -> Term:
+        """Return ‖Z‖ + relu(‖A − Z‖ − delta) of the logits Z, with the Frobenius norm for the
+        distance.
+        """
+        norm, norm_slope = nuclear_norm(edges.logits)
+        apart, apart_slope = distance_penalty(edges.allowed, edges.logits, self.delta)
+        return norm + apart, norm_slope + apart_slope
+
+
+def prune_optimized_edges(graph: Graph, rate: float) -> Pruned:
+    """Prune each optimized kind of edges separately."""
+    return {
+        kind: tuple(prune_edges(edges, rate))
+        for kind, edges in graph.edges_by_kind.items()
+        if edges.optimized
+    }
+
+
+def make_graph_trainer(task: AgentsConfig, graph: Graph) -> GraphTrainer:
+    """Return the trainer of a graph with the task's method."""
+    return GraphTrainer(graph, make_training_method(task), lr=task.learning_rate)
+
+
+def collect_training_settings(task: AgentsConfig) -> dict[str, Setting]:
+    """Return the method's training settings by name, for the graph file."""
+    names = [*SETTINGS, *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods)]
+    settings = {name: getattr(task, name) for name in names} | {"method": task.method}
+    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in settings.items()}
+
+
+def make_training_method(task: AgentsConfig) -> GraphTrainingMethod:
+    """Return the task's training method with its settings."""
+    match task.method:
+        case TrainingMethod.runner:
+            return RunnerMethod(task.pruning_rate, task.imp_per_iterations, task.baseline, task.nuclear_norm)
+        case TrainingMethod.agent_prune:
+            return AgentPrune(task.num_iterations, task.pruning_rate, task.delta)
+        case TrainingMethod.agent_prune_code:
+            return AgentPruneCode(task.pruning_rate, task.imp_per_iterations, task.delta)
+        case TrainingMethod.none:
+            return GraphTrainingMethod()

@@ -1,0 +1,222 @@
+"""Translates environment variables of older tools to overrides, with precedence between YAML
+and command line. Each is reported.
+
+STUDENT_LOAD_IN_4BIT=1 → quantization=nf4
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config import profiles
+from runner.config.compose import Composer, create_composer
+from runner.config.override_quoting import format_sweep, quote_texts
+from runner.options.older_tools.variable_names import FLAGS, NAMES
+from runner_base import ConfigError, print_message, redact_secrets
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A choice of the group model: its name and keys, including those of student and teacher
+    (student.device).
+    """
+
+    choice: str
+    keys: frozenset[str]
+    is_named: bool = True  # False: the user has to give model.name
+
+    @property
+    def device_key(self) -> str | None:
+        """The config key of the local model's device, or None."""
+        return next((f"model.{key}" for key in ("device", "student.device") if key in self.keys), None)
+
+
+# describes a choice of model; None: those that the config chooses
+Look = Callable[[str | None], list[ModelChoice]]
+
+
+@dataclass
+class Translation:
+    """The overrides from environment variables, and a message about each variable that is set."""
+
+    asked: Mapping[str, str]  # key -> the override or argument that sets it, which wins
+    overrides: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def add_overrides(self, name: str, value: str, *overrides: str) -> None:
+        """Add the overrides for a variable, except for keys that the user has set."""
+        keys = {override: override.partition("=")[0] for override in overrides}
+        if keys[overrides[0]] in self.asked:
+            self.add_ignored(name, value, f"{self.asked[keys[overrides[0]]]} is set")
+            return
+        added = [override for override in overrides if keys[override] not in self.asked]
+        self.overrides += added
+        self.lines.append(f"{name}={redact_secrets(value)} → {redact_secrets(' '.join(added))}")
+
+    def add_ignored(self, name: str, value: str, reason: str) -> None:
+        """Add a message with the reason why a variable has no effect."""
+        self.lines.append(f"{name}={redact_secrets(value)}: ignored, {reason}")
+
+
+def translate_variables(
+    environ: Mapping[str, str], user_overrides: Mapping[str, str], describe_choice: Look
+) -> Translation:
+    """Translate the set variables to overrides. `user_overrides` contains the user's own."""
+    values = {name: environ[name].strip() for name in NAMES if environ.get(name, "").strip()}
+    translation = Translation(user_overrides)
+    if not values:
+        return translation
+    _check_values(values)
+    _translate_model_variables(values, translation, describe_choice)
+    choice = next(
+        (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
+        None,
+    )
+    models = describe_choice(choice)
+    # one job of a grid is enough
+    without = next((model for model in models if model.device_key is None), None)
+    for name in ("STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_LORA_DIR"):
+        value = values.get(name)
+        if value is None:
+            continue
+        if without is not None:
+            what = {"STUDENT_FORCE_CPU": "device"}.get(name, "weights here")
+            translation.add_ignored(name, value, f"model={without.choice} has no {what}")
+        elif name == "STUDENT_LOAD_IN_4BIT":
+            translation.add_overrides(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
+        elif name == "STUDENT_FORCE_CPU":
+            translation.add_overrides(
+                name, value, f"{models[0].device_key}={'cpu' if value == '1' else 'auto'}"
+            )
+        else:
+            translation.add_overrides(
+                name, value, f"lora={'pth' if value.endswith('.pth') else 'peft'}", f"lora.path={value}"
+            )
+    if (value := values.get("STUDENT_MAX_NEW_TOKENS")) is not None:
+        translation.add_overrides("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
+    if (value := values.get("BASE_URL")) is not None:
+        keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
+        if not keys:
+            translation.add_ignored(
+                "BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)"
+            )
+        else:
+            translation.add_overrides("BASE_URL", value, f"model.{keys[0]}={value}")
+    return translation
+
+
+def _check_values(values: Mapping[str, str]) -> None:
+    for name in FLAGS:
+        if values.get(name, "0") not in ("0", "1"):
+            raise ConfigError(
+                "use 1 or 0, or leave the variable unset", key=name, value=values[name], code="bad_value"
+            )
+    number = values.get("STUDENT_MAX_NEW_TOKENS", "1")
+    if not number.isdecimal() or int(number) < 1:
+        raise ConfigError(
+            "a whole number from 1 is needed", key="STUDENT_MAX_NEW_TOKENS", value=number, code="bad_value"
+        )
+
+
+def _translate_model_variables(
+    values: Mapping[str, str], translation: Translation, describe_choice: Look
+) -> None:
+    """Choose the model from ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL."""
+    hybrid, stub, base = (
+        values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
+    )
+    if hybrid is not None:
+        translation.add_overrides("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
+    own = next(
+        (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
+        None,
+    )
+    models = describe_choice(own) if own or "model" in translation.asked else []
+    if stub == "0":
+        translation.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
+    elif stub is not None and models and all("student.stub" in model.keys for model in models):
+        translation.add_overrides("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
+    elif stub is not None and own is not None:
+        translation.add_ignored("FORCE_STUDENT_STUB", stub, f"model={own} has no student to replace")
+    elif stub is not None:
+        translation.add_overrides("FORCE_STUDENT_STUB", stub, "model=stub")
+    if base is None:
+        return
+    if stub == "1" and "model=stub" in translation.overrides:
+        translation.add_ignored("STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub")
+    elif models and all("student.name" in model.keys for model in models):
+        translation.add_overrides("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
+    elif models and all(model.device_key and not model.is_named for model in models):
+        translation.add_overrides("STUDENT_BASE_MODEL", base, f"model.name={base}")
+    elif own is not None:
+        translation.add_ignored("STUDENT_BASE_MODEL", base, f"model={own} has no student")
+    elif "model.name" in translation.asked and "model" not in translation.asked:
+        translation.add_ignored("STUDENT_BASE_MODEL", base, f"{translation.asked['model.name']} is set")
+    else:
+        translation.add_overrides("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
+
+
+def load_variable_overrides(overrides: list[str], config: str, folder: str | None) -> list[str]:
+    """Return overrides from environment variables for keys that the given ones do not set. Prints
+    each on stderr.
+    """
+    asked = {line.partition("=")[0].lstrip("+~"): line for line in overrides}
+    composer = create_composer(config, folder)
+    if swept_profiles := _sweep_override(composer, "profile"):
+        asked.setdefault("profile", swept_profiles)
+    chosen = _override_values(asked["profile"]) if "profile" in asked else []
+    for profile in chosen:  # a profile's keys win, too
+        asked = dict.fromkeys(profiles.keys_set_by_profile(str(profile)), asked["profile"]) | asked
+
+    def models(choice: str | None) -> list[ModelChoice]:
+        own: list[str | None] = ["api"] if {*chosen} == {"teacher_only"} else [None]
+        own = _override_values(asked["model"]) if asked.get("model", "").startswith("model=") else own
+        if choice is None and own == [None]:
+            swept = _sweep_override(composer, "model")
+            own = _override_values(swept) if swept else own
+        return [describe_model_choice(composer, name) for name in ([choice] if choice else own)]
+
+    translation = translate_variables(os.environ, asked, models)
+    for line in translation.lines:
+        print_message(line)
+    return quote_texts(translation.overrides)
+
+
+def _sweep_override(composer: Composer, key: str) -> str:
+    """Return the sweep of the config's sweeper over a key as an override, or an empty text."""
+    with suppress(HydraException):  # the job itself reports errors in its config
+        swept = composer.compose([]).hydra.sweeper.get("params", {}).get(key)
+        return format_sweep(key, swept) if swept is not None else ""
+    return ""
+
+
+def _override_values(override: str) -> list[str | None]:
+    """Return the values of an override, one or those of a sweep, or [None] if it cannot be parsed."""
+    with suppress(HydraException):
+        read = OverridesParser.create().parse_override(override)
+        return (
+            [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
+        )
+    return [None]
+
+
+def describe_model_choice(composer: Composer, choice: str | None) -> ModelChoice:
+    """Describe a choice of model, or the config's own for None. An unknown choice has no keys."""
+    try:
+        composed = composer.compose([] if choice is None else [f"model={choice}"])
+    except HydraException:
+        return ModelChoice(str(choice), frozenset())
+    node = composed.model
+    inner = {
+        f"{key}.{below}" for key in node if isinstance(node._get_node(key), DictConfig) for below in node[key]
+    }
+    own = {*map(str, node)}  # `in` is False for a key without a value
+    is_named = "name" not in own or (not OmegaConf.is_missing(node, "name") and bool(node.name))
+    return ModelChoice(str(composed.hydra.runtime.choices.model), frozenset(own | inner), is_named)

@@ -1,0 +1,165 @@
+"""Converts a split in the old format, which has only partition_N.json files with numbers, to
+one safetensors file.
+
+{part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params},
+where layer_type names the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.options.parts.sharding import partition_file
+from runner.options.parts.sharding.manifest import MANIFEST, UNFINISHED, partition_file_name
+from runner.options.parts.sharding.partition_file import INLINE, Partition, PartitionLayer
+from runner.options.parts.sharding.restored_files import tensor_sort_key
+from runner.options.parts.sharding.split_writer import FileTarget, copy_target
+from runner.options.parts.sharding.zstd_archive import Advance
+from runner_base import ConfigError, DataError
+from runner_engine import TensorLocation
+from runner_engine.checkpoints import DTYPE_BITS, DTYPE_NAMES, SINGLE, WEIGHT_SUFFIXES, file_io
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Numbers = np.ndarray[Any, Any]
+
+
+def is_json_split(folder: Path) -> bool:
+    """Return whether a folder contains partitions in the old JSON format."""
+    if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
+        return False
+    return (folder / partition_file_name(0)).exists() and not any(folder.glob("part_*.safetensors*"))
+
+
+def read_json_split(folder: Path) -> list[Partition]:
+    """Read all partitions of a folder. Raises DataError for a gap in their numbers or a duplicate
+    tensor.
+    """
+    names = {path.name for path in folder.glob("partition_*.json")}
+    expected = [partition_file_name(number) for number in range(len(names))]
+    if names != set(expected):
+        raise DataError(
+            f"{', '.join(expected)} expected, found {', '.join(sorted(names))}", key=folder, code="damaged"
+        )
+    partitions = [partition_file.read_partition(folder / name) for name in expected]
+    homes: dict[str, Partition] = {}
+    for number, partition in enumerate(partitions):
+        if partition.part_id != number:
+            raise DataError(
+                f"part_id: {number} expected, found {partition.part_id}", key=partition.path, code="damaged"
+            )
+        if partition.form != INLINE:
+            raise DataError(
+                f"refers to tensors in part_{number}.safetensors, and neither that nor {MANIFEST} "
+                "is there: give the whole folder that task=split wrote",
+                key=partition.path,
+                code="not_found",
+            )
+        for layer in partition.layers:
+            if layer.name in homes:
+                raise DataError(
+                    f"{layer.name} is in {homes[layer.name].path.name}, too",
+                    key=partition.path,
+                    code="damaged",
+                )
+            homes[layer.name] = partition
+    return partitions
+
+
+def _list_non_weight_files(folder: Path) -> list[Path]:
+    """Return the files next to the partitions that contain no weights, such as config and
+    tokenizer.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.startswith(("partition_", "."))
+        and not path.name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+    ]
+
+
+class JsonSplitConverter:
+    """Writes the safetensors file of a split in the old JSON format, and counts rounded numbers."""
+
+    def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
+        """`dtype` is in safetensors' spelling. None means the dtype that each layer names, or float32."""
+        self.folder, self.source, self.num_parts = folder, folder.name, len(partitions)
+        placed = [
+            (_make_tensor(partition, layer, dtype), partition, layer)
+            for partition in partitions
+            for layer in partition.layers
+        ]
+        self.placed = sorted(placed, key=lambda tensor_and_offset: tensor_sort_key(tensor_and_offset[0]))
+        self.tensors = tuple(tensor for tensor, _, _ in self.placed)
+        self.header = file_io.build_safetensors_header(self.tensors, {"format": "pt"})
+        self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
+
+    def list_targets(self) -> list[FileTarget]:
+        """Return the files to restore: the safetensors file and the files next to the partitions."""
+        nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
+        beside = [copy_target(path, path.name) for path in _list_non_weight_files(self.folder)]
+        return [*beside, FileTarget(SINGLE, nbytes, self.iterate_chunks, tensors=self.tensors)]
+
+    def iterate_chunks(self, report_progress: Advance) -> Iterator[bytes]:
+        """Yield the file in chunks."""
+        self.rounded = 0
+        yield self.header
+        for tensor, partition, layer in self.placed:
+            for values in partition_file.iterate_inline_numbers(partition, layer):
+                where = f"{partition.path}: {layer.name}"
+                data, rounded = encode_numbers(values, tensor.dtype, where)
+                self.rounded += rounded
+                yield data
+                report_progress(len(data))
+
+
+def _make_tensor(partition: Partition, layer: PartitionLayer, dtype: str | None) -> TensorLocation:
+    kind = dtype or safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
+    return TensorLocation(
+        layer.name, kind, layer.shape, partition.path, 0, layer.num_params * DTYPE_BITS[kind] // 8
+    )
+
+
+def safetensors_dtype(dtype: str) -> str | None:
+    """Return the safetensors name of a dtype in a framework's spelling, or None if there is none."""
+    plain = dtype.removeprefix("torch.").strip()
+    return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
+
+
+def encode_numbers(values: Numbers, dtype: str, location: str) -> tuple[bytes, int]:
+    """Return the numbers as bytes of a dtype, and the count of rounded numbers."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        if dtype == "BF16":
+            bits = values.astype("<f4").view("<u4").astype("<u8")
+            bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # to nearest, ties to even
+            data = bits.astype("<u2").tobytes()
+        elif dtype in partition_file.PLAIN:
+            data = values.astype(partition_file.PLAIN[dtype]).tobytes()
+        else:
+            raise ConfigError(
+                f"numbers cannot be stored as {dtype}: use task.dtype=float32",
+                key=location,
+                code="unsupported",
+            )
+    stored = partition_file.decode_values(dtype, data)
+    if not np.isfinite(stored).all():
+        number = values[~np.isfinite(stored)][0]
+        raise DataError(f"{number} is beyond the range of {dtype}", key=location, code="bad_value")
+    # the old form was written with the precision of float32
+    exact = "<f8" if stored.dtype.kind in "iu" else "<f4"
+    rounded = (
+        0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
+    )
+    if rounded and stored.dtype.kind in "iu":
+        raise DataError(
+            f"{dtype} expected, found numbers with fractions or beyond its range",
+            key=location,
+            code="bad_value",
+        )
+    return data, rounded

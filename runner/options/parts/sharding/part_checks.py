@@ -1,0 +1,298 @@
+"""Checks parts against the manifest: files, headers, partitions and tensors. Collects all
+problems and raises none.
+
+`quick` reads sizes, headers and JSON. `files` reads every byte once and compares file
+digests. `full` also compares each tensor's digest in the same pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.core.json_fields import ListedFile
+from runner.options.parts.render.notes import NOTES
+from runner.options.parts.sharding import partition_file
+from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
+from runner.options.parts.sharding.partition_file import (
+    INLINE,
+    InlineNumbers,
+    Partition,
+    PartitionLayer,
+    TensorReference,
+)
+from runner.options.parts.sharding.zstd_archive import Advance, Read, open_part, read_header
+from runner_base import ConfigError, DataError
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
+from runner_engine import TensorLocation
+from runner_engine.checkpoints import DTYPE_BITS, WeightFile, file_io, parse_header
+
+
+@dataclass
+class CheckedPart:
+    """A part and the result of its check."""
+
+    entry: PartEntry
+    problems: list[Note] = field(default_factory=list)
+    readable: bool = False  # header or partition
+    tensors: dict[str, TensorLocation] = field(default_factory=dict)  # by the header, else by the partition
+    # of each tensor: computed by `full`, else as listed
+    digests: dict[str, str] = field(default_factory=dict)
+    read: Read | None = None  # None: the header is not readable
+    nbytes: int = 0  # that were read
+    seconds: float = 0.0
+
+
+def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advance) -> CheckedPart:
+    """Check a part's file, header and partition against each other and the manifest."""
+    started, done, folder = time.perf_counter(), CheckedPart(entry), manifest.folder
+    path = folder / entry.stored.file
+    partition = _read_partition(folder, entry, done.problems)
+    if partition is not None:
+        done.readable = True
+        done.tensors = {
+            layer.name: _tensor_from_partition(layer, path)
+            for layer in partition.layers
+            if layer.dtype in DTYPE_BITS
+        }
+        placed = {layer.name: layer.parameters for layer in partition.layers}
+        done.digests = {
+            name: stored.digest for name, stored in placed.items() if isinstance(stored, TensorReference)
+        }
+    size_problems = list(_size_problems(path, entry.stored))
+    done.problems += size_problems
+    if not path.is_file():
+        return done
+    try:
+        header = read_header(folder, entry)
+    except DataError as error:
+        done.problems.append(note("unreadable", error=str(error)))
+    else:
+        done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
+        done.problems += _find_header_problems(entry, header, partition)
+        if not size_problems:  # with a wrong size, reading the rest finds nothing more
+            done.read = open_part(folder, entry)
+            if level != "quick":
+                _check_digests(path, done, header, partition, level, advance)
+    done.seconds = time.perf_counter() - started
+    return done
+
+
+def require_intact_part(manifest: Manifest, entry: PartEntry, level: str) -> None:
+    """Raise DataError unless the part exists and matches the manifest."""
+    problems = check_part(manifest, entry, level, lambda _: None).problems
+    if problems:
+        more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
+        raise DataError(
+            f"part {entry.part_id} of {manifest.folder} is damaged: {render_note(problems[0], NOTES)}{more}",
+            code="damaged",
+        )
+
+
+def _read_partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Partition | None:
+    """Read partition_N.json. Add a problem if it is not the file that the manifest lists."""
+    path = folder / entry.partition
+    if not path.is_file():
+        problems.append(note("missing", file=entry.partition))
+        return None
+    digest = file_io.hash_file_sha256(path)
+    if digest != entry.partition_sha256:
+        expected = entry.partition_sha256
+        problems.append(note("other_sha256", file=entry.partition, expected=expected, found=digest))
+    try:
+        partition = partition_file.read_partition(path)
+    except DataError as error:
+        problems.append(note("unreadable", error=str(error)))
+        return None
+    if partition.part_id != entry.part_id:
+        found = partition.part_id
+        problems.append(note("other_part_id", file=entry.partition, expected=entry.part_id, found=found))
+    return partition
+
+
+def _tensor_from_partition(layer: PartitionLayer, path: Path) -> TensorLocation:
+    """Return a tensor as described in the partition file."""
+    dtype, stored = str(layer.dtype), layer.parameters
+    offset, nbytes = (0, 0) if isinstance(stored, InlineNumbers) else (stored.offset, stored.nbytes)
+    return TensorLocation(
+        layer.name, dtype, layer.shape, path, offset, nbytes or layer.num_params * DTYPE_BITS[dtype] // 8
+    )
+
+
+def _size_problems(path: Path, expected: ListedFile) -> Iterator[Note]:
+    if not path.is_file():
+        yield note("missing", file=path.name)
+    elif (size := file_io.file_size(path)) != expected.nbytes:
+        yield note("other_size", file=path.name, expected=expected.nbytes, found=size)
+
+
+def _find_header_problems(
+    entry: PartEntry, header: WeightFile, partition: Partition | None
+) -> Iterator[Note]:
+    """Compare the header with the partition and the manifest."""
+    file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
+    params = sum(tensor.num_elements for tensor in header.tensors)
+    if (entry.tensors, entry.params) != (len(held), params):
+        yield note(
+            "other_counts",
+            file=file,
+            tensors=entry.tensors,
+            params=entry.params,
+            found_tensors=len(held),
+            found_params=params,
+        )
+    if partition is None:
+        return
+    layers = {layer.name: layer for layer in partition.layers}
+    for name in held.keys() - layers.keys():
+        yield note("unlisted_tensor", file=file, tensor=name, partition=entry.partition)
+    for name, layer in layers.items():
+        if name not in held:
+            yield note("missing_tensor", file=file, tensor=name, partition=entry.partition)
+            continue
+        tensor = held[name]
+        pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
+        if isinstance(reference := layer.parameters, TensorReference):
+            pairs += [("file", reference.file, entry.raw.file), ("tensor", reference.tensor, name)]
+            pairs += [
+                (key, getattr(reference, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")
+            ]
+        for what, expected, found in dict.fromkeys(
+            (what, str(found_value), str(other)) for what, found_value, other in pairs
+        ):
+            if expected != found:
+                yield note(
+                    "other_than_listed",
+                    file=file,
+                    tensor=name,
+                    what=what,
+                    expected=expected,
+                    partition=entry.partition,
+                    found=found,
+                )
+
+
+def _check_digests(
+    path: Path,
+    checked: CheckedPart,
+    header: WeightFile,
+    partition: Partition | None,
+    level: str,
+    report_progress: Advance,
+) -> None:
+    """Read every byte of a part and compare its digests."""
+    entry, read, inline = checked.entry, checked.read, partition is not None and partition.form == INLINE
+    assert read is not None
+    tensors_too = level == "full" or inline  # a partition with numbers in it lists no digests
+    if entry.frames or not tensors_too:
+        algorithm = file_io.parse_algorithm(str(entry.stored.digest))
+        found = file_io.hash_file(path, algorithm, report_progress)
+        checked.nbytes += entry.stored.nbytes
+        if found != entry.stored.digest:
+            expected = entry.stored.digest
+            checked.problems.append(
+                note("other_digest", file=entry.stored.file, expected=expected, found=found)
+            )
+            if entry.frames:
+                return  # unpacking damaged pieces tells nothing more
+    if not tensors_too:
+        return
+    try:
+        whole, digests = _compute_digests(
+            read, header, file_io.parse_algorithm(str(entry.raw.digest)), report_progress
+        )
+        problems = _find_inline_problems(checked, read, partition) if inline and partition else []
+    except ConfigError as error:
+        checked.problems.append(note("unreadable", error=str(error)))
+        return
+    checked.nbytes += entry.raw.nbytes
+    if whole != entry.raw.digest:
+        expected = entry.raw.digest
+        checked.problems.append(note("other_digest", file=entry.stored.file, expected=expected, found=whole))
+    for name, listed in checked.digests.items():
+        if name in digests and digests[name] != listed:
+            checked.problems.append(
+                note(
+                    "other_tensor_digest",
+                    file=entry.stored.file,
+                    tensor=name,
+                    expected=listed,
+                    found=digests[name],
+                )
+            )
+    checked.problems += problems
+    checked.digests = digests
+
+
+def _compute_digests(
+    read_range: Read, header: WeightFile, algorithm: str, report_progress: Advance
+) -> tuple[str, dict[str, str]]:
+    """Return the digests of the file and of each tensor from a single pass."""
+    whole, digests = file_io.Digest(algorithm), {}
+    whole.update(header.header)
+    for tensor in header.tensors:
+        digest = file_io.Digest(algorithm)
+        for piece in file_io.hash_while_reading(
+            file_io.hash_while_reading(read_range(tensor.offset, tensor.nbytes), whole), digest
+        ):
+            report_progress(len(piece))
+        digests[tensor.name] = digest.format_digest()
+    return whole.format_digest(), digests
+
+
+def _find_inline_problems(checked: CheckedPart, read_range: Read, partition: Partition) -> list[Note]:
+    """Compare the numbers in the JSON with those of the tensors. Only small models store numbers
+    in JSON.
+    """
+    import numpy as np
+
+    problems = []
+    for layer in partition.layers:
+        if layer.name in checked.tensors and isinstance(layer.parameters, InlineNumbers):
+            tensor = checked.tensors[layer.name]
+            stored = partition_file.read_tensor_values(tensor, read_range(tensor.offset, tensor.nbytes))
+            listed = np.concatenate([*partition_file.iterate_inline_numbers(partition, layer), np.zeros(0)])
+            differ = np.flatnonzero(listed != stored.astype("<f8"))
+            if len(differ):
+                problems.append(
+                    note(
+                        "other_numbers",
+                        file=partition.path.name,
+                        tensor=layer.name,
+                        numbers=len(differ),
+                        params=layer.num_params,
+                    )
+                )
+    return problems
+
+
+# ------------------------------------------------------------------------------------------ files
+# around
+
+
+def check_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
+    """Check the files that are not parts. Returns the problems per folder."""
+    problems: dict[str, list[Note]] = {}
+    for sub, group in manifest.non_part_files.items():
+        problems[sub] = []
+        for listed in group:
+            path = manifest.folder / sub / listed.file
+            found = [*_size_problems(path, listed)]
+            if not found and (level != "quick" or sub == SOURCE_HEADERS):
+                digest = file_io.hash_file(path, file_io.parse_algorithm(str(listed.digest)))
+                if digest != listed.digest:
+                    found = [note("other_digest", file=listed.file, expected=listed.digest, found=digest)]
+            problems[sub] += [note("in_folder", folder=sub, problem=problem) for problem in found]
+    return problems
+
+
+def read_source_headers(manifest: Manifest) -> list[WeightFile]:
+    """Return the original header of each file of a safetensors source."""
+    files = []
+    for listed, header in zip(manifest.files, manifest.headers, strict=False):
+        path = manifest.folder / SOURCE_HEADERS / header.file
+        files.append(parse_header(path.read_bytes(), path, listed.nbytes))
+    return files

@@ -1,0 +1,51 @@
+"""Names of the served model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.config.model_names import adapter_display_name
+from runner.config.root import RunnerConfig
+from runner.options.serve.keys import ServeConfig
+from runner_base import check_value, short_model_name
+
+
+def served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
+    """Return `task.model_name`, or the model's name with quantization, adapter and rope:
+    `embedded+nf4+lora-embedded+yarn`.
+    """
+    if task.model_name:
+        return task.model_name
+    adapter = config.lora.single_adapter
+    weights = (
+        f"{config.quantization.name}-mixed" if config.quantization.is_mixed else config.quantization.name
+    )
+    additions = [
+        *([weights] if weights != "none" else []),
+        *([f"lora-{adapter_display_name(config.lora)}"] if adapter else []),
+        *([config.rope.name] if config.rope.name != "native" else []),
+    ]
+    return "+".join([short_model_name(config.model.name), *additions])
+
+
+def check_adapter_names(config: RunnerConfig, task: ServeConfig) -> None:
+    """Raise ConfigError for an adapter with the base model's name, because requests could not
+    distinguish them.
+    """
+    taken = accepted_model_names(config, task)
+    for name in config.lora.adapter_names:
+        need = f"clients call the base {' and '.join(taken)}: give the adapter another name"
+        check_value(name not in taken, "lora.adapters", name, need, code="conflict")
+
+
+def accepted_model_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:
+    """Return the model names that requests may use: `task.model_name` alone, or the composed and
+    the plain name.
+
+    A local folder is also accepted by the last part of its path.
+    """
+    served, name = served_model_name(config, task), config.model.name
+    if task.model_name:
+        return (served,)
+    last_part = [Path(name).name] if Path(name).expanduser().exists() else []
+    return tuple(dict.fromkeys([served, short_model_name(name), *last_part]))

@@ -1,0 +1,51 @@
+"""POST /tokenize: the tokens of a text or a chat, in vLLM's format."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from runner.options.serve.bodies import TokenizeBody
+from runner.options.serve.chat_messages import convert_messages
+from runner.options.serve.gateway import Gateway
+from runner.options.serve.refusals import Refusal
+from runner.options.serve.request_parsing import parse_json_body, reject_unsupported, validate_body
+from runner_engine import Capability, Request
+
+# vLLM's parameters that this server lacks, and the values at which they have no effect.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "return_token_strs": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "tools": ([],),
+    "mm_processor_kwargs": ({},),
+}
+
+
+def tokenize_body(data: bytes, content_type: str, gateway: Gateway) -> bytes:
+    """Return the tokens and rendered text of a prompt or a chat as JSON. Slow for a long text."""
+    value = parse_json_body(data, content_type)
+    gateway.limits.check_messages(value.get("messages"))
+    body = validate_body(TokenizeBody, value)
+    reject_unsupported(body, NEUTRAL)
+    gateway.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise Refusal(400, "give either prompt or messages", "prompt")
+    if Capability.tokenizer not in gateway.capabilities:
+        raise Refusal(400, f"this model does not offer {Capability.tokenizer.value}", "prompt")
+    text = body.prompt
+    turns = gateway.tools.build_prompt(convert_messages(body.messages or ()), None)
+    prompt = turns if text is None else text
+    rendered, ids = gateway.engine.encode(Request(gateway.next_request_id(), prompt))
+    if text is not None and not body.add_special_tokens:
+        special = gateway.engine.encode(Request(gateway.next_request_id(), ""))[1]
+        if ids[: len(special)] != special:
+            raise Refusal(
+                400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt"
+            )
+        ids = ids[len(special) :]
+    return json.dumps(
+        {"tokens": ids, "count": len(ids), "prompt": rendered} | gateway.limits.max_model_len_entry
+    ).encode()

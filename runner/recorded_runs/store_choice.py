@@ -1,0 +1,41 @@
+"""Chooses the store that a comparison reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.recorded_runs.folder_runs import has_records
+from runner.tracking import moved_folders
+from runner.tracking.stores import Store, store_from_options
+from runner_base import ConfigError
+from runner_base.errors import reject_password_in_uri
+
+
+def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:
+    """Return the store to read, by the rule of all commands. None if only the folder's job records
+    exist.
+
+    A missing sqlite file is an error, because MLflow would create it.
+    """
+    if uri:
+        reject_password_in_uri("--tracking-uri", uri)
+    store = store_from_options(output_dir, uri, experiment)
+    file = store.sqlite_file
+    if file is not None and not file.exists():
+        if uri or not store.is_folder_database:
+            raise ConfigError(f"tracking uri {store.redacted_uri}: there is no such file", code="not_found")
+        if not experiment and has_records(output_dir):
+            return None
+        raise ConfigError(
+            f"no MLflow database at {file}: run something first, or say where it is with --output-dir or "
+            "--tracking-uri",
+            code="not_found",
+        )
+    if file is not None and not file.is_file():  # MLflow would try to open it for minutes
+        raise ConfigError(
+            f"tracking uri {store.redacted_uri}: {file} is not a file, but a database is expected there",
+            code="unreadable",
+        )
+    if store.is_folder_database and (output_dir / moved_folders.PLACE).exists():
+        moved_folders.repair_moved_paths(output_dir)
+    return store

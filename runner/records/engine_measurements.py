@@ -1,0 +1,206 @@
+"""The engine's report and measurements of a job, stored next to its samples."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runner.core.energy import EnergyCounters
+from runner.core.job_energy import (
+    JobEnergyMeter,
+    JobJoules,
+    count_right_answers,
+    energy_metrics,
+    energy_price_notes,
+)
+from runner.render.notes import note_text
+from runner_base import Sample, machine, to_one_line, visible_gpus, write_text_atomically
+from runner_base.notes import Note, text_note
+from runner_base.texts import to_signed_json, verify_checksum
+from runner_compare import OF_GUESSES, OF_PREFILL
+from runner_engine import Engine, EngineReport, EngineStats
+from runner_engine.render.notes import render_engine_note
+from runner_engine.sessions import SequenceShortage
+
+log = logging.getLogger(__name__)
+
+MEASURED = "measured.json"
+WRITE_EVERY_S = 1.0
+SAVED = (*OF_PREFILL, *OF_GUESSES)
+
+
+@dataclass
+class EngineMeasurements:
+    """The engine's report and measurements, written while samples arrive.
+
+    A job whose result.json is lost, or that resumes after a kill, reads them again.
+    """
+
+    report: EngineReport
+    stats: EngineStats
+    peak_rss_mib: float
+    machine: str
+    contention: str  # what else was using the process and the machine
+    energy: JobJoules = field(default_factory=JobJoules)
+    no_energy: str = ""  # why it was not counted
+    has_counters: bool = False
+    answering_s: float = 0.0  # by the clock, from the loaded model to the last answer
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics from the engine: report, speed, memory."""
+        own, speed = (
+            self.stats.peak_memory_metrics(self.report.metrics.get("weight_mib")),
+            self.stats.speed_metrics,
+        )
+        if self.report.parts:  # prompts are prefilled whole, and tokens decoded one by one
+            speed = {name: value for name, value in speed.items() if name not in SAVED}
+        return (
+            self.report.metrics
+            | speed
+            | own
+            | {"peak_rss_mib": self.peak_rss_mib}
+            | self.stats.process_metrics
+        )
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The tables of the model's parts, if it has several."""
+        return self.stats.build_tables(self.report.parts)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The facts from the engine, machine and other load."""
+        counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
+        found = {name: text for name, text in counted.items() if text}
+        found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
+        return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
+
+    def cost_metrics(self, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
+        """Return the seconds per right answer, and the energy metrics."""
+        right = count_right_answers(samples)
+        time_s = {"right_answer_s": self.answering_s / right} if right and self.answering_s else {}
+        return {**time_s, **energy_metrics(self.energy, samples, price_kwh)}
+
+    def energy_notes(self, price_kwh: float | None) -> list[Note]:
+        """Return a note on why the energy has no price, if one was requested."""
+        return energy_price_notes(self.no_energy, price_kwh)
+
+    def merge_earlier(self, earlier: EngineMeasurements | None) -> EngineMeasurements:
+        """Return the sum with measurements of earlier starts on the same kind of machine."""
+        if earlier is None or earlier.machine != self.machine or self.report.parts:
+            return self
+        contention = next(
+            (known for known in (earlier.contention, self.contention) if known != machine.EXCLUSIVE),
+            machine.EXCLUSIVE,
+        )
+        peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
+        no_energy = earlier.no_energy or self.no_energy
+        energy = JobJoules() if no_energy else earlier.energy + self.energy
+        # notes of earlier starts are text, as they are on disk
+        stats = earlier.stats + replace(
+            self.stats, notes=[text_note(render_engine_note(it)) for it in self.stats.notes]
+        )
+        return replace(
+            self,
+            stats=stats,
+            peak_rss_mib=peak_mib,
+            contention=contention,
+            energy=energy,
+            no_energy=no_energy,
+            answering_s=earlier.answering_s + self.answering_s,
+        )
+
+    def write_to(self, folder: Path) -> None:
+        """Write the measurements to a job's folder."""
+        values = asdict(self)
+        for part, notes in (("report", self.report.notes), ("stats", self.stats.notes)):
+            values[part]["notes"] = [render_engine_note(note) for note in notes]
+        write_text_atomically(folder / MEASURED, to_signed_json(values))
+
+    @classmethod
+    def read_from(cls, folder: Path) -> EngineMeasurements | None:
+        """Return the measurements of earlier starts. None if there are none or the file is damaged."""
+        path = folder / MEASURED
+        try:
+            values: Any = (
+                verify_checksum(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+            )
+            if "company" in values:  # as earlier versions wrote it
+                values["contention"] = values.pop("company")
+            of_report, of_stats = values.pop("report"), values.pop("stats")
+            for part in (of_report, of_stats):
+                part["notes"] = [text_note(text) for text in part.get("notes", [])]
+            shortages = [SequenceShortage(**shortage) for shortage in of_stats.pop("row_shortages", [])]
+            report, stats = EngineReport(**of_report), EngineStats(**of_stats, row_shortages=shortages)
+            energy = JobJoules(**values.pop("energy", {}))
+            return cls(report, stats, energy=energy, **values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if path.exists():
+                log.warning(
+                    "%s is ignored, and with it the measurements of earlier starts: %s",
+                    path,
+                    to_one_line(error),
+                )
+            return None
+
+
+class MeasurementRecorder:
+    """Measures a loaded engine during a job, and writes the measurements once a second."""
+
+    def __init__(
+        self, engine: Engine, folder: Path, earlier: EngineMeasurements | None, is_remote: bool = False
+    ) -> None:
+        """Load the engine and measure the load. `is_remote`: another machine computes."""
+        self.contention = machine.Contention()
+        machine.reset_peak_rss()
+        self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
+        self._kept_at = 0.0
+        device = self.report.facts.get("device")
+        on_gpus = bool(visible_gpus.find_visible_gpus()) if device is None else "cuda" in device
+        counters = EnergyCounters(with_gpus=on_gpus and not is_remote, is_elsewhere=is_remote)
+        self.energy = JobEnergyMeter(counters, self.contention.describe_other_programs)
+        self.energy.measure_idle_power(engine.stats)
+        self._loaded_at = time.monotonic()
+
+    def write_now(self) -> EngineMeasurements:
+        """Write the measurements so far over all starts, and return them."""
+        peak_mib, beside = machine.peak_rss_mib(), self.contention.describe_load()
+        self.energy.count_step(self.engine.stats, force=True)
+        reason = self.energy.why_unavailable()
+        no_energy = "" if reason is None else note_text(reason)
+        joules = JobJoules() if no_energy else self.energy.so_far
+        has_counters = bool(self.energy.energy.sources)
+        now = EngineMeasurements(
+            self.report,
+            self.engine.stats,
+            peak_mib,
+            machine.machine_name(),
+            beside,
+            joules,
+            no_energy,
+            has_counters,
+            time.monotonic() - self._loaded_at,
+        )
+        measured = now.merge_earlier(self.earlier)
+        measured.write_to(self.folder)
+        self._kept_at = time.monotonic()
+        return measured
+
+    def write_if_due(self) -> None:
+        """Write the measurements if the last write was more than a second ago."""
+        if time.monotonic() - self._kept_at > WRITE_EVERY_S:
+            self.write_now()
+
+    def progress_fields(self) -> dict[str, str]:
+        """Return what a progress bar shows of the engine: sequences and decode speed."""
+        stats = self.engine.stats
+        self.energy.count_step(stats)
+        rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
+        speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_tokens else ""
+        return {key: value for key, value in (("decode", speed), ("rows", rows)) if value}

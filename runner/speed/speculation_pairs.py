@@ -1,0 +1,55 @@
+"""Runs batches with and without speculative decoding alternately, so that other load slows both
+equally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from runner_engine import Completion, EngineStats, Request
+
+OFF_SPEED, GAIN = "off_decode_tok_per_s", "speculation_gain"
+ACCEPTED, DIFFERING = "acceptance_share", "differing_answers"
+GAINS = (OFF_SPEED, GAIN, ACCEPTED, DIFFERING)
+SPEED = "decode_tok_per_s"
+
+
+class Batch(Protocol):
+    """A batch that was run once."""
+
+    completions: list[Completion]
+    spent: EngineStats
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Speeds by metric name."""
+
+
+Timed = TypeVar("Timed", bound=Batch)
+
+
+def run_speculation_pair(
+    requests: Sequence[Request], round_number: int, run_batch: Callable[[Sequence[Request]], Timed]
+) -> tuple[Timed, dict[str, float]]:
+    """Run a batch with and without speculation, in alternating order. Returns the speculative one and
+    the gains.
+    """
+    plain = [replace(request, is_guessed=False) for request in requests]
+    if round_number % 2:
+        off, guessed = run_batch(plain), run_batch(requests)
+    else:
+        guessed, off = run_batch(requests), run_batch(plain)
+    if SPEED not in guessed.speed or not off.speed.get(SPEED):
+        return guessed, {}
+    speed, off_speed = guessed.speed[SPEED], off.speed[SPEED]
+    tokens, off_tokens = (_answer_tokens(one.completions) for one in (guessed, off))
+    differing = sum(off_tokens[key] != ids for key, ids in tokens.items())
+    share = guessed.spent.acceptance_metrics.get(ACCEPTED)
+    figures = {OFF_SPEED: off_speed, GAIN: speed / off_speed, DIFFERING: float(differing)}
+    return guessed, figures | ({} if share is None else {ACCEPTED: share})
+
+
+def _answer_tokens(completions: Sequence[Completion]) -> dict[object, Sequence[int]]:
+    return {(done.id, done.choice): done.answer.token_ids for done in completions}

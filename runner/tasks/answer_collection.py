@@ -1,0 +1,70 @@
+"""Collects the answers to a job's questions: existing and new ones. Each answer is on disk
+immediately.
+
+The same command resumes an interrupted job from its answers on disk. Deviations from answering
+each question once are policies (collecting/policy.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner.render.progress_messages import resuming_message
+from runner.tasks.base import TaskContext
+from runner.tasks.collecting import (
+    UNJUDGED,
+    AnswerReuse,
+    CollectedAnswers,
+    CombinedPolicy,
+    EngineMeasurements,
+    Judge,
+    PartialAnswersFile,
+    Policy,
+    StoredAnswers,
+    ThinkingReuse,
+    answer_requests,
+    build_result,
+)
+from runner_base import announce
+from runner_engine import Request
+
+
+def collect_answers(
+    requests: list[Request],
+    context: TaskContext,
+    judge: Judge = UNJUDGED,
+    policies: Sequence[Policy] = (),
+    num_questions: int | None = None,
+) -> CollectedAnswers:
+    """Return the answers to all requests in order, or to the first ones if a policy considers these
+    enough.
+
+    Unanswered requests are sent, judged and recorded. A job without any answer has failed.
+    `num_questions` is the number of questions, where a question is several requests; progress is
+    shown in questions.
+    """
+    recorder = context.recorder
+    recorded = sum(int(request.id) in recorder.done for request in requests)
+    kept = StoredAnswers(requests, recorder, judge, context.config.rerun)
+    policy = CombinedPolicy([AnswerReuse(context, judge), ThinkingReuse(context), *policies])
+    kept.use_reused(policy.find_known_answers(kept.unanswered_ids))
+    enough = policy.start(kept.answered_samples)
+    if enough is not None:
+        kept.truncate_requests(enough)
+    asked_again = kept.num_retried
+    partial = PartialAnswersFile(recorder.folder)
+    measured = EngineMeasurements.read_from(recorder.folder) if kept.settled else None
+    if kept.todo:
+        of_questions = (num_questions or len(requests)) / len(requests)
+        if text := resuming_message(of_questions * recorded, num_questions or len(requests), len(partial)):
+            announce(text)
+        enough, measured = answer_requests(kept, context, judge, policy, partial, measured, num_questions)
+    else:
+        kept.record_reused()
+    policy.finish(recorder.done.values())
+    partial.delete()  # also one that a kill after the last sample has left
+    done = build_result(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
+    if measured is not None:
+        done.metrics |= measured.cost_metrics(done.samples, context.config.price_kwh)
+        done.note_values += measured.energy_notes(context.config.price_kwh)
+    return done

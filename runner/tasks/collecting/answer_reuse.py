@@ -1,0 +1,39 @@
+"""Reuse of other jobs' answers to the same questions: questions with a stored answer are not sent
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+from runner.records import sibling_jobs
+from runner.tasks.base import TaskContext
+from runner.tasks.collecting.policy import Policy
+from runner.tasks.collecting.samples import Judge
+from runner_base import Sample
+from runner_base.notes import Note
+
+
+class AnswerReuse(Policy):
+    """Reuses answers of sibling jobs, unless rerun=all."""
+
+    def __init__(self, context: TaskContext, judge: Judge) -> None:
+        self.job, self.judge = context.recorder.job, judge
+        self.is_wanted = context.config.rerun not in (True, "all")
+        self._unreadable: list[Note] = []
+
+    def find_known_answers(self, unanswered_ids: Set[int]) -> Mapping[int, Sample]:
+        """Return sibling jobs' answers with new verdicts, and mark this job so that siblings find its
+        answers.
+        """
+        sibling_jobs.mark_reusable(self.job)
+        if not unanswered_ids or not self.is_wanted:
+            return {}
+        known, self._unreadable = sibling_jobs.read_reusable_answers(
+            self.job, unanswered_ids, self.judge.adopt_sample
+        )
+        return known
+
+    def notes(self) -> list[Note]:
+        """Return notes on the jobs that could not be read."""
+        return self._unreadable

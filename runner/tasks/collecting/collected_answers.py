@@ -1,0 +1,146 @@
+"""Results of a job's requests: samples in order, their origin, problems and costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.core.answer_sources import describe_sources
+from runner.records import sibling_jobs
+from runner.records.engine_measurements import EngineMeasurements
+from runner.records.jobs import Recorder
+from runner.render.engine_notes import render_engine_notes
+from runner.render.notes import render_notes
+from runner.render.titles import GUESSES_BY_KIND
+from runner.scorers import cost_and_side_metrics
+from runner.tasks.collecting.draft_token_counts import acceptance_by_category
+from runner.tasks.collecting.stored_answers import StoredAnswers
+from runner_base import FinishReason, JobFailed, Sample
+from runner_base.notes import Note, note
+from runner_engine import EngineReport
+from runner_engine.render.notes import render_engine_note
+
+NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
+
+
+@dataclass
+class CollectedAnswers:
+    """All samples of a job in the order of its questions, and their costs."""
+
+    samples: list[Sample]
+    # text where an engine or an earlier start has written it
+    note_values: list[Note | str] = field(default_factory=list)
+    # the questions without an answer: any makes the job FAILED
+    problems: list[str] = field(default_factory=list)
+    measured: EngineMeasurements | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    # facts about an engine that only other jobs have opened
+    known: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes as rendered text."""
+        return render_notes(self.note_values)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Facts about the engine."""
+        return self.measured.facts if self.measured else self.known
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Tables with the timings of each model part, and the acceptance of draft tokens."""
+        by_kind = acceptance_by_category(self.samples)
+        of_parts = self.measured.tables if self.measured else {}
+        return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
+
+
+def build_result(
+    stored_answers: StoredAnswers,
+    num_questions: int | None,
+    measured: EngineMeasurements | None,
+    notes: list[Note],
+    num_retried: int,
+    error_key: str,
+) -> CollectedAnswers:
+    """Return the needed samples with notes and costs. Raises JobFailed if no question has an answer."""
+    samples = [
+        stored_answers.recorder.samples[int(request.id)]
+        for request in stored_answers.requests[:num_questions]
+    ]
+    own = [
+        stored_answers.settled[sample.index] for sample in samples if sample.index in stored_answers.settled
+    ]
+    done = CollectedAnswers(samples, [*notes, *_origin_notes(samples, own, num_retried)], measured=measured)
+    if measured is not None:
+        done.note_values += render_engine_notes(measured.stats, measured.report)
+        done.metrics = dict(measured.metrics)
+    elif report := _report_of_reused_job(stored_answers.recorder, samples):
+        done.known = report.facts
+        done.note_values += map(render_engine_note, report.notes)
+    done.metrics |= cost_and_side_metrics(samples)
+    if full := sum(
+        answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
+    ):
+        done.metrics["stopped_by_context"] = full
+        done.note_values.append(note("context_full", "warning", answers=full))
+    if measured is not None and (models := describe_sources(samples)):
+        measured.report.facts["answered_by"] = models
+        if "," in models and not any(sample.calls for sample in samples):
+            done.note_values.append(note("server_changed_model", "warning", models=models))
+    done.problems = unanswered_messages(error_key, samples)
+    return done
+
+
+def unanswered_messages(error_key: str, samples: list[Sample]) -> list[str]:
+    """Return messages about unanswered questions, reasons and remedies. Raises JobFailed if none is
+    answered.
+    """
+    failed = [sample for sample in samples if sample.failed]
+    permanent = [sample for sample in failed if sample.permanent]
+    if failed and len(failed) == len(samples):
+        hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
+        raise JobFailed(
+            f"nothing could be completed; the first reason: {failed[0].error}{hint}",
+            key=error_key,
+            code="failed",
+        )
+    return describe_unanswered(samples)
+
+
+def describe_unanswered(samples: list[Sample]) -> list[str]:
+    """Return messages about unanswered questions, with reasons and remedies."""
+    failed = [sample for sample in samples if sample.failed]
+    permanent = [sample for sample in failed if sample.permanent]
+    temporary = [sample for sample in failed if not sample.permanent]
+    kinds = (
+        (temporary, "ended in an error", "The others are kept; the same command asks these again"),
+        (permanent, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
+    )
+    return [
+        f"{len(some)} of {len(samples)} prompts {how}, number {some[0].index} first: {some[0].error}. {then}"
+        for some, how, then in kinds
+        if some
+    ]
+
+
+def _origin_notes(samples: list[Sample], stored_samples: list[Sample], num_retried: int) -> list[Note]:
+    """Return notes on samples from disk or other jobs, unless all were generated now."""
+    generated = sum(sample.reused_from is None for sample in stored_samples)
+    givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
+    notes = [note("samples_on_disk", count=generated, total=len(samples))] * bool(generated)
+    notes += [note("asked_again_after_error", count=num_retried)] * bool(num_retried)
+    return notes + [
+        note("samples_reused", count=count, total=len(samples), job=giver)
+        for giver, count in givers.most_common()
+    ]
+
+
+def _report_of_reused_job(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
+    """Return the engine report of the job that most samples were reused from, without measurements."""
+    givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
+    for giver, _ in givers.most_common():
+        if measured := EngineMeasurements.read_from(sibling_jobs.sibling_folder(recorder.job, str(giver))):
+            return measured.report
+    return None

@@ -1,0 +1,123 @@
+"""Sends a job's unanswered requests to a loaded engine, and records each answer immediately."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.records.engine_measurements import EngineMeasurements, MeasurementRecorder
+from runner.records.partial_answers import PartialAnswersFile
+from runner.tasks.base import TaskContext
+from runner.tasks.collecting.policy import Policy
+from runner.tasks.collecting.samples import Judge, build_sample
+from runner.tasks.collecting.sending import report_saved_on_interrupt, send_requests
+from runner.tasks.collecting.stored_answers import StoredAnswers
+from runner_base import Progress
+from runner_engine import Completion, Request, require_capabilities
+
+
+def answer_requests(
+    stored_answers: StoredAnswers,
+    context: TaskContext,
+    judge: Judge,
+    policy: Policy,
+    partial: PartialAnswersFile,
+    earlier_measured: EngineMeasurements | None,
+    num_questions: int | None = None,
+) -> tuple[int | None, EngineMeasurements]:
+    """Send unanswered requests. Returns how many questions were enough (None: all) and the
+    measurements.
+    """
+    task, recorder, engine = context.config.task.name, context.recorder, context.engine
+    require_capabilities(
+        engine.capabilities,
+        f"task={task}",
+        frozenset().union(*(request.required_capabilities for request in stored_answers.todo)),
+    )
+    with recorder.create_progress_bar(num_questions or len(stored_answers.requests), "loading") as bar:
+        measuring = MeasurementRecorder(
+            engine, recorder.folder, earlier_measured, context.config.model.is_on_server
+        )
+        policy.on_engine_loaded(engine, measuring.report)
+        stored_answers.reject_changed_prompts(engine)
+        stored_answers.record_reused()
+        policy.start(stored_answers.answered_samples)
+        bar.set_title(task)
+        asking = RequestRunner(stored_answers, context, judge, policy, partial, measuring, bar)
+        asking.questions_per_request = (num_questions or len(stored_answers.requests)) / len(
+            stored_answers.requests
+        )
+        asking.run_all()
+    return asking.enough, measuring.write_now()
+
+
+class RequestRunner:
+    """Sends a job's requests round by round, records answers and updates the progress bar."""
+
+    def __init__(
+        self,
+        stored_answers: StoredAnswers,
+        context: TaskContext,
+        judge: Judge,
+        policy: Policy,
+        partial: PartialAnswersFile,
+        measuring: MeasurementRecorder,
+        bar: Progress,
+    ) -> None:
+        self.kept, self.recorder, self.engine = stored_answers, context.recorder, context.engine
+        self.judge, self.policy, self.partial = judge, policy, partial
+        self.measuring, self.bar = measuring, bar
+        self.enough: int | None = None
+        self.questions_per_request = 1.0
+        self._ended = len(stored_answers.requests) - len(stored_answers.todo)
+        self._news: dict[str, str] = {}
+
+    def run_all(self) -> None:
+        """Send requests round by round, until all are answered or enough questions are."""
+        self.show_progress()
+        with report_saved_on_interrupt(self.recorder.done):
+            for requests in self.policy.split_into_rounds(self.kept.todo):
+                self._run_round([self._with_known_tokens(request) for request in requests])
+                if self.enough is not None:
+                    break
+
+    def _run_round(self, requests: list[Request]) -> None:
+        to_come = {request.id for request in requests}
+        send_requests(
+            self.engine,
+            requests,
+            self.record_answer,
+            on_step=self.show_progress,
+            ahead=self.policy.max_in_flight,
+            extra_source=self.policy,
+            on_interrupt=self.save_unfinished,
+            answered_requests=[request for request in self.kept.requests if request.id not in to_come],
+        )
+
+    def _with_known_tokens(self, request: Request) -> Request:
+        """Return a request with the answer tokens already known from an interrupted start or a policy."""
+        return replace(
+            request,
+            begun=self.partial.get_answer_prefix(request.id, self.engine)
+            or self.policy.known_answer_tokens(request.id),
+        )
+
+    def show_progress(self) -> None:
+        share = self.questions_per_request
+        ended, under_way = share * self._ended, share * self.engine.stats.under_way
+        self.bar.set_position_with_pending(ended, under_way, **self._news, **self.measuring.progress_fields())
+
+    def record_answer(self, *completions: Completion) -> bool:
+        """Record the answer to a question, and return whether further answers are needed."""
+        sample = self.judge(build_sample(*completions), *completions)
+        self.recorder.append_sample(sample)
+        self.measuring.write_if_due()
+        self._ended += 1
+        self.enough = self.policy.on_answer(sample)
+        self._news = self.policy.progress_fields()
+        self.show_progress()
+        return self.enough is None
+
+    def save_unfinished(self, unfinished: list[Completion]) -> str:
+        """Save unfinished answers at an interrupt, and return a message about them."""
+        self.measuring.write_now()
+        return self.partial.save_unfinished(unfinished, self.engine, lambda name: name in self.recorder.done)

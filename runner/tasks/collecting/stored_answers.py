@@ -1,0 +1,99 @@
+"""Answers to a job's requests that exist already, and the requests that have none.
+
+A sample with an error has no answer. It stays on disk, and the next start sends the request
+again. After a permanent error, such as a prompt longer than the context, only rerun=failed
+sends it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.records.jobs import Recorder
+from runner.tasks.collecting.samples import Judge
+from runner_base import Sample
+from runner_base.notes import note
+from runner_engine import Engine, Request, request_sha256
+
+
+class StoredAnswers:
+    """A job's requests, the answers that exist, and the requests without an answer."""
+
+    def __init__(self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str) -> None:
+        """Reject answers on disk that belong to another job or would get another verdict."""
+        self.requests, self.recorder = requests, recorder
+        self._reject_foreign_answers(judge)
+        self.todo = self._unanswered_requests(retry_permanent_errors=rerun == "failed")
+        self.settled = {
+            index: sample for index, sample in recorder.samples.items() if index not in self.unanswered_ids
+        }
+        self.reused: Mapping[int, Sample] = {}  # of other jobs; they are not on disk until they are taken
+
+    @property
+    def unanswered_ids(self) -> set[int]:
+        return {int(request.id) for request in self.todo}
+
+    @property
+    def answered_samples(self) -> dict[int, Sample]:
+        """The answers that exist, including those of other jobs."""
+        return {**self.settled, **self.reused}
+
+    @property
+    def num_retried(self) -> int:
+        """How many unanswered requests ended in an error before."""
+        return sum(request.id in self.recorder.failed for request in self.todo)
+
+    def use_reused(self, samples: Mapping[int, Sample]) -> None:
+        """Treat other jobs' answers as answers of this job."""
+        self.reused = samples
+        self.todo = [request for request in self.todo if request.id not in samples]
+
+    def truncate_requests(self, num_questions: int) -> None:
+        """Drop all requests after the first questions, because these are enough."""
+        first = {int(request.id) for request in self.requests[:num_questions]}
+        self.reused = {index: sample for index, sample in self.reused.items() if index in first}
+        self.todo = []
+
+    def record_reused(self) -> None:
+        """Record other jobs' answers in the order of the questions."""
+        for index in sorted(self.reused):
+            self.recorder.append_sample(self.reused[index])
+
+    def reject_changed_prompts(self, engine: Engine) -> None:
+        """Reject answers on disk to a prompt that differs from the current one. Drops such answers of
+        other jobs.
+        """
+        for request in self.requests:
+            sample = self.recorder.done.get(int(request.id))
+            if sample is not None and not _prompt_matches(sample, request, engine):
+                self.recorder.raise_if_rejected(sample.index, note("other_prompt", index=sample.index))
+        reusable = [request for request in self.requests if request.id in self.reused]
+        others = [
+            request
+            for request in reusable
+            if not _prompt_matches(self.reused[int(request.id)], request, engine)
+        ]
+        self.todo += others
+        self.reused = {
+            index: self.reused[index] for index in self.reused.keys() - {request.id for request in others}
+        }
+
+    def _reject_foreign_answers(self, judge: Judge) -> None:
+        asked = {request.id for request in self.requests}
+        for index, sample in self.recorder.samples.items():
+            if index not in asked:
+                self.recorder.raise_if_rejected(
+                    index, note("no_such_sample", index=index, prompts=len(self.requests))
+                )
+            self.recorder.raise_if_rejected(index, judge.rejection_reason(sample))
+
+    def _unanswered_requests(self, retry_permanent_errors: bool) -> list[Request]:
+        ended = set(self.recorder.done)
+        if not retry_permanent_errors:
+            ended |= {index for index, sample in self.recorder.failed.items() if sample.permanent}
+        return [request for request in self.requests if request.id not in ended]
+
+
+def _prompt_matches(sample: Sample, request: Request, engine: Engine) -> bool:
+    """Return whether a sample's prompt equals the current prompt of the request."""
+    return sample.prompt_sha256 == request_sha256(engine.encode(request)[0], request)

@@ -1,0 +1,121 @@
+"""Context length checks of the tasks, and notes on whether a RoPE scaling can help.
+
+Not a task. A RoPE scaling is for texts that are longer than the model was trained on; on
+shorter ones it changes the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from runner.config.resolved import ResolvedJob
+from runner.datasets.scored_texts import ScoredItem, TextContext
+from runner.engines.kinds import model_kind
+from runner.render.notes import render_notes
+from runner_base import ConfigError, Sample, announce
+from runner_base.notes import Note, note
+from runner_engine import Request
+
+READ_BEYOND = "rope.beyond_trained=true"
+TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
+
+
+def beyond_hint(resolved: ResolvedJob) -> str:
+    """Return a hint on how to exceed the context length, for the end of an error message."""
+    return (
+        ""
+        if model_kind(resolved.config.model).positions(resolved).made_for is None
+        else f", or {READ_BEYOND}"
+    )
+
+
+def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens: int) -> None:
+    """Reject a length beyond the model's context length, and name a RoPE scaling that reaches further."""
+    room = model_kind(resolved.config.model).positions(resolved).room
+    if longest_tokens <= room:
+        return
+    further = beyond_hint(resolved)  # nothing of an engine that takes no scaling
+    factor = f"rope=linear rope.factor={longest_tokens / room:.3g}"
+    fix = f", or a scaling of RoPE that reaches further, such as {factor}{further}" if further else ""
+    raise ConfigError(
+        f"with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: give no more{fix}",
+        key=config_key,
+        value=longest_tokens,
+        code="too_large",
+    )
+
+
+def needless_scaling_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
+    """Return a note if RoPE is scaled although no text is longer than the trained length."""
+    rope = resolved.config.rope
+    if getattr(rope, "factor", 1) == 1:
+        return []
+    own = model_kind(resolved.config.model).positions(resolved).own
+    # of some scalings
+    trained: int | None = getattr(rope, "original_max_position_embeddings", None)
+    own = trained or own  # the user knows better than the model's config
+    if own is None or longest_tokens > own:
+        return []
+    is_harmless = rope.keeps_short_texts
+    return [note("needless_scaling", rope=rope.name, positions=own, is_harmless=is_harmless)]
+
+
+def sample_scaling_notes(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
+    """Return context length notes about the texts that the model has read and written."""
+    lengths = (
+        sample.prompt_tokens + max(answer.num_tokens for answer in sample.answers) for sample in samples
+    )
+    longest = max(lengths, default=0)
+    return needless_scaling_notes(resolved, longest) + beyond_trained_notes(resolved, longest)
+
+
+def beyond_trained_notes(resolved: ResolvedJob, longest_tokens: int) -> list[Note]:
+    """Return a note on the text read beyond the context length. Empty without rope.beyond_trained."""
+    rope, limit = resolved.config.rope, model_kind(resolved.config.model).positions(resolved).made_for
+    if not rope.beyond_trained or limit is None or math.isinf(limit):
+        return []
+    if longest_tokens <= limit:
+        return [note("none_beyond", key=READ_BEYOND, positions=limit)]
+    made = "scaled" if rope.is_scaling else "trained"
+    return [note("beyond", rope=rope.name, made=made, positions=limit, longest=longest_tokens)]
+
+
+def scaling_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
+    """Return the needless-scaling note before the load: a text has no more tokens than bytes."""
+    if not resolved.config.rope.is_scaling:
+        return []
+    longest = max((_num_bytes(request) for request in requests), default=0)
+    return needless_scaling_notes(
+        resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.max_total_new_tokens
+    )
+
+
+def scaling_notes_for_documents(
+    resolved: ResolvedJob, items: Sequence[ScoredItem], window: int
+) -> list[Note]:
+    """Return the needless-scaling note before the load: no window is longer than task.window."""
+    if not resolved.config.rope.is_scaling:
+        return []
+    longest = 0
+    for given_text in items:
+        whole = max(len(text.encode()) for text in given_text.texts)
+        is_cut = given_text.form is TextContext.text
+        longest = max(
+            longest,
+            min(whole, window) if is_cut else whole + len(given_text.question.encode()) + TEMPLATE_TOKENS,
+        )
+    return needless_scaling_notes(resolved, longest)
+
+
+def print_notes_early(notes: Sequence[Note]) -> None:
+    """Print notes on stderr before the load, so that the user can stop the job early."""
+    for text in render_notes(notes):
+        announce(f"note: {text}")
+
+
+def _num_bytes(request: Request) -> int:
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return len(prompt.encode())
+    return sum(1 if isinstance(message, int) else len(message.content.encode()) for message in prompt)

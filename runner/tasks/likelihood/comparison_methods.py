@@ -1,0 +1,169 @@
+"""Chooses how a job is compared with its reference: whole distributions, or stored top-k tokens.
+Not a task.
+
+If task.exact is not set, whole distributions are compared if both models are predicted to fit
+into the free memory together. Free memory changes from hour to hour, but a job's id must not: a
+job that has begun in the output folder continues with its method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from runner.estimates.fit import MemoryFit, free_mib_by_device, predict_fit
+from runner.tasks import Job, RunnerConfig, model_kind, resolve_job, typed_task_config
+from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
+from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, reference_config
+from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference
+from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id, job_of
+from runner_base import ConfigError, RunnerError
+from runner_base.notes import Note, note
+from runner_engine import Capability
+
+ROOM = 0.8  # of the free memory that both models may take by prediction
+
+
+@dataclass(frozen=True)
+class ComparisonMethod:
+    """Whole distributions or stored top-k tokens, with the hashes that identify such a job."""
+
+    is_exact: bool
+    hashes: dict[str, str]
+    reference: Job | None = (
+        None  # that must run first; None: there is none, or its model is loaded beside the job's
+    )
+    second: RunnerConfig | None = None  # of the model that is loaded beside
+    keep_top_k: int = 0  # of the job itself
+    why: Note | None = None  # why it is not exact, where that was left open
+
+
+def choose_method(
+    config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
+) -> ComparisonMethod:
+    """Choose how a job is compared with its reference. `categories` are the hashes of the text
+    categories.
+    """
+    task = typed_task_config(config, LikelihoodConfig)
+    if task.reference is None:
+        return ComparisonMethod(False, hashes, keep_top_k=task.keep_top_k)
+    if task.exact:
+        return _whole_distributions(config, version, hashes, categories, reference_config(config))
+    kept = _stored_top_k(config, version, hashes, categories)
+    if task.exact is False:
+        return kept
+    why, second = _load_reference_or_reason(config)
+    if second is None:
+        assert why is not None
+        return _add_reason(kept, why, can_be_exact=False)
+    whole = _whole_distributions(config, version, hashes, categories, second)
+    if _has_begun(config, version, whole):
+        return whole
+    if _has_begun(config, version, kept):
+        return _add_reason(kept, note("has_begun"))
+    too_large = _memory_shortage_note(config, second)
+    return whole if too_large is None else _add_reason(kept, too_large)
+
+
+def _whole_distributions(
+    config: RunnerConfig,
+    version: int,
+    hashes: dict[str, str],
+    categories: Mapping[str, str],
+    reference_config: RunnerConfig,
+) -> ComparisonMethod:
+    task = typed_task_config(config, LikelihoodConfig)
+    reference = find_reference(config, version, hashes, is_exact=True)
+    if reference is None:
+        # the job would be compared with itself
+        return ComparisonMethod(True, hashes, keep_top_k=task.keep_top_k)
+    found = hashes | {"reference": reference.job_id, **categories, EXACT_HASH: "true"}
+    return ComparisonMethod(True, found, second=reference_config, keep_top_k=task.keep_top_k)
+
+
+def _stored_top_k(
+    config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
+) -> ComparisonMethod:
+    task = typed_task_config(config, LikelihoodConfig)
+    named = task.reference or ""
+    if not is_job_id(named, task):
+        check_can_be_reference(apply_named_overrides(config, KEY, named, SCORING), f"{KEY}={named}")
+    reference = find_reference(config, version, hashes, is_exact=False)
+    if reference is None:  # the job is the reference: it keeps what the others are compared with
+        keep_top_k = task.keep_top_k or KEPT
+        return ComparisonMethod(False, hashes | {TOP_K_HASH: str(keep_top_k)}, keep_top_k=keep_top_k)
+    return ComparisonMethod(
+        False, hashes | {"reference": reference.job_id, **categories}, reference, keep_top_k=task.keep_top_k
+    )
+
+
+def check_token_scores(capabilities: frozenset[Capability], error_subject: str) -> None:
+    """Raise ConfigError if an engine cannot score the tokens that a reference stores."""
+    if Capability.token_scores not in capabilities:
+        raise ConfigError(
+            f"{error_subject} needs {Capability.token_scores}, which this "
+            "engine does not offer: use model=local, which "
+            "computes whole distributions, or model=vllm",
+            code="unsupported",
+        )
+
+
+def check_can_be_reference(config: RunnerConfig, error_subject: str) -> None:
+    """Raise ConfigError if a model cannot store the drawn tokens that a comparison needs."""
+    if Capability.drawn_tokens not in model_kind(config.model).capabilities(config):
+        raise ConfigError(
+            f"a reference keeps tokens that are drawn from whole distributions, and this model's server hands "
+            f"out none. Let the runner's own engine read the reference: {KEY}='model=local model.name=NAME'",
+            key=error_subject,
+            code="unsupported",
+        )
+
+
+def _add_reason(method: ComparisonMethod, reason: Note, can_be_exact: bool = True) -> ComparisonMethod:
+    """Add a note on why the comparison is not exact. Without a reference, nothing is added."""
+    if method.reference is None:
+        return method
+    fix = EXACT if can_be_exact else None
+    why = note("compared_with_kept", kept=KEPT, drawn=DRAWN, reason=reason, fix=fix)
+    return replace(method, why=why)
+
+
+def _has_begun(config: RunnerConfig, version: int, method: ComparisonMethod) -> bool:
+    return job_of(config, version, method.hashes).samples_path.exists()
+
+
+def _load_reference_or_reason(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
+    """Return the config of the reference to load, or a note on why it cannot be loaded."""
+    task = typed_task_config(config, LikelihoodConfig)
+    named = task.reference or ""
+    if is_job_id(named, task):
+        return note("reference_is_job", key=KEY, named_as=named), None
+    other = apply_named_overrides(config, KEY, named, SCORING)
+    for each in (config, other):
+        if Capability.distributions not in model_kind(each.model).capabilities(each):
+            return note("no_distributions", is_own=each is config), None
+    own_size, reference_size = (resolve_job(each).model.files.shape["vocab"] for each in (config, other))
+    if own_size != reference_size:
+        return note("vocabularies_differ", own=own_size, reference=reference_size), None
+    return None, other
+
+
+def _memory_shortage_note(config: RunnerConfig, second: RunnerConfig) -> Note | None:
+    """Return a note if the two models do not fit into memory together, by the prediction."""
+    both, alone = resolve_job(config).with_second_model(second), resolve_job(second)
+    devices = [resolved.model.files.device for resolved in (both, alone)]
+    for resolved in (both,) if devices[0] == devices[1] else (both, alone):
+        free_mib = free_mib_by_device(
+            resolved.model.files.model.device, resolved.model.files.model.max_memory
+        )
+        room = ROOM * sum(free_mib.values())
+        try:
+            found: MemoryFit | None = predict_fit(resolved, free_mib, find_fix=False)
+        except RunnerError:  # errors in its files are reported by the load
+            found = None
+        if found is None or not room:
+            return note("memory_of_both_unknown")
+        if found.needed_mib > room:
+            free = sum(free_mib.values())
+            return note("both_too_large", needed_mib=found.needed_mib, share=ROOM, free_mib=free)
+    return None

@@ -1,0 +1,341 @@
+"""task.exact=true: compares whole next-token distributions of a model and its reference. Not a
+task.
+
+An engine on top of two engines. The reference scores a batch of documents first, and its
+distributions stay in memory; this model's distributions are compared on arrival. The memory
+holds a fixed number of positions (`waiting_places`). For a longer document, both models read it
+again for the rest: a large vocabulary costs time, but no more memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from runner.scorers import Divergence, exact_divergence
+from runner.tasks import RunnerConfig, TaskContext, model_kind, open_engine, resolve_job, typed_task_config
+from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner.tasks.likelihood.reference import KEY
+from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id
+from runner_base import ConfigError
+from runner_base.notes import text_note
+from runner_engine import (
+    Capability,
+    Completion,
+    EngineReport,
+    EngineStats,
+    Event,
+    ModelArithmetic,
+    Prompt,
+    Request,
+    RequestId,
+    Session,
+    require_capabilities,
+    run_requests,
+)
+from runner_engine.checkpoints import max_waiting_distributions
+from runner_engine.models.load_summary import summarize_load
+from runner_engine.render.notes import render_engine_note
+
+EXACT = "task.exact=true"
+EXACT_HASH = "exact"  # its name among the hashes
+TEXTS_AT_ONCE = 64  # so that samples are written regularly
+NOTHING = Divergence(0.0, 0.0, 0)
+
+
+def reference_config(config: RunnerConfig) -> RunnerConfig:
+    """Return the config of the reference model, which is loaded next to the job's model. Raises
+    ConfigError if impossible.
+    """
+    task = typed_task_config(config, LikelihoodConfig)
+    named = task.reference or ""
+    if is_job_id(named, task):
+        raise ConfigError(
+            f"{KEY}={named} names a job, and {EXACT} loads the reference itself: give overrides, such "
+            "as quantization=none, or leave task.exact out",
+            code="conflict",
+        )
+    other = apply_named_overrides(config, KEY, named, SCORING)
+    for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
+        require_capabilities(model_kind(each.model).capabilities(each), what, {Capability.distributions})
+    vocabulary, reference_vocabulary = (
+        resolve_job(each).model.files.shape["vocab"] for each in (config, other)
+    )
+    check_vocab_sizes(named, vocabulary, reference_vocabulary)
+    return other
+
+
+def check_vocab_sizes(named: str, vocab_size: int, reference_vocab_size: int) -> None:
+    """Raise ConfigError if the two vocabularies differ in size."""
+    if vocab_size != reference_vocab_size:
+        raise ConfigError(
+            f"its vocabulary has {reference_vocab_size:,} tokens and this model's "
+            f"{vocab_size:,}, so whole distributions cannot be compared: leave task.exact out to "
+            "compare the most probable tokens",
+            key=KEY,
+            value=named,
+            code="mismatch",
+        )
+
+
+@dataclass
+class ReferenceDistributions:
+    """The reference's distributions for at most `most` positions of a document, from `begin` on."""
+
+    begin: int
+    most: int
+    count: int = 0
+    rows: Any = None  # a tensor [most, V]
+
+    def store(self, first_position: int, distributions: Any) -> None:
+        """Store the distributions of this object's positions; the given ones begin at `first_position`."""
+        if first_position == 0:
+            self.count = 0
+        begin, end = self.positions_within(first_position, len(distributions), self.most)
+        if begin < end:
+            if self.rows is None:
+                self.rows = distributions.new_empty(self.most, distributions.shape[-1])
+            at = first_position + begin - self.begin
+            self.rows[at : at + end - begin] = distributions[begin:end]
+            self.count = at + end - begin
+
+    def positions_within(self, first_position: int, count: int, max_positions: int) -> tuple[int, int]:
+        """Return which of `count` distributions from `first_position` on belong to this object's
+        positions.
+        """
+        return max(self.begin - first_position, 0), min(self.begin + max_positions - first_position, count)
+
+
+@dataclass
+class DocumentProgress:
+    """A document in comparison: the position reached and the divergence so far."""
+
+    request: Request
+    size: int  # positions; an estimate until the text has been read
+    at: int = 0
+    divergence: Divergence = NOTHING  # of the positions before `at`
+    completion: Completion | None = None  # of this model, from the first reading
+    reference: Sequence[float] = ()  # the reference's log-probabilities of the text's tokens
+    waiting: ReferenceDistributions = field(default_factory=lambda: ReferenceDistributions(0, 0))
+    latest: Divergence = NOTHING  # of the current reading
+
+    def compare(self, reference_name: str, first_position: int, distributions: Any) -> None:
+        """Compare this model's distributions with the stored ones of the reference."""
+        if first_position == 0:
+            self.latest = NOTHING
+        begin, end = self.waiting.positions_within(first_position, len(distributions), self.waiting.count)
+        if begin < end:
+            at = first_position + begin - self.waiting.begin
+            reference_rows = self.waiting.rows[at : at + end - begin]
+            check_vocab_sizes(reference_name, distributions.shape[-1], reference_rows.shape[-1])
+            self.latest += exact_divergence(
+                reference_rows, distributions[begin:end].to(reference_rows.device)
+            )
+
+    def advance(self, completion: Completion, reference: Completion) -> None:
+        """Add the divergence of the positions that both models have read in this pass."""
+        self.completion, self.reference = self.completion or completion, reference.logprobs or []
+        self.divergence += self.latest
+        self.at, self.size = self.at + self.waiting.count, len(completion.answer.token_ids)
+
+
+class PairedEngine:
+    """Engine that replaces the model's own engine and compares each scored document with the
+    reference.
+    """
+
+    def __init__(self, context: TaskContext, named: str, sizes: Mapping[RequestId, int]) -> None:
+        assert context.resolved.second is not None
+        self.own = context.engine
+        self.reference = open_engine(context.resolved.second, folder=context.recorder.folder)
+        self.named, self.sizes = named, sizes
+        self.capabilities = self.own.capabilities
+        self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
+        self._divergences: dict[RequestId, DocumentProgress] = {}
+
+    @property
+    def stats(self) -> EngineStats:
+        """Totals of this model alone, without the reference."""
+        return self.own.stats
+
+    def load(self) -> EngineReport:
+        """Load both models, this one first, and return this model's report."""
+        own, reference = self.reports = [self.own.load(), self.reference.load()]
+        loaded = summarize_load(reference.metrics, reference.facts).get("loaded", "")
+        notes = [
+            text_note(
+                "two models were loaded side by side: peak_rss_mib is of both, all other figures are of this model "
+                "alone"
+            ),
+            *(text_note(f"the reference: {render_engine_note(note)}") for note in reference.notes),
+        ]
+        facts = {"reference": f"{self.named} · side by side, {loaded}"}
+        return replace(own, facts=own.facts | facts, notes=own.notes + notes)
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Encode with this model's tokenizer."""
+        return self.own.encode(request)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode with this model's tokenizer."""
+        return self.own.decode(ids)
+
+    def open(self, batch_size: int | None = None) -> PairedSession:
+        """Open a session of both engines."""
+        return PairedSession(self, batch_size)
+
+    def arithmetic(self) -> ModelArithmetic | None:
+        return self.own.arithmetic()
+
+    def close(self) -> None:
+        self.reference.close()
+        self.own.close()
+
+    def store_progress(self, progress: DocumentProgress) -> None:
+        """Keep the divergence of a document until `divergence` reads it."""
+        progress.waiting = ReferenceDistributions(0, 0)  # frees its distributions
+        self._divergences[progress.request.id] = progress
+
+    def divergence(self, completion: Completion) -> Divergence:
+        """Return the divergence from the reference over a scored document."""
+        return self._divergences[completion.id].divergence
+
+    def pop_reference_logprobs(self, index: int) -> Sequence[float]:
+        """Return the reference's log-probabilities of a document's tokens, and forget the document."""
+        return self._divergences.pop(index).reference
+
+
+class PairedSession(Session):
+    """Session that scores each batch of documents with the reference and then with this model."""
+
+    def __init__(self, engine: PairedEngine, batch_size: int | None) -> None:
+        super().__init__(engine.capabilities)
+        self.engine = engine
+        self.own, self.reference = engine.own.open(batch_size), engine.reference.open(batch_size)
+        self.places = max_waiting_distributions(int(engine.own.load().metrics["vocab_size"]))
+        self.courses: deque[DocumentProgress] = deque()
+
+    def _admit(self, request: Request) -> DocumentProgress:
+        return DocumentProgress(request, self.engine.sizes[request.id])
+
+    def _advance(self, arrived: list[DocumentProgress], cancelled: set[RequestId]) -> list[Event]:
+        self.courses.extend(arrived)
+        ended = [course.request for course in self.courses if course.request.id in cancelled]
+        self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
+        events: list[Event] = [*_run_requests(self.own, ended, cancel=True).values()]
+        batch = self._next_batch()
+        reference_completions = _run_requests(
+            self.reference,
+            [
+                replace(course.request, top_logprobs=0, drawn_tokens=0, on_logprobs=course.waiting.store)
+                for course in batch
+            ],
+        )
+        failed = {name for name, completion in reference_completions.items() if completion.error is not None}
+        events += [
+            replace(reference_completions[name], error=f"the reference: {reference_completions[name].error}")
+            for name in failed
+        ]
+        batch = [course for course in batch if course.request.id not in failed]
+        named = self.engine.named
+        completions = _run_requests(
+            self.own,
+            [replace(course.request, on_logprobs=partial(course.compare, named)) for course in batch],
+        )
+        unfinished = []
+        for course in batch:
+            own, other = completions[course.request.id], reference_completions[course.request.id]
+            if own.error is not None:
+                events.append(own)
+                continue
+            if (own.prompt_sha256, own.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
+                raise _different_tokens_error(named, course.request.id)
+            course.advance(own, other)
+            if course.at < course.size:
+                unfinished.append(course)
+                continue
+            self.engine.store_progress(course)
+            events.append(course.completion or own)
+        self.courses.extendleft(reversed(unfinished))
+        return events
+
+    def _drop(self) -> None:
+        self.courses.clear()
+        self.own.close()
+        self.reference.close()
+
+    def _next_batch(self) -> list[DocumentProgress]:
+        """Return the documents whose distributions fit into memory together. Of a longer one, a part."""
+        batch: list[DocumentProgress] = []
+        room = self.places
+        while self.courses and room > 0 and len(batch) < TEXTS_AT_ONCE:
+            course = self.courses[0]
+            left = max(course.size - course.at, 1)
+            if batch and left > room:
+                break
+            course.waiting = ReferenceDistributions(course.at, min(left, room))
+            room -= left
+            batch.append(self.courses.popleft())
+        return batch
+
+
+def _run_requests(
+    session: Session, requests: Iterable[Request], cancel: bool = False
+) -> dict[RequestId, Completion]:
+    """Run requests as the only ones of a session, and return their completions."""
+    for request in requests:
+        session.submit(request)
+        if cancel:
+            session.cancel(request.id)
+    completions: dict[RequestId, Completion] = {}
+
+    def collect_completions(events: list[Event]) -> None:
+        completions.update((event.id, event) for event in events if isinstance(event, Completion))
+
+    run_requests(session, [], collect_completions)
+    return completions
+
+
+def count_continuation_tokens(
+    requests: Sequence[Request], documents: Sequence[str], context: TaskContext, reference_name: str
+) -> dict[RequestId, int]:
+    """Return the number of tokens of each continuation; estimated for one that begins a document.
+
+    Raises ConfigError if the two models would read different tokens. Only their tokenizers are
+    loaded.
+    """
+    assert context.resolved.second is not None
+    continuations = [request.continuation or "" for request in requests]
+    everything: list[Prompt] = [*(request.prompt for request in requests), *continuations, *documents]
+    encoded, reference_encoded = (
+        model_kind(resolved.config.model).encode_prompts(resolved, everything)
+        for resolved in (context.resolved, context.resolved.second)
+    )
+    differing = next(
+        (
+            at
+            for at, (own_ids, reference_ids) in enumerate(zip(encoded, reference_encoded, strict=True))
+            if own_ids != reference_ids
+        ),
+        None,
+    )
+    if differing is not None:
+        is_text = differing >= 2 * len(requests)
+        raise _different_tokens_error(
+            reference_name, differing - 2 * len(requests) if is_text else differing % len(requests)
+        )
+    counts = (len(ids) for _, ids in encoded[len(requests) : 2 * len(requests)])
+    return {request.id: count for request, count in zip(requests, counts, strict=True)}
+
+
+def _different_tokens_error(reference_name: str, index: RequestId) -> ConfigError:
+    return ConfigError(
+        f"the reference reads text {index} as other tokens, or after another prompt: the two models "
+        "cannot be compared token by token",
+        key=KEY,
+        value=reference_name,
+        code="mismatch",
+    )

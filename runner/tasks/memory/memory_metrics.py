@@ -1,0 +1,279 @@
+"""Metrics from the stages of the memory task: attribution, medians over repeats, predictions, KV
+slope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import linear_regression, median
+from typing import Any
+
+from runner.render.notes import render_notes
+from runner_base import Result
+from runner_base.notes import Note, note
+from runner_engine import Footprint, Workload
+
+AT_START = ("import", "load", "first pass")
+IN_POINTS = ("prefill", "decode")
+PARTS = ("weights", "kv", "activation", "runtime")  # of a stage's memory above that of the imports
+SPREAD = ("peak_rss_mib", "steady_rss_mib", "load_peak_rss_mib", "load_s", "decode_tok_per_s", "cuda_peak_mib",
+          "peak_over_baseline_mib", "kv_mib", "kv_per_1000_tokens_mib")  # fmt: skip
+
+Figures = dict[str, float]
+
+
+@dataclass
+class MemoryRepeat:
+    """Results of one repeat: each stage, each point, and the points that failed."""
+
+    start: dict[str, Figures] = field(default_factory=dict)
+    stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
+    kv: dict[int, tuple[float, int]] = field(default_factory=dict)  # MiB, and of how many tokens
+    # of the points that were measured to their end
+    speeds: dict[int, Figures] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)  # of the engine: metrics, facts, notes
+    peak_since_start: bool = False
+
+    def is_measured(self, point: int) -> bool:
+        """Return whether a point was measured or has failed."""
+        return point in self.speeds or point in self.failed
+
+    def add_event(self, event: dict[str, Any]) -> None:
+        """Add a stage, a point or the engine's report. Of two starts, the first one counts."""
+        if "stage" in event:
+            self.peak_since_start |= event["peak_since_start"]
+            if event["point"] is None:
+                self.start.setdefault(event["stage"], event["figures"])
+            else:
+                self.stages[event["point"], event["stage"]] = event["figures"]
+        elif "failed" in event:
+            self.failed[event["point"]] = event["failed"]
+        elif "speed" in event:
+            self.speeds[event["point"]] = event["speed"]
+            if event["kv_mib"] is not None:
+                self.kv[event["point"]] = event["kv_mib"], event["kv_tokens"]
+        else:
+            self.report = self.report or event
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether the measurements come from a GPU's allocator."""
+        return any("cuda_peak_mib" in figures for figures in self.stages.values())
+
+    def peak_over_import_mib(self, figures: Figures) -> float:
+        """Return a stage's peak above the memory after the imports, in MiB; on a GPU, the allocator's
+        peak.
+
+        While a checkpoint is read, its pages do not count, because the system can drop them at any
+        time.
+        """
+        if self.is_on_gpu:
+            return figures.get("cuda_peak_mib", 0.0)
+        kind = "anon" if "peak_anon_mib" in figures else "rss"
+        return figures[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
+
+    def attribute_peak(self, stage: str, point: int | None = None) -> Figures:
+        """Split a stage's peak into resident weights, KV cache, activations and the rest, in MiB."""
+        figures = self.start[stage] if point is None else self.stages[point, stage]
+        peak_mib = self.peak_over_import_mib(figures)
+        is_anonymous = "peak_anon_mib" in figures
+        if self.is_on_gpu:
+            steady_mib = figures.get("cuda_steady_mib", 0.0)
+        else:
+            key = "steady_anon_mib" if is_anonymous else "steady_rss_mib"
+            steady_mib = figures[key] - self.start["import"][key]
+        weights_mib = figures["own_weights_mib" if is_anonymous and not self.is_on_gpu else "weights_mib"]
+        kv_mib = 0.0
+        if point is not None and point in self.kv:
+            total_mib, tokens = self.kv[point]
+            kv_mib = total_mib * min(figures["kv_tokens"] / tokens, 1.0)
+        values = (weights_mib, kv_mib, peak_mib - steady_mib, steady_mib - weights_mib - kv_mib)
+        return dict(zip(PARTS, values, strict=True))
+
+    def largest_point(self) -> int:
+        """Return the largest completely measured point."""
+        return max(self.speeds)
+
+    def kv_mib_per_1000_tokens(self) -> float | None:
+        """Return the slope of the KV cache in MiB per 1,000 tokens. None with fewer than two lengths."""
+        points = [(tokens / 1000, mib) for mib, tokens in self.kv.values()]
+        if len({tokens for tokens, _ in points}) < 2:
+            return None
+        return linear_regression(*zip(*points, strict=True)).slope
+
+    def metrics(self) -> dict[str, float]:
+        """Return the repeat's metrics: engine report, stages, and the largest point."""
+        start, at = self.start["import"], self.largest_point()
+        stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
+        every = [*self.start.values(), *self.stages.values()]
+        end = stages["decode"]
+        peak_mib = max(figures["peak_rss_mib"] for figures in every)
+        metrics: dict[str, float] = dict(self.report["metrics"]) | self.speeds[at]
+        metrics |= {
+            "import_s": start["seconds"],
+            "peak_rss_mib": peak_mib,
+            "steady_rss_mib": end["steady_rss_mib"],
+            "pss_mib": end["pss_mib"],
+            "mapped_files_mib": end["pss_file_mib"] - start["pss_file_mib"],
+            "baseline_mib": start["steady_rss_mib"],
+            "baseline_anon_mib": start["steady_anon_mib"],
+            "peak_over_baseline_mib": max(map(self.peak_over_import_mib, every)),
+            "load_peak_anon_mib": self.start["load"]["peak_anon_mib"],
+        }
+        for stage, figures in stages.items():
+            for key in ("peak_rss_mib", "steady_rss_mib", "steady_anon_mib"):
+                metrics[f"{stage}_{key}"] = figures[key]
+        highest = max(IN_POINTS, key=lambda stage: self.peak_over_import_mib(stages[stage]))
+        metrics |= {f"{part}_held_mib": value for part, value in self.attribute_peak(highest, at).items()}
+        if at in self.kv:
+            metrics["kv_mib"] = self.kv[at][0]
+        if (slope := self.kv_mib_per_1000_tokens()) is not None:
+            metrics["kv_per_1000_tokens_mib"] = slope
+        if "cuda_peak_mib" in end:
+            for key in ("cuda_peak_mib", "cuda_reserved_mib"):
+                metrics[key] = max(figures.get(key, 0.0) for figures in every)
+            metrics["cuda_steady_mib"] = end["cuda_steady_mib"]
+        return metrics
+
+
+def summarize_repeats(
+    repeats: list[MemoryRepeat], points: list[Workload], predicted: list[Footprint | None]
+) -> tuple[Result, dict[str, Any]]:
+    """Combine repeats into medians, spreads and predictions. Returns the result and the data for
+    pictures.
+    """
+    measured = [run.metrics() for run in repeats]
+    shared = [key for key in measured[0] if all(key in values for values in measured)]
+    metrics = {key: median(values[key] for values in measured) for key in shared}
+    for key in SPREAD:
+        if key in metrics:
+            metrics[f"{key}_min"] = min(values[key] for values in measured)
+            metrics[f"{key}_max"] = max(values[key] for values in measured)
+    metrics["repeats"] = len(repeats)
+    metrics["points"] = len(points)
+    failed = {number: why for run in reversed(repeats) for number, why in run.failed.items()}
+    metrics["points_not_measured"] = len(failed)
+    report = repeats[0].report
+    # text: they come from the probe's process
+    notes: list[Note | str] = [*dict.fromkeys(text for run in repeats for text in run.report["notes"])]
+    at = max(run.largest_point() for run in repeats)
+    prediction = predicted[at]
+    if prediction is None:
+        notes.append(note("no_prediction"))
+    else:
+        metrics |= _prediction_metrics(metrics, prediction, points[at])
+    rows = _stage_rows(repeats, points, predicted, failed)
+    notes += _memory_notes(repeats, metrics, failed)
+    drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
+    for number, (batch, prompt, new) in enumerate(points):
+        kv = [run.kv[number] for run in repeats if number in run.kv]
+        if kv:
+            values = [mib for mib, _ in kv]
+            drawn["kv"].append({"batch": batch, "tokens": kv[0][1], "context": prompt + new, "mib": median(values),
+                                "low": min(values), "high": max(values)})  # fmt: skip
+    if prediction is not None:
+        drawn["bytes_per_token"] = prediction.decode_kv_bytes / (
+            points[at][0] * (points[at][1] + points[at][2])
+        )
+    return Result(metrics, rows, dict(report["facts"]), render_notes(notes)), drawn
+
+
+def _prediction_metrics(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
+    """Return the predictions for the largest point, and their relative errors."""
+    rows, prompt_tokens, new_tokens = point
+    values = {
+        "predicted_weight_mib": predicted.weight_mib,
+        "predicted_weights_held_mib": predicted.resident_weight_mib,
+        "predicted_activation_mib": predicted.activation_mib,
+        "predicted_runtime_mib": predicted.runtime_mib,
+        "predicted_load_mib": predicted.load_mib,
+        "predicted_total_mib": predicted.total_mib,
+        "kv_cache_mib": predicted.kv_cache_mib,
+    }
+    if metrics["weight_mib"]:
+        values["weight_prediction_error"] = predicted.weight_mib / metrics["weight_mib"] - 1
+        held_mib = metrics["peak_over_baseline_mib"]
+        values["total_prediction_error"] = predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
+    if metrics.get("kv_mib"):
+        # the KV cache was measured when each row had all but its last two tokens
+        cached_mib = predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
+        values["kv_prediction_error"] = cached_mib / metrics["kv_mib"] - 1
+    if "kv_per_1000_tokens_mib" in metrics:
+        values["predicted_kv_per_1000_tokens_mib"] = (
+            1000 * predicted.kv_cache_mib / (rows * (prompt_tokens + new_tokens))
+        )
+    return values
+
+
+def _memory_notes(
+    repeats: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]
+) -> list[Note]:
+    notes = []
+    if any(run.peak_since_start for run in repeats):
+        notes.append(note("peaks_since_start"))
+    if not repeats[0].is_on_gpu:
+        notes.append(note("what_peaks_are"))
+    if failed:
+        notes.append(note("points_not_measured", "warning", count=len(failed), total=metrics["points"]))
+    return notes
+
+
+def _stage_rows(
+    repeats: list[MemoryRepeat],
+    points: list[Workload],
+    predicted: list[Footprint | None],
+    failed: dict[int, str],
+) -> list[dict[str, Any]]:
+    """Return a table row per stage of each point: medians over repeats, and the prediction."""
+    rows = [_stage_row(repeats, None, stage, None, predicted[0]) for stage in AT_START]
+    for number, point in enumerate(points):
+        measured = [run for run in repeats if number in run.speeds]
+        if measured:
+            rows += [_stage_row(measured, number, stage, point, predicted[number]) for stage in IN_POINTS]
+        else:
+            rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
+    if failed:
+        for row, number in _rows_with_points(rows, points):
+            row["note"] = failed.get(number, "")
+    return rows
+
+
+def _rows_with_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
+    numbers = {(point[0], point[1] + point[2]): number for number, point in enumerate(points)}
+    return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
+
+
+def _stage_row(
+    repeats: list[MemoryRepeat],
+    point_number: int | None,
+    stage: str,
+    point: Workload | None,
+    predicted: Footprint | None,
+) -> dict[str, Any]:
+    figures = [
+        run.start[stage] if point_number is None else run.stages[point_number, stage] for run in repeats
+    ]
+    peaks = [run.peak_over_import_mib(usage) for run, usage in zip(repeats, figures, strict=True)]
+    row: dict[str, Any] = {
+        "stage": stage,
+        "batch": point and point[0],
+        "context": point and point[1] + point[2],
+    }
+    row["seconds"] = round(median(figure["seconds"] for figure in figures), 2)
+    for part in PARTS:
+        row[f"{part}_mib"] = round(
+            median(run.attribute_peak(stage, point_number)[part] for run in repeats), 1
+        )
+    row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
+    by_stage = {}
+    if predicted is not None:
+        by_stage = {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
+                    "prefill": predicted.prefill_mib, "decode": predicted.decode_mib}  # fmt: skip
+    row["predicted_mib"] = row["error"] = None
+    if stage in by_stage:
+        row["predicted_mib"] = round(by_stage[stage], 1)
+        if median(peaks) > 0:
+            row["error"] = f"{by_stage[stage] / median(peaks) - 1:+.1%}"
+    row["rss_mib"] = round(median(figure["peak_rss_mib"] for figure in figures), 1)
+    return row

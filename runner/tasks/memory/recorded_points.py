@@ -1,0 +1,45 @@
+"""Measurements of earlier starts of a memory task: the stages of each repeat, up to its last
+complete point.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner.records.measurements import MeasurementFile
+
+
+class RecordedPoints:
+    """Events of the probe on disk, by repeat, extended by new events.
+
+    A point that failed is not stored, because memory may be free at the next start.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = MeasurementFile(folder)
+        self.outdated = self._file.outdated
+        self._events: dict[int, list[dict[str, Any]]] = {}
+        for line in self._file.earlier:
+            self._events.setdefault(line["repeat"], []).append(line["event"])
+        self.done = [
+            (repeat, event["point"])
+            for repeat, events in self._events.items()
+            for event in events
+            if "speed" in event
+        ]
+        self.count = len(self.done)  # of earlier starts
+
+    def stored_events(self, repeat: int) -> list[dict[str, Any]]:
+        """Return the stored events of a repeat. An incomplete point is measured again."""
+        return self._events.get(repeat, [])
+
+    def append_event(self, repeat: int, event: dict[str, Any]) -> None:
+        if "failed" in event:
+            return
+        self._file.append_measurement(repeat=repeat, event=event)
+        if "speed" in event:
+            self.done.append((repeat, event["point"]))
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,122 @@
+"""Creates all cases of a job, each as long as its length allows in the model's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from runner.config.wording import PromptStyle
+from runner.tasks import ResolvedJob, model_kind
+from runner.tasks.recall.cases import CaseSettings, RenderedCase
+from runner.tasks.recall.fillers import Filler, create_haystack, measure_filler
+from runner.tasks.recall.fitting import SizeGroup, fit_sizes
+from runner.tasks.recall.judging import PlacedCase
+from runner.tasks.recall.keys import RecallConfig
+from runner.tasks.recall.kinds import is_ruler_kind, load_case_generator
+from runner_base import ClusterUnit, ConfigError
+from runner_compare.statistics import MIN_CLUSTERS
+from runner_engine import Message, Prompt
+
+ROOM = "generation.max_new_tokens"
+TOKENS_A_LINE = 25  # of a text that is its own, about
+
+
+def place_cases(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> dict[int, PlacedCase]:
+    """Return every case by its number. Only the tokenizer is loaded.
+
+    The shortest length has the first numbers, so that more lengths change no number. Haystacks
+    follow one another, so that one haystack at a time is cached.
+    """
+    kind = model_kind(resolved.config.model)
+
+    def count_text_tokens(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for _, ids in kind.encode_prompts(resolved, texts)]
+
+    def count_case_tokens(cases: Sequence[RenderedCase]) -> list[int]:
+        return [
+            len(ids)
+            for _, ids in kind.encode_prompts(resolved, [build_case_prompt(task, case) for case in cases])
+        ]
+
+    filler = measure_filler(units, count_text_tokens)
+    answer = resolved.config.generation.max_total_new_tokens
+    groups = [*_size_groups(task, filler, answer)]
+    fit_sizes(groups, lambda group, tokens: _estimate_size(group, filler, tokens), count_case_tokens, ROOM)
+    cases = [
+        PlacedCase(
+            case.kind,
+            group.length,
+            case.depth,
+            case.number,
+            case.at(group.size),
+            group.text,
+            ClusterUnit.text
+            if group.text is not None and task.num_haystacks >= MIN_CLUSTERS
+            else ClusterUnit.question,
+        )
+        for group in groups
+        for case in group.cases
+    ]
+    check_values_survive(cases, resolved)
+    return dict(sorted(enumerate(cases), key=lambda numbered: numbered[1].text or 0))
+
+
+def build_case_prompt(task: RecallConfig, case: RenderedCase) -> Prompt:
+    """Return a case's prompt: a chat turn, or plain text that ends with the beginning of an answer."""
+    if task.prompt is PromptStyle.text:
+        return f"{case.prompt_text} {case.beginning}"
+    turns = [Message("system", task.system)] if task.system else []
+    return (*turns, Message("user", case.prompt_text))
+
+
+def check_values_survive(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> None:
+    """Reject a tokenizer that does not decode the requested values unchanged: no answer could be
+    right.
+    """
+    values = [*dict.fromkeys(value for case in cases for value in case.asked.gold)]
+    kind = model_kind(resolved.config.model)
+    encoded = kind.encode_prompts(resolved, [f"It is {value}." for value in ("green", *values)])
+    decode = kind.create_decoder(resolved)
+    back = [decode(ids) for _, ids in encoded]
+    if "green" not in back[0]:  # an engine whose tokens have no text of their own
+        return
+    for value, text in zip(values, back[1:], strict=True):
+        if value not in text:
+            raise ConfigError(
+                f"this model's tokenizer turns {f'It is {value}.'!r} into {text!r}, so that no answer "
+                "could be right: choose numbers, words or uuids, whichever it keeps",
+                key="task.values",
+                code="unsupported",
+            )
+
+
+def _size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) -> Iterator[SizeGroup]:
+    count = task.num_haystacks
+    haystacks = [create_haystack(filler, text, task.cases_seed) for text in range(count)]
+    for length in task.tokens:
+        for kind in task.kinds:
+            recipe = CaseSettings(
+                kind,
+                task.cases_seed,
+                task.cases,
+                task.depths,
+                task.values.value,
+                task.needles,
+                filler,
+                length,
+            )
+            if is_ruler_kind(kind):  # each case has its own text, or RULER's noise
+                yield from (
+                    SizeGroup(length, length - answer_tokens, [case])
+                    for case in load_case_generator(kind)(recipe)
+                )
+                continue
+            for text, haystack in enumerate(haystacks):
+                in_text = replace(recipe, filler=haystack, text=text, texts=count)
+                cases = [*load_case_generator(kind)(in_text)]
+                yield SizeGroup(length, length - answer_tokens, cases, text=text if count > 1 else None)
+
+
+def _estimate_size(group: SizeGroup, filler: Filler, tokens: int) -> int:
+    """Estimate the size in units of a text with `tokens` tokens."""
+    return tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.units_for_tokens(max(0, tokens))

@@ -1,0 +1,149 @@
+"""Reuses measurements of cells from earlier, interrupted starts of a sweep.
+
+Each run of a cell is stored when it ends, with its metrics, the cell's peak memory and the
+lengths of its prompts. A later start repeats the warm-up, uncounted, for the incomplete cells,
+so that they find the process in the same state as without the interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from runner.records.measurements import MeasurementFile
+from runner.render.notes import note_text
+from runner.speed.arrivals import RequestLoad
+from runner.speed.cells import Cell, CellRunner
+from runner.speed.limits import MachineLimits
+from runner_base import machine
+from runner_engine.sessions import HardwareRates
+
+LOAD_EVERY_S = 1.0  # how often the load of other programs is looked at: it takes milliseconds
+
+
+class RecordedCells:
+    """Measurements on disk: runs of cells, machine rates and request rates; new ones are appended."""
+
+    def __init__(self, folder: Path, contention: machine.Contention) -> None:
+        self._file, self._contention = MeasurementFile(folder), contention
+        self.outdated = self._file.outdated
+        lines = self._file.earlier
+        self._runs = {(line["round"], line["cell"]): line for line in lines if line["what"] == "run"}
+        self._rates = {line["round"]: line for line in lines if line["what"] == "rates"}
+        self._loads = {line["rate"]: line for line in lines if line["what"] == "load"}
+        self._earlier_load = next(
+            (line["measured"] for line in lines if line["measured"] != machine.EXCLUSIVE), ""
+        )
+        self._load, self._load_at = machine.EXCLUSIVE, 0.0
+        self.count = len(self._runs) + len(self._loads)  # of earlier starts
+        self.done = [*self._runs, *self._loads]  # with those of this start
+
+    def warm_up_incomplete_cells(
+        self, stopwatch: CellRunner, cells: Sequence[Cell], rounds: int, warmup: int, has_loads: bool
+    ) -> None:
+        """Repeat, uncounted, the first rounds of the cells that earlier starts have measured in part.
+
+        A cell without a warm-up is cold only in its first run, so the runs after it are measured warm.
+        """
+        for number in range(max(warmup, 1)):
+            for cell in cells:
+                if (number, cell.key) not in self._runs or cell.note:
+                    continue
+                if has_loads or not all((later, cell.key) in self._runs for later in range(rounds)):
+                    copy = replace(cell, repeats=[], lengths=[])
+                    real = None if stopwatch.real is None else replace(stopwatch.real, lengths=[])
+                    replace(stopwatch, real=real).run_cell(copy, number)
+                    cell.note = copy.note
+
+    def is_measured(self, cell: Cell, round_number: int) -> bool:
+        """Return whether an earlier start has measured a cell in a round."""
+        return (round_number, cell.key) in self._runs
+
+    def measure_run(self, stopwatch: CellRunner, cell: Cell, round_number: int) -> dict[str, float] | None:
+        """Return a run's metrics, measured now or by an earlier start. None, with a note in the cell, if
+        it failed.
+        """
+        if (line := self._runs.get((round_number, cell.key))) is not None:
+            cell.peak_rss_mib, cell.cuda_peak_mib = line["peak_rss_mib"], line["cuda_peak_mib"]
+            cell.lengths += line["lengths"]
+            stopwatch.in_pieces |= line["in_pieces"]
+            if stopwatch.real is not None:
+                stopwatch.real.skip_sent(cell.batch_size, line["lengths"])
+            return dict(line["figures"])
+        before = len(cell.lengths)
+        figures = stopwatch.run_cell(cell, round_number)
+        if figures is not None:
+            self.done.append((round_number, cell.key))
+            self._append(
+                what="run",
+                round=round_number,
+                cell=cell.key,
+                figures=figures,
+                lengths=cell.lengths[before:],
+                peak_rss_mib=cell.peak_rss_mib,
+                cuda_peak_mib=cell.cuda_peak_mib,
+                in_pieces=stopwatch.in_pieces,
+            )
+        return figures
+
+    def measure_machine_rates(self, limits: MachineLimits, round_number: int) -> None:
+        """Measure the machine's rates after a round, unless an earlier start has."""
+        if (line := self._rates.get(round_number)) is not None:
+            limits.measured.append(HardwareRates(line["matrix_gflop_per_s"], line["read_gb_per_s"]))
+            return
+        before = len(limits.measured)
+        limits.measure_once()
+        for rates in limits.measured[before:]:
+            self._append(
+                what="rates",
+                round=round_number,
+                matrix_gflop_per_s=rates.matrix_gflop_per_s,
+                read_gb_per_s=rates.read_gb_per_s,
+            )
+
+    def load_recorded(self, request_load: RequestLoad) -> bool:
+        """Fill in the timings of a request rate from an earlier start. Returns False if there are none."""
+        line = self._loads.get(request_load.rate)
+        if line is None:
+            return False
+        request_load.seconds, request_load.note = line["seconds"], line["note"]
+        for timed, first_s, ended_s in zip(
+            request_load.requests, line["first_s"], line["ended_s"], strict=True
+        ):
+            timed.first_s, timed.ended_s = first_s, ended_s
+        return True
+
+    def record_load(self, request_load: RequestLoad) -> None:
+        """Store the timings of a request rate, unless it ran out of memory."""
+        if not request_load.seconds:
+            return
+        self.done.append((0, f"rate {request_load.rate:g}"))
+        self._append(
+            what="load",
+            rate=request_load.rate,
+            seconds=request_load.seconds,
+            note=note_text(request_load.note),
+            first_s=[timed.first_s for timed in request_load.requests],
+            ended_s=[timed.ended_s for timed in request_load.requests],
+        )
+
+    def describe_contention(self) -> str:
+        """Describe the load by other programs on process and machine, in this start and earlier ones."""
+        now = self._contention.describe_load()
+        return now if now != machine.EXCLUSIVE else self._earlier_load or now
+
+    def other_load(self) -> str:
+        """Describe the load by other programs, in this start and earlier ones. Empty if it was negligible."""
+        earlier = self._earlier_load if self._earlier_load.startswith(machine.BESIDE) else ""
+        return self._contention.describe_other_programs() or earlier
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, **values: Any) -> None:
+        if monotonic() - self._load_at >= LOAD_EVERY_S:
+            self._load, self._load_at = self._contention.describe_load(), monotonic()
+        self._file.append_measurement(**values, measured=self._load)

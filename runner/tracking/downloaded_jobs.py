@@ -1,0 +1,82 @@
+"""Downloads jobs that another host has finished from an MLflow server, found by their job ids.
+
+Hosts that share only a server then share their work: a job that one host has done is not
+repeated by others.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from runner.config.root import RunnerConfig
+from runner.records.job_archives import move_into_job
+from runner.records.jobs import Job, read_samples
+from runner.tracking.connection import connect
+from runner.tracking.stored_runs import read_runs
+from runner.tracking.stores import Store, store_from_config
+from runner_base import Record, RunRecordError, Status, TrackingError, to_one_line
+
+log = logging.getLogger(__name__)
+
+# these hand out files, too; the files of a database lie on the disk of a host
+SERVERS = ("http://", "https://")
+
+
+def mlflow_server_store(config: RunnerConfig) -> Store | None:
+    """Return the store of a job if it is a server."""
+    store = store_from_config(config)
+    return store if store is not None and store.uri.startswith(SERVERS) else None
+
+
+def download_job(store: Store, job: Job) -> Record | None:
+    """Download a job if an MLflow server has it finished, else return None. The caller holds the job's
+    lock.
+    """
+    if not store.uri.startswith(SERVERS):
+        return None
+    try:
+        run_id = read_runs(store, [job.job_id]).find_run(job.job_id, None)
+        return None if run_id is None else download_run(store, run_id, job)
+    except TrackingError:
+        if store.parent_run_id is None:
+            raise
+        return None  # a grid goes on without its server
+
+
+def download_run(store: Store, run_id: str, job: Job) -> Record | None:
+    """Download the files of a finished run into a job's folder. None, with a warning, if they are
+    damaged.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        there = replace(job, folder=Path(scratch, job.job_id))
+        there.folder.mkdir()
+        try:
+            with connect(store) as experiment:
+                experiment.client.download_artifacts(run_id, "", str(there.folder))
+            record = there.read_last_record()
+            read_samples(there.samples_path)
+        except (RunRecordError, OSError) as error:
+            log.warning(
+                "run %s of %s has %s, but its files are damaged: %s",
+                run_id,
+                store.redacted_uri,
+                job.job_id,
+                to_one_line(error),
+            )
+            return None
+        if record is None or record.job_id != job.job_id or record.status is not Status.FINISHED:
+            log.warning(
+                "run %s of %s is finished, but has no result of %s", run_id, store.redacted_uri, job.job_id
+            )
+            return None
+        if record.result.artifacts:  # files that only the other host has
+            return None
+        move_into_job(there.folder, job)
+    record = replace(record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.redacted_uri)
+    job.write_record(record)
+    log.info("%s was done on %s: its result comes from %s (rerun=all runs it again)", job.job_id,
+             record.result.facts.get("machine", "another host"), store.redacted_uri)  # fmt: skip
+    return record

@@ -1,0 +1,58 @@
+"""Format numbers with enough decimals that rounding never makes a value equal its limit.
+
+Rounding keeps the order of two numbers, but makes close ones equal: 2.127 MiB with a limit
+of `<2.13` would be shown as 2.13, as if the limit was missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+MOST = 12  # further digits; what they do not tell apart differs by rounding errors
+
+
+class NumberFormatter(Protocol):
+    """Formats a number; `more` adds decimals to the usual count."""
+
+    def __call__(self, value: float, extra_digits: int = 0, /) -> str: ...
+
+
+def count_extra_digits(values: Iterable[float], limit: float, format_number: NumberFormatter) -> int:
+    """Return how many extra digits keep each rounded value on its side of the limit.
+
+    Returns 0 if no number of digits up to the maximum does.
+    """
+    beside = [value for value in values if math.isfinite(value) and value != limit]
+    for more in range(MOST + 1):
+        shown_limit = _parse_formatted_number(format_number(limit, more))
+        shown = [_parse_formatted_number(format_number(value, more)) for value in beside]
+        sides = zip(shown, beside, strict=True)
+        if all(one != shown_limit and (one > shown_limit) == (value > limit) for one, value in sides):
+            return more
+    return 0
+
+
+def _parse_formatted_number(text: str) -> float:
+    return float(text.replace(",", "").replace("−", "-").removesuffix("%"))
+
+
+def format_against_limit(value: float, limit: float, format_number: NumberFormatter) -> str:
+    """Format a value with enough digits that it does not look equal to its limit."""
+    return format_number(value, count_extra_digits([value], limit, format_number))
+
+
+def format_value_and_limit(value: float, limit: float, format_number: NumberFormatter) -> tuple[str, str]:
+    """Format a value and a computed limit with the same number of digits, enough to differ."""
+    more = count_extra_digits([value], limit, format_number)
+    return format_number(value, more), format_number(limit, more)
+
+
+def fixed_decimals_formatter(count: int) -> NumberFormatter:
+    """Return a formatter with this many decimals, e.g. 1,234.56 for two."""
+
+    def format_decimals(value: float, extra_digits: int = 0, /) -> str:
+        return f"{value:,.{count + extra_digits}f}"
+
+    return format_decimals

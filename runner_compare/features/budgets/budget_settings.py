@@ -1,0 +1,57 @@
+"""Settings of a table that have several thinking budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner_compare.features.thinking.compute import BUDGET
+from runner_compare.model.data import Table, TableRow, natural_sort_key
+
+NO_BUDGET = (None, "null", "None")
+
+
+@dataclass
+class BudgetSetting:
+    """Rows that differ only in the thinking budget, in ascending order; no limit comes last."""
+
+    rows: list[TableRow]
+    keys: list[str]  # of the table, without the budget
+
+    @property
+    def config(self) -> dict[str, str | None]:
+        return {key: self.rows[0].config[key] for key in self.keys}
+
+    @property
+    def budgets(self) -> list[str | None]:
+        """Thinking budgets in tokens; None: no limit."""
+        return [thinking_budget(row) for row in self.rows]
+
+
+def thinking_budget(row: TableRow) -> str | None:
+    """Return a row's thinking budget in tokens; None: no limit."""
+    budget = row.config.get(BUDGET, row.run.get_value(BUDGET))
+    return None if budget in NO_BUDGET else budget
+
+
+def budget_sort_key(budget: str | None) -> tuple[object, ...]:
+    """Return a sort key for budgets; no limit comes last."""
+    return budget is None, natural_sort_key(budget)
+
+
+def find_budget_settings(table: Table) -> list[BudgetSetting]:
+    """Return the settings of a table that have several budgets."""
+    if BUDGET not in table.keys or not table.has_accuracies:
+        return []
+    keys = [key for key in table.keys if key != BUDGET]
+    groups: dict[tuple[str | None, ...], list[TableRow]] = {}
+    for row in table.rows:
+        if row.run.accuracy_interval and not row.is_repeat:
+            groups.setdefault(tuple(row.config[key] for key in keys), []).append(row)
+    ordered = (
+        sorted(rows, key=lambda row: budget_sort_key(thinking_budget(row))) for rows in groups.values()
+    )
+    return [
+        BudgetSetting(rows, keys)
+        for rows in ordered
+        if len({thinking_budget(row) for row in rows}) == len(rows) > 1
+    ]

@@ -1,0 +1,210 @@
+"""Texts about recall in long texts, for jobs and comparisons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runner_compare.features.recall.compute import CellRecall, RecallFindings
+from runner_compare.model.data import ABSENT
+from runner_compare.render.effects import format_p_value
+from runner_compare.render.labels import format_rounded_count
+from runner_compare.render.margins import format_margin_points
+from runner_compare.statistics.effective_length import EffectiveLength
+
+if TYPE_CHECKING:
+    from runner_compare.statistics.lost_depths import LostDepths
+
+NEAR_ZERO = 0.35  # a recall whose interval is below
+IN_SEVERAL_PLACES = "several"  # depths, of what is asked for
+
+
+def format_percent(fraction: float) -> str:
+    """Format a recall for a table, e.g. `97`."""
+    return f"{100 * fraction:.0f}"
+
+
+def format_reached(effective_length: EffectiveLength | None) -> str:
+    """Format the lower end of an effective length for a table cell."""
+    return ABSENT if effective_length is None else f"{effective_length.at_least:,}"
+
+
+def format_below(effective_length: EffectiveLength | None) -> str:
+    """Format the first length that is shown not to be reached, for a table cell."""
+    return (
+        ABSENT
+        if effective_length is None or effective_length.first_lost_length is None
+        else f"{effective_length.first_lost_length:,}"
+    )
+
+
+def describe_effective_length(effective_length: EffectiveLength) -> str:
+    """Describe an effective length: `reaches at least 4,096 tokens, less than 8,192`."""
+    if effective_length.reached == len(effective_length.lengths) - 1:
+        return f"reaches at least {effective_length.at_least:,} tokens, the longest that was asked"
+    if effective_length.reached == 0 and effective_length.first_lost_length is None:
+        return (
+            f"not decided between {effective_length.lengths[0]:,} and {effective_length.lengths[-1]:,} tokens"
+        )
+    if effective_length.reached == 0 and effective_length.first_lost_length == effective_length.lengths[1]:
+        return (
+            f"less than {effective_length.first_lost_length:,} tokens: lost beyond "
+            f"{effective_length.at_least:,}, the shortest that was asked"
+        )
+    parts = []
+    if effective_length.reached > 0:
+        parts.append(f"reaches at least {effective_length.at_least:,} tokens")
+    if effective_length.first_lost_length is not None:
+        parts.append(f"less than {effective_length.first_lost_length:,}{' tokens' * (not parts)}")
+    if effective_length.undecided_lengths:
+        parts.append(
+            f"not decided at {', '.join(f'{length:,}' for length in effective_length.undecided_lengths)}"
+        )
+    return ", ".join(parts)
+
+
+def effective_length_sentence(findings: RecallFindings) -> str:
+    """Return the sentence about the effective length, or why there is none."""
+    lengths, margin = findings.length_recalls, format_margin_points(findings.margin)
+    shortest = lengths[0]
+    interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
+    if findings.is_too_low:
+        cut_off = f", {shortest.cut_off} of {shortest.answers} answers cut off" if shortest.cut_off else ""
+        head = "recall at the shortest length is not shown to be above the margin"
+        if shortest.high < NEAR_ZERO:
+            head = "recall is near zero even at the shortest length"
+        return (
+            f"{head}: {interval} at {shortest.length:,} tokens{cut_off}. A loss of {margin} could not be seen, so "
+            "nothing is said of an effective length"
+        )
+    found = findings.effective_length
+    if found is None:
+        what = "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
+        return f"no effective length: {what}"
+    at_shortest = f"the recall at {shortest.length:,} tokens ({interval})"
+    texts = f"over {findings.num_haystacks} texts" if findings.is_clustered_by_haystack else "in these texts"
+    reached = f"effective length {texts} within {margin} of {at_shortest}"
+    sentence = f"{reached}: {describe_effective_length(found)}"
+    if not found.undecided_lengths:
+        return sentence
+    first = lengths[found.reached + 1]
+    needed = format_rounded_count(findings.needed_questions)
+    asked = first.answers if findings.is_clustered_by_haystack else first.questions
+    return f"{sentence}. {asked} questions a length are few: about {needed} would decide if nothing is lost"
+
+
+def lost_depth_sentences(findings: RecallFindings) -> list[str]:
+    """Return a sentence on depths at which recall is significantly below the rest, or []."""
+    shown = [lost for lost in findings.lost_depths if lost.is_significant]
+    if not shown:
+        return []
+    parts = [describe_lost_depths(lost) for lost in shown]
+    return [f"recall depends on the depth: {'; '.join(parts)}; p over all depths and lengths"]
+
+
+def describe_lost_depths(lost_depths: LostDepths) -> str:
+    """Describe at which depths recall is below the rest, in texts of one length."""
+    at = (
+        f"depth {lost_depths.first:g}"
+        if lost_depths.first == lost_depths.last
+        else f"depths {lost_depths.first:g} to {lost_depths.last:g}"
+    )
+    shares = f"{format_percent(lost_depths.recall)} % against {format_percent(lost_depths.rest)} % elsewhere"
+    p = f"p={format_p_value(lost_depths.p)}".replace("=<", "<")
+    return f"at {lost_depths.length:,} tokens lower at {at} ({shares}, {p})"
+
+
+def length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
+    """Return the table of recall by length and depth, in percent, one line per length."""
+    depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
+    if any(findings.recall_at(length.length, None) for length in findings.length_recalls):
+        depths.append((IN_SEVERAL_PLACES, None))
+    return [
+        {
+            "tokens": length.length,
+            **{head: recall_percent(findings.recall_at(length.length, depth)) for head, depth in depths},
+            "all": round(100 * length.share),
+            "low": round(100 * length.low),
+            "high": round(100 * length.high),
+            "answers": length.answers,
+        }
+        for length in findings.length_recalls
+    ]
+
+
+def recall_percent(cell: CellRecall | None) -> int | None:
+    return None if cell is None else round(100 * cell.accuracy)
+
+
+def format_cell(cell: CellRecall | None) -> str:
+    return ABSENT if cell is None else format_percent(cell.accuracy)
+
+
+def effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]]:
+    """Return the table of effective lengths by kind of question; [] for one kind."""
+    lengths = [length.length for length in findings.length_recalls]
+    rows = []
+    for kind, found in findings.effective_length_by_kind.items():
+        row: dict[str, Any] = {
+            "kind": kind,
+            "reaches": found and found.at_least,
+            "less than": found and found.first_lost_length,
+        }
+        for length in lengths:
+            row[f"{length:,}"] = recall_percent(findings.recall_of_kind(kind, length))
+        rows.append(row)
+    return rows
+
+
+def recall_record(findings: RecallFindings) -> dict[str, Any]:
+    """Return the recall results of a run as JSON data."""
+    return {
+        "margin": findings.margin,
+        "texts": findings.num_haystacks,
+        "is_over_texts": findings.is_clustered_by_haystack,
+        "effective_length": effective_length_record(findings.effective_length),
+        "kinds": {
+            kind: effective_length_record(found) for kind, found in findings.effective_length_by_kind.items()
+        },
+        "lengths": [
+            {
+                "tokens": length.length,
+                "answers": length.answers,
+                "questions": length.questions,
+                "recall": length.share,
+                "recall_low": length.low,
+                "recall_high": length.high,
+                "cut_off": length.cut_off,
+                "depths": [
+                    {"depth": depth, "answers": cell.answers, "recall": cell.accuracy}
+                    for depth in (*findings.depths, None)
+                    if (cell := findings.recall_at(length.length, depth)) is not None
+                ],
+            }
+            for length in findings.length_recalls
+        ],
+        "lost_depths": [
+            {
+                "tokens": lost.length,
+                "first": lost.first,
+                "last": lost.last,
+                "recall": lost.recall,
+                "recall_elsewhere": lost.rest,
+                "p": lost.p,
+                "is_shown": lost.is_significant,
+            }
+            for lost in findings.lost_depths
+        ],
+    }
+
+
+def effective_length_record(effective_length: EffectiveLength | None) -> dict[str, Any] | None:
+    """Return an effective length as JSON data, or None."""
+    if effective_length is None:
+        return None
+    return {
+        "tokens": effective_length.tokens,
+        "at_least": effective_length.at_least,
+        "below": effective_length.first_lost_length,
+        "undecided": [*effective_length.undecided_lengths],
+        "words": describe_effective_length(effective_length),
+    }

@@ -1,0 +1,117 @@
+"""Definition of a metric: unit, label, number format, better direction and pooling.
+
+Names contain units (`peak_rss_mib`, `load_s`), so the unit follows from the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+from runner_base import Sample
+
+ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
+UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",
+         "_requests_per_s": "requests/s", "_j_per_token": "J/token", "_j": "J", "_wh": "Wh", "_w": "W",
+         "_mib": "MiB", "_s": "s", "_nats": "nats"}  # fmt: skip
+SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
+
+
+class BetterDirection(Enum):
+    """Which direction of a metric is better, as the sign of an improvement."""
+
+    higher = 1
+    lower = -1
+    neither = 0
+
+
+class PoolingRule(StrEnum):
+    """How the values of several runs are combined."""
+
+    sum = "sum"
+    mean = "mean"
+    max = "max"
+    per_token = "per_token"  # the speed over all tokens of all runs
+    weighted = "weighted"  # the mean, where each run counts by its `tokens`
+    dropped = "dropped"  # it follows from other metrics, or has no meaning over several runs
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that tasks measure, or that a plug-in computes from a job's samples."""
+
+    key: str
+    label: str  # without the unit
+    unit: str = ""
+    form: str = ""  # Python's format specification; empty: as many digits as help
+    better: BetterDirection = BetterDirection.neither
+    pooling: PoolingRule = PoolingRule.mean
+    # for pooling per token and weighted: the metric that counts the tokens, or what else it is of
+    tokens: str = ""
+    axis_words: str = ""  # the text on a picture's axis, if the label is too short
+    head_words: str = ""  # the head of a narrow column, if the label does not fit
+    # a plug-in's: from the answers that count
+    of_samples: Callable[[Sequence[Sample]], float] | None = None
+
+    @property
+    def title(self) -> str:
+        """The label with the unit, for a column heading."""
+        return f"{self.label} {self.unit}".strip()
+
+    @property
+    def head(self) -> str:
+        """The label above the unit, for the heading of a narrow column."""
+        return self.head_words or "\n".join(self.title.rsplit(" ", 1))
+
+    @property
+    def axis_label(self) -> str:
+        return self.axis_words or ", ".join(filter(None, (self.label, self.unit)))
+
+    def format_value(self, value: float) -> str:
+        """Format a value, without the unit."""
+        return format(value, self.form) if self.form else format_number(value)
+
+
+Metric.__module__ = "runner_compare.metrics"  # as messages name it: others take it from the door
+
+
+def format_number(value: float) -> str:
+    """Format a number with a suitable number of digits."""
+    if value % 1 == 0:  # false for infinity and NaN
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def define_metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
+    """Define a metric. Omitted properties follow from the unit."""
+    suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
+    unit = UNITS.get(suffix, "")
+    better = BetterDirection.neither
+    if unit:
+        better = BetterDirection.higher if unit.endswith("/s") else BetterDirection.lower
+    plain: dict[str, Any] = {
+        "unit": unit,
+        "label": label or key.removesuffix(suffix).replace("_", " "),
+        "better": better,
+        "pooling": PoolingRule.max if unit == "MiB" else PoolingRule.mean,
+    }
+    return Metric(key=key, form=form, **(plain | special))
+
+
+def define_with_interval(
+    key: str, label: str, number_format: str, better: BetterDirection, **overrides: Any
+) -> list[Metric]:
+    """Define a metric and the ends of its interval, which belong to one run and are not pooled."""
+    about = {"form": number_format, "better": better, "pooling": PoolingRule.dropped, **overrides}
+    ends = [
+        define_metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""})
+        for end in ENDS[1:]
+    ]
+    return [define_metric(key, label, **about), *ends]
+
+
+def define_counts(better: BetterDirection, *keys: str) -> list[Metric]:
+    """Define counts that are added over runs."""
+    return [define_metric(key, form=",.0f", better=better, pooling=PoolingRule.sum) for key in keys]

@@ -1,0 +1,111 @@
+"""Align two runs' likelihoods of the same texts that were split into different windows.
+
+A window decides how much context precedes a token, not which tokens are scored. So the
+texts are compared over pieces that both runs have cut: a whole text, or the span between
+two positions at which both begin a window, where the windows of a single text are the
+samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from runner_compare.model.data import Texts, TextScore
+from runner_compare.statistics import sum_likelihoods_by_unit
+from runner_compare.statistics.likelihoods import longest_context
+
+NO_PROMPT = (None, None)  # the question and gold of a window: its tokens identify it
+
+
+def keep_longest_context(texts: Texts) -> Texts:
+    """Keep only the scores after the longest context, if texts were scored after several."""
+    longest = longest_context(score.likelihood for score in texts.values())
+    return {index: score for index, score in texts.items() if score.likelihood.context == longest}
+
+
+def align_windows(texts: Texts, base_texts: Texts, is_single_text: bool) -> tuple[Texts, Texts]:
+    """Join windows so that both sides have the same pieces, if they scored the same tokens.
+
+    Otherwise both sides are returned unchanged.
+    """
+    sides = texts, base_texts
+    if any(score.text != NO_PROMPT for side in sides for score in side.values()) or _have_same_windows(
+        texts, base_texts
+    ):
+        return sides
+    documents, base_documents = (_group_by_document(side, is_single_text) for side in sides)
+    if documents.keys() != base_documents.keys() or any(
+        _concatenate_tokens(documents[key]) != _concatenate_tokens(base_documents[key]) for key in documents
+    ):
+        return sides
+    pairs: list[tuple[TextScore, TextScore]] = []
+    for key, scores in documents.items():
+        ends = sorted(_window_ends(scores) & _window_ends(base_documents[key]))
+        pieces = zip(_join_windows(scores, ends), _join_windows(base_documents[key], ends), strict=True)
+        first = len(pairs)
+        pairs += [
+            (
+                _with_unit(piece, first + at if is_single_text else key),
+                _with_unit(base_piece, first + at if is_single_text else key),
+            )
+            for at, (piece, base_piece) in enumerate(pieces)
+        ]
+    return {at: piece for at, (piece, _) in enumerate(pairs)}, {
+        at: base_piece for at, (_, base_piece) in enumerate(pairs)
+    }
+
+
+def _have_same_windows(texts: Texts, base_texts: Texts) -> bool:
+    """Whether both sides have the same windows after the same tokens."""
+    return texts.keys() == base_texts.keys() and all(
+        (score.tokens, score.prompt) == (base_texts[index].tokens, base_texts[index].prompt)
+        for index, score in texts.items()
+    )
+
+
+def _group_by_document(texts: Texts, is_single_text: bool) -> dict[int, list[TextScore]]:
+    """Return the windows of each document in order."""
+    documents: dict[int, list[TextScore]] = {}
+    for index in sorted(texts):
+        score = texts[index]
+        documents.setdefault(0 if is_single_text else score.likelihood.unit, []).append(score)
+    return documents
+
+
+def _concatenate_tokens(scores: Sequence[TextScore]) -> list[int]:
+    return [token for score in scores for token in score.tokens]
+
+
+def _window_ends(scores: Sequence[TextScore]) -> set[int]:
+    """Return the token positions at which the windows of a text end."""
+    return {*accumulate(len(score.tokens) for score in scores)}
+
+
+def _join_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
+    """Join the windows of a text into pieces that end at these token positions."""
+    pieces: list[TextScore] = []
+    joined: list[TextScore] = []
+    position = 0
+    wanted = iter(ends)
+    end = next(wanted)
+    for score in scores:
+        joined.append(score)
+        position += len(score.tokens)
+        if position == end:
+            pieces.append(_merge_windows(joined))
+            joined, end = [], next(wanted, -1)
+    return pieces
+
+
+def _merge_windows(scores: Sequence[TextScore]) -> TextScore:
+    """Merge several windows into one. The context before them is not compared as a prompt."""
+    (likelihood,) = sum_likelihoods_by_unit(
+        [replace(score.likelihood, unit=0, context=None) for score in scores]
+    )
+    return scores[0]._replace(prompt=None, tokens=tuple(_concatenate_tokens(scores)), likelihood=likelihood)
+
+
+def _with_unit(score: TextScore, unit: int) -> TextScore:
+    return score._replace(likelihood=replace(score.likelihood, unit=unit))

@@ -1,0 +1,75 @@
+"""Sequential comparison of two runs while one of them is running.
+
+The decision holds whether cut-off answers are correct or wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runner_compare.statistics.margins import MarginVerdict, combine_sequential_sides
+from runner_compare.statistics.sequential import SequentialPairs, Side, comparison_level, confidence_percent
+
+
+@dataclass
+class InterimComparison:
+    """Always-valid test of the pairs so far, at a fraction of the 5 % error."""
+
+    comparisons: int = 1  # share the 5 %
+    margin: float | None = None  # decides about this one, and not about any difference
+    pairs: SequentialPairs = field(init=False)  # as counted: what was cut off is not right
+    ends: tuple[SequentialPairs, SequentialPairs] = field(
+        init=False
+    )  # with what was cut off at worst, at best
+
+    def __post_init__(self) -> None:
+        level = comparison_level(self.comparisons)
+        self.pairs = SequentialPairs(level, self.margin)
+        self.ends = SequentialPairs(level, self.margin), SequentialPairs(level, self.margin)
+
+    def add_pair(self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool) -> None:
+        """Add one pair of answers."""
+        at_worst, at_best = self.ends
+        self.pairs.add_pair(solved, baseline_solved)
+        at_worst.add_pair(solved, baseline_solved or baseline_cut_off)
+        at_best.add_pair(solved or cut_off, baseline_solved)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the run may stop. With a margin, a difference alone is not enough."""
+        return (self.decision if self.margin is None else self.margin_decision) is not Side.open
+
+    @property
+    def decision(self) -> Side:
+        """Decision about the difference that holds for any outcome of cut-off answers."""
+        at_worst, at_best = (pairs.decision for pairs in self.ends)
+        return at_worst if at_worst is at_best else Side.open
+
+    @property
+    def margin_decision(self) -> Side:
+        """Decision about the margin that holds for any outcome of cut-off answers."""
+        at_worst, at_best = (pairs.from_margin for pairs in self.ends)
+        return at_worst if at_worst is at_best else Side.open
+
+    @property
+    def verdict(self) -> MarginVerdict:
+        """Verdict on the margin from both decisions."""
+        return combine_sequential_sides(self.decision, self.margin_decision)
+
+    @property
+    def to_metrics(self) -> dict[str, float]:
+        """Counts, p-value and interval of the pairs. The difference is accuracy minus baseline
+        accuracy.
+        """
+        pairs = self.pairs
+        return {
+            "wins": pairs.wins,
+            "losses": pairs.losses,
+            "p": pairs.p,
+            "comparisons": self.comparisons,
+            "level": pairs.level,
+            "confidence_percent": confidence_percent(self.comparisons),
+            "difference_points": 100 * pairs.difference,
+            "difference_points_low": 100 * pairs.interval_low,
+            "difference_points_high": 100 * pairs.interval_high,
+        }

@@ -1,0 +1,98 @@
+"""Metrics of several answers per question: pass@k, maj@k and pass^k, from votes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from runner_base import ConfigError
+from runner_compare.metrics import BY_ANSWERS
+from runner_compare.statistics.votes import (
+    estimate_majority_at_k,
+    estimate_pass_at_k,
+    estimate_pass_hat_k,
+    reported_answer_counts,
+)
+
+NAME = re.compile(r"(pass@|maj@|pass\^)(\d+)")
+PASS, VOTE, ALL = "pass@", "maj@", "pass^"
+
+
+class AnswerVotes(NamedTuple):
+    """Votes of a question's answers for the right answer and for each wrong one.
+
+    The other answers abstain.
+    """
+
+    right: int
+    wrong: tuple[int, ...]
+
+    @classmethod
+    def from_answers(cls, answers: Iterable[tuple[str | None, bool]]) -> AnswerVotes:
+        """Count votes of answers, each given as text and correctness; a text of None abstains."""
+        said = [(text.strip(), is_right) for text, is_right in answers if text is not None]
+        wrong = Counter(text for text, is_right in said if not is_right)
+        return cls(sum(is_right for _, is_right in said), tuple(sorted(wrong.values())))
+
+
+@dataclass(frozen=True)
+class RepeatedAnswerMetric:
+    """Metric of k answers: `pass@k` (one is correct), `maj@k` (majority vote), `pass^k` (all are
+    correct).
+    """
+
+    kind: str
+    k: int
+
+    @classmethod
+    def from_name(cls, name: str) -> RepeatedAnswerMetric | None:
+        """Parse a name such as `maj@8`; None if it has another form."""
+        match = NAME.fullmatch(name)
+        if match is None:
+            return None
+        if int(match[2]) < 1:
+            raise ConfigError(f"give the number of answers, such as {match[1]}4", key=name, code="bad_value")
+        return cls(match[1], int(match[2]))
+
+    def estimate(self, num_correct: int, num_answers: int, votes: AnswerVotes | None) -> float | None:
+        """Estimate the metric of one question; None with fewer than k answers or without votes."""
+        if num_answers < self.k:
+            return None
+        if self.kind == PASS:
+            return estimate_pass_at_k(self.k, num_answers, num_correct)
+        if self.kind == ALL:
+            return estimate_pass_hat_k(self.k, num_answers, num_correct)
+        return (
+            None
+            if votes is None
+            else float(estimate_majority_at_k(self.k, num_answers, votes.right, votes.wrong))
+        )
+
+
+def repeated_answer_metrics(
+    questions: Sequence[tuple[tuple[int, int], AnswerVotes | None]],
+) -> dict[str, float]:
+    """Return the metrics of several answers per question, with a job's own names; {} for one
+    answer.
+
+    Each question has its numbers of correct and of all answers, and its votes if known.
+    Questions with different numbers of answers have a mean, but no such metrics.
+    """
+    counts = {right[1] or 1 for right, _ in questions}
+    most = max(counts, default=1)
+    if most == 1:
+        return {}
+    figures: dict[str, float] = {"answers_each": most}
+    for k in reported_answer_counts(most) if len(counts) == 1 else []:
+        for key, name in BY_ANSWERS.items():
+            values = [
+                RepeatedAnswerMetric(name.format(""), k).estimate(*right, votes) for right, votes in questions
+            ]
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                figures[f"{key}/{k}"] = fmean(known)
+    return figures

@@ -1,0 +1,27 @@
+"""Render the interim result of a run that is compared during execution."""
+
+from __future__ import annotations
+
+from runner_base import count_extra_digits
+from runner_compare.model.interim_comparison import InterimComparison
+from runner_compare.render.margins import format_margin_points, format_verdict
+from runner_compare.render.quantities import format_points
+from runner_compare.statistics.margins import MarginVerdict
+from runner_compare.statistics.sequential import Side
+
+
+def interim_verdict(comparison: InterimComparison) -> str:
+    """Return the decision so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
+    if comparison.margin is None:
+        return comparison.decision
+    text = format_verdict(comparison.verdict, format_margin_points(comparison.margin))
+    is_worse = comparison.verdict is MarginVerdict.undecided and comparison.decision is Side.worse
+    return f"worse, and {text}" if is_worse else text
+
+
+def interim_summary(comparison: InterimComparison) -> str:
+    """Return the difference with its interval, and the decision so far."""
+    values = (comparison.pairs.difference, comparison.pairs.interval_low, comparison.pairs.interval_high)
+    more = 0 if comparison.margin is None else count_extra_digits(values, -comparison.margin, format_points)
+    difference, low, high = (format_points(value, more) for value in values)
+    return f"{difference} points [{low}, {high}], {interim_verdict(comparison)}"

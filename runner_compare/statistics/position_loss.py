@@ -1,0 +1,69 @@
+"""Loss by position: over tokens with 1, 2–3, 4–7 … tokens before them, with intervals over
+texts.
+
+Tokens of one text are not independent, whichever window they are in: in each bin, the
+sample is the text. A bin of few texts has a wide interval, one of a single text none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runner_base import Likelihood
+from runner_compare.statistics.loss_cells import list_cells, loss_and_kl_metrics, loss_curves
+
+CELL = "position_"
+
+
+@dataclass
+class BinSums:
+    """Sums of one text over the tokens of one position bin."""
+
+    tokens: float = 0.0
+    nats: float = 0.0
+    kl: float | None = None
+
+    def add_window(self, tokens: float, nats: float, kl: float | None) -> None:
+        self.tokens += tokens
+        self.nats += nats
+        if kl is not None:
+            self.kl = (self.kl or 0.0) + kl
+
+
+def position_metrics(
+    likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
+) -> dict[str, float]:
+    """Return loss and KL of each position bin.
+
+    Returns {} if windows are short, or if an earlier version did not store sums.
+    """
+    if not likelihoods or any(part.by_position is None for part in likelihoods):
+        return {}
+    bins: dict[int, dict[object, BinSums]] = {}
+    has_families = all(cluster_by_unit.get(part.unit) is not None for part in likelihoods)
+    for part in likelihoods:
+        sample = cluster_by_unit[part.unit] if has_families else part.unit
+        for number, tokens, nats, *kl in part.by_position or []:
+            of_text = bins.setdefault(int(number), {}).setdefault(sample, BinSums())
+            of_text.add_window(tokens, nats, kl[0] if kl else None)
+    found: dict[str, float] = {}
+    for number in sorted(bins):
+        found |= _bin_metrics(f"/{CELL}{2**number}", [*bins[number].values()])
+    return found
+
+
+def _bin_metrics(cell: str, texts: Sequence[BinSums]) -> dict[str, float]:
+    tokens = [text.tokens for text in texts]
+    figures = loss_and_kl_metrics(cell, tokens, [text.nats for text in texts], [text.kl for text in texts])
+    return figures | {f"scored_tokens{cell}": sum(tokens)}
+
+
+def list_bin_positions(metrics: Mapping[str, float]) -> list[int]:
+    """Return the first position of each bin that a job has metrics for."""
+    return list_cells(metrics, CELL)
+
+
+def position_curves(metrics: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves over positions, with a point at the first position of each bin."""
+    return loss_curves(metrics, CELL, "position")

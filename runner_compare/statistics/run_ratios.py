@@ -1,0 +1,111 @@
+"""Ratios of speed, time and memory between runs, where each run is a separate process.
+
+Repeats within one process share its conditions (position in memory, state of the machine),
+so they do not show how far the next process may differ. Each run counts by the median of
+its repeats.
+
+The test and the interval are Student's t on the logarithms of the runs, with Welch's
+standard error and the degrees of freedom of the smaller side (Hsu, 1938): with normal noise
+the level holds for any two spreads and any numbers of runs. Welch's own degrees of freedom
+do not hold it for 3 and 10 runs, and one spread for both sides does not hold it for unequal
+noise (runs_null.py). If runs have two modes, all runs of one side may be of one mode and
+all of the other side of the other, with a probability of up to 2 / 2^runs. No p-value is
+below that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean, variance
+
+from runner_compare.statistics.stats import ALPHA, POWER, student_p_value, student_quantile
+
+MIN_RUNS = 3  # a side, for any test: two do not show a spread
+# in standard deviations of a run: what the advice about the number of runs is for
+CLEAR_DIFFERENCE = 3.0
+MAX_RUNS = 10_000
+# in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
+MAX_DISTANCE = 30.0
+
+
+@dataclass(frozen=True)
+class RunRatio:
+    """Ratio of two geometric means over runs, with the standard error of its logarithm."""
+
+    ratio: float
+    error: float
+    freedom: int
+    runs: int  # of both sides together
+
+    @classmethod
+    def from_runs(cls, runs: Sequence[float], baseline: Sequence[float]) -> RunRatio:
+        """Compute the ratio of two samples, each of two or more positive values."""
+        logs, baseline_logs = ([math.log(value) for value in side] for side in (runs, baseline))
+        error = math.sqrt(variance(logs) / len(logs) + variance(baseline_logs) / len(baseline_logs))
+        smaller = min(len(logs), len(baseline_logs))
+        return cls(
+            math.exp(fmean(logs) - fmean(baseline_logs)), error, smaller - 1, len(logs) + len(baseline_logs)
+        )
+
+    def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
+        """Return the interval that misses the true ratio with at most this probability."""
+        factor = math.exp(student_quantile(alpha, self.freedom) * self.error)
+        return self.ratio / factor, self.ratio * factor
+
+    def p_value_at(self, null_ratio: float) -> float:
+        """Return the two-sided p-value against a true ratio."""
+        distance = math.log(self.ratio / null_ratio)
+        if abs(distance) < 1e-12:  # rounding of logarithms
+            return 1.0
+        return max(
+            min_p_value(self.runs),
+            student_p_value(distance / self.error, self.freedom) if self.error else 0.0,
+        )
+
+
+def min_p_value(total_runs: int) -> float:
+    """Return the probability that runs of two equally likely modes split exactly into the two
+    sides.
+    """
+    return 2.0 ** (1 - total_runs)
+
+
+def min_runs_per_side(alpha: float = ALPHA) -> int:
+    """Return the smallest number of runs per side that can be significant at this level."""
+    runs = MIN_RUNS
+    while min_p_value(2 * runs) >= alpha:
+        runs += 1
+    return runs
+
+
+def runs_needed_per_side(distance: float, alpha: float = ALPHA) -> int | None:
+    """Return how many runs per side detect a distance with 80 % power; None above ten thousand.
+
+    The distance is in standard deviations of a run.
+    """
+    low, high = MIN_RUNS - 1, MIN_RUNS
+    while run_ratio_power(high, distance, alpha) < POWER:
+        low, high = high, 2 * high
+        if low > MAX_RUNS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if run_ratio_power(middle, distance, alpha) >= POWER else (middle, high)
+    return high
+
+
+@lru_cache(maxsize=1024)
+def run_ratio_power(runs: int, distance: float, alpha: float) -> float:
+    """Return the probability that this many runs per side detect a distance.
+
+    The distance is in standard deviations of a run.
+    """
+    from scipy.special import nctdtr  # only a plan needs it
+
+    if min_p_value(2 * runs) >= alpha:
+        return 0.0
+    errors = min(distance * math.sqrt(runs / 2), MAX_DISTANCE)
+    return 1 - float(nctdtr(2 * runs - 2, errors, student_quantile(alpha, runs - 1)))

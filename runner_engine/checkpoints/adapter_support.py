@@ -1,0 +1,170 @@
+"""Checks which PEFT features an adapter uses, and rejects unsupported ones before the load.
+
+Supported as in PEFT: LoRA on linear layers, embeddings, and all experts at once
+(target_parameters), with ranks and alphas by pattern, rank-stabilised (rsLoRA), with magnitudes
+(DoRA) and biases, modules saved whole, and trained tokens. No torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner_base import ConfigError, join_first_names, load_json_object, processor
+from runner_base.notes import note
+from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
+from runner_engine.checkpoints.adapter_shapes import read_adapter_shapes
+from runner_engine.checkpoints.linear_layers import EXPERT, HEADS, IN_A_BLOCK
+from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel, read_tensors
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
+from runner_engine.quantization.bitsandbytes import FourBitConfig
+from runner_engine.render.notes import render_engine_note
+from runner_engine.settings.named_adapters import NamedAdapter
+
+MERGED_FIX = "merge it with PEFT's merge_and_unload, save the model, and give that as model.name"
+REFUSED = {
+    "alora_invocation_tokens": note("adapter_after_tokens"),
+    "arrow_config": note("adapters_by_token"),
+    "kasa_config": note("adapter_removes_weights"),
+    "layer_replication": note("adapter_adds_layers"),
+    "megatron_config": note("adapter_of_megatron"),
+    "monteclora_config": note("adapter_drawn_anew"),
+    "use_bdlora": note("adapter_in_blocks"),
+    "use_qalora": note("adapter_of_means"),
+    "velora_config": note("adapter_of_projections"),
+}
+# of what is computed for one adapter alone: it belongs to the model's own layers, which all rows share
+NOT_BESIDE_OTHERS = {
+    "use_dora": note("adapter_scales_layer"),
+    "modules_to_save": note("adapter_exchanges_modules"),
+    "trainable_token_indices": note("adapter_exchanges_embedding"),
+    "target_parameters": note("adapter_adds_to_parameters"),
+    "lora_bias": note("adapter_adds_biases"),
+}
+# the holders of layers that stay torch's own, with weights that torchao unpacks
+OF_TORCHAO = ("torchao.",)
+
+
+def check_adapter_support(resolved: ResolvedModel) -> None:
+    """Raise ConfigError for an adapter of an unsupported kind, or one that conflicts with the model's config."""
+    files, lora = resolved.files, resolved.files.lora
+    if lora is None or files.adapter is None or not (files.adapter / "adapter_config.json").is_file():
+        return
+    settings, label = load_json_object(files.adapter / "adapter_config.json"), lora.label
+    kind = settings.get("peft_type")
+    if isinstance(kind, str) and kind != "LORA":
+        raise ConfigError(
+            f"peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}",
+            key=label,
+            code="unsupported",
+        )
+    for key, reason in REFUSED.items():
+        if settings.get(key):
+            raise ConfigError(
+                f"{key} is set in its adapter_config.json, and {render_engine_note(reason)}: {MERGED_FIX}",
+                key=label,
+                code="unsupported",
+            )
+    is_read = (files.adapter / "adapter_model.safetensors").is_file()
+    matrices = read_adapter_shapes(files.adapter) if is_read else {}
+    check_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
+    check_patterns(settings, [tensor.name for tensor in files.tensors], label)
+    if isinstance(lora, NamedAdapter):
+        _check_multi_adapter(files.adapter, settings, label)
+    _check_quantized_base(resolved, settings, label)
+    if lora.merge:
+        _check_tied_weights(files, label)
+
+
+def _check_multi_adapter(folder: Path, adapter_config: dict[str, Any], label: str) -> None:
+    """Reject an adapter that cannot share a base with others: it must only change linear layers."""
+    fix = "serve it alone (lora=peft), or merged (lora.merge=true)"
+    found = [(key, reason) for key, reason in NOT_BESIDE_OTHERS.items() if adapter_config.get(key)]
+    if (bias := adapter_config.get("bias", "none")) != "none":
+        found.append((f"bias={bias}", note("adapter_exchanges_biases")))
+    for key, reason in found:
+        raise ConfigError(
+            f"{key} is set in its adapter_config.json, and {render_engine_note(reason)}, "
+            "so that it cannot stand beside other "
+            f"adapters: {fix}",
+            key=label,
+            code="unsupported",
+        )
+    for tensor in read_tensors(folder):
+        path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
+        if "lora_embedding_" in tensor.name or not sees_every_token(path):
+            raise ConfigError(
+                f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
+                f"pass once, so that it cannot stand beside other adapters: {fix}",
+                code="unsupported",
+            )
+
+
+def sees_every_token(path: str) -> bool:
+    """Whether a layer reads each token of a pass once. An expert reads some, a head the last ones."""
+    is_head = f"{path}.weight".endswith(HEADS) and not IN_A_BLOCK.search(f"{path}.")
+    return not is_head and not EXPERT.search(f"{path}.")
+
+
+def _check_quantized_base(resolved: ResolvedModel, adapter_config: dict[str, Any], label: str) -> None:
+    """Reject adapter features that need unquantized weights, if the base is quantized."""
+    held = [choice for choice in resolved.quantization_mix.quantizing_configs if choice.packed]
+    if not held or resolved.spec.lora.merges_adapter:
+        return
+    fix = f"use quantization=none{_merge_first_hint(held[0].source)}"
+    if adapter_config.get("use_dora") and not all(
+        _exposes_weights(choice, resolved.files) for choice in held
+    ):
+        raise ConfigError(
+            f"DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
+            f"quantization={held[0].name} holds: {fix}, or torchao_int8",
+            key=label,
+            code="conflict",
+        )
+    parameters = adapter_config.get("target_parameters")
+    if isinstance(parameters, list) and parameters and not _name_only_experts(parameters):
+        raise ConfigError(
+            f"target_parameters={join_first_names([*map(str, parameters)])} adds to parameters that "
+            f"quantization={held[0].name} holds as codes: {fix}",
+            key=label,
+            code="conflict",
+        )
+
+
+def _exposes_weights(config: QuantizationConfig, files: ModelFiles) -> bool:
+    """Whether PEFT can read a format's weights as numbers.
+
+    On a CPU bitsandbytes may repack 4-bit weights.
+    """
+    if isinstance(config, FourBitConfig):
+        return files.device != "cpu" or not processor.has_bfloat16_matmul()
+    return config.holders == OF_TORCHAO and files.stored_format is None
+
+
+def _merge_first_hint(source: CheckpointSource) -> str:
+    is_made = source is CheckpointSource.plain
+    return ", or lora.merge=true lora.merge_order=merge_first" if is_made else ""
+
+
+def _name_only_experts(parameters: list[Any]) -> bool:
+    """Whether all names are experts' parameters, which adapter_shapes.py checks."""
+    return all(isinstance(name, str) and "experts." in name for name in parameters)
+
+
+def _check_tied_weights(files: ModelFiles, label: str) -> None:
+    """Reject merging into one of two layers that share their weight, because both would change."""
+    names = [tensor.name for tensor in files.tensors]
+    if not names or any(name.endswith(HEADS) for name in names):
+        return
+    assert files.adapter is not None
+    heads = tuple(f".{head.removesuffix('weight')}lora_A.weight" for head in HEADS)
+    for tensor in read_tensors(files.adapter):
+        if tensor.name.endswith((".lora_embedding_A", *heads)):
+            raise ConfigError(
+                f"{label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, and "
+                f"{files.model.name} has one weight for its embedding and its head, so that both would change: use "
+                "lora.merge=false",
+                key="lora.merge",
+                value="true",
+                code="unsupported",
+            )

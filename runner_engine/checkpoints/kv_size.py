@@ -1,0 +1,246 @@
+"""Computes the KV cache and recurrent state per sequence from config.json; no torch.
+
+These are the sizes that the scheduler stores, not the minimum: heads of all layers are stored in
+the widest layer's shape, and a model with latent attention (MLA) stores the expanded keys and
+values, not the latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner_base import BYTES
+from runner_engine.checkpoints.layer_kinds import (
+    derive_layer_kinds,
+    find_first_kv_sharing_layer,
+    read_sliding_window,
+)
+from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvPrecision
+
+SCALE_BYTES = 4  # of a place and head, where keys or values are stored in 8 bits: as in kernels/attention.h
+# in 4 bits so many numbers of a head, with their scale, take so many bytes
+INT4_GROUP, INT4_GROUP_BYTES = (32, 18)
+PAGE_BYTES = 4096  # of memory, on most machines
+LANES = 16  # numbers by which heads are stored on a CPU: as in kernels
+# families whose layers with a window have twice the key-value heads
+TWICE_IN_WINDOWS = {"mimo_v2_flash"}
+REWOUND = 32  # places before a window that stay: guessed tokens may turn out wrong
+# a row may keep so many places more than its window, or one in so many of it
+LEAST_SPARE, SPARE_SHARE = (64, 4)
+
+
+def max_window_positions(window: int, positions: int) -> int:
+    """Return how many of a sequence's positions a sliding-window layer keeps at most."""
+    return min(positions, window + compute_window_slack(window))
+
+
+def compute_window_slack(window: int) -> int:
+    """Return how many positions beyond its window a layer keeps. Freeing many at once is faster."""
+    return REWOUND + max(window // SPARE_SHARE, LEAST_SPARE)
+
+
+@dataclass(frozen=True)
+class KvSize:
+    """Bytes and positions that a model's layers store per sequence."""
+
+    full_layers: int  # that keep keys and values of all tokens
+    window_layers: int  # that keep those within the window
+    window: int
+    full_bytes: int  # of one token in all layers that keep all of them
+    window_bytes: int  # of one token in all layers that keep those within the window
+    page: int  # tokens of a head in a page of memory: they are freed together
+    state_bytes: int  # of all layers together
+    first_bytes: int = 0  # of first tokens in the model's numbers, beside the others
+
+    @property
+    def num_kv_layers(self) -> int:
+        """Number of layers that store keys and values."""
+        return self.full_layers + self.window_layers
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        return self.full_bytes + self.window_bytes
+
+    def prompt_bytes(
+        self, num_sequences: int, prompt_tokens: int, last_pass: tuple[int, int], keeps_windows: bool
+    ) -> int:
+        """Return the bytes of all sequences during the last prefill pass.
+
+        last: sequences and tokens per sequence of that pass. keeps_windows: layers with a sliding window
+        free positions before it after each pass.
+        """
+        kept = min(prompt_tokens, self._min_window_positions) if keeps_windows else prompt_tokens
+        of_windows = (num_sequences - last_pass[0]) * kept + last_pass[0] * min(
+            kept + last_pass[1], prompt_tokens
+        )
+        return num_sequences * self._bytes_outside_windows(prompt_tokens) + self.window_bytes * of_windows
+
+    def final_bytes(
+        self, num_sequences: int, prompt_tokens: int, new_tokens: int, keeps_windows: bool
+    ) -> int:
+        """Return the bytes of all sequences at the end of decoding."""
+        kept = prompt_tokens + new_tokens
+        if keeps_windows:
+            kept = min(
+                max_window_positions(self.window, kept),
+                min(prompt_tokens, self._min_window_positions) + new_tokens,
+            )
+        return num_sequences * (
+            self._bytes_outside_windows(prompt_tokens + new_tokens) + self.window_bytes * kept
+        )
+
+    @property
+    def _min_window_positions(self) -> int:
+        """Positions that a sliding-window layer keeps just after older ones were freed."""
+        return self.window + REWOUND + self.page // 2
+
+    def _bytes_outside_windows(self, positions: int) -> int:
+        """Return a sequence's bytes without those of sliding-window layers."""
+        return self.state_bytes + self.first_bytes + self.full_bytes * positions
+
+
+def compute_kv_size(
+    config: Mapping[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model, lanes: int = 1
+) -> KvSize:
+    """Compute what a model stores per sequence. lanes: head sizes are rounded up to a multiple of it."""
+    kinds = derive_layer_kinds(config)
+    own = kinds[: find_first_kv_sharing_layer(config)]
+    kv_heads, width = read_kv_head_shape(config)
+    width = -(-width // lanes) * lanes
+    in_windows = [kind.has_window for kind in own if kind.has_attention or kind.has_window]
+    each = [kv_heads * layer_head_bytes(kv_cache, layer, len(in_windows), width, dtype_bytes)
+            for layer in range(len(in_windows))]  # fmt: skip
+    window_bytes = sum(
+        of_layer for of_layer, is_in_window in zip(each, in_windows, strict=True) if is_in_window
+    )
+    return KvSize(
+        full_layers=len(in_windows) - sum(in_windows),
+        window_layers=sum(in_windows),
+        window=read_sliding_window(config) or 0,
+        full_bytes=sum(each) - window_bytes,
+        window_bytes=window_bytes,
+        page=PAGE_BYTES // max(head_bytes(width, dtype_bytes, kv_cache.keys), 1),
+        state_bytes=sum(kind.has_state for kind in kinds)
+        * compute_recurrent_state_bytes(config, dtype_bytes),
+        first_bytes=2 * FIRST_TOKENS * len(in_windows) * kv_heads * width * dtype_bytes
+        if kv_cache.first_tokens
+        else 0,
+    )
+
+
+def layer_head_bytes(kv_cache: KvCache, layer: int, layers: int, dim: int, dtype_bytes: int) -> int:
+    """Return the bytes of one position's key and value per head, in one of `layers` attention layers."""
+    return sum(
+        head_bytes(dim, dtype_bytes, numbers) for numbers in kv_cache.get_layer_precisions(layer, layers)
+    )
+
+
+def head_bytes(dim: int, dtype_bytes: int, precision: KvPrecision) -> int:
+    """Return the bytes of one position's key or value per head."""
+    if precision is KvPrecision.int8:
+        return dim + SCALE_BYTES
+    if precision is KvPrecision.int4:
+        return -(-dim // INT4_GROUP) * INT4_GROUP_BYTES
+    return dim * dtype_bytes
+
+
+def read_kv_head_shape(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the number of key-value heads and their size, as the maximum over all layers."""
+    heads = _find_first_setting(config, "num_attention_heads", "n_head", default=1)
+    layers = config.get("per_layer_config")
+    others = (
+        [one for one in layers.values() if isinstance(one, Mapping)] if isinstance(layers, Mapping) else []
+    )
+    many = [_find_first_setting(one, "num_key_value_heads") for one in others]
+    many += [
+        _find_first_setting(config, key) for key in ("num_global_key_value_heads", "swa_num_key_value_heads")
+    ]
+    kv_heads = max(_find_first_setting(config, "num_key_value_heads", default=heads), *many)
+    if config.get("model_type") in TWICE_IN_WINDOWS and read_sliding_window(config) is not None:
+        kv_heads *= 2
+    if _find_first_setting(config, "kv_lora_rank") and (
+        nope := _find_first_setting(config, "qk_nope_head_dim")
+    ):  # expanded latents
+        return heads, max(
+            nope + _find_first_setting(config, "qk_rope_head_dim"), _find_first_setting(config, "v_head_dim")
+        )
+    hidden = _find_first_setting(config, "hidden_size", "n_embd")
+    own = _find_first_setting(config, "attention_head_dim", "head_dim", default=hidden // heads)
+    wide = [_find_first_setting(one, "head_dim") for one in others]
+    wide += [
+        _find_first_setting(config, key)
+        for key in ("global_head_dim", "v_head_dim", "swa_head_dim", "swa_v_head_dim")
+    ]
+    return kv_heads, max(own, *wide)
+
+
+def compute_recurrent_state_bytes(config: Mapping[str, Any], dtype_bytes: int) -> int:
+    """Return the bytes of one recurrent layer's state: recent convolution inputs, and sums in float32.
+
+    Of a convolution over K inputs the last K − 1 are kept.
+    """
+    hidden = _find_first_setting(config, "hidden_size")
+    of_linear = config.get("linear_attn_config")
+    if isinstance(of_linear, Mapping):  # Kimi Linear, as its own files have it
+        numbers = {
+            "linear_num_heads": of_linear.get("num_heads"),
+            "linear_head_dim": of_linear.get("head_dim"),
+        }
+        config = {**config, **numbers, "linear_conv_kernel_dim": of_linear.get("short_conv_kernel_size")}
+    kernel = _find_first_setting(
+        config,
+        "linear_conv_kernel_dim",
+        "conv_L_cache",
+        "conv1d_width",
+        "mamba_d_conv",
+        "conv_kernel",
+        default=4,
+    )
+    if value_heads := _find_first_setting(config, "linear_num_value_heads"):  # the gated delta rule
+        key_dim, value_dim = (
+            _find_first_setting(config, "linear_key_head_dim"),
+            _find_first_setting(config, "linear_value_head_dim"),
+        )
+        mixed = 2 * _find_first_setting(config, "linear_num_key_heads") * key_dim + value_heads * value_dim
+        sums = value_heads * key_dim * value_dim
+    elif heads := _find_first_setting(config, "linear_num_heads"):  # Kimi's delta attention
+        dim = _find_first_setting(config, "linear_head_dim")
+        mixed, sums = 3 * heads * dim, heads * dim * dim
+    elif _find_first_setting(config, "conv_L_cache"):  # a short convolution alone
+        mixed, sums = hidden, 0
+    elif _find_first_setting(config, "conv1d_width"):  # RecurrentGemma
+        mixed = sums = _find_first_setting(config, "lru_width", default=hidden)
+    else:
+        mixed, sums = _compute_mamba_state_size(config, hidden)
+    return (kernel - 1) * mixed * dtype_bytes + sums * BYTES["float32"]
+
+
+def _compute_mamba_state_size(config: Mapping[str, Any], hidden: int) -> tuple[int, int]:
+    """Return the channels of a Mamba layer's convolution and the number of its state values."""
+    states = _find_first_setting(config, "mamba_d_state", "ssm_state_size", "state_size")
+    inner = _find_first_setting(config, "mamba_expand", "expand", default=2) * hidden
+    heads = _find_first_setting(config, "mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
+    dim = _find_first_setting(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
+    if config.get("model_type") == "mamba2":
+        heads, dim = _find_first_setting(config, "num_heads"), _find_first_setting(config, "head_dim")
+    if not heads:  # Mamba 1
+        inner = (
+            inner
+            if "mamba_d_state" in config
+            else _find_first_setting(config, "intermediate_size", default=inner)
+        )
+        return inner, inner * states
+    inner = heads * dim if dim else inner
+    groups = _find_first_setting(config, "mamba_n_groups", "mamba_ngroups", "n_groups", default=1)
+    return inner + 2 * groups * states, inner * states
+
+
+def _find_first_setting(config: Mapping[str, Any], *keys: str, default: int = 0) -> int:
+    """Return the first of these settings that is present, or the maximum of a per-layer list."""
+    value = next((config[key] for key in keys if config.get(key)), default)
+    if isinstance(value, list):
+        value = max(value)
+    return int(value) if isinstance(value, int | float) else default

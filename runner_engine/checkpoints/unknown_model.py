@@ -1,0 +1,102 @@
+"""Builds errors for a name that is no model or adapter, with suggestions.
+
+Such a name is never tried as a server's model: after a typo in a folder's name, the server would
+get the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from runner_base import ConfigError, is_gguf_file_name
+from runner_base.environment import get_variable
+from runner_base.texts import read_json_cache
+from runner_engine.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
+
+_offered: list[Callable[[], Iterable[str]]] = []
+
+
+def build_unknown_name_error(key: str, name: str, kind: str = "model") -> ConfigError:
+    """Return the error for a name that is neither a folder nor a hub id, with possible fixes."""
+    begin = _format_not_found(name)
+    if key != "model.name":
+        return ConfigError(
+            f"{begin}. Give a folder, a hub id, or {'lora=embedded' if kind == 'adapter' else 'embedded'}",
+            key=key,
+            value=name,
+            code="not_found",
+        )
+    if (choice := _suggest_choice(name)) is not None:
+        return ConfigError(f"{begin}. Did you mean model={choice}?", key=key, value=name, code="not_found")
+    whose, address = _describe_server(" model.base_url=http://HOST:PORT/v1")
+    return ConfigError(
+        f"{begin}. Is it a model of {whose}? model=api model.name={name}{address} asks it. "
+        "Else give a folder, a hub id, or model=embedded",
+        key=key,
+        value=name,
+        code="not_found",
+    )
+
+
+def build_unknown_load_error(name: str) -> ConfigError:
+    """Return the error for an unknown name passed to Python's `load`."""
+    key, begin = f'load("{name}")', f"no choice of model, {_format_not_found(name)}"
+    if (choice := _suggest_choice(name)) is not None:
+        return ConfigError(f'{begin}. Did you mean load("{choice}")?', key=key, code="not_found")
+    whose, address = _describe_server(', base_url="http://HOST:PORT/v1"')
+    return ConfigError(
+        f'{begin}. Is it a model of {whose}? load("api", name="{name}"{address}) asks it, as '
+        f"model=api model.name={name} does on the command line",
+        key=key,
+        code="not_found",
+    )
+
+
+def is_bare_model_name(name: str) -> bool:
+    """Whether a name can only be a config choice or a server's model: no path, hub id or file."""
+    is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or is_gguf_file_name(name)
+    return not is_path and not Path(name).exists()
+
+
+def build_missing_config_error(key: str, name: str, folder: Path, required: str) -> ConfigError:
+    """Return the error for a folder without a model. For a split checkpoint, it names the tasks to use."""
+    if not _is_split_checkpoint(folder):
+        return ConfigError(
+            f"{folder} contains no {required}, so it is not what {key} needs",
+            key=key,
+            value=name,
+            code="not_found",
+        )
+    return ConfigError(
+        f"{folder} contains the parts of a split, and no whole model. "
+        f"model=parts model.name={name} runs them; task=merge task.parts={name} task.output_dir=FOLDER puts them "
+        "together again, and FOLDER is a model",
+        key=key,
+        value=name,
+        code="unsupported",
+    )
+
+
+def _format_not_found(name: str) -> str:
+    return f"no folder {Path(name).expanduser().absolute()}, and no hub id (those read OWNER/NAME)"
+
+
+def register_model_names(list_names: Callable[[], Iterable[str]]) -> None:
+    """Register a source of known model names, from which errors suggest the closest."""
+    _offered.append(list_names)
+
+
+def _suggest_choice(name: str) -> str | None:
+    offered = [known for names in _offered for known in names()]
+    return next(iter(get_close_matches(name, offered, n=1)), None)
+
+
+def _describe_server(address: str) -> tuple[str, str]:
+    """Return the server that may have the model, and the arguments to add."""
+    return ("the server of BASE_URL", "") if get_variable("BASE_URL") else ("a server", address)
+
+
+def _is_split_checkpoint(folder: Path) -> bool:
+    return read_json_cache(folder / SPLIT_MANIFEST).get("format") == SPLIT_FORMAT

@@ -1,0 +1,216 @@
+"""Drafter with the model's own multi-token prediction (MTP) head.
+
+The head is a model of one layer. For each token it reads the target model's final hidden
+state of the previous token. So its first token is the second token of a text, and the
+target model reports the hidden states of every token. After the last token that the
+target model has read, the head continues with its own hidden states. Tokens read in this
+way are read again once the target model has computed them.
+
+Sequences, slots and shared prefixes work as with a draft model. Prompt tokens whose keys
+and values come from earlier requests have no hidden states. The head then begins after
+them and drafts a little worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from runner_engine.decode.drafting import draft_model
+from runner_engine.decode.drafting.draft_model import MOST_TOKENS, DraftSequence
+from runner_engine.decode.passes import Forward
+from runner_engine.decode.sequences import TokenSequence
+from runner_engine.kv_cache import Prefix
+from runner_engine.sessions import EngineStats
+
+
+class TokenDrafter(draft_model.TokenDrafter):
+    """Drafts with the MTP head, which receives the target model's hidden states."""
+
+    def __init__(self, stats: EngineStats, load_draft: Callable[[], Forward] | None) -> None:
+        super().__init__(stats, load_draft)
+        self.hidden_reader = self
+        self._seen: WeakKeyDictionary[TokenSequence, _HiddenStates] = WeakKeyDictionary()
+        self._of_prefix: WeakKeyDictionary[Prefix, torch.Tensor] = WeakKeyDictionary()
+        self._to_read: WeakKeyDictionary[Prefix, torch.Tensor] = WeakKeyDictionary()
+        self._counts: list[int] = []  # tokens of each row in the pass that runs
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one token's keys and values in the head, and of its target hidden state."""
+        forward = self.forward
+        width = forward.model.config.hidden_size
+        return forward.heads.bytes_per_token + int(width) * forward.heads.dtype.itemsize
+
+    # ------------------------------------------------------------------- what the model has computed
+
+    def receive_prefix(self, prefix: Prefix, first: int, hidden_states: torch.Tensor) -> None:
+        """Receive the target model's hidden states of a prefix, starting at its token index `first`."""
+        known = self._of_prefix.pop(prefix, hidden_states[:0])
+        if first == 0 or first == len(known):
+            self._of_prefix[prefix] = torch.cat([known[:first], hidden_states])
+
+    def receive_sequence(self, sequence: TokenSequence, position: int, hidden_states: torch.Tensor) -> None:
+        """Receive the target model's hidden states of a sequence, starting at its own `position`."""
+        self._seen.setdefault(sequence, _HiddenStates(position, hidden_states[:0])).replace_from(
+            position, hidden_states
+        )
+
+    # ------------------------------------------------------------------------ the same rows as its
+
+    def _create_draft_sequence(self, sequence: TokenSequence) -> DraftSequence:
+        seen, prefix = self._seen.get(sequence), self._draft_prefix(sequence.kv.prefix)
+        if seen is None:
+            return _MtpSequence(sequence, sequence.prompt[1:], None, 0)
+        if prefix is not None and seen.first == 0:
+            return _MtpSequence(sequence, sequence.prompt[1:], prefix, -1)
+        shared = sequence.kv.num_shared_tokens
+        if seen.first == 0 and shared and self._prefix_hidden_states(sequence, shared) is not None:
+            return _MtpSequence(sequence, sequence.prompt[1:], None, -shared)  # it reads all, without kernels
+        return _MtpSequence(
+            sequence, sequence.prompt[sequence.kv.num_shared_tokens + seen.first + 1 :], None, seen.first
+        )
+
+    def _draft_prefix(self, target_prefix: Prefix | None) -> Prefix | None:
+        """Return the head's prefix for a target prefix, or None if its hidden states are incomplete."""
+        if target_prefix is None or self.forward.kernels is None:
+            return None
+        parent, hidden = self._draft_prefix(target_prefix.parent), self._of_prefix.get(target_prefix)
+        is_unknown = hidden is None or len(hidden) != len(target_prefix.tokens)
+        if is_unknown or (target_prefix.parent is not None and parent is None) or target_prefix.length < 2:
+            return None
+        assert hidden is not None
+        before = hidden[:0] if target_prefix.parent is None else self._of_prefix[target_prefix.parent][-1:]
+        tokens = target_prefix.tokens[1:] if target_prefix.parent is None else target_prefix.tokens
+        known = self._prefixes.get(target_prefix)
+        if known is None or known.tokens != tokens or known.parent is not parent:
+            known = self._prefixes[target_prefix] = Prefix(list(tokens), parent)
+            self._to_read[known] = torch.cat([before, hidden[:-1]])
+        return known
+
+    def _can_draft(self, draft_sequence: DraftSequence, limit: int) -> bool:
+        is_known = (
+            self._hidden_inputs(draft_sequence, draft_sequence.row.kv.places, draft_sequence.num_unread)
+            is not None
+        )
+        return is_known and super()._can_draft(draft_sequence, limit)
+
+    # --------------------------------------------------------------------------------------- passes
+
+    @property
+    def _input_embedding(self) -> Any:
+        return self.forward.model.get_input_embeddings()
+
+    def _prefill_prefix(self, prefix: Prefix) -> None:
+        self._input_embedding.hidden = self._to_read[prefix][prefix.read : prefix.read + MOST_TOKENS]
+        super()._prefill_prefix(prefix)
+
+    def _prepare_pass(self, spans: Sequence[tuple[DraftSequence, int, int]]) -> None:
+        self._counts = [count for _, _, count in spans]
+        hidden = [self._hidden_inputs(*piece) for piece in spans]
+        self._input_embedding.hidden = torch.cat([one for one in hidden if one is not None])
+
+    def _next_tokens(self, active: Sequence[DraftSequence]) -> list[int]:
+        tokens = super()._next_tokens(active)
+        hidden = self.forward.hidden
+        assert hidden is not None
+        for one, end in zip(active, accumulate(self._counts), strict=True):
+            assert isinstance(one, _MtpSequence)
+            if not one.guess:  # all that was read so far, the model has computed
+                one.sound = one.row.kv.places
+                self._seen[one.of].drop_before(one.sound + one.begin)
+            one.last = hidden[end - 1 : end]
+        return tokens
+
+    def _hidden_inputs(self, draft_sequence: DraftSequence, position: int, count: int) -> torch.Tensor | None:
+        """Return the hidden states that the head reads together with `count` tokens, or None if
+        unknown.
+        """
+        assert isinstance(draft_sequence, _MtpSequence)
+        if draft_sequence.guess:
+            return draft_sequence.last
+        first, parts = position + draft_sequence.begin, list[torch.Tensor]()
+        if first < 0:
+            before = self._prefix_hidden_states(draft_sequence.of, -first)
+            if before is None:
+                return None
+            parts.append(before[:count])
+            count -= len(parts[0])
+        if count:
+            seen = self._seen.get(draft_sequence.of)
+            own = None if seen is None else seen.get_range(max(first, 0), count)
+            if own is None:
+                return None
+            parts.append(own)
+        return torch.cat(parts)
+
+    def _prefix_hidden_states(self, sequence: TokenSequence, count: int) -> torch.Tensor | None:
+        """Return hidden states of the last `count` prefix tokens of a sequence, or None if
+        incomplete.
+        """
+        found, left = list[torch.Tensor](), count
+        for prefix in reversed(sequence.kv.path):
+            hidden = self._of_prefix.get(prefix)
+            if hidden is None or len(hidden) != len(prefix.tokens):
+                return None
+            found.insert(0, hidden[max(len(hidden) - left, 0) :])
+            left -= len(found[0])
+            if not left:
+                return torch.cat(found)
+        return None
+
+
+class _MtpSequence(DraftSequence):
+    """The MTP head's copy of a target sequence."""
+
+    def __init__(
+        self, target: TokenSequence, prompt: list[int], prefix: Prefix | None, first_target_position: int
+    ) -> None:
+        """Create the head's copy of a sequence.
+
+        first_target_position: the target position whose hidden state the head reads at its own
+        position 0. A negative number counts tokens before the end of the prefixes.
+        """
+        super().__init__(target, prompt, prefix)
+        self.begin = first_target_position
+        self.sound = 0  # places that were read with what the model has computed
+        self.last: torch.Tensor | None = None  # of the head's own last norm, behind its last token
+
+    def sync_tokens(self) -> None:
+        """Copy the target sequence's tokens. Tokens read with the head's own states are read again."""
+        super().sync_tokens()
+        self.row.kv.places = min(self.row.kv.places, self.sound)
+
+
+@dataclass
+class _HiddenStates:
+    """Target hidden states of a sequence's own positions, starting at `first`."""
+
+    first: int
+    hidden: torch.Tensor
+
+    def replace_from(self, position: int, hidden_states: torch.Tensor) -> None:
+        """Store hidden states from a position on. Those after it came from rejected drafts and are
+        dropped.
+        """
+        known = position - self.first
+        if 0 <= known <= len(self.hidden):
+            self.hidden = torch.cat([self.hidden[:known], hidden_states])
+        else:
+            self.first, self.hidden = position, hidden_states
+
+    def get_range(self, position: int, count: int) -> torch.Tensor | None:
+        """Return the hidden states of `count` positions, or None if some are unknown."""
+        start = position - self.first
+        if count and not 0 <= start <= len(self.hidden) - count:
+            return None
+        return self.hidden[start : start + count] if count else self.hidden[:0]
+
+    def drop_before(self, position: int) -> None:
+        """Drop hidden states that will not be read again."""
+        self.hidden, self.first = self.hidden[max(position - self.first, 0) :], max(position, self.first)

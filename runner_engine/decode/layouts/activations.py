@@ -1,0 +1,51 @@
+"""Identifies the activation function of an MLP by a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runner_engine.decode.layouts.parts import NotFusable
+from runner_engine.kernels.c_interface import Activation
+
+KNOWN: Mapping[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    Activation.silu: functional.silu,
+    Activation.gelu: functional.gelu,
+    Activation.tanh_gelu: partial(functional.gelu, approximate="tanh"),
+    Activation.relu: functional.relu,
+    Activation.squared_relu: lambda numbers: functional.relu(numbers).square(),
+}
+NEAR = 1e-5  # two kinds of GELU differ by 5e-4
+NEARLY = 2e-2  # of the largest number, with products in 16 bits
+
+
+def identify_activation(function: Any) -> Activation:
+    """Return the activation that a function computes. Raises NotFusable if C does not support
+    it.
+    """
+    numbers = torch.linspace(-6, 6, 241, dtype=torch.float32)
+    expected = function(numbers)
+    for kind, known in KNOWN.items():
+        if (known(numbers) - expected).abs().max() <= NEAR:
+            return kind
+    raise NotFusable(f"its MLP goes through {type(function).__name__}")
+
+
+def infer_activation(
+    mlp: Callable[[Tensor], Tensor], input_layers: tuple[Any, ...], out: Any, hidden_states: Tensor
+) -> Activation:
+    """Return the activation of an MLP that has no module for it: the closest one in a trial."""
+    expected = mlp(hidden_states).float()
+    gate, up = (layer(hidden_states) for layer in input_layers)
+    off = {
+        kind: float((out(known(gate) * up).float() - expected).abs().max()) for kind, known in KNOWN.items()
+    }
+    best = min(off, key=lambda kind: off[kind])
+    if not off[best] <= NEARLY * float(expected.abs().max()):
+        raise NotFusable("its MLP goes through something else")
+    return best

@@ -1,0 +1,60 @@
+"""Joins blocks of a norm and one part (Nemotron-H, Mamba-2) to layers with attention and
+MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from runner_engine.decode.layouts.parts import OF_ATTENTION, NotFusable, computing_child_names
+from runner_engine.recurrent import MIXERS
+
+PARTS_OF_BLOCK = {"norm", "mixer"}
+
+
+class JoinedLayer(nn.Module):
+    """A block with attention or a recurrent mixer, joined with the following MLP block if there
+    is one.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.add_module("input_layernorm", block.norm)
+        self.add_module("self_attn", block.mixer)
+        self.blocks = 1  # of the model
+
+    @property
+    def has_mlp(self) -> bool:
+        return self.blocks > 1
+
+    def add_mlp_block(self, block: Any) -> None:
+        """Add the norm and MLP of the following block."""
+        self.add_module("post_attention_layernorm", block.norm)
+        self.add_module("mlp", block.mixer)
+        self.blocks += 1
+
+
+def join_blocks(blocks: Iterable[nn.Module]) -> list[Any]:
+    """Return a model's layers. Blocks that are complete layers are returned unchanged."""
+    blocks = list(blocks)
+    if any(computing_child_names(block) != PARTS_OF_BLOCK for block in blocks):
+        return blocks
+    layers: list[JoinedLayer] = []
+    for block in blocks:
+        if _is_token_mixer(block.mixer):
+            layers.append(JoinedLayer(block))
+        elif layers and not layers[-1].has_mlp:
+            layers[-1].add_mlp_block(block)
+        else:
+            raise NotFusable("it has an MLP that is behind no attention")
+    return layers
+
+
+def _is_token_mixer(part: Any) -> bool:
+    """Whether a part is attention or recurrent, and not an MLP."""
+    return type(part).__name__ in MIXERS or any(
+        names.all_names <= computing_child_names(part) for names in OF_ATTENTION
+    )

@@ -1,0 +1,72 @@
+"""How a model family fuses a layer's experts into three-dimensional parameters, and their extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from runner_engine.checkpoints.experts import DOWN, GATE, UP
+
+
+@dataclass(frozen=True)
+class ExpertFormat:
+    """The layout of a family's fused experts, as transformers declares it."""
+
+    has_gate: bool = True  # gate_up_proj and down_proj; else up_proj and down_proj
+    has_bias: bool = False  # NAME_bias beside each, [experts, outputs]
+    is_transposed: bool = False  # [experts, inputs, outputs] instead of [experts, outputs, inputs]
+    is_concatenated: bool = True  # gates, then ups; else they alternate
+    has_post_norm: bool = False  # each expert's result goes through post_expert_norm
+    takes_sorted_rows: bool = False  # one argument: as many rows for each expert, in the experts' order
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The names of an expert's matrices, in order of use."""
+        return (GATE, UP, DOWN) if self.has_gate else (UP, DOWN)
+
+    def fused_name(self, matrix: str) -> str:
+        """Return the name of the parameter that holds this matrix of all experts."""
+        return "gate_up_proj" if self.has_gate and matrix != DOWN else matrix
+
+
+# families whose class says nothing of its form, by the name of the class
+UNSAID: Mapping[str, ExpertFormat] = {
+    "Llama4TextExperts": ExpertFormat(is_transposed=True, takes_sorted_rows=True)
+}
+
+
+def detect_expert_format(module: nn.Module) -> ExpertFormat | None:
+    """Detect the layout of a module's fused experts. None if it has none that can be separated."""
+    form = UNSAID.get(type(module).__name__)
+    if form is None:
+        if not hasattr(module, "is_concatenated") or not hasattr(module, "is_transposed"):
+            return None
+        said = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "has_post_expert_norm")
+        form = ExpertFormat(*(bool(getattr(module, name)) for name in said))
+    fused = (module._parameters.get(form.fused_name(matrix)) for matrix in form.matrices)
+    return form if all(weight is not None and weight.dim() == 3 for weight in fused) else None
+
+
+def select_matrix(expert_format: ExpertFormat, matrix: str, expert_slice: torch.Tensor) -> torch.Tensor:
+    """Return a view of one expert's matrix, [outputs, inputs], within its slice of a fused parameter.
+
+    A bias is selected in the same way, from its one dimension.
+    """
+    if expert_format.is_transposed and expert_slice.dim() == 2:
+        expert_slice = expert_slice.T
+    if not expert_format.has_gate or matrix == DOWN:
+        return expert_slice
+    half = len(expert_slice) // 2
+    if expert_format.is_concatenated:
+        return expert_slice[:half] if matrix == GATE else expert_slice[half:]
+    return expert_slice[0::2] if matrix == GATE else expert_slice[1::2]
+
+
+def join_gate_and_up(expert_format: ExpertFormat, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Join gate and up activations in the order that the model's own gate function expects."""
+    if expert_format.is_concatenated:
+        return torch.cat((gate, up), dim=-1)
+    return torch.stack((gate, up), dim=-1).flatten(-2)

@@ -1,0 +1,53 @@
+"""Omits fused experts while the rest of a model loads. They are loaded one by one afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from runner_engine.experts.expert_format import ExpertFormat, detect_expert_format
+
+
+class OmittedExperts(nn.Module):
+    """Replaces fused experts without their weights, but with their other modules, such as a norm."""
+
+    def __init__(self, original_experts: nn.Module, expert_format: ExpertFormat) -> None:
+        super().__init__()
+        self.family, self.form = [original_experts], expert_format  # in a list, so that it is no child
+        for name, child in original_experts.named_children():
+            self.add_module(name, child)
+
+    @property
+    def num_weights(self) -> int:
+        """Number of omitted weights."""
+        return sum(
+            int(weight.numel()) for weight in self.family[0]._parameters.values() if weight is not None
+        )
+
+
+@contextmanager
+def omitting_experts() -> Iterator[None]:
+    """Context in which this thread builds models without their fused experts."""
+    thread = threading.get_ident()
+
+    def omit_if_experts(_: nn.Module, __: str, module: Any) -> Any:
+        if threading.get_ident() != thread or not isinstance(module, nn.Module):
+            return None
+        form = detect_expert_format(module)
+        return None if form is None else OmittedExperts(module, form)
+
+    hook = register_module_module_registration_hook(omit_if_experts)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def count_omitted_weights(model: nn.Module) -> int:
+    """Return how many weights a model's omitted experts have."""
+    return sum(module.num_weights for module in model.modules() if isinstance(module, OmittedExperts))

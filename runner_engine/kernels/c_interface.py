@@ -1,0 +1,359 @@
+"""ctypes structures, sizes and enum values that C and Python share.
+
+`shared_numbers.h` exports the same numbers. A library with any different number is not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+from runner_engine.checkpoints.kv_size import INT4_GROUP, INT4_GROUP_BYTES, SCALE_BYTES
+from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
+from runner_engine.kernels import adapter_structures, expert_structures, state_structures
+from runner_engine.kernels.ctypes_fields import build_same_type_fields
+from runner_engine.kernels.kv_layers import KvCode, KvLayer
+from runner_engine.kernels.state_structures import MIXER_MATRICES
+from runner_engine.settings.sampling import PARAMETERS
+
+LANES = 16  # keys lie in blocks of this many places
+CACHE_LINE = 64  # pieces of a workspace begin at multiples of it
+MAX_GROUP = 16
+MAX_DIM = 512
+SHIFT = 128  # is added to quantized rows, so that they have no sign
+REGISTER_ROWS = 6  # that are multiplied together
+PRODUCT_PHASES = 3
+LAYER_PHASES = 4 * PRODUCT_PHASES + 7
+ADAPTER_PHASES = 2 * 8  # of a layer with adapters beside its matrices
+BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
+# of a layer whose queries, keys and values come out of latents, beside those
+LATENT_PHASES = 2 * PRODUCT_PHASES + 1
+ROPE_TABLES = 2  # of a model at most
+PHASE_BYTES = 128
+OWN_PIECE = 1024  # own keys of a token that one thread goes through
+NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
+
+
+class WeightFormat(IntEnum):
+    """C's numbers for the layouts of weights."""
+
+    plain = 0
+    four_bit = 1
+    row_int8 = 2
+    weight_int8 = 3
+    int8_dynamic = 4
+    blocks = 5
+    groups = 6
+    int8_stored = 7
+    byte_blocks = 8  # blocks that are multiplied by rows in bytes
+    byte_groups = 9
+    four_bit_rows = 10  # of bitsandbytes, in the order in which it stores them
+    plain_rows = 11  # plain ones, output by output, as torch holds them
+
+    @property
+    def has_int8_activations(self) -> bool:
+        """Whether activations are quantized, once for all matrices of a matmul."""
+        return self.name in ("row_int8", "int8_dynamic", "int8_stored", "byte_blocks", "byte_groups")
+
+    @property
+    def needs_workspace(self) -> bool:
+        """Whether a matmul needs memory for its activations or for unpacked weights."""
+        return self.name not in ("plain", "plain_rows", "blocks", "groups", "four_bit_rows")
+
+
+class CodeType(IntEnum):
+    """The encoding of a group-quantized matrix's codes."""
+
+    integers = 0
+    table = 1  # of 16 values
+    e4m3 = 2  # float8
+
+
+class NormKind(IntEnum):
+    """The variant of a norm (fused_rows.h)."""
+
+    rms_in_steps = 0  # rounded before it is multiplied by the weight, as in Llama
+    rms_at_once = 1
+    layer_norm = 2
+
+
+class RopePoints(IntEnum):
+    """Which two numbers of a head form a rotated pair, and where they are stored (fused_structs.h)."""
+
+    points_in_halves = 0
+    points_of_neighbours = 1
+    neighbours_into_halves = 2
+
+
+class Activation(IntEnum):
+    """The activation function between an MLP's matmuls."""
+
+    silu_in_product = 0  # two matrices gate each other in the registers
+    silu = 1
+    gelu = 2
+    tanh_gelu = 3
+    relu = 4
+    squared_relu = 5
+
+
+class Refusal(IntEnum):
+    """Why C refuses a call before it reads or writes anything (checks.h)."""
+
+    NO_TOKENS = 1
+    WRONG_HEADS = 2
+    WRONG_TOKEN_ID = 3
+    WRONG_POSITION = 4
+    WRONG_SLOT = 5
+    WRONG_PLACE = 6
+    WRONG_SEEN = 7
+    WRONG_FIRST = 8
+    WRONG_KEPT = 9
+    WRONG_PART = 10
+    WRONG_PART_TOKEN = 11
+    WRONG_PART_ROW = 12
+    WRONG_MATRIX = 13
+    SMALL_WORKSPACE = 14
+    NO_MEMORY = 15
+    MISSING_UNIT = 16
+    WRONG_STATE_SLOT = 17
+    WRONG_SEGMENT = 18
+    WRONG_EXPERT = 19
+    WRONG_KV_LAYER = 20
+    WRONG_ADAPTER = 21
+
+
+class KvArenaEntry(ctypes.Structure):
+    """An entry of the table of KV arenas: C structure kv_arena in attention.h."""
+
+    _fields_ = build_same_type_fields(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
+
+
+class Matrix(ctypes.Structure):
+    """C structure matrix in matrices.h."""
+
+    _fields_ = (
+        *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
+        *build_same_type_fields(ctypes.c_int64, "outputs", "kind"),
+        *build_same_type_fields(ctypes.c_void_p, "scale", "constants"),
+        ("block", ctypes.c_int64),
+        *build_same_type_fields(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
+        ("tile_rows", ctypes.c_int64),
+        *build_same_type_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
+        ("adapters", ctypes.c_void_p),
+    )
+
+
+class FusedNorm(ctypes.Structure):
+    """C structure fused_norm in fused_structs.h. Without a weight there is no norm."""
+
+    _fields_ = (
+        *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
+        ("kind", ctypes.c_int64),
+        *build_same_type_fields(ctypes.c_float, "epsilon", "unused"),
+    )
+
+
+class FusedModel(ctypes.Structure):
+    """C structure fused_model in fused_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(
+            ctypes.c_int64,
+            "layers",
+            "hidden",
+            "inner",
+            "kv_heads",
+            "group",
+            "dim",
+            "is_quantized",
+            "has_kv_bytes",
+        ),
+        *build_same_type_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
+        *build_same_type_fields(
+            ctypes.c_int64, "rotated", "points", "gates", "has_halves", "has_query_gates"
+        ),
+        *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers"),
+        *build_same_type_fields(
+            ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"
+        ),
+        ("embedding_in_panels", ctypes.c_int64),
+        *build_same_type_fields(ctypes.c_void_p, "embedding", "position_embedding"),
+        *build_same_type_fields(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
+        ("query_scales", ctypes.c_void_p),
+        ("norm", FusedNorm),
+        ("head", Matrix),
+    )
+
+
+class FusedLayer(ctypes.Structure):
+    """C structure fused_layer in fused_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(
+            FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"
+        ),
+        ("sinks", ctypes.c_void_p),
+        *build_same_type_fields(ctypes.c_float, "scale", "cap"),
+        *build_same_type_fields(
+            ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"
+        ),
+        *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
+        *build_same_type_fields(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
+        *build_same_type_fields(ctypes.c_void_p, "mixture", "latent"),
+        ("kv", KvLayer),
+        *build_same_type_fields(ctypes.c_void_p, "mixer", "beside"),
+        ("qkv", Matrix * MIXER_MATRICES),
+        ("out", Matrix),
+        ("gated", Matrix * 2),
+        ("down", Matrix),
+    )
+
+
+class ParallelMixer(ctypes.Structure):
+    """C structure mixer_beside in mixer_structs.h: a mixer parallel to attention."""
+
+    _fields_ = (
+        ("mixer", ctypes.c_void_p),
+        *build_same_type_fields(Matrix, "into", "out"),
+        *build_same_type_fields(ctypes.c_float, "heads", "keys", "attention", "mixed", "gate", "mlp"),
+    )
+
+
+class Latent(ctypes.Structure):
+    """C structure latent in latent_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(FusedNorm, "norm_queries", "norm_pairs"),
+        *build_same_type_fields(ctypes.c_int64, "query_width", "pair_width", "unrotated", "rotated", "value"),
+        *build_same_type_fields(ctypes.c_void_p, "to_queries", "to_pairs"),
+    )
+
+
+class SharedPart(ctypes.Structure):
+    """C structure shared_part in fused_structs.h."""
+
+    _fields_ = (
+        ("arena", ctypes.c_void_p),
+        *build_same_type_fields(ctypes.c_int64, "sees", "causal"),
+        ("chosen", ctypes.c_void_p),
+        *build_same_type_fields(ctypes.c_int64, "first", "tokens"),
+        *build_same_type_fields(ctypes.c_void_p, "row_of", "from"),
+    )
+
+
+class FusedTokens(ctypes.Structure):
+    """C structure fused_tokens in fused_structs.h."""
+
+    _fields_ = (
+        ("arenas", ctypes.c_void_p),
+        *build_same_type_fields(ctypes.c_int64, "slots", "tokens"),
+        *build_same_type_fields(ctypes.c_void_p, "ids", "positions", "slot", "place", "seen"),
+        *build_same_type_fields(ctypes.c_int64, "is_step", "kept"),
+        ("keep", ctypes.c_void_p),
+        ("parts", ctypes.c_int64),
+        *build_same_type_fields(ctypes.c_void_p, "part", "workspace", "logits"),
+        *build_same_type_fields(ctypes.c_int64, "workspace_bytes", "windows"),
+        ("own_from", ctypes.c_void_p),
+        ("first_layer", ctypes.c_int64),
+        *build_same_type_fields(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
+        *build_same_type_fields(ctypes.c_int64, "segment_count", "state_slots"),
+        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden"),
+    )
+
+
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "kv_arena": KvArenaEntry,
+    "kv_layer": KvLayer,
+    "matrix": Matrix,
+    "fused_norm": FusedNorm,
+    "fused_model": FusedModel,
+    "fused_layer": FusedLayer,
+    "mixer_beside": ParallelMixer,
+    "latent": Latent,
+    "shared_part": SharedPart,
+    "fused_tokens": FusedTokens,
+    **adapter_structures.STRUCTURES,
+    **expert_structures.STRUCTURES,
+    **state_structures.STRUCTURES,
+}
+# C has them only where it multiplies bytes
+FOR_QUANTIZED = {"THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES, "SHIFT": SHIFT}
+
+
+class _SharedNumber(ctypes.Structure):
+    """C structure shared_number in shared_numbers.h."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("number", ctypes.c_int64))
+
+
+def list_python_constants() -> dict[str, int]:
+    """Return Python's constants by their C names."""
+    sizes = {
+        "LANES": LANES,
+        "CACHE_LINE": CACHE_LINE,
+        "MAX_GROUP": MAX_GROUP,
+        "MAX_DIM": MAX_DIM,
+        "SCALE_BYTES": SCALE_BYTES,
+        "INT4_GROUP": INT4_GROUP,
+        "INT4_GROUP_BYTES": INT4_GROUP_BYTES,
+        "ROPE_TABLES": ROPE_TABLES,
+        "OWN_PIECE": OWN_PIECE,
+        "REGISTER_ROWS": REGISTER_ROWS,
+    }
+    phases = {
+        "PRODUCT_PHASES": PRODUCT_PHASES,
+        "LAYER_PHASES": LAYER_PHASES,
+        "LATENT_PHASES": LATENT_PHASES,
+        "ADAPTER_PHASES": ADAPTER_PHASES,
+    }
+    phases |= {"sizeof phase": PHASE_BYTES}
+    phases["BESIDE_PHASES"] = BESIDE_PHASES
+    kinds: tuple[type[IntEnum], ...] = (
+        WeightFormat,
+        KvCode,
+        CodeType,
+        NormKind,
+        RopePoints,
+        Activation,
+        Refusal,
+    )
+    enums = {one.name.upper(): int(one) for kind in kinds for one in kind}
+    parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
+    numbers = (
+        sizes
+        | phases
+        | enums
+        | parameters
+        | FOR_QUANTIZED
+        | expert_structures.list_c_constants()
+        | state_structures.NUMBERS
+    )
+    for name, structure in STRUCTURES.items():
+        numbers[f"sizeof {name}"] = ctypes.sizeof(structure)
+        for field, *_ in structure._fields_:
+            numbers[f"{name}.{field}"] = getattr(structure, field).offset
+    return numbers
+
+
+def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
+    """Read the constants that a library exports. Raises AttributeError if it exports none."""
+    try:
+        first = _SharedNumber.in_dll(library, "shared_numbers")
+    except ValueError as error:
+        raise AttributeError(str(error)) from error
+    table = ctypes.cast(ctypes.byref(first), ctypes.POINTER(_SharedNumber))
+    numbers: dict[str, int] = {}
+    while (name := table[len(numbers)].name) is not None:
+        numbers[name.decode()] = int(table[len(numbers)].number)
+    return numbers
+
+
+def find_differences(library: ctypes.CDLL) -> list[str]:
+    """List the constants in which a library differs from Python. Empty if it can be called."""
+    ours, theirs = list_python_constants(), read_library_constants(library)
+    optional = FOR_QUANTIZED.keys() - theirs.keys()
+    return [
+        f"{name} is {theirs.get(name, 'unknown')} in C and {ours.get(name, 'unknown')} in Python"
+        for name in sorted((ours.keys() | theirs.keys()) - optional)
+        if ours.get(name) != theirs.get(name)
+    ]

@@ -1,0 +1,13 @@
+"""How activations are quantized before a matmul, once for all matrices that share them."""
+
+from __future__ import annotations
+
+from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.matmul.blocks import ROW_PARTS
+
+
+def get_activation_format(matrix: Matrix) -> tuple[float, ...]:
+    """Return the parameters of a matrix's activation quantization. Equal results can share activations."""
+    zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
+    row_part = ROW_PARTS[matrix.block] if matrix.kind == WeightFormat.byte_blocks else 0
+    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, row_part

@@ -1,0 +1,299 @@
+"""Selects the matmul backend for a model on this processor (autotune.py).
+
+Each working backend multiplies samples of the model's weights with small, medium and large batches,
+and the fastest is used for the whole model. Before that each is checked against torch. Weights
+that are first unpacked to bfloat16 – those of 4 bits, and those of 8 with unquantized activations: in
+groups, in blocks of a .gguf file, of torchao – are multiplied like plain ones, a few inputs at a
+time. So plain timings decide for them, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_base.notes import Note, note
+from runner_base.processor import LEFT_OUT, disabled_features
+from runner_engine.kernels.c_interface import NO_TILES
+from runner_engine.kernels.native import FORMATS, Kernels
+from runner_engine.matmul.autotune import (
+    TIE,
+    BackendBenchmark,
+    BackendCandidate,
+    find_fastest_backend,
+    select_backend,
+)
+from runner_engine.matmul.backend_choice import (
+    BackendChoice,
+    BackendNaming,
+    describe_decision,
+    describe_tiles,
+    read_forced_backend,
+)
+from runner_engine.matmul.int8_dynamic import quantizes_activations
+from runner_engine.matmul.interleaved_timing import Seconds, Ways
+from runner_engine.matmul.onednn import Product, build_onednn_matmul, find_packing_problem
+from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack
+from runner_engine.matmul.timing_cache import load_layer_timings
+from runner_engine.models.gguf_blocks import GgufLinear
+from runner_engine.models.grouped_linear import GroupedLinear
+from runner_engine.models.lora.adapted_parameters import has_adapted_parameters
+
+FORCED = "RUNNER_PRODUCTS"
+
+
+class MatmulBackend(StrEnum):
+    """The matmul backends. The first of equally fast ones is used; a missing one is replaced by the next."""
+
+    tiles = "tiles"
+    panels = "panels"
+    onednn = "onednn"
+    plain = "plain"
+
+
+OWN = (MatmulBackend.tiles, MatmulBackend.panels)
+VECTORS = "vectors"  # in the measurements: those that sum in the order of tiles
+# Of the passes that a job is expected to have, so many have these rows: its last rows, some, and
+# many or a prompt
+PASSES = {4: 1, 16: 2, 128: 2}
+# Only with our own products does a pass run in a single call, which makes a question 1.31 times as
+# fast (bench/engine_ladder.py): others have to make up for that.
+SINGLE_CALL = 1.3
+FEWEST_TILE_ROWS = (
+    8  # where tiles are forced and not measured; their instructions take as long for one row as for 16
+)
+TRIAL_ROWS = (33, 16, 5, 1)  # remainders of tiles and of registers
+TRIAL_OUTPUTS = 80  # whole panels and a part of one
+# of the largest result: rounding, and other orders of sums
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+# codes of problems of a way that is here, and computes something else
+WRONG_RESULTS = ("product_off", "product_bits_off", "tiles_inexact")
+
+
+def build_matmul(
+    backend_choice: BackendChoice,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    kernels: Kernels | None,
+    release: Callable[[int, int], None] | None = None,
+) -> PlainPackedWeights | Product | None:
+    """Pack a weight for the selected backend and return its matmul. None if the weight stays unpacked.
+
+    A weight that the kernels cannot pack is packed by oneDNN, if possible. release: as in
+    PlainPackedWeights.pack.
+    """
+    if kernels is not None and backend_choice.way in OWN and can_pack(weight, kernels):
+        return PlainPackedWeights.pack(weight, bias, kernels, backend_choice.tile_rows, release)
+    return (
+        None
+        if backend_choice.way == MatmulBackend.plain or find_packing_problem(weight.dtype)
+        else build_onednn_matmul(weight, bias)
+    )
+
+
+def read_forced_matmul_backend() -> MatmulBackend | None:
+    """Return the backend that RUNNER_PRODUCTS forces. Raises ConfigError if it is unknown."""
+    way = read_forced_backend(FORCED, list(MatmulBackend))
+    return None if way is None else MatmulBackend(way)
+
+
+def choose_plain_backend(
+    layers: Iterable[Any], dtype: torch.dtype, kernels: Kernels | None, is_small: bool = False
+) -> BackendChoice:
+    """Choose the backend for a model's unquantized layers of this dtype.
+
+    is_small: the model's matmuls take less time than a fused forward saves, which needs our own
+    kernels.
+    """
+    matrices = [get_weight_matrix(layer) for layer in layers]
+    shapes = Counter((len(matrix), matrix.shape[1]) for matrix in matrices if matrix.dtype == dtype)
+    return choose_for_shapes(shapes, dtype, kernels, is_small)
+
+
+def choose_for_shapes(
+    shapes: Mapping[tuple[int, int], int], dtype: torch.dtype, kernels: Kernels | None, own_only: bool
+) -> BackendChoice:
+    """Choose the backend for layers, counted by shape (outputs and inputs).
+
+    own_only: choose among our own kernels, if any works.
+    """
+    inputs, wanted = tuple(sorted({inputs for _, inputs in shapes})), read_forced_matmul_backend()
+    problems = {way: find_backend_problem(way, inputs, dtype, kernels) for way in MatmulBackend}
+    left = [way for way in MatmulBackend if not problems[way]]
+    if wanted is None and own_only and any(way in OWN for way in left):
+        left = [way for way in left if way in OWN]
+    elif wanted is None and (kernels is None or left[0] is MatmulBackend.onednn):
+        left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
+    vectors = "" if kernels is None else kernels.name_vector_instructions(dtype)
+    named: dict[str, Callable[[int], Note]] = {
+        MatmulBackend.tiles: lambda tile_rows: describe_tiles(tile_rows, vectors, "by "),
+        MatmulBackend.panels: lambda _: note("panels", vectors=vectors),
+        MatmulBackend.onednn: lambda _: note("onednn_packed"),
+        MatmulBackend.plain: lambda _: note("torch_unpacked"),
+    }
+
+    def build_candidate(backend: MatmulBackend) -> BackendCandidate:
+        problem = problems[backend]
+        if problem is not None and problem.code in WRONG_RESULTS:
+            return BackendCandidate(backend, None, lambda: problem)
+        return BackendCandidate(backend, problem)
+
+    def load_timings(backends: list[str]) -> Seconds | None:
+        assert kernels is not None
+        rows = sorted({*PASSES, FEWEST_TILE_ROWS}) if MatmulBackend.tiles in backends else sorted(PASSES)
+        makers: Ways = {}
+        for way in backends:
+            makers |= list_timed_matmuls(MatmulBackend(way), kernels)
+        known = load_layer_timings(makers, list(shapes), rows, dtype, kernels)
+        if known is None:
+            return None
+        return {
+            way: {
+                count: sum(known[shape][way][count] * layers for shape, layers in shapes.items())
+                for count in rows
+            }
+            for way in makers
+        }
+
+    candidates = [build_candidate(way) for way in MatmulBackend if problems[way] or way in left]
+    decision = select_backend(
+        candidates, wanted, BackendBenchmark(load_timings, _find_fastest_backend, FEWEST_TILE_ROWS)
+    )
+    remark = (
+        note("left_out", variable=LEFT_OUT, names=",".join(disabled_features()))
+        if disabled_features()
+        else None
+    )
+    return describe_decision(decision, BackendNaming(named, FORCED, remark=remark))
+
+
+def _find_fastest_backend(timings: Seconds) -> tuple[str, int]:
+    """Return the fastest backend and its tile_rows."""
+
+    def get_required_speedup(best: str, backend: str) -> float:
+        return SINGLE_CALL if best in OWN and backend not in OWN else TIE
+
+    return find_fastest_backend(timings, VECTORS, PASSES, get_required_speedup)
+
+
+def list_timed_matmuls(backend: MatmulBackend, kernels: Kernels | None) -> Ways:
+    """Return the matmul builders that are timed for a backend."""
+    if backend is MatmulBackend.onednn:
+        return {backend: lambda weight: build_onednn_matmul(weight, None)}
+    if backend is MatmulBackend.plain:
+        return {backend: lambda weight: lambda rows: nn.functional.linear(rows, weight)}
+    assert kernels is not None
+    if backend is MatmulBackend.tiles:
+        return {
+            MatmulBackend.tiles: lambda weight: PlainPackedWeights.pack(weight, None, kernels, 1).matmul,
+            VECTORS: lambda weight: PlainPackedWeights.pack(weight, None, kernels, NO_TILES).matmul,
+        }
+    return {backend: lambda weight: PlainPackedWeights.pack(weight, None, kernels).matmul}
+
+
+def find_backend_problem(
+    backend: MatmulBackend, input_sizes: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None
+) -> Note | None:
+    """Return why a backend cannot be used here. None if it can."""
+    if backend is MatmulBackend.plain:
+        return None
+    if backend is MatmulBackend.onednn:
+        return find_packing_problem(dtype)
+    if kernels is None:
+        return note("no_compiled_kernels")
+    if backend is MatmulBackend.tiles and dtype != torch.bfloat16:
+        return note("weights_not_bfloat16", dtype=str(dtype).removeprefix("torch."))
+    if backend is MatmulBackend.tiles and kernels.tiles_problem:
+        return kernels.tiles_problem
+    fitting = tuple(width for width in input_sizes if can_pack(torch.empty(1, width, dtype=dtype), kernels))
+    if not fitting:
+        return note("no_weight_fits_panels")
+    return _compare_with_torch(backend, fitting, dtype, kernels)
+
+
+@cache
+def _compare_with_torch(
+    backend: MatmulBackend, input_sizes: tuple[int, ...], dtype: torch.dtype, kernels: Kernels
+) -> Note | None:
+    """Return a note if a matmul of our kernels deviates from torch by more than rounding.
+
+    With tiles, each activation must also give the same bits as alone.
+    """
+    random = torch.Generator().manual_seed(0)
+    for width in input_sizes:
+        weight = torch.randn(TRIAL_OUTPUTS, width, generator=random, dtype=torch.float32).to(dtype)
+        # one row goes by vectors, more by tiles
+        panels = PlainPackedWeights.pack(weight, None, kernels, 2 if backend is MatmulBackend.tiles else 0)
+        for count in TRIAL_ROWS:
+            rows = torch.randn(count, width, generator=random, dtype=torch.float32).to(dtype)
+            result, expected = (panels.matmul(rows), nn.functional.linear(rows.float(), weight.float()))
+            off = float((result.float() - expected).abs().max() / expected.abs().max())
+            if not off <= ALLOWED[dtype]:
+                return note("product_off", rows=count, outputs=TRIAL_OUTPUTS, inputs=width, off=off)
+            if backend is MatmulBackend.tiles and not all(
+                torch.equal(panels.matmul(row[None])[0], it) for row, it in zip(rows, result, strict=True)
+            ):
+                return note("product_bits_off", rows=count, outputs=TRIAL_OUTPUTS, inputs=width)
+    return None
+
+
+def choose_bfloat16_backend(model: nn.Module, kernels: Kernels | None) -> BackendChoice | None:
+    """Choose the backend for weights that are unpacked to bfloat16. None unless it is tiles."""
+    if kernels is None or kernels.tiles_problem:
+        return None
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and is_unpacked_to_bfloat16(module)
+    ]
+    shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
+    if not shapes:
+        return None
+    choice = choose_for_shapes(shapes, torch.bfloat16, kernels, own_only=True)
+    return choice if choice.way == MatmulBackend.tiles else None
+
+
+def is_unpacked_to_bfloat16(layer: nn.Linear) -> bool:
+    """Whether the kernels unpack a layer's weights to multiply unquantized activations."""
+    if isinstance(layer, GgufLinear | GroupedLinear):
+        return not layer.has_byte_rows
+    is_int8 = type(layer.weight).__name__ == "Int8Tensor" and not quantizes_activations(layer)
+    return is_int8 or any(one.__name__ == "Linear4bit" for one in type(layer).__mro__)
+
+
+def is_plain_linear(layer: nn.Linear) -> bool:
+    """Whether a layer is torch's own linear layer with an unquantized CPU weight."""
+    weight = layer.weight
+    is_torch_own = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
+    return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS
+
+
+def is_transposed_linear(layer: Any) -> bool:
+    """Whether a layer is GPT-2's Conv1D, whose unquantized weight is transposed."""
+    if type(layer).__name__ != "Conv1D" or type(layer.weight) not in (nn.Parameter, torch.Tensor):
+        return False
+    return bool(
+        layer.weight.dim() == 2 and layer.weight.device.type == "cpu" and layer.weight.dtype in FORMATS
+    )
+
+
+def get_weight_matrix(layer: Any) -> torch.Tensor:
+    """Return an unquantized layer's weight as [outputs, inputs]."""
+    weight: torch.Tensor = layer.weight
+    return weight.T if is_transposed_linear(layer) else weight
+
+
+def find_plain_layers(model: nn.Module) -> list[Any]:
+    """Return a model's linear layers with unquantized weights."""
+    layers = (layer for layer in model.modules() if not has_adapted_parameters(layer))
+    return [
+        layer
+        for layer in layers
+        if is_transposed_linear(layer) or (isinstance(layer, nn.Linear) and is_plain_linear(layer))
+    ]

@@ -1,0 +1,190 @@
+"""A layer of experts in the C kernels' format (kernels/expert_structs.h), and the C call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from runner_base.notes import Note, note
+from runner_engine.checkpoints.pass_memory import expert_workspace_bytes, quantized_workspace_bytes
+from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.kernels.expert_structures import EXPERT_MATRICES, EXPERT_PRODUCT_BYTES, ExpertSet
+from runner_engine.kernels.native import Kernels, get_tensor_address
+from runner_engine.matmul.activation_formats import get_activation_format
+from runner_engine.matmul.grouped.gate_formulas import GateFormula
+from runner_engine.matmul.layer_weights import LayerWeights
+
+
+class UnsupportedExperts(Exception):
+    """Raised with a reason if experts must keep the model's own function."""
+
+    def __init__(self, reason: Note) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PlainExpertWeights:
+    """An unquantized matrix in torch's layout, output by output."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    @property
+    def matrix(self) -> Matrix:
+        """The C description of the matrix."""
+        outputs, inputs = self.weight.shape
+        bias = None if self.bias is None else get_tensor_address(self.bias, self.weight.dtype, outputs)
+        at = get_tensor_address(self.weight, self.weight.dtype, outputs, inputs)
+        return Matrix(weight=at, bias=bias, outputs=outputs, kind=WeightFormat.plain_rows)
+
+    @property
+    def inputs(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """The dtypes that activations may have: that of the weights."""
+        return (self.weight.dtype,)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors whose addresses the C description holds."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
+class ExpertWorkspace:
+    """A buffer that gathers activations by expert. It grows with the largest pass and serves all layers."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def get_buffer(self, nbytes: int) -> torch.Tensor:
+        """Return a buffer of at least `nbytes` bytes."""
+        if nbytes > self._bytes.numel():
+            self._bytes = torch.empty(nbytes, dtype=torch.uint8)
+        return self._bytes
+
+
+@dataclass
+class ExpertLayer:
+    """The experts of a layer in the C kernels' format."""
+
+    kernels: Kernels
+    dtype: torch.dtype
+    set: ExpertSet
+    weights: Sequence[LayerWeights]  # keeps the tensors alive whose addresses are in the matrices
+    matrices: ctypes.Array[Matrix]
+    workspace: ExpertWorkspace
+    is_by_row: bool = True  # a row's sums do not depend on other rows
+
+    def __call__(
+        self, hidden: torch.Tensor, expert_ids: torch.Tensor, expert_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the weighted sum of each token's experts.
+
+        hidden: [tokens, hidden]; index and weights: [tokens, chosen experts].
+        """
+        of, rows = self.set, hidden.contiguous().view(-1, self.set.hidden)
+        tokens, chosen = len(rows), expert_ids.shape[-1]
+        if rows.dtype is not self.dtype or rows.device.type != "cpu" or expert_ids.numel() != tokens * chosen:
+            raise ValueError(
+                f"rows {list(hidden.shape)} of {hidden.dtype} on {hidden.device} for experts of {self.dtype}"
+            )
+        ids = expert_ids.to(torch.int64).contiguous()
+        factors = expert_weights.reshape(tokens, chosen).to(torch.float32).contiguous()
+        of.chosen = chosen
+        workspace, result = (
+            self.workspace.get_buffer(self.workspace_bytes(tokens * chosen)),
+            torch.empty_like(rows),
+        )
+        self.kernels(
+            "experts",
+            rows.dtype,
+            rows.data_ptr(),
+            tokens,
+            ctypes.addressof(of),
+            ids.data_ptr(),
+            factors.data_ptr(),
+            int(expert_weights.dtype is rows.dtype),
+            workspace.data_ptr(),
+            workspace.nbytes,
+            result.data_ptr(),
+        )
+        return result.view(hidden.shape)
+
+    def workspace_bytes(self, num_activations: int) -> int:
+        """Return the workspace bytes for a pass with `num_activations` token-expert pairs."""
+        of = self.set
+        needed = expert_workspace_bytes(
+            num_activations, of.experts, of.hidden, of.inner, self.dtype.itemsize, EXPERT_PRODUCT_BYTES
+        )
+        if of.needs_workspace:
+            needed += quantized_workspace_bytes(
+                num_activations, max(of.hidden, of.inner), torch.get_num_threads()
+            )
+        return needed
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Sequence[LayerWeights],
+        formula: GateFormula,
+        has_gate: bool,
+        kernels: Kernels,
+        workspace: ExpertWorkspace,
+        dtype: torch.dtype,
+    ) -> ExpertLayer:
+        """Build a layer. weights: gate (if any), up and down of the first expert, then of the second …"""
+        each = EXPERT_MATRICES if has_gate else EXPERT_MATRICES - 1
+        experts, down, up = len(weights) // each, weights[each - 1], weights[each - 2]
+        if up.inputs != down.matrix.outputs or up.matrix.outputs != down.inputs:
+            raise UnsupportedExperts(note("expert_sizes_differ"))
+        matrices = (Matrix * (EXPERT_MATRICES * experts))()
+        for number, one in enumerate(weights):
+            if dtype not in one.formats:
+                raise UnsupportedExperts(note("expert_rows_format"))
+            matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = one.matrix
+        _check_same_format([one.matrix for one in weights], each)
+        kinds = {WeightFormat(one.matrix.kind) for one in weights}
+        described = ExpertSet(
+            experts,
+            1,
+            down.matrix.outputs,
+            down.inputs,
+            formula.activation,
+            has_gate,
+            any(kind.needs_workspace for kind in kinds),
+            formula.alpha,
+            formula.limit,
+            formula.shift,
+            ctypes.addressof(matrices),
+        )
+        marks_outliers = any(
+            one.matrix.kind == WeightFormat.row_int8 and one.matrix.threshold for one in weights
+        )
+        return cls(kernels, dtype, described, weights, matrices, workspace, not marks_outliers)
+
+
+def _check_same_format(matrices: Sequence[Matrix], matrices_per_expert: int) -> None:
+    """Raise UnsupportedExperts if C cannot quantize activations once for all experts, or gate with up."""
+    is_down = [number % matrices_per_expert == matrices_per_expert - 1 for number in range(len(matrices))]
+    for kind in (True, False):
+        formats = {
+            get_activation_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind
+        }
+        if len(formats) > 1 and any(WeightFormat(int(one[0])).has_int8_activations for one in formats):
+            raise UnsupportedExperts(note("expert_rows_quantized_differently"))
+    pairs = (
+        zip(matrices[::matrices_per_expert], matrices[1::matrices_per_expert], strict=True)
+        if matrices_per_expert == EXPERT_MATRICES
+        else ()
+    )
+    if any(
+        (*get_activation_format(gate), gate.block) != (*get_activation_format(up), up.block)
+        for gate, up in pairs
+    ):
+        raise UnsupportedExperts(note("gate_matrices_quantized_differently"))

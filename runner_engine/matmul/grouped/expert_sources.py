@@ -1,0 +1,205 @@
+"""Finds a module's experts, fused or separate, and describes their weights for the C kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from runner_base.notes import note
+from runner_engine.devices.mapped_files import MappedFiles
+from runner_engine.experts import ExpertFormat, SeparateExperts, detect_expert_format, select_matrix, together
+from runner_engine.kernels.native import FORMATS, Kernels
+from runner_engine.matmul.backend_selection import MatmulBackend, is_plain_linear, read_forced_matmul_backend
+from runner_engine.matmul.grouped.expert_layer import (
+    ExpertLayer,
+    ExpertWorkspace,
+    PlainExpertWeights,
+    UnsupportedExperts,
+)
+from runner_engine.matmul.grouped.expert_packing import PackedParameter, can_pack_in_place
+from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_gate_formula
+from runner_engine.matmul.layer_weights import LayerWeights
+from runner_engine.models.lora.adapted_parameters import has_adapted_parameters
+
+DOWN = "down_proj"
+NOT_OURS = (MatmulBackend.onednn, MatmulBackend.plain)  # that RUNNER_PRODUCTS may force
+
+
+@dataclass
+class ExpertReadContext:
+    """Resources for reading a model's experts."""
+
+    kernels: Kernels
+    matrices: Mapping[nn.Module, LayerWeights]  # of linear layers whose weights C already reads
+    tile_rows: Mapping[torch.dtype, int]  # of plain weights in panels
+    workspace: ExpertWorkspace
+    mapped: MappedFiles
+
+
+class ExpertSource(Protocol):
+    """The experts of a layer, fused or separate."""
+
+    experts: int
+    hidden: int
+    dtype: torch.dtype
+
+    def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
+        """Describe the experts for C, with the parameters that were packed. Raises Unsupported if impossible."""
+
+
+def find_experts(module: nn.Module, dtype: torch.dtype) -> ExpertSource | None:
+    """Return a module's experts, or None. Raises Unsupported if C cannot read them. dtype: the model's."""
+    if isinstance(module, SeparateExperts):
+        return _SeparateExpertSource(module, dtype)
+    form = detect_expert_format(module)
+    if form is not None and has_adapted_parameters(module):
+        raise UnsupportedExperts(note("adapted_whole_layer"))
+    return None if form is None else _FusedExperts(module, form)
+
+
+class _FusedExperts:
+    """Experts stored in three-dimensional parameters."""
+
+    def __init__(self, module: nn.Module, expert_format: ExpertFormat) -> None:
+        _check_expert_format(expert_format)
+        self.module, self.form = module, expert_format
+        self.fused = {
+            matrix: _require_plain_parameter(module, expert_format.fused_name(matrix))
+            for matrix in expert_format.matrices
+        }
+        self.biases = {
+            matrix: _require_plain_parameter(module, f"{expert_format.fused_name(matrix)}_bias")
+            if expert_format.has_bias
+            else None
+            for matrix in self.fused
+        }
+        self.dtype, self.experts = self.fused[DOWN].dtype, len(self.fused[DOWN])
+        self.hidden = select_matrix(expert_format, DOWN, self.fused[DOWN][0]).shape[0]
+        if any(weight.dtype != self.dtype for weight in self.fused.values()):
+            raise UnsupportedExperts(note("expert_formats_differ"))
+
+    def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
+        formula = _find_gate_formula(self._apply_gate, self.module, self.form)
+        names = dict.fromkeys(self.form.fused_name(matrix) for matrix in self.form.matrices)
+        of_name = {
+            name: tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
+            for name in names
+        }
+        is_packed = read_forced_matmul_backend() not in NOT_OURS and all(
+            can_pack_in_place(
+                _require_plain_parameter(self.module, name), self.form, matrices, context.kernels.panel_width
+            )
+            for name, matrices in of_name.items()
+        )
+        if not is_packed and (self.form.is_transposed or not self.form.is_concatenated):
+            raise UnsupportedExperts(note("expert_panels_not_filled"))
+        biases = [self._select_expert_biases(number) for number in range(self.experts)]
+        if not is_packed:
+            weights = [
+                one
+                for number in range(self.experts)
+                for one in self._select_expert_weights(number, biases[number])
+            ]
+            return self._build_layer(weights, formula, context), []
+        width, tile_rows = context.kernels.panel_width, context.tile_rows.get(self.dtype, 0)
+        packed = [
+            PackedParameter.pack(
+                _require_plain_parameter(self.module, name), self.form, matrices, width, context.mapped
+            )
+            for name, matrices in of_name.items()
+        ]
+        weights = [
+            one
+            for number in range(self.experts)
+            for parameter in packed
+            for one in parameter.describe_expert_matrices(number, biases[number], tile_rows)
+        ]
+        return self._build_layer(weights, formula, context), packed
+
+    def _apply_gate(self, *inner: torch.Tensor) -> torch.Tensor:
+        family: Any = self.module
+        result: torch.Tensor = (
+            family._apply_gate(together(self.form, *inner)) if self.form.has_gate else family.act_fn(*inner)
+        )
+        return result
+
+    def _build_layer(
+        self, weights: list[LayerWeights], formula: GateFormula, context: ExpertReadContext
+    ) -> ExpertLayer:
+        kernels, workspace = context.kernels, context.workspace
+        return ExpertLayer.from_weights(weights, formula, self.form.has_gate, kernels, workspace, self.dtype)
+
+    def _select_expert_biases(self, expert: int) -> dict[str, torch.Tensor | None]:
+        return {
+            matrix: None
+            if bias is None
+            else select_matrix(self.form, matrix, bias[expert].detach()).contiguous()
+            for matrix, bias in self.biases.items()
+        }
+
+    def _select_expert_weights(
+        self, expert: int, biases: Mapping[str, torch.Tensor | None]
+    ) -> list[LayerWeights]:
+        return [
+            PlainExpertWeights(select_matrix(self.form, matrix, fused[expert].detach()), biases[matrix])
+            for matrix, fused in self.fused.items()
+        ]
+
+
+class _SeparateExpertSource:
+    """Experts with their own linear layers."""
+
+    def __init__(self, module: SeparateExperts, dtype: torch.dtype) -> None:
+        _check_expert_format(module.form)
+        self.module, self.experts = module, module.num_experts
+        self.layers: list[Any] = [
+            module.get_expert(number).get_submodule(matrix)
+            for number in range(module.num_experts)
+            for matrix in module.form.matrices
+        ]
+        self.hidden = self.layers[len(module.form.matrices) - 1].out_features
+        self.dtype = dtype
+
+    def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
+        form = self.module.form
+        formula = _find_gate_formula(self.module.apply_gate, self.module._family[0], form)
+        weights = [self._get_layer_weights(layer, context) for layer in self.layers]
+        kernels, workspace = context.kernels, context.workspace
+        return ExpertLayer.from_weights(weights, formula, form.has_gate, kernels, workspace, self.dtype), []
+
+    def _get_layer_weights(self, layer: Any, context: ExpertReadContext) -> LayerWeights:
+        if layer in context.matrices:
+            return context.matrices[layer]
+        if not is_plain_linear(layer) or not layer.weight.is_contiguous():
+            raise UnsupportedExperts(note("expert_weights_unknown"))
+        return PlainExpertWeights(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+
+
+def _check_expert_format(expert_format: ExpertFormat) -> None:
+    if expert_format.has_post_norm:
+        raise UnsupportedExperts(note("norm_after_expert"))
+    if expert_format.takes_sorted_rows:
+        raise UnsupportedExperts(note("experts_get_all_rows"))
+
+
+def _find_gate_formula(
+    apply_gate: Callable[..., torch.Tensor], original_experts: nn.Module, expert_format: ExpertFormat
+) -> GateFormula:
+    formula = find_gate_formula(apply_gate, original_experts, expert_format.has_gate)
+    if formula is None:
+        raise UnsupportedExperts(note("other_gate_formula"))
+    return formula
+
+
+def _require_plain_parameter(module: nn.Module, name: str) -> nn.Parameter:
+    """Return a module's parameter. Raises Unsupported unless it is an unquantized CPU tensor."""
+    weight = module._parameters.get(name)
+    if weight is None or type(weight.data) is not torch.Tensor or weight.device.type != "cpu":
+        raise UnsupportedExperts(note("no_plain_parameter", name=name))
+    if weight.dtype not in FORMATS or not weight.is_contiguous():
+        raise UnsupportedExperts(note("parameter_format_or_order", name=name))
+    return weight

@@ -1,0 +1,141 @@
+"""Computes a layer's experts in one C call (kernels/experts.h), each for all of its tokens at once.
+
+transformers gathers each expert's tokens, multiplies, and adds the results with torch operations,
+which take longer than the matmuls of a few tokens. Here the weights of a used expert are read once
+per pass, and those of other experts not at all.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from runner_base.notes import Note, note
+from runner_engine.devices.mapped_files import MappedFiles
+from runner_engine.kernels.native import Kernels
+from runner_engine.matmul.backend_choice import read_forced_backend
+from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, UnsupportedExperts
+from runner_engine.matmul.grouped.expert_packing import PackedParameter
+from runner_engine.matmul.grouped.expert_sources import ExpertReadContext, ExpertSource, find_experts
+from runner_engine.matmul.layer_weights import LayerWeights
+
+FORCED = "RUNNER_EXPERTS"
+GROUPED, PLAIN = "grouped", "plain"
+TRIAL_ROWS, CHOSEN = 3, 2
+# of the largest number of a trial beside the family's own
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+@dataclass
+class GroupedExperts:
+    """A model's experts whose `forward` is replaced, after a comparison with the original."""
+
+    layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    packed: list[PackedParameter] = field(default_factory=list)
+
+    @classmethod
+    def install_in_model(
+        cls,
+        model: nn.Module,
+        kernels: Kernels | None,
+        matrices: Mapping[nn.Module, LayerWeights],
+        tile_rows: Mapping[torch.dtype, int],
+    ) -> GroupedExperts:
+        """Replace the forward of all supported experts.
+
+        matrices: linear layers whose weights C already reads. tile_rows: of plain packed weights, by dtype.
+        """
+        found = cls()
+        if kernels is None or read_forced_backend(FORCED, (GROUPED, PLAIN)) == PLAIN:
+            return found
+        reading = ExpertReadContext(kernels, matrices, tile_rows, ExpertWorkspace(), MappedFiles())
+        dtype = next(
+            (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32
+        )
+        for module in list(model.modules()):
+            try:
+                layer = found._build_replacement(module, dtype, reading)
+            except UnsupportedExperts as unsupported:
+                slow = note("slow_experts", reason=unsupported.reason)
+                found.notes += [] if slow in found.notes else [slow]
+                continue
+            if layer is not None:
+                module.forward = _build_forward(module, layer)
+                found.layers[module] = layer
+        return found
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a token's sums do not depend on the other tokens of a pass."""
+        return all(layer.is_by_row for layer in self.layers.values())
+
+    def restore(self) -> None:
+        """Restore the experts' own forward, and their parameters' original order."""
+        for module in self.layers:
+            del module.forward
+        for packed in self.packed:
+            packed.unpack()
+        self.layers, self.packed = {}, []
+
+    def _build_replacement(
+        self, module: nn.Module, dtype: torch.dtype, context: ExpertReadContext
+    ) -> ExpertLayer | None:
+        """Build a module's replacement. None if it has no experts, Unsupported if it must stay."""
+        described = find_experts(module, dtype)
+        if described is None:
+            return None
+        trial = _ExpertTrial.create_for_experts(described)
+        expected = trial.run_original(module)
+        layer, packed = described.read_experts(context)
+        if wrong := trial.find_difference(layer, expected):
+            for one in packed:
+                one.unpack()
+            raise UnsupportedExperts(wrong)
+        self.packed += packed
+        return layer
+
+
+def _build_forward(module: nn.Module, layer: ExpertLayer) -> Callable[..., torch.Tensor]:
+    """Build a module's new forward, which accepts positional arguments or the original names."""
+    signature = inspect.signature(module.forward)
+
+    def forward(*args: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        return layer(*(signature.bind(*args, **named).args if named else args))
+
+    return forward
+
+
+@dataclass(frozen=True)
+class _ExpertTrial:
+    """Test inputs for a layer of experts."""
+
+    rows: torch.Tensor
+    index: torch.Tensor
+    weights: torch.Tensor
+
+    @classmethod
+    def create_for_experts(cls, source: ExpertSource) -> _ExpertTrial:
+        random = torch.Generator().manual_seed(0)
+        experts, hidden, dtype = source.experts, source.hidden, source.dtype
+        rows = torch.randn(TRIAL_ROWS, hidden, generator=random, dtype=torch.float32).to(dtype)
+        index = torch.stack([torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)])
+        weights = torch.rand(index.shape, generator=random, dtype=torch.float32).to(dtype)
+        return cls(rows, index, weights)
+
+    def run_original(self, module: nn.Module) -> torch.Tensor:
+        """Return the output of the model's own expert function."""
+        with torch.no_grad():
+            result: torch.Tensor = module(self.rows, self.index, self.weights)
+        return result
+
+    def find_difference(self, layer: ExpertLayer, expected: torch.Tensor) -> Note | None:
+        """Return a note on the deviation from the expected output. None if it is only rounding."""
+        found, expected = layer(self.rows, self.index, self.weights).float(), expected.float()
+        off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+        is_right = off <= TOLERANCE[self.rows.dtype]
+        return None if is_right else note("results_off", off=off)

@@ -1,0 +1,98 @@
+"""Measures the time of several backends on one thread, in turns.
+
+Measured is the processor time of one thread, not wall time: timings are stored, and on a busy
+machine two threads that wait for each other can make the fastest backend look a hundred times
+slower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from runner_engine.matmul.onednn import Product
+
+SAMPLE_WEIGHTS = 2**19  # of a larger layer some outputs are multiplied, and the time counts for all
+TURNS = 3  # the fastest counts; the first only if there is no other
+SLOW = 4.0  # a way that takes so many times as long as the fastest is not measured with more rows
+
+Shape = tuple[int, int]  # outputs and inputs of a layer
+Ways = dict[str, Callable[[torch.Tensor], Product]]
+Seconds = dict[str, dict[int, float]]  # way → number of rows → seconds
+
+
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    """Context in which torch uses one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_single_thread()
+@torch.inference_mode()
+def measure_matmuls(
+    backends: Ways,
+    shape: Shape,
+    batch_sizes: Sequence[int],
+    dtype: torch.dtype,
+    deadline: float,
+    slow_factor: float = SLOW,
+) -> Seconds:
+    """Measure the seconds of each backend for a sample of a layer, on one thread, in turns."""
+    random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
+    weight = torch.randn(*sample_shape(shape), generator=random, dtype=torch.float32).to(dtype)
+    inputs = {
+        count: torch.randn(count, shape[1], generator=random, dtype=torch.float32).to(dtype)
+        for count in sorted(batch_sizes)
+    }
+    return measure_in_turns(
+        {name: make(weight) for name, make in backends.items()}, inputs, deadline, slow_factor
+    )
+
+
+@_single_thread()
+@torch.inference_mode()
+def measure_in_turns(
+    backends: Mapping[str, Callable[[torch.Tensor], Any]],
+    inputs: Mapping[int, torch.Tensor],
+    deadline: float,
+    slow_factor: float = SLOW,
+) -> Seconds:
+    """Measure the seconds of each backend per input, by batch size, on one thread, in turns."""
+    products = dict(backends)
+    took: Seconds = {name: {} for name in backends}
+    for count, x in inputs.items():
+        times: dict[str, list[float]] = {name: [] for name in products}
+        for turn in range(TURNS):
+            if turn and time.thread_time() > deadline:
+                break
+            for name, product in products.items():
+                started = time.thread_time()
+                product(x)
+                times[name].append(time.thread_time() - started)
+        for name in backends:
+            before = took[name]
+            took[name][count] = (
+                min(times[name][1:] or times[name])
+                if name in times
+                else before[max(before)] * count / max(before)
+            )
+        fastest = min(took[name][count] for name in products)
+        products = {
+            name: product for name, product in products.items() if took[name][count] <= slow_factor * fastest
+        }
+    return took
+
+
+def sample_shape(shape: Shape) -> Shape:
+    """Return the part of a layer that is measured: all inputs, and whole packed blocks of outputs."""
+    outputs, inputs = shape
+    return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs

@@ -1,0 +1,34 @@
+"""Collects the resources for replacing a model's layers: kernels, and batch sizes for tiles."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from runner_engine.devices.heap import HeapTrimmer
+from runner_engine.kernels import native
+from runner_engine.matmul.backend_selection import choose_bfloat16_backend
+from runner_engine.matmul.int8_matmul import choose_int8_backend
+from runner_engine.matmul.layer_replacement import KernelResources
+from runner_engine.models.gguf_blocks import GgufEmbedding
+
+
+def collect_resources(model: nn.Module, heap: HeapTrimmer) -> KernelResources:
+    """Collect the kernels and backend choices for a model's layers."""
+    kernels = native.load_kernels()
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    of_bytes, unpacked = choose_int8_backend(model, kernels), choose_bfloat16_backend(model, kernels)
+    embeddings = {
+        module.weight.data_ptr(): module for module in model.modules() if isinstance(module, GgufEmbedding)
+    }
+    means = KernelResources(
+        kernels,
+        dtype,
+        0 if of_bytes is None else of_bytes.tile_rows,
+        0 if unpacked is None else unpacked.tile_rows,
+        heap,
+        embeddings,
+    )
+    if of_bytes is not None and of_bytes.note:
+        means.add_note_once(of_bytes.note)
+    return means

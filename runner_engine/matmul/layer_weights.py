@@ -1,0 +1,177 @@
+"""A layer's weights in the C kernels' format, plain or quantized."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from runner_base import MIB
+from runner_base.notes import Note, note
+from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
+from runner_engine.kernels.c_interface import SHIFT, Matrix, WeightFormat
+from runner_engine.kernels.native import FORMATS, Kernels, get_optional_tensor_address, get_tensor_address
+
+TRIAL_OUTPUTS = 70  # whole panels with a remainder
+# of the largest output of a trial beside torch
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+class LayerWeights(Protocol):
+    """Protocol for a layer's weights in the C kernels' format."""
+
+    @property
+    def matrix(self) -> Matrix:
+        """The C description of the matrix."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs."""
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """The dtypes that activations may have."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors whose addresses the C description holds."""
+
+
+class QuantizedWeights:
+    """A layer's quantized weights for C, in the quantization library's memory."""
+
+    def __init__(
+        self, kind: WeightFormat, inputs: int, outputs: int, input_dtypes: tuple[torch.dtype, ...]
+    ) -> None:
+        self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, input_dtypes
+        self.tensors: tuple[torch.Tensor, ...] = ()
+
+    def set_tensors(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: torch.Tensor,
+        constants: torch.Tensor | None = None,
+    ) -> None:
+        """Use these tensors and keep them alive. Raises ValueError if C cannot read their layout."""
+        matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
+        if matrix.kind == WeightFormat.four_bit:
+            matrix.weight = get_tensor_address(weight.view(-1), torch.uint8, outputs * inputs // 2)
+            matrix.scale = get_tensor_address(scale, torch.bfloat16, inputs // matrix.block, outputs)
+            matrix.constants = get_optional_tensor_address(constants, torch.bfloat16, 32)
+        elif matrix.kind == WeightFormat.four_bit_rows:
+            matrix.weight = get_tensor_address(weight.view(-1), torch.uint8, outputs * inputs // 2)
+            matrix.scale = get_tensor_address(scale, torch.float32, outputs, inputs // matrix.block)
+            matrix.constants = get_optional_tensor_address(constants, torch.float32, 16)
+        else:
+            of_scale = torch.bfloat16 if matrix.kind == WeightFormat.weight_int8 else torch.float32
+            matrix.weight = get_tensor_address(weight, torch.int8, outputs, inputs)
+            matrix.scale = get_tensor_address(scale, of_scale, outputs)
+            matrix.constants = get_optional_tensor_address(constants, torch.int32, outputs)
+        matrix.bias = None if bias is None else get_tensor_address(bias, bias.dtype, outputs)
+        self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
+
+
+class MatmulWorkspace:
+    """A buffer for quantized activations and unpacked weights. It grows with the largest layer."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def get_buffer(self, activations: torch.Tensor) -> torch.Tensor:
+        """Return a buffer large enough to multiply these activations."""
+        inputs = activations.shape[-1]
+        needed = quantized_workspace_bytes(activations.numel() // inputs, inputs, torch.get_num_threads())
+        if needed > self._bytes.numel():
+            self._bytes = torch.empty(needed, dtype=torch.uint8)
+        return self._bytes
+
+    @property
+    def mib(self) -> float:
+        """Current size in MiB."""
+        return self._bytes.nbytes / MIB
+
+
+def multiply(
+    kernels: Kernels,
+    activations: torch.Tensor,
+    weights: LayerWeights,
+    workspace: torch.Tensor | None = None,
+    kernel_name: str = "product",
+) -> torch.Tensor:
+    """Multiply activations [..., inputs] with a C kernel: [..., outputs].
+
+    workspace: needed for quantized weights.
+    """
+    activations = activations.contiguous()
+    if activations.shape[-1] != weights.inputs or activations.device.type != "cpu":
+        raise ValueError(
+            f"rows {list(activations.shape)} on {activations.device} for a matrix of {weights.inputs} inputs"
+        )
+    result = activations.new_empty(*activations.shape[:-1], weights.matrix.outputs)
+    kernels(
+        kernel_name,
+        activations.dtype,
+        activations.data_ptr(),
+        activations.numel() // weights.inputs,
+        weights.inputs,
+        ctypes.addressof(weights.matrix),
+        *((None, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)),
+        result.data_ptr(),
+    )
+    return result
+
+
+@dataclass
+class PackedWeights:
+    """Weights packed in the C kernels' layout."""
+
+    kernels: Kernels
+    matrix: Matrix
+    inputs: int
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    others: tuple[torch.Tensor, ...] = ()  # whose addresses are in the matrix
+    workspace: MatmulWorkspace | None = None  # for rows in bytes
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """The dtypes that activations may have: any, or that of the bias."""
+        return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors whose addresses the C description holds."""
+        return (self.weight, *self.others) if self.bias is None else (self.weight, self.bias, *self.others)
+
+    def matmul(self, activations: torch.Tensor) -> torch.Tensor:
+        """Multiply activations [..., inputs]: [..., outputs]."""
+        return multiply(
+            self.kernels,
+            activations,
+            self,
+            None if self.workspace is None else self.workspace.get_buffer(activations),
+        )
+
+
+def sum_shift_offsets(weight: torch.Tensor) -> torch.Tensor:
+    """Return what adding SHIFT to each activation adds to the sum of each output."""
+    # some outputs at a time: torch copies them as int32 for the sums
+    return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
+
+
+def compare_outputs(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> Note | None:
+    """Return a note if outputs deviate by more than `tolerance` of the largest. None otherwise."""
+    off = float(
+        (actual.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9)
+    )
+    return None if off <= tolerance else note("outputs_off", off=off)
+
+
+def make_trial_activations(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
+    """Return random activations that do not fill whole registers or tiles, for checks against torch."""
+    return torch.randn(
+        33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+    ).to(dtype)

@@ -1,0 +1,87 @@
+"""Packs unquantized weights into the layout that kernels/products.h multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from runner_engine.kernels.c_interface import Matrix
+from runner_engine.kernels.native import Kernels, get_optional_tensor_address
+from runner_engine.matmul import huge_pages
+from runner_engine.matmul.layer_weights import PackedWeights
+
+PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
+
+
+class PlainPackedWeights(PackedWeights):
+    """Packed weights [packed blocks, steps, outputs of a block(, 2)] with bias.
+
+    A step is one input, in bfloat16 two.
+    """
+
+    @classmethod
+    def pack(
+        cls,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernels: Kernels,
+        tile_rows: int = 0,
+        release: Callable[[int, int], None] | None = None,
+    ) -> PlainPackedWeights:
+        """Pack weights [outputs, inputs]. The last packed block is padded with zeros.
+
+        tile_rows: 0, or the batch size from which tiles are used; sums then have the order of tiles.
+        release: called with the address and size of what has been read.
+        """
+        weight, width = weight.detach(), kernels.panel_width
+        outputs, inputs = weight.shape
+        steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
+        missing = -outputs % width
+        panels = huge_pages.allocate_empty(
+            (outputs + missing) // width, steps.shape[1], width, dtype=torch.int32
+        )
+        whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
+        for first in range(0, whole, some):
+            last = min(first + some, whole)
+            read = steps[first * width : last * width]
+            panels[first:last] = read.view(last - first, width, steps.shape[1]).transpose(1, 2)
+            if release is not None:
+                release(read.data_ptr(), read.nbytes)
+        if missing:
+            panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
+        bias = None if bias is None else bias.detach().contiguous()
+        bias_at = get_optional_tensor_address(bias, weight.dtype, outputs)
+        matrix = Matrix(weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows)
+        return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """The dtypes that activations may have: that of the weights."""
+        return (self.weight.dtype,)
+
+    def matmul(self, activations: torch.Tensor) -> torch.Tensor:
+        """Multiply activations [..., inputs]: [..., outputs]."""
+        if activations.dtype is not self.weight.dtype:
+            raise ValueError(f"rows of {activations.dtype} for weights of {self.weight.dtype}")
+        return super().matmul(activations)
+
+    def select_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the weights [..., inputs] of some outputs, such as tokens. IndexError if one does not exist."""
+        if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
+            raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
+        # by numpy: torch starts and ends a region of threads for it, which takes longer than some
+        # rows
+        by_output = self.weight.detach().view(torch.int32).numpy().swapaxes(1, 2)
+        panel, place = np.divmod(outputs.numpy(), by_output.shape[1])
+        result = torch.empty(*outputs.shape, self.inputs, dtype=self.weight.dtype)
+        result.view(torch.int32).numpy()[...] = by_output[panel, place]
+        return result
+
+
+def can_pack(weight: torch.Tensor, kernels: Kernels | None) -> bool:
+    """Whether the kernels multiply weights [outputs, inputs]. In 16 bits the number of inputs must be even."""
+    has_product = kernels is not None and kernels.has_function("product", weight.dtype)
+    return has_product and weight.shape[1] * weight.element_size() % 4 == 0

@@ -1,0 +1,107 @@
+"""Caches the names that transformers' modules define, in the user cache.
+
+To import a class at its first use, transformers reads the source of all its models when it is
+imported, 3,000 files and twice: half of its import time. This cache reads them once,
+and again when one of the files has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, wraps
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from runner_base import user_cache
+
+READER, MODELS = "transformers.utils.import_utils", "models"
+Names = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules need → module → names
+
+
+@contextmanager
+def cached_import_structure() -> Iterator[None]:
+    """Context in which an import of transformers takes the names of its models from the user cache."""
+    finder = _ImportUtilsFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _ImportUtilsFinder(MetaPathFinder):
+    """Finds the transformers module that reads model names, and replaces its reading function."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == READER else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_patch(module: ModuleType) -> None:
+                execute(module)
+                if (own := getattr(module, "define_import_structure", None)) is not None:
+                    module.define_import_structure = cache_structure_reader(own)  # type: ignore[attr-defined]
+
+            spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
+        return spec
+
+
+def cache_structure_reader(read: Callable[..., Names]) -> Callable[..., Names]:
+    """Wrap transformers' reader of import structures, so that it reads the models' names once."""
+
+    @lru_cache
+    @wraps(read)
+    def read_cached(module_path: str, prefix: str | None = None) -> Names:
+        path = Path(module_path)
+        folder = path.parent if path.is_file() else path
+        if folder.name != MODELS or (file := _cache_file(folder)) is None:
+            return read(module_path, prefix)
+        if (found := _read_cache(file)) is None:
+            found = read(module_path)
+            _write_cache(file, found)
+        if prefix is None:
+            return found
+        return {
+            needs: {f"{prefix}.{at}": its for at, its in modules.items()} for needs, modules in found.items()
+        }
+
+    return read_cached
+
+
+def _cache_file(folder: Path) -> Path | None:
+    """Return the cache file for a folder's names. The file differs whenever a source file changes."""
+    return user_cache.cache_file("names", [str(folder), sorted(_stat_sources(str(folder)))])
+
+
+def _stat_sources(folder: str) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".py"):
+                about = entry.stat()
+                yield entry.path, about.st_size, about.st_mtime_ns
+            elif entry.name != "__pycache__" and entry.is_dir():
+                yield from _stat_sources(entry.path)
+
+
+def _read_cache(file: Path) -> Names | None:
+    """Read the cached names. None if there are none."""
+    try:
+        entries = user_cache.read_cache_file(file).get("names", [])
+        return {
+            frozenset(needs): {at: set(its) for at, its in modules.items()} for needs, modules in entries
+        } or None
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _write_cache(file: Path, names: Names) -> None:
+    entries = [
+        [sorted(needs), {at: sorted(its) for at, its in modules.items()}] for needs, modules in names.items()
+    ]
+    user_cache.write_cache_file(file, {"names": entries})

@@ -1,0 +1,38 @@
+"""Truncates a loaded model to its first layers, for use as a draft model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from runner_base import ConfigError
+from runner_engine.settings.speculation import KEY
+
+# lists with an entry for each
+OF_LAYERS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers")
+
+
+def keep_first_layers(model: Any, count: int) -> None:
+    """Drop all layers after the first `count`. Embedding, last norm and head stay."""
+    settings = model.config.get_text_config()
+    whole = settings.num_hidden_layers
+    lists = [
+        part
+        for part in model.modules()
+        if isinstance(part, nn.ModuleList) and len(part) == whole and whole > 1
+    ]
+    if count == whole:
+        return
+    if len(lists) != 1 or count > whole:
+        raise ConfigError(
+            f"the first {count} layers of this model cannot be told apart from its others: leave layers out",
+            key=KEY,
+            code="unsupported",
+        )
+    del lists[0][count:]
+    settings.num_hidden_layers = count
+    for name in OF_LAYERS:
+        entries = getattr(settings, name, None)
+        if isinstance(entries, list) and len(entries) == whole:
+            setattr(settings, name, entries[:count])

@@ -1,0 +1,128 @@
+"""Layouts of weights quantized at load time: row by row, and in packed blocks for the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from runner_engine.models.code_interleaving import deinterleave_codes
+from runner_engine.models.layouts.base import Layout, Tensors, unpack_bits
+
+LOWEST, HIGHEST = -128, 127  # of a row's int8
+
+
+@dataclass(frozen=True)
+class LoadTimeLayout(Layout):
+    """A layout that exists only in memory.
+
+    rows: dynamic, each activation vector has its own scale and zero point, as in torchao.
+    """
+
+    rounding_layers: ClassVar[str] = "RoundedRowsLinear"
+
+    def round_activations(self, tensors: Tensors, activations: torch.Tensor) -> torch.Tensor:
+        """Round activations to asymmetric int8, one scale and zero point per vector."""
+        low, high = (
+            activations.amin(-1, keepdim=True).clamp(max=0),
+            activations.amax(-1, keepdim=True).clamp(min=0),
+        )
+        scale = ((high - low) / (HIGHEST - LOWEST)).clamp(min=torch.finfo(activations.dtype).smallest_normal)
+        zero = (LOWEST - (low / scale).round_()).clamp_(LOWEST, HIGHEST)
+        return (activations * (1 / scale)).round_().add_(zero).clamp_(LOWEST, HIGHEST).sub_(zero).mul_(scale)
+
+
+@dataclass(frozen=True)
+class OutputMajorLayout(LoadTimeLayout):
+    """Stores codes as a dense bit stream per output, next to its scales and zero points."""
+
+    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return unpack_bits(tensors["codes"][first:last], self.bits, self.inputs)
+
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return tensors["scales"][first:last]
+
+    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        zeros = tensors["zero_points"]
+        return zeros if zeros.numel() == 1 else zeros[first:last]
+
+
+@dataclass(frozen=True)
+class PackedBlockLayout(LoadTimeLayout):
+    """The packed blocks of runner_engine/matmul/groups.py, which replace the output-major tensors."""
+
+    width: int  # outputs of a panel
+    planes: tuple[int, int]  # lower and upper bits of a code that are kept apart
+    scale_type: torch.dtype
+    zero_type: torch.dtype | None  # None: all zero points are the same
+    zero_point: int
+    in_fours: bool = False  # codes are in fours of bytes, 32 inputs after another
+
+    def compute_expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape in 32-bit words, as the kernels read it."""
+        each = self._zeros_end + self.inputs // 8 * sum(self.planes)
+        return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
+
+    def codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        """Unpack the codes, whose lower and upper bits are stored apart for 8 or 32 inputs at a time."""
+        low, high = self.planes
+        if self.in_fours:
+            return self._unpack_interleaved_codes(tensors, first, last)
+        eights = self._read_byte_range(tensors, first, last, self._zeros_end, None, torch.uint8)
+        eights = eights.reshape(last - first, self.inputs // 8, low + high)
+        codes = deinterleave_codes(eights[..., :low, None], low)
+        if high:
+            codes |= deinterleave_codes(eights[..., low:, None], high) << low
+        return codes.flatten(1)
+
+    def _unpack_interleaved_codes(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        low, high = self.planes
+        words = self._read_byte_range(tensors, first, last, self._zeros_end, None, torch.int32).contiguous()
+        fours = words.view(torch.uint8).reshape(last - first, self.inputs // 32, low + high, 4)
+        codes = deinterleave_codes(fours[:, :, :low], low)
+        if high:
+            codes |= deinterleave_codes(fours[:, :, low:], high) << low
+        return codes.flatten(1)
+
+    def scales(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        return self._read_byte_range(tensors, first, last, 0, self._scales_end, self.scale_type)
+
+    def zeros(self, tensors: Tensors, first: int, last: int) -> torch.Tensor:
+        if self.zero_type is None:
+            return tensors["panels"].new_full((1, 1), self.zero_point, dtype=torch.uint8)
+        return self._read_byte_range(tensors, first, last, self._scales_end, self._zeros_end, self.zero_type)
+
+    @property
+    def _scales_end(self) -> int:
+        return self.groups * self.scale_type.itemsize
+
+    @property
+    def _zeros_end(self) -> int:
+        return self._scales_end + self.groups * (0 if self.zero_type is None else self.zero_type.itemsize)
+
+    def _read_byte_range(
+        self, tensors: Tensors, first: int, last: int, begin: int, end: int | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Read the bytes `begin` to `end` of each output as `dtype`: [outputs, numbers]."""
+        begin_panel, width = first // self.width, self.width
+        panels = tensors["panels"].view(torch.uint8)[begin_panel : -(-last // width)]
+        part = panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)
+        of_outputs = part.reshape(len(panels), -1, width).permute(0, 2, 1).flatten(0, 1)
+        return of_outputs[first - begin_panel * width : last - begin_panel * width]
+
+
+def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Pack codes, uint8 [..., count], into a dense bit stream in int32 [..., words]. Inverse of unpack_bits."""
+    codes = nn.functional.pad(codes, (0, -codes.shape[-1] % 32))
+    if bits == 8:
+        return codes.contiguous().view(torch.int32)
+    eights = codes.reshape(*codes.shape[:-1], -1, 8)
+    stream = torch.zeros(*eights.shape[:-1], bits, dtype=torch.uint8, device=codes.device)
+    for place in range(8):
+        byte, shift = divmod(place * bits, 8)
+        stream[..., byte] |= eights[..., place] << shift
+        if shift + bits > 8:
+            stream[..., byte + 1] |= eights[..., place] >> 8 - shift
+    return stream.flatten(-2).view(torch.int32)

@@ -1,0 +1,31 @@
+"""A loaded model with its tokenizer and a report on the load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from runner_base.notes import Note
+
+
+@dataclass
+class LoadedModel:
+    """A model with its tokenizer, and metrics, facts and notes of the load."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    bytes_by_dtype: Counter[str] = field(default_factory=Counter)
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    merged: Any = None  # the report on an adapter that was merged before the model was quantized
+
+    def add_to_report(self, metrics_and_facts: tuple[dict[str, float], dict[str, str]]) -> None:
+        """Add metrics and facts to the report."""
+        metrics, facts = metrics_and_facts
+        self.metrics |= metrics
+        self.facts |= facts

@@ -1,0 +1,100 @@
+"""Finds the model paths of experts that a checkpoint stores separately as quantized codes.
+
+Separate experts have names such as `experts.3.gate_proj` or `experts.3.w1`, which transformers
+joins to one parameter. Here they stay separate, so that each layer holds its codes as stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from runner_engine.experts import SeparateExperts, build_separate_experts
+
+EXPERT = re.compile(r"(.+)\.(\d+)\.(gate_proj|up_proj|down_proj)$")
+MATRIX = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+
+
+class ModelPaths:
+    """Maps a checkpoint's layer names to module paths. Fused experts are separated where needed."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._known = {path for path, _ in model.named_modules()}
+        self._renamings = _find_weight_renamings(model)
+
+    def find_path(self, stored_name: str) -> str | None:
+        """Return a layer's module path, or None. The checkpoint may be of an inner or an outer model."""
+        prefix = f"{self._model.base_model_prefix}."
+        renamed = self._rename(stored_name)
+        for name in dict.fromkeys((stored_name, renamed)):
+            for path in (name, prefix + name, name.removeprefix(prefix)):
+                if path in self._known or self._separate_expert(path):
+                    return path
+        return None
+
+    def _rename(self, stored_name: str) -> str:
+        from transformers.core_model_loading import apply_renamings
+
+        return apply_renamings(f"{stored_name}.weight", self._renamings).removesuffix(".weight")
+
+    def _separate_expert(self, path: str) -> bool:
+        """Separate the experts that a path belongs to. Returns False if it is no expert's path."""
+        match = EXPERT.match(path)
+        if match is None or match[1] not in self._known:
+            return False
+        made = build_separate_experts(self._model.get_submodule(match[1]))
+        if made is None:
+            return False
+        self._model.set_submodule(match[1], made)
+        self._known |= {f"{match[1]}.{inner}" for inner, _ in made.named_modules() if inner}
+        return path in self._known
+
+
+def keep_separate_experts(conversions: Iterable[Any], experts_pattern: str) -> list[Any]:
+    """Extend name conversions so that separate experts load under their own module paths.
+
+    A converter that joins `experts.*.w1` and `.w3` into `gate_up_proj` tells which of them is
+    `gate_proj`. It still joins experts that are not separate. experts_pattern: a regular expression for
+    the paths of experts.
+    """
+    from transformers.core_model_loading import MergeModulelist, WeightConverter, WeightRenaming
+
+    result = list(conversions)
+    for conversion in conversions:
+        if not isinstance(conversion, WeightConverter) or not isinstance(
+            conversion.operations[0], MergeModulelist
+        ):
+            continue
+        names = MATRIX.get(conversion._original_target_patterns[0].rpartition(".")[2], ())
+        stored = [
+            source.removesuffix(".weight").rpartition(".")[2]
+            for source in conversion._original_source_patterns
+        ]
+        if len(names) == len(stored):
+            result += [
+                WeightRenaming(rf"({experts_pattern}\.\d+)\.{old}(?=\.)", rf"\1.{name}")
+                for old, name in zip(stored, names, strict=True)
+                if old != name
+            ]
+    return result
+
+
+def adapt_conversions(model: Any, conversions: Iterable[Any]) -> list[Any]:
+    """Return the name conversions for a model with some separate experts."""
+    prefix = f"{model.base_model_prefix}."
+    separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
+    if not separate:
+        return list(conversions)
+    return keep_separate_experts(
+        conversions, f"(?:{'|'.join(re.escape(path.removeprefix(prefix)) for path in separate)})"
+    )
+
+
+def _find_weight_renamings(model: Any) -> list[Any]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    conversions = keep_separate_experts(get_model_conversion_mapping(model), r"\.experts")
+    return [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]

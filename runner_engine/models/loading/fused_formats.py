@@ -1,0 +1,196 @@
+"""Formats that store the codes of all experts of a layer in one tensor.
+
+Tensor names are the suffixes after the model family's own parameter name, such as
+`experts.gate_up_proj`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from runner_base import DataError
+from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Types
+from runner_engine.models.layouts.float4 import BYTES, Mxfp4Layout
+from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, BlockFloat8Layout, Float8Layout
+from runner_engine.models.layouts.modelopt import FOUR_BIT_GROUP, ModelOptFloat8Layout, ModelOptNvfp4Layout
+from runner_engine.quantization.grouped import GroupSettings
+
+Parts = dict[str, torch.Tensor]
+EXPONENT_GROUP = 32
+
+
+@dataclass(frozen=True)
+class FusedFormat(ABC):
+    """A fused expert format. settings: the quantization section of config.json."""
+
+    settings: GroupSettings
+    codes: ClassVar[str] = ""  # what follows the parameter's name in that of the codes
+    types: ClassVar[dict[str, Types]]
+    own_names: ClassVar[dict[str, str]]  # the names that a layer of one expert has for the tensors
+    optional: ClassVar[tuple[str, ...]] = ()
+    is_transposed: ClassVar[bool] = False  # outputs are the last dimension, [experts, inputs, outputs]
+
+    @abstractmethod
+    def compute_allowed_shapes(
+        self, experts: int, outputs: int, inputs: int, matrices: int
+    ) -> dict[str, Shapes]:
+        """Return the allowed shapes of each tensor. outputs: of all matrices in the parameter."""
+
+    @abstractmethod
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+        """Return the layout of one expert's matrix, from that expert's tensors."""
+
+    def select_expert(self, tensor_suffix: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
+        """Return one expert's slice of a tensor, outputs first. A scalar applies to all experts."""
+        if tensor.dim() < 2:
+            return tensor
+        return tensor[expert].T if self.is_transposed else tensor[expert]
+
+    def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
+        """Convert an expert's slice to the shape that its layout expects."""
+        return expert_slice
+
+
+class Mxfp4FusedFormat(FusedFormat):
+    """gpt-oss: two codes per byte, [experts, outputs, groups, 16], with exponents as scales."""
+
+    codes: ClassVar[str] = "_blocks"
+    types: ClassVar[dict[str, Types]] = {"_blocks": BYTES, "_scales": BYTES}
+    own_names: ClassVar[dict[str, str]] = {"_blocks": "weight_packed", "_scales": "weight_scale"}
+
+    def compute_allowed_shapes(
+        self, experts: int, outputs: int, inputs: int, matrices: int
+    ) -> dict[str, Shapes]:
+        _check_whole_groups(inputs, EXPONENT_GROUP)
+        groups = experts, outputs, inputs // EXPONENT_GROUP
+        return {"_blocks": [(*groups, EXPONENT_GROUP // 2)], "_scales": [groups]}
+
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+        return Mxfp4Layout(4, EXPONENT_GROUP, inputs, outputs)
+
+    def convert_slice(self, tensor_suffix: str, expert_slice: torch.Tensor) -> torch.Tensor:
+        """Join the groups of each output."""
+        return expert_slice.flatten(1) if tensor_suffix == "_blocks" else expert_slice
+
+
+class BlockFloat8FusedFormat(FusedFormat):
+    """transformers' fp8: [experts, outputs, inputs], with one scale per block of an expert's matrix."""
+
+    types: ClassVar[dict[str, Types]] = {"": FLOAT8, "_scale_inv": SCALES | EXPONENTS}
+    own_names: ClassVar[dict[str, str]] = {"": "weight", "_scale_inv": "weight_scale_inv"}
+
+    def compute_allowed_shapes(
+        self, experts: int, outputs: int, inputs: int, matrices: int
+    ) -> dict[str, Shapes]:
+        """Return the allowed shapes. No block may span gate and up."""
+        each, (of_outputs, group) = outputs // matrices, self._get_block_shape(outputs // matrices, inputs)
+        if matrices > 1 and each > of_outputs and each % of_outputs:
+            raise DataError(
+                f"blocks of {of_outputs} outputs reach from gate_proj into up_proj, which have {each} each",
+                code="unsupported",
+            )
+        return {
+            "": [(experts, outputs, inputs)],
+            "_scale_inv": [(experts, matrices * -(-each // of_outputs), -(-inputs // group))],
+        }
+
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+        of_outputs, group = self._get_block_shape(outputs, inputs)
+        return BlockFloat8Layout(8, group, inputs, outputs, of_outputs)
+
+    def _get_block_shape(self, outputs: int, inputs: int) -> tuple[int, int]:
+        of_outputs, group = self.settings.outputs, self.settings.group
+        return outputs if of_outputs == -1 else of_outputs, inputs if group == -1 else min(group, inputs)
+
+
+class Float8FusedFormat(FusedFormat):
+    """FBGEMM's Llama 4: [experts, inputs, outputs], with one scale per output."""
+
+    types: ClassVar[dict[str, Types]] = {"": FLOAT8, "_scale": SCALES}
+    own_names: ClassVar[dict[str, str]] = {"": "weight", "_scale": "weight_scale"}
+    is_transposed: ClassVar[bool] = True
+
+    def compute_allowed_shapes(
+        self, experts: int, outputs: int, inputs: int, matrices: int
+    ) -> dict[str, Shapes]:
+        """Return the allowed shapes. The scales of gate and up have another layout than those of down."""
+        return {"": [(experts, inputs, outputs)], "_scale": [(experts, 1, outputs), (experts, outputs, 1)]}
+
+    def select_expert(self, tensor_suffix: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
+        return (
+            tensor[expert].reshape(-1, 1)
+            if tensor_suffix == "_scale"
+            else super().select_expert(tensor_suffix, tensor, expert)
+        )
+
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+        return Float8Layout(8, inputs, inputs, outputs, 1)
+
+
+class ModelOptFusedFormat(FusedFormat):
+    """Model-Optimizer's Llama 4 and gpt-oss: [experts, inputs, outputs] as float8, or packed NVFP4."""
+
+    types: ClassVar[dict[str, Types]] = {
+        "": FLOAT8 | BYTES,
+        "_weight_scale": SCALES | FLOAT8,
+        "_weight_scale_2": SCALES,
+        "_input_scale": SCALES,
+    }
+    own_names: ClassVar[dict[str, str]] = {
+        "": "weight",
+        "_weight_scale": "weight_scale",
+        "_weight_scale_2": "weight_scale_2",
+        "_input_scale": "input_scale",
+    }
+    optional: ClassVar[tuple[str, ...]] = ("_weight_scale_2", "_input_scale")
+    is_transposed: ClassVar[bool] = True
+
+    def compute_allowed_shapes(
+        self, experts: int, outputs: int, inputs: int, matrices: int
+    ) -> dict[str, Shapes]:
+        """Return the allowed shapes. The layout checks which of them match each other."""
+        return {
+            "": [(experts, inputs, outputs), (experts, inputs // 2, outputs)],
+            "_weight_scale": [*ONE_NUMBER, (experts, inputs // FOUR_BIT_GROUP, outputs)],
+            "_weight_scale_2": ONE_NUMBER,
+            "_input_scale": ONE_NUMBER,
+        }
+
+    def build_expert_layout(self, inputs: int, outputs: int, expert_tensors: Parts) -> StoredLayout:
+        """Return the NVFP4 layout for packed bytes, and the float8 layout otherwise."""
+        rounds, is_nvfp4 = "input_scale" in expert_tensors, expert_tensors["weight"].dtype is torch.uint8
+        has_groups = (
+            expert_tensors["weight_scale"].dim() == 2
+            and expert_tensors["weight_scale"].dtype is torch.float8_e4m3fn
+        )
+        if is_nvfp4 != has_groups or is_nvfp4 != ("weight_scale_2" in expert_tensors):
+            raise DataError(
+                "codes of 4 bits have weight_scale for groups and weight_scale_2, and float8 one number",
+                code="mismatch",
+            )
+        if expert_tensors["weight"].shape != (outputs, inputs // 2 if is_nvfp4 else inputs):
+            raise DataError(
+                f"{list(expert_tensors['weight'].shape)} codes, of a matrix of {outputs} outputs, {inputs} inputs",
+                code="mismatch",
+            )
+        if not is_nvfp4:
+            return ModelOptFloat8Layout(8, inputs, inputs, outputs, outputs, rows="static" if rounds else "")
+        _check_whole_groups(inputs, FOUR_BIT_GROUP)
+        return ModelOptNvfp4Layout(4, FOUR_BIT_GROUP, inputs, outputs, rows="local" if rounds else "")
+
+
+FORMS: dict[str, type[FusedFormat]] = {  # by the layout of GroupSettings
+    "mxfp4_fused": Mxfp4FusedFormat,
+    "float8_blocks": BlockFloat8FusedFormat,
+    "float8": Float8FusedFormat,
+    "modelopt": ModelOptFusedFormat,
+}
+
+
+def _check_whole_groups(inputs: int, group_size: int) -> None:
+    if inputs % group_size:
+        raise DataError(f"{inputs} inputs are not whole groups of {group_size}", code="mismatch")

@@ -1,0 +1,32 @@
+"""Marks modules whose own parameters an adapter changes during a forward pass.
+
+Code must not read these parameters directly. Most adapters wrap a layer, whose weights stay
+unchanged. PEFT's `target_parameters` (all experts of a mixture at once) instead replaces a parameter
+during each pass, and only the module's own forward sees the sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+MARK = "adapted_inside"
+
+
+def mark_adapted_parameters(model: nn.Module) -> None:
+    """Mark the modules whose parameters PEFT replaces during a forward pass."""
+    modules: list[Any] = [*model.modules()]
+    for module in modules:
+        if hasattr(module, "parameter_name") and hasattr(module, "get_base_layer"):  # PEFT's ParamWrapper
+            setattr(module.get_base_layer(), MARK, True)
+
+
+def unmark_adapted_parameters(model: nn.Module) -> None:
+    for module in model.modules():
+        module.__dict__.pop(MARK, None)
+
+
+def has_adapted_parameters(module: nn.Module) -> bool:
+    """Whether only the module's own forward sees its adapted parameters."""
+    return getattr(module, MARK, False) is True

@@ -1,0 +1,43 @@
+"""Describes a rotary embedding for reports: scaling, theta and rotated share of each head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ORIGINAL = "original_max_position_embeddings"
+
+
+def describe_rope_config(text_config: Any, patch: str | None = None) -> str:
+    """Describe a config's rotary embedding, per kind of layer. `patch` describes the patch that replaces it."""
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    if not parameters:
+        return "none" if patch is None else patch
+    kinds = {key: value for key, value in parameters.items() if isinstance(value, Mapping)}
+    if not kinds:
+        return _describe_parameters(text_config, parameters, patch)
+    return " · ".join(
+        f"{kind}: {_describe_parameters(text_config, of_kind, patch)}" for kind, of_kind in kinds.items()
+    )
+
+
+def _describe_parameters(text_config: Any, parameters: Mapping[str, Any], patch: str | None) -> str:
+    name = parameters.get("rope_type", "default")
+    words = [name if patch is None else patch]
+    if patch is None:
+        words += [f"factor {parameters['factor']:g}"] if parameters.get("factor") else []
+        original = parameters.get(ORIGINAL) or getattr(text_config, ORIGINAL, None)
+        words += (
+            [f"other factors beyond {original:,}"]
+            if name == "longrope" and _has_length_factors(parameters)
+            else []
+        )
+    words.append(f"theta {parameters.get('rope_theta', '?')}")
+    share = parameters.get("partial_rotary_factor")
+    words += [f"{share:.0%} of each head"] if share is not None and share < 1 else []
+    return ", ".join(words)
+
+
+def _has_length_factors(parameters: Mapping[str, Any]) -> bool:
+    """Whether long prompts use other rope factors than short ones."""
+    return parameters.get("short_factor") != parameters.get("long_factor")

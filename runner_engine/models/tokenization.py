@@ -1,0 +1,115 @@
+"""Encodes and decodes tokens, protected against panics and hostile tokenizer.json files.
+
+The tokenizers library is compiled and fails with a panic, which in Python is not an Exception: code
+that catches errors would miss it, and a server's thread would end. The library also has no limit on
+how much its steps lengthen a string.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner_base import ConfigError, to_one_line
+
+MAX_GROWTH = (
+    1000  # characters that one character may become before it is tokenized, or when tokens are decoded
+)
+SHOWN = 200  # characters of a text in a message
+STEPS = re.compile(r'"(normalizer|decoder)"\s*:\s*(?=\{)')
+# parts of a pattern that match between two characters
+WITHOUT_WIDTH = re.compile(r"\(\?[=!<]|\\[bBAGzZ]|\^|\$")
+
+
+def encode_text(tokenizer: Any, text: str, add_special_tokens: bool, model_name: str) -> list[int]:
+    """Return a string's token ids, with or without special tokens. Raises ConfigError if that fails."""
+    with catch_panics(f"the tokenizer of {model_name} cannot cut this text into tokens", text):
+        ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+    return ids
+
+
+def decode_ids(tokenizer: Any, ids: Sequence[int], **options: bool) -> str:
+    """Decode token ids like transformers' `decode`. Raises ConfigError if that fails."""
+    with catch_panics(f"the tokenizer of {tokenizer.name_or_path} cannot put these tokens together", [*ids]):
+        text: str = tokenizer.decode(ids, **options)
+    return text
+
+
+@contextmanager
+def catch_panics(message: str, shown_input: str | list[int] = "") -> Iterator[None]:
+    """Context that turns a panic of the tokenizers library into a ConfigError with its cause."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's, which cannot be imported
+            raise
+        shown = f": {shown_input[:SHOWN]!r}" if shown_input else ""
+        more = f"… ({len(shown_input):,} in all)" if len(shown_input) > SHOWN else ""
+        raise ConfigError(
+            f"{message} (the library gave up: {to_one_line(error)}){shown}{more}", code="failed"
+        ) from error
+
+
+def check_tokenizer_growth(file: Path) -> None:
+    """Reject a tokenizer.json whose replacements turn a short string into one of any length."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return  # the load reports what is wrong
+    if text.count("Replace") < 2:
+        return
+    for match in STEPS.finditer(text):
+        try:
+            step, _ = json.JSONDecoder().raw_decode(text, match.end())
+            most = compute_max_growth(_iter_replacements(step))
+        except (ValueError, RecursionError, TypeError, AttributeError):
+            continue
+        if most > MAX_GROWTH:
+            raise ConfigError(
+                f"its {match[1]} turns one character into up to {most:.3g}, by replacements whose "
+                f"content later ones replace again; the limit is {MAX_GROWTH:,}",
+                key=file,
+                code="too_large",
+            )
+
+
+def _iter_replacements(step: Any) -> Iterator[tuple[str, bool, str]]:
+    """Yield pattern, is_regex and content of each Replace step, in order."""
+    for inner in (*step.get("normalizers", ()), *step.get("decoders", ())):
+        yield from _iter_replacements(inner)
+    if step.get("type") == "Replace":
+        pattern = step["pattern"]
+        is_regex = "Regex" in pattern
+        yield str(pattern["Regex" if is_regex else "String"]), is_regex, str(step["content"])
+
+
+def compute_max_growth(
+    replacements: Iterator[tuple[str, bool, str]] | Sequence[tuple[str, bool, str]],
+) -> float:
+    """Return an upper bound on how many characters one character may become."""
+    bounds: dict[str, float] = {}  # of each character in a plain pattern
+    others = 1.0  # of all other characters
+    for pattern, is_regex, content in reversed([*replacements]):
+        made = sum(count * bounds.get(one, others) for one, count in Counter(content).items())
+        if is_regex:
+            is_empty = _can_match_empty(pattern)
+            bounds = {one: bound + made if is_empty else max(bound, made) for one, bound in bounds.items()}
+            others = others + made if is_empty else max(others, made)
+        elif pattern:
+            bounds |= {one: max(bounds.get(one, others), made / len(pattern)) for one in pattern}
+        else:
+            bounds, others = {one: bound + made for one, bound in bounds.items()}, others + made
+    return max([others, *bounds.values()])
+
+
+def _can_match_empty(pattern: str) -> bool:
+    """Whether a pattern can match between characters, so that its replacement is inserted."""
+    try:
+        return bool(WITHOUT_WIDTH.search(pattern) or re.search(pattern, ""))
+    except (re.error, RecursionError, OverflowError):
+        return True  # a dialect that Python does not know

@@ -1,0 +1,182 @@
+"""Checks a checkpoint against the configured quantization, before any weight is read.
+
+Imports neither torch nor transformers, so that a job is rejected before these are imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner_base import ConfigError, truncated_repr
+from runner_base.notes import Note, note
+from runner_engine.checkpoints import gguf_file
+from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
+from runner_engine.checkpoints.linear_layers import find_linear_layers
+from runner_engine.checkpoints.resolved_model import ResolvedModel
+from runner_engine.plan.load_plan import LoadPlan, plan_load
+from runner_engine.quantization import list_quant_methods, quantized_share
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, StoredFormat
+from runner_engine.quantization.quantization_mix import HEAD
+from runner_engine.quantization.unsupported_methods import REASONS
+from runner_engine.render.notes import render_engine_note
+from runner_engine.settings.model import LocalModelConfig
+
+
+def check_checkpoint_format(resolved: ResolvedModel) -> None:
+    """Raise ConfigError for a checkpoint that cannot be loaded with this quantization."""
+    model, wanted = resolved.files.model, resolved.spec.quantization
+    # reading it would make the random weights
+    path = None if model.random_weights else resolved.files.path
+    if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
+        _check_gguf_file(model, wanted, path)
+        return
+    where, stored = f"model.name={model.name}", resolved.files.stored_format
+    if stored is None:
+        if wanted.source is CheckpointSource.quantized:
+            raise ConfigError(
+                f"quantization={wanted.name} loads checkpoints that are already quantized with it, and {where} is "
+                "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
+                f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}",
+                code="mismatch",
+            )
+        for choice in resolved.spec.layer_mix.quantizing_configs:
+            choice.require_packages()
+        _check_layer_patterns(resolved)
+        check_quantized_share(resolved)
+        return
+    if wanted.is_mixed:
+        raise ConfigError(
+            f"{where} is quantized already, {stored}, and what is stored is stored: leave "
+            "quantization.skip and quantization.overrides out, or use the original checkpoint",
+            key="quantization",
+            value=wanted.label,
+            code="conflict",
+        )
+    if not stored.known and stored.method in REASONS:
+        raise ConfigError(
+            f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
+            f"{render_engine_note(REASONS[stored.method])}. Use the original checkpoint, with quantization=nf4 or int8",
+            code="unsupported",
+        )
+    if not stored.known:
+        raise ConfigError(
+            f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
+            f"cannot check (it can {', '.join(list_quant_methods())}): use the "
+            "original checkpoint, with quantization=nf4 or int8",
+            code="unsupported",
+        )
+    if stored.refusal:
+        reason = f"{where} is {stored}, which cannot be loaded: {render_engine_note(stored.refusal)}"
+        raise ConfigError(reason, code="unsupported")
+    if wanted.packed:
+        _check_matches_stored(wanted, stored, where)
+    if resolved.spec.lora.merges_adapter:
+        raise ConfigError(
+            f"{where} is quantized already, {stored}, and merging into quantized weights loses "
+            "precision; use lora.merge=false, or the original checkpoint",
+            key="lora.merge",
+            value="true",
+            code="conflict",
+        )
+    stored.config.require_packages(f"{where} is {stored}, which")
+
+
+def note_low_share(resolved: ResolvedModel) -> list[Note]:
+    """Return a note if the quantization leaves much of the model unquantized, as far as headers tell."""
+    reached = plan_load(resolved).checked_quantization_plan
+    return (
+        []
+        if reached is None
+        else quantized_share.note_low_share(resolved.spec.quantization.label, reached.share, reached.left)
+    )
+
+
+def note_stored_format(plan: LoadPlan) -> list[Note]:
+    """Return notes on a checkpoint that is stored quantized, or dequantized while loading."""
+    path, stored, dtype = plan.files.path, plan.files.stored_format, plan.files.dtype
+    if stored is not None:
+        return [note("checkpoint_quantized", form=str(stored)), *filter(None, [stored.note])]
+    if path.is_dir() or plan.quantization_mix.base.packed:
+        return []
+    types = gguf_file.read_header(path).type_counts
+    return [note("unpacked_while_loading", file=path.name, types=str(types), dtype=dtype)]
+
+
+def _check_gguf_file(model: LocalModelConfig, quantization: QuantizationConfig, path: Path | None) -> None:
+    if path is None or not path.is_file():
+        files = sorted(file.name for file in path.glob("*.gguf")) if path is not None else []
+        others = f"; this folder contains {', '.join(files[:5])}" if files else ""
+        raise ConfigError(
+            f"quantization=gguf reads a .gguf file, and model.name={model.name} is not one{others}: "
+            "use model=local model.name=FOLDER/FILE.gguf, or another quantization",
+            code="mismatch",
+        )
+    if quantization.source is not CheckpointSource.gguf:
+        raise ConfigError(
+            f"model.name={model.name} is a .gguf file, and quantization={quantization.name} cannot read it: "
+            "use quantization=gguf",
+            code="unsupported",
+        )
+    quantization.require_packages()
+    architecture = gguf_file.read_header(path).architecture
+    if architecture not in (*MODULES, *BY_TRANSFORMERS):
+        raise ConfigError(
+            f"model.name={model.name} is a model of the architecture "
+            f"{truncated_repr(architecture)}, which is not read from a "
+            f".gguf file: use the model's safetensors files. Read in their blocks: {', '.join(sorted(MODULES))}; "
+            f"unpacked by transformers: {', '.join(BY_TRANSFORMERS)}",
+            code="unsupported",
+        )
+
+
+def _check_layer_patterns(resolved: ResolvedModel) -> None:
+    """Reject patterns that match no layer, and per-layer quantization with a device map."""
+    mix, files = resolved.spec.layer_mix, resolved.files
+    if not mix.base.is_mixed:
+        return
+    if files.model.device_map is not None:
+        raise ConfigError(
+            f"its layers are quantized one by one after loading, which is not possible "
+            f"with model.device_map={files.model.device_map}: leave model.device_map out",
+            key="quantization",
+            value=mix.base.label,
+            code="conflict",
+        )
+    if tensors := files.separate_tensors:  # other files are only checked when they are loaded
+        layers, heads = find_linear_layers(tensors, files.text_settings, files.fuses_experts)
+        mix.check_patterns(layers, heads or [HEAD], tied=not heads)
+
+
+def check_quantized_share(resolved: ResolvedModel) -> None:
+    """Raise ConfigError if layers cannot be quantized, or too few weights would be."""
+    if (reached := plan_load(resolved).checked_quantization_plan) is not None:
+        wanted = resolved.spec.quantization
+        reached.check_unquantizable(wanted.name)
+        quantized_share.check_quantized_share(wanted.label, reached.share, reached.left, wanted.allow_partial)
+
+
+def _check_matches_stored(
+    quantization: QuantizationConfig, stored_format: StoredFormat, model_entry: str
+) -> None:
+    """Raise ConfigError if a quantized checkpoint would be quantized again, or with other settings."""
+    if quantization.name != stored_format.name:
+        also = f" or quantization={stored_format.name}" if stored_format.matched else ""
+        raise ConfigError(
+            f"{model_entry} is quantized already, {stored_format}: use quantization=none{also}, "
+            "which load it as it is, or the original checkpoint",
+            key="quantization",
+            value=quantization.name,
+            code="mismatch",
+        )
+    chosen, actual = quantization.keys, stored_format.config.keys
+    if different := [key for key in chosen if chosen[key] != actual[key]]:
+        listed = ", ".join(
+            f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different
+        )
+        raise ConfigError(
+            f"{model_entry} is quantized already, with other settings: {listed}. "
+            "Give those of the checkpoint, or use quantization=none",
+            key="quantization",
+            value=quantization.name,
+            code="mismatch",
+        )

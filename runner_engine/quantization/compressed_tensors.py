@@ -1,0 +1,100 @@
+"""Common parts of compressed-tensors formats, which group layers with equal settings."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from runner_base.notes import Note, note
+from runner_engine.quantization.grouped import GroupedConfig
+
+BEYOND = ("kv_cache_scheme", "transform_config")
+
+
+class CompressedTensorsConfig(GroupedConfig):
+    """A compressed-tensors checkpoint whose layer groups all have one format."""
+
+    method: ClassVar[str] = "compressed-tensors"
+    form: ClassVar[str] = ""  # `format` in config.json
+
+    @classmethod
+    def matches_config(cls, stored_config: dict[str, Any]) -> bool:
+        """Whether each layer group is in this format."""
+        return stored_config.get("quant_method") == cls.method and list_group_formats(stored_config) == {
+            cls.form
+        }
+
+    @classmethod
+    def find_refusal(cls, stored_config: dict[str, Any]) -> Note | None:
+        """Return a note on an unsupported feature of the checkpoint, of a layer group or of their combination."""
+        if problem := find_unsupported_feature(stored_config):
+            return problem
+        groups = list(stored_config["config_groups"].values())
+        for group in groups:
+            weights = group.get("weights") if isinstance(group, dict) else None
+            if not isinstance(weights, dict):
+                return note("group_without_weights")
+            if group.get("output_activations"):
+                return note("outputs_quantized")
+            if problem := cls.find_weight_problem(weights):
+                return problem
+            if (rows := group.get("input_activations")) and not isinstance(rows, dict):
+                return note("rows_no_object", rows=rows)
+            if rows and (problem := cls.find_activation_problem(rows)):
+                return problem
+        return cls.find_combination_problem(groups)
+
+    @classmethod
+    def find_weight_problem(cls, weights: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return why a group's weights cannot be read. None if they can."""
+        return None
+
+    @classmethod
+    def find_activation_problem(cls, activation_settings: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return why a group's activations cannot be rounded as configured. None if they can."""
+        return None
+
+    @classmethod
+    def find_combination_problem(cls, groups: list[dict[str, Any]]) -> Note | None:
+        """Return why these groups cannot be read together. None if they can."""
+        if len({read_activation_mode(group) for group in groups}) > 1:
+            return note("rows_of_groups_differ")
+        return None
+
+
+def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
+    """Return the formats of all layer groups. Empty if there are none."""
+    groups = stored_config.get("config_groups")
+    listed = list(groups.values()) if isinstance(groups, dict) else []
+    return {
+        str((one.get("format") if isinstance(one, dict) else None) or stored_config.get("format"))
+        for one in listed
+    }
+
+
+def read_activation_mode(group: dict[str, Any]) -> str:
+    """Return how a group quantizes activations: dynamic, local, static, or empty for not at all."""
+    rows = group.get("input_activations")
+    if not rows:
+        return ""
+    dynamic = rows.get("dynamic")
+    return "dynamic" if dynamic is True else "local" if dynamic == "local" else "static"
+
+
+def select_keys(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Return the named settings, with defaults for missing ones."""
+    return {key: settings.get(key, default) for key, default in defaults.items()}
+
+
+def note_unsupported_kind(subject: str, settings: dict[str, Any], supported: Note) -> Note:
+    """Return a note that weights or activations of this kind are unsupported, and which are supported."""
+    return note("kind_not_read", what=subject, found=settings, reads=supported)
+
+
+def find_unsupported_feature(stored_config: dict[str, Any]) -> Note | None:
+    """Return a note on features other than quantized layers. None if there are none."""
+    for key in BEYOND:
+        if stored_config.get(key):
+            return note("has_unread_key", key=key)
+    sparsity = stored_config.get("sparsity_config")
+    is_dense = not sparsity or (isinstance(sparsity, dict) and sparsity.get("format") == "dense")
+    return None if is_dense else note("has_unread_key", key="sparsity_config")

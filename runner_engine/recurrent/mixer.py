@@ -1,0 +1,182 @@
+"""Interface of recurrent layers: the shapes of their states, and how they process a pass's
+tokens.
+
+A pass is a flat list of tokens of several sequences. A sequence's state in a layer is a
+few tensors with one slot per sequence. A new sequence's state is zero. A mixer is created
+from a layer of the model, and uses its weights and projections.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from runner_engine.recurrent.mixer_parts import MixerParts
+
+MIXERS = {  # the class of a layer: the module of mixers/ that computes it
+    "Lfm2ShortConv": "short_conv",
+    "Lfm2MoeShortConv": "short_conv",
+    "Lfm3ShortConv": "short_conv",
+    "Mamba2Mixer": "mamba2",
+    "BambaMixer": "mamba2",
+    "GraniteMoeHybridMambaLayer": "mamba2",
+    "NemotronHMamba2Mixer": "mamba2",
+    "FalconH1Mixer": "mamba2",
+    "Zamba2MambaMixer": "mamba2",
+    "MambaMixer": "mamba",
+    "FalconMambaMixer": "mamba",
+    "JambaMambaMixer": "mamba",
+    "ZambaMambaMixer": "mamba",
+    "RecurrentGemmaRecurrentBlock": "rg_lru",
+    "MiniMaxLightningAttention": "lightning",
+    "Qwen3_5GatedDeltaNet": "gated_delta",
+    "Qwen3_5MoeGatedDeltaNet": "gated_delta",
+    "Qwen3NextGatedDeltaNet": "gated_delta",
+    "OlmoHybridGatedDeltaNet": "gated_delta",
+    "KimiLinearDeltaAttention": "gated_delta",
+    "BailingHybridDeltaAttention": "gated_delta",
+}
+
+
+class UnsupportedMixer(Exception):
+    """A recurrent layer has a form that our mixers do not compute. The message names the form."""
+
+
+@dataclass(frozen=True)
+class StateShape:
+    """Shape and dtype of one state tensor of a sequence in one layer."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor for one sequence."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The tokens of a pass by slot. Tokens of a segment are adjacent and in order.
+
+    No two segments have the same slot, and together they cover all tokens.
+    """
+
+    slots: list[int]  # of each segment
+    firsts: list[int]  # its first token
+    counts: list[int]  # how many tokens it has, at least one
+    is_step: bool  # each has one token, and segment s has the slot s
+    is_decoded: bool = False  # the tokens are those that were picked last, and not of prompts
+
+    @classmethod
+    def from_counts(cls, slots: Sequence[int], counts: Sequence[int], is_decoded: bool = False) -> Segments:
+        """Create adjacent segments with these token counts."""
+        firsts = [0, *accumulate(counts)][:-1]
+        is_step = all(count == 1 for count in counts) and list(slots) == list(range(len(slots)))
+        return cls(list(slots), firsts, list(counts), is_step, is_decoded)
+
+    @cached_property
+    def max_count(self) -> int:
+        """Number of tokens of the longest segment."""
+        return max(self.counts)
+
+    @cached_property
+    def has_equal_counts(self) -> bool:
+        """Whether all segments have the same number of tokens, so that nothing is padded."""
+        return min(self.counts) == self.max_count
+
+    @cached_property
+    def _padded_indices(self) -> Tensor:
+        """Index of each token in the padded layout, [tokens]."""
+        pairs = enumerate(self.counts)
+        return torch.tensor([at * self.max_count + step for at, count in pairs for step in range(count)])
+
+    @cached_property
+    def table(self) -> Tensor:
+        """C table int32 [4, segments]: slots, first tokens, token counts, and whether tokens were
+        decoded.
+        """
+        is_decoded = [self.is_decoded for _ in self.slots]
+        return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
+
+    def pad(self, values: Tensor) -> Tensor:
+        """Arrange values of tokens [tokens, …] as [segments, longest, …], with zeros after shorter
+        segments.
+        """
+        shape = (len(self.counts), self.max_count, *values.shape[1:])
+        if self.has_equal_counts:
+            return values.reshape(shape)
+        result = values.new_zeros((shape[0] * shape[1], *shape[2:]))
+        result[self._padded_indices.to(values.device)] = values
+        return result.view(shape)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """Arrange values [segments, longest, …] as tokens [tokens, …]."""
+        numbers = padded.reshape(-1, *padded.shape[2:])
+        return numbers if self.has_equal_counts else numbers[self._padded_indices.to(padded.device)]
+
+    def token_counts(self, device: torch.device) -> Tensor:
+        """Return the number of tokens of each segment, [segments]."""
+        return torch.tensor(self.counts, device=device)
+
+    def read_states(self, state: Tensor) -> Tensor:
+        """Return the states of the segments' slots, [segments, …]. In a decoding step this is a
+        view, not a copy.
+        """
+        return (
+            state[: len(self.slots)] if self.is_step else state[torch.tensor(self.slots, device=state.device)]
+        )
+
+    def write_states(self, state: Tensor, new_states: Tensor) -> None:
+        """Write the state of each segment to its slot."""
+        if self.is_step:
+            state[: len(self.slots)] = new_states
+        else:
+            state[torch.tensor(self.slots, device=state.device)] = new_states.to(state.dtype)
+
+
+class Mixer(ABC):
+    """A recurrent layer, created once from a layer of the model."""
+
+    states: tuple[StateShape, ...]
+    in_pair = False  # whether the family's layer returns a pair, whose first one is the result
+
+    @property
+    def mixer_parts(self) -> MixerParts | None:
+        """Parts for the fused forward, or None if only `forward` can compute the layer."""
+        return None
+
+    @abstractmethod
+    def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
+        """Return the layer's output [tokens, width] for hidden states [tokens, width].
+
+        states: tensors [slots, *shape] with the state before each segment. They are updated in
+        place to the state after it. Slots without a segment do not change.
+        """
+
+
+def create_mixer(module: nn.Module) -> Mixer | None:
+    """Create the mixer of a recurrent layer, or return None for other layers.
+
+    Raises UnsupportedMixer if our mixers do not compute the layer's form.
+    """
+    kind = MIXERS.get(type(module).__name__)
+    if kind is None:
+        return None
+    made: Mixer = import_module(f"runner_engine.recurrent.mixers.{kind}").mixer_of(module)
+    return made
+
+
+def create_mixers(model: nn.Module) -> dict[nn.Module, Mixer]:
+    """Create the mixers of a model's recurrent layers, by the module that each replaces, in
+    model order.
+    """
+    made = {module: create_mixer(module) for module in model.modules()}
+    return {module: mixer for module, mixer in made.items() if mixer is not None}

@@ -1,0 +1,42 @@
+"""The parts of a recurrent layer for the fused forward: its linear layers, and what C
+computes between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from runner_engine.kernels.state_structures import MIXER_MATRICES, FusedMixer, MixerKind
+
+
+@dataclass(frozen=True)
+class MixerParts:
+    """A recurrent layer's parts, as kernels/mixers.h computes them.
+
+    `into` are the input projections. Their outputs have the order of mixer_structs.h.
+    """
+
+    kind: MixerKind
+    into: tuple[Any, ...]
+    out: Any
+    structures: Mapping[str, int]  # addresses, by their fields in FusedMixer
+    floats: Mapping[str, Tensor] = field(default_factory=dict)  # float32, the same
+    rate_scale: float = 1.0
+    by_key_heads: bool = False  # what `into` gives is ordered by heads of keys
+    kept: tuple[Any, ...] = ()  # what the addresses are of
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the C structure has room for all input matrices."""
+        return len(self.into) <= MIXER_MATRICES
+
+    def build_struct(self, layer_index: int) -> FusedMixer:
+        """Build the C structure. layer_index: index among the recurrent layers."""
+        width, inner = sum(layer.out_features for layer in self.into), self.out.in_features
+        floats = {name: numbers.data_ptr() for name, numbers in self.floats.items()}
+        numbers = (self.kind, layer_index, width, inner, self.by_key_heads)
+        return FusedMixer(*numbers, **self.structures, **floats, rate_scale=self.rate_scale)

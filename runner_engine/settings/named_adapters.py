@@ -1,0 +1,95 @@
+"""Config choice lora=several: named PEFT adapters on one base. Each request chooses one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from runner_base import HASHED, ConfigError, check_value, unknown_choice_message
+from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]*")
+EXAMPLE = "'lora.adapters={math: FOLDER, style: FOLDER}'"
+
+
+@dataclass
+class NamedAdapter(PeftConfig):
+    """One of several adapters, with the interface of a single one."""
+
+    called: str = ""
+
+    @property
+    def path_key(self) -> str:
+        """The config key of the adapter's location."""
+        return f"lora.adapters.{self.called}"
+
+
+@dataclass
+class MultiAdapterConfig(LoraConfig):
+    """Several PEFT adapters on one base model. A request names one, or none for the base."""
+
+    name: ClassVar[str] = "several"
+    packages: ClassVar[tuple[str, ...]] = ("peft",)
+    adapts: ClassVar[bool] = True
+
+    adapters: dict[str, str] = field(default_factory=dict, metadata={"counts": HASHED})
+
+    def __post_init__(self) -> None:
+        need = f"give each adapter a name and a PEFT folder or hub id, as {EXAMPLE}"
+        check_value(bool(self.adapters), "lora.adapters", self.adapters, need, "missing")
+        for name, path in self.adapters.items():
+            key, need = f"lora.adapters.{name}", "give the adapter's folder or hub id"
+            check_value(isinstance(path, str) and bool(path.strip()), key, path, need, "missing")
+            if not NAME.fullmatch(str(name)):
+                raise ConfigError(
+                    f"{name!r} is no name for an adapter: use letters, digits and ._:@+/-",
+                    key="lora.adapters",
+                    code="bad_value",
+                )
+
+    def check_adapter_names(self, task: str, requested_names: Sequence[str] | None) -> None:
+        """Raise ConfigError for a task that names no adapter, or an unknown one."""
+        if requested_names is None:
+            return
+        if not requested_names:
+            raise ConfigError(
+                f"no request of task={task} names an adapter: use lora=peft, or task=serve, or "
+                "task=agents with task.role_adapters",
+                key="lora",
+                value="several",
+                code="no_effect",
+            )
+        for name in requested_names:
+            if name not in self.adapters:
+                raise ConfigError(
+                    unknown_choice_message("adapter", name, self.adapters),
+                    key="task",
+                    value=task,
+                    code="unknown_choice",
+                )
+
+    def reject_scheduler_features(self, reason: str) -> None:
+        """Raise ConfigError, because only the scheduler can use different adapters in one pass."""
+        raise ConfigError(
+            f"rows of several adapters need continuous batching, and {reason}: use lora=peft",
+            key="lora",
+            value="several",
+            code="unsupported",
+        )
+
+    @property
+    def selectable_adapters(self) -> list[PeftConfig]:
+        """The config of each adapter as a single one."""
+        return [NamedAdapter(path, called=name) for name, path in self.adapters.items()]
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """The names by which requests choose adapters."""
+        return [*self.adapters]
+
+
+LORAS: dict[str, type[LoraConfig]] = {
+    kind.name: kind for kind in (LoraConfig, PeftConfig, PthConfig, MultiAdapterConfig)
+}
