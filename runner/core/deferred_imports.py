@@ -107,7 +107,7 @@ class DeferredModule(ModuleType):
     @property
     def is_deferred(self) -> bool:
         """Whether the import is still deferred, whatever attribute is accessed."""
-        return bool(self._finder.covers(self.__name__))
+        return bool(self._finder.defers(self.__name__))
 
     @property
     def is_imported(self) -> bool:

@@ -14,6 +14,7 @@ from runner_base.lazy_imports import lazy_getattr
 if TYPE_CHECKING:
     from runner_engine.experts.expert_format import ExpertFormat as ExpertFormat
     from runner_engine.experts.expert_format import detect_expert_format as detect_expert_format
+    from runner_engine.experts.expert_format import join_gate_and_up as join_gate_and_up
     from runner_engine.experts.expert_format import select_matrix as select_matrix
     from runner_engine.experts.expert_usage import ExpertUsageCounter as ExpertUsageCounter
     from runner_engine.experts.omitted_experts import OmittedExperts as OmittedExperts

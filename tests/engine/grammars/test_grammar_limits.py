@@ -96,7 +96,7 @@ def test_several_callers_share_one_trial(grammars: GrammarCache) -> None:
         thread.join()
     assert len(held) == 4
     assert len({tuple(allowed(one)) for one in held}) == 1
-    held[0].follow([allowed(held[0])[0]])  # each has a state of its own
+    held[0].update([allowed(held[0])[0]])  # each has a state of its own
     assert len(allowed(held[1])) >= 1
 
 

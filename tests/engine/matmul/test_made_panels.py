@@ -97,7 +97,7 @@ def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
     layers = QuantizedLayers(nn.Sequential(layer), HeapTrimmer())
     assert layers.replaced_layers == [layer]
     assert layers.matrices == {}, "a pass in a single call would not round the rows"
-    assert torch.equal(layer(rows), weight.matmul(layer.prepared(rows)))
+    assert torch.equal(layer(rows), weight.matmul(layer.round_activations(rows)))
     assert not torch.equal(layer(rows), weight.matmul(rows))
 
 

@@ -139,7 +139,7 @@ def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
     quantize_(layer, intx_config(choice))
     with torch.no_grad():
         assert torch.equal(ours(rows), layer(rows))
-        assert not torch.equal(ours.prepared(rows), rows)
+        assert not torch.equal(ours.round_activations(rows), rows)
 
 
 # --------------------------------------------------------------------------------------- loaded as

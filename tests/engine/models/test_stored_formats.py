@@ -231,7 +231,7 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(saved_format: Saved, tmp_p
     loaded = load(folder, dtype=Dtype.float32)
     check_facts(loaded, name)
     layer, rows = loaded.model.get_submodule(UP), torch.randn(3, 128)
-    assert layer.class_name == FORMATS[name].layers
+    assert layer.report_name == FORMATS[name].layers
     assert torch.allclose(layer(rows), before(rows) + bias.float(), atol=1e-5)
 
 
