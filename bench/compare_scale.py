@@ -63,17 +63,17 @@ def clock(module, name, label):
         finally:
             spent[label] += time.perf_counter() - started
     setattr(module, name, timed)
-from runner.recorded_runs import records, sample_reader
+from runner.recorded_runs import jobs_opener, sample_reader
 from runner_compare import command
 from runner_compare.model import table
-from runner_compare.statistics.methods.mcnemar import McNemar
+from runner_compare.statistics.methods.mcnemar import McNemarTest
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
-    (records, "open_to_read", "importing MLflow, opening the store"),
-    (records, "load_runs", "asking the store for its runs"),
+    (jobs_opener, "open_to_read", "importing MLflow, opening the store"),
+    (jobs_opener, "load_runs", "asking the store for its runs"),
     (sample_reader.SampleReader, "fetch", "fetching samples out of MLflow"),
     (sample_reader.SampleReader, "of", "reading samples"),
-    (McNemar, "compare", "statistics"), (table, "judge", "statistics"),
+    (McNemarTest, "compare", "statistics"), (table, "judge", "statistics"),
     (command, "tabulate", "table"),
 ):
     clock(module, name, label)

@@ -25,7 +25,9 @@ def switch_off(parts: Sequence[str]) -> None:
     """Switch parts of our engine off in this process; `kernels` and `packed` are variables of the
     environment."""
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
-        "share": [(prefix_tree, "share", lambda prompts, parent=None, *_: [parent] * len(prompts))],
+        "share": [
+            (prefix_tree, "find_shared_prefixes", lambda prompts, parent=None, *_: [parent] * len(prompts))
+        ],
         "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
     }
     for part in set(parts) - {"kernels", "packed"}:

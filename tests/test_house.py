@@ -234,7 +234,9 @@ def test_no_comment_hangs_on_a_closing_bracket() -> None:
 SENTENCES = {"runner": 118, "runner_engine": 35, "runner_compare": 25, "runner_base": 7}
 SIX_WORDS = re.compile(r"(?:[A-Za-z'-]+[ ,:;]+){5}[A-Za-z'-]+")
 OF_LOGS = ("debug", "info", "warning", "error", "exception")
-OF_ERRORS = re.compile(r"check|setting|within|above|least|filled|Inert|Takes|\w*Error")
+OF_ERRORS = re.compile(
+    r"check\w*|config_field|in_range|greater_than|at_least|not_blank|NotInIdentity|ValueConstraint|\w*Error|\w+_error"
+)
 
 
 def is_exempt(node: ast.AST) -> bool:
@@ -338,7 +340,7 @@ def test_long_files_have_a_reason() -> None:
 
 # the contract, and helpers that are no tasks
 SHARED_BY_TASKS = {
-    "asked_prompts", "base", "collecting", "completing", "named_adapters", "named_job", "positions",
+    "answer_collection", "base", "collecting", "context_length", "named_adapters", "named_job", "rendered_prompts",
 }  # fmt: skip
 
 
@@ -381,7 +383,8 @@ def test_only_tracking_touches_mlflow() -> None:
             if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
     assert users == {
-        f"runner.tracking.{it}" for it in ("job_runs", "connection", "logged_models", "traces", "begun_runs")
+        f"runner.tracking.{it}"
+        for it in ("job_runs", "connection", "logged_models", "traces", "pending_runs")
     }
 
 

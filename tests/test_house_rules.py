@@ -32,7 +32,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
             "test_a_package_imports_only_packages_below", "from a package not below runner_engine",
         ),
         (
-            "runner_base/errors.py", "    from runner_engine.models import load\n",
+            "runner_base/errors.py", "    from runner_engine.models import base_loading\n",
             "test_a_package_imports_only_packages_below", "from a package not below runner_base",
         ),
         ("tests/engine/test_rates.py", "    import runner.run\n", "test_tests_of_the_engine_import_nothing_above_it",
@@ -45,7 +45,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
             "runner.config.root imports runner.grid.sweeper, from a folder above",
         ),
         (
-            "runner_engine/settings/model.py", "    from runner_engine.models import load\n",
+            "runner_engine/settings/model.py", "    from runner_engine.models import base_loading\n",
             "test_a_folder_imports_only_from_folders_below", "from a folder above",
         ),
         ("runner/run.py", "    from runner.options.serve import keys\n", "test_nothing_imports_an_option",

@@ -19,7 +19,7 @@ from simulation import Limits, Rate, Table, begin
 
 from runner.datasets.rotations import rotation_shifts
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.position_bias import QuestionInOrders, position_bias
+from runner_compare.statistics.position_bias import QuestionInOrders, measure_position_bias
 
 SETTINGS = [  # questions, choices, orders, accuracy, how alike the answers to a question are, all right ones under A
     (10, 4, 4, 0.4, 0.5, False),
@@ -90,7 +90,7 @@ def simulate(generator: np.random.Generator, runs: int, limits: Limits) -> list[
             models = runs // 5 if bias else runs
             for _ in range(models):
                 answers, *truth = asked(generator, setting, bias)
-                result = position_bias(answers, DRAWS)
+                result = measure_position_bias(answers, DRAWS)
                 found += result.p < ALPHA
                 pairs = zip(result.positions, *truth, strict=True)
                 missed += any(

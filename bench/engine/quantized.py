@@ -104,7 +104,7 @@ def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
     original = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     separate_all_experts(original)
     plain, loaded = dict(original.named_modules()), dict(base.model.named_modules())
-    found = plan_model_quantization(resolved.files, resolved.mix, "cpu").choices
+    found = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").choices
     paths = [
         path
         for path in (name.removesuffix(".weight") for name in found)
@@ -115,7 +115,7 @@ def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
     first, other = next(pair for pair in combinations(candidates, 2) if shapes[pair[0]] == shapes[pair[1]])
     own, taken, control = (
         loaded[first],
-        *(made_by_library(base, resolved.mix.base, plain[at]) for at in (first, other)),
+        *(made_by_library(base, resolved.quantization_mix.base, plain[at]) for at in (first, other)),
     )
     return type(own) is type(taken) and are_equal(own, taken) and not are_equal(own, control)
 

@@ -15,7 +15,7 @@ def estimate_amounts(config: RunnerConfig, num_questions: int | None = None) -> 
     task = config.task.questions_config
     if task is None or may_decode_independently(config):
         return config.task.requested_work(config.generation, num_questions)
-    amounts: list[WorkAmount] = task.without_auto_repeats.amounts(config.generation, num_questions)
+    amounts: list[WorkAmount] = task.without_auto_repeats.requested_work(config.generation, num_questions)
     return amounts
 
 

@@ -198,7 +198,7 @@ def _find_baseline(
         return
     if planned.after:
         task = config.task.questions_config
-        yield planned.after, (task is not None and task.compared_with) or planned.after
+        yield planned.after, (task is not None and task.baseline_name) or planned.after
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
         for other in candidates:
             base = plan[other].config

@@ -48,7 +48,7 @@ def _other_context_text(settings: Mapping[str, tuple[str | None, str | None]]) -
 
 def _paired_by_text_note(
     n: int,
-    num_questions: tuple[int, int],
+    asked: tuple[int, int],
     tools: tuple[str, str],
     scorers: tuple[str, str],
     settings: Mapping[str, tuple[str | None, str | None]],
@@ -57,8 +57,8 @@ def _paired_by_text_note(
     each = [f"{key} ({base}, here {own})"[:120] for key, (base, own) in shown.items()]
     differing = f", and settings: {join_first_names(each, MAX_SETTINGS)}" if each else ""
     return (
-        f"paired by the text of {n:,} of {num_questions[1]:,} questions "
-        f"here and of {num_questions[0]:,} in the baseline; "
+        f"paired by the text of {n:,} of {asked[1]:,} questions "
+        f"here and of {asked[0]:,} in the baseline; "
         f"what differs may be the prompts ({tools[0]}'s, here {tools[1]}'s), "
         f"the scorers ({scorers[0]}, here {scorers[1]}){differing}"
     )

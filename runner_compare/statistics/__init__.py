@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from runner_compare.statistics.paired_means import MIN_CLUSTERS as MIN_CLUSTERS
     from runner_compare.statistics.planning import expected_disagreement as expected_disagreement
     from runner_compare.statistics.position_bias import QuestionInOrders as QuestionInOrders
-    from runner_compare.statistics.position_bias import position_bias as position_bias
+    from runner_compare.statistics.position_bias import measure_position_bias as measure_position_bias
     from runner_compare.statistics.question_plans import detectable_accuracy_loss as detectable_accuracy_loss
     from runner_compare.statistics.question_plans import (
         questions_needed_for_margin as questions_needed_for_margin,
@@ -122,7 +122,7 @@ PLACES = {
     "CHIEF": "token_divergence",  # the key that jobs with such figures have
     "AT_MOST": "token_divergence",  # the ending of the key of an upper bound
     "QuestionInOrders": "position_bias",  # a question that was asked with its choices in several orders
-    "position_bias": "position_bias",  # whether a place is preferred
+    "measure_position_bias": "position_bias",  # whether a place is preferred
     # what is said about them
     "LIMIT": "floor_effects",  # the key of the limit of tokens
     "EXTRACTOR": "unread_answers",  # the key of the rule that reads answers

@@ -56,7 +56,9 @@ class PositionBias:
         )
 
 
-def position_bias(questions: Sequence[QuestionInOrders], num_permutations: int = DRAWS) -> PositionBias:
+def measure_position_bias(
+    questions: Sequence[QuestionInOrders], num_permutations: int = DRAWS
+) -> PositionBias:
     """Test whether a model prefers a position. Each question needs two or more orders."""
     count = max(question.choices for question in questions)
     moved = [_chosen_text_positions(question) for question in questions]

@@ -256,6 +256,6 @@ def _iter_stored_kv(
     """
     for one in prefix.path:
         at = slice(max(first - one.start, 0), max(last - one.start, 0))
-        keys, values = (some[:, at] for some in one.kv.stored(layer))
+        keys, values = (some[:, at] for some in one.kv.read_stored(layer))
         if keys.shape[1]:
             yield keys, values

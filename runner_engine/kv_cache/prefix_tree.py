@@ -101,7 +101,7 @@ class ConversationCache:
         )
         for layer in range(kv_store.heads.layers):
             parts = [
-                *(prefix.kv.stored(layer) for prefix in sequence_kv.path),
+                *(prefix.kv.read_stored(layer) for prefix in sequence_kv.path),
                 kv_store.read_stored(layer, slot, sequence_kv.places),
             ]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
@@ -166,7 +166,7 @@ class ConversationCache:
         if best.kv.store.states is not None:  # it is of use to several prompts, so it stays longer
             self._conversations.remove(best)
             self._conversations.append(best)
-        kv = best.kv.beginning(length)
+        kv = best.kv.view_first(length)
         return Prefix(best.tokens[:length], adapter=adapter, kv=kv, least=best.least)
 
     def reusable_token_lists(self) -> list[list[int]]:
@@ -342,7 +342,7 @@ class PrefixTree:
             for prefix in row_kv.needed_prefixes[len(row_kv.path) :]:
                 at = prefix.start - row_kv.num_shared_tokens
                 for layer in range(kv_store.heads.layers):
-                    stored = prefix.kv.stored(layer)
+                    stored = prefix.kv.read_stored(layer)
                     for slot_tensor, copied in zip(
                         (kv_store.keys[layer], kv_store.values[layer]), stored, strict=True
                     ):

@@ -285,7 +285,7 @@ class LocalEngine:
         self.spec.lora.reject_scheduler_features(render_engine_note(reason))
 
     def _create_speculator(self) -> Speculator:
-        draft = None if self.draft is None else self.draft.forward
+        draft = None if self.draft is None else self.draft.create_forward
         return create_speculator(self.spec.generation.speculation, self.stats, draft)
 
     @property

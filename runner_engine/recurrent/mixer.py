@@ -170,7 +170,7 @@ def create_mixer(module: nn.Module) -> Mixer | None:
     kind = MIXERS.get(type(module).__name__)
     if kind is None:
         return None
-    made: Mixer = import_module(f"runner_engine.recurrent.mixers.{kind}").mixer_of(module)
+    made: Mixer = import_module(f"runner_engine.recurrent.mixers.{kind}").create_mixer(module)
     return made
 
 

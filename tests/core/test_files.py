@@ -67,9 +67,9 @@ WRITES = 200
 WRITER = """
 import os, sys
 from pathlib import Path
-from runner_base.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
+from runner_base.files import lock_file, lock_folder, is_locked, replace_text, replace_atomically, write_text_atomically
 for _ in range(int(sys.argv[3])):
-    write_atomically(Path(sys.argv[1]), sys.argv[2] * 300_000)
+    write_text_atomically(Path(sys.argv[1]), sys.argv[2] * 300_000)
 print(os.getpid())
 """
 

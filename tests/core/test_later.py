@@ -46,7 +46,7 @@ def printed(tmp_path: Path) -> object:
         (package / f"{name}.py").write_text(text)
 
     def run(body: str) -> list[str]:
-        program = f"import sys\nfrom runner.core.deferred_imports import put_off\nwith put_off('slow'):\n    import library\n{body}"
+        program = f"import sys\nfrom runner.core.deferred_imports import defer_imports\nwith defer_imports('slow'):\n    import library\n{body}"
         done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=tmp_path,
@@ -87,7 +87,7 @@ def test_a_module_is_imported_at_the_first_use_of_what_it_brings(
 
 
 def test_what_is_used_while_it_is_put_off_is_imported_whole(printed: object) -> None:
-    body = "with put_off('slow'):\n    import slow as it\n    print(hash(it.Base) is not None)\nimport user; print(user.seen[0])"
+    body = "with defer_imports('slow'):\n    import slow as it\n    print(hash(it.Base) is not None)\nimport user; print(user.seen[0])"
     assert printed(body) == ["imported", "True", "5"]  # type: ignore[operator]
 
 
@@ -100,17 +100,17 @@ def test_what_is_not_installed_is_not_put_off() -> None:
 
 USED = """
 import sys
-from runner.core import later
+from runner.core import deferred_imports
 from runner.engines.kinds import local
 names = []
-own = later.StandIn.__getattr__
+own = deferred_imports.DeferredModule.__getattr__
 def noted(module, name):
     names.append((module.__name__, name))
     return own(module, name)
-later.StandIn.__getattr__ = noted
-with later.put_off(*local.UNUSED):
+deferred_imports.DeferredModule.__getattr__ = noted
+with deferred_imports.defer_imports(*local.UNUSED):
     import transformers.models.llama.modeling_llama
-later.StandIn.__getattr__ = own
+deferred_imports.DeferredModule.__getattr__ = own
 assert not [name for name in local.UNUSED if name in sys.modules], "nothing was used while it was imported"
 from importlib import import_module
 for module, name in names:

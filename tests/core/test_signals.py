@@ -13,7 +13,7 @@ PROGRAM = """
 import os, signal, sys
 from runner_base import signals
 
-signals.install_handlers()
+signals.install_signal_handlers()
 def send(number=signal.SIGINT): os.kill(os.getpid(), number)
 printed = []
 {}
@@ -138,8 +138,8 @@ def test_the_next_work_of_a_process_begins_with_a_first_signal(tmp_path: Path) -
 
 
 WHILE_A_CLASS_IS_MADE = """
-from runner_base.entry import run_entry
-run_entry("error", lambda: exec("send()", globals()), when_interrupted="try again")
+from runner_base.entry import run_command
+run_command("error", lambda: exec("send()", globals()), when_interrupted="try again")
 """
 
 
@@ -228,12 +228,12 @@ with signals.deferred(), signals.interruptible(): printed.append('the next work'
 
 def test_an_error_that_was_an_interrupt_exits_as_one(tmp_path: Path) -> None:
     body = """
-from runner_base.entry import run_entry
+from runner_base.entry import run_command
 from runner_base import ConfigError
 def work():
     try: send()
     except BaseException: raise ConfigError('no usable tokenizer') from None
-run_entry("error", work, when_interrupted="try again")
+run_command("error", work, when_interrupted="try again")
 """
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(body))
@@ -245,7 +245,7 @@ run_entry("error", work, when_interrupted="try again")
 def test_the_user_is_told_that_a_step_is_waited_for(tmp_path: Path) -> None:
     body = """
 import time
-signals.install_handlers(tell=lambda: printed.append('told'))
+signals.install_signal_handlers(tell=lambda: printed.append('told'))
 signals.WAITING_S = 0.05
 try:
     with signals.deferred(), signals.interruptible():

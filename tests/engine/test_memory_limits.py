@@ -26,7 +26,7 @@ from runner_base.dtypes import Dtype
 from runner_engine.spec import ModelSpec
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Completion, Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 spec = ModelSpec(model, generation=GenerationConfig(max_new_tokens=90, batch_size=48))
@@ -35,7 +35,7 @@ long = [Request(n, tuple((n * i) % 50 + 5 for i in range(600)), ignore_eos=True)
 
 def run(extra_mib):
     engine, tokens = LocalEngine(resolve(spec)), {}
-    complete(engine, asked[:2])  # threads and buffers of the libraries are there
+    complete_requests(engine, asked[:2])  # threads and buffers of the libraries are there
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     with engine.open() as session:
         for one in asked:

@@ -60,10 +60,10 @@ def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: 
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(quantization_mix, "_choice", "overrides that were parsed")
+    count(quantization_mix, "_parse_override", "overrides that were parsed")
     count(vars(resolved_model.ResolvedModel)["mix"], "func", "what is loaded")
-    count(resolved_model, "read_settings", "config.json")
-    count(resolved_model, "read_format", "the stored quantization")
+    count(resolved_model, "read_config", "config.json")
+    count(resolved_model, "detect_stored_format", "the stored quantization")
     count(resolved_model, "read_tensors", "tensors")
     model = LocalModelConfig(name="embedded", device="cpu")
     quantization = Nf4Config(overrides={"down_proj": "int8"})

@@ -32,7 +32,7 @@ PROGRAM = """
 import json, sys, time
 import peft, transformers
 from runner.estimates.rough_speed import _measured
-from runner.tasks.memory.probe import AnonymousPeak
+from runner.tasks.memory.probe import AnonymousPeakSampler
 from runner_base import machine
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve
 from runner_engine.models.adapter_lifecycle import adapt
@@ -45,10 +45,10 @@ load_base(resolve(ModelSpec(small, CHOICES[quantization]())))  # what libraries 
 model = LocalModelConfig(name=folder, device="cpu", threads=1, check_memory=False)
 lora = PeftConfig(path=adapter, merge=True, merge_order=MergeOrder(order) if order else None)
 job = resolve(ModelSpec(model, CHOICES[quantization](), lora))
-machine.trim()
-before = machine.anonymous_mib()
+machine.release_free_memory()
+before = machine.anonymous_rss_mib()
 started = time.process_time()
-with AnonymousPeak() as peak:
+with AnonymousPeakSampler() as peak:
     loaded = adapt(load_base(job), job)
 core_s = time.process_time() - started  # of one thread: other work only lengthens the clock's
 measured = {key: loaded.metrics[key] for key in ("load_s", "merge_s")}

@@ -216,7 +216,7 @@ for number in range(2):
 # two. LOST=3,3: that with seed 3 loses its GPU the first two times
 SITE = """
 import os, pathlib, sys, time
-from runner.engines.kinds import Need, stub
+from runner.engines.kinds import ResourceNeed, stub
 
 needs = dict(one.split("=") for one in os.environ.get("NEEDS", "").split(",") if one)
 lost = os.environ.get("LOST", "").split(",")
@@ -225,7 +225,7 @@ begin, answer = stub.StubEngine.__init__, stub.StubSession._answer
 def need(self, resolved):
     words = needs.get(str(resolved.config.seed), "1")
     named = frozenset({int(words[1:])} if words[0] == "n" else ())
-    return Need(0.0, 1, 1 if named else int(words), named)
+    return ResourceNeed(0.0, 1, 1 if named else int(words), named)
 
 def note(word, seed):
     with open("events", "a") as events:
@@ -246,8 +246,8 @@ def fail(self, request):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
     return answer(self, request)
 
-stub.Stub.need, stub.StubEngine.__init__, stub.StubSession._answer = need, start, fail
-stub.Stub.base_key = lambda self, config: os.environ.get("BASE", "")
+stub.StubKind.need, stub.StubEngine.__init__, stub.StubSession._answer = need, start, fail
+stub.StubKind.base_key = lambda self, config: os.environ.get("BASE", "")
 from runner.tasks import gsm8k
 """
 
@@ -323,10 +323,10 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
 GIVEN_DURATIONS = """
 import time
 from dataclasses import replace
-from runner.engines.kinds import Need, local
+from runner.engines.kinds import ResourceNeed, local
 from runner.grid.worker_process import Worker
 
-local.Local.need = lambda *_: Need(0.0, 1, 1)
+local.LocalKind.need = lambda *_: ResourceNeed(0.0, 1, 1)
 note_progress = Worker.note_progress
 
 def note_given_durations(self, step, cost):

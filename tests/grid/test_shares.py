@@ -59,7 +59,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
     assert other.code == 0, other.err
     assert (ids(elsewhere), shares(elsewhere)) == (ids(tmp_path), shares(tmp_path))
     monkeypatch.chdir(tmp_path)
-    rows = package.run_grid(*STUB, "tracking=none", "plan=quick")
+    rows = package.grid(*STUB, "tracking=none", "plan=quick")
     assert {row["job_id"]: row["status"] for row in rows} == dict.fromkeys(ids(tmp_path), "done")
 
 

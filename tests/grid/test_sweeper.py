@@ -271,7 +271,7 @@ def test_jobs_that_differ_only_in_their_destination_are_each_delivered(
 def planned(
     tmp_path: Path, *overrides: Any, model: str = "stub", study: Path | None = None
 ) -> list[dict[str, Any]]:
-    return package.run_grid(
+    return package.grid(
         "plan=quick", "tracking=none", f"model={model}", f"output_dir={tmp_path}", *overrides, study=study
     )
 

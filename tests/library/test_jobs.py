@@ -81,17 +81,15 @@ def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> Non
 @pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    planned = package.run_grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")
+    planned = package.grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")
     assert [(row["seed"], row["status"], row["error"]) for row in planned] == [
         (1, "to do", None),
         (2, "to do", None),
     ]
     first = package.evaluate("model=stub", "task.limit=3", "seed=1")
     with raises(ConfigError, "unknown_choice", "lora"):
-        package.run_grid("model=stub", "lora=none,pht")
-    rows = package.run_grid(
-        "model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]}
-    )
+        package.grid("model=stub", "lora=none,pht")
+    rows = package.grid("model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]})
     assert [(row["seed"], row["generation"], row["status"]) for row in rows] == [
         (1, "greedy", "done before"),
         (1, "creative", "finished"),
@@ -108,7 +106,7 @@ def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_a_job_that_cannot_work_is_a_row_with_its_error(folder: Path) -> None:
-    rows = package.run_grid(
+    rows = package.grid(
         "tracking=none", "task.limit=2", {"model": ["stub", "local"]}, "model.name=nowhere", "plan=true"
     )
     assert [row["status"] for row in rows] == ["to do", "impossible"]
@@ -122,10 +120,10 @@ def test_a_study_is_given_by_its_file(folder: Path) -> None:
         "defaults: [config, override model: stub, override tracking: none, _self_]\n"
         "task: {limit: 2}\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
     )
-    assert [row["seed"] for row in package.run_grid("rerun=all", study="studies/own.yaml")] == [1, 2]
+    assert [row["seed"] for row in package.grid("rerun=all", study="studies/own.yaml")] == [1, 2]
 
 
 def test_the_package_grid_is_also_a_package() -> None:
     import runner.grid.plan as plan
 
-    assert package.run_grid.plan is plan  # type: ignore[attr-defined]
+    assert package.grid.plan is plan  # type: ignore[attr-defined]

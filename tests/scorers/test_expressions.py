@@ -122,8 +122,8 @@ def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_parser_may_not_do() -> None:
     code = """
 import os, socket, subprocess, sys
-from runner.scorers.expressions_child import take_limits
-take_limits()
+from runner.scorers.expressions_child import apply_sandbox_limits
+apply_sandbox_limits()
 def refused(act):
     try:
         act()

@@ -94,22 +94,22 @@ def test_no_character_of_a_user_part_lets_its_secret_through(scheme: str, before
 TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
-from runner_base.entry import run_entry
+from runner_base.entry import run_command
 from runner.records.job_records import log_file
-from runner.tracking.connection import clear_errors
+from runner.tracking.connection import simplify_store_errors
 from runner.tracking.stores import Store
 from pathlib import Path
 
 def work():
     with log_file(Path("log.txt")):
-        with clear_errors(Store("http://T0KEN@host", "runner", Path())):
+        with simplify_store_errors(Store("http://T0KEN@host", "runner", Path())):
             raise MlflowException("API request to http://T0KEN@host/api failed")
 
 def bug():
     with log_file(Path("log.txt")):
         raise ValueError("http://T0KEN@host/#T0KEN")
 
-run_entry("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)
+run_command("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)
 """
 
 

@@ -16,7 +16,7 @@ PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
 from runner_base.result import Record, Result, Status
-from runner.library.load import configure
+from runner.library.load import build_config
 from runner.records import jobs
 from runner.tracking import stores, tracking_process
 
@@ -26,7 +26,7 @@ folder = out / "jobs" / "job-1"
 folder.mkdir(parents=True, exist_ok=True)
 job = jobs.Job("job-1", folder)
 record = Record(job.job_id, Status.FAILED, str(folder), Result({}), params={"model.name": "it"})
-assert tracking_process.is_possible(store)
+assert tracking_process.can_fork_for(store)
 tracker = tracking_process.ForkedJobRun(store, job, record, False)
 """
 

@@ -130,7 +130,7 @@ class LocalKind(KindWithTokenizer):
                     and files.path.is_file()
                     and is_supported(read_header(files.path))
                 ):
-                    importlib.import_module("runner_engine.models.load_checks").class_of(
+                    importlib.import_module("runner_engine.models.load_checks").find_model_class(
                         files.path, trust_remote_code=False
                     )
             for library in (

@@ -39,7 +39,7 @@ def check_prunable(first: PlannedJob, keys: Iterable[str], direction: str) -> No
     """Raise ConfigError for a search whose trials cannot be compared while they run."""
     task = first.config.task if first.config is not None else None
     questions = task.questions_config if task is not None else None
-    can_compare = questions is not None and questions.comparisons_key and questions.compared_with is None
+    can_compare = questions is not None and questions.comparisons_key and questions.baseline_name is None
     if task is not None and not can_compare:
         need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
         raise ConfigError(f"task={task.name}: {need}", key=KEY, code="conflict")

@@ -41,9 +41,9 @@ def report(
     if not whole:
         return CheckOutcome(), []
     asked = [_picks_by_order(some, items, task) for some in whole]
-    from runner_compare.statistics import position_bias  # imports numpy, which a plan does not need
+    from runner_compare.statistics import measure_position_bias  # imports numpy, which a plan does not need
 
-    bias = position_bias(asked)
+    bias = measure_position_bias(asked)
     at = bias.most_preferred
     most = bias.positions[at]
     ends = (most.share - most.expected, most.low - most.expected, most.high - most.expected)

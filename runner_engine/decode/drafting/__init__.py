@@ -36,5 +36,5 @@ def create_speculator(
     if not config.drafts_every_step:
         return NgramSpeculator(stats, config.kind == DrafterKind.auto)
     module = import_module(f"{__name__}.{DRAFTERS[config.kind]}")
-    drafter: Drafter = module.Way(stats, load_draft)
+    drafter: Drafter = module.TokenDrafter(stats, load_draft)
     return DrafterSpeculator(stats, drafter, config.tokens)

@@ -22,5 +22,5 @@ __all__ = ["create_backend", "load_weights"]
 
 def create_backend(target: LoadTarget) -> LoadingBackend:
     """Create the planned loading backend. Only its module is imported, because others may lack packages."""
-    way: LoadingBackend = import_module(f"{__name__}.{target.plan.backend_name}").Way(target)
+    way: LoadingBackend = import_module(f"{__name__}.{target.plan.backend_name}").Backend(target)
     return way

@@ -60,8 +60,8 @@ def test_none_and_several_are_errors(tmp_path: Path) -> None:
 def test_only_that_file_is_fetched(tmp_path: Path) -> None:
     program = (
         "from runner_engine import LocalModelConfig\n"
-        "from runner_engine.checkpoints.locating import locate\n"
-        "print(locate(LocalModelConfig('org/open:q4_k_m')).read_text())"
+        "from runner_engine.checkpoints.locating import locate_model\n"
+        "print(locate_model(LocalModelConfig('org/open:q4_k_m')).read_text())"
     )
     with Hub(FILES) as hub:
         variables = os.environ | {

@@ -276,7 +276,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     script = (
         "import sys; from runner_engine.kernels import building, native\n"
-        "building.FLAGS = sys.argv[1]; sys.exit(native.kernels() is None)"
+        "building.FLAGS = sys.argv[1]; sys.exit(native.load_kernels() is None)"
     )
     if native.load_kernels() is None:
         pytest.skip("no C compiler is here")
@@ -303,14 +303,14 @@ from runner_base.dtypes import Dtype
 from runner_engine.spec import ModelSpec
 from runner_engine.checkpoints.resolved_model import resolve
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.local.engine import LocalEngine
 
 spec = ModelSpec(LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
     generation=GenerationConfig(max_new_tokens=int(sys.argv[3])))
 engine = LocalEngine(resolve(spec))
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
-print(json.dumps({done.id: done.answer.token_ids for done in complete(engine, asked)}))
+print(json.dumps({done.id: done.answer.token_ids for done in complete_requests(engine, asked)}))
 """
 
 

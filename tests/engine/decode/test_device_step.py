@@ -142,7 +142,7 @@ def test_an_engine_answers_as_by_single_operations(
     answers = {}
     for by in ("plain", "sdpa"):
         monkeypatch.setenv("RUNNER_ATTENTION", by)
-        monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.kernels", lambda: None)
+        monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.load_kernels", lambda: None)
         engine = open_engine(spec)
         report = engine.load()
         assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
@@ -177,7 +177,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
         generation=GenerationConfig(max_new_tokens=10),
     )
     answers, steps, attended, pages = {}, list[int](), set[Prefix](), list[int]()
-    monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.kernels", lambda: None)
+    monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.load_kernels", lambda: None)
     call = DeviceDecodeStep.__call__
 
     def counted(self: DeviceDecodeStep, step: Any, *rest: Any) -> torch.Tensor:

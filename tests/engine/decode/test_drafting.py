@@ -144,7 +144,7 @@ def test_a_guess_that_is_not_checked_changes_answers(
     plain = engine_of(folder)
     guessing = engine_of(folder, {"kind": "draft", "model": str(other)})
     monkeypatch.setattr(
-        "runner_engine.decode.drafting.drafter_speculator.check_guesses",
+        "runner_engine.decode.drafting.drafter_speculator.verify_draft_tokens",
         lambda forward, own, rows, drafts, sampler, stopping: _believed(rows, drafts),
     )
     asked = [Request(at, prompt) for at, prompt in enumerate(PROMPTS[:3])]

@@ -55,7 +55,7 @@ def knowing(answers: dict[Any, Any], patch: pytest.MonkeyPatch) -> None:
             guesses.append([(it + (at == wrong)) % 259 for at, it in enumerate(guess)])
         return guesses
 
-    patch.setattr("runner_engine.decode.drafting.ngram.Way.propose", propose)
+    patch.setattr("runner_engine.decode.drafting.ngram.TokenDrafter.propose", propose)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
         "except RuntimeError: print('no home')\n"
         "from runner_engine.kernels import building, native\n"
         "building.FLAGS = building.FLAGS.replace('-O3', '-O0')  # the same functions, built in a second\n"
-        "print(native.kernels() is not None)"
+        "print(native.load_kernels() is not None)"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
     command = [sys.executable, "-c", program]

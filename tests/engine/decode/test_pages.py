@@ -43,7 +43,7 @@ def engine_of(
 ) -> Iterator[Callable[..., LocalEngine]]:
     """Return a function that opens an engine with pages of 32 places."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
-    monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.kernels", lambda: None)
+    monkeypatch.setattr("runner_engine.kv_cache.kv_store.native.load_kernels", lambda: None)
     monkeypatch.setattr(page_trial, "PAGE", 32)
     engines = []
 

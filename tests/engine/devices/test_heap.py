@@ -42,7 +42,7 @@ libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 
 def left_behind_mib():
-    before_mib, large, small = machine.anonymous_mib(), [], []
+    before_mib, large, small = machine.anonymous_rss_mib(), [], []
     for _ in range(8):
         large.append(libc.malloc(8 << 20))
         small.append(libc.malloc(100_000))
@@ -50,16 +50,16 @@ def left_behind_mib():
         ctypes.memset(small[-1], 1, 100_000)
     for block in large:
         libc.free(block)
-    held_mib = machine.anonymous_mib() - before_mib
+    held_mib = machine.anonymous_rss_mib() - before_mib
     for block in small:
         libc.free(block)
-    machine.trim()
+    machine.release_free_memory()
     return held_mib
 
-with heap.large_blocks_mapped():
+with heap.mapping_large_blocks():
     print(left_behind_mib())
 print(left_behind_mib())
-with heap.large_blocks_mapped():
+with heap.mapping_large_blocks():
     print(left_behind_mib())
 """
 
@@ -89,7 +89,7 @@ def heap_mib():
     return (last - first) / (1 << 20)
 
 before_mib = heap_mib()
-with heap.large_blocks_mapped(), heap.large_blocks_mapped(int(sys.argv[1])):
+with heap.mapping_large_blocks(), heap.mapping_large_blocks(int(sys.argv[1])):
     for _ in range(64):
         copies = []
         for size in (786_432, 196_608):
@@ -100,7 +100,7 @@ with heap.large_blocks_mapped(), heap.large_blocks_mapped(int(sys.argv[1])):
         libc.malloc(104)
         libc.free(copies[1])
     print(heap_mib() - before_mib)
-print(heap.Threshold.kib)
+print(heap.MmapThreshold.kib)
 """
 
 

@@ -138,7 +138,7 @@ def test_a_clone_elsewhere_uses_the_same_library(
 
 
 def test_processes_that_start_together_build_once(fake: Path) -> None:
-    program = "from runner_engine.kernels.building import prepare; print(prepare() > 0)"
+    program = "from runner_engine.kernels.building import build_if_missing; print(build_if_missing() > 0)"
     several = [
         warm_process.popen([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.DEVNULL)
         for _ in range(4)

@@ -109,5 +109,5 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     kept = conversations.find_prefix([*range(61), 7, 8])
     assert kept is not None
     assert kept.length == 61
-    assert all(map(torch.equal, kept.kv.stored(0), (int8.encode(one) for one in (keys, values))))
+    assert all(map(torch.equal, kept.kv.read_stored(0), (int8.encode(one) for one in (keys, values))))
     assert isinstance(own, KvArenaStore) == (kernels is not None)

@@ -183,7 +183,7 @@ def test_models_and_rows_of_other_routes_are_refused(
     def incompatible(_: object) -> None:
         raise IncompatibleModel(note("other_state", what="DynamicLayer"))
 
-    monkeypatch.setattr("runner_engine.local.engine.probe_heads", incompatible)
+    monkeypatch.setattr("runner_engine.local.engine.probe_attention", incompatible)
     with raises(ConfigError, "unsupported", "generation.kv_cache"):
         engine_of().load()
     assert engine_of(kv_cache=KvCache.as_model).load().facts["decoding"] != "in a stream"

@@ -51,7 +51,9 @@ OF_GROUPS = Packing(group_layer, GroupedWeights, groups, note("multiplied_by_tor
 def test_a_last_strip_that_is_short_and_a_bias(of: Packing, kind: str) -> None:
     layer = of.layer(kind, 40, 320, bias=torch.randn(40))
     expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(of.weights.of(layer, KERNELS, MatmulWorkspace()).product(rows), expected, atol=1e-5)
+    assert torch.allclose(
+        of.weights.from_layer(layer, KERNELS, MatmulWorkspace()).matmul(rows), expected, atol=1e-5
+    )
     assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
 
 
@@ -86,7 +88,8 @@ def test_a_wrong_kernel_is_noticed_and_not_used(
     monkeypatch: pytest.MonkeyPatch, of: Packing, kind: str
 ) -> None:
     module: Any = of.module
-    right = module.packed
-    monkeypatch.setattr(module, "packed", lambda *arguments: right(*arguments).roll(1, dims=1))
+    name = "pack_blocks" if module is blocks else "pack_groups"
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *arguments: right(*arguments).roll(1, dims=1))
     monkeypatch.setattr(module, "_tried", {})
     assert module.problem(of.layer(kind, 64, 256), KERNELS).code == "outputs_off"

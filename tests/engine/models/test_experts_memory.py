@@ -26,7 +26,7 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 PROGRAM = """
 import json, resource, sys
-from runner_base import MIB, is_memory_error, machine
+from runner_base import MIB, is_out_of_memory_error, machine
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict, resolve
 from runner_engine.models.base_loading import load_base
 
@@ -38,7 +38,7 @@ embedded, folder, quantization, room_mib = sys.argv[1:]
 for name in ("nf4", "none"):
     load_base(job(embedded, name))  # what libraries take is there before
 import transformers.models.mixtral.modeling_mixtral
-machine.trim()
+machine.release_free_memory()
 (line,) = [line for line in open("/proc/self/status") if line.startswith("VmData")]
 limit = int(line.split()[1]) * 1024 + int(room_mib) * MIB
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -46,7 +46,7 @@ before = machine.rss_mib()
 try:
     base = load_base(job(folder, quantization))
 except Exception as error:
-    print(json.dumps({"error": is_memory_error(error), "said": str(error)[-300:]}))
+    print(json.dumps({"error": is_out_of_memory_error(error), "said": str(error)[-300:]}))
 else:
     print(json.dumps({
         "weights": sum(base.bytes_by_dtype.values()) / MIB,

@@ -362,9 +362,9 @@ def refuse(*_): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
 from runner_engine.settings.model import LocalConfig
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.locating import locate
+from runner_engine.checkpoints.locating import locate_model
 try:
-    locate(LocalConfig(name="org/model"))
+    locate_model(LocalConfig(name="org/model"))
 except ConfigError as error:
     print(error, "huggingface_hub" in sys.modules)
 """

@@ -82,7 +82,7 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
     resolved = job(family, CHOICES[name]())
     format_check.check_checkpoint_format(resolved)
     predicted = predict(resolved, (1, 512, 24))
-    walked = plan_model_quantization(resolved.files, resolved.mix, "cpu").share
+    walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
     base = load_base(resolved)
 
     assert predicted is not None
@@ -101,7 +101,7 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
     path = [*found][-1]
     for matrix in found[path].form.matrices:
         layers = [others[path].get_expert(number).get_submodule(matrix) for number in (5, 6)]
-        taken, other = (made_by_library(base, resolved.mix.base, layer) for layer in layers)
+        taken, other = (made_by_library(base, resolved.quantization_mix.base, layer) for layer in layers)
         own = found[path].get_expert(5).get_submodule(matrix)
         assert type(own) is type(taken)
         assert are_equal(own, taken)
@@ -142,7 +142,7 @@ def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
         "mixtral", Nf4Config(skip=["experts.3"], overrides={"layers.1.mlp.experts.2.down_proj": "int8"})
     )
     format_check.check_checkpoint_format(resolved)
-    walked = plan_model_quantization(resolved.files, resolved.mix, "cpu").share
+    walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
     base = load_base(resolved)
     layers = {
         name: type(base.model.get_submodule(f"model.layers.1.mlp.experts.{name}")).__name__ for name in PLACES
@@ -215,6 +215,6 @@ def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
             resolved.files.__dict__["adapter"] = tmp_path
             if choice.packed and not choice.skip and place == of_experts:
                 with raises(ConfigError, "conflict", "quantization"):
-                    adapter_shapes.check_expert_adapter(resolved.files, resolved.mix)
+                    adapter_shapes.check_expert_adapter(resolved.files, resolved.quantization_mix)
             else:
-                adapter_shapes.check_expert_adapter(resolved.files, resolved.mix)
+                adapter_shapes.check_expert_adapter(resolved.files, resolved.quantization_mix)

@@ -73,7 +73,7 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     format_check.check_checkpoint_format(resolved)
     predicted = predict(resolved, (1, 512, 24))
     if name in OWN_CLASSES.get(kind, ()):
-        assert plan_model_quantization(resolved.files, resolved.mix, "cpu").share.quantized == 0
+        assert plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share.quantized == 0
         with raises(ConfigError, "no_effect"):
             load_base(resolved)
         return
@@ -83,7 +83,7 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     if name == "none":
         assert "quantized_share" not in base.metrics
         return
-    walked = plan_model_quantization(resolved.files, resolved.mix, "cpu").share
+    walked = plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").share
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
     assert base.metrics["quantized_share_of_all"] == pytest.approx(walked.of_all, abs=1e-4)
     of_bytes = base.metrics["quantized_share_of_bytes"]
@@ -166,7 +166,7 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     for packs in (False, True):
         monkeypatch.setattr(processor, "has_bfloat16_matmul", lambda packs=packs: packs)
         format_check.check_checkpoint_format(resolved)
-        assert plan_model_quantization(resolved.files, resolved.mix, "cpu").unfit == {}
+        assert plan_model_quantization(resolved.files, resolved.quantization_mix, "cpu").unfit == {}
         base = load_base(resolved)
         predicted = predict(resolved, (1, 512, 24))
         assert predicted is not None

@@ -21,15 +21,15 @@ from tools import embedded_gguf
 
 PROGRAM = """
 import sys
-from runner.config.resolved import resolve
+from runner.config.resolved import resolve_job
 from runner.engines.kinds.local import KIND
-from runner.library.load import configure
+from runner.library.load import build_config
 groups = dict.fromkeys(("lora", "rope", "generation"))
-config = configure(sys.argv[1], groups | {"quantization": sys.argv[2]}, {"device": "cpu"}, 0)
-KIND.import_libraries(resolve(config))
+config = build_config(sys.argv[1], groups | {"quantization": sys.argv[2]}, {"device": "cpu"}, 0)
+KIND.import_libraries(resolve_job(config))
 print("transformers.models.llama.modeling_llama" in sys.modules)
 before = len(sys.modules)
-KIND.open_engine(resolve(config)).load()
+KIND.open_engine(resolve_job(config)).load()
 print(len(sys.modules) - before)
 """
 

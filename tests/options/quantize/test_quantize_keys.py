@@ -203,7 +203,7 @@ def test_a_data_set_of_ones_own_is_an_evaluation_too(
 
 @pytest.mark.thorough
 def test_a_worker_which_composes_nothing_finds_the_data_sets_that_ship() -> None:
-    program = "from runner.config import data_sets; print(data_sets.find('texts').where)"
+    program = "from runner.config import data_sets; print(data_sets.find_data_set('texts').where)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("/dataset/texts.yaml\n"), done.stderr
 

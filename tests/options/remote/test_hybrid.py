@@ -86,7 +86,7 @@ def test_a_good_draft_is_the_answer(ask: Ask) -> None:
         one, notes = ask(teacher)
     assert (one.answer.text, one.by, one.error) == (DRAFT, "student", None)
     assert calls(one) == [("student", "draft"), ("teacher", "review")]
-    assert one.answer.new_tokens == sum(call.answer.tokens for call in one.calls)
+    assert one.answer.new_tokens == sum(call.answer.num_tokens for call in one.calls)
     assert one.prompt_tokens == sum(call.prompt_tokens for call in one.calls)
     review = one.calls[1]
     assert one.cost_usd == pytest.approx((review.prompt_tokens + review.answer.tokens) / 1e6)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from likely import jsonl
 
-from runner_compare.statistics.position_bias import QuestionInOrders, position_bias
+from runner_compare.statistics.position_bias import QuestionInOrders, measure_position_bias
 
 QUESTIONS = [
     {"question": f"What is {number} + 1?", "choices": [str(number + at) for at in range(4)], "answer": 1}
@@ -71,7 +71,7 @@ def test_knowledge_is_no_bias_whatever_the_letter(tmp_path: Path) -> None:
         answers.append(
             QuestionInOrders(4, shifts, tuple((it + at) % 4 for it, at in zip(texts, shifts, strict=True)))
         )
-    result = position_bias(answers)
+    result = measure_position_bias(answers)
     assert result.positions[0].share > 0.35, "A is chosen most"
     assert abs(result.positions[0].share - result.positions[0].expected) < 0.05
     assert result.p > 0.05
@@ -79,7 +79,7 @@ def test_knowledge_is_no_bias_whatever_the_letter(tmp_path: Path) -> None:
 
 def test_unanswered_orders_and_unequal_questions_count() -> None:
     known = QuestionInOrders(4, (0, 1, 2, 3), (0, 1, None, 3))
-    result = position_bias([known, QuestionInOrders(3, (0, 1, 2), (2, 0, 1))])
+    result = measure_position_bias([known, QuestionInOrders(3, (0, 1, 2), (2, 0, 1))])
     assert [it.share for it in result.positions] == [2 / 7, 2 / 7, 1 / 7, 1 / 7]
     assert sum(it.expected for it in result.positions) == pytest.approx(6 / 7)
     assert result.p > 0.05

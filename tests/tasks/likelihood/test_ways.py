@@ -62,7 +62,7 @@ def test_what_has_begun_goes_on_in_its_way(
     config = two(0, reference=model_overrides(two(1)))
     run(two(1, keep_top_k=64))
     free(monkeypatch, 1000 if begins_exact else 5)
-    monkeypatch.setattr("runner.engines.kinds.local.check_fits", lambda *_: [])
+    monkeypatch.setattr("runner.engines.kinds.local.check_memory_fits", lambda *_: [])
     record = run(config)
     (Path(record.output_dir) / "result.json").unlink()  # as an interrupted job leaves it
     free(monkeypatch, 5 if begins_exact else 1000)

@@ -154,7 +154,7 @@ own = probe._measure_point
 
 def killed(probe, number, point, *others):
     if point[0] == 3:
-        probe.emit(begin="prefill", point=number)
+        probe.send_event(begin="prefill", point=number)
         os.kill(os.getpid(), signal.SIGKILL)
     own(probe, number, point, *others)
 

@@ -321,9 +321,9 @@ from runner_engine.settings.model import LocalModelConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
 from job_engines import open_engine
-from runner_engine.sessions.arithmetic import Rates
+from runner_engine.sessions.arithmetic import HardwareRates
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.contract import complete
+from runner_engine.sessions.contract import complete_requests
 from runner_engine.quantization.base import QuantizationConfig
 from runner.records.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
@@ -334,7 +334,7 @@ config = RunnerConfig(model=LocalModelConfig(name="embedded", device="cpu"), qua
     lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=task,
     tracking=NoTrackingConfig(), output_dir=str(folder))
 engine = open_engine(config)
-complete(engine, [Request(0, (5, 6, 7), max_new_tokens=4, ignore_eos=True)])  # threads and buffers are there
+complete_requests(engine, [Request(0, (5, 6, 7), max_new_tokens=4, ignore_eos=True)])  # threads and buffers are there
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 100 * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
 result = work(sweep, config, Recorder(Job("limited", folder)), engine)

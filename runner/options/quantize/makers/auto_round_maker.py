@@ -14,18 +14,18 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
 
     torch.manual_seed(request["seed"])
     torch.set_num_threads(request["threads"])
-    tools.step("load")
+    tools.report_step("load")
     source = request["source"]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=request["dtype"])
-    pieces = tools.cut([tokenizer(text)["input_ids"] for text in tools.texts()])
+    pieces = tools.make_sequences([tokenizer(text)["input_ids"] for text in tools.read_texts()])
     layers = {
         name: {"bits": bits}
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         if (bits := _match_bits(name, request["overrides"])) is not None
     }
-    tools.step("quantize by autoround")
+    tools.report_step("quantize by autoround")
     maker = AutoRound(
         model,
         tokenizer,

@@ -13,7 +13,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, HqqConfig
 
     torch.set_num_threads(request["threads"])
-    tools.step("quantize by hqq")
+    tools.report_step("quantize by hqq")
     config = HqqConfig(nbits=request["bits"], group_size=request["group_size"], axis=1)
     model = AutoModelForCausalLM.from_pretrained(
         request["source"],
@@ -21,6 +21,6 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
         quantization_config=config,
         device_map="cpu",
     )
-    tools.step("write")
+    tools.report_step("write")
     model.save_pretrained(request["output"], **tools.shard_size_argument())
     return {}

@@ -24,7 +24,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
         words += ["--imatrix", _compute_imatrix(request, tools)]
     for pattern, name in sorted(request["overrides"].items(), key=lambda pair: -len(pair[0])):
         words += ["--tensor-type", f"{_pattern_to_regex(pattern)}={name}"]
-    tools.step(f"quantize by {request['recipe']}")
+    tools.report_step(f"quantize by {request['recipe']}")
     places = [request["source"], request["output"], request["file_type"], str(request["threads"])]
     _run_program([request["programs"][0], *words, *places])
     return {}
@@ -34,7 +34,7 @@ def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
     """Run llama-imatrix and return the path of the importance matrix."""
     folder = Path(request["texts"]).parent
     texts, matrix = folder / "texts.txt", folder / "imatrix.gguf"
-    texts.write_text("\n\n".join(tools.texts()), encoding="utf-8")
+    texts.write_text("\n\n".join(tools.read_texts()), encoding="utf-8")
     size: int = request["sequence_tokens"]
     words = {
         "-m": request["source"],
@@ -46,14 +46,14 @@ def _compute_imatrix(request: dict[str, Any], tools: Any) -> str:
         "-t": request["threads"],
         "-ngl": 0,
     }
-    tools.step("importance matrix")
+    tools.report_step("importance matrix")
 
     def show_progress(output: str) -> None:
         if found := ALL_PIECES.search(output):
             tools.pieces = int(found[1])
             tools.tokens = tools.pieces * size
         if counted := PIECE.findall(output):
-            tools.step("importance matrix", int(counted[-1]), tools.pieces)
+            tools.report_step("importance matrix", int(counted[-1]), tools.pieces)
 
     _run_program(
         [request["programs"][1], *(str(word) for pair in words.items() for word in pair)], show_progress

@@ -19,7 +19,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
 
     torch.manual_seed(request["seed"])
     torch.set_num_threads(request["threads"])
-    tools.step("load")
+    tools.report_step("load")
     source, recipe = request["source"], request["recipe"]
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=request["dtype"])
@@ -53,7 +53,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     }[recipe]()
     data = {}
     if request["reads_texts"]:
-        pieces = tools.cut([tokenizer(text)["input_ids"] for text in tools.texts()])
+        pieces = tools.make_sequences([tokenizer(text)["input_ids"] for text in tools.read_texts()])
         rows = {"input_ids": pieces, "attention_mask": [[1] * len(piece) for piece in pieces]}
         data = {
             "dataset": Dataset.from_dict(rows),
@@ -64,9 +64,9 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     if not torch.accelerator.is_available():
         # awq pins what it keeps of the texts, which torch refuses where there is no GPU
         IntermediatesCache.pin_memory = lambda *_: None
-    tools.step(f"quantize by {recipe}")
+    tools.report_step(f"quantize by {recipe}")
     oneshot(model=model, tokenizer=tokenizer, recipe=modifiers, **data)
-    tools.step("write")
+    tools.report_step("write")
     model.save_pretrained(request["output"], save_compressed=True, **tools.shard_size_argument())
     return {}
 

@@ -13,7 +13,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, TorchAoConfig
 
     torch.set_num_threads(request["threads"])
-    tools.step("quantize by torchao")
+    tools.report_step("quantize by torchao")
     mapping = MappingType.SYMMETRIC if request["symmetric"] else MappingType.ASYMMETRIC
     config = IntxWeightOnlyConfig(
         weight_dtype=getattr(torch, f"int{request['bits']}"),
@@ -23,6 +23,6 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(
         request["source"], dtype=request["dtype"], quantization_config=TorchAoConfig(config)
     )
-    tools.step("write")
+    tools.report_step("write")
     model.save_pretrained(request["output"], **tools.shard_size_argument())
     return {}

@@ -118,7 +118,7 @@ def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: p
             raise KeyboardInterrupt
         return real(pieces, frames)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("runner.options.parts.tasks.archive.compress", breaks)
+    monkeypatch.setattr("runner.options.parts.tasks.archive.compress_frames", breaks)
     with pytest.raises(KeyboardInterrupt):
         trip.pack()
     assert not (trip.packed / "manifest.json").exists()
