@@ -33,6 +33,7 @@ SPACE = re.compile(r"\s")
 ELLIPSIS = "…"
 # of a pipe or a file: each column has all the room it needs, so that no number is cut
 NO_WIDTH = 10_000
+PAGE_WIDTH = 100  # of text and tables that fit a page, also in a pipe
 COMBINED = 32  # letters of one sign at most, such as an emoji of several persons
 FEW_LINES = 2  # of a row; before it takes more, columns are left out
 
@@ -128,17 +129,26 @@ def fit_to_width(columns: Iterable[Column], width: int, gap: int = 2, captions: 
 
 def print_wrapped(terminal: Console, text: object, **print_options: Any) -> None:
     """Print a text, wrapped at words on a terminal and on one line elsewhere."""
-    terminal.print(text, soft_wrap=not terminal.is_terminal, **print_options)
+    terminal.print(text, soft_wrap=not _is_wrapped(terminal), **print_options)
 
 
 def print_list_item(terminal: Console, text: str) -> None:
     """Print a list item. On a terminal, its further lines are indented."""
     lines = (
         _wrap_text(escape_control_characters(text), terminal.width - 2, IN_SENTENCE)
-        if terminal.is_terminal
+        if _is_wrapped(terminal)
         else [text]
     )
     terminal.print("• " + "\n  ".join(lines), soft_wrap=True)
+
+
+def wrapped_lines(text: str, width: int) -> list[str]:
+    """Return the lines of a text that is wrapped at words."""
+    return _wrap_text(escape_control_characters(text), width, IN_SENTENCE)
+
+
+def _is_wrapped(terminal: Console) -> bool:
+    return terminal.is_terminal or terminal.width <= PAGE_WIDTH
 
 
 def shorten_paths(values: Sequence[str]) -> list[str]:

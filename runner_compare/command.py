@@ -43,7 +43,7 @@ from runner_compare.features.recall.compute import apply_margin
 from runner_compare.features.registry import load_sections
 from runner_compare.features.seeds.compute import require_pooled_seeds
 from runner_compare.features.tokens.render.tables import write_llama_blocks
-from runner_compare.model.comparison import Comparison
+from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import CLUSTER, JOB_ID, TEAM, NotPaired, Run, Table, key_label
 from runner_compare.model.default_selection import select_newest_comparable
 from runner_compare.model.missing_jobs import (
@@ -68,6 +68,7 @@ from runner_compare.model.table import ComparisonOptions, build_table
 from runner_compare.options import (
     LLAMA,
     check_option_combinations,
+    command_with_sources,
     create_parser,
     find_first_set_option,
     reject_conflicting_options,
@@ -126,6 +127,7 @@ def build_comparison(
     """
     aim = parse_plan_target(options.plan_questions) if options.plan_questions else None
     check_option_combinations(options)
+    command = command_with_sources(options)  # before a reader notes in the options what it has opened
     records = None if reads_other_tools(options) else open_records(options, scratch)
     every_run, reader = load_other_tools(options) if records is None else (records.runs, records.reader)
     chosen = select_runs(options, every_run)
@@ -148,7 +150,14 @@ def build_comparison(
         plan_questions(tables, aim)
     if options.recall_margin:
         apply_margin(tables, options.recall_margin)
-    comparison = Comparison(tables, options.explain)
+    view = View(
+        options.explain,
+        options.columns == "all",
+        options.plot,
+        command,
+        "" if records is None else records.shown_at,
+    )
+    comparison = Comparison(tables, view)
     comparison.get_section_data(ComparisonMissingJobs).jobs = missing
     unanswered = [] if options.count_errors else jobs_with_errors(chosen)
     comparison.get_section_data(Requirements).of_rows = check_requirements(

@@ -232,7 +232,18 @@ def create_parser() -> argparse.ArgumentParser:
         help="default: %(default)s; llama prints what llama-perplexity --kl-divergence does, for each run of "
         "task=likelihood that was compared with a reference by task.exact=true",
     )
-    add("--explain", action="store_true", help="say in the table how the Pareto front is found")
+    add(
+        "--explain",
+        action="store_true",
+        help="also print each finding with its figures, the Pareto front, and how everything is decided",
+    )
+    add(
+        "--columns",
+        default="short",
+        choices=["short", "all"],
+        help="all prints every column and table, wider than 100 characters (default: %(default)s)",
+    )
+    add("--plot", action="store_true", help="also draw the differences with their intervals")
     add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
     add(
         "--publish",
@@ -250,6 +261,22 @@ def create_parser() -> argparse.ArgumentParser:
     )
     add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
     return arguments
+
+
+def command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the command with the options that say which runs it reads."""
+    words = ["runner-compare"]
+    if options.output_dir != "outputs":
+        words += ["--output-dir", options.output_dir]
+    for name in ("tracking_uri", "experiment", "lm_eval", "results", "across_tools", "all", "task", "grid",
+                 "runs", "where", "cluster"):  # fmt: skip
+        value = getattr(options, name)
+        option = f"--{name.replace('_', '-')}"
+        if name == "where":
+            words += [word for text in value for word in (option, text)]
+        elif value:
+            words += [option, *([] if value is True else value if isinstance(value, list) else [value])]
+    return tuple(words)
 
 
 def check_option_combinations(options: argparse.Namespace) -> None:

@@ -39,6 +39,10 @@ class Section:
         """Return the columns of additional tables below a task's, by title."""
         return {}
 
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        """Return those of its tables that the default output shows."""
+        return self.tables(table)
+
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
         """Return report parts that cover several tasks."""
         return []
@@ -46,6 +50,10 @@ class Section:
     def sentences(self, table: Table) -> list[str]:
         """Return sentences about a table, which follow the findings about its rows."""
         return []
+
+    def short_sentences(self, table: Table) -> list[str]:
+        """Return what the default output says: a short sentence for each finding that no table shows."""
+        return self.sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
         """Return the explanation of the section's columns; in full with `explain`."""

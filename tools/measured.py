@@ -30,7 +30,7 @@ MEETING = re.compile(r"\btask=agents\b")
 # the job's id depends on a manifest, which has the times of the parts
 IN_PARTS = re.compile(r"\bmodel=parts\b")
 HELD_AT_ONCE = re.compile(r"^  model_mib .*", re.MULTILINE)
-COMPARES_MEASUREMENTS = re.compile(r"^(sweep|memory): \d+ runs?$", re.MULTILINE)
+COMPARES_MEASUREMENTS = re.compile(r"^(sweep|memory) · \d+ runs?\b", re.MULTILINE)
 # The rest of a line, by its beginning; and lines that are printed only if the machine was idle, or
 # only if not.
 TEXT = (
@@ -43,7 +43,7 @@ TEXT = (
     (re.compile(r"( ·|,) \d+ of \d+ guessed (tokens|ones) right"), ""),
     (re.compile(r"\d+% of their time"), "~ of their time"),
 )
-PASSING = re.compile(r"^(• .*)?(Pareto|dominate)")
+PASSING = re.compile(r"^(• .*)?(Pareto|[Dd]ominate)|^• \d+ of \d+ speeds were not measured alone")
 
 
 def same(command: str, old: list[str], now: list[str]) -> bool:

@@ -13,6 +13,8 @@ from itertools import takewhile
 TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
 RULE = re.compile(r" *─{20,}")
 ALL_ROWS = "all rows: "
+VERSUS = re.compile(r"^vs \S+")  # names the baseline
+IF_KNOWN = ("more needed",)  # a column that only some comparisons have
 LIKE = 0.5  # the least likeness of a line of an excerpt and the line of today that replaces it
 
 
@@ -151,8 +153,13 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 # the lines above may be of another table
                 last = len(names) - names[::-1].index("accuracy")
                 yield Table("costs of answers", names[last:])
+            elif answers := [name for name in names if name.startswith("accuracy [")]:
+                # the table of the default output
+                kind = "comparison" if "verdict" in names else "runs"
+                columns = [VERSUS.sub("vs baseline", name) for name in names[names.index(answers[0]) :]]
+                yield Table(kind, [name for name in columns if name not in IF_KNOWN], shared=shared)
             elif "accuracy" in names:
-                kind = "comparison" if "Holm" in names else "runs"
+                kind = "all columns" if "Holm" in names else "all columns of runs"
                 columns = [name for name in names[names.index("accuracy") :] if name != "Pareto"]
                 yield Table(kind, columns, shared=shared)
             elif job:

@@ -29,7 +29,7 @@ from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.store_choice import choose_store_to_read
 from runner.tracking.job_runs import log_comparison_files
 from runner.tracking.stored_runs import open_for_reading
-from runner.tracking.stores import Store
+from runner.tracking.stores import Store, ui_address_or_command
 from runner_base import ConfigError
 from runner_compare import Records, RecordsOpener, Run, Table
 
@@ -74,7 +74,7 @@ class JobsOpener(RecordsOpener):
         else:
             grid, runs = None, load_runs(client, store)
             plan = None if options.runs else _find_last_plan(client, store, scratch)
-        jobs = RecordedJobs(runs, reader, client, grid)
+        jobs = RecordedJobs(runs, reader, client, grid, shown_at=ui_address_or_command(store.uri))
         if plan is not None:
             add_missing_jobs(jobs, plan, output_dir, client, store)
         _require_finished_jobs(jobs, options.grid)

@@ -12,12 +12,23 @@ from runner_compare.statistics import Finding
 Said = tuple[str, Finding | None]  # a sentence, with the finding that it words
 
 
+@dataclass(frozen=True)
+class View:
+    """What the format `table` shows besides the answer, and what its last lines name."""
+
+    explain: bool = False  # findings with their figures, and how everything is decided
+    all_columns: bool = False  # every column and every table, in whatever width they need
+    plot: bool = False  # the differences with their intervals
+    command: tuple[str, ...] = ("runner-compare",)  # with its sources and filters
+    shown_at: str = ""  # the command or address that shows the runs in MLflow
+
+
 @dataclass
 class Comparison:
     """Everything that a comparison reports."""
 
     tables: list[Table]
-    explain: bool = False  # whether a terminal explains the Pareto front
+    view: View = field(default_factory=View)
     # what sections have computed over tables, by their classes
     kept: dict[type, Any] = field(default_factory=dict)
 
@@ -43,9 +54,13 @@ class ReportPart:
     title: str
     grids: list[TableGrid]
     sentences: list[Said] = field(default_factory=list)
+    # what stands in their place where neither all columns nor an explanation is asked for
+    short_grids: list[TableGrid] | None = None
+    short_sentences: list[str] | None = None
     legend: str = ""
     runs: str = ""  # how many there are, in words
     conclusion: str = ""
+    short_conclusion: str = ""  # of the format `table` alone
     failed: list[str] = field(default_factory=list)  # the requirements that are not met
     table: Table | None = None  # of a task, whose differences are drawn
     is_headed: bool = True  # whether a terminal shows the title

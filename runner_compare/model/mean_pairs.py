@@ -28,7 +28,7 @@ def compare_means(pairs: Pairs, cluster_field_name: str) -> MeanFlipTest:
     )
     count = len(pairs) if clusters is None else len(set(clusters))
     if count < MIN_CLUSTERS:
-        what = "questions" if clusters is None else f"families by {cluster_field_name}"
+        what = "questions" if clusters is None else f"clusters by {cluster_field_name}"
         raise TooFewPairs(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
     return MeanFlipTest(
         [outcome.accuracy - base_outcome.accuracy for outcome, base_outcome in pairs],
@@ -78,7 +78,7 @@ def merge_clusters(
             raise NotPaired(f"some questions belong to no family by {cluster_field_name}")
         if base_family is not None and base_family != known:
             raise NotPaired(
-                f"a question belongs to other families by {cluster_field_name}: "
+                f"a question belongs to other clusters by {cluster_field_name}: "
                 f"{known} here, {base_family} in the baseline"
             )
         clusters.append(known)

@@ -31,6 +31,8 @@ class Records:
     reader: Reader
     # the jobs of the grid that --grid names, or else of the last one
     grid_jobs: GridJobs | None = field(default=None, kw_only=True)
+    # the command or address that shows the runs; empty: there is none
+    shown_at: str = field(default="", kw_only=True)
 
     def set_grid_jobs(self, job_ids: Iterable[str]) -> GridJobs:
         """Register the jobs of the grid. The caller adds those without a result to the returned

@@ -43,18 +43,17 @@ def unread_answers_message(jobs: Iterable[tuple[str, Mapping[str, float], Mappin
             continue
         ended, found, by_other = (metrics[ENDED], metrics[f"{FOUND}{rule}"], metrics[f"{FOUND}{BROADEST}"])
         if by_other - found >= max(NOTED_ANSWERS, NOTED_SHARE * ended):
-            counts = f"in {format_number(found)} of {format_number(ended)} against {format_number(by_other)}"
+            counts = f"{format_number(found)} of {format_number(ended)} against {format_number(by_other)}"
             accuracy = f"accuracy by {BROADEST}: {metrics[f'accuracy/{BROADEST}']:.1%}"
-            row = f"row {name}: " if name else ""
-            by_rule.setdefault(rule, []).append(f"{row}{counts} ({accuracy})")
+            run = f"{name}: " if name else ""
+            by_rule.setdefault(rule, []).append(f"{run}{counts} ({accuracy})")
     if not by_rule:
         return ""
     each = (
-        f"of the texts that ended, {EXTRACTOR}={rule} finds an answer in fewer than {BROADEST} does: "
-        f"{join_first_names(rows, MAX_NAMED)}"
+        (
+            f"{EXTRACTOR}={rule} finds an answer in fewer finished texts "
+            f"than {BROADEST}: {join_first_names(rows, MAX_NAMED)}"
+        )
         for rule, rows in by_rule.items()
     )
-    return (
-        f"{'. '.join(each)}. The same command with {EXTRACTOR}={BROADEST} judges the recorded texts again, without "
-        "decoding"
-    )
+    return f"{'. '.join(each)}. To judge the recorded texts again, repeat the command with {EXTRACTOR}={BROADEST}"

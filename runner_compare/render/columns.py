@@ -139,7 +139,7 @@ def _likelihood_columns(table: Table, unit: str) -> list[Column]:
         _number_column(rows, "n", "n"),
         Column(
             f"log-likelihood\nnats/{unit}",
-            [_format_with_interval(row.run, key, ".4f") for row in rows],
+            [with_interval(row.run, key, ".4f") for row in rows],
             use=ColumnUse.result,
         ),
     ]
@@ -270,7 +270,7 @@ def _number_column(rows: list[TableRow], name: str, head: str, drop_order: int =
 
 def metric_column(name: str, runs: Sequence[Run | None], drop_order: int = 0) -> Column:
     """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
-    write = partial(_format_with_interval, number_format=".2g") if name in WITH_INTERVAL else _format_metric
+    write = partial(with_interval, form=".2g") if name in WITH_INTERVAL else _format_metric
     cells = [ABSENT if run is None else write(run, name) for run in runs]
     return Column(find_metric(name).head, cells, drop_order=drop_order, use=USES.get(name, ColumnUse.more))
 
@@ -279,16 +279,16 @@ def _format_metric(run: Run, name: str) -> str:
     return find_metric(name).format_value(run.metrics[name]) if name in run.metrics else ABSENT
 
 
-def _format_with_interval(run: Run, name: str, number_format: str) -> str:
+def with_interval(run: Run, name: str, form: str) -> str:
     if name not in run.metrics:
         return ABSENT
     ends = [run.metrics[f"{name}{end}"] for end in ENDS[1:] if f"{name}{end}" in run.metrics]
-    interval = f" [{', '.join(format(end, number_format) for end in ends)}]" if ends else ""
-    return f"{run.metrics[name]:{number_format}}{interval}".replace("-", "−")
+    interval = f" [{', '.join(format(end, form) for end in ends)}]" if ends else ""
+    return f"{run.metrics[name]:{form}}{interval}".replace("-", "−")
 
 
-def table_legend(table: Table, explain_front: bool = True) -> str:
+def table_legend(table: Table) -> str:
     """Return the legend of a table with comparisons, and optionally of the Pareto front."""
     effects = [effect for row in table.compared_rows for effect in row.effects]
-    parts = [effects_legend(effects), *(section.legend(table, explain_front) for section in load_sections())]
+    parts = [effects_legend(effects), *(section.legend(table, True) for section in load_sections())]
     return " ".join(filter(None, parts))

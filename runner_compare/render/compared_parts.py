@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from runner_base import Column, ColumnUse
+from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.effects import format_p_value
 from runner_compare.render.labels import row_versus_baseline
 from runner_compare.render.quantities import format_points
 from runner_compare.statistics import Decision, Finding
 
+MAX_PLACES = 4  # that a short sentence names
 Part = TypeVar("Part")
 
 
@@ -59,12 +60,28 @@ def subset_sentences(
     ]
 
 
+def short_part_sentences(
+    what: str, table: Table, compared: Mapping[str, Mapping[Part, Decision]], place: Callable[[Part], str]
+) -> list[str]:
+    """Say in one line for each row in which parts it is better or worse, without the figures."""
+    lines = []
+    for row in table.rows:
+        parts: dict[Finding, list[str]] = {}
+        for part, decision in compared.get(row.run.run_id, {}).items():
+            if decision.finding is not Finding.open:
+                parts.setdefault(decision.finding, []).append(place(part))
+        shown = [f"{finding} {join_first_names(places, MAX_PLACES)}" for finding, places in parts.items()]
+        if shown:
+            lines.append(f"{what} of {row_versus_baseline(row, table.keys)}: {'; '.join(shown)}.")
+    return lines
+
+
 def undecided_sentence(subject: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
     """Return a sentence with the number of comparisons without a finding; [] if there are none."""
     findings = [decision.finding for of_row in compared.values() for decision in of_row.values()]
     count = findings.count(Finding.open)
     return [
-        f"{subject}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %"
+        f"{subject}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %."
     ] * bool(count)
 
 

@@ -2,115 +2,205 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from runner_compare.model.data import TableRow
-from runner_compare.render.effects import planning_assumption, sample_unit
-from runner_compare.render.findings import finding_label, format_range, join_words
-from runner_compare.render.labels import format_count_interval, format_rounded_count
+from runner_base.tables import shorten_paths
+from runner_compare.model.data import CLUSTER, TableRow, key_label
+from runner_compare.render.effects import sample_unit
+from runner_compare.render.findings import join_words
+from runner_compare.render.labels import format_rounded_count, is_self_explanatory, row_name
+from runner_compare.render.margins import format_margin
 from runner_compare.render.notes import render_notes
-from runner_compare.render.quantities import LIKELIHOODS, Quantity, effect_unit, find_quantity, more_data_hint
-from runner_compare.statistics import POWER, Decision, MarginVerdict
+from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
+from runner_compare.statistics import Decision, Finding, MarginVerdict, Method
 
 # differences of accuracies for which a number of questions is given
 TARGETS = (0.05, 0.02, 0.01, 0.005)
+MAX_NAMES = 3  # candidates that a sentence names; of more, it gives the number
+
+
+@dataclass(frozen=True)
+class Item:
+    """A comparison of the table, and what the sentences call its candidate."""
+
+    row: TableRow
+    decision: Decision
+    name: str
 
 
 def conclusion_text(rows: Sequence[TableRow]) -> str:
     """Return the conclusion over all rows; "" if nothing was compared."""
-    families: dict[str, list[Decision]] = {}
-    for decision in (effect for row in rows for effect in row.effects):
-        families.setdefault("repeats" if decision.is_ratio else decision.measure, []).append(decision)
-    parts = [_family_conclusion(family) for family in families.values()]
-    skipped = sum(row.note is not None for row in rows)
-    if skipped:
-        compared = ("further " if parts else "") + f"row{'s' * (skipped != 1)}"
-        parts.append(f"{skipped} {compared} could not be compared")
-    text = "; ".join(parts)
-    return text[:1].upper() + text[1:]
+    return " ".join(answer_sentences(rows))
 
 
-def _family_conclusion(family: Sequence[Decision]) -> str:
-    counts = Counter(map(finding_label, sorted(family, key=_sort_key)))
-    total, undecided = len(family), [decision for decision in family if decision.is_undecided]
-    if len(undecided) == total:
-        text = (
-            "the one comparison is not decided" if total == 1 else f"of {total} comparisons none is decided"
-        )
-    elif total == 1:
-        text = f"one comparison: the row is {finding_label(family[0])}"
-    else:
-        shown = [f"{n} {'is' if n == 1 else 'are'} {label}" for label, n in counts.items()]
-        text = f"of {total} comparisons {join_words(shown)}"
-    return text + _planning_text(undecided)
-
-
-def _sort_key(decision: Decision) -> tuple[int, str]:
-    """Sort key: better rows first, undecided ones last."""
-    verdicts = [
-        MarginVerdict.better,
-        MarginVerdict.as_good,
-        MarginVerdict.worse_but_within,
-        MarginVerdict.worse_by_more,
+def answer_sentences(rows: Sequence[TableRow]) -> list[str]:
+    """Return a sentence about losses, one about the others, and one about what is undecided."""
+    items = [
+        Item(row, decision, candidate_name(row, rows, decision)) for row in rows for decision in row.effects
     ]
-    if decision.is_undecided:
-        return len(verdicts) + 1, ""
-    if decision.verdict not in verdicts:
-        return len(verdicts), str(decision.finding)
-    return verdicts.index(decision.verdict), str(decision.finding)
+    skipped = sum(row.note is not None for row in rows)
+    if not items:
+        return [f"{_runs(skipped)} could not be compared."] * bool(skipped)
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(verdict_phrase(item.decision), []).append(item)
+    losses = {phrase: of for phrase, of in groups.items() if _is_loss(of[0].decision)}
+    open_items = [item for item in items if item.decision.is_undecided]
+    others = {phrase: of for phrase, of in groups.items() if phrase not in losses and of[0] not in open_items}
+    sentences = [_sentence(found, len(items)) for found in (losses, others) if found]
+    last = _undecided(open_items, len(items)) if open_items else ""
+    if skipped:
+        last = f"{last}; {_runs(skipped)} could not be compared".removeprefix("; ")
+    return sentences + [f"{last}."] * bool(last)
 
 
-def _planning_text(undecided: Sequence[Decision]) -> str:
-    """Describe the detectable difference of undecided comparisons, and how many questions decide."""
-    if not undecided or any(decision.is_ratio for decision in undecided):
+def candidate_name(row: TableRow, among: Sequence[TableRow], decision: Decision | None = None) -> str:
+    """Return what a sentence calls a candidate: `fp4 on test`, or `nf4 (load_s)` of several measures."""
+    base = row.baseline
+    if base is None:
+        return row_name(row, [*row.config])
+    own = [key for key in row.config if row.config[key] != base.config[key]]
+    shared = [
+        key
+        for key in row.config
+        if key not in own and row.config[key] is not None and len({of.config.get(key) for of in among}) > 1
+    ]
+    name = ", ".join(_value(row, base, key) for key in own if row.config[key] is not None)
+    on = ", ".join(_value(row, base, key) for key in shared)
+    measure = f" ({decision.measure})" if decision is not None and decision.is_ratio else ""
+    return f"{name or row.run.job_id}{f' on {on}' if on else ''}{measure}"
+
+
+def _value(row: TableRow, base: TableRow, key: str) -> str:
+    """Return a value that is known by itself, as a format, a path or a word; others with their key."""
+    value, base_value = row.config[key] or "", base.config[key] or ""
+    if "/" in value:
+        return shorten_paths([value, base_value])[0].removeprefix("…/")
+    is_word = is_self_explanatory(key) or (value[:1].isalpha() and value not in ("true", "false", "null"))
+    return value if is_word else f"{key_label(key)}={value}"
+
+
+def verdict_phrase(decision: Decision) -> str:
+    """Return what is shown of a candidate, to follow `is` or `are`."""
+    verdict, finding = decision.verdict, decision.finding
+    if verdict is None or verdict is MarginVerdict.better:
+        return "undecided" if finding is Finding.open else str(finding)
+    margin = format_margin(decision)
+    if verdict is MarginVerdict.undecided:
+        return "undecided" if finding is Finding.open else f"{finding}, perhaps by more than {margin}"
+    return {
+        MarginVerdict.as_good: f"as good within {margin}",
+        MarginVerdict.worse_but_within: f"worse by less than {margin}",
+        MarginVerdict.worse_by_more: f"worse by more than {margin}",
+    }[verdict]
+
+
+def _is_loss(decision: Decision) -> bool:
+    worse = (MarginVerdict.worse_but_within, MarginVerdict.worse_by_more)
+    return decision.finding is Finding.worse or decision.verdict in worse
+
+
+def _sentence(groups: dict[str, list[Item]], total: int) -> str:
+    parts = []
+    for phrase, items in groups.items():
+        several = len(items) > 1
+        parts.append(f"{_names(items, total)} {'are' if several else 'is'} {phrase}")
+    return f"{'; '.join(parts)}."
+
+
+def _names(items: Sequence[Item], total: int) -> str:
+    """Return the names of the candidates, or how many they are."""
+    names = list(dict.fromkeys(item.name for item in items))
+    if len(names) > MAX_NAMES:
+        return f"All {total}" if len(items) == total else f"{len(items)} of {total}"
+    return join_words(names)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
+
+
+def _undecided(items: Sequence[Item], total: int) -> str:
+    """Return which candidates are undecided, and what would decide."""
+    are = "is" if len(items) == 1 else "are"
+    help_ = what_would_help(items)
+    return f"{_names(items, total)} {are} undecided{f': {help_}' if help_ else ''}"
+
+
+def what_would_help(items: Sequence[Item]) -> str:
+    """Return what would decide the undecided comparisons; empty if nothing is known of it."""
+    decisions = [item.decision for item in items]
+    first = decisions[0]
+    if any(not decision.is_tested for decision in decisions):
+        return "measure each setting more often"
+    if any(decision.hinges_on_cut_off for decision in decisions):
+        return "cut-off answers decide it, so raise generation.max_new_tokens"
+    for reasons in (
+        [render_notes(decision.no_evidence) for decision in decisions],
+        [render_notes(decision.unplanned) for decision in decisions],
+    ):
+        if all(reasons):
+            more = "" if first.no_evidence else ", and more questions would not decide"
+            return f"{'; '.join(dict.fromkeys(reasons))}{more}"
+    if all(decision.baseline_low is not None for decision in decisions):
+        return "the baseline may solve too few questions to lose more than the margin, so ask easier ones"
+    if any(decision.method is Method.over_seeds for decision in decisions):
+        return "more seeds and more questions would help"
+    if any(not decision.test.knows_power for decision in decisions):
         return ""
-    why = dict.fromkeys(render_notes(decision.unplanned) for decision in undecided)
-    if all(why):
-        return f" ({', '.join(why)}: more questions would not decide)"
-    of = find_quantity(undecided[0])
-    counted = sample_unit(undecided[0])
-    if undecided[0].verdict is not None:
-        if any(decision.needed is None for decision in undecided):
-            return ""
-        hardest = max(undecided, key=lambda decision: decision.needed or 0)
-        most = format_count_interval(hardest.needed or 0, hardest.needed_interval)
-        return (
-            f" (about {most} {counted} of each, those so far included, would decide with {100 * POWER:g} % "
-            f"power {planning_assumption(undecided[0])})"
-        )
-    # it stopped early: the number of questions was not planned
-    if any(not decision.test.knows_power for decision in undecided):
-        return ""
-    asked = format_range(
-        [f"{decision.n:,}" for decision in sorted(undecided, key=lambda decision: decision.n)]
-    )
-    if any(decision.detectable is None for decision in undecided):
-        could = f"{asked} {counted} are too few to show any difference"
+    if first.verdict is not None:
+        return _for_the_margin(items)
+    return "" if first.is_ratio else _to_detect(items)
+
+
+def _for_the_margin(items: Sequence[Item]) -> str:
+    if all(item.decision.needed is not None for item in items):
+        hardest = max((item.decision for item in items), key=lambda decision: decision.needed or 0)
+        more = max(0, (hardest.needed or 0) - hardest.n)
+        if more:
+            return f"about {format_rounded_count(more)} more {sample_unit(hardest)} or a larger margin would help"
+    if units := _clusters(items):
+        return f"more {units[0]} or a larger margin would help, more questions per {units[1]} hardly"
+    return f"more {sample_unit(items[0].decision)} or a larger margin would help"
+
+
+def _clusters(items: Sequence[Item]) -> tuple[str, str] | None:
+    """Return the plural and the singular of what there are too few of; None if there are enough."""
+    few = next((item for item in items if item.decision.counts.get("few")), None)
+    if few is None:
+        return None
+    if not few.decision.counts.get("clusters"):
+        return None
+    by = few.row.run.get_value(CLUSTER) or ""
+    word = by if by.isalpha() and by not in ("null", "auto") else "cluster"
+    return f"{word}s", word
+
+
+def _to_detect(items: Sequence[Item]) -> str:
+    """Say which differences would show, and how many questions show a smaller one."""
+    decisions = [item.decision for item in items]
+    hardest = max(decisions, key=lambda decision: decision.detectable or float("inf"))
+    counted = sample_unit(hardest)
+    if hardest.detectable is None:
+        shown = f"{hardest.n:,} {counted} are too few to show any difference"
     else:
-        detectable = sorted(decision.detectable for decision in undecided if decision.detectable is not None)
-        found = format_range([of.write_detectable(difference) for difference in detectable])
-        could = f"{asked} {counted} detect only differences from {found} {effect_unit(undecided[0])} up"
-    tells_more = {render_notes(decision.tells_more) for decision in undecided}
-    if len(tells_more) == 1 and (more := tells_more.pop()):
-        return f": {could} ({more})"
-    return f": {could}{_needed_questions_text(undecided, of)}"
-
-
-def _needed_questions_text(undecided: Sequence[Decision], quantity: Quantity) -> str:
-    """Return how many questions would detect a smaller difference, in the hardest comparison."""
-    if quantity is LIKELIHOODS:
-        return ""  # no difference in nats is small for every model
-    hardest = max(
-        undecided, key=lambda decision: math.inf if decision.detectable is None else decision.detectable
-    )
-    if not hardest.can_plan_detection:
-        return more_data_hint(hardest)
+        size = f"{find_quantity(hardest).write_detectable(hardest.detectable)} {effect_unit(hardest)}"
+        shown = f"a difference below {size} may not show"
+    if tells_more := render_notes(hardest.tells_more):
+        return f"{shown} ({tells_more})"
+    if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
+        return f"{shown}; more {counted} would help"
+    if units := _clusters(items):
+        return f"{shown}; more {units[0]} would help, more questions per {units[1]} hardly"
+    if any(decision.counts.get("few") for decision in decisions):
+        return f"{shown}; more questions would help, more answers to each hardly"
     for target in TARGETS:
-        if hardest.detectable is not None and target >= hardest.detectable:
+        if not hardest.can_plan_detection or (
+            hardest.detectable is not None and target >= hardest.detectable
+        ):
             continue
         needed = hardest.test.sample_size_to_detect(target, hardest.strictest_level)
         if needed is not None and needed > hardest.n:
-            return f"; about {format_rounded_count(needed)} in all would detect {100 * target:g} points"
-    return ""
+            return f"{shown}; {format_rounded_count(needed)} questions would show {100 * target:g} points"
+    return f"{shown}; more {counted} would help"

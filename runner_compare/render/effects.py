@@ -46,7 +46,7 @@ def sample_unit(decision: Decision) -> str:
     """Return the unit of an effect's sample: questions, samples of text, or runs."""
     if decision.is_ratio:
         return "runs of each"
-    return "samples" if find_quantity(decision) is LIKELIHOODS else "questions"
+    return "documents" if find_quantity(decision) is LIKELIHOODS else "questions"
 
 
 def decision_records(row: TableRow) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def error_budget_sentence(effects: Sequence[Decision]) -> str:
         text += f", and {'the other comparison has' if adjusted == 1 else 'the other comparisons share'} 5 %"
     else:
         text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
-    return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
+    return f"Up to {100 * min(1.0, share):.2g} % of such tables have a wrong finding: {text}."
 
 
 def missing_evidence_text(*decisions: Decision) -> str:
@@ -105,8 +105,8 @@ def missing_evidence_text(*decisions: Decision) -> str:
     if not lows:
         return ""
     return (
-        f"the baseline's accuracy may be as low as {100 * min(lows):.1f} %, no more than the margin: "
-        "easier questions would tell more, or more of them"
+        f"the baseline's accuracy may be as low as {100 * min(lows):.1f} %, no more than the margin. "
+        "Ask easier questions, or more of them"
     )
 
 
@@ -115,7 +115,7 @@ def describe_margin_decision(decision: Decision) -> str:
     is_difference = decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open
     is_planned = decision.needed and not is_difference
     needed = (
-        f" ({planning_assumption(decision)}, about {_format_needed_sample(decision)})" if is_planned else ""
+        f": about {_format_needed_sample(decision)}, {planning_assumption(decision)}" if is_planned else ""
     )
     return describe_margin_verdict(decision, format_margin(decision)) + needed
 
@@ -143,7 +143,7 @@ def _format_needed_sample(decision: Decision) -> str:
     needed, asked = decision.needed or 0, sample_unit(decision)
     if "tasks" not in decision.counts:
         families = decision.counts.get("clusters")  # more of them, and not larger ones
-        of_families = f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
+        of_families = f" in {math.ceil(needed * families / decision.n):,} such clusters" if families else ""
         in_all = "" if decision.is_ratio else " in all"
         number = format_count_interval(needed, decision.needed_interval)
         return f"{number} {asked}{in_all}{of_families} would decide"
@@ -161,20 +161,20 @@ def format_comparison_count(count: int, kind: str = "") -> str:
 
 
 SHARE_LEGEND = (
-    "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
-    "the same level, and no other row changes the verdict"
+    "Its share of the 5 % was fixed before it ran. Holm is then p times that number of comparisons, the interval has "
+    "the same level, and no other run changes the verdict."
 )
-SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
+SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both and counts a comparison once."
 MARGIN_LEGEND = (
-    "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
-    f"one shows it to be below (two-sided). {SHARED_ERROR}"
+    "Margin: a run is as good if a test shows its true difference to be above minus the margin. It is worse by more if "
+    f"a test shows the difference to be below (two-sided). {SHARED_ERROR}"
 )
 BETS_MARGIN_LEGEND = (
-    "Margin: a row is as good if its bets exclude all differences below minus the margin, at the share that was fixed "
-    "before it ran."
+    "Margin: a run is as good if its e-process excludes all differences below minus the margin, at the share that was "
+    "fixed before it ran."
 )
 RATIO_MARGIN_LEGEND = (
-    "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
+    "Margin: a run is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
     f"time or memory below 1.05 of it. {SHARED_ERROR}"
 )
 
@@ -193,7 +193,7 @@ def effects_legend(effects: Sequence[Decision]) -> str:
             adjusted = [effect for effect in of_quantity if effect.early_stop_comparisons is None]
             legends = [of.legend[0], *used]
             if len(adjusted) < len(of_quantity):
-                legends.append(SHARE_LEGEND + (";" if adjusted else "."))
+                legends.append(SHARE_LEGEND)
             legends += [of.legend[1]] * bool(adjusted)
             kind = "other " if 0 < len(adjusted) < len(of_quantity) else ""
             comparisons = format_comparison_count(len(adjusted), kind)

@@ -13,7 +13,7 @@ def error_sentences(families: Sequence[ErrorFamily]) -> list[str]:
     if not families:
         return []
     parts = [f"{family.what} ({family.comparisons})" for family in families]
-    at_most = f"error rate of this table: at most {100 * ALPHA:.0f} %"
+    at_most = f"at most {100 * ALPHA:.0f} % of such tables have a wrong finding"
     if len(parts) == 1:
-        return [f"{at_most} for {parts[0]}"]
-    return [f"{at_most} for each of {', '.join(parts)}, {100 * ALPHA * len(parts):.0f} % together"]
+        return [f"{at_most} about {parts[0]}."]
+    return [f"{at_most} about each of {', '.join(parts)}; together {100 * ALPHA * len(parts):.0f} %."]

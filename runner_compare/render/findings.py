@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from runner_compare.features.cut_offs.render import cut_off_sentence, finding_text
 from runner_compare.model.data import Table, TableRow
@@ -42,7 +42,7 @@ from runner_compare.statistics.run_ratios import (
 
 MAX_NAMES = 8  # that a sentence for several rows lists
 OF_ONE = "{names} (n={sample}): {finding} (Δ {value}, {figures})"
-OF_SEVERAL = "{names} (n={sample} each): {finding}; the largest Δ is {value} ({largest}, {figures})"
+OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest Δ is {value} ({largest}, {figures})"
 
 
 def finding_sentences(table: Table) -> list[str]:
@@ -67,7 +67,7 @@ def finding_sentences(table: Table) -> list[str]:
 def finding_sentence(row: TableRow, keys: list[str]) -> str:
     """Return one row's finding; "" for a baseline, or if the table of ratios shows it."""
     if row.note is not None:
-        return f"{format_assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
+        return f"{format_assignments(row, keys) or row.run.job_id}: not compared, {row.note}."
     return _too_few_runs_sentence(row, keys) if row.effect is None else _shared_finding([row], keys)
 
 
@@ -88,8 +88,17 @@ def _shared_finding(rows: Sequence[TableRow], keys: list[str]) -> str:
         figures=f"{interval} {ends}, {ps}",
     )
     of_ends = cut_off_sentence(largest)
-    parts = (head, *_power_and_margin(effects, largest, unit), of_ends, render_notes(*largest.remarks))
-    return "; ".join(filter(None, parts))
+    parts = (head, *_power_and_margin(effects, largest, unit), of_ends, *map(render_notes, largest.remarks))
+    return as_sentences(parts)
+
+
+def as_sentences(parts: Iterable[str]) -> str:
+    """Return statements as sentences; a name at the beginning of one stays as it is."""
+    written: list[str] = []
+    for part in filter(None, parts):
+        is_word = written and part.partition(" ")[0].strip(",:").isalpha()
+        written.append(part[:1].upper() + part[1:] if is_word else part)
+    return ". ".join(written) + "." * bool(written)
 
 
 def _name_rows(rows: Sequence[TableRow], keys: list[str], largest: int) -> tuple[str, str]:
@@ -110,7 +119,7 @@ def _power_and_margin(effects: Sequence[Decision], largest: Decision, unit: str)
     has_margin = largest.verdict not in (None, MarginVerdict.better)
     margin = _shared_margin_text(effects) if has_margin else ""
     if margin and largest.finding is Finding.open and not largest.no_evidence:
-        margin = "; ".join(filter(None, (margin, missing_evidence_text(*effects))))
+        margin = ". ".join(filter(None, (margin, _capital(missing_evidence_text(*effects)))))
     more = render_notes(largest.tells_more)
     if largest.no_evidence and largest.finding is Finding.open:
         return [render_notes(largest.no_evidence), margin]
@@ -124,14 +133,19 @@ def _power_and_margin(effects: Sequence[Decision], largest: Decision, unit: str)
         return [why, margin, more]
     if any(effect.detectable is None for effect in effects if effect.test.knows_power):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
-    return [f"{_describe_power(effects, largest, unit)}{more_data_hint(largest)}", margin, more]
+    return [_describe_power(effects, largest, unit), more_data_hint(largest), margin, more]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _describe_power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     """Describe the detectable difference, also if few questions have all of the difference."""
     of = find_quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
-    sizes = f"{of.power} power to detect {format_range([of.write_detectable(points) for points in evenly])} {unit}"
+    found = format_range([of.write_detectable(points) for points in evenly])
+    sizes = f"differences from {found} {unit} up are detected with {of.power} power"
     if not largest.test.has_worst_case:
         return sizes
     if any(effect.detectable_at_worst is None for effect in effects):
@@ -196,7 +210,7 @@ def _shared_margin_text(effects: Sequence[Decision]) -> str:
         f"{format_range([format_rounded_count(questions) for questions in needed])} "
         f"{sample_unit(effects[0])}{in_all}"
     )
-    return f"{shown} ({planning_assumption(effects[0])}, about {count} would decide)"
+    return f"{shown}: about {count} would decide, {planning_assumption(effects[0])}"
 
 
 def finding_label(decision: Decision) -> str:
@@ -254,5 +268,5 @@ def _too_few_runs_sentence(row: TableRow, keys: list[str]) -> str:
     return (
         f"{row_versus_baseline(row, keys)}: {count} cannot show a difference in {format_comparison_count(family)}. "
         f"{fix[0].upper()}{fix[1:]}. "
-        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs"
+        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs."
     )

@@ -8,18 +8,18 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from runner_base import Column, Picture, Progress, escape_control_characters, write_error
 from runner_base.console import create_console
 from runner_base.printed_tables import print_fitting_table
-from runner_base.tables import NO_WIDTH, print_list_item, print_wrapped
+from runner_base.tables import NO_WIDTH, PAGE_WIDTH, print_list_item, print_wrapped, wrapped_lines
 from runner_compare.features.cut_offs.render import flatten_cut_off_record
 from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import describe_noise
 from runner_compare.features.registry import load_sections
 from runner_compare.metrics import ACCURACY
-from runner_compare.model.comparison import Comparison
+from runner_compare.model.comparison import Comparison, ReportPart, View
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.render import pictures
@@ -27,52 +27,78 @@ from runner_compare.render.columns import table_legend
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 from runner_compare.render.forest import forest_plot_lines
+from runner_compare.render.next_steps import last_lines, lines_of_parts
 from runner_compare.render.page import Part, write_page
-from runner_compare.render.parts import report_parts, section_parts, table_sentences
+from runner_compare.render.parts import heading, report_parts, section_parts, table_sentences
 from runner_compare.render.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner_compare.render.row_records import base_row_record, row_record
 from runner_compare.render.samples_page import write_samples_page
 from runner_compare.section import HasCsvLines, HasJobPictures, HasPagePart, HasTableText
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
 def _write_terminal(comparison: Comparison, out: TextIO) -> None:
+    """Print the answer, the table and the next command; with an explanation or all columns what they ask for."""
+    view = comparison.view
+    terminal = create_console(out, non_terminal_width=NO_WIDTH if view.all_columns else PAGE_WIDTH)
+    parts = report_parts(comparison)
+    for number, part in enumerate(parts):
+        if number:
+            terminal.print()
+        _print_part(part, view, terminal, out)
+    tables = [part.table for part in parts if part.table]
+    if tables:
+        terminal.print()
+    for line in last_lines(comparison, tables, terminal.width):
+        terminal.print(line, soft_wrap=True)
+
+
+def _print_part(part: ReportPart, view: View, terminal: Console, out: TextIO) -> None:
     from rich.text import Text
 
-    terminal = create_console(out, non_terminal_width=NO_WIDTH)
-    for part in report_parts(comparison):
-        table = part.table
-        if part.is_headed:
-            runs = f": {part.runs}" if part.runs else ""
-            print_wrapped(terminal, Text.assemble((escape_control_characters(part.title), "bold"), runs))
-        if part.conclusion:
-            print_wrapped(terminal, part.conclusion, style="bold")
-        for grid in part.grids:
-            if grid.title:
-                print_wrapped(terminal, grid.title)
-            print_fitting_table(
-                terminal,
-                grid.columns,
-                "--format markdown, --save",
-                frame="SIMPLE",
-                padding=(0, 1, 0, 0),
-                header_style="bold",
-                show_edge=False,
-            )
-        for line, style in (
-            forest_plot_lines(table.rows, table.keys, terminal.width, out.encoding) if table else []
-        ):
-            terminal.print(Text(line, style), soft_wrap=True)
-        for sentence, _ in part.sentences:
-            print_list_item(terminal, sentence)
-        legend = table_legend(table, comparison.explain) if table else part.legend
-        if legend or table:
-            print_wrapped(terminal, f"{legend}\n" if legend else "", style="dim")
-        if table:
-            for section in _sections_below_tables():
-                section.print_terminal(table, out)
+    table = part.table
+    if part.is_headed:
+        words = heading(table) if table else [part.title, *([part.runs] if part.runs else [])]
+        for line in lines_of_parts(words, terminal.width):
+            terminal.print(Text(escape_control_characters(line), "bold"), soft_wrap=True)
+    if answer := part.conclusion or part.short_conclusion:
+        for line in wrapped_lines(answer, terminal.width):
+            terminal.print(Text(line, "bold"), soft_wrap=True)
+    if part.is_headed and part.grids:
+        terminal.print()
+    is_short = part.short_grids is not None and not view.all_columns
+    for grid in part.short_grids or [] if is_short else part.grids:
+        if grid.title:
+            terminal.print()
+            print_wrapped(terminal, grid.title)
+        print_fitting_table(
+            terminal,
+            grid.columns,
+            "--columns all" if is_short else "--format markdown, --save",
+            frame="SIMPLE",
+            padding=(0, 1, 0, 0),
+            header_style="bold",
+            show_edge=False,
+        )
+    for line, style in (
+        forest_plot_lines(table.rows, table.keys, terminal.width, out.encoding) if table and view.plot else []
+    ):
+        terminal.print(Text(line, style), soft_wrap=True)
+    sentences = [sentence for sentence, _ in part.sentences]
+    if not view.explain and part.short_sentences is not None:
+        sentences = part.short_sentences
+    for sentence in sentences:
+        print_list_item(terminal, sentence)
+    if view.explain and (legend := table_legend(table) if table else part.legend):
+        print_wrapped(terminal, legend, style="dim")
+    if table:
+        for section in _sections_below_tables():
+            section.print_terminal(table, out)
 
 
 def _write_markdown(comparison: Comparison, out: TextIO) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from runner_base import format_count
+from runner_base import format_count, join_first_names
 from runner_compare.features.registry import load_sections
 from runner_compare.model.comparison import Comparison, ReportPart, Said, TableGrid, css_class
-from runner_compare.model.data import Table, TableRow
+from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
 from runner_compare.render.across_tasks import cross_task_tables
 from runner_compare.render.columns import ratio_columns, table_columns, table_legend
-from runner_compare.render.conclusion import conclusion_text
+from runner_compare.render.conclusion import candidate_name, conclusion_text
 from runner_compare.render.effects import error_budget_sentence
 from runner_compare.render.findings import finding_sentences
-from runner_compare.render.notes import render_notes
+from runner_compare.render.labels import MAX_NAMES, row_name
+from runner_compare.render.margins import format_margin
+from runner_compare.render.notes import ACTED_ON, render_notes
+from runner_compare.render.short_table import short_columns, short_ratio_columns
 from runner_compare.section import HasRequirements, RowSentences
+
+MAX_REASONS = 3  # why runs are not compared that the default output names
 
 
 def report_parts(comparison: Comparison) -> list[ReportPart]:
@@ -52,6 +57,8 @@ def table_part(table: Table) -> ReportPart:
         table.task,
         grids,
         said,
+        short_grids=short_grids_of(table),
+        short_sentences=short_sentences_of(table),
         legend=table_legend(table),
         runs=format_count(len(table.rows), "run"),
         conclusion=conclusion_text(table.candidate_rows),
@@ -63,6 +70,98 @@ def table_part(table: Table) -> ReportPart:
         ],
         table=table,
     )
+
+
+def short_grids_of(table: Table) -> list[TableGrid]:
+    """Return the tables of the default output."""
+    grids = [TableGrid(short_columns(table))]
+    if table.has_ratios:
+        grids.append(TableGrid(short_ratio_columns(table)))
+    for section in load_sections():
+        grids += [TableGrid(further, title) for title, further in section.short_tables(table).items()]
+    return grids
+
+
+def short_sentences_of(table: Table) -> list[str]:
+    """Return what the default output says below its tables: what no table shows, and what to act on."""
+    of_sections = [text for section in load_sections() for text in section.short_sentences(table)]
+    return [*not_compared(table), *short_remarks(table), *map(render_notes, table.remarks), *of_sections]
+
+
+def not_compared(table: Table) -> list[str]:
+    """Say which runs are not compared and why: the first ones of many."""
+    names: dict[str, list[str]] = {}
+    for row in table.candidate_rows:
+        if row.note is not None:
+            names.setdefault(row.note, []).append(candidate_name(row, table.candidate_rows))
+    lines = [
+        f"{join_first_names(of_reason, MAX_NAMES)}: not compared, {reason}."
+        for reason, of_reason in names.items()
+    ]
+    more = sum(map(len, [*names.values()][MAX_REASONS:]))
+    return lines[:MAX_REASONS] + [f"{more} more are not compared: --explain says why."] * bool(more)
+
+
+def short_remarks(table: Table) -> list[str]:
+    """Return what limits a comparison and what can be changed: a line for all candidates that share it."""
+    names: dict[str, list[str]] = {}
+    for row in table.candidate_rows:
+        for remark in row.effect.remarks if row.effect else ():
+            if remark.code in ACTED_ON:
+                names.setdefault(render_notes(remark), []).append(candidate_name(row, table.candidate_rows))
+    return [f"{join_first_names(of_rows, MAX_NAMES)}: {remark}." for remark, of_rows in names.items()]
+
+
+def heading(table: Table) -> list[str]:
+    """Return what the title line of a table says: the task, how much was asked, and what is compared."""
+    parts = [table.task, format_count(len(table.rows), "run")]
+    if asked := asked_in_words(table):
+        parts.append(asked)
+    if table.baseline:
+        parts.append(f"baseline {baseline_in_words(table)}")
+    margins = [
+        format_margin(effect)
+        for row in table.candidate_rows
+        for effect in row.effects
+        if effect.margin is not None
+    ]
+    return parts + [f"margin {margin}" for margin in dict.fromkeys(margins)]
+
+
+def asked_in_words(table: Table) -> str:
+    """Return how many questions or documents the runs have: `500 questions each in 18 clusters`."""
+    what = (
+        "document"
+        if table.likelihood_unit is not None
+        else "question"
+        if table.has_accuracies or table.compared_metric
+        else ""
+    )
+    runs = [row.run for row in table.rows]
+    counts = sorted({count for run in runs if (count := _asked(run))})
+    if not what or not counts:
+        return ""
+    number_of = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    each = " each" if len(runs) > 1 and len(counts) == 1 else ""
+    text = f"{number_of} {what}{'s' * (counts[-1] != 1)}{each}"
+    answers = max(run.max_answers_per_question for run in runs)
+    clusters = {run.metrics.get("families") for run in runs}
+    if len(clusters) == 1 and (shared := clusters.pop()):
+        text += f" in {shared:,.0f} clusters"
+    return f"{text} · {answers} answers to each" if answers > 1 else text
+
+
+def _asked(run: Run) -> int:
+    seeds = len(run.parts) if run.over_seeds else 1
+    return int(run.correct_and_total[1] / seeds) if run.correct_and_total else int(run.metrics.get("n", 0))
+
+
+def baseline_in_words(table: Table) -> str:
+    """Return the baseline as the user gives it."""
+    if JOB_ID not in table.baseline:
+        return ",".join(f"{key_label(key)}={value}" for key, value in table.baseline.items())
+    base = next((row for row in table.rows if row.is_baseline), None)
+    return row_name(base, table.keys) if base else table.baseline[JOB_ID]
 
 
 def conclusion_and_findings(table: Table) -> list[str]:

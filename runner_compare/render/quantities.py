@@ -58,7 +58,8 @@ class Quantity:
 
 # of the intervals of a table
 TOGETHER = (
-    "Intervals of Δ contain all true differences of the table together in 95 %, and agree with the findings"
+    "The intervals of Δ contain all true differences of the table together in 95 % of cases, and agree with the "
+    "findings"
 )
 ACCURACIES = Quantity(
     record_key="comparison",
@@ -71,8 +72,8 @@ ACCURACIES = Quantity(
     write_detectable=format_rounded_up_points,
     power="≥ 80 %",
     legend=(
-        "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;",
-        "Holm: p adjusted for the {comparisons} of this table. " + TOGETHER + ".",
+        "Δ is in percentage points. Wins, losses, ties and p (McNemar's exact test) are paired on the same questions.",
+        "Holm is p adjusted for the {comparisons} of this table. " + TOGETHER + ".",
     ),
 )
 LIKELIHOODS = Quantity(
@@ -82,11 +83,11 @@ LIKELIHOODS = Quantity(
     write=format_nats,
     unit="nats/{unit}",
     legend=(
-        "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
-        "than in the baseline.",
-        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. "
+        "Δ is the difference of the log-likelihood in nats per {unit}, over the same {unit}s. Below 0, a run finds the "
+        "documents less likely than the baseline does.",
+        "Holm is p adjusted for the {comparisons} of this table, and below {alpha:g} decides. "
         + TOGETHER
-        + " (ratio of sums over samples, Student's t and Hall's).",
+        + ". They are of ratios of sums over samples (Student's t and Hall's).",
     ),
 )
 NUMBERS = Quantity(
@@ -96,8 +97,8 @@ NUMBERS = Quantity(
     write=format_signed,
     unit="{unit}",
     legend=(
-        "Δ of the mean {unit} of a question, over the same questions.",
-        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. "
+        "Δ is the difference of the mean {unit} of a question, over the same questions.",
+        "Holm is p adjusted for the {comparisons} of this table, and below {alpha:g} decides. "
         + TOGETHER
         + " (Student's t and Hall's).",
     ),
@@ -108,7 +109,7 @@ REPEATS = Quantity(
     "comparisons finding method runs baseline_runs margin verdict runs_needed",
     write=format_ratio,
     counted="runs",
-    legend=("Ratios are of this row to the baseline.", ""),
+    legend=("Ratios are of a run to its baseline.", ""),
 )
 DIFFERENCES = (ACCURACIES, LIKELIHOODS, NUMBERS)  # a row has at most one of them
 # The keys of a record whose field of an effect has another name
@@ -133,9 +134,9 @@ FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in rev
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
 RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
 OF_FLIPS = (
-    f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of t-tests "
-    f"with and without the differences' skewness, if that is larger); of a kind of {{}} rarer than {RARE} too few may "
-    "be among these, and no test allows for it;"
+    f"There are up to {FLIPS:,} flips. p is {CAUTIOUS} the share of flips that reaches the sum. If that is larger, "
+    "p is as many times the larger p of t-tests with and without the differences' skewness. Of a kind of {} rarer than "
+    f"{RARE} too few may be in the sample, and no test allows for it."
 )
 
 
@@ -155,59 +156,58 @@ METHODS: dict[str, MethodTexts] = {
     Method.mcnemar: MethodTexts(ACCURACIES),
     Method.weighted_flips: MethodTexts(
         ACCURACIES,
-        legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
+        legend="Where sets count the same, p is McNemar's with weights, or the interval's if that is larger.",
     ),
     Method.fisher: MethodTexts(
         ACCURACIES,
         sample="{n:,} and {baseline_n:,}, Fisher's exact test",
         pairs="unpaired",
-        legend="rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test);",
+        legend="Table rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test).",
     ),
     Method.mean_flips: MethodTexts(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        legend="of means of samples, and of families of questions, p and intervals count whole questions or families: "
-        "p is the largest of sign flips', Student's t and Hall's, which allow for skewness, and counts "
-        f"{CAUTION_OF_FAMILIES:g} times where a "
-        "kind that is all lost, and of which none is among these, is not excluded; of a kind rarer than "
-        + RARE
-        + " too few may be among these;",
+        legend="For means of samples and for clusters of questions, p and intervals count whole questions or clusters. "
+        "p is the largest of three tests: sign flips, Student's t and Hall's, which allow for skewness. "
+        f"It counts {CAUTION_OF_FAMILIES:g} times where a kind of question may be all lost and absent from the sample. "
+        f"Of a kind rarer than {RARE} too few may be in the sample.",
     ),
     Method.over_seeds: MethodTexts(
         ACCURACIES,
         sample="{n:,}{grouping}",
-        legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
+        legend="For means over seeds, p and interval count the questions, and the seeds by Student's t.",
     ),
     Method.sequential: MethodTexts(
         ACCURACIES,
         interval="always-valid {confidence:g} % interval",
-        legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
+        legend="Where a run was compared while it ran, p and interval come from an e-process and hold at every look.",
     ),
     Method.sign_flips: MethodTexts(
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
-        legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        + OF_FLIPS.format("text"),
+        legend="p comes from flipping the signs of the samples' differences, each summed over its {unit}s, so that "
+        "samples count. " + OF_FLIPS.format("document"),
     ),
     Method.number_flips: MethodTexts(
         NUMBERS,
         sample="{questions:,}{grouping}",
-        legend="p: signs of the questions' differences are flipped " + OF_FLIPS.format("question"),
+        legend="p comes from flipping the signs of the questions' differences. "
+        + OF_FLIPS.format("question"),
     ),
     Method.student_t: MethodTexts(
         REPEATS,
         sample="{n}/{baseline_n}",
         legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
-        "runs (a run counts by the median of its repeats); the intervals of one figure contain all its true ratios "
-        "together in 95 %; p and interval: Student's t over the runs' logarithms; Holm over the comparisons of one "
-        "figure, {alpha:g} decides.",
+        "runs. A run counts by the median of its repeats. The intervals of one measure contain all its true ratios "
+        "together in 95 % of cases. p and interval are Student's t over the runs' logarithms. Holm is over the "
+        "comparisons of one measure, and below {alpha:g} decides.",
     ),
     Method.too_few_runs: MethodTexts(
         REPEATS,
         sample="{n}/{baseline_n}",
-        legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
-        "the brackets are the range of these repeats (of one repeat there is none): they hold within these processes "
-        "only, and nothing is tested.",
+        legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each. The "
+        "brackets are the range of these repeats; one repeat has none. They hold within these processes only, and "
+        "nothing is tested.",
     ),
 }
 
@@ -216,14 +216,14 @@ def more_data_hint(decision: Decision) -> str:
     """Return a hint on which data helps if there are few clusters or questions; "" otherwise."""
     if not decision.counts.get("few"):
         return ""
-    whole, part = ("families", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
-    return f"; more {whole} show smaller differences, more {part} each hardly do"
+    whole, part = ("clusters", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
+    return f"more {whole} would show smaller differences, more {part} each hardly"
 
 
 def worst_case_text(decision: Decision) -> str:
     """Return where a difference is hardest to detect."""
     if decision.counts.get("clusters"):
-        return "if whole families are lost"
+        return "if whole clusters are lost"
     return (
         "if a few questions lose all" if "samples" not in decision.counts else "if whole questions are lost"
     )

@@ -63,7 +63,7 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
     )
     if clusters is not None:
         field = find_cluster_field(run, base)
-        what = f"families of texts by {field}"
+        what = f"clusters of documents by {field}"
         differences, sizes = (sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters))
         remarks.insert(0, note("in_families", n=len(sizes), field=field))
     if len(differences) < MIN_TEXTS:

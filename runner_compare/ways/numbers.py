@@ -40,7 +40,7 @@ def compare_metric(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
     sizes, what, field = [1.0] * len(pairs), "questions", find_cluster_field(run, base, pairs)
     clusters = merge_clusters([(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field)
     if clusters is not None:
-        what = f"families by {field}"
+        what = f"clusters by {field}"
         differences, sizes = sum_by_cluster(differences, clusters)
     if len(sizes) < MIN_TEXTS:
         shift = math.fsum(differences) / math.fsum(sizes)

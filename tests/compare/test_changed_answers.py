@@ -93,9 +93,9 @@ def test_other_settings_change_answers_anyway() -> None:
     [
         (
             0,
-            "none of 40 answers has another text; up to 36.9 % may differ (two-sided 95 % interval over 8 families)",
+            "none of 40 answers has another text; up to 36.9 % may differ (two-sided 95 % interval over 8 clusters)",
         ),
-        (10, "10 of 40 answers have another text [3.2, 65.1] %, over 8 families"),
+        (10, "10 of 40 answers have another text [3.2, 65.1] %, over 8 clusters"),
     ],
 )
 def test_families_of_questions_widen_the_interval(changed: int, said: str) -> None:

@@ -9,9 +9,10 @@ import re
 import pytest
 from compared import example, judge_example
 
-from runner_compare.model.comparison import Comparison
+from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
 from runner_compare.render.output import FORMATS
+from runner_compare.render.short_table import label_columns
 
 
 class Terminal(io.StringIO):
@@ -19,11 +20,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def table_at(width: int, monkeypatch: pytest.MonkeyPatch, table: Table | None = None) -> str:
+WHOLE = View(all_columns=True, plot=True)
+
+
+def table_at(
+    width: int, monkeypatch: pytest.MonkeyPatch, table: Table | None = None, view: View = WHOLE
+) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    FORMATS["table"](Comparison([table or example()]), out)
+    FORMATS["table"](Comparison([table or example()], view), out)
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())  # bold and colours
 
 
@@ -31,7 +37,7 @@ def table_at(width: int, monkeypatch: pytest.MonkeyPatch, table: Table | None = 
 def test_no_row_is_folded(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = table_at(width, monkeypatch).splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
-    row = next(line for line in lines if line.startswith("nf4"))
+    row = next(line for line in lines if line.startswith("nf4 ") and " % [" in line)
     for cell in ("41.1 % [38.1, 44.2]", "−8.9 [", "1/90/909", "933", "21,138"):
         assert cell in row
 
@@ -69,7 +75,7 @@ def test_a_terminal_names_the_columns_it_has_no_room_for(monkeypatch: pytest.Mon
     assert "no room for: new tokens, load s, " in narrow
     for head in ("on disk", "min. detectable", "dominated"):
         assert head in wide
-    assert "tokens" not in narrow.splitlines()[2] + narrow.splitlines()[3]
+    assert not [line for line in narrow.splitlines() if "tokens" in line and "no room" not in line]
 
 
 def test_paths_lose_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +94,8 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their use: settings, results, verdicts, costs; a pipe has no width."""
     monkeypatch.setenv("COLUMNS", "60")
     out = io.StringIO()
-    FORMATS["table"](Comparison([example()]), out)
-    row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4"))
+    FORMATS["table"](Comparison([example()], WHOLE), out)
+    row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4 ") and " % [" in line)
     cells = [
         "nf4",
         "41.1",
@@ -105,3 +111,72 @@ def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
         "21,138",
     ]
     assert row.split() == [*cells, "<0.0001", "1/90/909", "3.6", "4", "2.5", "34,988"]
+
+
+def lines_in_a_pipe(table: Table, view: View | None = None) -> list[str]:
+    out = io.StringIO()
+    FORMATS["table"](Comparison([table], view or View()), out)
+    return out.getvalue().splitlines()
+
+
+def test_by_default_a_pipe_gets_the_answer_and_one_table_of_100_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = example()
+    judge_example(table.rows, {"accuracy": 0.02})
+    lines = lines_in_a_pipe(table)
+    assert max(map(len, lines)) <= 100
+    title = "gsm8k · 3 runs · 1,000 questions each · baseline quantization=none · margin 2 points"
+    assert lines[0] == title
+    assert lines[1].startswith("nf4 is worse by more than 2 points. int8 is undecided: about ")
+    head = next(number for number, line in enumerate(lines) if line.startswith("quantization"))
+    rows = [line.split() for line in lines[head + 2 : head + 5]]
+    assert lines[head].split() == [
+        *("quantization", "accuracy", "[95", "%]", "vs", "none", "[95", "%]"),
+        *("verdict", "more", "needed", "MiB", "tok/s"),
+    ]
+    assert rows[0][-3:] == ["baseline", "843", "21.2k"]
+    assert rows[2] == [
+        *("nf4", "41.1", "%", "[38.1,", "44.2]", "−8.9", "[−11.8,", "−6.6]", "worse", "by", ">", "2"),
+        *("933", "21.1k"),
+    ]
+    assert not {"p", "Holm", "Pareto"} & {*lines[head].split()}
+    assert lines[-1] == "Details: --explain · --columns all · --plot · --save DIR"
+
+
+@pytest.mark.parametrize("width", [80, 100, 130])
+def test_long_labels_cost_the_least_important_columns_and_never_the_verdict(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = example()
+    judge_example(table.rows, {"accuracy": 0.02})
+    for row in table.rows:
+        row.config = {"model.name": f"/srv/{row.run.job_id}/a-long-name-of-a-model", "task.split": "hard5"}
+    table.keys, table.baseline = ["model.name", "task.split"], {"model.name": "none"}
+    text = table_at(width, monkeypatch, table, View())
+    assert max(len(line) for line in text.splitlines() if not line.startswith(" ")) <= width
+    assert "verdict" in text
+    assert "worse by > 2" in " ".join(text.split())
+
+
+def test_a_repeated_label_is_printed_once_and_the_outer_key_comes_first() -> None:
+    table = example()
+    for row, split in zip(table.rows, ("hard5", "hard5", "test"), strict=True):
+        row.config = row.config | {"task.split": split}
+    columns = label_columns(table)
+    assert [column.head for column in columns] == ["split", "quantization"]
+    assert [column.cells for column in columns] == [["hard5", "", "test"], ["none", "int8", "nf4"]]
+
+
+def test_an_explanation_and_the_plot_are_shown_on_request() -> None:
+    def shown(view: View) -> str:
+        return "\n".join(lines_in_a_pipe(example(), view))
+
+    assert "●" not in shown(View())
+    assert "●" in shown(View(plot=True))
+    assert "Holm" not in shown(View())
+    explained = shown(View(explain=True))
+    assert "Holm is p adjusted" in explained
+    assert max(map(len, explained.splitlines())) <= 100
+    assert max(map(len, lines_in_a_pipe(example(), View(all_columns=True)))) > 100

@@ -8,7 +8,7 @@ import io
 import pytest
 from compared import KEYS, rows_of
 
-from runner_compare.model.comparison import Comparison
+from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
 from runner_compare.render.forest import forest_plot_lines
 from runner_compare.render.output import FORMATS
@@ -67,6 +67,6 @@ def test_it_stands_between_the_table_and_the_sentences(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     table = Table("gsm8k", KEYS, rows_of(McNemarTest(1, 90, 1000)), {KEYS[0]: "none"})
-    FORMATS["table"](Comparison([table]), out)
+    FORMATS["table"](Comparison([table], View(explain=True, plot=True)), out)
     text = out.getvalue()
-    assert text.index("quantization") < text.index("├") < text.index("• q0 vs none")
+    assert text.index("\nquantization") < text.index("├") < text.index("• q0 vs none")

@@ -16,27 +16,27 @@ from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemarT
 SHOWN = re.compile(r"interval \[(\S+), (\S+)\], p[=<]")
 MARGINS = 2, 10  # points: less and more than what so few questions can show
 ROUNDING = 0.0501  # points, of a number with one digit
-SAID = {  # the verdict about a margin → what is said of the row, in the first line and in the sentence; --require
-    (Finding.better, MarginVerdict.better): ("the row is better", "", True),
+SAID = {  # the verdict about a margin → what is said of the row, in the answer and in the sentence; --require
+    (Finding.better, MarginVerdict.better): ("q0 is better.", "", True),
     (Finding.open, MarginVerdict.as_good): (
-        "the row is as good within {} points",
-        "; as good within {} points",
+        "q0 is as good within {} points.",
+        " As good within {} points.",
         True,
     ),
-    (Finding.open, MarginVerdict.undecided): ("not decided", "; undecided within {} points", False),
+    (Finding.open, MarginVerdict.undecided): ("q0 is undecided", " Undecided within {} points.", False),
     (Finding.worse, MarginVerdict.worse_but_within): (
-        "the row is worse by less than {} points",
-        "; worse, but by less than {} points",
+        "q0 is worse by less than {} points.",
+        " Worse, but by less than {} points.",
         True,
     ),
     (Finding.worse, MarginVerdict.undecided): (
-        "the row is worse, perhaps by more than {} points",
-        "; perhaps by more than {} points",
+        "q0 is worse, perhaps by more than {} points.",
+        " Perhaps by more than {} points.",
         False,
     ),
     (Finding.worse, MarginVerdict.worse_by_more): (
-        "the row is worse by more than {} points",
-        "; worse by more than {} points",
+        "q0 is worse by more than {} points.",
+        " Worse by more than {} points.",
         False,
     ),
 }

@@ -12,7 +12,7 @@ import pytest
 from runner_base.tables import WORD, Column
 from runner_compare.features.tokens.render.tables import BY_CATEGORY, TITLE, category_columns, token_columns
 from runner_compare.metrics import KL_SHARES
-from runner_compare.model.comparison import Comparison
+from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.output import FORMATS
 
@@ -78,8 +78,9 @@ def shown_at(width: int, table: Table, monkeypatch: pytest.MonkeyPatch) -> tuple
     """Return the two tables as a terminal of this width shows them."""
     monkeypatch.setenv("COLUMNS", str(width))
     screen = Screen()
-    FORMATS["table"](Comparison([table]), screen)
+    FORMATS["table"](Comparison([table], View(all_columns=True)), screen)
     text = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+    text = re.split(r"\n(?:Next|Details):", text)[0].rstrip()
     of_all, _, by_kind = text.partition(TITLE)[2].partition(BY_CATEGORY)
     return of_all, by_kind
 

@@ -75,10 +75,12 @@ def test_the_run_has_the_best_jobs_and_the_verdict_and_keeps_what_a_person_wrote
     )
     assert accuracies["peft"] > accuracies["none"], "the adapter was trained on these"
     assert run.data.tags["best"] == "lora=embedded"
-    assert run.data.tags["verdict"] == "gsm8k, compared with lora=none: One comparison: the row is better"
+    verdict = run.data.tags["verdict"]
+    assert verdict.startswith("gsm8k, compared with lora=none: ")
+    assert verdict.endswith(" is better.")
     note = run.data.tags["mlflow.note.content"]
     assert "| lora=embedded |" in note
-    assert note.startswith("- gsm8k, compared with lora=none: One comparison: the row is better")
+    assert note.startswith(f"- {verdict}")
 
     client.set_tag(run.info.run_id, "mlflow.note.content", "Ask Ann about this one.")
     assert runner(*grid, "rerun=all").code == 0

@@ -127,4 +127,4 @@ def test_the_table_shows_what_the_jobs_have_decided(
             assert said == {"3.0": "worse", "1.0": "undecided"}
             assert by_penalty["3.0"]["metrics"]["questions_left"] > 0
             assert by_penalty["1.0"]["metrics"]["questions_left"] == 0
-        assert not any("may be wrong" in sentence for sentence in table["sentences"])
+        assert not any("have a wrong finding" in sentence for sentence in table["sentences"])

@@ -38,15 +38,12 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
     assert "75.0 … 90.0 % [68.4, 93.8]" in said
     assert "nf4 vs none (n=200): undecided (Δ −15.0 points" in said
     assert (
-        "; worse as counted, but cut-off answers decide it (30 of 200 answers here): right or wrong, they make Δ"
-        in said
+        "Worse as counted, but cut-off answers decide it (30 of 200 answers here). Right or wrong, " in said
     )
-    assert "make Δ −15.0 … 0.0 [−21.6, +2.2] points; give it a larger generation.max_new_tokens" in said
+    assert "make Δ −15.0 … 0.0 [−21.6, +2.2] points. Raise generation.max_new_tokens" in said
     assert "whatever the cut-off answers (5 of 200 answers here) would have been: Δ −15.0 … −12.5" in said
-    assert (
-        "Of 2 comparisons 1 is worse and 1 is undecided (cut-off answers decide it: more questions would not"
-        in said
-    )
+    answer = "int8 is worse. nf4 is undecided: cut-off answers decide it, so raise generation.max_new_tokens."
+    assert answer in said
 
 
 @pytest.mark.thorough

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.features.front.compute import FrontData, mark_pareto_front
-from runner_compare.features.front.render import dominance_rule, dominated_sentence, front_sentences
+from runner_compare.features.front.render import (
+    contention_sentences,
+    dominance_rule,
+    dominated_sentence,
+    front_sentences,
+)
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.repeated_runs import repeated_metric_values
 from runner_compare.render.parts import table_sentences
@@ -109,14 +114,16 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     table = Table("gsm8k", [], rows)
     assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
     assert table.get_section_data(FrontData).axes == ["model_mib"]
-    assert front_sentences(table) == [
-        "the Pareto front leaves out speed: speeds of fewer than 3 runs do not show how far runs differ by themselves, "
-        "so no row is called faster or slower. To count speed, run each job 4 times or more, on an idle machine with "
-        "workers=1 hydra.launcher.fresh=true rerun=all, or give the noise yourself: --tolerance PERCENT"
-    ]
+    (sentence,) = front_sentences(table)
+    assert sentence.startswith("The Pareto front does not count speed: fewer than 3 runs of a job ")
+    assert "no run is called faster or slower" in sentence
+    assert (
+        "run each job 4 times or more on an idle machine with workers=1 hydra.launcher.fresh=true" in sentence
+    )
+    assert sentence.endswith("--tolerance PERCENT")
     assert (
         dominated_sentence(table)
-        == "dominated beyond noise (speed left out): none by nf4 (memory ×0.36, speed ×0.50, not tested)"
+        == "Dominated beyond noise (speed not counted): none by nf4 (memory ×0.36, speed ×0.50, not tested)."
     )
     assert "speed" not in dominance_rule(table)
 
@@ -219,7 +226,8 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
     front_of(*rows, tolerance=None, pooled=table)
     assert table.get_section_data(FrontData).axes == ["model_mib", "decode_tok_per_s"]
     assert front_sentences(table) == [
-        "the Pareto front leaves out energy: b does not say how much energy a question took (joules_per_question)"
+        "The Pareto front does not count energy: b does not record how much energy a question took "
+        "(joules_per_question)"
     ]
     single = [row("a", 180, 36, 50), row("b", 180, 100, 50)]
     for one, joules in zip(single, (10.0, 5.0), strict=True):
@@ -228,13 +236,13 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
     assert front_of(*single, tolerance=None, pooled=table) == {"a": None, "b": "a"}
     (sentence,) = front_sentences(table)
     assert sentence.startswith(
-        "the Pareto front leaves out speed and energy: speeds and joules of fewer than 3 runs do not show how far "
-        "runs differ by themselves, so no row is called faster or slower or thriftier or more wasteful. "
-        "To count speed and energy, run each job"
+        "The Pareto front does not count speed and energy: fewer than 3 runs of a job "
     )
+    assert "no run is called faster or slower or thriftier or more wasteful. " in sentence
+    assert "To count speed and energy, run each job" in sentence
     assert dominated_sentence(table) == (
-        "dominated beyond noise (speed and energy left out): "
-        "b by a (memory ×0.36, speed ×1.00, not tested, energy ×2.00, not tested)"
+        "Dominated beyond noise (speed and energy not counted): "
+        "b by a (memory ×0.36, speed ×1.00, not tested, energy ×2.00, not tested)."
     )
     assert front_of(*single, tolerance=0.2) == {"a": None, "b": None}, "the noise is given"
 
@@ -278,7 +286,7 @@ def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
     mark_pareto_front(table, tolerance=0.2)
     assert table.get_section_data(FrontData).axes == ["decode_tok_per_s"]
     assert front_sentences(table) == [
-        "the Pareto front leaves out memory: a does not say how much memory the model took (model_mib)"
+        "The Pareto front does not count memory: a does not record how much memory the model took (model_mib)"
     ]
     table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
     mark_pareto_front(table)
@@ -297,15 +305,15 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
     }
     _, out, _ = show("paired", "--explain")
     assert (
-        "dominated beyond noise (speed left out): nf4 by none (accuracy +5.0 points, speed ×1.00, not tested)"
+        "Dominated beyond noise (speed not counted): nf4 by none (accuracy +5.0 points, speed ×1.00, not tested)."
         in out
     )
     assert "as accurate within 2 points (--margin)" in out
-    assert "Noise: 2 % in memory (model_mib); in accuracy" in out
+    assert "Noise is 2 % in memory (model_mib), and in accuracy" in out
     assert "20 %, as given by --tolerance, in speed" in show("paired", "--tolerance", "20", "--explain")[1]
-    out = show("paired")[1]
-    assert "How the Pareto front is found: --explain." in out
-    assert "Noise:" not in out
+    out = show("paired", "--columns", "all")[1]
+    assert "Pareto" in out
+    assert "Noise is" not in out
 
 
 @pytest.mark.thorough
@@ -379,13 +387,17 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     mark_pareto_front(table, tolerance=0.2, margins=WIDE)
     assert [one.on_front for one in rows] == [True, False, None, None]
     assert rows[1].dominated_by == "a"
-    assert table_sentences(table) == [
-        "dominated beyond noise: b by a (memory ×0.50, speed ×1.25)",
-        "the Pareto front counts 2 of 4 runs, which were measured alone (a process and the machine to itself, on one "
-        "kind of machine). Left out: c (measured beside other work that used 1.7 of 2 cores), d (measured on "
-        "another machine: a quicker one). To count them, run the jobs again on an idle machine with workers=1 "
-        "hydra.launcher.fresh=true rerun=all",
-    ]
+    dominance, left_out = table_sentences(table)
+    assert dominance == "Dominated beyond noise: b by a (memory ×0.50, speed ×1.25)."
+    assert left_out.startswith("The Pareto front counts 2 of 4 runs, which were measured alone, ")
+    assert (
+        "Left out: c (measured beside other work that used 1.7 of 2 cores), d (measured on another "
+        in left_out
+    )
+    assert left_out.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
+    (short,) = contention_sentences(table)
+    assert short.startswith("2 of 4 speeds were not measured alone; ")
+    assert short.endswith("workers=1 hydra.launcher.fresh=true rerun=all")
 
 
 def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store, show: Any) -> None:
@@ -394,8 +406,8 @@ def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store,
         store.job("busy", name, config, marks(90, 100), tags=tags)
     _, out, _ = show("busy", "--baseline", "quantization=none")
     assert "dominated" not in out
-    assert "• no Pareto front: 0 of 3 runs were measured alone (a process and" in out
-    assert "on one kind of machine), and a front needs 2. Left out:" in out
+    assert "• There is no Pareto front: 0 of 3 runs were measured alone, " in out
+    assert "of one kind, and it needs 2. Left out:" in out
     assert "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all" in out
 
 

@@ -42,21 +42,21 @@ def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
     assert comparison["difference_low"] < -0.3
     assert comparison["difference_high"] >= 0
     _, out, _ = show("families", "--baseline", BASELINE, "--cluster", "template")
-    assert "nf4 vs none (n=200, in 20 families by template): no difference shown (Δ −20.0 points" in out
-    assert "p and intervals count whole questions or families" in out
+    assert "nf4 vs none (n=200, in 20 clusters by template): no difference shown (Δ −20.0 points" in out
+    assert "p and intervals count whole questions or clusters" in out
     _, out, _ = show("families", "--baseline", BASELINE, "--margin", "5")
-    assert "undecided within 5 points" in out
+    assert "Undecided within 5 points" in out
     assert "would decide" not in out, "20 families say too little to plan from"
-    assert "; more families show smaller differences, more questions in each hardly do" in out
-    assert " % power to detect " in out
+    assert " More clusters would show smaller differences, more questions in each hardly." in out
+    assert " % power" in out
     assert " points (" in out
-    assert " if whole families are lost)" in out
+    assert " if whole clusters are lost)" in out
     _, out, _ = show("families", "--baseline", BASELINE, "--plan-questions", "margin=5")
-    assert "fewer than 80 families say too little" in out
+    assert "fewer than 80 clusters are too few" in out
     in_families(store, "many families", "base", NONE, [True] * 200, 2)
     in_families(store, "many families", "nf4", NF4, [index >= 2 for index in range(200)], 2)
     _, out, _ = show("many families", "--baseline", BASELINE, "--margin", "2")
-    assert " such families would decide)" in out
+    assert " such clusters would decide, if" in out
 
 
 def test_of_too_few_families_nothing_is_claimed(store: Store, rows: Any) -> None:
@@ -64,7 +64,7 @@ def test_of_too_few_families_nothing_is_claimed(store: Store, rows: Any) -> None
     in_families(store, "few families", "nf4", NF4, marks(20, 100), 20)
     row = rows("few families", "--baseline", BASELINE, "--unpaired")["nf4"]
     assert row["comparison"] is None
-    assert row["note"] == "too few families by template to test: 5, at least 6"
+    assert row["note"] == "too few clusters by template to test: 5, at least 6"
 
 
 def test_a_field_that_no_job_has_recorded_is_rejected(store: Store, show: Any) -> None:
@@ -104,7 +104,7 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     assert f"{100 * accuracies[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in out
     assert format_points(accuracies[0] - accuracies[1]) in out
     assert "n 60 × 8 answers" in out
-    assert "the vote of k is (a tie is shared)" in out
+    assert "the vote of k is right (a tie is shared)" in out
     assert {"pass@8", "maj@8"} <= {*out.split()}
 
 

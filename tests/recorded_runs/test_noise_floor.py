@@ -53,11 +53,11 @@ def test_a_finding_that_is_no_larger_than_the_noise_says_so(repeated: Store, sho
         for name in ("nf4 vs none", "fp4 vs none", "quantization=none again (task.repeat=1)")
     )
     assert ": worse (" in nf4
-    assert nf4.endswith("no larger than the baseline's difference from itself (5.0 points)")
+    assert nf4.endswith(" no larger than between two runs of the baseline (5.0 points).")
     assert ": worse (" in fp4
-    assert fp4.endswith("; the baseline differs from itself, too, beyond chance (5.0 points)")
-    assert again.endswith("10 of 200 verdicts are not the same")
-    assert "Holm: p adjusted for the 2 comparisons of this table" in out
+    assert fp4.endswith(" Two runs of the baseline also differ beyond chance (5.0 points).")
+    assert again.endswith("10 of 200 questions have another verdict.")
+    assert "Holm is p adjusted for the 2 comparisons of this table" in out
 
 
 def test_noise_that_may_be_chance_is_not_said_beside_a_larger_finding(store: Store, show: Any) -> None:
@@ -79,7 +79,7 @@ def test_an_earlier_run_of_the_baseline_is_its_noise_too(store: Store, show: Any
     store.job("earlier", "none", NONE, marks(180, N))  # the same job again, as with rerun=all
     store.job("earlier", "nf4", NF4, marks(180, N, 8))
     note = rows_of(show, "earlier")["nf4"]["comparison"]["remark"]
-    assert note == "no larger than the baseline's difference from itself (6.0 points)"
+    assert note.endswith(" no larger than between two runs of the baseline (6.0 points)")
 
 
 def test_answers_that_change_when_asked_alone_are_said(store: Store, show: Any) -> None:
@@ -87,4 +87,4 @@ def test_answers_that_change_when_asked_alone_are_said(store: Store, show: Any) 
     store.job("alone", "none", NONE, marks(180, N), metrics=counts)
     store.job("alone", "nf4", NF4, marks(180, N, 8))
     note = rows_of(show, "alone")["nf4"]["comparison"]["remark"]
-    assert note == "3 of 20 answers of none change when asked again"
+    assert note.startswith("3 of 20 answers of none change ")

@@ -87,8 +87,8 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     _, out, _ = show("grid", "--baseline", BASELINE)
     sentences = [line.removeprefix("• ") for line in out.splitlines() if line.startswith("• ")]
     assert len(sentences) == 5
-    assert sentences[-2].startswith("dominated beyond noise (speed left out): nf4 task.split=test by ")
-    assert sentences[-1].startswith("the Pareto front leaves out speed: ")
+    assert sentences[-2].startswith("Dominated beyond noise (speed not counted): nf4 task.split=test by ")
+    assert sentences[-1].startswith("The Pareto front does not count speed: ")
     assert page.text.index(out.splitlines()[1]) < page.text.index("wins/losses"), (
         "what may be concluded comes first"
     )

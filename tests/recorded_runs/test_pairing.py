@@ -82,13 +82,17 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (None, None, None)
     assert comparison["finding"] == "worse"
     assert (
-        comparison["remark"] == "unpaired, different questions: 80 here, 100 in the baseline, 80 are the same"
+        comparison["remark"]
+        == "not paired question by question: different questions: 80 here, 100 in the baseline, 80 are the same"
     )
     # runs that can be paired are paired
     assert row_by_job["same"]["comparison"]["method"] == "mcnemar"
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
-    assert "rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test)" in out
+    assert (
+        "Table rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test)"
+        in out
+    )
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:
@@ -128,7 +132,7 @@ def test_unpaired_compares_each_rejected_pair(
     store.job(experiment, "nf4", NF4, marks(40, 100), **changed)
     assert why in rows(experiment, "--baseline", BASELINE)["nf4"]["note"]
     remark = rows(experiment, "--baseline", BASELINE, "--unpaired")["nf4"]["comparison"]["remark"]
-    assert remark.startswith("unpaired, ")
+    assert remark.startswith("not paired question by question: ")
     assert why in remark
 
 
@@ -376,7 +380,7 @@ def test_runs_that_cannot_be_compared_are_rejected(store: Store, show: Any) -> N
     # they differ in a key that changes the prompts
     code, out, _ = show("unlike", "--flips", "base", "shots")
     assert code == 0
-    assert "different prompts for 10 of 10 questions" in out
+    assert "ifferent prompts for 10 of 10 questions" in out
     code, _, err = show("unlike", "--flips", "base", "speed")
     assert code == 2
     assert "task gsm8k and task sweep have no question in common" in err

@@ -112,7 +112,7 @@ def test_an_undecided_margin_says_how_many_more_questions_decide(pooled: Any, sh
     assert comparison["questions_needed"] > 400
     _, out, _ = show("pool", *BASELINE, "--pool", "tasks", "--margin", "1")
     (line,) = (line for line in out.splitlines() if line.startswith("• int8") and "over 3 sets" in line)
-    assert re.search(r"more questions would decide, [\d,]+ in all, each set in proportion\)", line)
+    assert re.search(r"more questions would decide, [\d,]+ in all, each set in proportion, if", line)
 
 
 @pytest.mark.thorough
@@ -126,7 +126,7 @@ def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(
     assert "hard 100 | test 100 | train 200 | pooled Δ points [simultaneous 95 %]" in head
     assert "−6.0 | −6.0 | −3.0 | −4.5 [" in nf4
     assert nf4.rstrip().endswith("| worse |")
-    assert "every question counts the same, so large sets count more" in section
+    assert "Every question counts the same, so large sets count more" in section
 
 
 def test_csv_has_a_line_for_each_pooled_setting(three_sets: Store, show: Any) -> None:

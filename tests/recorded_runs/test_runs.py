@@ -160,5 +160,5 @@ def test_by_reports_other_differences(store: Store, rows: Any) -> None:
     store.job("also", "base", NONE, marks(50, 100))
     store.job("also", "nf4", {**NF4, "generation.temperature": "0.5"}, marks(40, 100))
     row = rows("also", "--by", "quantization", "--baseline", BASELINE)["nf4"]
-    assert row["comparison"]["remark"] == "they also differ in generation.temperature (0.0, here 0.5)"
+    assert row["comparison"]["remark"] == "also different: generation.temperature (0.0, here 0.5)"
     assert rows("also", "--baseline", BASELINE)["nf4"]["comparison"] is None

@@ -63,7 +63,7 @@ def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path
         nf4["kl_nats_per_token"]
     )
 
-    table = compare().out
+    table = compare("--columns", "all").out
     assert "divergence from the reference by token" in table
     assert re.search(r"nf4 +stories +26 ", table)
     blocks = compare("--format", "llama").out

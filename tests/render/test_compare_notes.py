@@ -11,11 +11,11 @@ from runner_compare.render.notes import render_notes
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (note("all_solved"), "every question is solved by both: harder ones would tell more"),
+        (note("all_solved"), "both solve every question: ask harder ones"),
         (note("mostly_cut_off"), "most answers are cut off"),
         (
             note("no_evidence", why=note("none_solved"), fix=note("ask_easier")),
-            "no question is solved by either: easier ones would tell more",
+            "neither solves any question; ask easier ones",
         ),
         (
             note("few_read", unread=[(300, 300), (300, 300)], is_none=True),
@@ -36,6 +36,6 @@ def test_a_note_of_a_comparison_says(given: Note, text: str) -> None:
 def test_several_notes_are_one_text() -> None:
     assert (
         render_notes(note("mostly_cut_off"), None, note("read_some"))
-        == "most answers are cut off; read some of them"
+        == "most answers are cut off; read some of the answers"
     )
     assert render_notes(None) == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_table import with_everything
 from stores import Store
 
 from runner import compare
@@ -24,11 +25,12 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path
 
 @pytest.fixture
 def show(store: Store, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command on an experiment; returns exit code, stdout and stderr."""
+    """Run the command on an experiment with all that it can show, unless the arguments say how; returns exit
+    code, stdout and stderr."""
 
     def run(experiment: str, *arguments: str) -> tuple[int, str, str]:
         output_dir = ["--output-dir", str(store.output_dir)]
-        code = compare.main([*output_dir, "--experiment", experiment, *arguments])
+        code = compare.main([*output_dir, "--experiment", experiment, *with_everything(arguments)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

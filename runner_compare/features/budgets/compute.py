@@ -64,7 +64,7 @@ def _compare_settings(
     ]
     families = [next((of_row[question].cluster for of_row in of_rows), None) for question in shared]
     clusters = None if None in families else families
-    count, what = (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
+    count, what = (len(set(families)), "clusters of questions") if clusters else (len(shared), "questions")
     if count < MIN_QUESTIONS:
         raise NotPaired(f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}")
     result = compare_curves(curves[0], curves[1], clusters)

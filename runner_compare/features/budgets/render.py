@@ -102,11 +102,7 @@ def _draw_setting_line(
 def equal_tokens_sentence(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
-    differing = [key for key in setting.keys if setting.config[key] != base_setting.config[key]]
-    shared = _setting_name(setting, [key for key in setting.keys if key not in differing])
-    on = f" on {shared}" if len(differing) < len(setting.keys) else ""
-    names = [_short_setting_name(side, differing) for side in (setting, base_setting)]
-    head = f"at equal tokens, {names[0]} vs {names[1]}{on}"
+    head = _head(setting, base_setting)
     if compared.result is None:
         return f"{head}: not compared, {compared.note}"
     found = compared.result
@@ -126,6 +122,24 @@ def equal_tokens_sentence(
     if outside:
         parts.append(f"not at those of {outside}: no budget of the baseline takes as few or as many")
     return "; ".join(parts)
+
+
+def short_equal_tokens_sentence(
+    setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
+) -> str:
+    """Return the finding at equal tokens in one line."""
+    head = _head(setting, base_setting)
+    if compared.result is None:
+        return f"{head}: not compared, {compared.note}."
+    return f"{head}: {compared.result.finding}, {_format_points(compared.result.difference)}."
+
+
+def _head(setting: BudgetSetting, base_setting: BudgetSetting) -> str:
+    differing = [key for key in setting.keys if setting.config[key] != base_setting.config[key]]
+    shared = _setting_name(setting, [key for key in setting.keys if key not in differing])
+    on = f" on {shared}" if len(differing) < len(setting.keys) else ""
+    names = [_short_setting_name(side, differing) for side in (setting, base_setting)]
+    return f"at equal tokens, {names[0]} vs {names[1]}{on}"
 
 
 def _short_setting_name(setting: BudgetSetting, keys: Sequence[str]) -> str:

@@ -8,7 +8,12 @@ from typing import Any
 
 from runner_base import Picture
 from runner_compare.features.budgets.compute import TableBudgetData, compare_budgets
-from runner_compare.features.budgets.render import budget_pictures, equal_tokens_record, equal_tokens_sentence
+from runner_compare.features.budgets.render import (
+    budget_pictures,
+    equal_tokens_record,
+    equal_tokens_sentence,
+    short_equal_tokens_sentence,
+)
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -23,6 +28,13 @@ class Budgets(Section):
     def sentences(self, table: Table) -> list[str]:
         return [
             equal_tokens_sentence(*compared) for compared in table.get_section_data(TableBudgetData).compared
+        ]
+
+    def short_sentences(self, table: Table) -> list[str]:
+        """Return each comparison in one line."""
+        return [
+            short_equal_tokens_sentence(*compared)
+            for compared in table.get_section_data(TableBudgetData).compared
         ]
 
     def table_record(self, table: Table) -> dict[str, Any]:

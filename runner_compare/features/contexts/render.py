@@ -34,10 +34,9 @@ FACT = "context"  # the line of a job's table that says up to how much context h
 AXIS = "tokens of context before the scored ones"
 TITLE = "the same tokens after so much context, with 95 % intervals over texts"
 LEGEND = (
-    "More context helps up to N tokens: each context against the next shorter one by the same texts, from the shortest "
-    "on; the first step without a gain at 5 % ends it, so each row's sentence claims too much in at most 5 % of cases. "
-    "The differences to the baseline by context have an interval each, and decide nothing: the finding is about the "
-    "longest context."
+    "More context helps up to N tokens: each context is tested against the next shorter one on the same documents. The "
+    "first step without a gain at 5 % ends it, so a run's sentence claims too much in at most 5 % of cases. The "
+    "differences to the baseline by context decide nothing; the finding is about the longest context."
 )
 
 

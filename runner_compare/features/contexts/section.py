@@ -38,6 +38,9 @@ class Contexts(Section):
         said = [(row, context_sentence(row.run.metrics)) for row in table.rows]
         return [f"{row_name(row, table.keys)}: {sentence}" for row, sentence in said if sentence]
 
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return {}
+
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if any(list_context_lengths(row.run.metrics) for row in table.rows) else ""
 

@@ -22,8 +22,8 @@ from runner_compare.statistics.floor_effects import LIMIT
 UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
 LEGEND = (
-    "Without limit: if answers that were cut off are wrong … right (those of the baseline the reverse), with "
-    "an interval around both ends. Only what both ends show is a finding: Holm is that of the larger p."
+    "Without limit: the difference if all cut-off answers are wrong … right (those of the baseline the reverse), with "
+    "an interval around both ends. Only what both ends show is a finding, and Holm is that of the larger p."
 )
 
 
@@ -45,10 +45,10 @@ def cut_off_sentence(decision: Decision) -> str:
     if not decision.hinges_on_cut_off:
         if decision.is_undecided:
             return ""
-        return f"whatever the cut-off answers ({many}) would have been: Δ {ends}"
+        return f"the finding holds whatever the cut-off answers ({many}) would have been: Δ {ends}"
     return (
-        f"{_counted_verdict_text(decision)} as counted, but cut-off answers decide it ({many}): right or "
-        f"wrong, they make Δ {ends}; give it a larger {LIMIT}"
+        f"{_counted_verdict_text(decision)} as counted, but cut-off answers decide it ({many}). Right or "
+        f"wrong, they make Δ {ends}. Raise {LIMIT}"
     )
 
 

@@ -29,15 +29,15 @@ COSTS = {"file_mib": 0, "model_mib": 0, "peak_rss_mib": 2, "load_s": 3}
 MARKS = {None: ABSENT, True: "front", False: "dominated"}
 AGREES = "top_1_agreement"
 LEGEND = (
-    "A line is a model file: its jobs are joined by the SHA-256 of its content. KL and Δ are to the reference, on "
-    "the same texts; intervals of KL hold 95 % each, those of Δ together. KL rank: the places that a file may have "
-    "among the others, after those that a test shows to be closer and before those shown to be farther (two-sided, "
-    "paired on the texts, Holm over all pairs of files). front: no other file with no more bytes and memory is shown "
-    "to have a lower KL"
+    "A line is a model file; its jobs are joined by the SHA-256 of its content. KL and Δ are to the reference, on "
+    "the same documents. Intervals of KL hold 95 % each, those of Δ together. KL rank: the ranks that a file may have, "
+    "after those that a test shows to be closer and before those shown to be farther (two-sided, paired on the "
+    "documents, Holm over all pairs of files). Front: no other file with no more bytes and memory is shown to have a "
+    "lower KL"
 )
 NO_SPEED = (
-    "The front does not count speed: one job of each file does not show how far speeds differ by themselves. To count "
-    "it, give that noise: --tolerance PERCENT"
+    "The front does not count speed: one job of each file does not show how much speeds vary. To count speed, give the "
+    "noise: --tolerance PERCENT"
 )
 
 

@@ -39,7 +39,7 @@ class Files(Section):
                 "model files",
                 [grid],
                 [*said],
-                file_legend(table),
+                legend=file_legend(table),
                 is_headed=False,
                 is_alone=True,
                 figures=figures,

@@ -6,6 +6,7 @@ from typing import TextIO
 
 from runner_base import escape_control_characters
 from runner_base.console import create_console, create_rich_table
+from runner_base.tables import PAGE_WIDTH
 from runner_compare.features.flips.compute import Flips, TableFlips
 from runner_compare.model.data import Table
 from runner_compare.render.escaping import escape_markdown
@@ -47,9 +48,10 @@ def print_flips(table: Table, out: TextIO) -> None:
             )
         )
 
-    terminal = create_console(out, non_terminal_width=120)
+    terminal = create_console(out, non_terminal_width=PAGE_WIDTH)
     for flips in table.get_section_data(TableFlips).pairs:
         own_name, base_name = name_flip_sides(flips, table)
+        terminal.print()
         terminal.print(flips_headline(flips, table), style="bold")
         for flip in flips.questions:
             mark, style = ("won", "green") if flip.won else ("lost", "red")
@@ -64,7 +66,6 @@ def print_flips(table: Table, out: TextIO) -> None:
                 grid.add_column(styled((name, "bold"), f"  {format_verdict(side)}"), ratio=1, overflow="fold")
             grid.add_row(flip.theirs["text"], flip.ours["text"])
             terminal.print(grid)
-        terminal.print()
 
 
 def write_flips_markdown(table: Table, out: TextIO) -> None:

@@ -14,8 +14,6 @@ from runner_compare.render.quantities import format_points
 from runner_compare.statistics import ALPHA, MIN_RUNS
 from runner_compare.statistics.sequential import comparison_level
 
-HOW = "How the Pareto front is found: --explain."
-
 ASKED = {MEMORY: "memory the model took", ENERGY: "energy a question took"}
 PLURALS = {SPEED: "speeds", ENERGY: "joules"}
 BETTER_OR_WORSE = {SPEED: "faster or slower", ENERGY: "thriftier or more wasteful"}
@@ -26,20 +24,20 @@ def front_sentences(table: Table) -> list[str]:
     """Return sentences about the axes and rows that the front excludes."""
     kept = table.get_section_data(FrontData)
     sentences = []
-    front = "the Pareto front leaves out" if kept.axes else "no Pareto front: it leaves out"
+    front = "The Pareto front does not count" if kept.axes else "There is no Pareto front: it does not count"
     for axis, jobs in kept.lacking.items():
         named = f"{join_first_names(jobs, MAX_NAMED)} do{'es' if len(jobs) == 1 else ''}"
-        sentences.append(f"{front} {AXES[axis]}: {named} not say how much {ASKED[axis]} ({axis})")
+        sentences.append(f"{front} {AXES[axis]}: {named} not record how much {ASKED[axis]} ({axis})")
     if kept.too_few_runs:
         jobs = list(dict.fromkeys(chain.from_iterable(kept.too_few_runs.values())))
         every = len(jobs) == len([row for row in table.rows if not row.off_front])
         which = "" if every else f" ({join_first_names(jobs, MAX_NAMED)})"
         axes = excluded_axes(kept)
         sentences.append(
-            f"{front} {axes}: {' and '.join(PLURALS[axis] for axis in kept.too_few_runs)} of fewer than "
-            f"{MIN_RUNS} runs{which} do not show how far runs differ by themselves, so no row is called "
+            f"{front} {axes}: fewer than {MIN_RUNS} runs of a job{which} do not show how much "
+            f"{' and '.join(PLURALS[axis] for axis in kept.too_few_runs)} vary, so no run is called "
             f"{' or '.join(BETTER_OR_WORSE[axis] for axis in kept.too_few_runs)}. To count {axes}, run each job "
-            f"{kept.runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
+            f"{kept.runs} times or more on an idle machine with {ALONE_KEYS}, or give the noise: "
             "--tolerance PERCENT"
         )
     if left_out := [
@@ -48,18 +46,26 @@ def front_sentences(table: Table) -> list[str]:
         alone = sum(not row.off_front and has_front_metrics(row.run) for row in table.rows)
         of_all = f"{alone} of {len(table.rows)} runs"
         count = (
-            f"the Pareto front counts {of_all}, which were"
+            f"The Pareto front counts {of_all}, which were"
             if kept.axes
-            else f"no Pareto front: {of_all} {'was' if alone == 1 else 'were'}"
+            else f"There is no Pareto front: {of_all} {'was' if alone == 1 else 'were'}"
         )
-        two = "" if alone >= FEWEST_ROWS else f", and a front needs {FEWEST_ROWS}"
+        two = "" if alone >= FEWEST_ROWS else f", and it needs {FEWEST_ROWS}"
         sentences.append(
-            f"{count} measured alone (a process and the machine to itself, on one kind of machine){two}. Left out: "
+            f"{count} measured alone, each in its own process on an idle machine of one kind{two}. Left out: "
             f"{join_first_names(left_out, MAX_NAMED if kept.axes else 1)}. "
             "To count them, run the jobs again on an idle "
             f"machine with {ALONE_KEYS}"
         )
     return sentences
+
+
+def contention_sentences(table: Table) -> list[str]:
+    """Say in one line how many runs were not measured alone, so that their speeds do not compare."""
+    off = [row for row in table.rows if row.off_front and has_front_metrics(row.run)]
+    if not off:
+        return []
+    return [f"{len(off)} of {len(table.rows)} speeds were not measured alone; add {ALONE_KEYS}"]
 
 
 def has_front_metrics(run: Run) -> bool:
@@ -80,21 +86,22 @@ def dominance_rule(table: Table) -> str:
     shown += [
         f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact
     ]
-    measured = f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
+    measured = f", nor worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
     noise = [f"{words} in {AXES[axis]} ({axis})" for axis, words in describe_noise(front).items()]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)
     wrong = min(1.0, ALPHA + sum(map(comparison_level, front.shares)))
     bets = (
-        "; where one ran beside the other, what its bets decided at their own share of 5 %"
+        ". Where a run was compared while it ran, its e-process decides at its own share of 5 %"
         if front.shares
         else ""
     )
     return (
-        f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
-        f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
-        f"accuracy, what the test of the two rows does not show{bets}. Bonferroni over {pairs}: a row is called "
-        f"dominated wrongly in at most {100 * wrong:.2g} of 100 such tables."
+        "A run is dominated if another one meets three conditions. It is shown to be "
+        f"{' and '.join(shown)} (--margin). It is not shown to be worse{measured}. It is better beyond noise "
+        f"in accuracy or {somewhere}. Noise is {'; '.join(noise)}, and in accuracy what the test of the two runs "
+        f"does not show{bets}. With Bonferroni over {pairs}, at most {100 * wrong:.2g} of 100 such tables call a run "
+        "dominated wrongly."
     )
 
 
@@ -119,8 +126,8 @@ def dominated_sentence(table: Table) -> str:
     shown = [_describe_dominated(row, table) for row in rows[:MAX_NAMES]]
     more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
     axes = excluded_axes(table.get_section_data(FrontData))
-    left_out = f" ({axes} left out)" if axes else ""
-    return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"
+    left_out = f" ({axes} not counted)" if axes else ""
+    return f"Dominated beyond noise{left_out}: {'; '.join(shown)}{more}."
 
 
 def _describe_dominated(row: TableRow, table: Table) -> str:

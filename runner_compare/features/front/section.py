@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner_base import Column
 from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import (
-    HOW,
+    contention_sentences,
     dominance_rule,
     dominated_sentence,
     front_columns,
@@ -24,10 +24,12 @@ class FrontSection(Section):
     def sentences(self, table: Table) -> list[str]:
         return [*filter(None, [dominated_sentence(table)]), *front_sentences(table)]
 
+    def short_sentences(self, table: Table) -> list[str]:
+        """Name the runs whose speed cannot be compared: they can be run again."""
+        return contention_sentences(table)
+
     def legend(self, table: Table, explain: bool) -> str:
-        if not table.get_section_data(FrontData).axes:
-            return ""
-        return dominance_rule(table) if explain else HOW
+        return dominance_rule(table) if table.get_section_data(FrontData).axes and explain else ""
 
 
 SECTION = FrontSection()

@@ -11,12 +11,14 @@ from runner_compare.features.pooled.compute import PooledTable
 from runner_compare.model.comparison import ReportPart, TableGrid
 from runner_compare.model.data import ABSENT, Table, TableRow
 from runner_compare.render.columns import effect_columns, naming_columns
-from runner_compare.render.effects import effects_legend
+from runner_compare.render.conclusion import conclusion_text
+from runner_compare.render.effects import effects_legend, format_effect
 from runner_compare.render.findings import finding_sentence
 from runner_compare.render.labels import format_assignments
 from runner_compare.render.parts import row_sentence_with_finding
 from runner_compare.render.quantities import REPEATS, find_quantity
 from runner_compare.render.row_records import row_effect_records
+from runner_compare.render.short_table import label_columns, verdict_cell
 from runner_compare.statistics import Finding
 from runner_compare.statistics.pooling import PoolingWeights
 
@@ -28,24 +30,32 @@ def pooled_part(table: PooledTable) -> ReportPart:
     said = [
         said for row in table.rows for said in row_sentence_with_finding(row, pooled_sentence(row, table))
     ]
-    return ReportPart(title, [TableGrid(pooled_columns(table))], said, pooled_legend(table))
+    return ReportPart(
+        title,
+        [TableGrid(pooled_columns(table))],
+        said,
+        [TableGrid(short_pooled_columns(table))],
+        [],
+        legend=pooled_legend(table),
+        short_conclusion=conclusion_text(table.rows),
+    )
 
 
 def pooled_legend(table: PooledTable) -> str:
     """Return the explanation of the weights and of the test."""
     counts = "question" if table.unit == "points" else table.unit.removeprefix("nats/")
     each = {
-        PoolingWeights.questions: f"every {counts} counts the same, so large sets count more",
-        PoolingWeights.tasks: "every set counts the same, however many questions it has",
+        PoolingWeights.questions: f"Every {counts} counts the same, so large sets count more",
+        PoolingWeights.tasks: "Every set counts the same, however many questions it has",
     }[table.weights]
     explained = effects_legend([effect for row in table.rows for effect in row.effects])
-    return f"Pooled over {', '.join(table.sets)}: the weighted mean of the differences; {each}. {explained}".strip()
+    return f"Pooled over {', '.join(table.sets)}: the weighted mean of the differences. {each}. {explained}".strip()
 
 
 def pooled_sentence(row: TableRow, table: PooledTable) -> str:
     """Return the finding about one setting."""
     if row.note is not None:
-        return f"{format_assignments(row, table.keys) or row.run.job_id}: not pooled, {row.note}"
+        return f"{format_assignments(row, table.keys) or row.run.job_id}: not pooled, {row.note}."
     return finding_sentence(row, table.keys).replace(" (n=", f" over {len(table.sets)} sets (n=", 1)
 
 
@@ -54,18 +64,10 @@ def pooled_columns(table: PooledTable) -> list[Column]:
     difference.
     """
     naming_table = Table("", table.keys, table.rows)
-    in_sets = [
-        Column(
-            name,
-            [_format_cell(table.cells[row.run.job_id][number]) for row in table.rows],
-            use=ColumnUse.difference,
-        )
-        for number, name in enumerate(table.sets)
-    ]
     difference, *test = effect_columns(table.rows, table.unit)
     return [
         *naming_columns(naming_table),
-        *in_sets,
+        *_in_sets(table),
         replace(difference, head=f"pooled\n{difference.head.replace(chr(10), ' ')}"),
         *test,
         Column(
@@ -74,6 +76,29 @@ def pooled_columns(table: PooledTable) -> list[Column]:
             False,
             use=ColumnUse.verdict,
         ),
+    ]
+
+
+def short_pooled_columns(table: PooledTable) -> list[Column]:
+    """Return the setting, its difference on each set, the pooled one, and the verdict."""
+    naming_table = Table("", table.keys, table.rows)
+    values = [format_effect(row.effect) if row.effect else ABSENT for row in table.rows]
+    return [
+        *label_columns(naming_table),
+        *_in_sets(table),
+        Column("pooled [95 %]", values, use=ColumnUse.difference),
+        Column("verdict", list(map(verdict_cell, table.rows)), False, use=ColumnUse.verdict),
+    ]
+
+
+def _in_sets(table: PooledTable) -> list[Column]:
+    return [
+        Column(
+            name,
+            [_format_cell(table.cells[row.run.job_id][number]) for row in table.rows],
+            use=ColumnUse.difference,
+        )
+        for number, name in enumerate(table.sets)
     ]
 
 

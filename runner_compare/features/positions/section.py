@@ -15,6 +15,9 @@ class Positions(Section):
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return position_tables(table)
 
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return {}
+
     def pictures(self, table: Table) -> list[Picture]:
         return loss_pictures(table, "positions", f"/{CELL}", list_bin_positions, AXIS)
 

@@ -13,7 +13,13 @@ from runner_compare.features.recall.compute import (
 )
 from runner_compare.features.recall.render.pictures import recall_pictures
 from runner_compare.features.recall.render.recall_text import recall_record
-from runner_compare.features.recall.render.tables import recall_legend, recall_sentences, recall_tables
+from runner_compare.features.recall.render.tables import (
+    recall_legend,
+    recall_sentences,
+    recall_tables,
+    short_recall_sentences,
+    short_recall_tables,
+)
 from runner_compare.model.data import Table, TableRow
 from runner_compare.model.error_families import error_families_record
 from runner_compare.reader import Reader
@@ -32,6 +38,12 @@ class Recall(Section):
 
     def sentences(self, table: Table) -> list[str]:
         return recall_sentences(table)
+
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return short_recall_tables(table) if table.get_section_data(TableRecall).findings else {}
+
+    def short_sentences(self, table: Table) -> list[str]:
+        return short_recall_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
         return recall_legend(table) if table.get_section_data(TableRecall).findings else ""

@@ -22,10 +22,9 @@ OF_JOBS = (COUNTED, "energy_prefill_j", "energy_decode_j", "idle_w")
 HEADS = {"seconds": "s", "tokens": "tokens", "money": "money", "joules": "J"}
 NAMES = {"seconds": "time", "tokens": "tokens", "money": "money", "joules": "energy"}
 LEGEND = (
-    "Right answers: time by the clock, from the loaded model to the last answer; money is that of "
-    "the server in USD, or of the energy with its idling at price_kwh; J are what the processors "
-    "used above their idling. Intervals are over questions: that a job takes longer another time is "
-    "not in them."
+    "Right answers: time is wall-clock time from the loaded model to the last answer. Money is that of the server in "
+    "USD, or of the energy with its idling at price_kwh. J are what the processors used above their idling. Intervals "
+    "are over questions; they do not contain how much a job's time varies."
 )
 
 

@@ -41,6 +41,12 @@ class CorrectAnswerCosts(Section):
     def sentences(self, table: Table) -> list[str]:
         return missing_cost_sentences(table) if should_show_costs(table) else []
 
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return {}
+
+    def short_sentences(self, table: Table) -> list[str]:
+        return []
+
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if should_show_costs(table) else ""
 

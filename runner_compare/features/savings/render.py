@@ -10,7 +10,7 @@ from runner_compare.features.savings.compute import KINDS, graph_origin
 from runner_compare.features.token_costs.render import estimate_record
 from runner_compare.model.data import Run, TableRow
 from runner_compare.render.effects import format_effect_parts, format_p_value
-from runner_compare.render.labels import name_sides
+from runner_compare.render.labels import name_sides, row_versus_baseline
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
 
 
@@ -61,6 +61,18 @@ def saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     return "; ".join(
         [f"tokens of {named}, {on}: {found} {figures}", _accuracy_sentence(row), *_training_sentences(saving)]
     )
+
+
+def short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
+    """Return what a row saves of its baseline's tokens, in one line."""
+    sign = -1 if saving.finding is TokenFinding.costs_more else 1
+    tokens = f"{_format_amount(saving.both, sign)} tokens a question, {100 * sign * saving.share:.1f} %"
+    found = {
+        TokenFinding.saves: "saves",
+        TokenFinding.costs_more: "costs more:",
+        TokenFinding.open: "shows no saving:",
+    }[saving.finding]
+    return f"{row_versus_baseline(row, keys)} {found} {tokens.replace('-', '−')}."
 
 
 def _describe_named_graph(name: str, run: Run) -> str:

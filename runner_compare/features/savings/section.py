@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner_compare.features.savings.compute import TableSavings, compute_savings
-from runner_compare.features.savings.render import saving_record, saving_sentence
+from runner_compare.features.savings.render import saving_record, saving_sentence, short_saving_sentence
 from runner_compare.features.token_costs.compute import TableTokenCosts
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
@@ -21,6 +21,12 @@ class Savings(Section):
     def row_sentences(self, table: Table, row: TableRow) -> list[str]:
         saving = table.get_section_data(TableSavings).of_rows.get(row.run.run_id)
         return [saving_sentence(row, saving, table.keys)] if saving else []
+
+    def short_sentences(self, table: Table) -> list[str]:
+        """Return what each row saves, in one line."""
+        kept = table.get_section_data(TableSavings).of_rows
+        rows = [row for row in table.rows if row.run.run_id in kept]
+        return [short_saving_sentence(row, kept[row.run.run_id], table.keys) for row in rows]
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         saving = table.get_section_data(TableSavings).of_rows.get(row.run.run_id)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 LEGEND = (
-    "Of several answers to each question, accuracy and Δ are the mean over all; pass@k: one of k is right; maj@k: the "
-    "vote of k is (a tie is shared)."
+    "With several answers to each question, accuracy and Δ are the mean over all. pass@k: one of k is right. "
+    "maj@k: the vote of k is right (a tie is shared)."
 )

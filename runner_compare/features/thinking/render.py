@@ -46,6 +46,19 @@ def thinking_sentence(table: Table) -> str:
     return f"thinking tokens of an answer: {'; '.join(parts)}"
 
 
+def short_sentences(table: Table) -> list[str]:
+    """Say of each row that thinks longer or shorter by how many tokens."""
+    thinks = {Finding.larger: "longer", Finding.smaller: "shorter"}
+    return [
+        (
+            f"{row_versus_baseline(row, table.keys)}: thinks {thinks[effect.finding]} "
+            f"by {abs(effect.value):,.0f} tokens an answer."
+        )
+        for row, effect in rows_with_comparison(table)[:MAX_ROWS]
+        if effect.finding in thinks
+    ]
+
+
 def _format_difference(decision: Decision) -> str:
     mean = decision.counts["baseline_mean"]
     thinks = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(

@@ -9,6 +9,7 @@ from runner_compare.features.thinking.compute import TableThinking, compute_thin
 from runner_compare.features.thinking.render import (
     TITLE,
     correct_answer_cost_record,
+    short_sentences,
     thinking_columns,
     thinking_record,
     thinking_sentence,
@@ -29,6 +30,13 @@ class Thinking(Section):
 
     def sentences(self, table: Table) -> list[str]:
         return [thinking_sentence(table)] if table.get_section_data(TableThinking).effects else []
+
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return {}
+
+    def short_sentences(self, table: Table) -> list[str]:
+        """Say which rows think longer or shorter."""
+        return short_sentences(table)
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         record: dict[str, Any] = {}

@@ -23,6 +23,9 @@ class Tokens(Section):
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return token_tables(table)
 
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return {}
+
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if table.likelihood_unit == "token" and any(row.effect for row in table.rows) else ""
 

@@ -21,6 +21,7 @@ from runner_compare.model.outcomes import QuestionOutcome
 from runner_compare.render.columns import naming_columns_of_rows
 from runner_compare.render.compared_parts import (
     format_points_with_interval,
+    short_part_sentences,
     subset_columns,
     subset_sentences,
     undecided_sentence,
@@ -30,9 +31,10 @@ from runner_compare.render.labels import row_name
 from runner_compare.statistics import Finding
 
 LEGEND = (
-    "well formed: the answer is nothing but whole calls where some are needed; right tool: of the functions that are "
-    "wanted, as often as they are; right arguments: with all of theirs; nothing called: where nothing should be."
+    "Well formed: where calls are needed, the answer is nothing but whole calls. Right tool: it calls the wanted "
+    "functions, as often as wanted. Right arguments: with all their arguments. Nothing called: where no call is wanted."
 )
+BY_CATEGORY = "right calls by category, %"
 BY_OUTCOME = "calls of functions: answers by what came of them"
 WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 
@@ -42,7 +44,7 @@ def tool_call_tables(table: Table) -> dict[str, list[Column]]:
     kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
     shown = {
         "calls of functions: answers that take each step, %": step_columns(table),
-        "right calls by category, %": cell_columns(table),
+        BY_CATEGORY: cell_columns(table),
         BY_OUTCOME: outcome_columns(table),
     }
     if kept.steps:
@@ -53,6 +55,29 @@ def tool_call_tables(table: Table) -> dict[str, list[Column]]:
         of_cells = {cell: format_cell_name(cell, has_lengths).replace(" at ", "\nat ") for cell in cells}
         shown["right calls against the baseline, points"] = subset_columns(table, kept.compared, of_cells)
     return shown
+
+
+def short_call_tables(table: Table) -> dict[str, list[Column]]:
+    """Return the table of categories."""
+    return {BY_CATEGORY: cell_columns(table)}
+
+
+def short_call_sentences(table: Table) -> list[str]:
+    """Say in one line each in which categories and at which steps rows are better or worse."""
+    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_cells(table)
+    return [
+        *short_part_sentences(
+            "calls", table, kept.compared, lambda cell: f"in {format_cell_name(cell, has_lengths)}"
+        ),
+        *short_part_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
+        *(
+            f"right calls of {row_name(row, table.keys)} at {length:,} tokens: {decision.finding} than at "
+            f"{kept.findings[row.run.run_id].context_lengths[0]:,}."
+            for row in tool_rows(table)
+            for length, decision in kept.lengths.get(row.run.run_id, {}).items()
+            if decision.finding is not Finding.open
+        ),
+    ]
 
 
 def tool_call_sentences(table: Table) -> list[str]:

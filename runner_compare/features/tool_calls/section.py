@@ -13,6 +13,8 @@ from runner_compare.features.tool_calls.pairs import (
 from runner_compare.features.tool_calls.render import (
     LEGEND,
     cell_record,
+    short_call_sentences,
+    short_call_tables,
     tool_call_sentences,
     tool_call_tables,
 )
@@ -34,6 +36,12 @@ class ToolCalls(Section):
 
     def sentences(self, table: Table) -> list[str]:
         return tool_call_sentences(table)
+
+    def short_tables(self, table: Table) -> dict[str, list[Column]]:
+        return short_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}
+
+    def short_sentences(self, table: Table) -> list[str]:
+        return short_call_sentences(table)
 
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if table.get_section_data(TableToolCalls).findings else ""

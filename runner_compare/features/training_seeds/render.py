@@ -11,15 +11,24 @@ def training_sentence(table: Table) -> str:
     """Return what a finding between rows with different training seeds refers to; "" otherwise."""
     if keys := find_training_seed_keys(table):
         return (
-            f"rows differ by a training seed ({', '.join(map(key_label, keys))}): "
+            f"runs differ by a training seed ({', '.join(map(key_label, keys))}): "
             "a finding between two of them is about "
-            "these trained weights; whether one way to train is better takes several training runs of each, with the "
-            "runs as the sample, and neither questions nor seeds of sampling say how far these are apart"
+            "these trained weights. To compare two ways to train, train several times with each, and take the training "
+            "runs as the sample. Neither questions nor seeds of sampling show how far training runs are apart."
         )
     differing = [key for key in OF_WEIGHTS if len({row.run.get_value(key) for row in table.rows}) > 1]
     if differing and rows_with_seeds(table):
         return (
-            f"seeds are those of sampling: of other training runs of the weights that differ here "
-            f"({', '.join(map(key_label, differing))}) they say nothing"
+            f"seeds are those of sampling: they show nothing about other training runs of the weights that differ here "
+            f"({', '.join(map(key_label, differing))})."
         )
     return ""
+
+
+def short_training_sentence(table: Table) -> str:
+    """Say in one line what a finding between such rows is about."""
+    if keys := find_training_seed_keys(table):
+        return (
+            f"{', '.join(map(key_label, keys))} is a training seed: a finding holds for these weights only."
+        )
+    return "Seeds are those of sampling, not of training." if training_sentence(table) else ""

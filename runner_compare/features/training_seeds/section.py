@@ -7,7 +7,7 @@ number: `adapter-seed1`, `adapter-seed2`.
 
 from __future__ import annotations
 
-from runner_compare.features.training_seeds.render import training_sentence
+from runner_compare.features.training_seeds.render import short_training_sentence, training_sentence
 from runner_compare.model.data import Table
 from runner_compare.section import Section
 
@@ -17,6 +17,11 @@ class TrainingSeeds(Section):
 
     def sentences(self, table: Table) -> list[str]:
         text = training_sentence(table)
+        return [text] if text else []
+
+    def short_sentences(self, table: Table) -> list[str]:
+        """Say the same in one line."""
+        text = short_training_sentence(table)
         return [text] if text else []
 
 

@@ -40,7 +40,7 @@ class MeanFlipTest(Test):
         losses = sum(difference < 0 for difference in self.differences)
         grouping = f", mean of {self.samples} samples" if self.samples > 1 else ""
         if self.by:
-            grouping += f", in {count:,} families by {self.by}"
+            grouping += f", in {count:,} clusters by {self.by}"
         counts = effect_verdict_counts(wins, losses, mean.n - wins - losses, self.baseline_correct) | {
             "clusters": count if self.by else None,
             "samples": self.samples,

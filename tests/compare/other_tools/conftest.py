@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from full_table import with_everything
 
 import runner_compare as compare
 
@@ -16,7 +17,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     """Run `runner-compare --results`; returns exit code, stdout and stderr."""
 
     def show(*arguments: object) -> tuple[int, str, str]:
-        code = compare.main(["--results", *map(str, arguments)])
+        code = compare.main(["--results", *with_everything(arguments)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

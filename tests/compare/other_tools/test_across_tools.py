@@ -28,7 +28,7 @@ def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(tables:
         own = row["metrics"]["accuracy"] - base["metrics"]["accuracy"]
         assert comparison["difference"] == pytest.approx(own)
         assert comparison["remark"].startswith(
-            "paired by the text of 24 of 24 questions here and of 24 in the baseline"
+            "paired by the text of 24 questions, of 24 here and 24 in the baseline"
         )
         assert "the prompts (inspect_ai's, here" in comparison["remark"]
         assert "the scorers (match, here" in comparison["remark"]
@@ -73,7 +73,7 @@ def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> No
     base = table["rows"][0]["metrics"]["correct"]
     assert base + comparison["wins"] - comparison["losses"] == 22
     assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(comparison["wins"], comparison["losses"]))
-    assert "paired by the text of 24 of 24 questions here and of 24 in the baseline" in comparison["remark"]
+    assert "paired by the text of 24 questions, of 24 here and 24 in the baseline" in comparison["remark"]
     assert "the scorers (match, here exact_match flexible-extract)" in comparison["remark"]
 
 

@@ -27,7 +27,7 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
     assert (base["metrics"]["correct"], base["metrics"]["n"]) == (22, 24)
     assert (cut_off["comparison"]["losses"], cut_off["comparison"]["wins"]) == (22, 0)
     assert cut_off["comparison"]["remark"] == (
-        "they also differ in model.dtype (float32, here bfloat16), generation.max_new_tokens (None, here 20)"
+        "also different: model.dtype (float32, here bfloat16), generation.max_new_tokens (None, here 20)"
     )
     assert table_by_task["choices|0"]["rows"][1]["comparison"]["ties"] == 24
     code, out, err = run(WHOLE, CUT_OFF, "--task", "sums|0")

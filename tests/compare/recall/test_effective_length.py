@@ -144,7 +144,7 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
     assert same.effective_length is not None
     assert other.effective_length is not None
     assert (same.effective_length.at_least, other.effective_length.at_least) == (1024, 4096)
-    assert "20 questions a length are few: about 36 would decide" in effective_length_sentence(same)
+    assert "20 questions per length are few; about 36 would decide" in effective_length_sentence(same)
 
 
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:

@@ -142,7 +142,7 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
     assert {it["comparisons_of"]: it["comparisons"] for it in families} == {
         "whole rows": 3, "recall at each length": 12, "effective lengths": 3, "depths": 16
     }  # fmt: skip
-    assert any("20 % together" in line for line in document["tables"][0]["sentences"])
+    assert any("together 20 %" in line for line in document["tables"][0]["sentences"])
     assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [1.0, 1.0, 1.0, 0.5]
     lines = {line["rope.name"]: line for line in flatten_rows(Comparison([table]))}
     assert lines["yarn"]["effective_length_below"] == 8192

@@ -133,7 +133,7 @@ def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
     families = SeedTest(
         MeanFlipTest(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6]
     )
-    assert families.effect.counts["grouping"] == ", mean of 2 seeds, in 50 families by story"
+    assert families.effect.counts["grouping"] == ", mean of 2 seeds, in 50 clusters by story"
     assert seed_errors([0.5]) == []
 
 

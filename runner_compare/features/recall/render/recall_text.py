@@ -74,7 +74,7 @@ def effective_length_sentence(findings: RecallFindings) -> str:
             head = "recall is near zero even at the shortest length"
         return (
             f"{head}: {interval} at {shortest.length:,} tokens{cut_off}. A loss of {margin} could not be seen, so "
-            "nothing is said of an effective length"
+            "there is no effective length"
         )
     found = findings.effective_length
     if found is None:
@@ -89,7 +89,35 @@ def effective_length_sentence(findings: RecallFindings) -> str:
     first = lengths[found.reached + 1]
     needed = format_rounded_count(findings.needed_questions)
     asked = first.answers if findings.is_clustered_by_haystack else first.questions
-    return f"{sentence}. {asked} questions a length are few: about {needed} would decide if nothing is lost"
+    return (
+        f"{sentence}. {asked} questions per length are few; about {needed} would decide if nothing is lost."
+    )
+
+
+def short_effective_sentence(findings: RecallFindings) -> str:
+    """Say why the table has no effective length, or what would decide it; empty where it is decided."""
+    found = findings.effective_length
+    if findings.is_too_low:
+        return "recall at the shortest length is too low for an effective length."
+    if found is None or not found.undecided_lengths:
+        return ""
+    lengths = ", ".join(f"{length:,}" for length in found.undecided_lengths)
+    return (
+        f"undecided at {lengths} tokens: about {format_rounded_count(findings.needed_questions)} "
+        "questions a length would decide."
+    )
+
+
+def short_depth_sentences(findings: RecallFindings) -> list[str]:
+    """Return where in the texts recall is shown to be below the rest; none if it is not."""
+    shown = [lost for lost in findings.lost_depths if lost.is_significant]
+    places = [
+        f"{lost.length:,} tokens (depth {lost.first:g} to {lost.last:g})".replace(
+            f"depth {lost.first:g} to {lost.first:g}", f"depth {lost.first:g}"
+        )
+        for lost in shown
+    ]
+    return [f"recall depends on the depth at {', '.join(places)}."] * bool(places)
 
 
 def lost_depth_sentences(findings: RecallFindings) -> list[str]:
@@ -98,7 +126,7 @@ def lost_depth_sentences(findings: RecallFindings) -> list[str]:
     if not shown:
         return []
     parts = [describe_lost_depths(lost) for lost in shown]
-    return [f"recall depends on the depth: {'; '.join(parts)}; p over all depths and lengths"]
+    return [f"recall depends on the depth: {'; '.join(parts)}. p is over all depths and lengths."]
 
 
 def describe_lost_depths(lost_depths: LostDepths) -> str:

@@ -18,10 +18,17 @@ from runner_compare.features.recall.render.recall_text import (
     format_percent,
     format_reached,
     lost_depth_sentences,
+    short_depth_sentences,
+    short_effective_sentence,
 )
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.columns import naming_columns_of_rows
-from runner_compare.render.compared_parts import subset_columns, subset_sentences, undecided_sentence
+from runner_compare.render.compared_parts import (
+    short_part_sentences,
+    subset_columns,
+    subset_sentences,
+    undecided_sentence,
+)
 from runner_compare.render.error_families import error_sentences
 from runner_compare.render.labels import MAX_NAMES, row_name
 from runner_compare.render.margins import format_margin_points
@@ -41,6 +48,26 @@ def recall_tables(table: Table) -> dict[str, list[Column]]:
         heads = {length: f"{length:,}" for length in lengths}
         shown["recall at each length against the baseline, points"] = subset_columns(table, compared, heads)
     return shown
+
+
+def short_recall_tables(table: Table) -> dict[str, list[Column]]:
+    """Return the table of lengths."""
+    return {effective_length_title(table_margin(table)): recall_length_columns(table)}
+
+
+def short_recall_sentences(table: Table) -> list[str]:
+    """Say where rows differ from their baselines, and what keeps an effective length from being decided."""
+    kept = table.get_section_data(TableRecall)
+    shown = [(row_name(row, table.keys), kept.findings[row.run.run_id]) for row in recall_rows(table)]
+    return [
+        *_group_sentences(
+            [(name, text) for name, findings in shown if (text := short_effective_sentence(findings))]
+        ),
+        *_group_sentences(
+            [(name, text) for name, findings in shown for text in short_depth_sentences(findings)]
+        ),
+        *short_part_sentences("recall", table, kept.compared, "at {:,} tokens".format),
+    ]
 
 
 def effective_length_title(margin: float, reference: str = "of the shortest") -> str:
@@ -109,16 +136,16 @@ def recall_sentences(table: Table) -> list[str]:
 def recall_legend(table: Table) -> str:
     """Return the explanation of the effective length."""
     about_texts = (
-        "each text is a cluster, so they hold for further texts of this filler"
+        "each text is a cluster, so the lengths hold for further texts of this filler"
         if all(own.is_clustered_by_haystack for own in table.get_section_data(TableRecall).findings.values())
-        else "for the texts that were asked: another text may reach more or less"
+        else "they hold for the texts that were asked, and another text may reach more or less"
     )
     return (
-        "Effective length: the longest one up to which recall is not below that of the shortest by more than "
+        "Effective length: up to this length, recall is not below that of the shortest length by more than "
         f"{format_margin_points(table_margin(table))} ({OPTION}). Reaches: "
-        "a test shows it there and at all shorter lengths; "
-        "less than: a test shows that it is not; what is between is not decided. All of them hold together in 95 %"
-        f", {about_texts}."
+        "a test shows so at this and all shorter lengths. "
+        "Less than: a test shows the opposite. Lengths between are undecided. All of them hold together in 95 % of "
+        f"cases; {about_texts}."
     )
 
 
@@ -146,6 +173,4 @@ def furthest_length_sentence(table: Table) -> list[str]:
     if len(furthest) == len(reached) or len(furthest) > MAX_NAMES:
         return []
     names = ", ".join(furthest)
-    return [
-        f"shown to reach furthest: {names} ({most:,} tokens); a row that is shown to reach less may reach as far"
-    ]
+    return [f"shown to reach furthest: {names} ({most:,} tokens). Other runs may reach as far."]
