@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.root import PrintMode
 from runner.core.prompt_facts import PromptFact
+from runner.render.grid_lines import HOW_TO_SEE_MORE, MLFLOW, MORE, NEXT, JobCells, hint, job_cells
 from runner.render.job_lines import LINES, grid_columns
-from runner.tracking.stores import EXPERIMENT, Store, relative_to_cwd, ui_address_or_command
+from runner.tracking.stores import EXPERIMENT, Store, compare_command, relative_to_cwd, ui_address_or_command
 from runner_base import (
     COMPLETIONS,
     Column,
@@ -40,9 +42,30 @@ from runner_engine.models.load_summary import SHOWN, summarize_load
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDTH = 100  # of a table in a pipe or a file
 MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
-USES = {"model_mib": ColumnUse.memory, "peak_rss_mib": ColumnUse.memory, "decode_tok_per_s": ColumnUse.speed}
+USES = {
+    "model_mib": ColumnUse.memory,
+    "peak_rss_mib": ColumnUse.memory,
+    "decode_tok_per_s": ColumnUse.speed,
+    "seconds": ColumnUse.speed,
+}
+GRID_DETAILS = ("weight_mib", "peak_rss_mib")  # only print=full shows these columns
+MAX_OTHERS = 3  # metrics on the line of a job without a score
+DETAILS = (
+    "architecture",
+    "threads",
+    "dtype",
+    "attention",
+    "sampling",
+    "prompts",
+    "loaded",
+    "load",
+    "runs on",
+)
+OF_LOAD = SHOWN | {"load time", "weights"}  # facts and lines that the lines of the load show
+LABELS = {"reference": "compared with", "keeps_up_to": "highest rate", "early_stop_vs": "early stop vs"}
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(
@@ -84,15 +107,30 @@ def print_record(
 
 def format_main_metrics(record: Record) -> str:
     """Return a job's main metrics on one line."""
-    shown = headline_metrics(record.result.metrics)
-    keys = (
-        list(dict.fromkeys(line.label for line in LINES if line.brief and line.label in shown))
-        or list(shown)[:4]
-    )
-    return " · ".join(f"{key} {shown[key]}" for key in keys)
+    return " · ".join(cells_of_job(record).filled())
 
 
-def print_grid(lines: list[GridLine], print_mode: PrintMode) -> None:
+def cells_of_job(record: Record) -> JobCells:
+    """Return what the line of a job in a grid shows."""
+    metrics = record.result.metrics
+    found = job_cells(metrics)
+    if found.score:
+        return found
+    others = headline_metrics(metrics, full=False)
+    characteristic = [label for label in others if label not in ("speed", "time", "memory")][:MAX_OTHERS]
+    return job_cells(metrics, [f"{label} {others[label]}" for label in characteristic])
+
+
+def is_one_place() -> bool:
+    """Whether stdout and stderr go to the same terminal or file, so that a reader of one sees both."""
+    try:
+        out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError, AttributeError):
+        return False
+    return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
+
+
+def print_grid(lines: list[GridLine], print_mode: PrintMode, has_table: bool = True) -> None:
     """Print all jobs of a grid as a table, as one JSON line per job, or not at all."""
     if print_mode is PrintMode.json:
         for line in lines:
@@ -100,9 +138,20 @@ def print_grid(lines: list[GridLine], print_mode: PrintMode) -> None:
                 print(to_json(line.record), flush=True)
     if not print_mode.is_table:
         return
-    out = create_console(non_terminal_width=NO_WIDTH)
+    out, full = create_console(non_terminal_width=WIDTH), print_mode is PrintMode.full
     keys, names = job_name_columns([line.names for line in lines])
+    if has_table:
+        _grid_table(create_console(non_terminal_width=NO_WIDTH) if full else out, lines, keys, names, full)
+    for note in [*_truncation_notes(lines, names), *_unread_answer_notes(lines, names)]:
+        print_wrapped(out, f"note: {note}", style="yellow")
+
+
+def _grid_table(
+    out: Console, lines: list[GridLine], keys: Sequence[str], names: Sequence[Sequence[str]], full: bool
+) -> None:
     metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
+    if not full:
+        metrics = [it for it in metrics if it.key not in GRID_DETAILS]
     columns = [
         *to_table_columns(keys, names),
         Column("status", [line.status for line in lines], False, use=ColumnUse.result),
@@ -119,9 +168,7 @@ def print_grid(lines: list[GridLine], print_mode: PrintMode) -> None:
         columns.append(
             Column(it.title, cells, use=USES.get(it.key, ColumnUse.more) if scored else ColumnUse.speed)
         )
-    print_fitting_table(out, columns, "print=json, runner-compare")
-    for note in [*_truncation_notes(lines, names), *_unread_answer_notes(lines, names)]:
-        print_wrapped(out, f"note: {note}", style="yellow")
+    print_fitting_table(out, columns, "print=full, print=json, runner-compare")
 
 
 def _truncation_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
@@ -218,23 +265,28 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
     if not full and "rope" in loaded:  # without the number of its pairs
         loaded["rope"] = result.facts["rope"]
     shown = [
-        *headline_metrics(result.metrics).items(),
+        *headline_metrics(result.metrics, full).items(),
         *((key, result.facts[key]) for key in FACTS_SHOWN if key in result.facts),
     ]
-    shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
+    shown = [(key, text) for key, text in shown if not loaded or key not in OF_LOAD] + [*loaded.items()]
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     if not full:
         shown = [(key, words) for key, text in shown if (words := _format_common_fact(key, text, choices))]
+        if "device" in result.facts and "device" not in dict(shown):
+            shown.append(("device", result.facts["device"]))
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("kept in", str(relative_to_cwd(Path(record.output_dir))))]:
-        table.add_row(key, text)
+    for key, text in [*shown, ("results", str(relative_to_cwd(Path(record.output_dir))))]:
+        table.add_row(LABELS.get(key, key.replace("_", " ")), text)
+    if record.mlflow_run_id is not None:
+        experiment = f", experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
+        table.add_row("MLflow run", f"{record.mlflow_run_id}{experiment}")
     if result.text is not None:
         text = escape_control_characters(result.text) if sys.stdout.isatty() else result.text
         print(text, end="\n\n", flush=True)  # not folded at the width of the terminal
     out.print(title, style="bold")
     out.print(table)
-    tables = create_console(non_terminal_width=NO_WIDTH)
+    tables = create_console(non_terminal_width=NO_WIDTH if full else WIDTH)
     if result.rows:
         _print_samples(result.rows, tables)
     for title, rows in {**divergence_tables(result.metrics), **result.tables}.items():
@@ -243,19 +295,24 @@ def _print_record_table(record: Record, choices: dict[str, str], store: Store | 
             _print_samples(rows, tables)
     for note in result.notes:
         print_wrapped(out, f"note: {note}", style="yellow")
+    # not folded, so that they can be pasted
+    for line in _hints(record, store, full):
+        print(escape_control_characters(line), flush=True)
+
+
+def _hints(record: Record, store: Store | None, full: bool) -> Iterator[str]:
+    """Yield what a user may do next."""
     if record.mlflow_uri is not None:
-        experiment = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
-        hint = ui_address_or_command(record.mlflow_uri)
-        # not folded, so that it can be pasted
-        print(
-            escape_control_characters(f"MLflow run {record.mlflow_run_id}{experiment}. See all: {hint}"),
-            flush=True,
-        )
+        if store is not None:
+            yield hint(NEXT, compare_command(store))
+        yield hint(MLFLOW, ui_address_or_command(record.mlflow_uri))
+    if not full:
+        yield hint(MORE, HOW_TO_SEE_MORE)
 
 
-def headline_metrics(metrics: dict[str, float]) -> dict[str, str]:
+def headline_metrics(metrics: dict[str, float], full: bool = True) -> dict[str, str]:
     """Return the job's main metrics as label → text. Without task metrics, return every metric."""
-    shown = [line for line in LINES if line.has_values(metrics)]
+    shown = [line for line in LINES if line.has_values(metrics) and (full or not line.detail)]
     if all(line.common for line in shown):
         return {key: format_number(value) for key, value in metrics.items() if "/" not in key}
     of_others = {
@@ -275,8 +332,8 @@ def _format_common_fact(key: str, value: str, choices: Mapping[str, str]) -> str
         return "" if is_usual and choices.get("rope") == "native" else value
     if key == "prompt":
         fact = PromptFact.from_fact(value)
-        return replace(fact, form=None, beginning=fact.beginning if fact.has_two_bos else None).to_fact()
-    return value
+        return replace(fact, form=None, beginning=fact.beginning).to_fact() if fact.has_two_bos else ""
+    return "" if key in DETAILS else value
 
 
 def _print_samples(samples: list[dict[str, Any]], out: Console) -> None:
@@ -288,4 +345,4 @@ def _print_samples(samples: list[dict[str, Any]], out: Console) -> None:
         ]
         numeric = all(isinstance(value, int | float | None) for value in values)
         columns.append(Column(key, cells, numeric, use=ColumnUse.result))
-    print_fitting_table(out, columns, "print=json")
+    print_fitting_table(out, columns, "print=full, print=json")

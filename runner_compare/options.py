@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 from runner_base import ConfigError
 from runner_base.command_line import CommandParser
@@ -10,6 +12,8 @@ from runner_compare.readers.tools import supported_tools
 from runner_compare.render.output import FORMATS
 from runner_compare.statistics.pooling import PoolingWeights
 
+WIDTH = 100
+PAIRS = "KEY=VALUE[,KEY=VALUE]"
 LLAMA = "llama"  # the format of llama.cpp's llama-perplexity
 # an option: what it does, and which others therefore do not go with it; the first that is given is
 # named
@@ -38,199 +42,65 @@ APART = {
 
 
 def create_parser() -> argparse.ArgumentParser:
-    about = "Compare the runs in MLflow side by side, and say which differences are real."
+    about = "Compare recorded jobs: a table with differences to a baseline, and which of them are shown."
     epilog = """examples:
-  runner-compare --baseline quantization=none
+  runner-compare --baseline quantization=none --margin 2
   runner-compare --grid last --baseline quantization=none --save comparison --log
-  runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
-  runner-compare --by quantization --baseline quantization=none
-  runner-compare --baseline quantization=none --pool tasks --margin 2
+  runner-compare --where "quantization.name in ('none', 'nf4')" --baseline quantization=none
   runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
   runner-compare --baseline quantization=none --plan-questions margin=2
   runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
-  runner-compare --lm-eval out_hf out_nf4
   runner-compare --results logs/a.eval logs/b.eval"""
     arguments = CommandParser(
         "runner-compare",
+        usage="runner-compare [--baseline KEY=VALUE] [OPTION ...]",
         description=about,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=WIDTH),
         allow_abbrev=False,
     )
-    pairs = "KEY=VALUE[,KEY=VALUE]"
-    add = arguments.add_argument_group("source").add_argument
-    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
-    add(
-        "--tracking-uri",
-        help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)",
+    _add_most_used(arguments.add_argument_group("most used").add_argument)
+    _add_sources(
+        arguments.add_argument_group(
+            "which results (default: the newest finished run of each job that is comparable with the newest)"
+        ).add_argument
     )
-    add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
-    add(
-        "--lm-eval",
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
-        "backend; all are compared with the first, unless --baseline or --by says otherwise",
-    )
-    add(
-        "--results",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help=f"instead of MLflow: files or folders of {supported_tools()}; all are compared with the "
-        "first, unless --baseline or --by says otherwise",
-    )
-    add(
-        "--across-tools",
-        action="store_true",
-        help="with --results: pair evaluations of several tools by the text of their questions, all with that of the "
-        "first path, and say what else differs",
-    )
-    add = arguments.add_argument_group(
-        "which runs (default: the newest finished run of each job, of those comparable with the newest grid or run)"
-    ).add_argument
-    add(
-        "--all",
-        action="store_true",
-        help="all of them: also those with other questions or prompts than the newest",
-    )
-    add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
-    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
-    add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
-        "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
-    )
-    add = arguments.add_argument_group("what is compared").add_argument
+    _add_methods(arguments.add_argument_group("how to compare").add_argument)
+    _add_reports(arguments.add_argument_group("other reports").add_argument)
+    return arguments
+
+
+def _add_most_used(add: Callable[..., object]) -> None:
     add(
         "--baseline",
         default="",
-        metavar=pairs,
-        help="compare all others with the runs that have these values",
-    )
-    add(
-        "--ignore",
-        default="",
-        metavar="KEY[,KEY]",
-        help="with --baseline: also compare runs that differ from their baseline in these keys, such as "
-        "model.revision; the row says so",
-    )
-    add(
-        "--by",
-        default="",
-        metavar="KEY[,KEY]",
-        help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
-    )
-    add(
-        "--teams",
-        action="store_true",
-        help="name jobs of task=agents by what their teams are, so that all have one baseline: "
-        '--teams --baseline "team=one agent"',
-    )
-    add(
-        "--pool",
-        nargs="?",
-        const=PoolingWeights.questions.value,
-        choices=[weight.value for weight in PoolingWeights],
-        help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
-        "which all questions count the same (default) or all tasks",
-    )
-    add(
-        "--seeds",
-        action="store_true",
-        help="runs that differ only in their seed are one row: the mean over seeds, with intervals that count "
-        "questions and seeds, and the spread over seeds",
-    )
-    add(
-        "--unpaired",
-        action="store_true",
-        help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
-    )
-    add(
-        "--count-errors",
-        action="store_true",
-        help="compare also jobs with questions that ended in an error, and count those as not solved",
-    )
-    add(
-        "--cluster",
-        default="",
-        metavar="FIELD",
-        help="questions with the same value of this field are one family and count as one: a field of lm-eval's "
-        "documents, a key of the metadata of inspect_ai's samples, or the one that task.cluster has recorded in each "
-        "job",
-    )
-    add(
-        "--metric",
-        default="",
-        metavar="NAME",
-        help="compare this number of each question instead of verdicts: new_tokens, thinking_tokens, answer_tokens, "
-        "characters, cost_usd; of several answers to each question pass@4 (one of 4 is right), maj@4 (their vote is) "
-        "or pass^4 (all are); with "
-        "--lm-eval or --results, only this metric of those in the files",
+        metavar=PAIRS,
+        help="compare all other runs with the runs that have these values, e.g. quantization=none",
     )
     add(
         "--margin",
         action="append",
         default=[],
-        metavar="POINTS|NATSnats|PERCENT%",
-        help="also decide which rows are as good as the baseline within a margin: 2 means 2 percentage points of "
-        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood, 5%% means 5 percent of speed, time or "
-        "memory; may be given once for each",
+        metavar="LOSS",
+        help="the loss that you accept: 2 (points of accuracy), 0.01nats (per token of likelihood) or 5%% (speed, "
+        "time, memory); once for each kind",
     )
+    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
     add(
-        "--require",
+        "--where",
         action="append",
         default=[],
-        metavar="TERMS",
-        help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
-        "points), finding!=worse, or a metric by its interval: 'margin=2 model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
+        metavar="FILTER",
+        help=f"only runs with these values: {PAIRS}, or an expression over keys and metrics: "
+        "\"quantization.name='nf4' and accuracy > 0.9\" (and, or, not, in, = != < <= > >=)",
     )
-    add(
-        "--recall-margin",
-        metavar="POINTS",
-        help="of jobs that ask for something in long texts: by how many points recall at a length may be below that at "
-        "the shortest one, to count as kept (default: task.margin of the jobs, or 10)",
-    )
-    add(
-        "--plan-questions",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="how many questions each comparison needs: margin=2 to show a row as good within 2 points, or detect=3 to "
-        "detect a difference of 3 points; power=0.8",
-    )
-    add(
-        "--tolerance",
-        type=float,
-        metavar="PERCENT",
-        help="Pareto front: how far apart speeds may lie by noise alone (default: as the runs of each job show; with "
-        "fewer than 3 runs of a job, speed is left out)",
-    )
-    add(
-        "--flips",
-        nargs=2,
-        metavar=("A", "B"),
-        help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
-    )
-    add(
-        "--files",
-        action="store_true",
-        help="one table with a line for each model file instead of one for each task: bytes, memory, speed, KL and "
-        "log-likelihood and accuracy against the reference, which files KL tells apart, the front; see "
-        "experiments/which_file.yaml",
-    )
-    add = arguments.add_argument_group("output").add_argument
+    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and plots to this folder")
     add(
         "--format",
         default="table",
         choices=[*FORMATS, LLAMA],
-        help="default: %(default)s; llama prints what llama-perplexity --kl-divergence does, for each run of "
-        "task=likelihood that was compared with a reference by task.exact=true",
+        help="how to print (default: %(default)s); llama: as llama-perplexity --kl-divergence, for task=likelihood "
+        "with task.exact=true",
     )
     add(
         "--explain",
@@ -244,23 +114,156 @@ def create_parser() -> argparse.ArgumentParser:
         help="all prints every column and table, wider than 100 characters (default: %(default)s)",
     )
     add("--plot", action="store_true", help="also draw the differences with their intervals")
-    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+
+
+def _add_sources(add: Callable[..., object]) -> None:
+    add("--output-dir", default="outputs", help="the folder with mlflow.db (default: %(default)s)")
+    add(
+        "--tracking-uri",
+        help="another MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in --output-dir)",
+    )
+    add("--experiment", help="the MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    add("--task", help="only this task, e.g. gsm8k (default: a table for each task)")
+    add("--runs", nargs="+", default=[], metavar="ID", help="only these job ids or MLflow run ids")
+    add(
+        "--all",
+        action="store_true",
+        help="also jobs with other questions or prompts than the newest grid or job",
+    )
+    add(
+        "--results",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="read files or folders of other tools instead of MLflow: "
+        f"{supported_tools()}. The first is the baseline, unless "
+        "--baseline or --by is given",
+    )
+    add(
+        "--lm-eval",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="read folders that lm-evaluation-harness wrote with --output_path FOLDER --log_samples. The first is the "
+        "baseline, unless --baseline or --by is given",
+    )
+    add(
+        "--across-tools",
+        action="store_true",
+        help="with --results: pair questions of different tools by their text, and report what else differs",
+    )
+
+
+def _add_methods(add: Callable[..., object]) -> None:
+    add(
+        "--by",
+        default="",
+        metavar="KEY[,KEY]",
+        help="a table row for each combination of these keys; other runs (e.g. splits) are pooled",
+    )
+    add(
+        "--pool",
+        nargs="?",
+        const=PoolingWeights.questions.value,
+        choices=[weight.value for weight in PoolingWeights],
+        help="also give one verdict over all tasks, splits and data sets: equal weight for each question (default) or "
+        "each task",
+    )
+    add(
+        "--seeds",
+        action="store_true",
+        help="runs that differ only in the seed are one table row: their mean, with intervals over questions and seeds",
+    )
+    add(
+        "--metric",
+        default="",
+        metavar="NAME",
+        help="compare this instead of accuracy: new_tokens, thinking_tokens, answer_tokens, characters, cost_usd, "
+        "pass@4, maj@4, pass^4, or a metric of other tools' files",
+    )
+    add(
+        "--cluster",
+        default="",
+        metavar="FIELD",
+        help="questions with the same value of this field are one cluster: task.cluster of the jobs, or a field of "
+        "other tools' documents",
+    )
+    add(
+        "--ignore",
+        default="",
+        metavar="KEY[,KEY]",
+        help="with --baseline: runs may differ from their baseline in these keys, e.g. model.revision",
+    )
+    add(
+        "--unpaired",
+        action="store_true",
+        help="also compare runs with other questions, prompts or scoring, by Fisher's exact test",
+    )
+    add(
+        "--count-errors",
+        action="store_true",
+        help="also compare jobs in which questions ended in an error: these count as not solved",
+    )
+    add(
+        "--teams",
+        action="store_true",
+        help='name jobs of task=agents by their team, so that --baseline "team=one agent" works for all of them',
+    )
+    add(
+        "--recall-margin",
+        metavar="POINTS",
+        help="task=recall: accepted loss against the shortest length (default: task.margin of the jobs, or 10)",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        metavar="PERCENT",
+        help="Pareto front: differences in speed that count as noise (default: measured; fewer than 3 runs of a job: "
+        "speed is left out)",
+    )
+
+
+def _add_reports(add: Callable[..., object]) -> None:
+    add(
+        "--flips",
+        nargs=2,
+        metavar=("A", "B"),
+        help="show the questions that only one of two runs solved; A (the baseline) and B: an id or a filter",
+    )
+    add(
+        "--plan-questions",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how many questions you need: margin=2 (to show a loss of at most 2 points), detect=3 (to detect 3 "
+        "points); power=0.8",
+    )
+    add(
+        "--require",
+        action="append",
+        default=[],
+        metavar="TERMS",
+        help="exit with 1 if a run fails a term: margin=2, finding!=worse, or a metric by its interval: "
+        "'model_mib<4000 accuracy>=0.8 kl_p95<0.5nats'",
+    )
+    add(
+        "--files",
+        action="store_true",
+        help="a table with a row for each model file: size, memory, speed, KL, likelihood and accuracy "
+        "(experiments/which_file.yaml)",
+    )
+    add("--log", action="store_true", help="log the files of --save to the grid's MLflow run, as comparison/")
     add(
         "--publish",
         metavar="FOLDER",
-        help="write what a model's repository on the Hugging Face Hub may have there: a section for its card and "
-        ".eval_results/*.yaml, with intervals and the commands; of task=likelihood with a reference a table of "
-        "divergences, divergence.md; nothing is uploaded",
+        help="write a section for a model card, .eval_results/*.yaml, and divergence.md; nothing is uploaded",
     )
     add(
         "--benchmark",
         default="",
         metavar="DATASET_ID:TASK_ID",
-        help="with --publish: the benchmark on the Hub, where task.data is a file, and its task in the data set's "
-        "eval.yaml (default: task.data, and task.subset or default)",
+        help="with --publish: the benchmark on the Hub (default: task.data and task.subset)",
     )
-    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
-    return arguments
 
 
 def command_with_sources(options: argparse.Namespace) -> tuple[str, ...]:

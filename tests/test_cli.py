@@ -309,7 +309,7 @@ def test_interrupt_then_resume(
     assert 2 <= kept < 400
     again = runner(*WHOLE)
     assert again.code == 0
-    assert f"{kept} of 400 samples were on disk" in again.out
+    assert f"{kept} of 400 samples come from an earlier" in again.out
     assert lines_of(tmp_path) == 400
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
@@ -328,7 +328,7 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(
     assert statuses(tmp_path) == ["RUNNING"]
     again = runner(*WHOLE)
     assert again.code == 0, again.err
-    assert "of 400 samples were on disk" in again.out
+    assert "of 400 samples come from an earlier" in again.out
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 

@@ -1,4 +1,4 @@
-"""A sweep over budgets of thinking thinks once: later jobs begin with the thoughts of the one with
+"""A sweep over budgets of thinking thinks once: later jobs reuse the thinking of of the one with
 the largest budget."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def result(done: Any) -> dict[str, Any]:
 
 
 def notes(done: Any) -> list[str]:
-    return [note for note in result(done)["notes"] if "begin with the thoughts" in note]
+    return [note for note in result(done)["notes"] if "reuse the thinking of" in note]
 
 
 def test_a_smaller_budget_begins_with_the_thoughts_of_a_larger_one(
@@ -67,7 +67,7 @@ def test_a_smaller_budget_begins_with_the_thoughts_of_a_larger_one(
         assert answers(done) == answers(alone)
         assert {it["thinking_tokens"] for it in answers(done)} <= set(range(budget + 1))
         assert len(notes(done)) == 1
-        assert f"5 answers begin with the thoughts of job {whole.json()['job_id']}" in notes(done)[0]
+        assert f"5 answers reuse the thinking of job {whole.json()['job_id']}" in notes(done)[0]
         assert not notes(alone)
 
 
@@ -83,8 +83,8 @@ def test_thoughts_that_are_not_the_models_are_found_by_the_direct_questions(
     path.write_text("".join(line + "\n" for line in changed))
     done = runner(*common, "generation.thinking_tokens=5")
     assert notes(done) == []
-    (note,) = [note for note in result(done)["notes"] if "asked directly" in note]
-    assert note.startswith("3 of 3 questions that were asked directly")
+    (note,) = [note for note in result(done)["notes"] if "was not reused" in note]
+    assert "3 of 3 questions that were asked from the start" in note
     assert all(it["token_ids"][0] != 7 for it in answers(done)), "none begins with the other job's tokens"
     sampled = runner(*common, "generation.thinking_tokens=5", "generation.temperature=0.5")
     assert sampled.code == 0, "a sampled job takes nobody's thoughts"

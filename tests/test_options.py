@@ -109,7 +109,7 @@ def test_all_other_tests_can_be_collected(without: Without) -> None:
 
 
 def test_quick_commands_and_a_job_work(without: Without, tmp_path: Path) -> None:
-    assert "== Groups (group=choice) ==" in without.output_of("runner", "--help", cwd=tmp_path)
+    assert "\nGroups: GROUP=CHOICE" in without.output_of("runner", "--help", cwd=tmp_path)
     assert "\nmodel:\n" in without.output_of("runner", "--cfg", "job", cwd=tmp_path)
     without.output_of(
         "runner", "-m", "model=stub", "task.limit=3", "task.shots=0,2", "print=none", cwd=tmp_path

@@ -17,7 +17,7 @@ from tools.shown import RULE, tables
 # name.
 NAME = re.compile(
     r"second|tok/s|tok_per_s|per_s\b|_s$|/s\b|\brss|_rss|peak RSS|^speed|^load\b|load s$|^time$|decode|prefill"
-    r"|mlflow_run_id|busy_share|^copying$|^noise$|^Pareto$|^energy",
+    r"|^process memory|^MLflow run|mlflow_run_id|busy_share|^copying$|^noise$|^Pareto$|^energy",
     re.IGNORECASE,
 )
 # Commands of which every figure is measured: only the names of rows and columns and the jobs' ids
@@ -29,7 +29,7 @@ JOB = re.compile(r"\b[a-z]+-[0-9a-f]{12}\b")
 MEETING = re.compile(r"\btask=agents\b")
 # the job's id depends on a manifest, which has the times of the parts
 IN_PARTS = re.compile(r"\bmodel=parts\b")
-HELD_AT_ONCE = re.compile(r"^  model_mib .*", re.MULTILINE)
+HELD_AT_ONCE = re.compile(r"^  memory .*", re.MULTILINE)
 COMPARES_MEASUREMENTS = re.compile(r"^(sweep|memory) · \d+ runs?\b", re.MULTILINE)
 # The rest of a line, by its beginning; and lines that are printed only if the machine was idle, or
 # only if not.
@@ -40,7 +40,7 @@ TEXT = (
     (re.compile(r"Free: [\d,]+ MiB"), "Free: ~"),
     (re.compile(r"one after another .*"), "one after another ~"),
     (re.compile(r"\d[\d,.]* ?(?=(s|ms|tok/s|tokens/s|GB/s|GFLOP/s|requests/s)\b)"), "~ "),
-    (re.compile(r"( ·|,) \d+ of \d+ guessed (tokens|ones) right"), ""),
+    (re.compile(r"( ·|,) \d+ of \d+ draft tokens accepted"), ""),
     (re.compile(r"\d+% of their time"), "~ of their time"),
 )
 PASSING = re.compile(r"^(• .*)?(Pareto|[Dd]ominate)|^• \d+ of \d+ speeds were not measured alone")
@@ -54,7 +54,7 @@ def same(command: str, old: list[str], now: list[str]) -> bool:
     if MEASURING.search(command):
         return (list(tables(old)), JOB.findall(texts[0])) == (list(tables(now)), JOB.findall(texts[1]))
     if MEETING.search(command):
-        old, now = ([HELD_AT_ONCE.sub("  model_mib  ~", line) for line in lines] for lines in (old, now))
+        old, now = ([HELD_AT_ONCE.sub("  memory  ~", line) for line in lines] for lines in (old, now))
     if IN_PARTS.search(command):
         old, now = ([JOB.sub("~", line) for line in lines] for lines in (old, now))
     return without(old) == without(now)

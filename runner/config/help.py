@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
-from runner.config.choices import CONF, choice_file, choice_schema, included_choice_files
+from runner.config.choices import CONF, choice_file, choice_schema, included_choice_files, list_choices
 from runner.config.groups import GROUPS
 from runner.config.questions import QuestionsConfig
+from runner.config.render import ALL_KEYS, COMMON_KEYS, COMMON_KEYS_HEAD, GROUPS_HEAD, GROUPS_MEAN
 from runner_base.plugins import plug_ins_by_package
 
-WIDTH, COLUMN = 120, 40
+WIDTH, COLUMN = 100, 40
+COLUMN_OF_COMMON = 34
 LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.*))?""")
 
 
@@ -35,10 +37,46 @@ class Comments:
     beside: dict[str, str] = field(default_factory=dict)
 
 
-def describe_job_keys(composed: DictConfig, choices: Mapping[str, str]) -> str:
+def overview(composed: DictConfig, choices: Mapping[str, str]) -> str:
+    """Return the groups with their choices, and the most used keys."""
+    lines = [GROUPS_HEAD]
+    for group, meaning in GROUPS_MEAN.items():
+        others = [choice for choice in list_choices(group) if choice != choices[group]]
+        lines.append(f"  {group:<13} {meaning}")
+        lines += _wrapped(", ".join([choices[group], *others]), 16)
+    lines += ["", COMMON_KEYS_HEAD]
+    for key, meaning in COMMON_KEYS.items():
+        group, dot, name = key.rpartition(".")
+        node = composed[group] if dot else composed
+        schema: Any = OmegaConf.get_type(node)
+        if name in {item.name for item in fields(schema)}:
+            lines.append(
+                f"  {f'{key}={_format_value(_get_value(node, name))}':<{COLUMN_OF_COMMON}}  {meaning}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def of_groups(composed: DictConfig, choices: Mapping[str, str], groups: Sequence[str]) -> str:
+    """Describe the choices of these groups and their keys."""
+    lines = [describe_job_keys(composed, choices, groups)]
+    for group in groups:
+        others = [choice for choice in list_choices(group) if choice != choices[group]]
+        lines += textwrap.wrap(f"Other choices: {group}={' | '.join(others)}", WIDTH)
+    return "\n".join([*lines, "", ALL_KEYS, ""])
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def describe_job_keys(
+    composed: DictConfig, choices: Mapping[str, str], groups: Collection[str] | None = None
+) -> str:
     """Describe every key of a composed job, group by group, and the top-level keys."""
     lines = []
     for group in GROUPS:
+        if groups is not None and group not in groups:
+            continue
         choice = choices[group]
         lines += [
             "",
@@ -49,11 +87,15 @@ def describe_job_keys(composed: DictConfig, choices: Mapping[str, str]) -> str:
             if key == "data" and issubclass(schema, QuestionsConfig):
                 comment = f"{comment}. Data sets: {', '.join(data_sets.list_data_sets(composed))}"
             lines += _format_key(f"{group}.{key}", value, schema, comment)
-    lines += [
-        "",
-        f"profile={choices['profile']}: {read_comments(choice_file('profile', choices['profile'])).top}",
-    ]
-    lines += ["", "Above the groups:"]
+    if groups is None or "profile" in groups:
+        profile = choices["profile"]
+        lines += [
+            "",
+            *textwrap.wrap(f"profile={profile}: {read_comments(choice_file('profile', profile)).top}", WIDTH),
+        ]
+    if groups is not None:
+        return "\n".join(lines[1:]) + "\n"
+    lines += ["", "Keys without a group:"]
     menu = read_comments(CONF / "config.yaml").beside
     for key, value, schema in _iterate_keys(composed):
         if key not in (*GROUPS, "profile") and "." not in key:

@@ -102,15 +102,27 @@ class RunnerHydra(Hydra):
         """Return the text of --help as Hydra builds it, with the runner's keys described."""
         if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
             return super().get_help(help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
+        from runner.config import help  # as the next ones, of one command only
+
+        given = [override.lstrip("+~").partition("=")[0] for override in HydraConfig.get().overrides.task]
+        choices = HydraConfig.get().runtime.choices
+        groups = [
+            group for group in (*GROUPS, "profile") if group in {key.partition(".")[0] for key in given}
+        ]
+        is_full = cfg.print.value == "full"
+        if groups and not is_full:
+            return help.of_groups(cfg, choices, groups)
         template, _, after = str(help_cfg.template).partition("$CONFIG")
+        if not is_full:
+            template = template.partition("== Groups")[0]
         before = super().get_help(
             OmegaConf.create({"template": template}), DictConfig({}), args_parser, False
         )
-        from runner.config.help import describe_job_keys  # as the next one, of one command only
-
+        if not is_full:
+            return f"{before}{help.overview(cfg, choices)}{after}"
         # listed beside task.data instead
         before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)
-        return f"{before}{describe_job_keys(cfg, HydraConfig.get().runtime.choices)}{after}"
+        return f"{before}{help.describe_job_keys(cfg, choices)}{after}"
 
     def show_cfg(
         self, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 
-from runner.config.root import AUTO, RunnerConfig
+from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, format_estimate
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_plan
 from runner.grid.question_plan import question_notes
-from runner.render import plans
+from runner.render import grid_lines, plans
 from runner.render.notes import render_notes
-from runner.report import GridLine, job_id_column, job_name_columns, to_table_columns
+from runner.report import WIDTH, GridLine, job_id_column, job_name_columns, to_table_columns
 from runner.tracking import connection, published_index, run_table, stores
 from runner_base import (
     Column,
@@ -23,7 +23,6 @@ from runner_base import (
     Status,
     escape_control_characters,
     format_count,
-    format_duration,
     machine,
     print_message,
     visible_gpus,
@@ -35,6 +34,8 @@ from runner_base.printed_tables import print_fitting_table
 from runner_base.tables import NO_WIDTH
 
 MODEL_NAME = "model.name"
+# of each group, the choice that others are compared with
+PLAIN_CHOICES = {"quantization": "none", "lora": "none", "rope": "native", "generation": "greedy"}
 ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
 ESTIMATE_USES = (
     ColumnUse.more,
@@ -95,7 +96,12 @@ def print_plan(plan: list[PlannedJob]) -> None:
     }
     keys, names = job_name_columns(job_names(plan))
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
-    filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
+    is_full = any(job.config and job.config.print is PrintMode.full for job in plan)
+    filled = [
+        column
+        for column in range(len(ESTIMATE_COLUMNS))
+        if any(row[column] for row in rows) and (is_full or ESTIMATE_USES[column] is not ColumnUse.memory)
+    ]
     states = [plans.state_text(job.state, job.same_as is not None) for job in plan]
     shared = [f"{bases[job.base]}" if job.base else "" for job in plan]
     columns = [
@@ -106,12 +112,14 @@ def print_plan(plan: list[PlannedJob]) -> None:
             for column in filled
         ),
         job_id_column([job.job_id for job in plan], names),
-        Column("base", shared, False, drop_order=2, use=ColumnUse.job),
+        *([Column("base", shared, False, drop_order=2, use=ColumnUse.job)] if is_full else []),
     ]
-    print_fitting_table(create_console(non_terminal_width=NO_WIDTH), columns, plans.HAS_ALL_COLUMNS)
+    print_fitting_table(
+        create_console(non_terminal_width=NO_WIDTH if is_full else WIDTH), columns, plans.HAS_ALL_COLUMNS
+    )
     if any(estimate.fit is not None for estimate in estimates.values()):
         room, of_gpus = _free_main_memory(), visible_gpus.free_gpu_memory_mib()
-        print(plans.memory_line(PROCESS_MIB, *room, of_gpus))
+        print("\n".join(plans.memory_lines(PROCESS_MIB, *room, of_gpus)))
     is_quick = any(job.config and job.config.plan == "quick" for job in plan)
     for line in render_notes(question_notes(plan, estimates, is_quick)):
         print(line)
@@ -126,14 +134,9 @@ def print_plan(plan: list[PlannedJob]) -> None:
         notes += taken.time.notes if taken.time is not None else []
         for text in render_notes(notes):
             print(escape_control_characters(f"note: {label}\n    {text}"))
-    each = (
-        "each"
-        if all(job.config is None or job.config.workers in (AUTO, "1") for job in plan)
-        else "for each worker"
-    )
+    is_per_worker = any(job.config is not None and job.config.workers not in (AUTO, "1") for job in plan)
     print(
-        f"{summarize_plan(plan)}; {format_count(len(bases), 'base')} to load "
-        f"at most once {each}{_total_time_text(plan, estimates)}"
+        plans.total_line(summarize_plan(plan), len(bases), is_per_worker, *_total_time_text(plan, estimates))
     )
 
 
@@ -176,7 +179,9 @@ def _free_main_memory() -> tuple[float, bool]:
     return min(group, available), group <= available
 
 
-def _total_time_text(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:
+def _total_time_text(
+    plan: list[PlannedJob], estimates: dict[int, JobEstimate]
+) -> tuple[float | None, float, int]:
     """Return how long the jobs to do take, one after another."""
     to_do = [
         number
@@ -185,27 +190,43 @@ def _total_time_text(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) 
     ]
     times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]
     if not times:
-        return ""
+        return None, 0.0, 0
     seconds = sum(time.seconds for time in times)
     spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
-    not_counted = (
-        f", {format_count(len(to_do) - len(times), 'job')} not counted" if len(times) < len(to_do) else ""
-    )
-    return f"; one after another {format_duration(seconds)} ± {spread:.0%}{not_counted}"
+    return seconds, spread, len(to_do) - len(times)
 
 
-def print_hints(config: RunnerConfig) -> None:
+def print_hints(config: RunnerConfig, names: Sequence[Mapping[str, str]] = ()) -> None:
     """Print where MLflow shows the jobs, and the command that compares them."""
     store = stores.store_from_config(config)
-    if store and config.print.value == "table":
-        hints = stores.ui_address_or_command(store.uri), stores.compare_command(store)
-        print(escape_control_characters("See all: {}    Compare: {}".format(*hints)))
+    if store and config.print.is_table:
+        compare = " ".join([stores.compare_command(store), *_baseline_option(names)])
+        print(escape_control_characters(grid_lines.hint(grid_lines.NEXT, compare)))
+        print(
+            escape_control_characters(
+                grid_lines.hint(grid_lines.MLFLOW, stores.ui_address_or_command(store.uri))
+            )
+        )
         if (number := _cached_experiment_id(store)) is not None:
             print(
                 escape_control_characters(
-                    f"Jobs and their scores: {run_table.view_address(store.uri, number)}"
+                    grid_lines.hint(grid_lines.SCORES, run_table.view_address(store.uri, number))
                 )
             )
+
+
+def _baseline_option(names: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the option that compares with the jobs of the plain choices, e.g. quantization=none; nothing if the
+    grid has no such jobs."""
+    plain_values = {
+        key: value
+        for key, value in PLAIN_CHOICES.items()
+        if len({row.get(key) for row in names}) > 1 and any(row.get(key) == value for row in names)
+    }
+    is_there = any(plain_values.items() <= row.items() for row in names)
+    if not plain_values or not is_there:
+        return []
+    return ["--baseline", ",".join(f"{key}={value}" for key, value in plain_values.items())]
 
 
 def _cached_experiment_id(store: stores.Store) -> str | None:

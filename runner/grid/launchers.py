@@ -71,7 +71,7 @@ class PlanLauncher(Launcher):
         assert settings is not None
         shared = {"outcomes": outcomes, "job_timeout_s": settings.job_timeout_s}
         with (
-            GridView(job_labels(plan), len(job_numbers), known)
+            GridView(job_labels(plan), len(job_numbers), known, numbers=job_numbers)
             if trials is None
             else trials.create_view() as view
         ):

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.grid.outcomes import JobOutcome
-from runner.report import format_main_metrics
+from runner.render import grid_lines
+from runner.report import cells_of_job
 from runner_base import ProgressState, Status, format_duration, print_message, report_step
 from runner_base.console import create_console
 
 REDRAW_EVERY_S = 0.25
 SHOWN = 4  # running jobs in lines
+LABEL_WIDTH = 48  # longer labels do not align the others
 
 
 @dataclass
@@ -32,6 +34,7 @@ class GridView:
     done: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
+    numbers: list[int] = field(default_factory=list)  # the jobs that run; empty: all
     _live: Any = None
     _entered: ExitStack = field(default_factory=ExitStack)
     _drawn_at: float = 0.0
@@ -53,15 +56,17 @@ class GridView:
 
     def status_lines(self) -> str:
         """Return the content of the live display as plain text lines."""
-        passed = format_duration(time.monotonic() - self.began)
-        failed = f", {self.failed} failed" if self.failed else ""
-        running = sorted(self.running.items())
-        lines = [f"{self.done} of {self.to_do} jobs done{failed}, {passed} passed"]
-        for number, job in running[:SHOWN]:
-            cells = "starting" if job is None else " ".join([job.what, ", ".join(job.format_cells())])
-            lines.append(f"    {self.labels[number]}: {cells}")
-        lines += [f"    and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
-        return "\n".join(lines)
+        head = grid_lines.counts(self.done, self.to_do, self.failed)
+        running = [
+            (self.labels[number], grid_lines.progress_cells(job))
+            for number, job in sorted(self.running.items())
+        ]
+        return grid_lines.progress_lines(head, running, SHOWN)
+
+    @property
+    def _label_width(self) -> int:
+        widths = [len(self.labels[number]) for number in self.numbers or range(len(self.labels))]
+        return max((width for width in widths if width <= LABEL_WIDTH), default=0)
 
     def mark_started(self, number: int) -> None:
         self.running[number] = None
@@ -85,11 +90,13 @@ class GridView:
         failed = outcome.status is not Status.FINISHED
         self.done += 1
         self.failed += failed
-        at = f"[{self.done}/{self.to_do}]"
+        at = f"[{self.done}/{self.to_do}]".ljust(len(f"[{self.to_do}/{self.to_do}]"))
         if outcome.record is not None and not failed:
-            when = "before" if number in self.known else "meanwhile"
-            recorded = f", recorded {when}" if outcome.record.from_ledger else ""
-            line = f"{at} {self.labels[number]}: {format_main_metrics(outcome.record)}{recorded}"
+            before = number in self.known
+            when = grid_lines.RECORDED_BEFORE if before else grid_lines.RECORDED_MEANWHILE
+            recorded = when if outcome.record.from_ledger else ""
+            cells = cells_of_job(outcome.record)
+            line = grid_lines.ended_line(at, self.labels[number], self._label_width, cells, recorded)
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:  # no metrics: those of a job with errors would count unanswered questions as wrong
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
@@ -115,26 +122,12 @@ class GridView:
 
         rows = Table.grid(padding=(0, 2))
         for number, job in sorted(self.running.items()):
-            rows.add_row("·", self.labels[number], *_progress_cells(job))
+            rows.add_row("·", self.labels[number], grid_lines.progress_cells(job))
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(f"{self.done}/{self.to_do} jobs", style="bold"),
             ProgressBar(total=max(self.to_do, 1), completed=self.done, width=32),
-            Text(f"{format_duration(time.monotonic() - self.began)} passed"),
+            Text(format_duration(time.monotonic() - self.began)),
             Text(f"{self.failed} failed" if self.failed else "", style="red"),
         )
         return Group(head, rows)
-
-
-def _progress_cells(state: ProgressState | None) -> list[str]:
-    if state is None:
-        return ["starting"]
-    news = "  ".join(f"{key} {value}" for key, value in state.news.items())
-    total = f"{state.done:,.0f}/{state.total:,.0f}" if state.total else ""
-    return [
-        state.what,
-        total,
-        news,
-        f"{state.rss_mib:,.0f} MiB",
-        f"{format_duration(state.left_s)} left" if state.left_s else "",
-    ]

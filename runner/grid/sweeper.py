@@ -8,6 +8,7 @@ plugin and `WorkerLauncher` are this project's defaults; `hydra/sweeper=optuna` 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
 from runner.config.hydra import split_off_hydra
-from runner.config.root import RunnerConfig
+from runner.config.root import PrintMode, RunnerConfig
 from runner.grid import model_list
 from runner.grid.dependencies import add_dependencies
 from runner.grid.expand import Values, check_exclude_keys, expand_grid, is_excluded
@@ -35,16 +36,18 @@ from runner.grid.outcomes import JobOutcome
 from runner.grid.parent_runs import ParentRuns
 from runner.grid.plan import PlannedJob, PlanState, mark_duplicates, plan_composed_job, split_error_rate
 from runner.grid.server_results import fetch_server_results, mark_server_results
-from runner.render import progress_messages
+from runner.render import grid_lines, progress_messages
 from runner.render.notes import note_text, render_notes
-from runner.report import print_grid
+from runner.report import is_one_place, print_grid
 from runner.tracking import grid_runs
+from runner.tracking.stores import relative_to_cwd
 from runner_base import (
     ConfigError,
     JobFailed,
     Progress,
     Status,
     TrackingError,
+    escape_control_characters,
     print_message,
     report_step,
     signals,
@@ -62,6 +65,7 @@ class Grid:
     overrides: list[str]  # as the user gave them
     outcomes: dict[int, JobOutcome] = field(default_factory=dict)
     is_logged: bool = True  # MLflow shows it as ended, unless tracking=none
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def settings(self) -> RunnerConfig:
@@ -71,6 +75,10 @@ class Grid:
             assert self.plan[0].error is not None
             raise self.plan[0].error
         return config
+
+    def unique(self) -> list[int]:
+        """Return the numbers of the jobs without duplicates."""
+        return [number for number, planned in enumerate(self.plan) if planned.same_as is None]
 
     def jobs_to_run(self) -> list[int]:
         """Return the numbers of the jobs that have to run, without duplicates."""
@@ -233,14 +241,21 @@ class GridSweeper(LaunchingSweeper):
 def finish_grid(grid: Grid, interrupted: bool) -> None:
     """Print all jobs and the failures. Raises the error with the matching exit code."""
     settings = grid.settings
-    print_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
+    lines = table_lines(grid.plan, grid.outcomes, interrupted)
+    # the reader has seen a line for each job
+    has_lines = is_one_place() and all(number in grid.outcomes for number in grid.unique())
+    print_grid(lines, settings.print, has_table=not has_lines or settings.print is PrintMode.full)
     problems = print_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
         if planned.job is not None and settings.rerun and (folders := planned.job.set_aside_folders()):
             print_message(
                 f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}"
             )
-    print_hints(settings)
+    if settings.print.is_table:
+        folder = str(relative_to_cwd(Path(settings.output_dir).expanduser() / "jobs"))
+        statuses = [line.status for line in lines]
+        print(escape_control_characters(grid_lines.end_line(statuses, time.monotonic() - grid.began, folder)))
+    print_hints(settings, [line.names for line in lines])
     unlogged = sum(
         bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values()
     )

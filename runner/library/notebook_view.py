@@ -10,10 +10,10 @@ from html import escape
 from typing import Any
 
 from runner.render.job_lines import grid_columns
-from runner.report import format_main_metrics, headline_metrics
+from runner.report import OF_LOAD, format_main_metrics, headline_metrics
 from runner_base import Record, Status, escape_control_characters, svg
 from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, find_metric
-from runner_engine.models.load_summary import SHOWN, summarize_load
+from runner_engine.models.load_summary import summarize_load
 
 # the first of these is drawn
 WITH_INTERVAL = (ACCURACY[0], "acc", "kl_nats_per_token", LOG_LIKELIHOOD)
@@ -48,7 +48,7 @@ class NotebookRecord(Record):
         metrics = self.result.metrics
         loaded = summarize_load(metrics, self.result.facts)
         rows = {
-            key: text for key, text in headline_metrics(metrics).items() if not loaded or key not in SHOWN
+            key: text for key, text in headline_metrics(metrics).items() if not loaded or key not in OF_LOAD
         } | {**loaded}
         if self.status is not Status.FINISHED:
             rows = {"status": f"{self.status.value}: {self.error or ''}", **rows}

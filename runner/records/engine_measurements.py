@@ -201,6 +201,6 @@ class MeasurementRecorder:
         """Return what a progress bar shows of the engine: sequences and decode speed."""
         stats = self.engine.stats
         self.energy.count_step(stats)
-        rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
+        sequences = f"{stats.rows_alive}" if stats.rows_alive else ""
         speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_tokens else ""
-        return {key: value for key, value in (("decode", speed), ("rows", rows)) if value}
+        return {key: value for key, value in (("decode", speed), ("batch", sequences)) if value}

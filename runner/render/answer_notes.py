@@ -10,65 +10,65 @@ from runner_compare.statistics import LIMIT
 
 MAX_NAMED_TEXTS, MAX_NAMED_ANSWERS = 8, 3
 
-# ------------------------------------------------------------------------ answers: kept, reused, asked
+# ----------------------------------------------------------------------- answers: stored, reused, repeated
 
 
 def _asked_again_text(count: int) -> str:
-    once = format_count(
-        count, "sample that had ended in an error was", "samples that had ended in an error were"
+    were = format_count(count, "question was", "questions were")
+    return (
+        f"{were} asked again, because an earlier run recorded an error for {'it' if count == 1 else 'them'}"
     )
-    return f"{once} asked again"
 
 
 def _text_without_prompt_text(number: int, window: int, last: int | None, contexts: Sequence[str]) -> str:
     how = f"it is scored in windows of {window} tokens"
     if last is not None:
-        how = f"its last {last} tokens are scored after {', '.join(contexts)} tokens before them"
-    return f"text {number} has no prompt: {how}"
+        how = f"its last {last} tokens are scored with {', '.join(contexts)} tokens of context"
+    return f"document {number} has no prompt: {how}"
 
 
 ANSWERS: dict[str, Template] = {
-    "samples_on_disk": "{count} of {total} samples were on disk from an earlier, interrupted run",
+    "samples_on_disk": "{count} of {total} samples come from an earlier, interrupted run of this job",
     "asked_again_after_error": _asked_again_text,
-    "samples_reused": "{count} of {total} samples were taken from job {job}, which had put the same questions: their "
-    "time, speed and cost are not counted here",
+    "samples_reused": "{count} of {total} samples are reused from job {job}, which asked the same questions. Their "
+    "time, speed and cost are not counted in this job",
     "not_reused": "no answers were reused from job {job}: {reason}",
-    "thoughts_reused": "{count} answers begin with the thoughts of job {job}, which differs in its budget only: their "
-    "time is not counted here. {asked_directly} others were asked directly and thought the same",
-    "thoughts_differ": "{count} of {asked} questions that were asked directly, number {first} first, have thought "
-    "otherwise than job {job}, which differs in its budget only: none of its thoughts was reused",
+    "thoughts_reused": "{count} answers reuse the thinking of job {job}, which differs only in its thinking budget. "
+    "The time of that thinking is not counted here. {asked_directly} other questions were asked from the start, and "
+    "their thinking was the same",
+    "thoughts_differ": "the thinking of job {job} was not reused: {count} of {asked} questions that were asked from "
+    "the start led to other thinking (first: question {first}), although only the budget differs",
     "context_full": lambda answers: (
-        f"{format_count(answers, 'answer')} ended where the model's "
-        "context was full: a larger generation.max_new_tokens "
-        "changes nothing. Shorten the prompts, or extend the context (rope=yarn)"
+        f"{format_count(answers, 'answer')} ended because the model's context was full. A larger "
+        "generation.max_new_tokens does not help: shorten the prompts, or extend the context (rope=yarn)"
     ),
-    "no_chat_template": "the model has no chat template: turns are sent as `User: …` and `Assistant: …`",
-    "server_changed_model": "the server changed to another model during the job: {models}",
-    # why a line of an earlier start does not belong to a job
-    "other_question": "holds another question or gold answer than question {index} of this job",
-    "other_count": "holds {answers} answers, and this job asks for {wanted}",
-    "judged_differently": "was judged differently than its text is today",
-    "not_this_question": "is not question {index} of this job",
-    "other_text": "holds another text than text {index} of this job",
-    "no_likelihood": "has no likelihood",
-    "other_tokens": "holds other tokens than text {index} of this job",
-    "counted_differently": "was counted differently than its text is today",
-    "other_reference": "was compared with another reference than this job has",
-    "no_line": "has no line in {file}",
+    "no_chat_template": "the model has no chat template: messages are sent as `User: …` and `Assistant: …`",
+    "server_changed_model": "the server switched to another model during the job: {models}",
+    # why a line that an earlier start recorded does not belong to this job
+    "other_question": "contains another question or gold answer than question {index} of this job",
+    "other_count": "contains {answers} answers, but this job asks for {wanted}",
+    "judged_differently": "contains a verdict that differs from what this version computes",
+    "not_this_question": "does not belong to question {index} of this job",
+    "other_text": "contains another document than document {index} of this job",
+    "no_likelihood": "contains no likelihood",
+    "other_tokens": "contains other tokens than document {index} of this job",
+    "counted_differently": "contains counts that differ from what this version computes",
+    "other_reference": "was compared with another reference model than this job uses",
+    "no_line": "has no matching line in {file}",
     "other_prompt": "answers another prompt than sample {index} of this job",
-    "no_such_sample": "is sample {index}, and this job has {prompts} prompts",
-    "measurements_on_disk": "{count} of {total} measurements were on disk from an earlier, interrupted run",
-    "measured_again": "{lines} lines of {file} were measured with another version or on another machine, and were "
-    "measured again",
-    "energy_not_priced": "price_kwh={price_kwh:g} prices nothing: the energy was {reason}",
+    "no_such_sample": "is sample {index}, but this job has only {prompts} prompts",
+    "measurements_on_disk": "{count} of {total} measurements come from an earlier, interrupted run of this job",
+    "measured_again": "{lines} lines of {file} come from another version or machine: these points were measured again",
+    "energy_not_priced": "price_kwh={price_kwh:g} has no effect: the energy was {reason}",
     "needless_scaling": lambda rope, positions, is_harmless: (
-        f"rope={rope}: no text exceeds {positions:,} positions, the model's own: scaling "
-        f"{'changes nothing' if is_harmless else 'can only hurt'} here"
+        f"rope={rope}: the longest sequence fits into the model's own {positions:,} positions, so scaling "
+        f"{'changes nothing' if is_harmless else 'can only reduce the quality'}. Omit it"
     ),
-    "none_beyond": "{key}: no text exceeds {positions:,.0f} positions, so it changes nothing",
-    "beyond": "rope={rope}, beyond its {made} {positions:,.0f} positions: the longest text has {longest:,} tokens",
+    "none_beyond": "{key} has no effect: no sequence is longer than {positions:,.0f} positions",
+    "beyond": "rope={rope}: the longest sequence has {longest:,} tokens, more than the {made} {positions:,.0f} "
+    "positions",
     "adapters": lambda mib: (
-        "adapters beside the weights, in float32: "
+        f"adapters in float32, in addition to the weights: "
         f"{', '.join(f'{name} {size:,.2f} MiB' for name, size in mib.items())}"
     ),
 }
@@ -79,40 +79,42 @@ ANSWERS: dict[str, Template] = {
 def _enough_tokens_text(
     wanted: float, tokens: int, low: int | None, high: int | None, price: tuple[int, float | None] | None
 ) -> str:
-    least = "at most that" if low is None else f"{low:,}"
-    interval = f"95 % interval {least} to {'more' if high is None else f'{high:,}'}"
-    enough = f"{LIMIT}={tokens:,} lets {wanted:.0%} of the answers finish ({interval})"
-    return enough if price is None else f"{enough}, and {_price_text(*price)}"
+    lower = f"{tokens:,} or fewer" if low is None else f"{low:,}"
+    interval = f"95 % interval: {lower} to {'more than that' if high is None else f'{high:,}'}"
+    enough = f"{LIMIT}={tokens:,} would let {wanted:.0%} of the answers finish ({interval})"
+    return enough if price is None else f"{enough}. It costs {_price_text(*price)}"
 
 
 def _enough_tokens_unknown_text(
     wanted: float, reached: float, limit: int, longer: int, price: tuple[int, float | None]
 ) -> str:
     return (
-        f"which {LIMIT} lets {wanted:.0%} finish cannot be told from these answers: {reached:.0%} finished within "
-        f"{limit:,}. {longer:,} {_price_text(*price)}"
+        f"too few answers finished to say which {LIMIT} lets {wanted:.0%} of them finish: {reached:.0%} did within "
+        f"{limit:,} tokens. Try {longer:,}, which costs {_price_text(*price)}"
     )
 
 
 def _price_text(tokens: int, seconds: float | None) -> str:
     time = f", {seconds:.2g} s at this job's speed" if seconds is not None else ""
-    return f"would take at most {format_count(tokens, 'token')} more{time}"
+    return f"at most {format_count(tokens, 'more token', 'more tokens')}{time}"
 
 
 def _answers_not_compared_text(reasons: Sequence[tuple[int, str]]) -> str:
     some = join_first_names([f"question {index} {reason}" for index, reason in reasons], MAX_NAMED_ANSWERS)
-    answers = format_count(len(reasons), "answer")
-    return f"{answers} could not be compared with the right one, and counts as wrong: {some}"
+    answers = format_count(len(reasons), "answer counts", "answers count")
+    them = "it" if len(reasons) == 1 else "they"
+    return f"{answers} as wrong, because {them} could not be compared with the gold answer: {some}"
 
 
 def _perturbed_questions_text(only_original: int, only_twin: int, p: float, is_hint: bool) -> str:
     counts = (
-        f"{only_original} questions were solved and their copies with other numbers were not, {only_twin} the other "
-        f"way round (exact McNemar, p = {p:.2g})"
+        f"{format_count(only_original, 'question was', 'questions were')} "
+        f"solved only as the original, {only_twin} only as "
+        f"the copy with other numbers (exact McNemar test, p = {p:.2g})"
     )
     if is_hint:
-        return f"a hint of contamination: {counts}: the model may know these questions by heart"
-    return f"no sign of memorising is shown: {counts}"
+        return f"possible contamination: {counts}. The model may have seen these questions in training"
+    return f"no contamination found: {counts}"
 
 
 def _position_bias_text(p: float, letter: str, share: float, expected: float, ends: Sequence[float]) -> str:
@@ -120,8 +122,8 @@ def _position_bias_text(p: float, letter: str, share: float, expected: float, en
 
     value, low, high = map(format_points, ends)
     return (
-        f"position bias (p = {p:.2g}): {letter} is chosen in {share:.1%} of the answers, and would be in "
-        f"{expected:.1%} without ({value} points, 95 % {low} to {high})"
+        f"position bias (p = {p:.2g}): the model chooses {letter} in {share:.1%} of the answers; {expected:.1%} would "
+        f"be expected ({value} points, 95 % interval {low} to {high})"
     )
 
 
@@ -130,50 +132,55 @@ def _stops_early_against_text(
 ) -> str:
     from runner_compare import format_level, format_margin_points  # few jobs need them
 
-    within = "" if margin is None else f", once it is decided whether within {format_margin_points(margin)}"
+    other = f"{named_as} ({job}, {state})"
+    if margin is None:
+        decided = f"the difference to {other} is decided"
+    else:
+        decided = f"it is decided whether the loss against {other} is within {format_margin_points(margin)}"
     return (
-        f"stops early against {named_as} ({job}, {state}){within}; asks at most {count:,} questions; error "
+        f"early stopping: the job ends when {decided}. It asks at most {count:,} questions; error level "
         f"{format_level(comparisons)}"
     )
 
 
 QUESTIONS: dict[str, Template] = {
-    "only": "task.only={file}: {count:,} questions are asked",
-    "without": "task.without={file}: {count:,} of {total:,} questions count; left out: {left_out:,}",
+    "only": "task.only={file}: only its {count:,} questions are asked",
+    "without": "task.without={file}: {left_out:,} of {total:,} questions do not count; the score is over {count:,}",
     "same_letter": "{letter} is the right choice of all {questions:,} questions, so a model that prefers {letter} "
-    "looks as if it knew them: task.choices_seed=0 shuffles the choices, task.rotate=4 asks them in four orders",
-    "unlike_lm_eval": "{key}={value}: lm-evaluation-harness has {usual} for gsm8k, so the scores cannot be compared",
+    "scores too high. Shuffle the choices (task.choices_seed=0), or ask each question in four orders (task.rotate=4)",
+    "unlike_lm_eval": "{key}={value}: lm-evaluation-harness uses {usual} for gsm8k, so its scores are not comparable "
+    "with these",
     "enough_tokens": _enough_tokens_text,
     "enough_tokens_unknown": _enough_tokens_unknown_text,
-    "two_bos": "every prompt begins with two BOS tokens, which the model has hardly seen: the prompt has one, and the "
-    "tokenizer adds another",
-    "chat_template_unused": "the model has a chat template, and was asked in plain text: if it was tuned for chats, "
+    "two_bos": "every prompt begins with two BOS tokens, which models rarely see in training: the prompt has one, and "
+    "the tokenizer adds another. Remove the one in the prompt",
+    "chat_template_unused": "the model has a chat template, but the prompts are plain text. If it is tuned for chat, "
     "use task.prompt=chat",
     "thinking_removed": lambda answers: (
-        f"thinking was removed from {format_count(answers, 'answer')}: only what follows it was judged"
+        f"thinking was removed from {format_count(answers, 'answer')}: only the text after it was judged"
     ),
     "cut_off_thinking": lambda answers: (
-        f"{format_count(answers, 'answer')} ended while the model was "
-        "still thinking, which counts as cut off: give it a "
-        "larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
-        "reads it"
+        f"{format_count(answers, 'answer')} reached the token limit while "
+        "the model was still thinking, and counts as cut "
+        "off. Raise generation.max_new_tokens, or turn thinking off: model.chat_template_kwargs.enable_thinking=false "
+        "(if the template supports it)"
     ),
-    "stopped_early": "stopped early, when the difference to {baseline} was decided: the accuracy and the plain "
-    "difference are biased towards the verdict; quote the always-valid interval of the difference",
+    "stopped_early": "the job stopped early, when the difference to {baseline} was decided. The accuracy and the plain "
+    "difference are biased towards the verdict: report the always-valid interval of the difference",
     "answers_not_compared": _answers_not_compared_text,
-    "answers_changed": "{count} of {asked} answers changed when their questions were asked again {how}: differences of "
-    "that size between two runs say nothing about the models (float32 changes fewer)",
-    "few_twins": "copies with other numbers could be made of {count} of the first {wanted} questions only",
+    "answers_changed": "{count} of {asked} answers changed when the same questions were asked again {how}. Differences "
+    "of that size between two runs need not come from the models. model.dtype=float32 changes fewer answers",
+    "few_twins": "only {count} of the first {wanted} questions could be copied with other numbers",
     "twins": _perturbed_questions_text,
     "position_bias": _position_bias_text,
     "calls_written_in": "{form} ({reason})",
     "form_by_key": "task.form={form}",
-    "form_by_system": "as the system message asks",
-    "form_by_template": "by the chat template",
-    "form_unknown": "the chat template shows no form: task.form names another one",
-    "not_asked_again": "task.check_invariance=auto asked nothing again: the rows of this engine may depend on each "
-    "other, so the check would change the answers. task.check_invariance=20 asks 20 questions again after the others, "
-    "one at a time",
+    "form_by_system": "requested by the system message",
+    "form_by_template": "from the chat template",
+    "form_unknown": "default: the chat template shows no format for tool calls. task.form sets another one",
+    "not_asked_again": "task.check_invariance=auto did nothing: in this engine, answers may depend on what else is in "
+    "the batch, so the check would change them. task.check_invariance=20 asks 20 questions again afterwards, one at a "
+    "time",
     "stops_early_against": _stops_early_against_text,
 }
 
@@ -182,54 +189,55 @@ QUESTIONS: dict[str, Template] = {
 
 def _windows_text(window: int, step: int) -> str:
     return (
-        f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first is "
-        f"scored once, after {format_count(window - step, 'token')} of context or all there are"
+        f"perplexity: windows of {window} tokens, {step} tokens apart. Every token but a document's first is scored "
+        f"once, with at least {format_count(window - step, 'token')} of context where the document has them"
     )
 
 
 def _texts_too_short_text(texts: Sequence[int], total: int, tokens: int) -> str:
+    are = format_count(len(texts), "document is", "documents are")
     return (
-        f"left out, in all contexts: {format_count(len(texts), 'text')} of {total} with fewer than {tokens:,} tokens "
+        f"{are} left out in all contexts, of {total}: fewer than {tokens:,} tokens "
         f"(number {join_first_names([*map(str, texts)], MAX_NAMED_TEXTS)})"
     )
 
 
 def _compared_with_kept_text(kept: int, drawn: int, reason: str, fix: str | None) -> str:
-    advice = "" if fix is None else f". For whole distributions add {fix}"
+    advice = "" if fix is None else f". To compare whole distributions, add {fix}"
     return (
-        f"compared with the {kept} most probable tokens that the reference kept, and {drawn} drawn ones, because "
-        f"{reason}{advice}"
+        f"the divergence is estimated from the reference's {kept} most probable tokens and {drawn} sampled ones, "
+        f"because {reason}{advice}"
     )
 
 
 def _both_too_large_text(needed_mib: float, share: float, free_mib: float) -> str:
     needs = format_against_limit(needed_mib, share * free_mib, fixed_decimals_formatter(0))
     return (
-        f"both models beside each other are predicted to need {needs} MiB, more than {share:.0%} of the "
-        f"{free_mib:,.0f} MiB that are free"
+        f"both models together are predicted to need {needs} MiB, more than {share:.0%} of the {free_mib:,.0f} MiB "
+        "of free memory"
     )
 
 
 LIKELIHOODS: dict[str, Template] = {
     "windows": _windows_text,
-    "one_text": "one text: its windows count as samples, although they are not independent",
-    "contexts": "contexts: the last {tokens} tokens of each text, each time after the tokens right before them; the "
-    "log-likelihood above is that after {longest:,}",
+    "one_text": "there is only one document: its windows count as samples, although they depend on each other",
+    "contexts": "contexts: the last {tokens} tokens of each document are scored with each length of context. The "
+    "log-likelihood above is that with {longest:,} tokens",
     "texts_too_short": _texts_too_short_text,
     "text_without_prompt": _text_without_prompt_text,
-    "lengths_unknown": "{key}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before the "
-    "load: a text with more tokens will end the job",
-    "no_percentiles": "some texts were compared by an earlier version, which kept no {file}: for percentiles over "
-    "tokens run the job again with rerun=all",
+    "lengths_unknown": "{key}: the model has room for {room:.0f} tokens, and the documents cannot be counted before "
+    "the load. A longer document will end the job",
+    "no_percentiles": "no percentiles over tokens: an earlier version compared some documents and stored no {file}. "
+    "Run the job again with rerun=all",
     "reference": "reference: {named_as} ({job}), {state}",
-    "reference_beside": "reference: {named_as}, loaded beside this model",
+    "reference_beside": "reference: {named_as}, loaded together with this model",
     "compared_with_kept": _compared_with_kept_text,
-    "has_begun": "it has begun so",
-    "reference_is_job": "{key}={named_as} names a job and not a model",
+    "has_begun": "an earlier start of this job did so",
+    "reference_is_job": "{key}={named_as} names a job, not a model",
     "no_distributions": lambda is_own: (
-        f"{'this model' if is_own else 'the reference'} gives no whole distributions"
+        f"{'this model' if is_own else 'the reference'} does not return whole distributions"
     ),
-    "vocabularies_differ": "the two vocabularies have {own:,} and {reference:,} tokens",
-    "memory_of_both_unknown": "it is not known whether both models fit into memory beside each other",
+    "vocabularies_differ": "the vocabularies differ: {own:,} tokens here, {reference:,} in the reference",
+    "memory_of_both_unknown": "it is unknown whether both models fit into memory together",
     "both_too_large": _both_too_large_text,
 }

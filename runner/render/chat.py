@@ -7,28 +7,32 @@ from collections.abc import Sequence
 from runner_base import FinishReason, format_count
 from runner_engine import Completion, EngineStats
 
-BEGINNING = "/help lists the commands, quit or Ctrl-D ends"
-HOW_TO_END = "Ctrl-C once more, quit or Ctrl-D ends"
+BEGINNING = "/help lists the commands; quit or Ctrl-D ends the chat"
+HOW_TO_END = "press Ctrl-C again, or type quit or Ctrl-D, to end the chat"
 NO_TURN = "no turn has ended yet"
 
 
 def command_help(settings: Sequence[str]) -> dict[str, str]:
     """Return each command with its description."""
     return {
-        "/reset": "begin anew, with the same system message",
-        "/system": "TEXT: give the model this system message from now on",
-        "/set": f"generation.KEY=VALUE: one of {', '.join(settings)}; without it: show them",
-        "/stats": "what the last turn cost, and all turns together",
-        "/save": "FILE: write the conversation as JSON",
+        "/reset": "start a new conversation with the same system message",
+        "/system": "TEXT: use this system message from now on",
+        "/set": f"generation.KEY=VALUE: change one of {', '.join(settings)}; without a value: show them",
+        "/stats": "show tokens and time of the last turn and of all turns",
+        "/save": "FILE: save the conversation as JSON",
         "/load": "FILE: continue a saved conversation",
-        "/help": "this list; quit or Ctrl-D ends, Ctrl-C stops an answer, \\ continues a line",
+        "/help": "show this list; quit or Ctrl-D ends the chat, Ctrl-C stops an answer, \\ continues a line",
     }
 
 
 def truncated_answer_line(completion: Completion) -> str:
     answer = completion.answer
     is_full = answer.finish_reason is FinishReason.context
-    fix = "the model's context is full: /reset begins anew" if is_full else "/set generation.max_new_tokens=N"
+    fix = (
+        "the model's context is full: /reset starts a new conversation"
+        if is_full
+        else "raise the limit with /set generation.max_new_tokens=N"
+    )
     what = " while thinking" if answer.parts.is_open else ""
     return f"[cut off{what} after {format_count(answer.num_tokens, 'token')}: {fix}]"
 
@@ -36,10 +40,8 @@ def truncated_answer_line(completion: Completion) -> str:
 def server_turn_stats(completion: Completion) -> str:
     """Return a turn's tokens and times for a server."""
     return (
-        f"this turn: {completion.prompt_tokens} prompt tokens and "
-        f"{completion.answer.num_tokens} new ones, the first after"
-        f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s (how many prompt tokens the server "
-        "had in its cache is unknown)"
+        f"this turn: {completion.prompt_tokens} prompt tokens (cached: unknown) · {completion.answer.num_tokens} new "
+        f"tokens in {completion.seconds:.2f} s, the first after {completion.first_token_s:.2f} s"
     )
 
 
@@ -47,20 +49,22 @@ def local_turn_stats(completion: Completion, spent: EngineStats, total: EngineSt
     """Return the tokens and times of a turn, and of all turns together."""
     cached_tokens = completion.prompt_tokens - spent.prefill_tokens
     right = (
-        f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right" if spent.draft_tokens else ""
+        f" · {spent.accepted_tokens} of {spent.draft_tokens} draft tokens accepted"
+        if spent.draft_tokens
+        else ""
     )
     return (
-        f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
-        f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
-        f"           {completion.answer.num_tokens} new tokens, the first after {completion.first_token_s:.2f} s, "
-        f"then {_decode_speed_text(spent)}{right}\n"
-        f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s, "
-        f"{total.decode_tokens + turns} new ones at {_decode_speed_text(total)}"
+        f"this turn: {completion.prompt_tokens} prompt tokens: {cached_tokens} cached, {spent.prefill_tokens} computed "
+        f"in {spent.prefill_s:.2f} s\n"
+        f"           {completion.answer.num_tokens} new tokens: the first after {completion.first_token_s:.2f} s, then "
+        f"{_decode_speed_text(spent)}{right}\n"
+        f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s · "
+        f"{total.decode_tokens + turns} new tokens at {_decode_speed_text(total)}"
     )
 
 
 def saved_message(messages: int, path: object) -> str:
-    return f"wrote {format_count(messages, 'message')} to {path}"
+    return f"saved {format_count(messages, 'message')} to {path}"
 
 
 def loaded_message(messages: int) -> str:

@@ -16,9 +16,9 @@ def render_engine_notes(stats: EngineStats, report: EngineReport | None = None) 
 def shortage_note(shortage: SequenceShortage) -> str:
     rows, asked = shortage.rows, shortage.asked_rows
     if not shortage.ran_out and shortage.kv_tokens is not None:
-        tokens = f"{shortage.kv_tokens:,} tokens of keys and values"
-        return f"memory has room for {tokens}: {rows} rows at once, {asked} were asked for"
+        tokens = f"{shortage.kv_tokens:,} tokens of KV cache"
+        return f"the batch is limited to {rows} sequences ({asked} requested): memory has room for {tokens}"
     if not shortage.ran_out:
-        return f"memory has room for {rows} rows at once, where {asked} would go together"
-    when = f"with {asked} rows at once" if asked else "while a shared prefix was read"
-    return f"memory ran out {when}: {rows} concurrent rows from now on"
+        return f"the batch is limited to {rows} sequences ({asked} would be possible): memory has room for no more"
+    when = f"with {asked} sequences in the batch" if asked else "during the prefill of a shared prefix"
+    return f"memory ran out {when}: the batch is limited to {rows} sequences from now on"

@@ -10,42 +10,47 @@ from runner_base.render.notes import Template
 
 # ------------------------------------------------------------------------------------------- estimates
 
-A_TENTH = "a tenth of the time that the jobs take"
+A_TENTH = "10 % of the time of the jobs"
 
 
 def _draft_acceptance_known_text(asked: str, jobs: int, tokens: tuple[float, float]) -> str:
     low, high = (f"{end:.1f}" for end in tokens)
     span = low if low == high else f"{low} to {high}"
-    known = f"as {format_count(jobs, 'finished job')} with this model had them"
-    return f"generation.speculate={asked}: a pass gives a row {span} tokens, {known}"
+    finished = format_count(jobs, "finished job")
+    return f"generation.speculate={asked}: {span} tokens a pass, as measured in {finished} with this model"
 
 
 def _draft_acceptance_unknown_text(asked: str, all_right_s: float, none_right_s: float) -> str:
-    span = f"{format_duration(all_right_s)} with all guesses right, {format_duration(none_right_s)} with none"
-    return f"generation.speculate={asked}: {span}; no finished job here says how many are"
+    span = (
+        f"{format_duration(all_right_s)} if all draft tokens are "
+        f"accepted, {format_duration(none_right_s)} if none is"
+    )
+    return f"generation.speculate={asked}: {span}. No finished job here shows how many are accepted"
 
 
 def _calibrating_text(count: int, total: int, seconds: float, limit_s: float) -> str:
-    most = "" if limit_s == inf else f", at most {format_duration(limit_s)}"
+    limit = "" if limit_s == inf else f", at most {format_duration(limit_s)}"
     return (
-        f"calibrating {count} of {total} formats, about {format_duration(seconds)}{most}; "
-        "each is kept for later plans on this "
-        "machine; plan=quick leaves this out"
+        f"timing {count} of {total} formats: about {format_duration(seconds)}{limit}. "
+        "The results are stored for later plans on "
+        "this machine. plan=quick skips this"
     )
 
 
 ESTIMATES: dict[str, Template] = {
     "guesses_known": _draft_acceptance_known_text,
     "guesses_unknown": _draft_acceptance_unknown_text,
-    "merging": lambda seconds: f"{format_duration(seconds)} of it to merge the adapter, guessed",
+    "merging": lambda seconds: (
+        f"about {format_duration(seconds)} of the time is for merging the adapter (a guess)"
+    ),
     "busy": "this machine is busy, {beside}: jobs may take longer than estimated",
     "not_calibrated": lambda names, limit_s: (
-        f"guessed, not calibrated: {', '.join(names)}: timing them would "
-        f"take more than {A_TENTH} ({format_duration(limit_s)})"
+        f"the time of {', '.join(names)} is guessed: to measure it would "
+        f"take longer than {format_duration(limit_s)}, {A_TENTH}"
     ),
     "calibrating": _calibrating_text,
     "calibration_ended": lambda limit_s: (
-        f"calibration ended after {format_duration(limit_s)}, {A_TENTH}; what is left is guessed"
+        f"timing ended after {format_duration(limit_s)}, {A_TENTH}: the times of the other formats are guessed"
     ),
 }
 
@@ -61,13 +66,13 @@ def _models_text(text: str, sizes_mib: Sequence[float | None], reference: str) -
 
 
 def _not_logged_text(results: int) -> str:
-    are = format_count(results, "result is", "results are")
-    return f"{are} on disk but not in MLflow yet: runner-sync or the same command logs them"
+    are, them = ("result is", "it") if results == 1 else ("results are", "them")
+    return f"{results} {are} on disk but not in MLflow: run runner-sync or the same command to log {them}"
 
 
 def _keys_left_out_text(keys: Sequence[str], choices: str) -> str:
-    are, them = ("is", "it") if len(keys) == 1 else ("are", "them")
-    return f"{', '.join(keys)} {are} passed to the jobs that have {them}, and left out with {choices}"
+    such = "no such key" if len(keys) == 1 else "no such keys"
+    return f"{', '.join(keys)}: ignored by jobs with {choices}, which have {such}"
 
 
 def _detectable_text(
@@ -83,22 +88,24 @@ def _detectable_text(
     by_bets: bool,
 ) -> str:
     if pairs:
-        jobs = format_count(pairs, "job that is done", "jobs that are done")
-        basis = f"if {disagreement:.1%} of the verdicts differ, as in {jobs}"
+        basis = f"{disagreement:.1%} of the verdicts differ, as in {format_count(pairs, 'finished job')}"
     else:
-        basis = f"if {disagreement:.0%} of the verdicts differ, as is usual"
-    bets = "; by bets, as jobs that may stop early are compared" if by_bets else ""
-    others = f"{format_count(comparisons, 'comparison')}, {basis}{bets}"
+        basis = f"{disagreement:.0%} of the verdicts differ, a usual value"
+    bets = ", always-valid tests (early stopping)" if by_bets else ""
     if least is not None:
-        could = f"could detect a difference of {100 * least:.1f} points"
+        could = f"can detect a difference of {100 * least:.1f} points"
     elif may_detect_largest:
-        could = "could detect only the largest difference"
+        could = "can detect only the largest possible difference"
     else:
         could = "are too few to detect any difference"
-    if least is None:
-        others += f", so that no difference is larger than {100 * disagreement:.1f} points"
+    limit = (
+        f", so {100 * disagreement:.1f} points is the largest possible difference" if least is None else ""
+    )
     on = "" if where is None else f"{where}: "
-    return f"{on}{questions:,} questions a job {could} from {' or '.join(names)} with {power:.0%} power ({others})"
+    return (
+        f"{on}{questions:,} questions a job {could} to {' or '.join(names)}, with {power:.0%} power. Assumed: "
+        f"{format_count(comparisons, 'comparison')}{bets}; {basis}{limit}"
+    )
 
 
 def _questions_for_margin_text(
@@ -109,60 +116,66 @@ def _questions_for_margin_text(
     about = "more than ten million" if needed is None else f"about {needed:,}"
     takes = ""
     if there is not None:
-        takes = f": there are only {there:,}"
+        takes = f", but there are only {there:,}"
     elif seconds is not None:
-        these = "this job" if jobs == 1 else f"these {jobs} jobs"
-        takes = f", and take {format_duration(seconds)} for {these} here"
+        these = "this job takes" if jobs == 1 else f"these {jobs} jobs take"
+        takes = f"; {these} {format_duration(seconds)} then"
     good = f"as good within {format_margin_points(margin)}"
-    return f"    {about} questions a job would show '{good}' if neither is better{takes}"
+    return f"    to show '{good}' between equal models, a job needs {about} questions{takes}"
 
 
 def _overlaps_text(rivals: int) -> str:
-    of_others = "that of another trial" if rivals == 1 else f"those of {rivals} other trials"
-    return f"  its interval overlaps with {of_others}: these scores do not show which is best"
+    others = "that of another trial" if rivals == 1 else f"those of {rivals} other trials"
+    return (
+        f"  not decided: its interval overlaps with {others}, so these scores do not show which one is best"
+    )
 
 
 def _check_of_best_text(questions: int, commands: Sequence[str]) -> str:
-    fresh = f"{format_count(questions, 'question')} that the search has not asked (or more, with a larger task.limit)"
-    return "\n  ".join([f"  a check of it and the next best on {fresh}:", *commands])
+    fresh = f"{format_count(questions, 'question')} that the search has not used (task.limit sets more)"
+    return "\n  ".join([f"  To check the best trial and the next best on {fresh}:", *commands])
 
 
 def _added_for_others_text(jobs: int) -> str:
-    needed = format_count(jobs, "job of this grid is", "jobs of this grid are")
-    return f"added, because {needed} compared with it"
+    compared = format_count(jobs, "job of this grid is", "jobs of this grid are")
+    return f"added, because {compared} compared with it"
 
 
 def _store_failed_text(store: str, reason: str, kept: object) -> str:
-    safe = f" The result is kept in {kept}; the same command logs it without running it again" if kept else ""
+    safe = (
+        f" The result is kept in {kept}: run the same command to log it without running the job again"
+        if kept
+        else ""
+    )
     return f"MLflow at {store} cannot be reached or written: {reason}.{safe}"
 
 
 GRIDS: dict[str, Template] = {
     "models": _models_text,
-    "quantized_reference": "note: no unquantized model is among them: all are compared with {reference}, whose own "
-    "loss is not seen. {key}=FILE names another one",
-    "unreadable": "cannot be read: {model}: {problem}",
+    "quantized_reference": "note: all models are quantized. They are compared with {reference}, whose own loss is not "
+    "measured. {key}=FILE names another reference",
+    "unreadable": "{model} cannot be read: {problem}",
     "left_out": "left out: {what}",
-    "grid_plan_unreadable": "the grid of run {run}, whose plan cannot be read ({reason})",
-    "metrics_unreadable": "run {run} has {count} further metrics, which cannot be read: {reason}",
+    "grid_plan_unreadable": "the grid of run {run}: its plan cannot be read ({reason})",
+    "metrics_unreadable": "run {run}: {count} more metrics cannot be read ({reason})",
     "store_failed": _store_failed_text,
-    "database_locked": "the database is locked by another program: close it, or wait, and run again",
-    "store_not_writable": "{reason}. Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none",
-    "nothing_to_fetch": "nothing to fetch: all finished jobs are in {folder}",
-    "part_of_model": "{path} is a part of a model: llama-gguf-split --merge makes one file of them",
-    "no_language_model": "{path} is no language model ({kind})",
-    "done_elsewhere": "another host has done it: its result will come from {store}",
-    "nothing_to_ask": "every answer is recorded: the texts are judged, and nothing is decoded",
-    "fewer_questions": "task.limit={limit}: only {count:,} questions are there: all of them are asked",
+    "database_locked": "the database is locked by another program. Close that program, or wait and run again",
+    "store_not_writable": "{reason}. Choose a store that you can write: tracking.uri=sqlite:////PATH.db, or "
+    "tracking=none",
+    "nothing_to_fetch": "nothing to fetch: {folder} has all finished jobs",
+    "part_of_model": "{path} is one part of a model. Join the parts into one file with llama-gguf-split --merge",
+    "no_language_model": "{path} is not a language model ({kind})",
+    "done_elsewhere": "another host has finished this job: its result comes from {store}",
+    "nothing_to_ask": "all answers are recorded: they are judged again, and nothing is generated",
+    "fewer_questions": "task.limit={limit}: the data set has only {count:,} questions, and all of them are asked",
     "added_for_others": _added_for_others_text,
     "not_logged": _not_logged_text,
     "keys_left_out": _keys_left_out_text,
-    "gpu_lost": "{gpus} cannot be used any more by its worker: {reason}",
+    "gpu_lost": "the worker cannot use {gpus} any more: {reason}",
     "detectable": _detectable_text,
     "questions_for_margin": _questions_for_margin_text,
-    "clusters_not_planned": "task.cluster={cluster}: verdicts count clusters, and no plan says how many questions "
-    "would decide",
+    "clusters_not_planned": "questions needed: unknown, as the comparison counts clusters (task.cluster={cluster})",
     "overlaps": _overlaps_text,
-    "all_asked": "  the search has asked all questions: to compare them, take others, e.g. another task.split",
+    "all_asked": "  the search has used all questions: compare its trials on others, e.g. another task.split",
     "check_of_best": _check_of_best_text,
 }

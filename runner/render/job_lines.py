@@ -4,6 +4,7 @@ metrics.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -38,6 +39,7 @@ OF_GRID = (
     "energy_cost",
 )
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
+PERCENT = re.compile(r"(?<=\d)%")
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
 
 
@@ -51,7 +53,7 @@ class TableLine:
     label: str
     text: str
     common: bool = False  # most tasks have it, so it does not characterize a job
-    brief: bool = False  # included in the one line that a job of a grid gets
+    detail: bool = False  # only print=full shows it
     unless_zero: str = ""  # a metric; the line is left out if it is missing or 0
 
     @property
@@ -70,7 +72,7 @@ class TableLine:
         for literal, name, nouns, _ in Formatter().parse(self.text):
             value = find_metric(name).format_value(metrics[name]) if name else ""
             parts += [literal, _with_plural_noun(value, nouns) if nouns else value]
-        return "".join(parts)
+        return PERCENT.sub(" %", "".join(parts))
 
 
 def _with_plural_noun(number: str, nouns: str) -> str:
@@ -84,44 +86,42 @@ def _interval_template(metric: str, label: str = "95 % interval") -> str:
 
 
 KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval_template("kl_nats_per_token")
-BY_VOTE = (
-    ", by the vote of {answers_each:answer} · {tied_votes:tie}, which went to the number that came first"
-)
+BY_VOTE = " · by vote of {answers_each:answer}, {tied_votes:tie} (the first number counts)"
 STOPPED = "questions_left"  # a metric of a job that may stop early: above 0 if it did
-PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
-ENERGY = "{energy_net_j} J besides {idle_w} W of idling"
+PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", "decode {decode_tok_per_s} tok/s"
+ENERGY = "{energy_net_j} J above the {idle_w} W of the idle machine"
 PHASES = " · prefill {energy_prefill_j} J, decode {energy_decode_j} J"
-PER_ANSWER = " · {joules_per_right_answer} J for a right answer"
+PER_ANSWER = " · {joules_per_right_answer} J per right answer"
 FASTEST_ANSWERED = (
-    "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
+    "{best_output_tok_per_s} tok/s in whole answers, batch {best_batch_size}, prompt {best_prompt_tokens}"
 )
 LINES = (
     *(
-        TableLine("accuracy", f"{{accuracy}}{_interval_template('accuracy')}   n = {n}", brief=True)
-        for n in (
-            "{n}",
-            "{n} in {families:family|families}",
-            "{n}, mean of {answers_each:answer}",
-            "{n} in {families:family|families}, mean of {answers_each:answer}",
+        TableLine("accuracy", f"{{accuracy}}{_interval_template('accuracy')}   {n}", detail=detail)
+        for n, detail in (
+            ("{n:question}", False),
+            ("{n:question}, mean of {answers_each:answer}", False),
+            ("{n:question} in {families:cluster}", True),
+            ("{n:question} in {families:cluster}, mean of {answers_each:answer}", True),
         )
     ),
     TableLine(
         "without limit",
-        "{accuracy_cut_off_wrong} – {accuracy_cut_off_right} (all cut off wrong – all right)"
+        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (all that were cut off: wrong, or right)"
         + _interval_template("accuracy_uncut"),
     ),
-    TableLine("of all asked", "{accuracy_all}" + _interval_template("accuracy_all") + "   n = {n_all}"),
+    TableLine("all questions", "{accuracy_all}" + _interval_template("accuracy_all") + "   {n_all:question}"),
     *(
         TableLine(
-            "verdicts",
-            "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off" + whose,
+            "answers",
+            "{correct} correct · {wrong} wrong · {no_answer} without an answer · {cut_off} cut off" + whose,
         )
         for whose in ("", BY_VOTE)
     ),
     TableLine(
-        "orders",
-        "of {questions_in_all_orders:question} {same_in_all_orders_share} have the same choice in all orders of their "
-        "choices · {right_in_all_orders_share} are right in all",
+        "choice orders",
+        "{same_in_all_orders_share} of {questions_in_all_orders:question} get the same choice in all orders · "
+        "{right_in_all_orders_share} are right in all",
     ),
     TableLine(
         "position bias",
@@ -130,27 +130,31 @@ LINES = (
         + "   p = {position_bias_p}",
     ),
     TableLine(
-        "trust",
+        "extraction",
         "strict {accuracy/strict} · flexible {accuracy/flexible} · "
         "{extractors_differ:verdict differs|verdicts differ} · {stopped_by_length} stopped by length",
+        detail=True,
     ),
     TableLine(
         "thinking",
-        "{thinking_tokens_per_answer:token} an answer · {answer_tokens_per_answer} for the answer itself · "
+        "{thinking_tokens_per_answer:token} per answer · {answer_tokens_per_answer} for the answer itself · "
         "in {thought_share} of the answers",
     ),
     TableLine(
         "endings",
-        "{endings/closed} closed · {endings/budget_spent} budget spent · {endings/cut_off_thinking} cut off while "
-        "thinking · {endings/cut_off_answer} cut off in the answer · {endings/no_thinking} without thinking",
+        "{endings/closed} thinking closed · {endings/budget_spent} budget spent · "
+        "{endings/cut_off_thinking} cut off while thinking · {endings/cut_off_answer} cut off in the answer · "
+        "{endings/no_thinking} without thinking",
+        detail=True,
     ),
     TableLine(
         "asked again",
-        "{asked_again:question}: {texts_changed:text} changed ({texts_changed_share}) · {answers_changed:answer}",
+        "{asked_again:question}: {texts_changed:text changed|texts changed} ({texts_changed_share}) · "
+        "{answers_changed:result changed|results changed}",
     ),
     TableLine(
         "copies",
-        "{twins} with other numbers: originals {originals_correct} right · copies {twins_correct} right · "
+        "{twins} with other numbers: {originals_correct} originals right · {twins_correct} copies right · "
         "McNemar p = {twins_p}",
     ),
     *(
@@ -161,36 +165,36 @@ LINES = (
             + _interval_template("early_stop_difference_points", f"always-valid {confidence} % interval")
             + "   of {questions_asked:question} only this job has {early_stop_wins} right, only the baseline "
             "{early_stop_losses}" + whose,
-            brief=True,
             unless_zero=unless_zero,
         )
-        for whose in ("", ", by the vote of {answers_each:answer}")
+        for whose in ("", ", by vote of {answers_each:answer}")
         for confidence in ("95", "{early_stop_confidence_percent}")
-        for biased, unless_zero in (("", ""), (", biased by the stop: quote the interval", STOPPED))
+        for biased, unless_zero in (("", ""), (" (biased by the early stop: use the interval)", STOPPED))
     ),
-    TableLine("accuracy", "{acc}" + _interval_template("acc") + "   n = {n}", brief=True),
+    TableLine("accuracy", "{acc}" + _interval_template("acc") + "   {n:question}"),
     TableLine(
         "normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"
     ),
     *(
         TableLine(
-            "log-likelihood",
-            "{log_likelihood_nats_per_token} nats/token" + interval + "   n = {n}",
-            brief=True,
+            "log-likelihood", "{log_likelihood_nats_per_token} nats/token" + interval + "   {n:document}"
         )
         for interval in ("", _interval_template(LOG_LIKELIHOOD))
     ),
     TableLine(
         "bits",
-        "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens:token} · {scored_bytes} bytes",
+        "{bits_per_byte} per byte · {bits_per_token} per token   {scored_tokens:token} · {scored_bytes} bytes",
+        detail=True,
     ),
     *(
-        TableLine("perplexity", "{perplexity} a token" + interval)
+        TableLine("perplexity", "{perplexity} per token" + interval)
         for interval in ("", _interval_template("perplexity"))
     ),
-    TableLine("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
+    TableLine(
+        "first choice", "{rank_1_share} of the tokens are the model's most probable token", detail=True
+    ),
     *(
-        TableLine("KL", text, brief=True, unless_zero=unless_zero)
+        TableLine("KL", text, unless_zero=unless_zero)
         for text, unless_zero in (
             (KL, ""),
             (KL + ", at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
@@ -204,38 +208,43 @@ LINES = (
                 "kl_drawing_error_nats_per_token",
             ),
             (
-                KL + KL_INTERVAL + ", of these texts alone ± {kl_drawing_error_nats_per_token}",
+                KL + KL_INTERVAL + ", for these documents alone ± {kl_drawing_error_nats_per_token}",
                 "kl_drawing_error_nats_per_token",
             ),
             *(
-                (KL + interval + ", estimated from drawn tokens: too few for ±", "kl_drawn_tokens")
+                (KL + interval + ", estimated from sampled tokens: too few for ±", "kl_drawn_tokens")
                 for interval in ("", KL_INTERVAL)
             ),
         )
     ),
-    TableLine("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
-    TableLine("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors:error}"),
+    TableLine(
+        "agreement", "{top_1_agreement} of the tokens have the same most probable token as the reference"
+    ),
+    TableLine("completions", "{n}   {stopped} finished · {cut_off} cut off · {errors:error}"),
     TableLine(
         "requests",
-        "{requests}   {answered} answered · {refused} sent away · {clients_left:client} left · "
-        "{client_errors} wrong · {server_errors} failed",
+        "{requests}   {answered} answered · {refused} refused · {clients_left} closed by the client · "
+        "{client_errors} invalid · {server_errors} failed",
     ),
     TableLine(
-        "answers",
-        "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows:row} at once",
+        "answer time",
+        "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · up to {peak_rows:sequence} in a batch",
     ),
-    TableLine("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
+    TableLine("tokens", "{prompt_tokens} prompt · {new_tokens} new", detail=True),
     TableLine(
         "tokens",
         "{prompt_tokens} prompt, {computed_prompt_tokens} computed · {new_tokens} new",
         unless_zero="shared_prompt_tokens",
+        detail=True,
     ),
     TableLine("team", "{calls:call} · {code_failed:program} failed"),
     TableLine(
-        "team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:prompt token} shared"
+        "team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:shared prompt token}"
     ),
-    TableLine("samples", "{samples_per_question} a question"),
-    TableLine("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
+    TableLine("samples", "{samples_per_question} per question"),
+    TableLine(
+        "per question", "{prompt_tokens_per_question} prompt tokens · {new_tokens_per_question} new tokens"
+    ),
     TableLine(
         "training",
         "{train_solved} of {train_questions:question} solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
@@ -247,66 +256,65 @@ LINES = (
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
     ),
-    TableLine("speed", PREFILL, brief=True),
-    TableLine("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),
+    TableLine("speed", PREFILL),
+    TableLine("speed", f"{DECODE} · {PREFILL}", unless_zero="decode_tok_per_s"),
     TableLine(
         "speed",
-        PREFILL + DECODE + " · {accepted_tokens} of {draft_tokens} guessed tokens right",
-        brief=True,
+        f"{DECODE} · {PREFILL} · {{accepted_tokens}} of {{draft_tokens}} draft tokens accepted",
         unless_zero="draft_tokens",
+        detail=True,
     ),
     TableLine(
-        "fastest cell",
-        "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}",
+        "fastest",
+        "decode {best_decode_tok_per_s} tok/s, batch {best_batch_size}, prompt {best_prompt_tokens}",
     ),
-    TableLine("fastest cell", FASTEST_ANSWERED),
-    TableLine("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
-    TableLine("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
+    TableLine("fastest", FASTEST_ANSWERED),
+    TableLine("fastest", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best"),
+    TableLine("machine limits", "matmul {matrix_gflop_per_s} GFLOP/s · memory {read_gb_per_s} GB/s"),
     *(
         TableLine(who, f"{{{who}_answers:answer}} · {{{who}_calls:call}} · {{{who}_new_tokens}} new tokens")
         for who in ("student", "teacher")
     ),
-    TableLine("cost", "{cost_usd} USD", brief=True),
+    TableLine("cost", "{cost_usd} USD"),
     TableLine("energy", ENERGY),
     TableLine("energy", ENERGY + PHASES),
-    TableLine("energy", ENERGY + PER_ANSWER, brief=True),
-    TableLine("energy", ENERGY + PHASES + PER_ANSWER, brief=True),
-    TableLine("energy cost", "{energy_cost} for {energy_wh} Wh, idling included", brief=True),
+    TableLine("energy", ENERGY + PER_ANSWER),
+    TableLine("energy", ENERGY + PHASES + PER_ANSWER),
+    TableLine("energy cost", "{energy_cost} for {energy_wh} Wh, idle power included"),
     TableLine("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
     TableLine("written", "{written_parts:part}, {written_mib} MiB"),
-    TableLine("copying", "{write_gb_per_s} GB/s, hashed on the way"),
+    TableLine("copying", "{write_gb_per_s} GB/s, including the hash"),
     TableLine(
-        "pipeline",
-        "{num_parts:part} in {processes:process|processes} · {bubble_share} of their time without work",
+        "pipeline", "{num_parts:part} in {processes:process|processes} · idle {bubble_share} of the time"
     ),
-    TableLine("load_s", "{load_s}", common=True),
-    TableLine("weight_mib", "{weight_mib}", common=True),
+    TableLine("load time", "{load_s} s", common=True, detail=True),
+    TableLine("weights", "{weight_mib} MiB", common=True, detail=True),
     TableLine(
-        "model_mib",
-        "{model_mib}   weights {weight_mib} · KV cache {kv_peak_mib} · activations {activation_mib}",
+        "memory",
+        "{model_mib} MiB   weights {weight_mib} · KV cache {kv_peak_mib} · activations {activation_mib}",
         common=True,
     ),
-    TableLine("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
+    TableLine("process memory", "{peak_rss_mib} MiB at most", common=True, detail=True),
+    TableLine("peak memory", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
     TableLine(
-        "over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"
-    ),
-    TableLine(
-        "held",
+        "measured",
         "weights {weights_held_mib} · KV cache {kv_held_mib} · activations {activation_held_mib} · "
         "runtime {runtime_held_mib} MiB",
     ),
     TableLine(
         "predicted",
         "weights {predicted_weights_held_mib} · KV cache {kv_cache_mib} · activations {predicted_activation_mib} · "
-        "runtime {predicted_runtime_mib} MiB, each at its largest",
+        "runtime {predicted_runtime_mib} MiB (each at its peak)",
     ),
     TableLine(
         "KV cache",
-        "{kv_per_1000_tokens_mib} MiB for 1,000 tokens of a row, {kv_per_1000_tokens_mib_min} – "
-        "{kv_per_1000_tokens_mib_max} · by formula {predicted_kv_per_1000_tokens_mib}",
+        "{kv_per_1000_tokens_mib} MiB per 1,000 tokens ({kv_per_1000_tokens_mib_min} to "
+        "{kv_per_1000_tokens_mib_max}) · {predicted_kv_per_1000_tokens_mib} MiB by formula",
     ),
-    TableLine("lora", "{lora_modules:module} · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
-    TableLine("seconds", "{seconds}", common=True, brief=True),
+    TableLine(
+        "lora", "{lora_modules:module} · rank {lora_rank} · norm of the delta {lora_delta_norm}", detail=True
+    ),
+    TableLine("time", "{seconds} s", common=True),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORM = "The form is a hash of all prompts without their questions: only scores of the same form are alike."
+FORM = "The form is a hash of all prompts without their questions: only compare scores of the same form."
 
 
 def divergence_explanation(
@@ -10,19 +10,19 @@ def divergence_explanation(
 ) -> str:
     """Return an explanation of the columns of a divergence table."""
     what = (
-        "over the tokens that the reference kept, so a percentile is only bounded (at least – at most)"
+        "over the tokens that are stored for the reference, so percentiles are bounds (lower – upper)"
         if is_bounded
         else "over whole distributions"
     )
     return (
-        f"KLD: the Kullback–Leibler divergence from {reference}, in nats a token, {what}; on {texts} texts with "
-        f"{tokens} tokens of {data} {split}. In brackets: 95 % intervals over texts; a percentile has none where the "
-        "texts are too few for it. PPL ratio: the perplexity divided by the reference's."
+        f"KLD: the Kullback–Leibler divergence from {reference} in nats per token, {what}. Measured on {texts} "
+        f"documents with {tokens} tokens of {data} {split}. In brackets: 95 % intervals over documents, where there "
+        "are enough of them. PPL ratio: the perplexity divided by that of the reference."
     )
 
 
 def not_on_hub_message(job_id: str, data: str | None, results: str) -> str:
     return (
-        f"{job_id}: task.data={data} is no data set of the Hub, so {results} has no entry of it: --benchmark "
-        "DATASET_ID:TASK_ID names one"
+        f"{job_id}: {results} gets no entry, because task.data={data} is not a data set on the Hub. Name one with "
+        "--benchmark DATASET_ID:TASK_ID"
     )

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-HAS_ALL_COLUMNS = "a file or a pipe has them all"
+from runner_base import format_count, format_duration
+
+HAS_ALL_COLUMNS = "print=full shows them"
 
 
 def state_text(state: str, is_duplicate: bool) -> str:
-    return f"{state} (the same job as one above)" if is_duplicate else state
+    return f"{state} (listed twice)" if is_duplicate else state
 
 
-def memory_line(process_mib: float, main_mib: float, is_limited: bool, gpus_mib: Sequence[float]) -> str:
-    """Return an explanation of the plan's memory columns, and the free main and GPU memory."""
-    limit = " below the control group's limit" if is_limited else ""
+def memory_lines(
+    process_mib: float, main_mib: float, is_limited: bool, gpus_mib: Sequence[float]
+) -> list[str]:
+    """Return what a plan's columns of memory mean, and how much is free: in main memory, and on each GPU."""
+    limit = " (limited by the control group)" if is_limited else ""
     free = [f"{main_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_mib)]
-    return (
-        "memory as predicted; peak: weights, KV cache and activations together, without the "
-        f"{process_mib:.0f} MiB of the worker process. Free: {', '.join(free)}"
-    )
+    return [
+        f"Memory is predicted. Peak: weights + KV cache + activations, without {process_mib:.0f} MiB of the process.",
+        f"Free: {', '.join(free)}",
+    ]
+
+
+def total_line(
+    summary: str, models: int, is_per_worker: bool, seconds: float | None, spread: float, left_out: int
+) -> str:
+    """Return how many jobs there are, how many models they load, and how long they take."""
+    each = "once per worker" if is_per_worker else "once"
+    parts = [summary]
+    if models:
+        parts.append(f"{format_count(models, 'model')} to load, at most {each}")
+    if seconds is not None:
+        unknown = f" without {format_count(left_out, 'job')} of unknown time" if left_out else ""
+        parts.append(f"one after another {format_duration(seconds)} ± {spread:.0%}{unknown}")
+    return " · ".join(parts)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-_THINKING_REMOVED = (
-    "only what follows thinking is an answer, and a boxed expression that is no number is none"
-)
+_THINKING_REMOVED = "only the text after the thinking is the answer, and a boxed expression must be a number"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
 _TAGS_MENTIONED = (
-    "tags that a text only speaks of are no thinking, and an answer that was cut off behind it is not right"
+    "tags that the text only mentions do not start thinking, and an answer that was cut off after the thinking "
+    "is wrong"
 )
 NEW_RULES = {
     ("gsm8k", 3): _THINKING_REMOVED,

@@ -12,10 +12,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from runner.config.choices import choice_schema, list_choices
+from runner.config.choices import CONF, choice_schema, included_choice_files, list_choices
 from runner.config.compose import compose_job
 from runner.config.groups import GROUPS
-from runner.config.help import allowed_values, describe_job_keys
+from runner.config.help import allowed_values, describe_job_keys, read_comments
+from runner.config.render import COMMON_KEYS
 from runner_engine.quantization.base import GENERAL_KEYS
 
 
@@ -50,6 +51,19 @@ def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
     assert (silent, incomplete) == ([], []), "each key has a comment, and each choice of an enum is named"
 
 
+def test_a_comment_beside_a_key_is_one_short_line() -> None:
+    long = [
+        (file.name, key, len(comment))
+        for group in (*GROUPS, "profile")
+        for file in included_choice_files(group)
+        for key, comment in read_comments(file).beside.items()
+        if len(comment) > 100
+    ]
+    menu = read_comments(CONF / "config.yaml").beside
+    long += [("config", key, len(menu[key])) for key in menu if key != "defaults" and len(menu[key]) > 100]
+    assert not long
+
+
 def test_the_data_sets_stand_beside_their_key() -> None:
     for name in ("gsm8k", "likelihood"):
         said = keys(f"task={name}", "task.data=embedded_hard5")
@@ -59,7 +73,7 @@ def test_the_data_sets_stand_beside_their_key() -> None:
 
 def test_values_choices_and_comments_stand_beside_a_key() -> None:
     said = keys("task.limit=7", "model=stub", "task.shuffle_seed=null", "tracking.uri=sqlite:///x y.db")
-    assert said["task.limit"] == ("7", "then the first N questions; null: all of them")
+    assert said["task.limit"] == ("7", "the first N questions; null: all")
     assert said["tracking.uri"][0] == '"sqlite:///x y.db"'
     assert said["task.shuffle_seed"][0] == "null"
     assert not [key for key in said if key.endswith(".name") and key.count(".") == 1], (
@@ -71,15 +85,29 @@ def test_values_choices_and_comments_stand_beside_a_key() -> None:
 def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
     done = runner("task=generate", "--help")
     assert done.code == 0
-    assert (
-        "  task.format=chat                      # chat (the model's chat template) | raw (the text unchanged)"
-        in done.out
-    )
-    assert "== Groups (group=choice) ==" in done.out
-    assert done.out.rstrip().endswith("runner-advise --help")
-    assert not {"task.name", "quantization.name"} & {*re.findall(r"[a-z.]+(?==)", done.out)}
-    assert max(map(len, done.out.partition("== Keys")[2].splitlines())) <= 120
+    assert "  task.format=chat                      # chat (the model's chat template) | raw" in done.out
+    assert {*re.findall(r"^  ([a-z]+)\.", done.out, re.MULTILINE)} == {"task"}, "of the choice alone"
+    assert done.out.rstrip().endswith("runner print=full --help")
+    whole = runner("print=full", "--help").out
+    assert "== Groups (group=choice) ==" in whole
+    assert not {"task.name", "quantization.name"} & {*re.findall(r"[a-z.]+(?==)", whole)}
+    assert max(map(len, whole.partition("== Keys")[2].splitlines())) <= 100
     assert "hydra" in runner("--hydra-help").out
+
+
+def test_the_overview_fits_two_screens(runner: Callable[..., Any]) -> None:
+    done = runner("--help")
+    lines = done.out.splitlines()
+    assert done.code == 0
+    assert len(lines) <= 90
+    assert max(map(len, lines)) <= 100
+    shown = {*re.findall(r"[\w.]+", done.out)}
+    for group in (*GROUPS, "profile"):
+        assert {group, *list_choices(group)} <= shown
+    composed, _ = compose_job(())
+    for key in COMMON_KEYS:
+        assert OmegaConf.select(composed, key, default="no such key") != "no such key", key
+        assert f"\n  {key}=" in done.out
 
 
 @pytest.mark.thorough

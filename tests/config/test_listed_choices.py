@@ -32,7 +32,7 @@ def commented_words() -> dict[str, set[str]]:
 @pytest.mark.thorough
 def test_the_comment_of_a_group_names_all_its_choices(runner: Callable[..., Any]) -> None:
     words, missing = commented_words(), {}
-    for line in runner("--help").out.splitlines():
+    for line in runner("print=full", "--help").out.splitlines():
         group, colon, choices = line.partition(": ")
         if colon and group in GROUPS:
             missing[group] = set(choices.split(", ")) - words[group]

@@ -81,8 +81,8 @@ def test_a_grid_prints_its_jobs_where_it_has_no_terminal(tmp_path: Path) -> None
     ran = watched("-m", "seed=1,2", *slow, folder=tmp_path, in_terminal=False)
     assert ran.code == 0, ran.output
     assert ran.longest.seconds <= LIMIT_S, ran.longest
-    assert "0 of 2 jobs done" in ran.output
-    assert re.search(r"seed=1: gsm8k [0-4]/4, ", ran.output)
+    assert "0 of 2 done" in ran.output
+    assert re.search(r"seed=1: (gsm8k )?[0-4]/4", ran.output)
 
 
 @pytest.mark.thorough

@@ -142,12 +142,12 @@ def test_both_scores_and_the_answers_of_the_whole_job(make_config: Make, listed:
         whole.result.metrics[f"accuracy{end}"] for end in ends
     ]
     assert metrics["prompt_tokens"] == whole.result.metrics["prompt_tokens"], "all of them were asked"
-    assert f"task.without={listed(0, 1)}: 4 of 6 questions count; left out: 2" in record.result.notes
+    assert f"task.without={listed(0, 1)}: 2 of 6 questions do not count" in record.result.notes
     some = run(make_config(task=Gsm8kConfig(limit=6, only=listed(4, 2))))
     assert list(read_samples(Path(some.output_dir) / "samples.jsonl")) == [2, 4]
     assert some.result.metrics["n"] == 2
     assert "n_all" not in some.result.metrics
-    assert any("were taken from job" in note for note in some.result.notes), (
+    assert any("are reused from job" in note for note in some.result.notes), (
         "each question has kept its number"
     )
     again = run(make_config(task=Gsm8kConfig(limit=6, samples=1)))
@@ -162,7 +162,7 @@ def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Calla
     words = ("task=gsm8k", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")
     out = runner("model=stub", "plan=true", *words, "tracking=none").out
     assert "3 questions are asked" in out
-    assert "2 of 3 questions count; left out: 1" in out
+    assert "1 of 3 questions do not count" in out
 
 
 @pytest.mark.thorough

@@ -303,7 +303,7 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
     ended = started.wait()
     assert ended.code == times - 1, ended.err
     why = "AcceleratorError: CUDA error: device-side assert triggered"
-    assert f"REPEATED seed=1: GPU 0 cannot be used any more by its worker: {why}" in ended.err
+    assert f"REPEATED seed=1: the worker cannot use GPU 0 any more: {why}" in ended.err
     assert ended.err.count("REPEATED") == 1
     assert f"repeated on GPU 1, because GPU 0 had failed: {why}" in ended.err
     status = {int(result["params"]["seed"]): result["status"] for result in results(started.folder).values()}

@@ -90,8 +90,8 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
             f"and at the end: {message}\n{ended.err}"
         )
     assert "error: 7 of 10 jobs are not finished" in ended.err
-    assert ended.out.count(" failed ") == 6
-    assert ended.out.count(" finished ") == 3
+    assert ended.out.count(" failed  ") == 6
+    assert ended.out.count(" finished  ") == 3
     assert "Traceback" not in ended.err
 
     recorded = {int(seed): result for seed, result in by_seed(started.folder).items()}
@@ -170,8 +170,8 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     assert "interrupted: what was done is kept" in ended.err
     assert ended.err.count("KILLED: seed=0: interrupted") == 1, "the job has ended by itself"
     assert "Traceback" not in ended.err
-    assert ended.out.count(" killed ") == 2
-    assert ended.out.count(" stopped ") == 1
+    assert ended.out.count(" killed  ") == 2
+    assert ended.out.count(" stopped  ") == 1
     assert [result["status"] for result in results(started.folder).values()] == ["KILLED", "KILLED"]
     before = samples(started.folder)
     assert [len(lines) for lines in before.values()] == [1, 1]

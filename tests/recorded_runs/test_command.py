@@ -322,7 +322,7 @@ def test_a_job_of_before_is_read_as_it_was_judged_and_the_other_rules_are_named(
     assert (comparison["wins"], comparison["losses"]) == (0, 10)
     assert row_by_job["since"]["note"] == (
         "scored differently: the baseline with version 2 strict, this run with version 3 strict (since version 3, only "
-        "what follows thinking is an answer, and a boxed expression that is no number is none; run the older job again)"
+        "the text after the thinking is the answer, and a boxed expression must be a number; run the older job again)"
     )
     assert row_by_job["since"]["comparison"] is None
 

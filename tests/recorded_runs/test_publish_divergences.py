@@ -94,7 +94,7 @@ def test_each_reference_has_a_table_and_bounds_say_so() -> None:
     assert names == ["format", "---", "hqq", "nf4"], "the largest first"
     assert "from model=other" in other
     assert cells_of(kept, "int8")[5] == "0.25 – 0.9"
-    assert "over the tokens that the reference kept" in kept
+    assert "over the tokens that are stored for the reference" in kept
     assert cells_of(kept, "int8")[1:3] == ["–", "–"], "what was not measured is not known"
 
 

@@ -13,19 +13,21 @@ from runner_engine.sessions import SequenceShortage
     [
         (
             SequenceShortage(rows=3, asked_rows=12, kv_tokens=4_000),
-            "memory has room for 4,000 tokens of keys and values: 3 rows at once, 12 were asked for",
+            "the batch is limited to 3 sequences (12 requested): memory has room for 4,000 tokens of KV "
+            "cache",
         ),
         (
             SequenceShortage(rows=3, asked_rows=8),
-            "memory has room for 3 rows at once, where 8 would go together",
+            "the batch is limited to 3 sequences (8 would be possible): memory has room for no more",
         ),
         (
             SequenceShortage(rows=4, asked_rows=8, ran_out=True),
-            "memory ran out with 8 rows at once: 4 concurrent rows from now on",
+            "memory ran out with 8 sequences in the batch: the batch is limited to 4 sequences from now on",
         ),
         (
             SequenceShortage(rows=16, asked_rows=0, ran_out=True),
-            "memory ran out while a shared prefix was read: 16 concurrent rows from now on",
+            "memory ran out during the prefill of a shared prefix: the batch is limited to 16 sequences "
+            "from now on",
         ),
     ],
 )

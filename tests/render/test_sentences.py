@@ -9,7 +9,7 @@ import pytest
 
 from runner.core.finishing import LimitCost
 from runner.render.notes import note_text, render_cells, render_notes
-from runner.render.plans import memory_line, state_text
+from runner.render.plans import memory_lines, state_text, total_line
 from runner.render.titles import sustainable_rate_text
 from runner_base.notes import Note, note
 from runner_engine.sessions import SequenceShortage
@@ -34,15 +34,22 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
 @pytest.mark.parametrize(
     ("noted", "text"),
     [
-        (note("asked_again_after_error", count=1), "1 sample that had ended in an error was asked again"),
-        (note("asked_again_after_error", count=2), "2 samples that had ended in an error were asked again"),
+        (
+            note("asked_again_after_error", count=1),
+            "1 question was asked again, because an earlier run recorded an error for it",
+        ),
+        (
+            note("asked_again_after_error", count=2),
+            "2 questions were asked again, because an earlier run recorded an error for them",
+        ),
         (
             note("needless_scaling", rope="yarn", positions=4096, is_harmless=False),
-            "rope=yarn: no text exceeds 4,096 positions, the model's own: scaling can only hurt here",
+            "rope=yarn: the longest sequence fits into the model's own 4,096 positions, so scaling can "
+            "only reduce the quality. Omit it",
         ),
         (
             note("adapters", mib={"a": 1.5, "b": 2}),
-            "adapters beside the weights, in float32: a 1.50 MiB, b 2.00 MiB",
+            "adapters in float32, in addition to the weights: a 1.50 MiB, b 2.00 MiB",
         ),
         (
             note(
@@ -53,37 +60,39 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                 longer=60,
                 price=LimitCost(120, 1.2),
             ),
-            "which generation.max_new_tokens lets 95% finish cannot be told from these answers: 60% finished within 30. "
-            "60 would take at most 120 tokens more, 1.2 s at this job's speed",
+            "too few answers finished to say which generation.max_new_tokens lets 95% of them finish: 60% "
+            "did within 30 tokens. Try 60, which costs at most 120 more tokens, 1.2 s at this job's speed",
         ),
         (
             note("enough_tokens", wanted=0.95, tokens=20, low=20, high=None, price=None),
-            "generation.max_new_tokens=20 lets 95% of the answers finish (95 % interval 20 to more)",
+            "generation.max_new_tokens=20 would let 95% of the answers finish (95 % interval: 20 to more "
+            "than that)",
         ),
         (
             note("enough_tokens", wanted=0.95, tokens=40, low=None, high=50, price=LimitCost(300, None)),
-            "generation.max_new_tokens=40 lets 95% of the answers finish (95 % interval at most that to 50), and would "
-            "take at most 300 tokens more",
+            "generation.max_new_tokens=40 would let 95% of the answers finish (95 % interval: 40 or fewer "
+            "to 50). It costs at most 300 more tokens",
         ),
         (
             note("answers_not_compared", reasons=((3, "takes too long"), (5, "is a set"))),
-            "2 answers could not be compared with the right one, and counts as wrong: question 3 takes too long, "
-            "question 5 is a set",
+            "2 answers count as wrong, because they could not be compared with the gold answer: question 3 "
+            "takes too long, question 5 is a set",
         ),
         (
             note("twins", only_original=9, only_twin=0, p=0.004, is_hint=True),
-            "a hint of contamination: 9 questions were solved and their copies with other numbers were not, 0 the other "
-            "way round (exact McNemar, p = 0.004): the model may know these questions by heart",
+            "possible contamination: 9 questions were solved only as the original, 0 only as the copy with "
+            "other numbers (exact McNemar test, p = 0.004). The model may have seen these questions in "
+            "training",
         ),
         (
             note("twins", only_original=1, only_twin=0, p=1.0, is_hint=False),
-            "no sign of memorising is shown: 1 questions were solved and their copies with other numbers were not, 0 the "
-            "other way round (exact McNemar, p = 1)",
+            "no contamination found: 1 question was solved only as the original, 0 only as the copy with "
+            "other numbers (exact McNemar test, p = 1)",
         ),
         (
             note("position_bias", p=0.001, letter="A", share=0.5, expected=0.25, ends=(0.25, 0.1, 0.4)),
-            "position bias (p = 0.001): A is chosen in 50.0% of the answers, and would be in 25.0% without (+25.0 points, "
-            "95 % +10.0 to +40.0)",
+            "position bias (p = 0.001): the model chooses A in 50.0% of the answers; 25.0% would be "
+            "expected (+25.0 points, 95 % interval +10.0 to +40.0)",
         ),
         (
             note(
@@ -95,71 +104,79 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                 count=1319,
                 comparisons=1,
             ),
-            "stops early against quantization=none (gsm8k-1, done), once it is decided whether within 2 points; asks at "
-            "most 1,319 questions; error 5 %",
+            "early stopping: the job ends when it is decided whether the loss against quantization=none "
+            "(gsm8k-1, done) is within 2 points. It asks at most 1,319 questions; error level 5 %",
         ),
         (
             note("text_without_prompt", number=0, window=512, last=None, contexts=[]),
-            "text 0 has no prompt: it is scored in windows of 512 tokens",
+            "document 0 has no prompt: it is scored in windows of 512 tokens",
         ),
         (
             note("texts_too_short", texts=[2], total=4, tokens=148),
-            "left out, in all contexts: 1 text of 4 with fewer than 148 tokens (number 2)",
+            "1 document is left out in all contexts, of 4: fewer than 148 tokens (number 2)",
         ),
         (
             note("compared_with_kept", kept=64, drawn=8, reason=note("has_begun"), fix="task.exact=true"),
-            "compared with the 64 most probable tokens that the reference kept, and 8 drawn ones, because it has begun so. "
-            "For whole distributions add task.exact=true",
+            "the divergence is estimated from the reference's 64 most probable tokens and 8 sampled ones, "
+            "because an earlier start of this job did so. To compare whole distributions, add "
+            "task.exact=true",
         ),
         (
             note("both_too_large", needed_mib=900.0, share=0.8, free_mib=1000.0),
-            "both models beside each other are predicted to need 900 MiB, more than 80% of the 1,000 MiB that are free",
+            "both models together are predicted to need 900 MiB, more than 80% of the 1,000 MiB of free "
+            "memory",
         ),
         (
             note("fewer_rows", shortage=SequenceShortage(rows=3, asked_rows=8)),
-            "memory has room for 3 rows at once, where 8 would go together",
+            "the batch is limited to 3 sequences (8 would be possible): memory has room for no more",
         ),
         (
             note("knee", **KNEE),
-            f"the knee: 2 requests/s is the highest rate that it can keep up with: {RULE}",
+            "2 requests/s is the highest rate that it keeps up with. Criterion: the p95 time of an answer "
+            "is at most 2 × that at the lowest rate, and answers come at 90% of the request rate or more",
         ),
         (
             note("knee", **KNEE | {"is_highest": True}),
-            f"no knee was found up to 2 requests/s, the highest rate that was tried: {RULE}",
+            "it keeps up with 2 requests/s, the highest rate that was tried. Criterion: the p95 time of an "
+            "answer is at most 2 × that at the lowest rate, and answers come at 90% of the request rate or "
+            "more",
         ),
         (
             note("knee", **KNEE | {"rate": None}),
-            f"no knee: even 1 requests/s is more than it can keep up with ({RULE})",
+            "even 1 requests/s is too much. Criterion: the p95 time of an answer is at most 2 × that at "
+            "the lowest rate, and answers come at 90% of the request rate or more",
         ),
         (
             note("answers_differ", differing=24, answers=24, interval=(0.858, 1.0), dtype="bfloat16"),
-            "24 of 24 answers differ from those without guesses (85.8 to 100.0 %, exact 95 % interval): bfloat16 rounds a "
-            "pass over several tokens otherwise than single steps",
+            "24 of 24 answers differ from those without draft tokens (exact 95 % interval: 85.8 to 100.0 "
+            "%): bfloat16 rounds differently when one pass computes several tokens",
         ),
         (
             note("answers_differ", differing=0, answers=24, interval=(0.0, 0.142), dtype="float32"),
-            "none of 24 answers differs from that without guesses: up to 14.2 % may (exact two-sided 95 % interval)",
+            "all 24 answers are the same as without draft tokens: at most 14.2 % may differ (exact 95 % "
+            "interval, two-sided)",
         ),
         (
             note(
                 "noisy",
                 reasons=(note("rates_vary", share=0.15), note("other_work", what="beside other work")),
             ),
-            "too noisy to tell: the machine's own rates vary by 15%; beside other work",
+            "too noisy for a conclusion: the machine's own speed varies by 15%; beside other work",
         ),
         (
             note("guesses_known", asked="draft", jobs=2, tokens=(2.0, 4.0)),
-            "generation.speculate=draft: a pass gives a row 2.0 to 4.0 tokens, as 2 finished jobs with this model had them",
+            "generation.speculate=draft: 2.0 to 4.0 tokens a pass, as measured in 2 finished jobs with "
+            "this model",
         ),
         (
             note("guesses_unknown", asked="ngram", all_right_s=7.0, none_right_s=70.0),
-            "generation.speculate=ngram: 7.0 s with all guesses right, 1:10 with none; no finished job here says how many "
-            "are",
+            "generation.speculate=ngram: 7.0 s if all draft tokens are accepted, 1:10 if none is. No "
+            "finished job here shows how many are accepted",
         ),
         (
             note("calibrating", count=1, total=2, seconds=12.0, limit_s=inf),
-            "calibrating 1 of 2 formats, about 12 s; each is kept for later plans on this machine; plan=quick leaves this "
-            "out",
+            "timing 1 of 2 formats: about 12 s. The results are stored for later plans on this machine. "
+            "plan=quick skips this",
         ),
         (
             note("models", text="files=models", sizes_mib=[1.0, None], reference="b.gguf (F16, 1.0 MiB)"),
@@ -167,16 +184,16 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         ),
         (
             note("left_out", what=note("no_language_model", path=Path("a.gguf"), kind="clip")),
-            "left out: a.gguf is no language model (clip)",
+            "left out: a.gguf is not a language model (clip)",
         ),
         (
             note("keys_left_out", keys=["task.a", "task.b"], choices="task=sweep"),
-            "task.a, task.b are passed to the jobs that have them, and left out with task=sweep",
+            "task.a, task.b: ignored by jobs with task=sweep, which have no such keys",
         ),
         (
             note("detectable", **DETECTABLE),
-            "500 questions a job could detect a difference of 6.1 points from quantization=none with 80% power "
-            "(2 comparisons, if 10% of the verdicts differ, as is usual)",
+            "500 questions a job can detect a difference of 6.1 points to quantization=none, with 80% "
+            "power. Assumed: 2 comparisons; 10% of the verdicts differ, a usual value",
         ),
         (
             note(
@@ -190,34 +207,35 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
                     "pairs": 1,
                 },
             ),
-            "gsm8k test: 500 questions a job are too few to detect any difference from quantization=none with 80% power "
-            "(1 comparison, if 10.0% of the verdicts differ, as in 1 job that is done, so that no difference is larger "
-            "than 10.0 points)",
+            "gsm8k test: 500 questions a job are too few to detect any difference to quantization=none, "
+            "with 80% power. Assumed: 1 comparison; 10.0% of the verdicts differ, as in 1 finished job, so "
+            "10.0 points is the largest possible difference",
         ),
         (
             note("detectable", **DETECTABLE | {"least": None, "by_bets": True, "comparisons": 1}),
-            "500 questions a job could detect only the largest difference from quantization=none with 80% power "
-            "(1 comparison, if 10% of the verdicts differ, as is usual; by bets, as jobs that may stop early are compared, "
-            "so that no difference is larger than 10.0 points)",
+            "500 questions a job can detect only the largest possible difference to quantization=none, "
+            "with 80% power. Assumed: 1 comparison, always-valid tests (early stopping); 10% of the "
+            "verdicts differ, a usual value, so 10.0 points is the largest possible difference",
         ),
         (
             note("questions_for_margin", **MARGIN),
-            "    about 2,340 questions a job would show 'as good within 2 points' if neither is better, and take 2:20 for "
-            "these 3 jobs here",
+            "    to show 'as good within 2 points' between equal models, a job needs about 2,340 "
+            "questions; these 3 jobs take 2:20 then",
         ),
         (
             note("questions_for_margin", **MARGIN | {"there": 1319}),
-            "    about 2,340 questions a job would show 'as good within 2 points' if neither is better: there are only "
-            "1,319",
+            "    to show 'as good within 2 points' between equal models, a job needs about 2,340 "
+            "questions, but there are only 1,319",
         ),
         (
             note("overlaps", rivals=2),
-            "  its interval overlaps with those of 2 other trials: these scores do not show which is best",
+            "  not decided: its interval overlaps with those of 2 other trials, so these scores do not "
+            "show which one is best",
         ),
         (
             note("check_of_best", questions=20, commands=["runner -m", "runner-compare"]),
-            "  a check of it and the next best on 20 questions that the search has not asked (or more, with a larger "
-            "task.limit):\n  runner -m\n  runner-compare",
+            "  To check the best trial and the next best on 20 questions that the search has not used "
+            "(task.limit sets more):\n  runner -m\n  runner-compare",
         ),
         (note("added_for_others", jobs=1), "added, because 1 job of this grid is compared with it"),
     ],
@@ -230,7 +248,7 @@ def test_a_note_is_worded(noted: Note, text: str) -> None:
 def test_what_is_text_already_stays() -> None:
     assert render_notes(["of an earlier start", note("one_text", "warning")]) == [
         "of an earlier start",
-        "one text: its windows count as samples, although they are not independent",
+        "there is only one document: its windows count as samples, although they depend on each other",
     ]
     assert render_cells([{"n": 1, "note": note("too_short", tokens=3, wanted=4)}, {"n": 2, "note": ""}]) == [
         {"n": 1, "note": "an answer had 3 tokens instead of 4"},
@@ -239,18 +257,24 @@ def test_what_is_text_already_stays() -> None:
 
 
 def test_a_plan_says_how_much_memory_is_free() -> None:
-    shown = "memory as predicted; peak: weights, KV cache and activations together, without the 600 MiB of the worker process"
-    assert memory_line(600, 1234.0, False, []) == f"{shown}. Free: 1,234 MiB of main memory"
-    assert memory_line(600, 1234.0, True, [80.0]) == (
-        f"{shown}. Free: 1,234 MiB of main memory below the control group's limit, 80 MiB of GPU 0"
+    shown, free = memory_lines(600, 1234.0, False, [])
+    assert "600 MiB" in shown
+    assert free == "Free: 1,234 MiB of main memory"
+    assert memory_lines(600, 1234.0, True, [80.0])[1] == (
+        "Free: 1,234 MiB of main memory (limited by the control group), 80 MiB of GPU 0"
     )
-    assert [state_text("to do", is_same) for is_same in (True, False)] == [
-        "to do (the same job as one above)",
-        "to do",
-    ]
+    assert [state_text("to do", is_same) for is_same in (True, False)] == ["to do (listed twice)", "to do"]
+
+
+def test_a_plan_ends_with_its_totals() -> None:
+    assert total_line("2 jobs: 2 to do", 0, False, None, 0.0, 0) == "2 jobs: 2 to do"
+    assert total_line("3 jobs: 3 to do", 2, True, 90.0, 0.5, 1) == (
+        "3 jobs: 3 to do · 2 models to load, at most once per worker · one after another 1:30 ± 50% without 1 job of "
+        "unknown time"
+    )
 
 
 def test_the_highest_rate_of_a_sweep() -> None:
-    assert sustainable_rate_text(None, False) == "none of the rates that were tried"
+    assert sustainable_rate_text(None, False) == "none of the tested rates"
     assert sustainable_rate_text(2.0, False) == "2 requests/s"
-    assert sustainable_rate_text(2.0, True) == "2 requests/s or more: the highest that was tried"
+    assert sustainable_rate_text(2.0, True) == "2 requests/s or more (the highest tested rate)"

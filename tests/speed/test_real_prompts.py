@@ -56,7 +56,7 @@ def test_a_real_model_reads_each_prompt_once_and_reports_their_lengths(
     assert result.facts["prompts"] == "texts.txt, as raw text · 30 prompts · 8–43 tokens, median 26"
     assert {"decode_tok_per_s/batch_3_prompts", "ttft_s/batch_1_prompts"} <= result.metrics.keys()
     assert result.metrics["requests/rate_200"] == 4
-    assert any("as if each prompt had the batch's mean length" in note for note in result.notes)
+    assert any("from the batch's mean length" in note for note in result.notes)
     assert not any("were repeated" in note for note in result.notes)
 
 
@@ -70,7 +70,7 @@ def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     result = work(sweep, config, recorder, open_engine(config))
     assert result.rows[1]["prompt_tokens"] == "3–3"
     assert "1 prompts were left out: they are too long for the model" in result.notes
-    assert any(note.startswith("8 prompts were sent, but there are only 2") for note in result.notes)
+    assert any(note.startswith("8 prompts were sent, but only 2") for note in result.notes)
     (tmp_path / "few.txt").write_text(f"{'long ' * 200}\n")
     with raises(ConfigError, "too_large", "task.prompts"):
         run(config)

@@ -273,7 +273,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     again = work(generate, config, second, engine)
     second.close()
     assert engine.asked == [1, 0], "3 and 2 had been answered before the crash"
-    assert "2 of 4 samples were on disk from an earlier, interrupted run" in again.notes
+    assert "2 of 4 samples come from an earlier, interrupted run of this job" in again.notes
     assert (folder / "completions.jsonl").read_text() == kept
 
 

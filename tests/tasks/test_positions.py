@@ -16,7 +16,7 @@ from runner.tasks.context_length import needless_scaling_notes
 from runner_engine.settings.rope import ROPES, RopeScalingConfig, RopeYarnConfig
 
 OWN = 1024  # of the embedded model
-HURTS = "no text exceeds 1,024 positions, the model's own: scaling can only hurt here"
+HURTS = "the longest sequence fits into the model's own 1,024 positions, so scaling can only reduce the quality. Omit it"
 
 
 def test_the_scalings_have_one_default_factor() -> None:
@@ -36,7 +36,7 @@ def test_a_scaling_that_no_question_needs_is_named(runner: Callable[..., Any]) -
     done = runner(*question, "rope=yarn")
     assert f"note: rope=yarn: {HURTS}" in done.err, "before the load"
     assert f"note: rope=yarn: {HURTS}" in done.out
-    assert "scaling changes nothing here" in runner(*question, "rope=dynamic").out
+    assert "scaling changes nothing" in runner(*question, "rope=dynamic").out
     assert "scaling" not in runner(*question).out
     assert HURTS not in runner(*question, "rope=linear", "rope.factor=1").out
 
@@ -66,10 +66,13 @@ def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp
     )
     done = runner(*task, "rope.beyond_trained=true", COLUMNS="200")
     assert done.code == 0, done.err
-    assert "rope=native, beyond its trained 1,024 positions: the longest text has 1,524 tokens" in done.out
+    assert (
+        "rope=native: the longest sequence has 1,524 tokens, more than the trained 1,024 positions"
+        in done.out
+    )
     assert "theta 10000.0, beyond its trained 1,024" in done.out
     short = runner("task=likelihood", f"task.data={rows}", "task.window=512", "rope.beyond_trained=true")
-    assert "rope.beyond_trained=true: no text exceeds 1,024 positions, so it changes nothing" in short.out
+    assert "rope.beyond_trained=true has no effect: no sequence is longer than 1,024 positions" in short.out
 
 
 def test_what_the_user_says_of_the_training_counts(make_config: Callable[..., Any], tiny_model: Any) -> None:

@@ -11,8 +11,8 @@ REPORT = """model=embedded  quantization=none  lora=none  rope=native  generatio
 
   accuracy       93.5%   n = 200
   speed          prefill 31,831 tok/s · decode 12,377 tok/s
-  model_mib      32.88   weights 6.07
-  peak_rss_mib   762
+  memory         32.88   weights 6.07
+  process memory   762 MiB at most
   seconds        18.7
   load           2.52 s · peak 580 MiB, then 579 MiB resident
   job            gsm8k-8ef98b7853d8

@@ -302,7 +302,9 @@ def run_checks(
 ) -> Iterator[CheckOutcome]:
     task, twins = inputs.task, inputs.twins
     if repeated_questions is not None:
-        yield count_changed_answers(samples, repeated_questions.recorded_answers(), "beside other ones")
+        yield count_changed_answers(
+            samples, repeated_questions.recorded_answers(), "together with other questions"
+        )
         yield CheckOutcome(notes=[note("not_asked_again")] * repeated_questions.depends_on_others)
     elif isinstance(task.check_invariance, int) and task.check_invariance:
         first, items = requests[: task.check_invariance], index_by_number(inputs.items)

@@ -49,7 +49,7 @@ def test_the_help_describes_a_team() -> None:
         for text in [line.partition("=")[2]]
     }
     assert beside["task.split"].startswith("hard5 ")
-    assert re.fullmatch(r"7 +# then the first N; null: all", beside["task.limit"])
+    assert re.fullmatch(r"7 +# the first N questions; null: all", beside["task.limit"])
     assert beside["task.mode"].startswith("full_connected ")
     assert beside["task.roles"].startswith("null ")
     folded = re.sub(r"\s+#?\s*", " ", "\n".join(lines))

@@ -32,7 +32,7 @@ def test_a_search_offers_a_check_that_runs(runner: Callable[..., Any], tmp_path:
         r"^best of 3 trials: accuracy \d+\.0% \[\d+\.\d, \d+\.\d\] of n = 10, gsm8k-", done.out, re.M
     )
     assert (
-        "  its interval overlaps with those of 2 other trials: these scores do not show which is best"
+        "  not decided: its interval overlaps with those of 2 other trials, so these scores do not show which one is best"
         in done.out
     )
     searched = results(tmp_path)

@@ -217,7 +217,7 @@ def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(grid: Start, tm
     ended = launched.wait()
     assert ended.code == 0, ended.err
     assert "Ray did not start within its 30 s, as on a busy machine: start 2 of 3" in ended.err
-    assert ended.out.count(" finished ") == 2
+    assert ended.out.count(" finished  ") == 2
     assert_each_done_once(launched.folder, 2, 3)
 
 

@@ -49,7 +49,7 @@ def test_a_small_grid(cluster: Slurm, grid: Start) -> None:
     assert ended.code == 0, ended.err
     assert ended.err.splitlines()[0] == "2 jobs: 2 to do"
     assert sorted(line.partition(" ")[0] for line in ended.err.splitlines()[1:]) == ["[1/2]", "[2/2]"]
-    assert ended.out.count(" finished ") == 2
+    assert ended.out.count(" finished  ") == 2
     assert_each_done_once(launched.folder, 2, 2)
 
 

@@ -151,7 +151,9 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
     assert [row["batch_size"] for row in result.rows] == [1, 3]
     assert all(row["decode_tok_per_s"] > 0 for row in result.rows)
     assert len(result.tables[PARTS]) == 2
-    assert any(note.startswith("how much this model computes and reads is unknown") for note in result.notes)
+    assert any(
+        note.startswith("this model's operations and bytes per token are unknown") for note in result.notes
+    )
 
 
 def test_a_conversation(embedded: Path, tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_an_interrupted_job_is_resumed(make_config: Make, parts: Path, prompts: 
     file.write_text("".join(lines[:3]))
     again = generate(make_config, in_parts(parts), prompts)
     assert answers(again) == expected
-    assert "3 of 8 samples were on disk" in " ".join(again.result.notes)
+    assert "3 of 8 samples come from an earlier" in " ".join(again.result.notes)
 
 
 def test_bad_rows_do_not_stop_the_others(make_config: Make, parts: Path, tmp_path: Path) -> None:

@@ -23,6 +23,6 @@ def test_help_describes_the_keys_of_student_and_teacher() -> None:
     (dtype,) = (line for line in lines if line.lstrip().startswith("model.student.dtype="))
     key, _, comment = dtype.partition("#")
     assert key.strip() == "model.student.dtype=auto"
-    assert comment.strip() == "auto (as the checkpoint says) | float32 | bfloat16 | float16"
+    assert comment.strip() == "auto (as the checkpoint) | float32 | bfloat16 | float16"
     (retries,) = (line for line in lines if line.lstrip().startswith("model.teacher.retries="))
     assert "# how often a request without an answer is sent again" in retries

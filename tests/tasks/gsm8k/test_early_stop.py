@@ -82,9 +82,7 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     assert found["early_stop_losses"] == 8  # the first that decide where all point one way
     assert found["early_stop_difference_points"] == pytest.approx(-100 * 8 / asked)
     assert found["early_stop_difference_points_high"] <= 0
-    assert any(
-        note.startswith(f"stopped early, when the difference to {WHOLE}") for note in record.result.notes
-    )
+    assert any(f"stopped early, when the difference to {WHOLE}" in note for note in record.result.notes)
     folder = Path(record.output_dir)
     samples = read_samples(folder / "samples.jsonl")
     assert set(range(asked)) <= samples.keys()
@@ -132,10 +130,8 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
     config = job(is_bad=True, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, resolve_job(config))
-    assert (
-        told
-        == f"stops early against {WHOLE} ({inputs.after}, must run first); asks at most 60 questions; error 5 %"
-    )
+    assert f"{WHOLE} ({inputs.after}, must run first)" in told
+    assert "at most 60 questions; error level 5 %" in told
     with raises(ConfigError, "not_found", "task.early_stop_vs"):
         run(config)
     with raises(ConfigError, "not_found", "task.early_stop_vs"):
@@ -187,13 +183,11 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
     assert (found["early_stop_losses"], others["early_stop_losses"]) == (11, 8)
     assert strict.result.metrics["early_stop_level"] == 0.01
     assert strict.result.facts["early_stop_level"] == "1 % (5 % shared by 5 jobs)"
-    assert any(f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes)
+    assert any(f"samples are reused from job {whole.job_id}" in note for note in strict.result.notes)
     config = job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
     told = gsm8k.preview(gsm8k.prepare(config), resolve_job(config))
-    assert told.endswith(
-        ", done), once it is decided whether within 2 points; asks at most 60 questions; error 1 % "
-        "(5 % shared by 5 jobs)"
-    )
+    assert ", done) is within 2 points" in told
+    assert told.endswith("at most 60 questions; error level 1 % (5 % shared by 5 jobs)")
     margin = run(config)
     assert margin.result.facts["early_stop_verdict"].startswith("worse by more than 2 points after ")
     # to show more than 2 points takes more than to show any

@@ -67,7 +67,7 @@ def test_another_extractor_takes_the_texts_and_judges_as_a_job_of_its_own(
     assert samples_of(again) == samples_of(alone)
     same = ("accuracy", "accuracy/flexible", "n", "no_answer", "wrong", "answers_found/strict", "new_tokens")
     assert [again.result.metrics[key] for key in same] == [alone.result.metrics[key] for key in same]
-    assert f"5 of 5 samples were taken from job {strict.job_id}" in again.result.notes[0]
+    assert f"5 of 5 samples are reused from job {strict.job_id}" in again.result.notes[0]
     back = run(job(Extractor.boxed))
     assert f"from job {strict.job_id}" in back.result.notes[0], "the job that generated them"
 
@@ -99,7 +99,7 @@ def test_what_changes_a_prompt_or_a_draw_takes_nothing(
     task = Gsm8kConfig(data=questions, limit=3)
     strict = run(make_config(task=task))
     other = run(make_config(task=replace(task, extractor=Extractor.flexible, **change)))
-    assert not any("were taken from" in note for note in other.result.notes), strict.job_id
+    assert not any("are reused from" in note for note in other.result.notes), strict.job_id
 
 
 def test_a_plan_knows_that_nothing_is_left_to_decode(make_config: Make, questions: str) -> None:

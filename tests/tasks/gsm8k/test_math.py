@@ -158,9 +158,9 @@ def test_a_job_judges_keeps_the_reasons_and_resumes(
         "Precalculus",
         "Prealgebra",
     ]
-    (note,) = [it for it in result.notes if "compared with the right one" in it]
+    (note,) = [it for it in result.notes if "compared with the gold answer" in it]
     assert note.startswith(
-        "1 answer could not be compared with the right one, and counts as wrong: question 1 took"
+        "1 answer counts as wrong, because it could not be compared with the gold answer: question 1 took"
     )
     assert {key for key in result.metrics if key.startswith("accuracy/")} == {"accuracy/math"}
     engine = Scripted(answers)

@@ -34,7 +34,7 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
     assert metrics["n"] == 80
     assert metrics["families"] == 20
     assert metrics["same_in_all_orders_share"] == metrics["right_in_all_orders_share"] == 0
-    assert "position bias (p = 0.0001): B is chosen in 100.0% of the answers" in record
+    assert "position bias (p = 0.0001): the model chooses B in 100.0% of the answers" in record
     metrics, record = asked(runner, tmp_path, "model.answer='#### B'")
     assert metrics["accuracy"] == 1, "in one order it seems to know everything"
     assert "B is the right choice of all 20 questions" in record

@@ -96,7 +96,7 @@ def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Calla
     again = work(gsm8k, config, recorder(), engine)
     assert sorted(map(int, engine.asked)) == [0, 1]  # 3 and 2 had been answered first
     assert again.metrics["accuracy"] == whole.metrics["accuracy"]
-    assert again.notes == ["2 of 4 samples were on disk from an earlier, interrupted run"]
+    assert again.notes == ["2 of 4 samples come from an earlier, interrupted run of this job"]
     assert len(recorder().done) == 4
 
 

@@ -74,7 +74,7 @@ def test_a_text_that_is_too_short_is_left_out_of_all_contexts_and_named(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     record = run(job(make_config, tiny_model, tmp_path))
-    note = "left out, in all contexts: 1 text of 4 with fewer than 148 tokens (number 2)"
+    note = "1 document is left out in all contexts, of 4: fewer than 148 tokens (number 2)"
     assert note in record.result.notes
     assert (
         record.result.facts["context"] == "too few texts to test whether more context helps: 3, at least 50"
@@ -135,7 +135,9 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
 def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     config = job(make_config, tiny_model, tmp_path, show_prompt=1)
     words = preview(prepare(config), resolve_job(config))
-    assert "text 0 has no prompt: its last 20 tokens are scored after 16, 64, 128 tokens before them" in words
+    assert (
+        "document 0 has no prompt: its last 20 tokens are scored with 16, 64, 128 tokens of context" in words
+    )
     longer = LikelihoodConfig(contexts=["256", "1k"], last_tokens=20)
     assert longer.workload(config.generation)[1] == 1044  # what memory is predicted for
 

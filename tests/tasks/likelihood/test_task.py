@@ -104,7 +104,7 @@ def test_a_texts_perplexity_is_that_of_sliding_windows(
     metrics = record.result.metrics
     assert metrics["perplexity"] == pytest.approx(expected, rel=1e-5)
     assert (metrics["scored_tokens"], metrics["scored_bytes"]) == (len(text) - 1, len(text) - 1)
-    assert any("one text" in note for note in record.result.notes)
+    assert any("only one document" in note for note in record.result.notes)
 
 
 def test_the_windows_of_one_of_several_texts_are_one_sample(
@@ -282,7 +282,7 @@ def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., Run
     (folder / "samples.jsonl").write_text(lines[0] + lines[1][:40])
     again = run(config)
     assert again.status is Status.FINISHED
-    assert any("1 of 3 samples were on disk" in note for note in again.result.notes)
+    assert any("1 of 3 samples come from an earlier" in note for note in again.result.notes)
     measured = (LOG_LIKELIHOOD, "perplexity", "kl_nats_per_token", "top_1_agreement", "n")
     assert [again.result.metrics[name] for name in measured] == pytest.approx(
         [whole.result.metrics[name] for name in measured]
@@ -375,4 +375,4 @@ def test_a_repeat_scores_in_another_order_as_a_job_of_its_own(make_config: Make)
     assert orders[1] != orders[0]
     key = "log_likelihood_nats_per_token"
     assert again.result.metrics[key] == pytest.approx(first.result.metrics[key], rel=0.01)
-    assert not any("were taken from job" in note for note in again.result.notes)
+    assert not any("are reused from job" in note for note in again.result.notes)

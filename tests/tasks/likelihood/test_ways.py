@@ -68,8 +68,8 @@ def test_what_has_begun_goes_on_in_its_way(
     free(monkeypatch, 5 if begins_exact else 1000)
     again = run(config)
     assert again.job_id == record.job_id
-    assert any("3 of 3 samples were on disk" in note for note in again.result.notes)
-    assert ("reference kept" in " ".join(again.result.notes)) is not begins_exact
+    assert any("3 of 3 samples come from an earlier" in note for note in again.result.notes)
+    assert ("divergence is estimated" in " ".join(again.result.notes)) is not begins_exact
 
 
 @pytest.mark.thorough

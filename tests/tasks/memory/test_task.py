@@ -144,7 +144,7 @@ def test_a_point_that_runs_out_of_memory_is_recorded(
     assert notes[1024, 400].startswith("out of memory: ")
     assert notes[1024, 420] == "not tried: batch 1024, context 400 ran out of memory"
     assert result.metrics["points_not_measured"] == 2
-    assert "2 of 4 points could not be measured, see their notes" in result.notes
+    assert "2 of 4 points were not measured. Their notes say why" in result.notes
 
 
 KILLED = """

@@ -99,8 +99,10 @@ def test_an_interrupted_sweep_goes_on(
     cells = [(line["round"], line["cell"]) for line in map(json.loads, after)]
     assert len(cells) == len(set(cells)) == 24, "each is measured once"
     ours, other = result_of(folder), result_of(whole)
-    assert f"{len(before)} of 24 measurements were on disk from an earlier, interrupted run" in ours["notes"]
-    assert not any("measurements were on disk" in note for note in other["notes"])
+    assert (
+        f"{len(before)} of 24 measurements come from an earlier, interrupted run of this job" in ours["notes"]
+    )
+    assert not any("measurements come from an earlier" in note for note in other["notes"])
     assert ours["metrics"].keys() == other["metrics"].keys()
     assert [row.keys() for row in ours["rows"]] == [row.keys() for row in other["rows"]]
     for cell in ("batch_1_prompt_4", "batch_2_prompt_8"):
@@ -171,7 +173,8 @@ def test_an_interrupted_memory_task_goes_on(
     assert len(measured) == len(set(measured)) == 12
     result = result_of(folder)
     assert (
-        f"{len(before)} of 12 measurements were on disk from an earlier, interrupted run" in result["notes"]
+        f"{len(before)} of 12 measurements come from an earlier, interrupted run of this job"
+        in result["notes"]
     )
     assert (result["metrics"]["repeats"], result["metrics"]["points_not_measured"]) == (3, 0)
 
@@ -190,7 +193,7 @@ def test_other_cores_are_another_machine(runner: Callable[..., Any], tmp_path: P
     assert done.returncode == 0, done.stderr
     (other,) = (path for path in (tmp_path / "here" / "jobs").glob("sweep-*") if path != interrupted)
     assert len((other / "measurements.jsonl").read_text().splitlines()) == 24
-    assert "measurements were on disk" not in (other / "result.json").read_text()
+    assert "measurements come from an earlier" not in (other / "result.json").read_text()
 
 
 @pytest.mark.thorough

@@ -238,7 +238,7 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     assert engine.stats.shared_tokens == 3 * 2 * 150, (
         "half of a prompt of 300 tokens, which two rows have in common"
     )
-    for row in result.tables["between tokens, and beside what the machine can do"]:
+    for row in result.tables["time between tokens, and share of the machine's limits"]:
         assert 0 < row["itl_p50_s"] <= row["itl_p95_s"] <= row["itl_p99_s"]
         assert row["decode_nearer_to"] in ("bandwidth", "matrix rate")
     for cell in ("batch_1_prompt_4", "batch_2_prompt_300"):
@@ -250,13 +250,11 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
         assert max(gaps_s, metrics[f"ttft_s/{cell}"]) <= metrics[f"seconds/{cell}"], (
             "they are parts of the whole"
         )
-    slow, quick = result.tables["requests that come by a clock"]
+    slow, quick = result.tables["load test: requests at a given rate"]
     assert (slow["requests_per_s"], slow["requests"]) == (50, 6)
     assert 0 < quick["ttft_p50_s"] <= quick["answer_p50_s"] <= quick["answer_p99_s"]
     assert (metrics["knee_requests_per_s"] > 0) == (slow["keeps_up"] != "no")
-    assert (result.facts["keeps_up_to"] != "none of the rates that were tried") == (
-        metrics["knee_requests_per_s"] > 0
-    )
+    assert (result.facts["keeps_up_to"] != "none of the tested rates") == (metrics["knee_requests_per_s"] > 0)
     assert 0 < slow["offered"] < quick["offered"]
     curve = result.series["decode_tok_per_s/over_batch_size_prompt_300"]
     assert curve == [(batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)]

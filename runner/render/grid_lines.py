@@ -1,0 +1,163 @@
+"""The lines of a grid: its progress, how each job ended, and the summary at the end."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runner_base import ProgressState, format_count, format_duration
+from runner_compare import LOG_LIKELIHOOD, find_metric
+
+DETAILS = ("decode", "batch")  # news of a job that a grid does not show
+MINUS, SIGN = "−", re.compile(r"(?<!e)-")
+SCORE_WIDTH = len("94.6 % [78.4, 97.5]")
+SPEED_WIDTH, TIME_WIDTH = len("7,229 tok/s"), len("10.0 s")
+GAP = "   "
+
+
+@dataclass(frozen=True)
+class JobCells:
+    """What a line says of a finished job; empty where the job has no such number."""
+
+    score: str
+    speed: str = ""
+    time: str = ""
+    rest: Sequence[str] = ()
+
+    def filled(self) -> list[str]:
+        return [cell for cell in (self.score, self.speed, self.time, *self.rest) if cell]
+
+    def aligned(self) -> str:
+        """Return the cells for a line below other lines of the same kind."""
+        cells = [f"{self.score:<{SCORE_WIDTH}}", f"{self.speed:>{SPEED_WIDTH}}", f"{self.time:>{TIME_WIDTH}}"]
+        return GAP.join([*cells, *self.rest]).rstrip()
+
+
+def job_cells(metrics: Mapping[str, float], others: Sequence[str] = ()) -> JobCells:
+    """Return the score with its interval, speed and time of a job; `others` is the score of a task without one."""
+    speed = ""
+    if decode := metrics.get("decode_tok_per_s"):
+        speed = f"{decode:,.0f} tok/s"
+    elif prefill := metrics.get("prefill_tok_per_s"):
+        speed = f"{prefill:,.0f} tok/s"
+    seconds = metrics.get("seconds")
+    score = _score(metrics) or " · ".join(others)
+    return JobCells(score, speed, "" if seconds is None else format_duration(seconds), _rest(metrics))
+
+
+def _score(metrics: Mapping[str, float]) -> str:
+    for key in ("accuracy", "acc"):
+        if key in metrics:
+            return percent_interval(metrics, key)
+    if "kl_nats_per_token" in metrics:
+        return f"KL {_with_interval(metrics, 'kl_nats_per_token')} nats/token"
+    if LOG_LIKELIHOOD in metrics:
+        return f"{_with_interval(metrics, LOG_LIKELIHOOD)} nats/token"
+    if "best_output_tok_per_s" in metrics:
+        return f"at most {metrics['best_output_tok_per_s']:,.0f} tok/s"
+    if "best_decode_tok_per_s" in metrics:
+        return f"at most {metrics['best_decode_tok_per_s']:,.0f} tok/s"
+    if "peak_over_baseline_mib" in metrics:
+        return f"peak {metrics['peak_over_baseline_mib']:,.0f} MiB"
+    if {"n", "stopped", "cut_off", "errors"} <= metrics.keys():
+        return _answers(metrics)
+    return ""
+
+
+def _answers(metrics: Mapping[str, float]) -> str:
+    parts = [format_count(round(metrics["n"]), "answer")]
+    parts += [f"{metrics['cut_off']:,.0f} cut off"] if metrics["cut_off"] else []
+    parts += [format_count(round(metrics["errors"]), "error")] if metrics["errors"] else []
+    return ", ".join(parts)
+
+
+def _rest(metrics: Mapping[str, float]) -> list[str]:
+    """Return what only some jobs have: an early stop, costs, energy."""
+    rest = []
+    name = "early_stop_difference_points"
+    if {f"{name}{end}" for end in ("", "_low", "_high")} <= metrics.keys():
+        stopped = "stopped early" if metrics.get("questions_left") else "not stopped early"
+        rest.append(f"{stopped}: {_with_interval(metrics, name)} points to the baseline")
+    if "cost_usd" in metrics:
+        rest.append(f"{find_metric('cost_usd').format_value(metrics['cost_usd'])} USD")
+    if "joules_per_right_answer" in metrics:
+        rest.append(
+            f"{find_metric('joules_per_right_answer').format_value(metrics['joules_per_right_answer'])} J/right answer"
+        )
+    if "energy_cost" in metrics:
+        rest.append(f"energy cost {find_metric('energy_cost').format_value(metrics['energy_cost'])}")
+    return rest
+
+
+def percent_interval(metrics: Mapping[str, float], key: str) -> str:
+    """Return `94.6 % [78.4, 97.5]`, without the interval if there is none."""
+    low, high = (metrics.get(f"{key}{end}") for end in ("_low", "_high"))
+    value = f"{100 * metrics[key]:.1f} %"
+    return value if low is None or high is None else f"{value} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _with_interval(metrics: Mapping[str, float], key: str) -> str:
+    metric = find_metric(key)
+    low, high = (metrics.get(f"{key}{end}") for end in ("_low", "_high"))
+    value = metric.format_value(metrics[key])
+    if low is None or high is None:
+        return SIGN.sub(MINUS, value)
+    return SIGN.sub(MINUS, f"{value} [{metric.format_value(low)}, {metric.format_value(high)}]")
+
+
+# ------------------------------------------------------------------------------------------- while jobs run
+
+
+def progress_cells(step: ProgressState | None) -> str:
+    """Return how far a job is; None: it has only been started."""
+    if step is None:
+        return "starting"
+    news = {key: value for key, value in step.news.items() if key not in DETAILS}
+    accuracy = news.pop("accuracy", "")
+    count = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
+    cells = [f"{count} questions" if accuracy else f"{step.what} {count}".strip()]
+    cells += [f"{accuracy.removesuffix('%').strip()} % correct"] if accuracy else []
+    cells += [f"{key} {value}" for key, value in news.items()]
+    return ", ".join([*cells, *([f"{format_duration(step.left_s)} left"] if step.left_s else [])])
+
+
+def counts(done: int, total: int, failed: int) -> str:
+    return f"{done} of {total} done" + (f", {failed} failed" if failed else "")
+
+
+def progress_lines(head: str, running: Sequence[tuple[str, str]], shown: int) -> str:
+    """Return the state of a grid: one line if one job runs, else a line for each of the first jobs."""
+    if len(running) == 1:
+        ((label, cells),) = running
+        return f"{head} · {label}: {cells}"
+    lines = [f"{head} · {len(running)} running" if running else head]
+    lines += [f"    {label}: {cells}" for label, cells in running[:shown]]
+    lines += [f"    and {len(running) - shown} more"] if len(running) > shown else []
+    return "\n".join(lines)
+
+
+def ended_line(at: str, label: str, width: int, cells: JobCells, recorded: str) -> str:
+    """Return the line of a finished job; labels have this width, so that the cells stand below each other."""
+    line = f"{at} {label:<{width}}{GAP}{cells.aligned()}"
+    return f"{line}{GAP}({recorded})" if recorded else line
+
+
+# -------------------------------------------------------------------------------------------------- the end
+
+NEXT, MLFLOW, SCORES, MORE = "Next:", "MLflow:", "Scores:", "More:"
+HOW_TO_SEE_MORE = "print=full shows all details, print=json all metrics"
+RECORDED_BEFORE, RECORDED_MEANWHILE = "recorded before", "recorded meanwhile"
+
+
+def end_line(statuses: Sequence[str], seconds: float, folder: str) -> str:
+    """Return how many jobs ended how, in which time, and where the results are."""
+    totals = Counter(statuses)
+    parts = ", ".join(f"{count} {status}" for status, count in totals.items())
+    return f"{format_count(len(statuses), 'job')}: {parts} · {format_duration(seconds)} in all · results in {folder}"
+
+
+def hint(name: str, text: str) -> str:
+    """Return a line of what to do next."""
+    return f"{name:<8} {text}"
