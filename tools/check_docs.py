@@ -47,6 +47,7 @@ UNRENEWED = (  # by tools.run_docs: histories, designs, and pages that other too
     "runner_compare/README.md",
     "runner/options/README.md",
     "docs/families.md",
+    "docs/compare_json.md",
 )  # fmt: skip
 COMMAND = re.compile(
     r"(runner|runner-compare|runner-advise|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"

@@ -38,8 +38,7 @@ from tools.page_machine import ASKS, SERVES, Failed, Machine, empty_folder
 from tools.shown import Shown, renewed_excerpt, shown_in
 
 STORIES = (  # pages that share one folder, in this order
-    ("README.md", "docs/models.md", "docs/compare.md", "docs/mlflow.md"),
-    ("docs/jobs.md", "docs/grids.md"),
+    ("docs/models.md", "docs/compare.md"),
 )
 NEEDS = re.compile(
     r"(?P<notes>(?:^<!-- (?:first|server|picture): [^>]*-->\n)*)"

@@ -32,7 +32,7 @@ def test_the_session_on_the_page_runs(
 
 @pytest.mark.thorough
 def test_the_old_scripts_lines_have_counterparts(tiny_llama: Path, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "from_the_old_tools.md").read_text()
+    text = (ROOT / "docs" / "reference.md").read_text()
     lines = next(
         block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import load\n" in block
     )

@@ -18,6 +18,7 @@ from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Table
 from runner_compare.render.output import FORMATS
 from runner_compare.statistics import SignFlipTest
+from tools import compare_json
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -92,3 +93,7 @@ def test_every_key_is_explained_on_the_page() -> None:
                 yield from keys(schema[name])
 
     assert [key for key in keys(SCHEMA) if f"`{key}`" not in page] == []
+
+
+def test_the_page_is_that_of_the_schema() -> None:
+    assert compare_json.PAGE.read_text(encoding="utf-8") == compare_json.page()

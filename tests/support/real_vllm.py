@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM = ROOT / ".vllm" / "bin" / "python"
-PAGE = ROOT / "docs" / "vllm.md"
+PAGE = ROOT / "docs" / "remote.md"
 PARSE = """
 import json, sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args

@@ -1,5 +1,5 @@
 """Recorded speedups from speculative decoding: finished sweeps of a model, measured
-alternately with and without draft tokens (docs/speculation.md).
+alternately with and without draft tokens (docs/speed.md).
 """
 
 from __future__ import annotations

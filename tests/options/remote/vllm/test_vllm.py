@@ -1,7 +1,7 @@
 """The same answers with model=api as with our own engine: from our server, and from a real vLLM
 after `make vllm`.
 
-And vLLM's own parser takes every command that docs/vllm.md and task.explain=vllm print; Ray's takes
+And vLLM's own parser takes every command that docs/remote.md and task.explain=vllm print; Ray's takes
 those of Ray.
 """
 
@@ -329,7 +329,7 @@ def test_ray_parses_its_commands() -> None:
 
 @pytest.mark.thorough
 def test_the_runners_commands_of_the_page_compose(runner: Run, tmp_path: Path) -> None:
-    of_page = [words for words in commands(PAGE.read_text(), "runner") if "model=api" in words]
+    of_page = [words for words in commands(PAGE.read_text(), "runner") if "10.0.0.1:8000" in " ".join(words)]
     assert len(of_page) == 2
     for words in of_page:
         composed = runner(*words, "--cfg", "job", cwd=tmp_path)

@@ -1,0 +1,67 @@
+"""Write docs/compare_json.md from the schema of a comparison: `python -m tools.compare_json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tools.check_docs import ROOT
+
+PAGE = ROOT / "docs" / "compare_json.md"
+SCHEMA = ROOT / "runner_compare" / "comparison.schema.json"
+HEAD = """# JSON of a comparison
+
+`runner-compare --format json` writes one object. `--save FOLDER` writes the same object into `comparison.json`.
+[comparison.schema.json](../runner_compare/comparison.schema.json) (JSON Schema, draft 2020-12) describes every key with
+its type. `python -m tools.compare_json` writes this page from that file.
+
+- Accuracies and their differences are shares of the questions, not percent or points.
+- `_low` and `_high` are the ends of an interval. A value that is unknown is null.
+- New keys may be added. No key is renamed within a major version.
+- Objects that occur in several places are described once.
+"""
+
+
+def sections(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each object of the schema with its path, outer objects first."""
+    properties = schema.get("properties", {})
+    if properties:
+        yield path, properties
+    for key, part in properties.items():
+        yield from sections(part, f"{path}.{key}")
+    if "items" in schema:
+        yield from sections(schema["items"], f"{path}[]")
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield from sections(schema["additionalProperties"], f"{path}.NAME")
+
+
+def page() -> str:
+    """Return the page: one list for each object, without keys that an earlier list has explained
+    alike."""
+    text, described = HEAD, set[tuple[str, str]]()
+    for path, properties in sections(json.loads(SCHEMA.read_text(encoding="utf-8")), "comparison"):
+        keys = {key: part.get("description", "") for key, part in properties.items()}
+        lines = []
+        for key, meaning in keys.items():
+            base = key.removesuffix("_low").removesuffix("_high")
+            if (key, meaning) in described or (base != key and base in keys):
+                continue
+            described.add((key, meaning))
+            ends = [end for end in (f"{key}_low", f"{key}_high") if end in keys]
+            names = ", ".join(f"`{name}`" for name in (key, *ends))
+            lines.append(f"- {names}: {meaning}")
+        if lines:
+            text += "\n".join([f"\n## `{path}`\n", *lines, ""])
+    return text
+
+
+def main() -> int:
+    """Write the page; return the exit code."""
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
