@@ -129,20 +129,20 @@ PLACES = {
     "row_name": "render.labels",  # the shortest name that tells a row from the others
     "short_row_names": "render.labels",  # names by what differs among rows
     "format_number": "render.labels",  # a measurement to three digits
-    "conclusion_and_findings": "render.parts",  # what may be concluded over all rows of a table, and the finding about each row
-    "interim_verdict": "render.interim_verdicts",  # what such a run has decided, in words
+    "conclusion_and_findings": "render.parts",  # the answer for a table, and a finding for each run
+    "interim_verdict": "render.interim_verdicts",  # the verdict on a run that is still going on, as text
     "interim_summary": "render.interim_verdicts",  # the same with the difference and its interval
     "format_points": "render.quantities",  # a difference of accuracies in points
-    "cut_off_message": "render.answers",  # how many answers the limit has cut off
+    "cut_off_message": "render.answers",  # the number of answers that reached their token limit
     "unread_answers_message": "render.answers",  # which jobs had few of their answers read
     "divergence_tables": "render.token_metrics",  # the same as a report shows it
-    "format_metric": "render.token_metrics",  # one figure of it, with its interval
-    "format_margin_points": "render.margins",  # a margin in words
-    "format_level": "render.margins",  # the level of one of several comparisons in words
-    "format_p_value": "render.effects",  # a p as it is shown
-    "key_label": "model.data",  # a key as it is shown
+    "format_metric": "render.token_metrics",  # a metric with its interval, as text
+    "format_margin_points": "render.margins",  # a margin as text
+    "format_level": "render.margins",  # the confidence level of one of several comparisons, as text
+    "format_p_value": "render.effects",  # a p-value as text
+    "key_label": "model.data",  # the label of a key
     "escape_markdown": "render.escaping",  # a text of others, harmless in Markdown
-    "ABSENT": "model.data",  # what stands where there is no value
+    "ABSENT": "model.data",  # the text for a missing value
     "TEAM": "model.data",  # the parameter that names a team of agents in words
     "graph_origin": "features.savings.compute",  # where the graph of a team comes from
     # metrics, which jobs record
@@ -157,9 +157,9 @@ PLACES = {
     "ENDS": "metrics",  # the endings of the keys of a value and its interval
     "text_records": "features.contexts.render",  # what a job records of the likelihoods of its texts
     "LOG_LIKELIHOOD": "metrics",  # the keys of a log-likelihood, by unit
-    "OF_CALLS": "metrics",  # the keys of the tokens of all calls
-    "OF_GUESSES": "metrics",  # the keys of guessed tokens
-    "OF_PREFILL": "metrics",  # the keys of the reading of prompts
+    "OF_CALLS": "metrics",  # metric keys of the tokens of all calls
+    "OF_GUESSES": "metrics",  # metric keys of draft tokens
+    "OF_PREFILL": "metrics",  # metric keys of prefill
     "estimate_answer_times": "statistics.answer_times",  # how long answers take at measured speeds
 }
 __all__ = [*PLACES]

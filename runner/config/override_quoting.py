@@ -130,7 +130,8 @@ def _quote_value(value: str, key_type: KeyType) -> str:
     """Quote one value, or the members of a list."""
     inner = value.strip()
     if key_type.accepts_list and inner.startswith("[") and inner.endswith("]"):
-        return f"[{','.join(_quote_if_needed(piece, key_type.is_free_text) for piece in _split_at_commas(inner[1:-1]) if piece)}]"
+        pieces = [piece for piece in _split_at_commas(inner[1:-1]) if piece]
+        return f"[{','.join(_quote_if_needed(piece, key_type.is_free_text) for piece in pieces)}]"
     return _quote_if_needed(value, key_type.is_free_text)
 
 

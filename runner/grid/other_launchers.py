@@ -62,7 +62,8 @@ def format_job_line(overrides: Sequence[str], result: object) -> str:
     """Return a line with a job's overrides and its outcome, or its objective in a search."""
     name = " ".join(text for text in overrides if not text.startswith(PARENT_KEY))
     if isinstance(result, JobOutcome):
-        return f"{name}: {format_main_metrics(result.record) if result.record else f'{result.status.value} {result.message}'}"
+        failure = f"{result.status.value} {result.message}"
+        return f"{name}: {format_main_metrics(result.record) if result.record else failure}"
     return f"{name}: {f'{result.how.value} {result.message}' if isinstance(result, JobDeath) else result}"
 
 

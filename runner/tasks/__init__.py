@@ -65,27 +65,27 @@ PLACES = {
     "ResolvedJob": "runner.config.resolved",  # a config with the files of its model
     "resolve_job": "runner.config.resolved",  # finds these files
     # asking: requests in, judged and recorded samples out
-    "collect_answers": "runner.tasks.answer_collection",  # the answers to all requests of a job: kept, reused or new
-    "CollectedAnswers": "runner.tasks.collecting",  # what it returns: samples, metrics, facts, notes, problems
+    "collect_answers": "runner.tasks.answer_collection",  # all answers of a job: stored, reused or new
+    "CollectedAnswers": "runner.tasks.collecting",  # samples, metrics, facts, notes and problems
     "Judge": "runner.tasks.collecting",  # gives a sample its verdict, and knows which samples are the job's own
     "NoJudge": "runner.tasks.collecting",  # judges nothing; derive from it
-    "Policy": "runner.tasks.collecting",  # what a job does beside asking each question once; derive from it
+    "Policy": "runner.tasks.collecting",  # base class for reuse, early stopping, repeats and the like
     "RepeatOrder": "runner.tasks.collecting",  # the policy of task.repeat
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
-    "collect_extra_answers": "runner.tasks.collecting",  # answers besides those to the questions, in a file of their own
+    "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
     "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample
-    "unanswered_messages": "runner.tasks.collecting",  # says which questions have no answer
-    "report_saved_on_interrupt": "runner.tasks.collecting",  # says at an interrupt how much is kept
+    "unanswered_messages": "runner.tasks.collecting",  # messages about questions without an answer
+    "report_saved_on_interrupt": "runner.tasks.collecting",  # the message that an interrupted job prints
     # the engine and the model, before and besides asking
-    "model_kind": "runner.engines.kinds",  # what is known of a model's kind: prompts as it sees them, positions, tokens
+    "model_kind": "runner.engines.kinds",  # properties of a kind of model: prompts, positions, tokens
     "open_engine": "runner.engines",  # opens another engine than the job's
     "add_prompt_facts": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
     "render_prompts": "runner.tasks.rendered_prompts",  # prompts as the model sees them
-    "sample_scaling_notes": "runner.tasks.context_length",  # the notes on texts that need no scaling of RoPE, or exceed it
-    "beyond_hint": "runner.tasks.context_length",  # how texts can exceed the model's room, for a message that refuses them
+    "sample_scaling_notes": "runner.tasks.context_length",  # notes on texts that need no RoPE scaling, or exceed it
+    "beyond_hint": "runner.tasks.context_length",  # how to allow longer texts, for an error message
     # data: the user's own prompts, and questions with right answers
     "load_prompts": "runner.datasets.prompts",  # the prompts of a job: a key's, a file's or those of stdin
-    "build_prompt": "runner.datasets.prompts",  # a prompt as it is asked: as a chat, or unchanged
+    "build_prompt": "runner.datasets.prompts",  # a prompt in the form that the model gets: a chat, or unchanged
     "hash_prompts": "runner.datasets.prompts",  # the hash of prompts, for `Inputs.hashes`
     "describe_prompts": "runner.datasets.prompts",  # where they come from, for `Inputs.data`
     "format_completions": "runner.datasets.prompts",  # the text of completions.jsonl

@@ -110,8 +110,8 @@ def _permutation_p_value(
     mixed = [orders for orders in text_positions if any(row[0] != text for row in orders for text in row)]
     if not mixed:
         return 1.0
-    fixed = np.array([_expected_count([orders for orders in text_positions if not any(orders is question for question in mixed)], at)
-                      for at in range(len(expected))])  # fmt: skip
+    unmixed = [orders for orders in text_positions if not any(orders is question for question in mixed)]
+    fixed = np.array([_expected_count(unmixed, at) for at in range(len(expected))])
     generator = np.random.default_rng(SEED)
     at_least, done = 0, 0
     while done < num_permutations:

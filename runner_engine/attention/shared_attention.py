@@ -76,7 +76,8 @@ class SharedKeyRange:
 
 def attend_shared_keys(
     kernels: Kernels, kv_spec: KvCacheSpec, scaling: Scaling, layer: int, query: torch.Tensor,
-    token_indices: torch.Tensor | None, num_tokens: int, key_range: SharedKeyRange, first_positions: torch.Tensor | None,
+    token_indices: torch.Tensor | None, num_tokens: int, key_range: SharedKeyRange,
+    first_positions: torch.Tensor | None,
 ) -> Part:  # fmt: skip
     """Attend [H, T, D], or the tokens at token_indices, to shared keys. Returns outputs, maxima
     and sums.

@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 PLACES = {
     # a layer's experts
-    "SeparateExperts": "separate_experts",  # stands in place of the family's module; each expert is a child, by its number
+    "SeparateExperts": "separate_experts",  # replaces a family's module of fused experts; each expert is a child
     "Expert": "separate_experts",  # one expert: gate_proj unless its family has none, up_proj, down_proj
-    "build_separate_experts": "separate_experts",  # what stands in place of a family's module of fused experts
-    "separate_all_experts": "separate_experts",  # puts that in place of each such module of a model
+    "build_separate_experts": "separate_experts",  # builds the replacement of a module of fused experts
+    "separate_all_experts": "separate_experts",  # replaces all modules of fused experts in a model
     "ExpertUsageCounter": "expert_usage",  # counts how often each expert is chosen
     # while a model is read
     "omitting_experts": "omitted_experts",  # a context in which models are built without their fused experts
-    "OmittedExperts": "omitted_experts",  # what stands in their place
-    "count_omitted_weights": "omitted_experts",  # how many numbers a model lacks for that
+    "OmittedExperts": "omitted_experts",  # placeholder for omitted experts
+    "count_omitted_weights": "omitted_experts",  # number of weights that a model lacks without its experts
     # how a family fuses them
     "ExpertFormat": "expert_format",  # transposed, interleaved, with a gate, with biases …
-    "detect_expert_format": "expert_format",  # the form of a module; None if it has no fused experts that can be taken apart
+    "detect_expert_format": "expert_format",  # the format of a module's fused experts, or None
     "select_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
-    "join_gate_and_up": "expert_format",  # what its two matrices give, as the family's own gate takes it
+    "join_gate_and_up": "expert_format",  # gate and up activations in the order that the family's gate function takes
 }
 
 __all__ = [*PLACES]

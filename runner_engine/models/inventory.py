@@ -60,7 +60,7 @@ def memory_in_use(load_metrics: dict[str, float]) -> dict[str, float]:
     A base may have been loaded for an earlier job. The process's own peak then includes that job's
     work, too.
     """
-    machine.release_free_memory()  # what the load has freed does not count; collecting cycles first would take half a second
+    machine.release_free_memory()  # without collecting cycles, which takes half a second
     resident_mib = machine.rss_mib()
     figures = {"load_rss_mib": resident_mib} if resident_mib else {}
     figures["load_peak_rss_mib"] = max(load_metrics["load_peak_rss_mib"], resident_mib)

@@ -164,8 +164,12 @@ class GenerationConfig(SamplingKeys):
 
     def ignored_settings_notes(self, model_settings: Mapping[str, Any]) -> list[Note]:
         """Return notes on the model's own settings that the engines do not support."""
-        ignored = {key: model_settings[key] for key, off in IGNORED_SETTINGS.items() if model_settings.get(key) not in (None, off)
-                   and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)}  # fmt: skip
+        ignored = {
+            key: model_settings[key]
+            for key, off in IGNORED_SETTINGS.items()
+            if model_settings.get(key) not in (None, off)
+            and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)
+        }
         file = "the model's generation_config.json"
         return [note("ignored_settings", file=file, ignored=ignored)] if ignored else []
 

@@ -287,9 +287,12 @@ class ApiSession(Session):
                     has_answer_begun = True
                     kind = stream.response.headers.get("content-type", "nothing")
                     if "text/event-stream" not in kind:
-                        raise RequestFault(f"{model.base_url} " "answered with " f"{server.plain(kind)} " "instead of a stream of "
-                                    "events: is its address right?", "sent no valid answer",
-                                    permanent=not server.has_streamed)  # fmt: skip
+                        raise RequestFault(
+                            f"{model.base_url} answered with {server.plain(kind)} instead of a stream of events: "
+                            "is its address right?",
+                            "sent no valid answer",
+                            permanent=not server.has_streamed,
+                        )
                     server.has_streamed = True
                     async for chunk in stream:
                         deltas = request.add_chunk(chunk)

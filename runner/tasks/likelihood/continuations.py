@@ -63,8 +63,11 @@ def split_into_windows(
     scored_to = 1
     for begin in range(0, len(ids), task.step):
         end = min(begin + task.window_tokens, len(ids))
-        size, characters = (proportional_share(whole, end - has_begin, of_text) - proportional_share(whole, scored_to - has_begin, of_text)
-                 for whole in (len(text.encode()), len(text)))  # fmt: skip
+        size, characters = (
+            proportional_share(whole, end - has_begin, of_text)
+            - proportional_share(whole, scored_to - has_begin, of_text)
+            for whole in (len(text.encode()), len(text))
+        )
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
         number = first_index + len(pieces)
         request = Request(number, prompt, continuation=continuation)

@@ -125,7 +125,7 @@ class _ExpertLayerLoader:
                     continue
                 self._load_matrix(matrix, quantization_configs.get(matrix.name))
             self.stored.release_pages()
-            machine.release_free_memory()  # what quantizing has freed lies between what it has made, and is many times as much
+            machine.release_free_memory()  # quantizing has freed many times its result
         return missing
 
     def _load_matrix(self, matrix: ExpertMatrix, quantization_config: QuantizationConfig | None) -> None:

@@ -180,7 +180,7 @@ class LlamaCppConfig(StartedConfig):
         check_value(is_drafted, "model.draft_tokens", self.draft_tokens, need, code="no_effect")
         for rule in self.override_tensors:
             need = "give PATTERN=DEVICE, e.g. 'blk\\.[0-3]\\.ffn_.*=CPU'"
-            check_value(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)  # fmt: skip
+            check_value(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)
         for word in self.flags:
             self.check_option("model.flags", word, word.partition("=")[0])
 
