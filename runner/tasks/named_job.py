@@ -41,11 +41,11 @@ def find_named_job(
 
     `hashes` are the input hashes that both jobs share. Overrides may change `groups` only.
     """
-    own = job_of(config, version, hashes)
+    own = build_job(config, version, hashes)
     if is_job_id(named_as, config.task):
         named = job_by_id(config, named_as)
     else:
-        named = job_of(apply_named_overrides(config, key, named_as, groups), version, hashes)
+        named = build_job(apply_named_overrides(config, key, named_as, groups), version, hashes)
     return None if named.job_id == own.job_id else named
 
 
@@ -54,7 +54,7 @@ def parse_named_overrides(named_as: str | None, task: TaskConfig) -> list[str]:
     return [] if named_as is None or is_job_id(named_as, task) else shlex.split(named_as)
 
 
-def job_of(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
+def build_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
     """Return the job of a config whose task inputs have these hashes."""
     return identify(config, version, _model_fingerprint(config) | hashes, is_measurement=False)
 

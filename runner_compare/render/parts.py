@@ -57,8 +57,8 @@ def table_part(table: Table) -> ReportPart:
         table.task,
         grids,
         said,
-        short_grids=short_grids_of(table),
-        short_sentences=short_sentences_of(table),
+        short_grids=build_short_grids(table),
+        short_sentences=build_short_sentences(table),
         legend=table_legend(table),
         runs=format_count(len(table.rows), "run"),
         conclusion=conclusion_text(table.candidate_rows),
@@ -72,7 +72,7 @@ def table_part(table: Table) -> ReportPart:
     )
 
 
-def short_grids_of(table: Table) -> list[TableGrid]:
+def build_short_grids(table: Table) -> list[TableGrid]:
     """Return the tables of the default output."""
     grids = [TableGrid(short_columns(table))]
     if table.has_ratios:
@@ -82,7 +82,7 @@ def short_grids_of(table: Table) -> list[TableGrid]:
     return grids
 
 
-def short_sentences_of(table: Table) -> list[str]:
+def build_short_sentences(table: Table) -> list[str]:
     """Return what the default output says below its tables: what no table shows, and what to act on."""
     of_sections = [text for section in load_sections() for text in section.short_sentences(table)]
     return [*not_compared(table), *short_remarks(table), *map(render_notes, table.remarks), *of_sections]

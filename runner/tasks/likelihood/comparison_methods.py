@@ -16,7 +16,7 @@ from runner.tasks import Job, RunnerConfig, model_kind, resolve_job, typed_task_
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, reference_config
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference
-from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id, job_of
+from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id, build_job
 from runner_base import ConfigError, RunnerError
 from runner_base.notes import Note, note
 from runner_engine import Capability
@@ -129,7 +129,7 @@ def _add_reason(method: ComparisonMethod, reason: Note, can_be_exact: bool = Tru
 
 
 def _has_begun(config: RunnerConfig, version: int, method: ComparisonMethod) -> bool:
-    return job_of(config, version, method.hashes).samples_path.exists()
+    return build_job(config, version, method.hashes).samples_path.exists()
 
 
 def _load_reference_or_reason(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:

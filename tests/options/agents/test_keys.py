@@ -146,8 +146,8 @@ def test_embedded_problems_count_templates_under_the_ids_of_before(data: str, jo
     found = agents.prepare(config)
     assert None not in {item.cluster for item in found.items}
     assert "clusters" not in found.hashes
-    own_id = named_job.job_of(config, agents.VERSION, found.hashes).job_id
+    own_id = named_job.build_job(config, agents.VERSION, found.hashes).job_id
     assert job_id in ("", own_id)
     without = to_config(*compose_job([*overrides, "task.cluster=null"]))
     hashes = agents.prepare(without).hashes
-    assert named_job.job_of(without, agents.VERSION, hashes).job_id != own_id
+    assert named_job.build_job(without, agents.VERSION, hashes).job_id != own_id

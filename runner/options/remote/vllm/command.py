@@ -26,7 +26,7 @@ def served_model_name(model: VllmConfig) -> str:
     return Path(model.name).name if Path(model.name).expanduser().exists() else model.name
 
 
-def dtype_of(resolved: ResolvedJob, environment: VllmEnvironment) -> str:
+def job_dtype(resolved: ResolvedJob, environment: VllmEnvironment) -> str:
     """Return the dtype that model.dtype means on the device where vLLM runs."""
     device = "cpu" if environment.on_cpu else "cuda"
     return dtype_for(vllm_config(resolved.config.model).dtype, resolved.model.files.settings, device)
@@ -38,7 +38,7 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
     """
     config, files = resolved.config, resolved.model.files
     model = vllm_config(config.model)
-    options = ["--dtype", dtype_of(resolved, find_environment(model))]
+    options = ["--dtype", job_dtype(resolved, find_environment(model))]
     for option, number in (
         ("--tensor-parallel-size", model.tensor_parallel),
         ("--pipeline-parallel-size", model.pipeline_parallel),

@@ -20,7 +20,7 @@ from typing import Any
 from runner.config.resolved import ResolvedJob
 from runner.datasets.word_problems import Split, generate_problems
 from runner.options.remote.started.reference import ReferenceFailed, run_reference_process
-from runner.options.remote.vllm.command import dtype_of
+from runner.options.remote.vllm.command import job_dtype
 from runner.options.remote.vllm.environment import find_environment
 from runner.options.remote.vllm.keys import vllm_config
 from runner.options.remote.vllm.render.notes import describe_logprob_gap
@@ -71,7 +71,7 @@ def load_reference(resolved: ResolvedJob) -> ReferenceScores:
         sum(tensor.num_elements for tensor in files.tensors)
         or count_weight_file_bytes(files.path) / stored_bytes
     )
-    wanted = dtype_of(resolved, find_environment(model))
+    wanted = job_dtype(resolved, find_environment(model))
     dtypes = [
         name
         for name in ("float32", wanted)
@@ -102,7 +102,7 @@ def compare_logprobs(
     gaps = _logprob_gaps(logprobs, reference.logprobs)
     mean, most = sum(gaps) / len(gaps), max(gaps)
     word = model.vllm_quantization(resolved.config.quantization) or model.kv_cache_dtype
-    dtype = dtype_of(resolved, find_environment(model))
+    dtype = job_dtype(resolved, find_environment(model))
     tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
     if reference.rounding and word is None:
         tolerance = max(ROUNDINGS * reference.rounding, TOLERANCE["float32"])

@@ -12,7 +12,7 @@ from runner.config.resolved import ResolvedJob, base_key
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner.options.remote import api_kind as api
-from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
+from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, job_dtype
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import VllmEnvironment, find_environment
 from runner.options.remote.vllm.gpus import gpu_memory_mib, is_batch_invariant
@@ -44,7 +44,7 @@ class Vllm(KindWithTokenizer):
         environment = find_environment(vllm_config(resolved.config.model))
         hashes = resolved.model.files.hash_files(cache)
         if "dtype" in hashes:
-            hashes["dtype"] = dtype_of(resolved, environment)
+            hashes["dtype"] = job_dtype(resolved, environment)
         return hashes | {"vllm": environment.label + (", batch-invariant" if is_batch_invariant() else "")}
 
     def base_key(self, config: RunnerConfig) -> str:
@@ -131,7 +131,7 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     own = count_weight_file_bytes(files.path)
     if files.stored_format is not None:
         return own / MIB
-    scale = BYTES[dtype_of(resolved, find_environment(model))] / BYTES.get(
+    scale = BYTES[job_dtype(resolved, find_environment(model))] / BYTES.get(
         find_stored_dtype(files.settings), 2
     )
     word = model.vllm_quantization(resolved.config.quantization)
