@@ -154,7 +154,7 @@ def row_of(family: str, options: argparse.Namespace, beside: Measured, reasons: 
             other = statistics.median(beside.rates[rows][before[rows] :])
             cells.append(f"{own:,.0f}")
             slower.append(f"{other / own:.2f}")
-        why = model.why if model.decoding.startswith("in a stream") else model.decoding
+        why = model.why if model.decoding.startswith("continuous batching") else model.decoding
         model.engine.close()
     return "| " + " | ".join([*cells, *slower, f"{model.active / beside.active:.2f}", why or "?"]) + " |"
 

@@ -115,7 +115,7 @@ class LocalEngine:
         """Load the model unless it is loaded, and report its metrics, facts and notes."""
         self._loaded = loaded = self._loaded or self._load()
         heads = self.find_kv_spec(loaded)
-        decoding = str(self.batching_mode(loaded)) if heads is None else "in a stream"
+        decoding = str(self.batching_mode(loaded)) if heads is None else "continuous batching"
         if heads is not None and heads.by_sdpa:
             decoding += ", attention by SDPA" + (" to pages" if heads.uses_pages else "")
         elif heads is not None and heads.device.type == "cpu" and select_kernels(heads) is None:

@@ -60,7 +60,7 @@ def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
     assert raised.value is error
     hook.remove()
     assert engine.load().facts["decoding"] == (
-        "in a stream" if attention is Attention.auto else "static batching"
+        "continuous batching" if attention is Attention.auto else "static batching"
     )
     assert engine.stats.row_shortages == []
     engine.close()

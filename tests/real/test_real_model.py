@@ -177,7 +177,7 @@ def test_rows_in_eight_bits_are_decoded_in_a_stream(quantization: QuantizationCo
     """Its rounded rows differ between its own passes by up to a third of the logits' spread; its
     attention does not."""
     engine = open_engine(make_spec(model=local(real_model.plain_folder()), quantization=quantization))
-    assert engine.load().facts["decoding"] == "in a stream"
+    assert engine.load().facts["decoding"] == "continuous batching"
     [done] = contract.complete_requests(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
     assert " Paris" in done.answer.text
     assert not [note for note in engine.stats.notes if note.code.startswith("slow_")]

@@ -61,7 +61,7 @@ def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(
 ) -> None:
     families.build(family, tmp_path)
     engine = open_engine(make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)))
-    assert engine.load().facts["decoding"] != "in a stream"
+    assert engine.load().facts["decoding"] != "continuous batching"
     engine.close()
 
 

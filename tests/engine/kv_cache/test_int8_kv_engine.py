@@ -186,7 +186,7 @@ def test_models_and_rows_of_other_routes_are_refused(
     monkeypatch.setattr("runner_engine.local.engine.probe_attention", incompatible)
     with raises(ConfigError, "unsupported", "generation.kv_cache"):
         engine_of().load()
-    assert engine_of(kv_cache=KvCache.as_model).load().facts["decoding"] != "in a stream"
+    assert engine_of(kv_cache=KvCache.as_model).load().facts["decoding"] != "continuous batching"
 
 
 def test_rows_beyond_the_reach_of_the_scheduler_are_refused(

@@ -59,7 +59,7 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
 ) -> None:
     folder = save(tmp_path / "model", tiny_llama, 100)
     engine = opened(folder, Int8DynamicConfig())
-    assert engine.load().facts["decoding"] == "in a stream"
+    assert engine.load().facts["decoding"] == "continuous batching"
     assert len(complete(engine, requests())) == len(requests())
     assert engine.stats.notes == []
     engine.close()

@@ -239,7 +239,7 @@ def test_clusters_by_default_change_no_id(override: str, job_id: str) -> None:
 def id_of(*overrides: str) -> str:
     """Return the id of a stub's job."""
     config = to_config(*compose_job(["model=stub", *overrides]))
-    return named_job.job_of(config, gsm8k.VERSION, gsm8k.prepare(config).hashes).job_id
+    return named_job.build_job(config, gsm8k.VERSION, gsm8k.prepare(config).hashes).job_id
 
 
 @pytest.mark.parametrize("early_stop_vs", [None, "seed=1"])
