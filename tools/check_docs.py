@@ -169,7 +169,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
     (script,) = entry_points(group="console_scripts", name=program)
     for module in (f"{script.module}.options", f"{script.module}.command", script.module):
         with contextlib.suppress(ModuleNotFoundError):
-            if (parser := getattr(import_module(module), "parser", None)) is not None:
+            if (parser := getattr(import_module(module), "create_parser", None)) is not None:
                 parse: Callable[[list[str]], object] = parser().parse_intermixed_args
                 return parse
     raise LookupError(f"{program} has no parser")

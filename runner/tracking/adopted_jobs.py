@@ -26,9 +26,8 @@ def adopt_job(archive: bytes, job: Job, config: RunnerConfig, ignore_earlier: bo
             and (done := job.read_last_record()) is not None
             and done.status is Status.FINISHED
         ):
-            return sink.attach_recorded(
-                job_records.reuse_record(config, job, done)
-            )  # another process was quicker
+            # another process was quicker
+            return sink.attach_recorded(job_records.reuse_record(config, job, done))
         if ignore_earlier:
             job.set_aside() if config.rerun else job.delete_earlier_files()
         unpack_job(archive, job)

@@ -36,9 +36,8 @@ class WaitingClient:
 
     def __init__(self, create_client: Callable[[], Any], store_name: str) -> None:
         self._shown = store_name
-        self._client = call_with_limit(
-            store_name, create_client, LONG_S
-        )  # it opens the database, and makes its tables
+        # it opens the database, and makes its tables
+        self._client = call_with_limit(store_name, create_client, LONG_S)
 
     def __getattr__(self, name: str) -> Any:
         """Return a method of the client, with a time limit."""

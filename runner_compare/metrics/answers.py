@@ -71,9 +71,8 @@ METRICS: tuple[Metric, ...] = (
     *define_counts(
         BetterDirection.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"
     ),
-    *define_counts(
-        BetterDirection.lower, "stopped_by_context"
-    ),  # the model's, and not generation.max_new_tokens
+    # the model's, and not generation.max_new_tokens
+    *define_counts(BetterDirection.lower, "stopped_by_context"),
     *define_counts(BetterDirection.lower, "answers_changed"),
     define_metric("double_bos", form=".0f", better=BetterDirection.lower, pooling=PoolingRule.max),
     # the latter by extractor: `answers_found/strict`

@@ -18,9 +18,8 @@ class InterimComparison:
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
     pairs: SequentialPairs = field(init=False)  # as counted: what was cut off is not right
-    ends: tuple[SequentialPairs, SequentialPairs] = field(
-        init=False
-    )  # with what was cut off at worst, at best
+    # with what was cut off at worst, at best
+    ends: tuple[SequentialPairs, SequentialPairs] = field(init=False)
 
     def __post_init__(self) -> None:
         level = comparison_level(self.comparisons)

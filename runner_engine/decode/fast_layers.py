@@ -69,9 +69,8 @@ class FastLayers:
             choice = choices[layer.weight.dtype]
             if is_transposed_linear(layer) and choice.way not in OWN:
                 continue  # torch multiplies by it as it lies
-            release = (
-                None if is_transposed_linear(layer) else mapped.release_pages
-            )  # panels are made of a copy
+            # panels are made of a copy
+            release = None if is_transposed_linear(layer) else mapped.release_pages
             packed = build_matmul(choice, get_weight_matrix(layer), layer.bias, kernels, release)
             if isinstance(packed, PlainPackedWeights):
                 self.panels[layer] = packed

@@ -23,9 +23,8 @@ class FusedAdapters:
     """The unmerged adapters of a model, in the structures that C reads."""
 
     def __init__(self, model: Any) -> None:
-        self.rows = multi_adapter.find_token_adapters(
-            model
-        )  # None where all rows have the same adapter, or none
+        # None where all rows have the same adapter, or none
+        self.rows = multi_adapter.find_token_adapters(model)
         self._most_rank = self._layers = 0
         self._seen = set[nn.Module]()
         self._kept: list[Any] = []  # what C has the addresses of

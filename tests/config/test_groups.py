@@ -86,7 +86,7 @@ def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None
 def test_nor_in_a_study(tmp_path: Path, body: str, code: Code, key: str) -> None:
     (tmp_path / "own.yaml").write_text(f"defaults: [config, _self_]\n{body}\n")
     with raises(ConfigError, code, key):
-        runner.run_grid(*JOB, f"output_dir={tmp_path}", study=tmp_path / "own.yaml")
+        runner.grid(*JOB, f"output_dir={tmp_path}", study=tmp_path / "own.yaml")
     assert not [*tmp_path.glob("jobs/*")]
 
 
@@ -100,7 +100,7 @@ def test_a_schema_put_beside_the_choice_is_refused() -> None:
 @pytest.mark.thorough
 def test_nor_from_python(tmp_path: Path) -> None:
     with raises(ConfigError, "unknown_choice", "quantization.name"):
-        runner.run_grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
+        runner.grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
     with raises(ConfigError, "unknown_choice", "quantization.name"):
         runner.evaluate({"quantization.name": "nf4", "model": "stub", "output_dir": str(tmp_path)})
     with raises(ConfigError, "unknown_choice", "model.name"):

@@ -41,7 +41,7 @@ def test_same_problem_again(split: Split) -> None:
 
 def test_same_problem_in_another_process() -> None:
     # another hash seed: nothing may depend on hash()
-    code = "from runner.datasets.word_problems import *; print(repr(problems(Split.TEST, 3)))"
+    code = "from runner.datasets.word_problems import *; print(repr(generate_problems(Split.TEST, 3)))"
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == repr(generate_problems(Split.TEST, 3))

@@ -61,7 +61,7 @@ def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: 
         monkeypatch.setattr(owner, name, counted)
 
     count(quantization_mix, "_parse_override", "overrides that were parsed")
-    count(vars(resolved_model.ResolvedModel)["mix"], "func", "what is loaded")
+    count(vars(resolved_model.ResolvedModel)["quantization_mix"], "func", "what is loaded")
     count(resolved_model, "read_config", "config.json")
     count(resolved_model, "detect_stored_format", "the stored quantization")
     count(resolved_model, "read_tensors", "tensors")

@@ -59,7 +59,9 @@ def ends(found: Estimate | None) -> tuple[float, float]:
 
 
 def work(task: Any, pair_share: float) -> float:
-    return sum(amount.computed_prompt_tokens + pair_share * amount.pairs for amount in task.amounts(ROWS))
+    return sum(
+        amount.computed_prompt_tokens + pair_share * amount.pairs for amount in task.requested_work(ROWS)
+    )
 
 
 def test_the_same_lengths_take_as_long_per_case(config: Any) -> None:

@@ -98,9 +98,7 @@ def test_from_python_the_verdict_of_the_requirements_is_part_of_the_result(
     import runner
 
     monkeypatch.chdir(tmp_path)
-    rows = runner.run_grid(
-        *STUB[:-2], "tracking=none", {"seed": [0, 1], "task.split": ["test", "no_such_split"]}
-    )
+    rows = runner.grid(*STUB[:-2], "tracking=none", {"seed": [0, 1], "task.split": ["test", "no_such_split"]})
     compared = runner.compare(rows, baseline="seed=0", require=["n>=60"])
     assert compared.passed is False
     assert [(one.requirement, one.met) for one in compared.requirements] == [

@@ -183,9 +183,9 @@ def locating(folder: Path, name: str, revision: str | None = None, **more: str) 
     program = f"""
 from runner_engine.settings.model import LocalModelConfig
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.locating import locate
+from runner_engine.checkpoints.locating import locate_model
 try:
-    print("at", locate(LocalModelConfig(name={name!r}, revision={revision!r})))
+    print("at", locate_model(LocalModelConfig(name={name!r}, revision={revision!r})))
 except ConfigError as error:
     print("error:", error)
 """

@@ -282,7 +282,9 @@ def main() -> None:
             start_for_joblib
         )
     gc.freeze()  # a collection in a fork would copy all of this memory
-    sys.modules["runner_engine.devices.heap"].Frozen.elsewhere = True  # so that no fork counts what is frozen
+    sys.modules[
+        "runner_engine.devices.heap"
+    ].GcFreezeState.elsewhere = True  # so that no fork counts what is frozen
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
 

@@ -42,12 +42,12 @@ def main(arguments: list[str]) -> int:
     """Run the command and return the exit code."""
 
     def work() -> int:
-        return _run_advise(parser().parse_intermixed_args(arguments))
+        return _run_advise(create_parser().parse_intermixed_args(arguments))
 
     return run_with_exit_code(NAME, work, describe_error)
 
 
-def parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
     about = (
         "Recommend settings for a model, a machine and limits: at most five, best first, with their commands."
     )

@@ -242,5 +242,5 @@ def make_scoring_requests(resolved: ResolvedJob, inputs: Any) -> list[Request]:
     """Return a likelihood job's texts with their scored part. For choices, only the correct ones."""
     task: Any = import_task(resolved.config)
     none: Any = None  # nothing is recorded, and no engine is asked
-    pieces = task.cut(inputs, TaskContext(none, resolved, none))
+    pieces = task.split_into_continuations(inputs, TaskContext(none, resolved, none))
     return [piece.request for piece in pieces if not piece.is_other]

@@ -50,11 +50,11 @@ def entry() -> NoReturn:
     mute_library_imports()
     run_command(
         "runner-convert-lora",
-        lambda: print(escape_control_characters(convert_adapter(parser().parse_args()))),
+        lambda: print(escape_control_characters(convert_adapter(create_parser().parse_args()))),
     )
 
 
-def parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
     arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
         "source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped"

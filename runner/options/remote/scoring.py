@@ -33,10 +33,8 @@ CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a quest
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
 TRIED = 80  # ids in a place: as many as a reference keeps by default, which is more than many servers allow
 INSTEAD = "use model=vllm, which starts such a server, or model=local, whose engine reads whole distributions"
-WAYS: Sequence[ScoringMethod] = (
-    SinglePassScoring(),
-    StepwiseScoring(),
-)  # of tokens that are named; the quicker one first
+# of tokens that are named; the quicker one first
+WAYS: Sequence[ScoringMethod] = (SinglePassScoring(), StepwiseScoring())
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,8 @@ async def _respond(response: ClientResponse, request: Request) -> Response:
                 client.close()
                 return Response(whole, media_type="application/json")
             first = await response.start(client)
-        return CancellingStream(
-            client, response.stream_chunks(client, first)
-        )  # it closes the client's request
+        # it closes the client's request
+        return CancellingStream(client, response.stream_chunks(client, first))
     except BaseException:
         client.close()
         raise

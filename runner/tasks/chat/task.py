@@ -286,9 +286,8 @@ class Chat:
     def _save_conversation(self, name: str) -> None:
         path = _require_path(name, "/save")
         if path.exists():
-            _read_saved_conversation(
-                path, f"/save {name}: the file exists, and"
-            )  # only a conversation is replaced
+            # only a conversation is replaced
+            _read_saved_conversation(path, f"/save {name}: the file exists, and")
         data = {"messages": [message.to_dict() for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(

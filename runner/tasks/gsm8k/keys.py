@@ -204,9 +204,8 @@ class Gsm8kConfig(ExamplesConfig):
         examples.
         """
         shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
-        num_questions = (
-            None if num_questions is None else num_questions // self.rotate
-        )  # what was read are prompts
+        # what was read are prompts
+        num_questions = None if num_questions is None else num_questions // self.rotate
         return [
             replace(amount, shared_tokens=shots * EXAMPLE_TOKENS)
             for amount in super().requested_work(generation, num_questions)

@@ -16,7 +16,7 @@ from runner.tasks import Job, RunnerConfig, model_kind, resolve_job, typed_task_
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.paired_engine import EXACT, EXACT_HASH, reference_config
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find_reference
-from runner.tasks.named_job import SCORING, apply_named_overrides, is_job_id, build_job
+from runner.tasks.named_job import SCORING, apply_named_overrides, build_job, is_job_id
 from runner_base import ConfigError, RunnerError
 from runner_base.notes import Note, note
 from runner_engine import Capability

@@ -133,9 +133,8 @@ def _bounded_accuracy(run: Run) -> BoundedMetric:
     value, low, high = run.accuracy_interval or (math.nan, math.nan, math.nan)
     if run.accuracy_bounds is None:
         if run.correct_and_total is not None and not run.has_dependent_answers:
-            low, high = exact_interval(
-                *run.correct_and_total
-            )  # each end of Wilson's is beyond in up to 3.3 %
+            # each end of Wilson's is beyond in up to 3.3 %
+            low, high = exact_interval(*run.correct_and_total)
         return BoundedMetric(value, low, high)
     return BoundedMetric(
         value, run.accuracy_bounds.low, run.accuracy_bounds.high, between="cut-off answers wrong … right"

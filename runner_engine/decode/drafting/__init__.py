@@ -23,7 +23,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
 DRAFTERS = {  # the module of each way
     DrafterKind.ngram: "ngram",
     DrafterKind.draft: "draft_model",
-    DrafterKind.mtp: "own_head",
+    DrafterKind.mtp: "mtp_head",
 }
 
 

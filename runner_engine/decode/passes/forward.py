@@ -147,7 +147,7 @@ class Forward:
         if self.hidden_reader is not None and self.hidden is not None:
             self.hidden_reader.receive_prefix(prefix, before, self.hidden)
         prefix.partial, prefix.read = into, before + count
-        into.store.fill(0, prefix.read)  # whatever continues it begins at its end
+        into.store.set_filled(0, prefix.read)  # whatever continues it begins at its end
         prefix.freed = into.store.freed(0)
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None

@@ -343,7 +343,7 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     picked: Any = SimpleNamespace(is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6])))
-    forward: Any = SimpleNamespace(step_of_picked=note("step", torch.zeros(2, 3)))
+    forward: Any = SimpleNamespace(step_with_device_tokens=note("step", torch.zeros(2, 3)))
     own: Any = object.__new__(SlotStore)
     own.capacity, own.filled = 8, [1, 1]
     rows = [TokenSequence(Request(number, ()), [1], "", 9, kv=SequenceKv(places=1)) for number in range(2)]

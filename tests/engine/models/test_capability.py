@@ -235,8 +235,8 @@ def test_bitsandbytes_without_a_library_for_this_gpu(tmp_path: Path) -> None:
     library = "class lib: error_msg = 'CUDA version mismatch'"
     program = """
 from runner_engine.quantization.bitsandbytes import Int8Config
-Int8Config().prepare("cpu")
-Int8Config().prepare("cuda")
+Int8Config().check_device("cpu")
+Int8Config().check_device("cuda")
 """
     env = os.environ | broken_bitsandbytes(tmp_path, library)
     done = subprocess.run(

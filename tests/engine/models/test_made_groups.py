@@ -123,7 +123,7 @@ def test_torchaos_model_has_the_same_weights_and_logits(
     ours = load(folder, choice, dtype=Dtype(str(dtype).removeprefix("torch.")))
     for path in ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"):
         layer, weight = (ours.model.get_submodule(path), theirs.get_submodule(path).get_parameter("weight"))
-        assert torch.equal(layer.unpacked(0, layer.out_features, dtype), weight.dequantize())
+        assert torch.equal(layer.dequantize_outputs(0, layer.out_features, dtype), weight.dequantize())
     assert off(logits(ours.model), logits(theirs)) < (1e-5 if dtype is torch.float32 else 1e-2)
 
 

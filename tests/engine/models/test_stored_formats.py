@@ -253,8 +253,8 @@ def test_layers_that_are_not_whole_blocks(saved_format: Saved, tmp_path: Path) -
     stored = layer.stored
     outputs, inputs = torch.arange(192) // 50, torch.arange(128) // 40
     expected = stored["weight"].float() * stored["weight_scale_inv"][outputs][:, inputs]
-    assert torch.equal(layer.unpacked(0, 192, torch.float32), expected)
-    assert torch.equal(layer.unpacked(60, 180, torch.float32), expected[60:180])
+    assert torch.equal(layer.dequantize_outputs(0, 192, torch.float32), expected)
+    assert torch.equal(layer.dequantize_outputs(60, 180, torch.float32), expected[60:180])
 
 
 def test_exponents_may_be_plain_bytes(saved_format: Saved, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_good_draft_is_the_answer(ask: Ask) -> None:
     assert one.answer.new_tokens == sum(call.answer.num_tokens for call in one.calls)
     assert one.prompt_tokens == sum(call.prompt_tokens for call in one.calls)
     review = one.calls[1]
-    assert one.cost_usd == pytest.approx((review.prompt_tokens + review.answer.tokens) / 1e6)
+    assert one.cost_usd == pytest.approx((review.prompt_tokens + review.answer.num_tokens) / 1e6)
     assert notes == []
     (sent,) = teacher.seen
     assert "What is 2+2?" in sent["messages"][1]["content"]

@@ -20,7 +20,7 @@ def test_a_profile_brings_a_choice_that_has_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     profiles = {"profile": ["low_memory", "teacher_only"], "model.base_url": "http://127.0.0.1:1/v1"}
-    rows = package.run_grid("plan=quick", "tracking=none", f"output_dir={tmp_path}", profiles)
+    rows = package.grid("plan=quick", "tracking=none", f"output_dir={tmp_path}", profiles)
     assert [(row["profile"], row["status"]) for row in rows] == [
         ("low_memory", "to do"),
         ("teacher_only", "impossible"),

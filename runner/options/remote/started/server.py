@@ -215,9 +215,10 @@ class StartedServer(ABC):
 
     def _describe_exit(self, exit_code: int, when: str = "", after: str = "") -> str:
         """Return a message on how the server ended, with its last error."""
+        # negative: of a signal
         exit_code = (
             server_supervisor.KILLED - exit_code if exit_code > server_supervisor.KILLED else exit_code
-        )  # negative: of a signal
+        )
         quoted = self._quote_log(has_output=exit_code >= 0)
         how_it_ended = f"{self.label} {child_process.describe_exit_code(exit_code)}{when}"
         if any(sign in quoted for sign in self.NO_MEMORY) and exit_code != -signal.SIGKILL:

@@ -17,5 +17,5 @@ pytestmark = [pytest.mark.slow, pytest.mark.smoke(5)]
 @many(corpus.PICKLES)
 def test_pth_adapters(arena: Arena, case: str) -> None:
     corpus.PICKLES[case](arena.folder / "a.pth", arena.mark)
-    options = convert_lora.parser().parse_args(["a.pth", "out", "--base", "embedded"])
+    options = convert_lora.create_parser().parse_args(["a.pth", "out", "--base", "embedded"])
     assert "a.pth" in arena.refusal(partial(convert_lora.convert_adapter, options))

@@ -291,7 +291,7 @@ def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(
     has wished."""
 
     class Peers:
-        def check(self) -> None:
+        def check_alive(self) -> None:
             raise JobFailed("process 1 of 2 ended without a message", code="failed")
 
     monkeypatch.setattr("runner.options.parts.pipeline.processes.terminated_at", time.monotonic())
