@@ -101,18 +101,12 @@ OF_SOME_METHODS: dict[
     str, tuple[str, set[TrainingMethod]]
 ] = {  # why the others refuse a key, and the methods that have it
     "baseline": ("its loss has no baseline", {TrainingMethod.none, TrainingMethod.runner}),
-    "nuclear_norm": (
-        "its nuclear norms have weight 1",
-        {TrainingMethod.none, TrainingMethod.runner},
-    ),
+    "nuclear_norm": ("its nuclear norms have weight 1", {TrainingMethod.none, TrainingMethod.runner}),
     "imp_per_iterations": (
         "pruning happens once, after the last iteration",
         {TrainingMethod.none, TrainingMethod.runner, TrainingMethod.agent_prune_code},
     ),
-    "delta": (
-        "its loss has no such term",
-        {TrainingMethod.agent_prune, TrainingMethod.agent_prune_code},
-    ),
+    "delta": ("its loss has no such term", {TrainingMethod.agent_prune, TrainingMethod.agent_prune_code}),
 }
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
