@@ -189,7 +189,9 @@ def _total_time_text(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) 
     seconds = sum(time.seconds for time in times)
     spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
     not_counted = (
-        f", {format_count(len(to_do) - len(times), 'job')} not counted" if len(times) < len(to_do) else ""
+        f", without {format_count(len(to_do) - len(times), 'job')} of unknown time"
+        if len(times) < len(to_do)
+        else ""
     )
     return f"; one after another {format_duration(seconds)} ± {spread:.0%}{not_counted}"
 
