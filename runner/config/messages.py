@@ -20,7 +20,7 @@ from runner_base.errors import NOT_GIVEN, find_closest_names
 # old names of choices and keys, and what to use instead
 RENAMED = {
     "task=pipeline": (
-        "use task=generate model=parts model.name=FOLDER. model.stages, model.micro_batch and "
+        "task=generate model=parts model.name=FOLDER. model.stages, model.micro_batch and "
         "model.timeout_s replace task.processes, task.micro_batch and task.timeout_s"
     ),
     "task.until": "task.early_stop_vs",
