@@ -58,7 +58,7 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["task=pipeline", "task.parts=parts"], "task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
-        (["foo"], "foo: not a valid override: write KEY=VALUE or GROUP=CHOICE"),
+        (["foo"], "foo: not a valid override. Write KEY=VALUE or GROUP=CHOICE"),
         (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
         (["task=sweep", "new_tokens=2"], "new_tokens: no group or key 'new_tokens'. Did you mean task.new_tokens? A key of your own belongs below notes: "),

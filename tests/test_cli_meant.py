@@ -22,7 +22,7 @@ def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_pa
     done = runner(*STUB, "tracking=none", f"{key}=elsewhere/deep")
     assert done.code == 2
     assert done.err == (
-        f"error: {key}=elsewhere/deep: nothing would be written there: use output_dir=elsewhere/deep for the results\n"
+        f"error: {key}=elsewhere/deep: has no effect on the results. Use output_dir=elsewhere/deep\n"
     )
     assert not [*tmp_path.iterdir()]
     grid = runner("-m", *STUB, "seed=1,2", "tracking=none", f"{key}=elsewhere")
@@ -75,7 +75,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         ("notes.why=hi", "notes.why: a note is added with a plus: +notes.why=hi"),
         ("+notes={a b: 1}", "notes: 'a b' is no name: letters, digits, _ and - after a letter"),
         ("~lora", "~lora: a job has a choice of every group: use lora=none."),
-        ("~model", "~model: a job has a choice of every group: leave it out for the default, or name one."),
+        ("~model", "~model: a job needs a choice of every group: omit it for the default, or name a choice."),
         ("lora=./own/folder", "lora=./own/folder: an adapter is named by lora.path: use lora=peft lora.path=./own/folder"),
         ("lora=/x/a.pth", "lora=/x/a.pth: an adapter's file is named by lora.path: use lora=pth lora.path=/x/a.pth"),
         ("model=org/a-1.5B", "model=org/a-1.5B: a model is named by model.name: use model=auto model.name=org/a-1.5B"),
@@ -83,7 +83,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         ("task=perplexity", "task=perplexity: use task=likelihood"),
         ("task=gpqa_diamond", "task=gpqa_diamond: a data set is named by its task: use task=gsm8k task.data=gpqa_diamond"),
         ("quantization=int4", "quantization=int4: with 4 bits there are nf4, fp4, hqq with quantization.bits=4, "),
-        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files: use model=auto model.name=FILE.gguf"),
+        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files. Use model=auto model.name=FILE.gguf"),
     ],
 )  # fmt: skip
 def test_what_is_meant_is_said_in_one_message(runner: Run, given: str, message: str) -> None:

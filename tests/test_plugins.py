@@ -278,14 +278,14 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     done = there("quantization=alone", "plan=true", before=(rival,))
     assert (
         done.err.strip()
-        == "error: quantization alone of rival 2.0: its package has no file conf/quantization/alone.yaml"
+        == "error: quantization alone of rival 2.0: its package lacks the file conf/quantization/alone.yaml"
     )
     assert done.code == 2
     # it would run as quantization=none
     done = there("quantization=bare", "plan=true", before=(rival,))
     assert (
         done.err.strip()
-        == "error: quantization bare of rival 2.0: its YAML does not begin with its schema (docs/plugins.md)"
+        == "error: quantization bare of rival 2.0: its YAML must begin with its schema (docs/plugins.md)"
     )
     assert done.code == 2
 

@@ -21,7 +21,7 @@ def reject_deleted_groups(overrides: Iterable[str]) -> None:
                 else "omit it for the default, or name a choice"
             )
             raise ConfigError(
-                f"a job needs a choice of every group. {use}. {_list_group_choices(group)}",
+                f"a job needs a choice of every group: {use}. {_list_group_choices(group)}",
                 key=f"~{group}",
                 code="missing",
             )

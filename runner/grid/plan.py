@@ -184,7 +184,7 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
         refusal = ConfigError(
             (
-                f"task={config.task.name} would read stdin, which the jobs of a grid do not have. "
+                f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
                 f"{file}run it without -m"
             ),
             code="unsupported",

@@ -96,7 +96,7 @@ class ApiConfig(ModelConfig):
         addresses = parse_addresses(f"{key}.base_url", self.base_url)
         needs = [] if addresses else [f"the server's address, {key}.base_url=http://HOST:PORT/v1"]
         who = "it" if needs else "the server"
-        needs += [] if self.name.strip() else [f"give a model that {who} serves: {key}.name=NAME"]
+        needs += [] if self.name.strip() else [f"a model that {who} serves, {key}.name=NAME"]
         if needs:
             raise ConfigError(
                 (
@@ -179,7 +179,7 @@ class ApiConfig(ModelConfig):
         why = "model=api loads no weights, so this key has no effect"
         reject_weight_changes(quantization, lora, rope, why)
         rows = generation.batch_size
-        need = f"{self.key}.concurrency={self.concurrency} limits the concurrent requests"
+        need = f"{self.key}.concurrency={self.concurrency} is the limit of concurrent requests"
         check_value(
             rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict"
         )

@@ -204,7 +204,7 @@ def _to_refusal(error: Exception) -> Refusal:
         why = "an internal error of the server: see its log"
         return Refusal(500, why)
     paths = (
-        "the paths are /v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
+        "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
         "/generate, /health, /metrics, /docs, /openapi.json and /"
     )
     why = {404: f"path not found. The paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}.get(

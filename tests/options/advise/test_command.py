@@ -123,7 +123,7 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     )
     done = runner(*job, "--quick", "--run", module="runner.options.advise")
     assert done.code == 0, done.err
-    assert ": guessed from bandwidth and matrix rate" in done.out
+    assert ": estimated from memory bandwidth and matmul speed" in done.out
     assert "finished" in done.out
     again = runner(*job, "--quick", module="runner.options.advise")
     assert "recorded here" in again.out
@@ -223,7 +223,7 @@ def test_records_are_read_without_torch(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=stub"], "it has no weights here, so there is nothing to choose"),
+        (["model=stub"], "this model has no weights on this machine, so there is no quantization to choose"),
         (
             [SEVEN, "--machine", "laptop"],
             "--machine laptop: no machine or file 'laptop'. Did you mean laptop_8gb?",

@@ -131,8 +131,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("agents", value=4.0), "agents: a whole number from 0 expected, found 4.0"),
         (put("agents", value=True), "agents: a whole number from 0 expected, found True"),
         (put("agents", value=-1), "agents: a whole number from 0 expected, found -1"),
-        (put("agents", value=10**15), "roles: a name for each of 1000000000000000 agents expected, found ["),
-        (put("roles", value=ROLES[:3]), "roles: a name for each of 4 agents expected, found ["),
+        (put("agents", value=10**15), "roles: one name for each of 1000000000000000 agents expected, found ["),
+        (put("roles", value=ROLES[:3]), "roles: one name for each of 4 agents expected, found ["),
         (put("roles", value="solver"), "roles: a list expected, found 'solver'"),
         (put("roles", 1, value="\x1b[31mred"), "roles[1]: a name of 1 to 80 printable characters expected, found '\\x1b[31mred'"),
         (put("roles", 1, value="x" * 81), "roles[1]: a name of 1 to 80"),
@@ -159,8 +159,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("learned", "questions", value="40"), "learned.questions: a whole number from 0 expected, found '40'"),
         (put("learned", "seed", value=0.5), "learned.seed: a whole number expected, found 0.5"),
         (put("learned", "settings", value=[]), "learned.settings: a JSON object expected, found []"),
-        (put("learned", "settings", "lr", value=float("nan")), "learned.settings.lr: a text, a finite number, true, false or null expected, found nan"),
-        (put("learned", "settings", "lr", value=[1]), "learned.settings.lr: a text, a finite number, true, false or null expected, found [1]"),
+        (put("learned", "settings", "lr", value=float("nan")), "learned.settings.lr: a string, a finite number, true, false or null expected, found nan"),
+        (put("learned", "settings", "lr", value=[1]), "learned.settings.lr: a string, a finite number, true, false or null expected, found [1]"),
         (put("learned", "settings", "a\nb", value=1), "learned.settings: a name of 1 to 80"),
     ],
 )  # fmt: skip
@@ -191,7 +191,7 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
             load_graph(path)
 
     refused(tmp_path / "none.json", "cannot read .*none.json .No such file")
-    refused(tmp_path, "this is a folder; give the graph.json that a job has saved")
+    refused(tmp_path, "this is a folder. Give the graph.json that a job has saved")
     refused(Path("/dev/zero"), "not an ordinary file")
     os.mkfifo(tmp_path / "pipe")
     refused(tmp_path / "pipe", "not an ordinary file")

@@ -39,7 +39,7 @@ from runner_base.errors import ConfigError
         ),
         (
             {"graph": "g.json", "optimized_spatial": True},
-            "task.optimized_spatial=True: task.graph=g.json is used as it is: leave one of the two out",
+            "task.optimized_spatial=True: task.graph=g.json fixes the edges. Omit one of the two keys",
         ),
         (
             {"mode": Topology.debate, "num_rounds": 2, "optimized_spatial": True},
@@ -55,15 +55,15 @@ from runner_base.errors import ConfigError
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "imp_per_iterations": 2},
-            "task.imp_per_iterations=2: with task.method=agent_prune it prunes once, after the last iteration",
+            "task.imp_per_iterations=2: not used with task.method=agent_prune: pruning happens once, after the last iteration",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "nuclear_norm": 0.5},
-            "task.nuclear_norm=0.5: with task.method=agent_prune its nuclear norms have weight 1",
+            "task.nuclear_norm=0.5: not used with task.method=agent_prune: its nuclear norms have weight 1",
         ),
         (
             {"delta": 0.2},
-            r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1",
+            r"task.delta=0.2: not used with task.method=runner: its loss has no such term.*default: 0.1",
         ),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (

@@ -186,7 +186,7 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
     ):
         work(agents, config, again(), Team(lambda *_: "#### 1"))
     fewer = make_config(task=team(limit=2))
-    with pytest.raises(RunRecordError, match="is sample 2, and this job has 2 questions"):
+    with pytest.raises(RunRecordError, match="is sample 2, but this job has 2 questions"):
         work(agents, fewer, again(), Team(say))
 
 

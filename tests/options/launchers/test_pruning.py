@@ -161,7 +161,10 @@ def test_how_a_trial_is_compared() -> None:
         (("task=likelihood",), "hydra.sweeper.prune=true: task=likelihood: it needs task=gsm8k"),
         (("hydra.sweeper.direction=minimize",), "only a search for the highest accuracy prunes"),
         (("task.shots=0,1",), "hydra.sweeper.prune=true: task.shots is searched over"),
-        (("hydra/launcher=basic",), "only hydra/launcher=workers and ray tell how far a job came"),
+        (
+            ("hydra/launcher=basic",),
+            "pruning needs the progress of running jobs. Use hydra/launcher=workers or ray",
+        ),
     ],
 )
 def test_what_cannot_be_pruned_is_said_first(

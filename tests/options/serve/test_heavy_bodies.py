@@ -41,7 +41,7 @@ BODIES: dict[str, tuple[str, Any, int, str]] = {
     "many parts": (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 25_000}]}, 400, ROOM),
     "many wrong parts": (CHAT, {"messages": [{"role": "user", "content": [5] * 300_000}]}, 400, "messages.0.content"),
     "many stop texts": (TEXT, {"prompt": "7", "stop": ["a"] * 200_000}, 400, "stop: give up to 16 texts"),
-    "a huge stop text": (TEXT, {"prompt": "7", "stop": "a" * 1_000_000}, 400, "stop: a text has more than 1000 characters"),
+    "a huge stop text": (TEXT, {"prompt": "7", "stop": "a" * 1_000_000}, 400, "stop: a string has more than 1000 characters"),
     "a huge logit_bias": (TEXT, {"prompt": "7", "logit_bias": {str(n): 1 for n in range(80_000)}}, 400, "logit_bias"),
     "many alternatives": (CHAT, {"messages": [USER], "logprobs": True, "top_logprobs": 10**9}, 400, "must lie in 0..20"),
     "many choices": (TEXT, {"prompt": "7", "n": 10**9}, 400, ROWS),

@@ -141,7 +141,7 @@ def test_calls_or_json(client: OpenAI) -> None:
     [
         ({"response_format": {"type": "xml"}}, "response_format.type='xml': must be one of text, json_object, json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: give name and schema"),
-        ({"response_format": FORMAT, "stop": "x"}, "stop: goes without response_format, whose answers end by themselves"),
+        ({"response_format": FORMAT, "stop": "x"}, "stop: not possible with response_format, which ends the answer itself"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"x-guidance": {"lenient": True}}}}}, "x-guidance: this server decides how a schema is held"),
     ],
 )  # fmt: skip

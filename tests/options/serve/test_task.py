@@ -147,7 +147,7 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
             status, answer = server.ask("/v1/completions", {"prompt": "7"})
             assert (status, answer["error"]["message"]) == (
                 503,
-                "the server is being stopped and takes no new requests",
+                "the server is shutting down and accepts no new requests",
             )
             assert server.ask("/health") == (503, {"status": "draining"})
             status, answer = slow.result()
@@ -183,7 +183,7 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
         status, answer = whole.result()
         assert (status, answer["error"]["message"]) == (
             503,
-            "the server is being stopped: the answer is not complete",
+            "the server is shutting down, so the answer is incomplete",
         )
         assert "the answer is not complete" in stream.result()[1]
         assert server.process.wait(60) == 0

@@ -49,7 +49,7 @@ def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Servin
         ({"prompt": "7", "model": "other"}, 404, "this server has no model 'other'"),
         ({"prompt": ["7"]}, 400, "prompt"),
         ({"prompt": "7", "promt": "8"}, 400, "no parameter 'promt'. Did you mean prompt?"),
-        ({"prompt": "7", "return_token_strs": True}, 400, "return_token_strs: this server does not support it"),
+        ({"prompt": "7", "return_token_strs": True}, 400, "return_token_strs: this server does not support this parameter"),
         ({"messages": [USER], "add_generation_prompt": False}, 400, "add_generation_prompt: this server does not support"),
         ({"messages": [USER | {"role": "robot"}]}, 400, "messages[0].role: no role 'robot'"),
         ({"messages": [USER] * 10_001}, 400, "messages: 10001 are too many, this server takes 10000"),

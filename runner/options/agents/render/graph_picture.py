@@ -111,7 +111,7 @@ def _draw_spatial_panel(panel: _Panel, centre: Point, radius: float) -> list[str
     if agents == 1:
         places = [centre]
     all_of_it = f"{panel.edges.num_live - len(never)} are taken"
-    all_of_it = ", the others would close a cycle"
+    all_of_it += ", the others would close a cycle" * (not panel.edges.optimized)
     pieces = _draw_panel_title(centre[0], panel, all_of_it if never else "all taken")
     pieces += _draw_arrows(panel, places, places, SPATIAL, bend=0.13)
     for number, (turn, (x, y)) in enumerate(zip(turns, places, strict=True)):

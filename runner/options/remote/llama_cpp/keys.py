@@ -194,7 +194,7 @@ class LlamaCppConfig(StartedConfig):
         """Raise ConfigError for settings that llama.cpp does not support or implements differently."""
         need = "llama.cpp has no PEFT adapters. Merge the adapter into a .gguf file, or use model=local"
         check_value(lora.name == "none", "lora", lora.name, need, code="unsupported")
-        why = "llama.cpp reads the file in its stored format. Omit this key"
+        why = "llama.cpp reads the file in its stored format"
         reject_weight_changes(quantization, lora, rope, why)
         need = (
             "llama.cpp also penalizes the prompt's tokens, which would give other answers under "
@@ -204,9 +204,9 @@ class LlamaCppConfig(StartedConfig):
             value = getattr(generation, name)
             check_value(not value, f"generation.{name}", value, need, code="unsupported")
         rows, most = generation.batch_size, self.parallel
-        need = f"model.parallel={most} limits the concurrent requests"
+        need = f"model.parallel={most} is the limit of concurrent requests"
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        why = "llama.cpp manages its own KV cache. Use model.kv_keys and model.kv_values"
+        why = "llama.cpp manages its own KV cache (model.kv_keys, model.kv_values)"
         reject_scheduler_features(generation, why)
         check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 

@@ -182,9 +182,9 @@ class VllmConfig(StartedConfig):
         is_once = self.quantization is None or quantization.name == "none"
         check_value(is_once, "model.quantization", self.quantization, need, code="conflict")
         rows, most = generation.batch_size, self.concurrency
-        need = f"model.concurrency={most} limits the concurrent requests"
+        need = f"model.concurrency={most} is the limit of concurrent requests"
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        why = "vLLM manages its own KV cache. Use model.kv_cache_dtype"
+        why = "vLLM manages its own KV cache (model.kv_cache_dtype)"
         reject_scheduler_features(generation, why)
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(

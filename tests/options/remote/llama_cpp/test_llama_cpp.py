@@ -122,7 +122,7 @@ def test_keys_in_four_bits_are_refused_where_they_break_the_model(
     done = runner(*job, *real_keys(broken, "model.kv_keys=q4_0"))
     assert done.code == 2, done.err
     assert "computes another model than the runner's engine" in done.err
-    assert "It was started with model.kv_keys=q4_0: leave that out" in done.err
+    assert "These options may be the cause: model.kv_keys=q4_0. Omit that" in done.err
     run_in(runner, tmp_path / "plain", *job, *real_keys(broken))
     run_in(runner, tmp_path / "sound", *job, *real_keys(model, "model.kv_keys=q4_0"))
 

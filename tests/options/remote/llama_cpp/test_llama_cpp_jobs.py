@@ -173,12 +173,12 @@ def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("rope=rope_2d",), "rope=rope_2d: llama.cpp reads the file as it is: use rope=native"),
+        (("rope=rope_2d",), "rope=rope_2d: llama.cpp reads the file in its stored format: use rope=native"),
         (("lora=embedded",), "llama.cpp has no PEFT adapters"),
-        (("quantization=nf4",), "llama.cpp reads the file as it is: use quantization=none"),
+        (("quantization=nf4",), "llama.cpp reads the file in its stored format: use quantization=none"),
         (("generation.kv_cache=int8",), "llama.cpp keeps keys and values itself"),
         (("generation.frequency_penalty=0.5",), "llama.cpp counts the prompt's tokens, too"),
-        (("generation.batch_size=9",), "model.parallel=4 allows no more at once"),
+        (("generation.batch_size=9",), "model.parallel=4 is the limit of concurrent requests"),
         (("task=memory",), "memory on this machine, which this engine does not offer"),
         (("task=likelihood", "task.keep_top_k=4"), "log-probabilities of the tokens that are named, which this engine does"),
         (("task=tools",), "functions in the chat template, which this engine does not offer"),

@@ -90,7 +90,7 @@ def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: 
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1, err
     assert "vLLM 0.32.0 on the CPU was killed by SIGKILL" in out + err
-    assert "Completed answers are kept: run the same command to resume" in out + err
+    assert "Completed answers are saved. Run the same command to resume" in out + err
     kept = samples(tmp_path)
     assert 12 + 2 <= len(kept) < 24, "the second job got a new server"
     assert len(standin.started) == 2
