@@ -73,7 +73,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         ("+note=hi", "note: no group or key 'note'. Did you mean notes?"),
         ("+purpose=hi", "A key of your own belongs below notes: +notes.purpose=hi"),
         ("notes.why=hi", "notes.why: a note is added with a plus: +notes.why=hi"),
-        ("+notes={a b: 1}", "notes: 'a b' is no name: letters, digits, _ and - after a letter"),
+        ("+notes={a b: 1}", "notes: 'a b' is not a valid name. Use letters, digits, _ and -"),
         ("~lora", "~lora: a job has a choice of every group: use lora=none."),
         ("~model", "~model: a job needs a choice of every group: omit it for the default, or name a choice."),
         ("lora=./own/folder", "lora=./own/folder: an adapter is named by lora.path: use lora=peft lora.path=./own/folder"),

@@ -130,10 +130,10 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
         ("task=words", "model=stub", "task.prompt= "): ("task.prompt", "give what to ask"),
         ("task.data=colors",): ("no data set 'colors'. Did you mean colours?",),
         ("task.scorer=lastword",): ("task.scorer=lastword: no scorer 'lastword'. Did you mean last_word?",),
-        ("task.scorer=last_word", "task.extractor=boxed"): ("task.extractor=boxed: it is for numbers and letters, and task.scorer=last_word judges",),
+        ("task.scorer=last_word", "task.extractor=boxed"): ("task.extractor=boxed: this key works with numbers and letters only, but task.scorer=last_word judges",),
         ("metrics=[answer_word]",): ("metrics=answer_word: no metric 'answer_word'. Did you mean answer_words?",),
         ("metrics=[words]",): ("metrics=words: it is computed by the tasks that have it, and not from samples",),
-        ("metrics=[answer_words]", "task=sweep"): ("task=sweep keeps no samples that a metric could be computed from",),
+        ("metrics=[answer_words]", "task=sweep"): ("task=sweep saves no samples",),
     }.items():  # fmt: skip
         done = there(*words)
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
@@ -224,7 +224,7 @@ def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
     done = there(*asked, f"task.data={bad}", "task.scorer=last_word")
     assert done.code == 2
     assert (
-        "line 1: no answer can be found in '42' (a row needs a question, and an answer that task.scorer=last_word can read"
+        "line 1: no answer found in '42' (a record needs a question and an answer that task.scorer=last_word can read"
         in done.err
     )
 

@@ -83,7 +83,7 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
         (
             {"Question": "N_00 pens and N_01 more?", "Answer": 5},
             RowKeys(),
-            "the question holds N_00 where a number belongs",
+            "the question contains N_00 in place of a number",
         ),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
     ],
 )
 def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> None:
-    why = "these are programming tasks, .* judged by running tests: no scorer here does that"
+    why = "mean programming tasks, .* answers need tests. The runner scores only"
     for keys in (RowKeys(), RowKeys(question="prompt", answer="canonical_solution")):
         with pytest.raises(ValueError, match=why):
             parse_row(row, keys)

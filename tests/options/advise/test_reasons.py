@@ -45,7 +45,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("accuracy_of_one_unknown", rank=2), "accuracy of 2 unknown here"),
         (
             note("is_reference", **KLS),
-            "closer to plain, which it is itself: the other has KL 0.02 nats/token",
+            "closer to plain, since it is plain: the other one has KL 0.02 nats/token",
         ),
         (
             note("closer", **KLS),
@@ -57,12 +57,12 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
-            "no worse in all that was recorded here of both: 1.00 s a question instead of 4.00, 994 MiB instead of 1,064",
+            "better in at least one recorded value and worse in none: 1.00 s a question instead of 4.00, 994 MiB instead of 1,064",
         ),
-        (note("named", rank=1), "1 is the model that you have named"),
-        (note("time_unknown", each_s=1.2), "1.20 s a question, while the time of the other is unknown"),
+        (note("named", rank=1), "1 is the model that you requested"),
+        (note("time_unknown", each_s=1.2), "1.20 s per question, while the time of the other one is unknown"),
         (note("faster", **PAIR), "faster by the estimates, 1.20 s a question instead of 1.00"),
-        (note("faster_at_most", **PAIR), "at most 1.20 s a question by the estimates instead of 1.00"),
+        (note("faster_at_most", **PAIR), "by the estimates at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
             "speed undecided: 1.20 s per question are recorded, and the other's 1.00 s are guessed (± 85%)",

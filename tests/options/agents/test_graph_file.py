@@ -118,7 +118,7 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("version", value=3), "version: 1 or 2 expected, found 3"),
         (put("version", value=True), "version: 1 or 2 expected, found True"),
         (lambda values: values.pop("version"), "version: 1 or 2 expected, found None"),
-        (put("rounds", value=3), "rounds: null, since all rounds share the edges, expected, found 3"),
+        (put("rounds", value=3), "rounds: null, because all rounds share the edges, expected, found 3"),
         (put("silent", value=[[1]]), "silent: [], since all rounds share the edges, expected, found [[1]]"),
         (lambda values: values.pop("learned"), "learned is missing"),
         (lambda values: values["spatial"].pop("live"), "spatial.live is missing"),
@@ -140,7 +140,7 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("roles", 3, value=None), "roles[3]: a name of 1 to 80"),
         (put("spatial", value=[1]), "spatial: a JSON object expected, found [1]"),
         (put("spatial", "optimized", value=1), "spatial.optimized: true or false expected, found 1"),
-        (put("spatial", "live", value=[[0]]), "spatial.live: 4 rows expected, one for each agent, found 1"),
+        (put("spatial", "live", value=[[0]]), "spatial.live: expected 4 lists, one per agent, found 1"),
         (put("spatial", "live", 2, value=[0, 0, 0]), "spatial.live[2]: 4 cells expected, found 3"),
         (put("spatial", "live", 2, value={"0": 1}), "spatial.live[2]: a list expected, found {'0': 1}"),
         (put("temporal", "allowed", 0, 3, value=2), "temporal.allowed[0][3]: 0 or 1 expected, found 2"),
@@ -209,7 +209,7 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
     refused(saved, "not readable as JSON")
     with saved.open("wb") as stream:
         stream.truncate(2**40)
-    refused(saved, "1,099,511,627,776 bytes, and no graph needs more than")
+    refused(saved, "1,099,511,627,776 bytes; a graph has at most")
 
 
 JSON = st.recursive(

@@ -28,8 +28,8 @@ from runner_base.errors import ConfigError
         ({"learning_rate": 0.0}, "task.learning_rate=0.0: must be more than 0"),
         ({"code_timeout_s": 0.0}, "task.code_timeout_s=0.0: must be more than 0"),
         ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0: no pruning"),
-        ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie between 0 and 1"),
-        ({"roles": []}, r"task.roles=\[\]: give one role or more of math_solver, mathematical_analyst"),
+        ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie strictly between 0 and 1"),
+        ({"roles": []}, r"task.roles=\[\]: give at least one role of math_solver, mathematical_analyst"),
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
@@ -43,11 +43,11 @@ from runner_base.errors import ConfigError
         ),
         (
             {"mode": Topology.debate, "num_rounds": 2, "optimized_spatial": True},
-            "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round",
+            "task.optimized_spatial=true: in task.mode=debate no agent reads another agent's answer of the same round",
         ),
         (
             {"num_rounds": 2, "optimized_temporal": True, "nuclear_norm": 0.1},
-            "task.nuclear_norm=0.1 is a penalty on learned spatial edges",
+            "task.nuclear_norm=0.1 penalizes learned spatial edges",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "baseline": Baseline.mean},
@@ -68,7 +68,7 @@ from runner_base.errors import ConfigError
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": TrainingMethod.agent_prune},
-            "task.method=agent_prune: it learns edges, and none is to be learned: give task",
+            "task.method=agent_prune: this method learns edges, but no edge can be learned. Give task",
         ),
         (
             {"method": TrainingMethod.agent_prune, "graph": "g.json"},
@@ -80,7 +80,7 @@ from runner_base.errors import ConfigError
         ),
         (
             {"optimized_temporal": True},
-            "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: use",
+            "task.optimized_temporal=true: temporal edges connect two rounds, but task.num_rounds=1. Use",
         ),
     ],
 )

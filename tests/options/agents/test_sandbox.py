@@ -296,8 +296,8 @@ def test_what_holds_is_said_in_words() -> None:
     for part in (
         "no limit of 256 MiB of memory",
         "network",
-        "files elsewhere: refused by Python only",
-        "no limit of processes",
+        "files elsewhere: blocked by Python only",
+        "the number of processes is not limited",
     ):
         assert part in missing
     assert "memory" not in held

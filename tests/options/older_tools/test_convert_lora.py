@@ -166,7 +166,7 @@ def test_a_scaling_that_would_round_is_refused_unless_asked_for(
         ),
         (
             {"use_dora": True},
-            r"is more than y = W x \+ B\(A\(x\)\): use_dora=True. It works unchanged with lora=peft",
+            r"has parts that y = W x \+ B\(A\(x\)\) cannot express: use_dora=True. Use the adapter unchanged with lora=peft",
         ),
         ({"bias": "lora_only"}, "bias=lora_only"),
         ({"modules_to_save": ["norm"]}, "modules_to_save="),

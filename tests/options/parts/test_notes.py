@@ -21,7 +21,7 @@ WHERE = {"file": "part_0.safetensors", "tensor": "w"}
         (note("from_bin"), "the source is .bin: task=merge restores the same tensors as safetensors"),
         (
             note("not_copied", files="a.txt"),
-            "not copied, because neither weights nor configuration of this checkpoint: a.txt",
+            "not copied, because they are neither weights nor configuration: a.txt",
         ),
         (
             note("other_counts", file="f", tensors=2, params=8, found_tensors=1, found_params=4),

@@ -282,7 +282,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         assert "an answer had 1 tokens instead of 6" in short.err
         large = runner(*vllm, "task.batch_sizes=[9]")
         assert large.code == 2
-        assert "model.concurrency=8: 9 requests at once were requested" in large.err
+        assert "model.concurrency=8: the batch has 9 concurrent requests" in large.err
         refused = runner(*QUICK, f"model.base_url={api.url}", "task=memory")
         assert refused.code == 2
         assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err

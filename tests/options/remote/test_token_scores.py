@@ -131,7 +131,7 @@ def test_a_server_cannot_be_a_reference(
 ) -> None:
     data = jsonl(tmp_path / "rows.jsonl", PAIRS)
     model = ApiConfig(name="tiny", base_url="http://127.0.0.1:1/v1")
-    message = r"drawn from whole distributions, and this model's server hands out none\. Let the runner's own engine"
+    message = r"sampled from whole distributions, which this model's server does not return\. Use the runner's engine"
     with pytest.raises(ConfigError, match=rf"task.keep_top_k=8: .*{message}"):
         likelihood.prepare(make_config(model=model, task=LikelihoodConfig(data=data, keep_top_k=8)))
     words = "model=api model.name=tiny model.base_url=http://127.0.0.1:1/v1"

@@ -123,7 +123,7 @@ def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
         "-m", "task=serve", "task.port=0", "model=stub", "generation.max_new_tokens=1,2", "tracking=none"
     )
     assert done.code == 2
-    assert "task=serve runs until it is stopped, so it cannot be a job of a grid" in done.err
+    assert "task=serve runs until you stop it, so it cannot be part of a grid" in done.err
 
 
 # ------------------------------------------------------------------------------------------- ends,

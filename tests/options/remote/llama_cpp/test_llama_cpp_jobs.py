@@ -251,7 +251,7 @@ def test_a_program_that_is_none_is_named(
     monkeypatch.setattr("runner.options.remote.llama_cpp.program.CHECKOUT", tmp_path)
     here = ("tracking=none", *JOB[2:], "model=llama_cpp", f"model.name={model}")
     for keys, message in (
-        (("model.executable=./nowhere",), "model.executable=./nowhere: there is no such program"),
+        (("model.executable=./nowhere",), "model.executable=./nowhere: this program does not exist"),
         (("model.executable=/bin/true",), "this is no llama-server: its --version says true"),
         (("model.python=./nowhere",), "model.python=./nowhere: there is no"),
         ((f"model.python={sys.executable}",), "has no xllamacpp"),
