@@ -311,7 +311,7 @@ def test_a_signal_keeps_what_was_done(
     ("launcher", "setting", "message"),
     [
         ("basic", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=basic does not support this key. Use hydra/launcher=workers"),
-        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local cannot keep it, use hydra.launcher.timeout_min=..."),
+        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local does not support this key. Use hydra.launcher.timeout_min=..."),
         ("joblib", "workers=3", "workers=3: hydra/launcher=joblib sets this itself. Use hydra.launcher.n_jobs=3"),
     ],
 )  # fmt: skip

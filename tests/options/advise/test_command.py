@@ -153,7 +153,9 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
     shown = runner(*job, "--quick", module="runner.options.advise").out
     orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
     assert len(orders) == 2
-    assert all("unknown here" in line or "no difference in accuracy is shown" in line for line in orders), orders
+    assert all("unknown here" in line or "no difference in accuracy is shown" in line for line in orders), (
+        orders
+    )
 
 
 @pytest.mark.thorough

@@ -119,7 +119,7 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("version", value=True), "version: 1 or 2 expected, found True"),
         (lambda values: values.pop("version"), "version: 1 or 2 expected, found None"),
         (put("rounds", value=3), "rounds: null, because all rounds share the edges, expected, found 3"),
-        (put("silent", value=[[1]]), "silent: [], since all rounds share the edges, expected, found [[1]]"),
+        (put("silent", value=[[1]]), "silent: [], because all rounds share the edges, expected, found [[1]]"),
         (lambda values: values.pop("learned"), "learned is missing"),
         (lambda values: values["spatial"].pop("live"), "spatial.live is missing"),
         (put("note", value="x"), "no key 'note'. Choices: agents, "),

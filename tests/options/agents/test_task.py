@@ -181,9 +181,7 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
     recorder = again()
     work(agents, config, recorder, Team(say))
     (recorder.folder / CALLS).unlink()
-    with pytest.raises(
-        RunRecordError, match="samples.jsonl, line . does not match its calls in calls.jsonl"
-    ):
+    with pytest.raises(RunRecordError, match="samples.jsonl, line . does not match its calls in calls.jsonl"):
         work(agents, config, again(), Team(lambda *_: "#### 1"))
     fewer = make_config(task=team(limit=2))
     with pytest.raises(RunRecordError, match="is sample 2, but this job has 2 questions"):

@@ -85,7 +85,9 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     assert {"history.png", "slice.png"} <= pictures
     again = start(tmp_path, *command)  # nothing is left to do
     assert again.code == 0
-    assert re.search(r"^search-\w{12}: 4 trials are complete; 0 interrupted trials continue$", again.err, re.MULTILINE)
+    assert re.search(
+        r"^search-\w{12}: 4 trials are complete; 0 interrupted trials continue$", again.err, re.MULTILINE
+    )
     assert not re.search(r"^\[\d", again.err, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", again.out, re.MULTILINE)) == 4
 

@@ -154,7 +154,10 @@ def test_jobs_that_die_and_one_that_is_cancelled_end_alone(cluster: Slurm, grid:
     assert ended.code == 1, ended.err
     assert "KILLED: seed=1: cancelled in Slurm (see " in ended.err
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-    assert "FAILED: seed=3: the process of this job died under hydra/launcher=submitit_slurm: FAILED (see " in ended.err
+    assert (
+        "FAILED: seed=3: the process of this job died under hydra/launcher=submitit_slurm: FAILED (see "
+        in ended.err
+    )
     assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in ended.err
     assert statuses(launched.folder).count("FINISHED") == 1

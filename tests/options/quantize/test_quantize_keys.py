@@ -218,7 +218,9 @@ def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
         (tmp_path / "own.txt").write_text(f"As they say, {' '.join(words[5 : 5 + count])}, and so on.")
         done = runner(*keys, "task.calibration=own.txt", "tracking=none", cwd=tmp_path)
         assert done.code == 0, done.err
-        assert ("shares 13 or more consecutive words with 1 of 200 documents of texts" in done.out) is is_shared
+        assert (
+            "shares 13 or more consecutive words with 1 of 200 documents of texts" in done.out
+        ) is is_shared
 
 
 def test_the_generators_problems_are_no_evaluations() -> None:

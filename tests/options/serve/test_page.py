@@ -115,7 +115,7 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
     page.do("document.getElementById('max_tokens').value = 100000")
     ask(page, "Hi")
     page.until(IDLE)
-    assert page.do(f"{LAST}.textContent").startswith("max_tokens=100000: this server gives at most 4096")
+    assert page.do(f"{LAST}.textContent").startswith("max_tokens=100000: the server's limit is 4096")
     assert "error" in page.do(f"{LAST}.className")
 
 
