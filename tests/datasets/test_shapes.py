@@ -63,12 +63,16 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "keys", "message"),
     [
-        ({"text": "Q?", "answer": "5"}, RowKeys(), "no key 'question': it has answer, text"),
-        ({"question": "Q?"}, RowKeys(), "no key 'answer': it has question"),
+        (
+            {"text": "Q?", "answer": "5"},
+            RowKeys(),
+            "the key 'question' is missing; the record has answer, text",
+        ),
+        ({"question": "Q?"}, RowKeys(), "the key 'answer' is missing; the record has question"),
         (
             {"question": "Q?", "answer": "5"},
             RowKeys("body+question"),
-            "no key 'body': it has answer, question",
+            "the key 'body' is missing; the record has answer, question",
         ),
         (
             {"question": "Q?", "answer": "five"},
@@ -77,8 +81,8 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
         ),
         ({"question": "Q?", "answer": "5 or 6"}, RowKeys(), "the answer is not a number"),
         ({"question": "Q?", "answer": True}, RowKeys(), "`answer` is true, neither a string nor a number"),
-        ({"question": "Q?", "answer": [5, 6]}, RowKeys(), r"`answer` is \[5, 6\] and neither"),
-        ({"question": "Q?", "answer": float("nan")}, RowKeys(), "`answer` is NaN and neither"),
+        ({"question": "Q?", "answer": [5, 6]}, RowKeys(), r"`answer` is \[5, 6\], neither"),
+        ({"question": "Q?", "answer": float("nan")}, RowKeys(), "`answer` is NaN, neither"),
         ({"question": " ", "answer": 5}, RowKeys(), '`question` is " ", not a string'),
         (
             {"Question": "N_00 pens and N_01 more?", "Answer": 5},
@@ -148,8 +152,8 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, A
         ),
         ({"choices": ["a", "b"], "answer": 2}, "the answer is 2, not a letter of the 2 choices"),
         ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: expected a list of 2 to 26 choices'),
-        ({"choices": "a, b", "answer": "A"}, "`choices` is .*: a list of 2 to 26 choices"),
-        ({"answer": "A"}, "no key 'choices'"),
+        ({"choices": "a, b", "answer": "A"}, "`choices` is .*: expected a list of 2 to 26 choices"),
+        ({"answer": "A"}, "the key 'choices' is missing"),
     ],
 )
 def test_choices_that_are_none(row: dict[str, Any], message: str) -> None:

@@ -61,7 +61,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (note("named", rank=1), "1 is the model that you requested"),
         (note("time_unknown", each_s=1.2), "1.20 s per question, while the time of the other one is unknown"),
-        (note("faster", **PAIR), "faster by the estimates, 1.20 s a question instead of 1.00"),
+        (note("faster", **PAIR), "faster by the estimates: 1.20 s per question instead of 1.00"),
         (note("faster_at_most", **PAIR), "by the estimates at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),

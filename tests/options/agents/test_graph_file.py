@@ -141,7 +141,7 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("spatial", value=[1]), "spatial: a JSON object expected, found [1]"),
         (put("spatial", "optimized", value=1), "spatial.optimized: true or false expected, found 1"),
         (put("spatial", "live", value=[[0]]), "spatial.live: expected 4 lists, one per agent, found 1"),
-        (put("spatial", "live", 2, value=[0, 0, 0]), "spatial.live[2]: 4 cells expected, found 3"),
+        (put("spatial", "live", 2, value=[0, 0, 0]), "spatial.live[2]: expected 4 entries, found 3"),
         (put("spatial", "live", 2, value={"0": 1}), "spatial.live[2]: a list expected, found {'0': 1}"),
         (put("temporal", "allowed", 0, 3, value=2), "temporal.allowed[0][3]: 0 or 1 expected, found 2"),
         (put("temporal", "allowed", 0, 3, value=1.0), "temporal.allowed[0][3]: 0 or 1 expected, found 1.0"),

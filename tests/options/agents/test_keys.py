@@ -27,7 +27,7 @@ from runner_base.errors import ConfigError
         ({"train_offset": -1}, "task.train_offset=-1"),
         ({"learning_rate": 0.0}, "task.learning_rate=0.0: must be more than 0"),
         ({"code_timeout_s": 0.0}, "task.code_timeout_s=0.0: must be more than 0"),
-        ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0: no pruning"),
+        ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0 turns pruning off"),
         ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie strictly between 0 and 1"),
         ({"roles": []}, r"task.roles=\[\]: give at least one role of math_solver, mathematical_analyst"),
         ({"train_split": " "}, "task.train_split=' '"),
@@ -35,7 +35,7 @@ from runner_base.errors import ConfigError
         ({"limit": 0}, "task.limit=0"),
         (
             {"mode": Topology.direct_answer, "optimized_spatial": True},
-            "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
+            "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize. Use another task.mode",
         ),
         (
             {"graph": "g.json", "optimized_spatial": True},
@@ -51,7 +51,7 @@ from runner_base.errors import ConfigError
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "baseline": Baseline.mean},
-            "task.baseline=mean: with task.method=agent_prune its loss has no baseline: leave it out",
+            "task.baseline=mean: not used with task.method=agent_prune: its loss has no baseline. Omit it",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "imp_per_iterations": 2},
@@ -72,11 +72,11 @@ from runner_base.errors import ConfigError
         ),
         (
             {"method": TrainingMethod.agent_prune, "graph": "g.json"},
-            "task.method=agent_prune: task.graph=g.json is used as it",
+            "task.method=agent_prune: task.graph=g.json fixes the edges",
         ),
         (
             {"draw": True},
-            "task.draw=True: no edge has a probability: give task.optimized_spatial=true, or a task.graph",
+            "task.draw=True: no edge has a probability. Give task.optimized_spatial=true or a task.graph",
         ),
         (
             {"optimized_temporal": True},
