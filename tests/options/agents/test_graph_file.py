@@ -192,9 +192,9 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
 
     refused(tmp_path / "none.json", "cannot read .*none.json .No such file")
     refused(tmp_path, "this is a folder. Give the graph.json that a job has saved")
-    refused(Path("/dev/zero"), "not an ordinary file")
+    refused(Path("/dev/zero"), "not a regular file")
     os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", "not an ordinary file")
+    refused(tmp_path / "pipe", "not a regular file")
     for text, message in {
         "": "not readable as JSON",
         "[1]": "a JSON object expected",

@@ -128,8 +128,8 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
     message = (
-        "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it: with "
-        "another seed"
+        "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it. For "
+        "this task, another seed"
     )
     with pytest.raises(ConfigError, match=message), config_errors():
         compose_job(["task=agents", "task.repeat=1"])
