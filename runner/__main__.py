@@ -124,8 +124,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     config = to_config(composed, hydra_config.runtime.choices)
     if files := hydra_config.sweeper.get("files"):
         raise ConfigError(
-            f"files={files} makes a grid of the models in it: add -m, or run the study which_file",
-            code="missing",
+            f"files={files} makes a grid of its models. Add -m, or run the study which_file", code="missing"
         )
     if config.plan:
         return _print_plan(config, hydra_config)

@@ -38,11 +38,11 @@ STUB = ("task=generate", "model=stub", "tracking=none")
         (["task.prompts=empty.txt"], "task.prompts=empty.txt: empty.txt holds no prompts"),
         (["task.prompts=bad.jsonl"], "bad.jsonl, line 2: no prompt: each line is an object with `prompt`"),
         (["task.prompts=extra.jsonl"], "extra.jsonl, line 1: no key 'branchs'. Did you mean branches? Choices: branches, messages, prompt"),
-        (["task.prompts=p.csv"], "task.prompts=p.csv: give FILE.txt (one a line)"),
+        (["task.prompts=p.csv"], "task.prompts=p.csv: give FILE.txt (one prompt per line)"),
         (["task.prompts=-"], "task.prompts=-: stdin holds no prompts"),
         (["task.prompt=a", "task.format=plain"], "task.format=plain: no choice for task.format 'plain'. Choices: chat, raw"),
         (["task.prompt=a", "task.format=raw", "task.system=b"], "task.system needs task.format=chat"),
-        (["task.prompt=a", "task.output=bad.jsonl"], "bad.jsonl exists and holds something else than this job's completions"),
+        (["task.prompt=a", "task.output=bad.jsonl"], "bad.jsonl exists and contains something other than this job's completions"),
         (["task.prompt=a", "task.output=/proc/nope/x.jsonl"], "cannot write /proc/nope/x.jsonl"),
         (["task.prompts=-", "seed=1,2", "-m"], "would read stdin, which the jobs of a grid do not have: give a file (task.prompts=FILE), or run it without -m"),
     ],
@@ -115,7 +115,7 @@ def test_one_prompt_is_a_text_a_file_or_all_of_stdin(runner: Run, tmp_path: Path
     assert verbatim["prompt"] == "@p.md", "what a file holds is a text"
     missing = runner(*STUB, "task.prompt=@nobody said so")
     assert missing.code == 2
-    assert "a text that begins with @ has two of them: task.prompt=@@nobody said so" in missing.err
+    assert "For a text that begins with @, double the character: task.prompt=@@nobody said so" in missing.err
     empty = warm_process.complete(command, "\n", cwd=tmp_path)
     assert (empty.returncode, empty.stderr) == (2, "error: task.prompt: stdin holds no text\n")
     grid = runner(*STUB, "task.prompt=-", "seed=1,2", "-m")

@@ -22,7 +22,7 @@ def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_pa
     done = runner(*STUB, "tracking=none", f"{key}=elsewhere/deep")
     assert done.code == 2
     assert done.err == (
-        f"error: {key}=elsewhere/deep: nothing would be written there: use output_dir=elsewhere/deep for the results\n"
+        f"error: {key}=elsewhere/deep: has no effect on the results. Use output_dir=elsewhere/deep\n"
     )
     assert not [*tmp_path.iterdir()]
     grid = runner("-m", *STUB, "seed=1,2", "tracking=none", f"{key}=elsewhere")
@@ -44,7 +44,7 @@ def test_hydras_folders_may_be_given_where_they_are_used(runner: Run, tmp_path: 
     )
     done = runner("-cd", ".", "-cn", "study", "task.limit=1", "tracking=none", "print=none")
     assert done.code == 0, done.err
-    assert "note: hydra.run.dir=own2: nothing is written there" in done.err
+    assert "note: hydra.run.dir=own2 has no effect" in done.err
 
 
 @pytest.mark.thorough
@@ -71,19 +71,19 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
     ("given", "message"),
     [
         ("+note=hi", "note: no group or key 'note'. Did you mean notes?"),
-        ("+purpose=hi", "A key of your own belongs below notes: +notes.purpose=hi"),
-        ("notes.why=hi", "notes.why: a note is added with a plus: +notes.why=hi"),
-        ("+notes={a b: 1}", "notes: 'a b' is no name: letters, digits, _ and - after a letter"),
+        ("+purpose=hi", "For a key of your own use +notes.purpose=hi"),
+        ("notes.why=hi", "notes.why: a new note needs a plus: +notes.why=hi"),
+        ("+notes={a b: 1}", "notes: 'a b' is not a valid name. Use letters, digits, _ and -"),
         ("~lora", "~lora: a job has a choice of every group: use lora=none."),
-        ("~model", "~model: a job has a choice of every group: leave it out for the default, or name one."),
-        ("lora=./own/folder", "lora=./own/folder: an adapter is named by lora.path: use lora=peft lora.path=./own/folder"),
-        ("lora=/x/a.pth", "lora=/x/a.pth: an adapter's file is named by lora.path: use lora=pth lora.path=/x/a.pth"),
-        ("model=org/a-1.5B", "model=org/a-1.5B: a model is named by model.name: use model=auto model.name=org/a-1.5B"),
-        ("model=/x/a.gguf", "model=/x/a.gguf: a file is named by model.name: use model=auto model.name=/x/a.gguf"),
+        ("~model", "~model: a job needs a choice of every group: omit it for the default, or name a choice."),
+        ("lora=./own/folder", "lora=./own/folder: not a choice but an adapter's name. Use lora=peft lora.path=./own/folder"),
+        ("lora=/x/a.pth", "lora=/x/a.pth: not a choice but an adapter file. Use lora=pth lora.path=/x/a.pth"),
+        ("model=org/a-1.5B", "model=org/a-1.5B: not a choice but a model's name. Use model=auto model.name=org/a-1.5B"),
+        ("model=/x/a.gguf", "model=/x/a.gguf: not a choice but a file. Use model=auto model.name=/x/a.gguf"),
         ("task=perplexity", "task=perplexity: use task=likelihood"),
-        ("task=gpqa_diamond", "task=gpqa_diamond: a data set is named by its task: use task=gsm8k task.data=gpqa_diamond"),
+        ("task=gpqa_diamond", "task=gpqa_diamond: not a choice but a data set. Use task=gsm8k task.data=gpqa_diamond"),
         ("quantization=int4", "quantization=int4: with 4 bits there are nf4, fp4, hqq with quantization.bits=4, "),
-        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files: use model=auto model.name=FILE.gguf"),
+        ("quantization=q4_k_m", "quantization=q4_k_m: a type of .gguf files. Use model=auto model.name=FILE.gguf"),
     ],
 )  # fmt: skip
 def test_what_is_meant_is_said_in_one_message(runner: Run, given: str, message: str) -> None:

@@ -384,7 +384,7 @@ def test_only_tracking_touches_mlflow() -> None:
                 users.add(name)
     assert users == {
         f"runner.tracking.{it}"
-        for it in ("job_runs", "connection", "logged_models", "traces", "pending_runs")
+        for it in ("job_runs", "connection", "logged_models", "traces", "resumed_runs")
     }
 
 

@@ -126,14 +126,14 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
         ("quantization=absmx",): ("no choice for quantization 'absmx'. Did you mean absmax?", f"absmax is from {PACKAGE}"),
         ("quantization=absmax", "quantization.bits=7"): ("quantization.bits=7: give one of 2, 3",),
         ("quantization=absmax", "quantization.bit=4"): ("Did you mean quantization.bits?",),
-        ("task=words", "model=stub"): ("task.prompt has no value: give task.prompt=...",),
+        ("task=words", "model=stub"): ("task.prompt has no value. Give task.prompt=VALUE",),
         ("task=words", "model=stub", "task.prompt= "): ("task.prompt", "give what to ask"),
         ("task.data=colors",): ("no data set 'colors'. Did you mean colours?",),
         ("task.scorer=lastword",): ("task.scorer=lastword: no scorer 'lastword'. Did you mean last_word?",),
-        ("task.scorer=last_word", "task.extractor=boxed"): ("task.extractor=boxed: it is for numbers and letters, and task.scorer=last_word judges",),
+        ("task.scorer=last_word", "task.extractor=boxed"): ("task.extractor=boxed: this key works with numbers and letters only, but task.scorer=last_word judges",),
         ("metrics=[answer_word]",): ("metrics=answer_word: no metric 'answer_word'. Did you mean answer_words?",),
-        ("metrics=[words]",): ("metrics=words: it is computed by the tasks that have it, and not from samples",),
-        ("metrics=[answer_words]", "task=sweep"): ("task=sweep keeps no samples that a metric could be computed from",),
+        ("metrics=[words]",): ("metrics=words: a task computes this metric itself, not from samples",),
+        ("metrics=[answer_words]", "task=sweep"): ("task=sweep saves no samples",),
     }.items():  # fmt: skip
         done = there(*words)
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
@@ -224,7 +224,7 @@ def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
     done = there(*asked, f"task.data={bad}", "task.scorer=last_word")
     assert done.code == 2
     assert (
-        "line 1: no answer can be found in '42' (a row needs a question, and an answer that task.scorer=last_word can read"
+        "line 1: no answer found in '42' (a record needs a question and an answer that task.scorer=last_word can read"
         in done.err
     )
 
@@ -272,20 +272,20 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     done = there("quantization=nf4", "plan=quick", "task.limit=2", before=(rival,))
     assert done.code == 0
     assert (
-        "warning: quantization nf4 of rival 2.0 is not used: the runner itself has quantization=nf4"
+        "warning: quantization nf4 of rival 2.0 is ignored, because the runner already has quantization=nf4"
         in done.err
     )
     done = there("quantization=alone", "plan=true", before=(rival,))
     assert (
         done.err.strip()
-        == "error: quantization alone of rival 2.0: its package has no file conf/quantization/alone.yaml"
+        == "error: quantization alone of rival 2.0: its package lacks the file conf/quantization/alone.yaml"
     )
     assert done.code == 2
     # it would run as quantization=none
     done = there("quantization=bare", "plan=true", before=(rival,))
     assert (
         done.err.strip()
-        == "error: quantization bare of rival 2.0: its YAML does not begin with its schema (docs/plugins.md)"
+        == "error: quantization bare of rival 2.0: its YAML must begin with its schema (docs/plugins.md)"
     )
     assert done.code == 2
 
@@ -308,7 +308,10 @@ def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_pa
     assert "metric nan_one of bad-metrics 2.0 is nan" in done.err
     assert {"accuracy", "answer_words"} <= {*done.json()["metrics"]}
     done = there(*STUB, "metrics=[accuracy]", before=(site,))
-    assert (done.code, "metrics=accuracy: the runner has a metric of this name" in done.err) == (2, True)
+    assert (done.code, "metrics=accuracy: the runner already has a metric with this name" in done.err) == (
+        2,
+        True,
+    )
 
 
 @pytest.mark.sampled(1)

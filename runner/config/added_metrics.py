@@ -18,10 +18,10 @@ def check_plugin_metrics(names: Iterable[str]) -> None:
             is_new,
             "metrics",
             name,
-            "the runner has a metric of this name: the plug-in needs another",
+            "the runner already has a metric with this name. Rename the plug-in's metric",
             code="conflict",
         )
-        need = "it is computed by the tasks that have it, and not from samples: leave it out"
+        need = "a task computes this metric itself, not from samples. Omit it"
         check_value(
             load_plug_in_object("metric", name, Metric).of_samples is not None,
             "metrics",

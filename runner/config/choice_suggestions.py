@@ -47,9 +47,9 @@ def suggest_choice(group: str, choice: str) -> str:
 
 def _suggest_model(name: str) -> str:
     if is_gguf_file_name(name):
-        return f"a file is named by model.name: use model=auto model.name={name}"
+        return f"not a choice but a file. Use model=auto model.name={name}"
     return (
-        f"a model is named by model.name: use model=auto model.name={name}"
+        f"not a choice but a model's name. Use model=auto model.name={name}"
         if _looks_like_path_or_hub_id(name)
         else ""
     )
@@ -57,9 +57,9 @@ def _suggest_model(name: str) -> str:
 
 def _suggest_adapter(name: str) -> str:
     if name.endswith(OF_ADAPTERS):
-        return f"an adapter's file is named by lora.path: use lora=pth lora.path={name}"
+        return f"not a choice but an adapter file. Use lora=pth lora.path={name}"
     return (
-        f"an adapter is named by lora.path: use lora=peft lora.path={name}"
+        f"not a choice but an adapter's name. Use lora=peft lora.path={name}"
         if _looks_like_path_or_hub_id(name)
         else ""
     )
@@ -71,7 +71,7 @@ def _looks_like_path_or_hub_id(name: str) -> bool:
 
 def _suggest_quantization(name: str) -> str:
     if GGUF_TYPE.fullmatch(name):
-        return "a type of .gguf files: use model=auto model.name=FILE.gguf"
+        return "a type of .gguf files. Use model=auto model.name=FILE.gguf"
     if (found := BITS.fullmatch(name)) is None:
         return ""
     bits = int(found[1])
@@ -82,7 +82,10 @@ def _suggest_quantization(name: str) -> str:
     stored = [*STORED.get(bits, ("gptq", "auto_round", "pack_quantized")), "gguf"]
     if bits == 7:
         return "no choice has 7 bits"
-    return f"with {bits} bits there are {', '.join(made)}, made while loading; and {', '.join(stored)}, as stored"
+    return (
+        f"formats with {bits} bits: {', '.join(made)} quantize while loading; {', '.join(stored)} "
+        "read a quantized checkpoint"
+    )
 
 
 def _suggest_task(name: str) -> str:
@@ -90,5 +93,5 @@ def _suggest_task(name: str) -> str:
     if task in list_choices("task"):
         return f"use task={task}"
     if name in list_choices("dataset"):
-        return f"a data set is named by its task: use task=gsm8k task.data={name}"
+        return f"not a choice but a data set. Use task=gsm8k task.data={name}"
     return ""

@@ -37,5 +37,5 @@ def choice_file(group: str, choice: str) -> Path:
 def choice_schema(group: str, choice: str) -> type[Any]:
     text = choice_file(group, choice).read_text(encoding="utf-8")
     match = re.search(r"^defaults: \[/hydra/schema/\w+/(\w+)@_here_, _self_\]$", text, re.MULTILINE)
-    assert match is not None, f"conf/{group}/{choice}.yaml does not begin with its schema"
+    assert match is not None, f"conf/{group}/{choice}.yaml must begin with the schema of its group"
     return GROUPS[group][match[1]]

@@ -125,7 +125,7 @@ def apply_data_set(composed: DictConfig) -> None:
         problem = unknown_choice_message("data set", task.data, list_data_sets(composed))
         path = Path(task.data).absolute()
         raise ConfigError(
-            f"{problem}; and there is no file or folder {path}",
+            f"{problem}; no file or folder {path} exists either",
             key="task.data",
             value=task.data,
             code="unknown_choice",
@@ -224,7 +224,7 @@ def _read_data_set_file(kind: type[ConfigSource], path: str, name: str, _stamp: 
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)
     if not isinstance(content, dict) or not isinstance(content.get("data"), str):
         raise ConfigError(
-            "the file of a data set needs its location: data: FILE, FOLDER or an id of the hub",
+            "a data set's file needs the key `data`: FILE, FOLDER or an id of the hub",
             key=where,
             code="missing",
         )

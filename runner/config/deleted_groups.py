@@ -18,10 +18,10 @@ def reject_deleted_groups(overrides: Iterable[str]) -> None:
             use = (
                 f"use {group}={NONE}"
                 if NONE in list_choices(group)
-                else "leave it out for the default, or name one"
+                else "omit it for the default, or name a choice"
             )
             raise ConfigError(
-                f"a job has a choice of every group: {use}. {_list_group_choices(group)}",
+                f"a job needs a choice of every group: {use}. {_list_group_choices(group)}",
                 key=f"~{group}",
                 code="missing",
             )

@@ -63,7 +63,7 @@ def _unparsable_override_error(override: str) -> ConfigError:
         return stray_argument_error(override)
     fix = _quote_override(key, value)
     return ConfigError(
-        f"the value cannot be read: text with special characters needs quotes inside the shell's: {fix}",
+        f"the value cannot be read: text with special characters needs a second pair of quotes: {fix}",
         key=override,
         code="bad_value",
     )
@@ -77,13 +77,16 @@ def _multiple_values_error(key: str, value: str) -> ConfigError:
     """Return the error for several values of a key without a grid, with the text to type instead."""
     kind = key_type(key) or KeyType()
     fix = (
-        f". If it is one text, put it in quotes inside the shell's: {_quote_override(key, value)}"
+        f". If the value is one text, add inner quotes: {_quote_override(key, value)}"
         if kind.is_string
         else ""
     )
-    fix = f". If it is a list: {key}=[{value}]" if kind.accepts_list else fix
+    fix = f". If the value is a list: {key}=[{value}]" if kind.accepts_list else fix
     return ConfigError(
-        f"several values. To sweep over it, add --multirun (-m){fix}", key=key, value=value, code="ambiguous"
+        f"there are several values. To sweep over them, add --multirun (-m){fix}",
+        key=key,
+        value=value,
+        code="ambiguous",
     )
 
 
@@ -92,11 +95,11 @@ def _missing_config_error(error: MissingConfigException) -> ConfigError:
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
         install = f"pip install 'runner-llm[{choice.partition('_')[0]}]'"
         return ConfigError(
-            f"{group}={choice} comes in a package that is not installed here: {install}", code="needs_package"
+            f"{group}={choice} needs a package that is not installed: {install}", code="needs_package"
         )
     if (plug_in := find_plug_ins(group).get(choice)) is not None:
         return ConfigError(
-            f"its package has no file conf/{group}/{choice}.yaml", key=plug_in, code="not_found"
+            f"its package lacks the file conf/{group}/{choice}.yaml", key=plug_in, code="not_found"
         )
     if group and error.options:
         return unknown_choice_error(group, choice, error.options)
@@ -131,7 +134,7 @@ def _error_from_cause(error: BaseException) -> ConfigError | None:
             cause.full_key or key, cause.object_type, value if key == cause.full_key else None
         )
     if isinstance(cause, MissingMandatoryValue):
-        return ConfigError(f"{cause.full_key} has no value: give {cause.full_key}=...", code="missing")
+        return ConfigError(f"{cause.full_key} has no value. Give {cause.full_key}=VALUE", code="missing")
     return None
 
 

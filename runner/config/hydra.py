@@ -34,7 +34,7 @@ class NoRunFolder(Callback):
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
         print_message(
-            f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir"
+            f"note: hydra.run.dir={config.hydra.run.dir} has no effect. Results are in the folder output_dir"
         )
         with read_write(config):
             config.hydra.run.dir = "."
@@ -58,7 +58,7 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
     """
     if OmegaConf.get_type(composed) is not RunnerConfig:
         raise ConfigError(
-            "this config does not extend the runner's: it needs `defaults: [config, _self_]` on top",
+            "this config does not extend the runner's config. Begin it with `defaults: [config, _self_]`",
             code="missing",
         )
     _reject_unknown_keys("", composed)
@@ -80,7 +80,7 @@ def _warn_if_shadowed(group: str, choice: str) -> None:
     if (plug_in := find_plug_ins(group).get(choice)) is not None and choice_file(
         group, choice
     ) in included_choice_files(group):
-        print_message(f"warning: {plug_in} is not used: the runner itself has {group}={choice}")
+        print_message(f"warning: {plug_in} is ignored, because the runner already has {group}={choice}")
 
 
 def config_to_yaml(composed: DictConfig) -> str:
@@ -115,7 +115,7 @@ def _reject_scalar_for_container(full_name: str, composed: DictConfig, key: str,
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
         needed = "a list" if isinstance(node, ListConfig) else "names with values"
         raise ConfigError(
-            f"needs {needed}, and not a single value", key=full_name, value=value, code="bad_value"
+            f"must be {needed}, not a single value", key=full_name, value=value, code="bad_value"
         )
 
 
@@ -129,20 +129,25 @@ def _reject_mismatched_choices(composed: DictConfig, choices: Mapping[str, str])
             kind = getattr(actual, "__name__", actual)
             if choice in find_plug_ins(group):
                 raise ConfigError(
-                    "its YAML does not begin with its schema (docs/plugins.md)",
+                    "its YAML must begin with its schema (docs/plugins.md)",
                     key=find_plug_ins(group)[choice],
                     code="damaged",
                 )
             raise ConfigError(
-                f"{group}={choices[group]} is the choice, and the config puts a {kind} there: "
-                f"choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a defaults list",
+                (
+                    f"{group}={choices[group]} is chosen, but the config sets the keys of {kind}. "
+                    f"Choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a "
+                    "defaults list"
+                ),
                 code="conflict",
             )
     named, chosen = str(composed.profile), choices.get("profile", profiles.NONE)
     if named != chosen:
         raise ConfigError(
-            f"{named} is not a key: it would choose nothing (profile={chosen} is the choice). Use "
-            f"profile={named}, or `override /profile: {named}` in a defaults list",
+            (
+                f"{named} is a profile, not a key, and the profile is {chosen}. Use "
+                f"profile={named}, or `override /profile: {named}` in a defaults list"
+            ),
             key="profile",
             code="no_effect",
         )

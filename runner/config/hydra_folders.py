@@ -31,7 +31,5 @@ def reject_unused_folders(overrides: Sequence[str], composed: DictConfig) -> Non
         is_used = is_written or value == "." or (key != RUN and not is_own)
         if not is_used:
             raise ConfigError(
-                f"nothing would be written there: use output_dir={value} for the results",
-                key=given[key],
-                code="no_effect",
+                f"has no effect on the results. Use output_dir={value}", key=given[key], code="no_effect"
             )

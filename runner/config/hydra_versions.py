@@ -48,7 +48,7 @@ def add_rerun_overrides(arguments: Any) -> list[str]:
     if arguments.experimental_rerun is None:
         return []
     if arguments.multirun or arguments.config_name is not None:
-        raise ValueError("--experimental-rerun supports neither --multirun nor --config-name")
+        raise ValueError("--experimental-rerun cannot be combined with --multirun or --config-name")
     utils: Any = import_module("hydra._internal.utils")
     arguments.config_name, saved = utils._get_rerun_overrides(arguments.experimental_rerun)
     arguments.overrides = saved + arguments.overrides

@@ -28,7 +28,7 @@ PROMPT_TOKENS = (64, 256)
 # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
 MAX_TOKENS = 2**25
 MAX_REPEATS = 10_000  # of a measurement; a median and its spread settle long before
-FROM_THE_SECOND = ": decoding starts at the 2nd"
+FROM_THE_SECOND = ": decoding starts at the 2nd token"
 MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated beforehand, too
 
 
@@ -61,7 +61,7 @@ class SweepConfig(TaskConfig):
         30.0, constraint=ValueConstraint(lambda value: 0 < value < math.inf, "must be above 0")
     )
     arrival_requests: int | None = config_field(
-        None, constraint=at_least(2, ", or null for those of task.arrival_s seconds")
+        None, constraint=at_least(2, ", or null: task.arrival_s determines the number")
     )
     pictures: bool = config_field(True, NotInIdentity("only draws what was measured"))
 
@@ -80,7 +80,7 @@ class SweepConfig(TaskConfig):
             check_value(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
             _check_axis(key, values, "[1,4,16]")
             check_value(
-                all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more"
+                all(value >= 1 for value in values), f"task.{key}", values, "every number must be at least 1"
             )
         check_min_value(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
         _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
@@ -89,14 +89,14 @@ class SweepConfig(TaskConfig):
             shares,
             "task.shared_prefix",
             self.shared_prefix,
-            "every number is a share of the prompt, from 0 to 1",
+            "every number must be from 0 to 1: it is a fraction of the prompt",
         )
         rates = self.arrival_rates
-        need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
+        need = "every number must be above 0. Give requests per second, such as [0.5,1,2]"
         check_value(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
         check_value(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
         most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
-        need = f"{most:,.0f} requests would arrive at one rate, the limit is {MAX_REQUESTS:,}"
+        need = f"{most:,.0f} requests would arrive at one rate; the limit is {MAX_REQUESTS:,}"
         rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
         is_counted = self.arrival_requests is not None
         key, value = (
@@ -116,10 +116,10 @@ class SweepConfig(TaskConfig):
             self.prompts != "-",
             "task.prompts",
             "-",
-            "a sweep reads a file or a data set, not stdin",
+            "a sweep cannot read stdin. Give a file or a data set",
             code="unsupported",
         )
-        need = f"the prompts of task.prompts={self.prompts} have their own lengths: leave it out"
+        need = f"the prompts of task.prompts={self.prompts} have their own lengths. Omit this key"
         check_value(
             self.prompt_tokens in ([], [*PROMPT_TOKENS]),
             "task.prompt_tokens",
@@ -127,7 +127,7 @@ class SweepConfig(TaskConfig):
             need,
             code="conflict",
         )
-        need = f"the prompts of task.prompts={self.prompts} have their own beginnings: leave it out"
+        need = f"the prompts of task.prompts={self.prompts} have their own prefixes. Omit this key"
         check_value(
             self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need, code="conflict"
         )
@@ -160,7 +160,7 @@ class SweepConfig(TaskConfig):
 
 def _check_axis(key: str, values: Sequence[float], example: str) -> None:
     check_value(
-        bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}", code="empty"
+        bool(values), f"task.{key}", values, f"give at least one number, such as {example}", code="empty"
     )
     check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
@@ -169,7 +169,7 @@ def check_batch_size(key_names: str, num_tokens: int) -> None:
     """Reject a batch whose prompts would take long to generate."""
     if num_tokens > MAX_TOKENS:
         raise ConfigError(
-            f"the largest batch has {num_tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}",
+            f"the largest batch has {num_tokens:,} prompt tokens; the limit is {MAX_TOKENS:,}",
             key=key_names,
             code="too_large",
         )

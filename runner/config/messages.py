@@ -19,8 +19,10 @@ from runner_base.errors import NOT_GIVEN, find_closest_names
 
 # old names of choices and keys, and what to use instead
 RENAMED = {
-    "task=pipeline": "task=generate model=parts model.name=FOLDER, with model.stages, model.micro_batch and "
-    "model.timeout_s in place of task.processes, task.micro_batch and task.timeout_s",
+    "task=pipeline": (
+        "task=generate model=parts model.name=FOLDER. model.stages, model.micro_batch and "
+        "model.timeout_s replace task.processes, task.micro_batch and task.timeout_s"
+    ),
     "task.until": "task.early_stop_vs",
     "task.batch": "task.batch_sizes",
     "task.context": "task.context_lengths",
@@ -71,14 +73,14 @@ def unknown_key_error(key: str, owner: object = None, value: object = None) -> C
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
-        return _unknown_key_error(key, f"a data set is named by its task: use task.data={value or 'NAME'}")
+        return _unknown_key_error(key, f"the task names its data set. Use task.data={value or 'NAME'}")
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
         return ConfigError(f"{key} is now {now}", code="unknown_choice")
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
         return _unknown_key_error(key, _suggest_instead_of_repeat(schema_keys(owner)))
     if head == NOTES:
         return _unknown_key_error(
-            key, f"a note is added with a plus: +{NOTES}.{last}={_value_placeholder(value)}"
+            key, f"a new note needs a plus: +{NOTES}.{last}={_value_placeholder(value)}"
         )
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if (
@@ -110,7 +112,7 @@ def _suggest_notes_key(key: str, choices: set[str], value: object) -> str:
     name = key.lstrip("+~")
     if find_closest_names(name, sorted(choices)) not in ([], [NOTES]):
         return ""
-    return f"A key of your own belongs below {NOTES}: +{NOTES}.{name}={_value_placeholder(value)}"
+    return f"For a key of your own use +{NOTES}.{name}={_value_placeholder(value)}"
 
 
 def _value_placeholder(value: object) -> str:
@@ -121,10 +123,16 @@ def _value_placeholder(value: object) -> str:
 def _suggest_instead_of_repeat(keys: set[str]) -> str:
     """Suggest how to run a task without task.repeat once more."""
     if "repeats" in keys:
-        return "this task has task.repeats, which repeats measurements within a job; rerun=all runs the whole job again"
+        return (
+            "this task has task.repeats, which repeats measurements within a job; rerun=all "
+            "repeats the whole job"
+        )
     *others, last = (f"task={task}" for task in _tasks_with_key(REPEAT))
     tasks = f"{', '.join(others)} and {last}"
-    return f"only {tasks} have it: with another seed (seed=1) this task is a job of its own, with other random numbers"
+    return (
+        f"only {tasks} have it. For this task, another seed (seed=1) makes a new job with other "
+        "random numbers"
+    )
 
 
 def _tasks_with_key(key: str) -> list[str]:
@@ -141,11 +149,9 @@ def _group_name_error(key: str, group: str, value: object) -> ConfigError:
     name = str(value or "").strip("'\"")
     if group == "model":  # most choices have such a key: the model's location, or its name on the server
         use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
-        return _unknown_key_error(
-            key, f"the chosen model has no key for a name: use {use}", name or NOT_GIVEN
-        )
+        return _unknown_key_error(key, f"this kind of model has no such key. Use {use}", name or NOT_GIVEN)
     use = f"{group}={name if name in choices else 'CHOICE'}"
-    reason = f"the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
+    reason = f"no key, but a choice's name. Use {use}. Choices for {group}: {', '.join(choices)}"
     return _unknown_key_error(key, reason, name or NOT_GIVEN)
 
 

@@ -24,7 +24,7 @@ class StubConfig(ModelConfig):
     delay_s: float = config_field(
         0.0,
         NotInIdentity("only slows the stub down"),
-        in_range(0, 86400, "must be 0 or more seconds, a day at most"),
+        in_range(0, 86400, "must be from 0 seconds to one day"),
     )
     thinking_words: int = config_field(0, UNLESS_DEFAULT, at_least(0))
     answer: Text | None = config_field(None, UNLESS_DEFAULT)
@@ -37,7 +37,7 @@ class StubConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject speculative decoding, because the stub has nothing to predict or measure."""
-        reject_speculation(generation, "model=stub has no model that could check a guess")
+        reject_speculation(generation, "model=stub has no model that could verify draft tokens")
 
 
 def reject_speculation(generation: GenerationConfig, reason: str) -> None:

@@ -73,12 +73,17 @@ def keys_set_by_profile(profile: str) -> list[str]:
 def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     """Reject a model that the profile excludes, whose keys it cannot set, or that has no weights."""
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
-    need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
-    check_value(not is_idle, "profile", profile, f"{need}, or leave the profile out", code="no_effect")
-    need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
+    need = (
+        f"this profile needs weights on this machine (quantization={quantization!s}), but "
+        "model=api has none. Use profile=teacher_only"
+    )
+    check_value(not is_idle, "profile", profile, f"{need}, or omit the profile", code="no_effect")
+    need = (
+        "with this profile no model runs on this machine, but the model is not model=api. Omit one of the two"
+    )
     check_value(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need, code="conflict")
     is_applied = profile != "low_memory" or not model.has_weights or to_local_config(model).device != "auto"
-    need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
+    need = f"this profile runs on the CPU but cannot set the device of this model. Add {model.key}.device=cpu"
     check_value(is_applied, "profile", profile, need, code="unsupported")
 
 
@@ -87,5 +92,8 @@ def profile_notes(profile: str, device: str) -> list[str]:
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).expects_gpu:
         return []
     return [
-        f"profile={profile} expects a GPU, and this runs on the CPU: there is no GPU here, or model.device=cpu"
+        (
+            f"profile={profile} expects a GPU, but this job runs on the CPU: the machine has no "
+            "GPU, or model.device=cpu"
+        )
     ]

@@ -44,17 +44,18 @@ class PromptsConfig(TaskConfig):
         if (self.prompt is None) == (self.prompts is None):
             given = "neither is given" if self.prompt is None else "both are given"
             raise ConfigError(
-                f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): "
-                f"{given}",
+                (
+                    f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, "
+                    f".jsonl, or - for stdin): {given}"
+                ),
                 code="missing" if self.prompt is None else "conflict",
             )
         check_value(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check_value(
-            all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once"
-        )
+        check_value(all(self.stop), "task.stop", self.stop, "an empty string would end every answer at once")
         if self.format is Framing.raw and self.system:
             raise ConfigError(
-                "task.system needs task.format=chat: a raw prompt has no system message", code="conflict"
+                "task.system needs task.format=chat, because a raw prompt has no system message",
+                code="conflict",
             )
 
     @property

@@ -15,10 +15,10 @@ SELECTS = NotInIdentity("selects questions; the SHA-256 of the selected ones cou
 READS_GOLD = NotInIdentity(
     "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
 )
-KEY_OF_ROWS = not_blank("name a key of the rows, or null for a known one")
-FILE_OF_QUESTIONS = not_blank("name a file of questions, or null")
+KEY_OF_ROWS = not_blank("give a key of the records, or null for a known one")
+FILE_OF_QUESTIONS = not_blank("give a file of questions, or null")
 OTHER_JOB = NotInIdentity("names another job; the id of that job counts instead")
-WORDS_FOR_A_JOB = not_blank("give overrides such as quantization=none, a job's id, or null")
+WORDS_FOR_A_JOB = not_blank("give overrides such as quantization=none, a job id, or null")
 EMBEDDED = "embedded"  # always the data set, even beside a folder of this name
 MAX_SAMPLES = 10_000  # answers to one question, which decode together
 
@@ -30,21 +30,21 @@ class QuestionsConfig(TaskConfig):
     # the key that says how many comparisons share 5 %; if it is null, a grid counts
     comparisons_key: ClassVar[str] = ""
 
-    data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, a JSONL file or a dataset id"))
+    data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, a JSONL file or a data set id"))
     subset: str | None = config_field(
-        None, SELECTS, not_blank("name a configuration of the hub's data set, or null")
+        None, SELECTS, not_blank("give a configuration of the hub's data set, or null")
     )
     question_key: str | None = config_field(None, SELECTS, KEY_OF_ROWS)
     answer_key: str | None = config_field(None, SELECTS, KEY_OF_ROWS)
     choices_key: str | None = config_field(None, SELECTS, KEY_OF_ROWS)
     gold: GoldKind = config_field(GoldKind.number, READS_GOLD)
     gold_after: Text | None = config_field(
-        None, READS_GOLD, not_blank("give the words before the answer, or null for ####")
+        None, READS_GOLD, not_blank("give the text before the answer, or null for ####")
     )
     cluster: str | None = config_field(
         None,
         NotInIdentity("names families of questions; the SHA-256 of the families counts instead"),
-        not_blank("name a key of the rows, or null for no families"),
+        not_blank("give a key of the records, or null for no clusters"),
     )
     split: str = "test"
     choices_seed: int | None = config_field(None, SELECTS, at_least(0, ", or null for the order of the data"))
@@ -116,7 +116,10 @@ def check_answers_differ(override: str, generation: GenerationConfig) -> None:
     """Raise ConfigError if several answers to one question would be equal, because decoding is greedy."""
     if generation.temperature == 0:
         raise ConfigError(
-            f"{override} needs answers that differ, and generation.temperature=0 is greedy: all would be the same. "
-            f"Use generation=sampling, generation.temperature=0.7, or leave out {override.partition('=')[0]}",
+            (
+                f"{override} needs answers that differ, but generation.temperature=0 always gives "
+                "the same one. Use generation=sampling or generation.temperature=0.7, or omit "
+                f"{override.partition('=')[0]}"
+            ),
             code="conflict",
         )

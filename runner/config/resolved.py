@@ -60,13 +60,18 @@ def apply_published_settings(generation: GenerationConfig, resolved: ResolvedJob
     """Return generation=model with the values of the model's own files."""
     model = resolved.config.model
     kind = get_choice_name(model)
-    need = f"model={kind} has no files here that say how its answers are drawn: use generation=greedy or sampling"
+    need = (
+        f"model={kind} has no local files with sampling settings. Use generation=greedy or "
+        "generation=sampling"
+    )
     check_value(model.publishes_settings, "generation", generation.name, need, code="unsupported")
     published = resolved.model.files.published_settings
     if published is None:
         raise ConfigError(
-            f"{model.name} has no generation_config.json, and no .gguf file that says how its "
-            "answers are drawn: use generation=greedy or sampling",
+            (
+                f"{model.name} has no generation_config.json or .gguf file with sampling "
+                "settings. Use generation=greedy or generation=sampling"
+            ),
             key="generation",
             value="model",
             code="not_found",

@@ -75,7 +75,7 @@ class NoTrackingConfig(TrackingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "tracking=none logs nothing to MLflow: leave one of the two out"
+        need = "tracking=none logs nothing to MLflow. Omit one of the two"
         check_value(not self.traces, "tracking.traces", self.traces, need, code="conflict")
 
 
@@ -121,7 +121,9 @@ class RunnerConfig:
             from runner.config.added_metrics import check_plugin_metrics  # with the table of all metrics
 
             check_plugin_metrics(self.metrics)
-        need = f"task={self.task.name} keeps no samples that a metric could be computed from: leave it out"
+        need = (
+            f"task={self.task.name} saves no samples, so no metric can be computed from them. Omit this key"
+        )
         check_value(
             not self.metrics or self.task.keeps_samples, "metrics", self.metrics, need, code="unsupported"
         )
@@ -129,21 +131,21 @@ class RunnerConfig:
             self.rerun in (True, False, "failed", "all"),
             "rerun",
             self.rerun,
-            "use false, failed or all (= true)",
+            "give false, failed or all (= true)",
         )
         check_value(
             self.plan in (True, False, "quick"),
             "plan",
             self.plan,
-            "use true, false, or quick (calibrates nothing)",
+            "give true, false, or quick (runs no calibration)",
         )
         workers_ok = self.workers == AUTO or (self.workers.isdigit() and int(self.workers) >= 1)
-        check_value(workers_ok, "workers", self.workers, f"use {AUTO}, or a number from 1")
+        check_value(workers_ok, "workers", self.workers, f"give {AUTO}, or a number of at least 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check_value(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         check_notes(self.notes)
         for key, text in _iterate_texts(self, ""):
-            need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
+            need = "contains a character that UTF-8 or file names do not allow: a lone surrogate or NUL"
             check_value(is_encodable(text) and "\0" not in text, key, repr(text), need)
             if key != "tracking.uri":  # it is recorded without its secrets
                 reject_secret(key, text)
@@ -179,7 +181,7 @@ def reject_secret(key: str, value: str) -> None:
     """Raise ConfigError if a value contains a secret of the environment, because it would be recorded."""
     if variable := find_leaked_variable(value):
         raise ConfigError(
-            f"the value of the environment variable {variable} would be recorded. Leave it out",
+            f"the value of the environment variable {variable} would be written to the run record. Omit it",
             key=key,
             value="***",
             code="refused",

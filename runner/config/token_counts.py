@@ -35,7 +35,7 @@ def parse_token_counts(key: str, values: Iterable[str | int]) -> list[int]:
     shown = f"[{','.join(given)}]"
     counts = [parse_token_count(value) for value in given]
     is_each = all(count is not None and count >= 1 for count in counts)
-    check_value(is_each, key, shown, "give numbers of tokens from 1 on, such as 256 or 4k (4 · 1,024)")
+    check_value(is_each, key, shown, "give token counts of at least 1, such as 256 or 4k (4 · 1,024)")
     known = sorted(count for count in counts if count is not None)
     check_value(len(set(known)) == len(known), key, shown, "no number may be repeated")
     return known

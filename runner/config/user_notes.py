@@ -19,19 +19,22 @@ def check_notes(notes: Mapping[str, Any]) -> None:
     """
     if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
         raise ConfigError(
-            f"needs names and values. Use +{NOTES}.NAME=VALUE", key=NOTES, value=notes, code="bad_value"
+            f"a note needs a name and a value. Use +{NOTES}.NAME=VALUE",
+            key=NOTES,
+            value=notes,
+            code="bad_value",
         )
     for key, value in flatten_notes(notes):
         for part in key.split("."):
             if NAME.fullmatch(part) is None:
                 raise ConfigError(
-                    f"{part!r} is no name: letters, digits, _ and - after a letter",
+                    f"{part!r} is not a valid name. Use letters, digits, _ and -, beginning with a letter",
                     key=NOTES,
                     code="bad_value",
                 )
         if not isinstance(value, Plain):
             raise ConfigError(
-                f"a text, a number, true or false expected, not {value!r}",
+                f"expected a text, a number, true or false, not {value!r}",
                 key=f"{NOTES}.{key}",
                 code="bad_value",
             )

@@ -43,7 +43,8 @@ class WordingConfig:
         """Raise ConfigError for keys that cannot work together."""
         if self.prompt is not PromptStyle.chat and self.system:
             raise ConfigError(
-                "task.system needs task.prompt=chat: plain text has no system message", code="conflict"
+                "task.system needs task.prompt=chat, because plain text has no system message",
+                code="conflict",
             )
         if self.template is not None:
             _check_template(self.template)
@@ -65,6 +66,6 @@ def _check_template(template: str) -> None:
         "{question}" in template,
         "task.template",
         shown,
-        "{question} must stand where the question goes",
+        "must contain {question}, which is replaced by the question",
         code="missing",
     )

@@ -65,7 +65,7 @@ def _yaml_error(error: Any, where: str) -> ConfigError:
     if type(error).__name__ == "ConstructorError" and "tag" in str(error.problem):
         tag = str(error.problem).partition("'")[2].rstrip("'").replace("tag:yaml.org,2002:", "!!")
         return ConfigError(
-            f"the tag {tag} is not read: a config contains plain values, lists and mappings. Leave it out",
+            f"the YAML tag {tag} is not supported. Use plain values, lists and mappings",
             key=position,
             code="refused",
         )
@@ -88,7 +88,7 @@ def check_depth(text: str, location: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(
-                f"lists and mappings are nested more than {MAX_DEPTH} deep",
+                f"lists and mappings are nested more than {MAX_DEPTH} levels deep",
                 key=f"{location}, {_format_position(event.start_mark)}",
                 code="too_large",
             )
@@ -116,7 +116,7 @@ def check_aliases(text: str, location: str) -> None:
         return  # loading it reports what is wrong
     if most > MAX_VALUES:
         raise ConfigError(
-            f"its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves",
+            f"its YAML aliases (*name) expand to more than {MAX_VALUES:,} values, or contain themselves",
             key=location,
             code="too_large",
         )

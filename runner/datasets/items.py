@@ -71,14 +71,14 @@ def read_items(source: QuestionSource, selection: QuestionSelection) -> list[Ite
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(
-            f"{source.key}={data} has none: leave it out",
+            f"{source.key}={data} does not use this key. Omit it",
             key="task.subset",
             value=source.subset,
             code="unsupported",
         )
     if data == "embedded":
         if keys.cluster not in (None, TEMPLATE):
-            need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
+            need = f"the embedded questions have clusters by {TEMPLATE} only. Use it, or omit this key"
             raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
         return _read_embedded(source.split, selection, keys.cluster is not None)
     if path.is_dir():
@@ -112,7 +112,9 @@ def _read_folder(folder: Path, source: QuestionSource, selection: QuestionSelect
         return _read_tables(files, selection, keys)
     splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.list_splits(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.list_splits(path))
-    other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
+    other = (
+        f"; its folders {', '.join(inside)} contain data. Name one of them" if inside and not splits else ""
+    )
     raise ConfigError(
         f"{unknown_choice_message('file for split', split, splits)} in {folder}{other}",
         key="task.split",
@@ -133,7 +135,7 @@ def _read_embedded(split: str, selection: QuestionSelection, has_clusters: bool)
         )
     if selection.limit is None:
         raise ConfigError(
-            "the embedded generator is endless; give a number, e.g. task.limit=1000",
+            "the embedded generator has no end. Give a number, such as task.limit=1000",
             key="task.limit",
             value="null",
             code="missing",
@@ -141,8 +143,10 @@ def _read_embedded(split: str, selection: QuestionSelection, has_clusters: bool)
     end = selection.offset + selection.limit
     if selection.shuffle_seed is not None and end > DISTINCT:
         raise ConfigError(
-            f"{DISTINCT:,} questions of the embedded data are shuffled, and "
-            f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out",
+            (
+                f"only {DISTINCT:,} embedded questions can be shuffled, but task.offset + "
+                f"task.limit is {end:,}. Lower it, or omit task.shuffle_seed"
+            ),
             key="task.shuffle_seed",
             value=selection.shuffle_seed,
             code="too_large",
@@ -187,7 +191,10 @@ def _read_json_list(file: Path) -> Iterator[Row]:
     if (size := file.stat().st_size) > MAX_LIST_BYTES:
         most = MAX_LIST_BYTES // 2**20
         raise DataError(
-            f"a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)",
+            (
+                f"a JSON list of {size / 2**20:,.0f} MiB is larger than the limit of {most}. "
+                "Write one record per line (.jsonl)"
+            ),
             key=file,
             code="too_large",
         )
@@ -217,8 +224,10 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
             )
         except ValueError as error:
             raise DataError(
-                f"{error} (a row needs a question, and {keys.required_answer}; "
-                "task.question_key and task.answer_key name them if they have other names)",
+                (
+                    f"{error} (a record needs a question and {keys.required_answer}; for other "
+                    "key names use task.question_key and task.answer_key)"
+                ),
                 key=where,
                 code="damaged",
             ) from error
@@ -234,14 +243,16 @@ def _read_hub(source: QuestionSource, selection: QuestionSelection) -> tuple[Ite
         files = tables.find_cached_files(name, config, split)
         if not files:
             raise DataError(
-                f"no folder {Path(name).absolute()}, not in the cache, and {reason}. "
-                "When the hub is in reach, the same command fetches it",
+                (
+                    f"the folder {Path(name).absolute()} does not exist, the cache has no copy, "
+                    f"and {reason}. Repeat the command when the hub is reachable"
+                ),
                 key=key,
                 value=f"{name}, task.split={split}",
                 code="unreachable",
             )
         if not os.environ.get("HF_HUB_OFFLINE"):  # offline mode was requested: no warning
-            log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
+            log.warning("%s=%s: %s: the cached copy is used", key, name, reason)
         return tuple(_read_tables(files, selection, keys))
     import datasets
 

@@ -29,8 +29,10 @@ def read_prompt_text(prompt: str) -> str:
     where = f"task.prompt={prompt}"
     if not path.is_file():
         raise ConfigError(
-            f"there is no file {path.absolute()}; a text that begins with {AT} has two of them: "
-            f"task.prompt={AT}{prompt}",
+            (
+                f"file {path.absolute()} does not exist. For a text that begins with {AT}, double "
+                f"the character: task.prompt={AT}{prompt}"
+            ),
             key=where,
             code="not_found",
         )

@@ -122,12 +122,12 @@ def perturb_question(data: str, split: str, item: Item) -> Item | None:
 def _perturb_worked_answer(item: Item) -> Item:
     steps = list(_parse_steps(item.answer))
     if not steps or steps[-1].result != Fraction(item.gold):
-        raise CannotPerturb("the last step is not the answer")
+        raise CannotPerturb("the result of the last step is not the answer")
     stated = [Fraction(found[1].replace(",", "")) for found in _STATED.finditer(item.question)]
     movable = _replaceable_numbers(item.question, steps, stated)
     values = {number: number for number in stated}
     if _recompute_steps(steps, values, _all_numbers(item.question)) != [step.result for step in steps]:
-        raise CannotPerturb("computed from the question's numbers, the steps do not give the answer")
+        raise CannotPerturb("the steps, computed with the question's numbers, do not give the answer")
     random = Random(item.question)
     for number in movable:
         for _ in range(TRIES):
@@ -241,7 +241,7 @@ def _recompute_steps(
                 {values.get(literal, literal)} if literal in known_numbers or literal in values else set()
             )
             if len(meanings) != 1:
-                raise CannotPerturb(f"it is not clear what {literal} is")
+                raise CannotPerturb(f"the meaning of {literal} is unclear")
             now += meanings
         results.append(step.evaluate(now))
     return results

@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 
 KEYS = ("prompt", "messages", "branches")
 ROLES = ("system", "user", "assistant")
-NEEDED = 'each line is an object with `prompt` (a text) or `messages` ([{"role": "user", "content": "..."}])'
+NEEDED = (
+    'each line is an object with `prompt` (a string) or `messages` ([{"role": "user", "content": "..."}])'
+)
 
 Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a conversation
 
@@ -169,7 +171,7 @@ def _read_source(prompts: str) -> tuple[bytes, str, bool]:
     path = Path(prompts).expanduser()
     if path.suffix not in (".txt", ".jsonl"):
         raise ConfigError(
-            f"give FILE.txt (one a line), FILE.jsonl ({NEEDED}), or - for stdin",
+            f"give FILE.txt (one prompt per line), FILE.jsonl ({NEEDED}), or - for stdin",
             key="task.prompts",
             value=prompts,
             code="bad_value",
@@ -237,34 +239,36 @@ def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
 
 @cache  # a grid reads the same lines for each of its jobs
 def _warn_unread_keys(keys: str) -> None:
-    log.warning("note: prompt lines hold keys that are not read: %s (read are %s)", keys, ", ".join(KEYS))
+    log.warning("note: keys of prompt lines are ignored: %s (used are %s)", keys, ", ".join(KEYS))
 
 
 def _validate_branches(branches: Any) -> tuple[str, ...]:
     """Check the beginnings of branches. An empty one continues the prompt directly."""
     if not isinstance(branches, list) or not branches:
-        raise ValueError(f"branches is a list of one text or more, not {json.dumps(branches)[:80]}")
+        raise ValueError(f"branches must be a list of at least one string, not {json.dumps(branches)[:80]}")
     return tuple("" if text == "" else validate_text(text) for text in branches)
 
 
 def _validate_messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
     if framing is Framing.raw:
-        raise ValueError("messages need task.format=chat: a raw prompt is one text")
+        raise ValueError("messages need task.format=chat, because a raw prompt is one string")
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"messages is not a list of messages, or empty: {NEEDED}")
+        raise ValueError(f"messages must be a list with at least one message: {NEEDED}")
     return tuple(validate_message(message) for message in messages)
 
 
 def validate_message(message: Any) -> Message:
     """Check one turn of a conversation. Raises ValueError with the problem."""
     if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
-        raise ValueError(f"a message holds role and content and nothing else, not {_truncate_json(message)}")
+        raise ValueError(f"a message has the keys role and content only, not {_truncate_json(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
     if (thinking := message.get("reasoning_content")) is None:
         return Message(message["role"], validate_text(message["content"]))
     if message["role"] != "assistant":
-        raise ValueError(f"reasoning_content is the assistant's, and this message is the {message['role']}'s")
+        raise ValueError(
+            f"only a message of role assistant may have reasoning_content, not {message['role']}"
+        )
     # of an answer that was cut off before it
     content = "" if message["content"] == "" else validate_text(message["content"])
     return Message("assistant", content, validate_text(thinking))
@@ -273,7 +277,9 @@ def validate_message(message: Any) -> Message:
 def validate_text(value: Any) -> str:
     """Check that a value is a text for a model. Raises ValueError with the reason."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _truncate_json(value)}")
+        raise ValueError(
+            f"expected a string, found {('an empty one' if value == '' else _truncate_json(value))}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -20,7 +20,7 @@ ID = "id:"  # before an id that is a whole number, because a whole number alone 
 DIGITS = 16  # of a hash, at least
 HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}|[0-9a-f]{{64}}")
 FORMS = (
-    "the number of a question from 0 on, an id of the data set, or the SHA-256 of a question "
+    "the number of a question (from 0), an id of the data set, or the SHA-256 of a question "
     f"(64 or {DIGITS} digits)"
 )
 
@@ -54,7 +54,7 @@ def read_entries(file: str, config_key: str) -> list[str]:
     entries = list(dict.fromkeys(filter(None, entries)))
     if not entries:
         raise ConfigError(
-            f"it names no question. A line is {FORMS}", key=config_key, value=file, code="empty"
+            f"the line names no question. A line must be {FORMS}", key=config_key, value=file, code="empty"
         )
     return entries
 
@@ -64,7 +64,7 @@ def _parse_json_list(text: str, source: str) -> list[str]:
         values = parse_json(text)
     except ValueError as error:
         raise DataError(
-            f"it begins with [ and is not a JSON list ({error})", key=source, code="damaged"
+            f"the list begins with [ but is not a valid JSON list ({error})", key=source, code="damaged"
         ) from error
     for value in values:
         if not isinstance(value, str | int) or isinstance(value, bool):
@@ -90,8 +90,11 @@ def find_listed_positions(
     places = {entry: by_name.get(_normalize_entry(entry), []) for entry in entries}
     if missing := [entry for entry, found in places.items() if not found]:
         raise ConfigError(
-            f"{len(missing)} of its {len(entries)} entries name no question of split {split}, which has "
-            f"{len(questions):,}: {join_first_names(missing)}. An entry is {FORMS}",
+            (
+                f"{len(missing)} of its {len(entries)} entries match no question of split "
+                f"{split}, which has {len(questions):,}: {join_first_names(missing)}. An entry "
+                f"must be {FORMS}"
+            ),
             key=config_key,
             value=file,
             code="not_found",

@@ -46,9 +46,7 @@ def load_few_shot_examples(task: ExamplesConfig, items: list[Item]) -> tuple[lis
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.position for item in items]
     wanted = set(places)
-    need = (
-        f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
-    )
+    need = f"{LM_EVAL_SHOTS} examples are drawn per question. The limit is {MAX_DRAWN:,} questions"
     check_value(
         max(wanted) < MAX_DRAWN,
         "task.offset",

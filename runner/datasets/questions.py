@@ -66,10 +66,7 @@ def _select_only(file: str, source: QuestionSource, task: QuestionsConfig) -> li
     ]
     if not items:
         raise ConfigError(
-            f"none of its questions comes after task.offset={task.offset}",
-            key="task.only",
-            value=file,
-            code="empty",
+            f"no question remains after task.offset={task.offset}", key="task.only", value=file, code="empty"
         )
     return items
 
@@ -79,7 +76,7 @@ def _mark_excluded(file: str, items: list[Item], source: QuestionSource) -> list
     named = find_listed_positions(file, "task.without", source.split, _read_whole_split(source))
     if all(item.position in named for item in items):
         raise ConfigError(
-            f"it names all {len(items):,} questions that are asked: none is scored",
+            f"this list excludes all {len(items):,} questions, so none is scored",
             key="task.without",
             value=file,
             code="empty",
@@ -121,8 +118,11 @@ def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None =
     """
     if task.shots_data is None and Path(task.data).expanduser().is_file():
         raise ConfigError(
-            f"{required_by} needs worked examples, and task.data={task.data} is one file with the "
-            "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data",
+            (
+                f"{required_by} needs worked examples, but task.data={task.data} is one file of "
+                "questions. Give task.shots_data=FILE.jsonl, or a folder with one file per split "
+                "as task.data"
+            ),
             code="missing",
         )
     data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
@@ -134,13 +134,15 @@ def load_train_split(task: ExamplesConfig, required_by: str, limit: int | None =
     )
     if data == task.data and task.split == task.shots_split:
         keys = f"task.split={task.split} with {required_by}"
-        raise ConfigError("the examples would be questions too; use another split", key=keys, code="conflict")
+        raise ConfigError(
+            "the examples would also be scored questions. Use another split", key=keys, code="conflict"
+        )
     return examples
 
 
 def check_embedded_count(data: str, key: str, value: object, count: int | None) -> None:
     """Reject a count that is too large for the embedded generator, whose questions all stay in memory."""
-    need = f"at most {MAX_MADE:,} questions of the embedded data are made"
+    need = f"the embedded data has at most {MAX_MADE:,} questions"
     check_value(data != "embedded" or count is None or count <= MAX_MADE, key, value, need, code="too_large")
 
 

@@ -28,7 +28,7 @@ def rotate_choices(items: list[Item], num_orders: int) -> list[Item]:
     if without is not None:
         fix = "give task.choices_key" if without.gold in LETTERS else "leave it out"
         raise ConfigError(
-            f"question {without.number} has no list of choices that could be asked in another order: {fix}",
+            f"question {without.number} has no list of choices to rotate. {fix}",
             key="task.rotate",
             value=num_orders,
             code="unsupported",

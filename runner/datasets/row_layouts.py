@@ -73,8 +73,9 @@ class RowKeys:
         """Return the keys of the question's parts, and of the answer. Raises ValueError if one is missing."""
         if of_code := next((keys for keys in PROGRAMMING if all(key in columns for key in keys)), None):
             raise ValueError(
-                f"with {', '.join(of_code)} these are programming tasks, as in HumanEval and MBPP, whose answers are "
-                "judged by running tests: no scorer here does that, only answers that are numbers or letters are judged"
+                f"the keys {', '.join(of_code)} mean programming tasks, such as HumanEval and "
+                "MBPP, whose answers need tests. The runner scores only numbers, letters and "
+                "expressions"
             )
         question = _first_existing(self.question, QUESTIONS, columns, "question")
         return tuple(question.split("+")), _first_existing(self.answer, ANSWERS, columns, "answer")
@@ -172,7 +173,7 @@ def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
     question = texts[0] if len(texts) == 1 else " ".join(text.strip() for text in texts)
     if masked := MASKED.search(question):
         raise ValueError(
-            f"the question holds {masked[0]} where a number belongs: use a copy with the numbers filled in"
+            f"the question contains {masked[0]} in place of a number. Use a copy with the numbers filled in"
         )
     stem, labels = question, tuple(LETTERS)
     choices: tuple[str, ...] = ()
@@ -224,7 +225,7 @@ def parse_cluster(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise ValueError(
-            f"`{key}` is {_truncate_json(value)}, not the name or the number of a family of questions"
+            f"`{key}` is {_truncate_json(value)}, not the name or number of a cluster of questions"
         )
     return str(value)
 
@@ -239,13 +240,13 @@ def _first_existing(
     missing = (
         description if named_key is None else next(key for key in named_key.split("+") if key not in columns)
     )
-    raise ValueError(f"no key {missing!r}: it has {join_first_names(sorted(columns), 8)}")
+    raise ValueError(f"the key {missing!r} is missing; the record has {join_first_names(sorted(columns), 8)}")
 
 
 def _require_text(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{key}` is {_truncate_json(value)}, not a text")
+        raise ValueError(f"`{key}` is {_truncate_json(value)}, not a string")
     return value
 
 
@@ -259,7 +260,7 @@ def _parse_answer(row: Mapping[str, Any], key: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{key}` is {_truncate_json(value)} and neither a text nor a number")
+        raise ValueError(f"`{key}` is {_truncate_json(value)}, neither a string nor a number")
     return value if "####" in value else UNIT.sub("", value)
 
 
@@ -271,7 +272,7 @@ def _parse_choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, 
         labels, texts = texts["label"], texts["text"]
     if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
         raise ValueError(
-            f"`{'+'.join(keys)}` is {_truncate_json(texts)}: a list of 2 to {len(LETTERS)} choices expected"
+            f"`{'+'.join(keys)}` is {_truncate_json(texts)}: expected a list of 2 to {len(LETTERS)} choices"
         )
     return tuple(map(str, labels)), tuple(str(text).strip() for text in texts)
 

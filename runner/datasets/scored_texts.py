@@ -87,7 +87,7 @@ def _select_items(task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout
     chosen = [row for position, row in choice.select_rows(rows) if named is None or position in named]
     if named is not None and not chosen:
         raise ConfigError(
-            f"none of its rows comes after task.offset={task.offset}",
+            f"no record remains after task.offset={task.offset}",
             key="task.only",
             value=task.only,
             code="empty",
@@ -158,7 +158,7 @@ def _detect_layout(path: Path, task: QuestionsConfig) -> str | None:
     if row is None:
         raise DataError(f"{path} holds no rows: {NEEDED}", key="task.data", value=task.data, code="empty")
     if not isinstance(row, dict):
-        raise DataError(f"not an object with keys: {NEEDED}", key=where, code="damaged")
+        raise DataError(f"the record is not a JSON object: {NEEDED}", key=where, code="damaged")
     shape = next((shape for shape in SHAPES if set(shape.split("+")) <= row.keys()), None)
     if shape == "question+answer" and (task.question_key or task.answer_key or row.get(CHOICES)):
         return None
@@ -174,7 +174,7 @@ def _parse_row(location: str, row: Any, row_layout: str, cluster_key: str | None
     """Read one row. Raises DataError with its location and the reason."""
     try:
         if not isinstance(row, dict) or not set(row_layout.split("+")) <= row.keys():
-            raise ValueError(f"{SHAPES[row_layout]} expected, as in the first row")
+            raise ValueError(f"expected {SHAPES[row_layout]}, as in the first record")
         cluster = next(
             (parse_cluster(row, key) for key in RowKeys(cluster=cluster_key).cluster_keys(row)), None
         )
@@ -199,7 +199,7 @@ def _parse_row(location: str, row: Any, row_layout: str, cluster_key: str | None
 def _parse_choices(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(
-            f"choices: a list of two texts or more expected, found {json.dumps(values, default=str)[:80]}"
+            f"choices: expected a list of at least two strings, found {json.dumps(values, default=str)[:80]}"
         )
     return tuple(map(validate_text, values))
 
@@ -212,7 +212,8 @@ def _parse_gold(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
         gold = names.index(gold) if gold in names else None
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise ValueError(
-            f"gold: {json.dumps(row['gold'], default=str)[:80]} is not one of the {len(choices)} choices: give its "
-            "number from 0 on, its letter from A on, or its text"
+            f"gold: {json.dumps(row['gold'], default=str)[:80]} is not one of the "
+            f"{len(choices)} choices. Give its number (from 0), its letter (from A), or its "
+            "text"
         )
     return gold

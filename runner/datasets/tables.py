@@ -47,7 +47,7 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
         names = [entry.get("filename") for entry in listed if isinstance(entry, dict)]
         if not names or not all(map(is_plain_file_name, names)):
             raise DataError(
-                f"_data_files: the names of Arrow files expected, found {truncated_repr(entries)}",
+                f"_data_files: expected the names of Arrow files, found {truncated_repr(entries)}",
                 key=folder / STATE,
                 code="damaged",
             )
@@ -125,7 +125,7 @@ def _require_all_shards(files: list[Path]) -> list[Path]:
     if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
         names = join_first_names([path.name for path in files])
         raise DataError(
-            f"{int(shards[0][3])} files of this split expected, found {names}",
+            f"expected {int(shards[0][3])} files of this split, found {names}",
             key=files[0].parent,
             code="damaged",
         )
@@ -168,7 +168,9 @@ def _read_parquet_batches(path: Path, select_columns: Columns) -> Iterator[Any]:
         if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30
             raise DataError(
-                f"{gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read", key=path, code="too_large"
+                f"{gib:,.1f} GiB of decompressed text exceed the limit of {most:,.0f}",
+                key=path,
+                code="too_large",
             )
         yield from file.iter_batches(ROWS_AT_ONCE, columns=wanted)
 

@@ -65,10 +65,10 @@ def check_dependency(planned: PlannedJob) -> None:
     job = _sibling_job(planned, planned.after)
     if job.read_finished_record() is None and not is_locked(job.folder / LOCK):
         command = equivalent_grid_command() if planned.after_overrides else None
-        first = "this command runs it first, and then this one"
+        first = "this command runs that job first, then this one"
         fix = "run it first" if command is None else f"{first}: {command}"
         raise ConfigError(
-            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {fix}",
+            f"{planned.job_id} needs {job.job_id}, which is not complete in {job.folder.parent}. {fix}",
             code="not_found",
         )
 
@@ -115,14 +115,17 @@ def _dependency_error(planned: PlannedJob, job_id: str, dependency: PlannedJob |
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if dependency is None:
         return ConfigError(
-            f"it needs {job_id} first, and {folder} has no finished job of that id", code="not_found"
+            f"this job needs {job_id} first, but {folder} has no completed job with that id", code="not_found"
         )
     if dependency.error is not None:
         return ConfigError(
-            f"it needs another job first, which cannot work: {dependency.error}", code=dependency.error.code
+            f"this job needs another job first, which cannot run: {dependency.error}",
+            code=dependency.error.code,
         )
     return ConfigError(
-        f"it needs {job_id} first, and the overrides that name it make another job "
-        f"({dependency.job_id}): run it by itself",
+        (
+            f"this job needs {job_id} first, but the overrides that name it give another job "
+            f"({dependency.job_id}). Run {job_id} on its own"
+        ),
         code="mismatch",
     )

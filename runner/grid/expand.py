@@ -73,7 +73,7 @@ def expand_grid(
     if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_axis_keys(axis)})" for axis in axes if len(axis) > 1)
         raise ConfigError(
-            f"this grid has more than {MAX_JOBS:,} jobs: {sizes}; give fewer values", code="too_large"
+            f"this grid has more than {MAX_JOBS:,} jobs: {sizes}. Give fewer values", code="too_large"
         )
     return [list(chain.from_iterable(job)) for job in product(*axes)]
 
@@ -113,7 +113,7 @@ def _parse_override(parser: OverridesParser, config_key: str, key: str, value: A
     except HydraException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(
-            f"{key}={value} cannot be read ({why}); text with special characters needs quotes of its own",
+            f"{key}={value} cannot be read ({why}). Text with special characters needs its own quotes",
             key=config_key,
             code="bad_value",
         ) from error
@@ -141,22 +141,25 @@ def _reject_duplicate_keys(
                     if seen[name] == where_given
                     else f"in {seen[name]} and in {where_given}"
                 )
-                raise ConfigError(f"{name} is given {where}: keep it in one place", code="conflict")
+                raise ConfigError(f"{name} is set {where}. Keep one of them", code="conflict")
             seen[name] = where_given
     for override in command_line.values():
         name = _key_without_prefix(override)
         if (place_of_zip := seen.get(name)) is not None:
             others = [other for other in map(_key_without_prefix, zipped[place_of_zip]) if other != name]
-            together = f", where it advances together with {', '.join(others)}" if others else ""
+            together = f", together with {', '.join(others)}" if others else ""
             raise ConfigError(
-                f"{override.input_line} on the command line collides with {name} in {place_of_zip}{together}: "
-                f"leave it off the command line, or take it out of {place_of_zip}",
+                (
+                    f"{override.input_line} on the command line conflicts with {name} in "
+                    f"{place_of_zip}{together}. Remove it from the command line or from "
+                    f"{place_of_zip}"
+                ),
                 code="conflict",
             )
     for name in map(_key_without_prefix, param_overrides.values()):
         if name in seen:
             raise ConfigError(
-                f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place", code="conflict"
+                f"{name} is set in {PARAMS} and in {seen[name]}. Keep one of them", code="conflict"
             )
 
 
@@ -169,7 +172,7 @@ def _grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[str, ..
             for override, column in zip(overrides, columns, strict=True)
         )
         raise ConfigError(
-            f"its keys advance together, so each needs the same number of values: {lengths}",
+            f"keys that change together need the same number of values: {lengths}",
             key=config_key,
             code="mismatch",
         )
@@ -180,7 +183,7 @@ def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
     """Return the jobs of all cases, one case after the other."""
     grids = [[_expand_override(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
-        raise ConfigError(f"more than {MAX_JOBS:,} jobs; give fewer values", key=CASES, code="too_large")
+        raise ConfigError(f"more than {MAX_JOBS:,} jobs. Give fewer values", key=CASES, code="too_large")
     return [job for grid in grids for job in product(*grid)]
 
 
@@ -200,8 +203,10 @@ def _reject_unbounded_sweep(override: Override) -> None:
     value: Any = override.value()
     if override.is_interval_sweep():
         raise ConfigError(
-            f"an interval has no list of values, so it makes no grid: "
-            f"use {override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna",
+            (
+                "an interval has no list of values, so a grid cannot use it. Use "
+                f"{override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna"
+            ),
             key=override.input_line,
             code="unsupported",
         )
@@ -226,13 +231,13 @@ def _no_values_error(override: Override) -> ConfigError:
     line, group = override.input_line, override.key_or_group
     if not isinstance(override.value(), Glob):
         return ConfigError(
-            "it has no values; a range includes start and excludes stop", key=line, code="empty"
+            "this range has no values. A range includes start and excludes stop", key=line, code="empty"
         )
     assert override.config_loader is not None  # without it the glob could not be expanded
     choices = override.config_loader.get_group_options(group)
     if not choices:
         return ConfigError(
-            f"glob lists the choices of a group, and {group} is not a group; use choice(...)",
+            f"glob lists the choices of a group, but {group} is no group. Use choice(...)",
             key=line,
             code="empty",
         )

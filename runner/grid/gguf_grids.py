@@ -27,8 +27,10 @@ def reject_gguf_quantizations(plan: Sequence[PlannedJob]) -> None:
     if len(quantizations) < 2:
         return  # the one job's own error says it
     raise ConfigError(
-        f"{', '.join(files)} is a .gguf file, which is quantized already. "
-        "Leave quantization out, and compare files: model.name=A.gguf,B.gguf",
+        (
+            f"{', '.join(files)} is a .gguf file, which is already quantized. Omit quantization "
+            "and compare files: model.name=A.gguf,B.gguf"
+        ),
         key="quantization",
         value=",".join(quantizations),
         code="conflict",

@@ -59,7 +59,7 @@ def create_sweeper(arguments: list[str], study: str | Path | None) -> tuple[Grid
     )
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError(
-            "runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...",
+            "runner.grid() runs grids only. For a search run: runner -m hydra/sweeper=optuna ...",
             key="hydra/sweeper",
             code="unsupported",
         )

@@ -62,10 +62,12 @@ def list_models(files_value: str) -> tuple[list[ListedModel], list[Note]]:
     for given in _split_paths(files_value):
         if (found := _find_models_at(given, left_out)) is None:
             raise ConfigError(
-                f"there is neither a .gguf file nor a folder with a config.json in {given}"
+                f"{given} contains neither a .gguf file nor a folder with a config.json"
                 if Path(given).expanduser().exists()
-                else f"there is no {given}: give a folder, a pattern such as 'models/*.gguf', files or "
-                "folders separated by commas, or hub ids",
+                else (
+                    f"{given} does not exist. Give a folder, a pattern such as 'models/*.gguf', "
+                    "files or folders separated by commas, or hub ids"
+                ),
                 key=FILES,
                 value=files_value,
                 code="not_found",
@@ -92,7 +94,7 @@ def choose_reference(models: Sequence[ListedModel], reference_name: str | None) 
         same = same or [model for model in models if Path(model.name).name == reference_name]
         if len(same) != 1:
             names = join_first_names([model.name for model in (same or models)], 12)
-            why = f"{len(same)} of the files have this name" if same else "it is not among the files"
+            why = f"{len(same)} of the files have this name" if same else "no file has this name"
             raise ConfigError(
                 f"{why}: {names}",
                 key=REFERENCE,
@@ -104,7 +106,10 @@ def choose_reference(models: Sequence[ListedModel], reference_name: str | None) 
     if not readable:
         problems = "; ".join(model.problem for model in models if model.problem)
         raise ConfigError(
-            f"no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE",
+            (
+                f"no file can be the reference: {problems or 'none is on this machine yet'}. Give "
+                f"{REFERENCE}=FILE"
+            ),
             key=FILES,
             code="not_found",
         )
@@ -122,7 +127,7 @@ def model_overrides(
     known = set(given_keys)
     if taken := [key for key in ITS_KEYS if key in known]:
         raise ConfigError(
-            f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}", code="conflict"
+            f"{FILES} sets {', '.join(ITS_KEYS)} of each job. Omit {', '.join(taken)}", code="conflict"
         )
     compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
     lists = []

@@ -91,7 +91,7 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
             else "hydra/launcher=workers"
         )
         raise ConfigError(
-            f"hydra/launcher={launcher_name} cannot keep it, use {own}",
+            f"hydra/launcher={launcher_name} does not support this key. Use {own}",
             key="job_timeout_s",
             value=f"{config.job_timeout_s:g}",
             code="unsupported",
@@ -108,7 +108,7 @@ def reject_worker_settings(launcher_name: str, config: RunnerConfig) -> None:
             else "hydra/launcher=workers"
         )
         raise ConfigError(
-            f"hydra/launcher={launcher_name} decides that itself, use {own}",
+            f"hydra/launcher={launcher_name} sets this itself. Use {own}",
             key="workers",
             value=config.workers,
             code="unsupported",
@@ -212,8 +212,10 @@ class OtherLauncherRun:
                 self.outcomes[number] = self.plan[number].record_death(Status.KILLED, "interrupted")
         if running:
             log.warning(
-                "%d jobs keep running without this grid, because hydra/launcher=%s does not end them: "
-                "their results are kept, and the same command waits for them",
+                (
+                    "%d jobs keep running after this grid, because hydra/launcher=%s does not "
+                    "end them. Run the same command to wait for their results"
+                ),
                 len(running),
                 self.name,
             )
@@ -225,13 +227,13 @@ class OtherLauncherRun:
         started = self._started_jobs(batch)
         waiting = [number for number in batch if number not in self.outcomes and number not in started]
         if len(batch) == 1 and started:
-            message = f"its process died under hydra/launcher={self.name}: {cause}"
+            message = f"the process of this job died under hydra/launcher={self.name}: {cause}"
             self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
             return []
         if not started and not progressed:
             if not self.outcomes:
                 raise ConfigError(
-                    f"hydra/launcher={self.name} could not start the jobs: {cause}", code="failed"
+                    f"hydra/launcher={self.name} did not start the jobs: {cause}", code="failed"
                 ) from launch_error
             for number in waiting:
                 self.outcomes[number] = JobOutcome(
@@ -239,7 +241,9 @@ class OtherLauncherRun:
                 )
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
-        log.warning("%d jobs were running and run again one by one; %d follow", len(started), len(waiting))
+        log.warning(
+            "%d interrupted jobs start again one at a time; %d jobs follow", len(started), len(waiting)
+        )
         # a waiting job may still start before the launcher is down
         self._relaunched |= {*started, *waiting}
         return [*([number] for number in started), *([waiting] if waiting else [])]

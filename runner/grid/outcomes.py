@@ -75,6 +75,9 @@ def extract_objective(record: Record) -> tuple[str, float]:
         if name in record.result.metrics:
             return name, record.result.metrics[name]
     raise ConfigError(
-        "this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep",
+        (
+            "this task has no metric that a search could optimize. Use task=gsm8k, "
+            "task=likelihood or task=sweep"
+        ),
         code="unsupported",
     )

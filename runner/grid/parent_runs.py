@@ -67,9 +67,7 @@ class ParentRuns:
                 if len(done) == len(jobs) and all(
                     was_logged_to(store, job.record) for job in done if job.record
                 ):
-                    log.warning(
-                        "%s. The results were logged there when the jobs were done", str(error).rstrip(".")
-                    )
+                    log.warning("%s. The jobs' results are already logged there", str(error).rstrip("."))
                     continue
                 raise
             grid_runs.end_abandoned_runs(store, stored)

@@ -183,14 +183,19 @@ def plan_composed_job(overrides: list[str], composed: DictConfig, choices: Mappi
     if config.task.reads_stdin:
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
         refusal = ConfigError(
-            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
-            f"{file}run it without -m",
+            (
+                f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
+                f"{file}run it without -m"
+            ),
             code="unsupported",
         )
         return PlannedJob(overrides, error=refusal, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
         refusal = ConfigError(
-            f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone",
+            (
+                f"task={config.task.name} runs until you stop it, so it cannot be part of a grid. "
+                "Start it on its own"
+            ),
             code="unsupported",
         )
         return PlannedJob(overrides, error=refusal, exit_code=ConfigError.exit_code)

@@ -209,7 +209,7 @@ class WorkerPool(Executor):
             return
         if number in self._lost:
             earlier, why = self._lost[number]
-            outcome = replace(outcome, note=f"repeated on {worker.gpus}, because {earlier} had failed: {why}")
+            outcome = replace(outcome, note=f"repeated on {worker.gpus}, because {earlier} failed: {why}")
         if outcome.is_held_elsewhere:
             self._held_elsewhere.append(number)
             return

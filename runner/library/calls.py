@@ -60,7 +60,7 @@ class ModelCall:
         if not errors:
             return completions
         first, error = next(iter(errors.items()))
-        several = f"{len(errors)} of {len(completions)} have no answer, number {first}: {error}"
+        several = f"{len(errors)} of {len(completions)} requests failed. The first is number {first}: {error}"
         answers = [
             None if at in errors else Answer.from_completions(choices)
             for at, choices in enumerate(completions)

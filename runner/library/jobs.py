@@ -30,7 +30,7 @@ def evaluate(*overrides: Overrides) -> NotebookRecord:
         config = to_config(composed, choices)
         if config.plan:
             raise ConfigError(
-                "evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run",
+                "evaluate() runs a job. For a plan use runner.grid(..., 'plan=true')",
                 key="plan",
                 value="true",
                 code="unsupported",

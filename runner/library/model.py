@@ -168,7 +168,7 @@ class Model:
         self, prompt: Any, format: Format, system: str | None, settings: Mapping[str, Any]
     ) -> list[Request]:
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        check_value(not isinstance(prompts, Mapping), "prompt", prompt, "give a text or a list of texts")
+        check_value(not isinstance(prompts, Mapping), "prompt", prompt, "give a string or a list of strings")
         formatted = [_build_prompt(text, format, system) for text in map(_require_text, prompts)]
         return [
             self._build_request(formatted_prompt, settings, seed_offset=index)
@@ -245,7 +245,7 @@ def _build_prompt(prompt: TextOrTurns, format: Format, system: str | None = None
         format == "chat" or not system,
         "system",
         system,
-        "a raw prompt has no system message: use format='chat'",
+        "a raw prompt has no system message. Use format='chat'",
         code="conflict",
     )
     if not isinstance(prompt, str):
@@ -258,7 +258,7 @@ def _build_prompt(prompt: TextOrTurns, format: Format, system: str | None = None
 
 
 def _to_messages(messages: Sequence[Turn]) -> tuple[Message, ...]:
-    needed = 'give a list of turns: [{"role": "user", "content": "..."}]'
+    needed = 'give a list of messages: [{"role": "user", "content": "..."}]'
     check_value(
         isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed
     )

@@ -49,7 +49,7 @@ def load_recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None)
     for text in here.damaged.values():
         print_message(f"note: left out: {text}")
     if not runs and job_ids is None:
-        raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet", code="empty")
+        raise ConfigError(f"no completed job in {output_dir / 'jobs'}", code="empty")
     return sort_runs(runs)
 
 

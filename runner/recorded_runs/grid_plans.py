@@ -58,8 +58,10 @@ def download_plan(client: Any, grid_run_id: str, temp_folder: Path) -> GridPlan 
         return _parse_plan(grid_run_id, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"plan.json of the grid's run in MLflow is damaged ({to_one_line(error, limit=100)}): name its jobs with "
-            "--runs or --where",
+            (
+                "plan.json of the grid's MLflow run is damaged "
+                f"({to_one_line(error, limit=100)}). Name its jobs with --runs or --where"
+            ),
             key="--grid",
             value=grid_run_id,
             code="damaged",
@@ -79,7 +81,7 @@ def find_folder_plan(output_dir: Path, grid_prefix: str, last_keyword: str) -> G
     plans = load_folder_plans(output_dir)
     if not plans:
         raise ConfigError(
-            f"{output_dir} has no record of a grid", key="--grid", value=grid_prefix, code="not_found"
+            f"{output_dir} contains no record of a grid", key="--grid", value=grid_prefix, code="not_found"
         )
     matching = [plan for plan in plans if plan.grid.startswith(grid_prefix)]
     if grid_prefix == last_keyword:

@@ -115,7 +115,7 @@ def _require_finished_jobs(jobs: RecordedJobs, grid_name: str) -> None:
         return
     missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []
     states = f": {'; '.join(job.message for job in missing)}" if missing else ""
-    raise ConfigError(f"--grid {grid_name}: none of its jobs has finished{states}", code="empty")
+    raise ConfigError(f"--grid {grid_name}: none of its jobs is complete{states}", code="empty")
 
 
 OPENER = JobsOpener()

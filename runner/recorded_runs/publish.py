@@ -43,8 +43,10 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
     rows = [(table, row) for table in tables for row in table.rows if row.run.accuracy_interval is not None]
     if not rows:
         raise ConfigError(
-            "no run here has verdicts on questions, so there is no accuracy to publish; nor "
-            "a divergence, which task=likelihood has with task.reference=OVERRIDES",
+            (
+                "no run has verdicts on questions, so there is no accuracy to publish. A "
+                "divergence needs task=likelihood with task.reference=OVERRIDES"
+            ),
             key="--publish",
             code="empty",
         )
@@ -72,8 +74,11 @@ def require_single_jobs(runs: Sequence[Run]) -> None:
     """Raise ConfigError for a run of another tool, or of several pooled jobs."""
     if foreign := next((run for run in runs if run.tool or run.parts), None):
         raise ConfigError(
-            f"{foreign.job_id} is from {foreign.tool or 'several runs pooled by --by or --seeds'}: only single jobs of "
-            "the runner are published",
+            (
+                f"{foreign.job_id} is from "
+                f"{foreign.tool or 'several runs pooled by --by or --seeds'}. Only single jobs of "
+                "the runner can be published"
+            ),
             key="--publish",
             code="unsupported",
         )
@@ -125,8 +130,8 @@ def _hub_entries(
         check_hub_entry(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
-            raise ConfigError(f"several runs of one model on {names[0]} ({names[1]}): choose one of them "
-                              "with --runs or --where", key="--publish", code="ambiguous")  # fmt: skip
+            raise ConfigError(f"several runs of one model on {names[0]} ({names[1]}). Choose one of them with "
+                              "--runs or --where", key="--publish", code="ambiguous")  # fmt: skip
         of_file.append(entry)
     return found
 

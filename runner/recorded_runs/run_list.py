@@ -40,7 +40,7 @@ def load_runs(
         runs = sort_runs(load_folder_and_mlflow_runs(client, store, job_ids, grid_run_id))
     if not runs and job_ids is None:
         raise ConfigError(
-            "no finished run in it yet", key="--experiment", value=store.experiment, code="empty"
+            "it contains no completed run", key="--experiment", value=store.experiment, code="empty"
         )
     by_job: dict[str, list[Run]] = {}
     for run in reversed(runs):  # from the oldest on
@@ -106,7 +106,7 @@ def find_grid(client: Any, experiment_name: str, grid_prefix: str) -> str:
     grids = _load_grid_runs(client, experiment_name)
     if not grids:
         raise ConfigError(
-            f"no grid in experiment {experiment_name} yet", key="--grid", value=grid_prefix, code="not_found"
+            f"no grid in experiment {experiment_name}", key="--grid", value=grid_prefix, code="not_found"
         )
     matching = [
         grid
@@ -150,12 +150,12 @@ def require_single_grid(runs: list[Run]) -> str:
         return grids[0]
     if not grids:
         raise ConfigError(
-            "these runs belong to no grid; --save FOLDER keeps the comparison in a folder",
+            "these runs belong to no grid. Save the comparison in a folder with --save FOLDER",
             key="--log",
             code="not_found",
         )
     raise ConfigError(
-        f"these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid",
+        f"these runs belong to {len(grids)} grids ({', '.join(grids[:4])}). Choose one with --grid",
         key="--log",
         code="ambiguous",
     )

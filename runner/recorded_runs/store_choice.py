@@ -23,17 +23,21 @@ def choose_store_to_read(output_dir: Path, uri: str | None, experiment: str | No
     file = store.sqlite_file
     if file is not None and not file.exists():
         if uri or not store.is_folder_database:
-            raise ConfigError(f"tracking uri {store.redacted_uri}: there is no such file", code="not_found")
+            raise ConfigError(
+                f"tracking uri {store.redacted_uri}: this file does not exist", code="not_found"
+            )
         if not experiment and has_records(output_dir):
             return None
         raise ConfigError(
-            f"no MLflow database at {file}: run something first, or say where it is with --output-dir or "
-            "--tracking-uri",
+            (
+                f"no MLflow database at {file}. Run a job first, or name the database with "
+                "--output-dir or --tracking-uri"
+            ),
             code="not_found",
         )
     if file is not None and not file.is_file():  # MLflow would try to open it for minutes
         raise ConfigError(
-            f"tracking uri {store.redacted_uri}: {file} is not a file, but a database is expected there",
+            f"tracking uri {store.redacted_uri}: {file} is not a file, but must be a database",
             code="unreadable",
         )
     if store.is_folder_database and (output_dir / moved_folders.PLACE).exists():

@@ -40,7 +40,7 @@ class TokenDivergences:
         if sizes | {len(numbers) or len(self.least) for numbers in (self.most, self.reference)} != {
             len(self.least)
         }:
-            raise ValueError(f"numbers for {len(self.least)} tokens expected, found {sorted(sizes)}")
+            raise ValueError(f"expected numbers for {len(self.least)} tokens, found {sorted(sizes)}")
 
     @classmethod
     def from_divergence(
@@ -104,5 +104,5 @@ def _read_lines(path: Path) -> Iterator[tuple[int, TokenDivergences]]:
             yield int(line["index"]), TokenDivergences(**arrays)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged_line_error(
-                path, number, f"does not say how far a sample's tokens are ({error})"
+                path, number, f"is not a record of token divergences ({error})"
             ) from error

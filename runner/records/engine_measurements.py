@@ -143,7 +143,7 @@ class EngineMeasurements:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path.exists():
                 log.warning(
-                    "%s is ignored, and with it the measurements of earlier starts: %s",
+                    "%s is ignored, including its measurements of earlier starts: %s",
                     path,
                     to_one_line(error),
                 )

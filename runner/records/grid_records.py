@@ -51,7 +51,7 @@ def write_grid_record(output_dir: Path, record: GridRecord) -> None:
     try:
         replace_text(_record_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:
-        log.warning("the grid's record cannot be written: %s", error)
+        log.warning("cannot write the grid's record: %s", error)
 
 
 def has_grid_record(output_dir: Path, grid: str) -> bool:
@@ -67,7 +67,7 @@ def read_grid_records(output_dir: Path) -> list[GridRecord]:
         try:
             record = _check_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
-            log.warning("left out: %s is damaged (%s)", path, error)
+            log.warning("ignored: %s is damaged (%s)", path, error)
         else:
             records.append(record)
     return sorted(records, key=lambda record: -record.started_ms)

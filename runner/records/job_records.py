@@ -43,13 +43,16 @@ def create_record(
 
 def reuse_record(config: RunnerConfig, job: Job, record: Record) -> Record:
     """Return a recorded result for this start, and log keys whose value differed when it was measured."""
-    log.info("%s is already done: this is the recorded result (rerun=all runs it again)", job.job_id)
+    log.info("%s is already complete: this is the recorded result (rerun=all runs the job again)", job.job_id)
     requested = dict(flat_config.flatten_config(config))
     for key in measurement_keys(config):
         value = requested[key]
         if record.params.get(key, value) != value:
             log.info(
-                "%s=%s changes no answer, and the recorded job was measured with %s: rerun=all measures again",
+                (
+                    "%s=%s changes no answer, but the recorded job was measured with %s. Measure "
+                    "again with rerun=all"
+                ),
                 key,
                 value,
                 record.params[key],
@@ -72,7 +75,7 @@ def clean_up_set_aside(job: Job, record: Record) -> None:
     if record.status is Status.FINISHED:
         job.delete_set_aside()
     elif folders := job.set_aside_folders():
-        log.warning("earlier results of %s, set aside by rerun=..., are kept in %s", job.job_id, folders[-1])
+        log.warning("earlier results of %s, replaced by rerun=..., are in %s", job.job_id, folders[-1])
 
 
 class LogFile(logging.FileHandler):

@@ -84,12 +84,12 @@ class Job:
             return None
         if (changed := find_changed_file(record.result.artifacts)) is not None:
             log.warning(
-                "%s has changed since %s wrote it: the recorded result no longer counts", changed, self.job_id
+                "%s has changed since %s wrote it, so the recorded result is invalid", changed, self.job_id
             )
             return None
         short_mib = record.result.ran_short_mib
         if short_mib is not None and machine.available_memory_mib() > MORE_MEMORY * short_mib:
-            log.warning("%s was short of memory, and now there is more: it runs again", self.job_id)
+            log.warning("%s had too little memory, and now more is free: the job runs again", self.job_id)
             return None
         return record
 
@@ -107,11 +107,15 @@ class Job:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if is_partially_written(data) and not isinstance(error, OSError):
                 log.warning(
-                    "%s has no end, as after a power cut: the result is made again from what is kept", path
+                    (
+                        "%s is incomplete, perhaps after a power failure: the runner rebuilds "
+                        "the result from the saved answers"
+                    ),
+                    path,
                 )
                 return None
             raise RunRecordError(
-                f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it",
+                f"{path} is not a readable result ({error}). Move the file, or replace it with rerun=all",
                 code="damaged",
             ) from error
 
@@ -211,7 +215,7 @@ def lock_job(job: Job, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             if not wait:
                 raise
-            print_message(f"{message}: waiting for it to finish")
+            print_message(f"{message}: waiting until that process ends")
             with report_step(waiting_message(job.job_id)):
                 lock = lock_file(job.folder / LOCK)
     except BlockingIOError as error:
@@ -228,7 +232,7 @@ def _reject_special_files(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RunRecordError(
-                f"{path} is not a regular file, and this folder holds a job's files: move it away",
+                f"{path} is not a regular file, although this folder belongs to a job. Move it",
                 code="unreadable",
             )
 
@@ -298,7 +302,7 @@ def _read_numbered_samples(path: Path, repair: bool) -> dict[int, tuple[int, Sam
         first, earlier = samples.get(sample.index, (0, None))
         if earlier is not None and not earlier.failed and earlier != sample:
             raise damaged_line_error(
-                path, number, f"gives sample {sample.index} another content than line {first}"
+                path, number, f"gives sample {sample.index} other content than line {first}"
             )
         samples[sample.index] = number, sample
     return samples

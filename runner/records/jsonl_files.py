@@ -78,15 +78,17 @@ def is_regular_file(path: Path) -> bool:
     if path.is_file() or not path.exists():
         return path.is_file()
     raise RunRecordError(
-        f"{path} is not a regular file, but a file of this job has this name: move it away", code="unreadable"
+        f"{path} is not a regular file, but this job needs a file with this name. Move it", code="unreadable"
     )
 
 
 def damaged_line_error(path: Path, number: int, problem: str) -> RunRecordError:
     """Return the error about a damaged line, from which a job cannot resume."""
     return RunRecordError(
-        f"{path}, line {number} {problem}. Nothing was changed: repair or delete that line, or run with rerun=all to "
-        "do all of the job again",
+        (
+            f"{path}, line {number} {problem}. Nothing was changed. Repair or delete that line, "
+            "or repeat the whole job with rerun=all"
+        ),
         code="damaged",
     )
 
@@ -96,8 +98,7 @@ def deleted_file_error(path: Path) -> JobFailed:
     lost.
     """
     return JobFailed(
-        f"{path} was deleted while the job was running, and its answers so far with it: run the same command again",
-        code="changed",
+        f"{path} was deleted during the job, with all its answers. Run the same command again", code="changed"
     )
 
 

@@ -58,5 +58,5 @@ def recorded_measurement_notes(num_reused: int, num_total: int, num_outdated: in
 def _parse_measurement(text: str) -> dict[str, Any]:
     line = parse_signed_line(text)
     if not isinstance(line.get("conditions"), str):
-        raise ValueError("it does not say under which conditions it was made")
+        raise ValueError("it does not record the conditions of the measurement")
     return line

@@ -44,15 +44,17 @@ class TopK:
     def __post_init__(self) -> None:
         if self.width < 1 or len(self.ids) != len(self.logprobs) or len(self.ids) % self.width:
             raise ValueError(
-                f"{len(self.ids)} ids and {len(self.logprobs)} logarithms in places of {self.width}"
+                f"expected {self.width} token ids and log-probabilities per position, found "
+                f"{len(self.ids)} and {len(self.logprobs)}"
             )
         sizes = len(self.drawn_ids), len(self.drawn_logprobs)
         if sizes != (self.drawn * self.num_positions,) * 2:
             raise ValueError(
-                f"{sizes[0]} drawn ids and {sizes[1]} logarithms in {self.num_positions} places of {self.drawn}"
+                f"found {sizes[0]} sampled ids and {sizes[1]} log-probabilities for "
+                f"{self.num_positions} positions with {self.drawn} each"
             )
         if len(self.scored) not in (0, self.num_positions):
-            raise ValueError(f"{len(self.scored)} tokens of the text in {self.num_positions} places")
+            raise ValueError(f"found {len(self.scored)} document tokens for {self.num_positions} positions")
 
     @classmethod
     def from_reported(
@@ -123,7 +125,7 @@ def read_top_k(path: Path) -> dict[int, TopK]:
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged_line_error(
-                path, number, f"is not a sample's most probable tokens ({error})"
+                path, number, f"is not a record of a sample's most probable tokens ({error})"
             ) from error
     return by_sample
 

@@ -25,7 +25,7 @@ class Scorer(ABC):
         """Return the right answer from a row's answer. Raises ValueError with the reason if it has none."""
         found = self.find(answer)
         if found is None:
-            raise ValueError(f"no answer can be found in {answer[:60]!r}")
+            raise ValueError(f"no answer found in {answer[:60]!r}")
         return found
 
     def is_right(self, answer: str, gold: str) -> bool:

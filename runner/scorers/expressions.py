@@ -62,7 +62,7 @@ class ExpressionScorer(Scorer):
         """Return the content of a solution's last box, or the text after ####, or the whole answer."""
         gold = find_boxed(answer) or answer.rpartition("####")[2].strip()
         if not gold or len(gold) > LONGEST:
-            raise ValueError(f"no expression of at most {LONGEST} characters can be found in {answer[:60]!r}")
+            raise ValueError(f"no expression of at most {LONGEST} characters found in {answer[:60]!r}")
         return gold
 
     def is_right(self, answer: str, gold: str) -> bool:
@@ -131,7 +131,7 @@ def compare_expression(answer: str, candidates: tuple[str, ...]) -> tuple[int | 
     if len(answer) > LONGEST:
         return None, f"is longer than {LONGEST:,} characters"
     if _is_nested_too_deeply(answer):
-        return None, f"is nested more than {DEEPEST} deep"
+        return None, f"is nested more than {DEEPEST} levels deep"
     with suppress(ValueError):  # it is the usual case that all are numbers
         number = numbers.parse_number(answer)
         others = [numbers.parse_number(other) for other in candidates]
@@ -175,7 +175,7 @@ class ComparisonProcess:
                     return index, why
                 code = self._end_process()
         raise JobFailed(
-            f"the process that compares answers {child_process.describe_exit_code(code)}",
+            f"the process that compares expressions {child_process.describe_exit_code(code)}",
             key="task.extractor",
             value="math",
             code="failed",

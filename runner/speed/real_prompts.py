@@ -55,8 +55,10 @@ class RealPrompts:
         self.left_out = fits.count(False) if max_tokens < inf else 0
         if self.left_out == len(self.prompts):
             raise ConfigError(
-                f"none of its {len(fits):,} prompts with task.new_tokens={new_tokens} more "
-                f"fits into the {max_tokens:.0f} tokens that the model has room for",
+                (
+                    f"none of its {len(fits):,} prompts fits with task.new_tokens={new_tokens} "
+                    f"into the model's {max_tokens:.0f} tokens"
+                ),
                 key="task.prompts",
                 value=self.name,
                 code="too_large",
@@ -120,7 +122,7 @@ def read_prompts(task: SweepConfig) -> RealPrompts | None:
         raw_prompts = load_prompts(prompts_config)[:MAX_PROMPTS]
         if any(isinstance(raw_prompt, BranchedPrompt) for raw_prompt in raw_prompts):
             raise ConfigError(
-                "branches: task=sweep has none, leave them out of its lines",
+                "branches: task=sweep does not use them. Remove them from the lines",
                 key="task.prompts",
                 value=task.prompts,
                 code="unsupported",

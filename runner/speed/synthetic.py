@@ -23,8 +23,11 @@ def check_context_length(max_tokens: float, prompt_tokens: int, new_tokens: int,
     """
     if prompt_tokens + new_tokens > max_tokens:
         raise ConfigError(
-            f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
-            f"{prompt_tokens + new_tokens} tokens, the model has room for {max_tokens:.0f}: make one smaller{hint}",
+            (
+                f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} need "
+                f"{prompt_tokens + new_tokens} tokens, but the model's limit is {max_tokens:.0f}. "
+                f"Lower one of them{hint}"
+            ),
             code="too_large",
         )
 

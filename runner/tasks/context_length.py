@@ -37,9 +37,12 @@ def check_context_length(resolved: ResolvedJob, config_key: str, longest_tokens:
         return
     further = beyond_hint(resolved)  # nothing of an engine that takes no scaling
     factor = f"rope=linear rope.factor={longest_tokens / room:.3g}"
-    fix = f", or a scaling of RoPE that reaches further, such as {factor}{further}" if further else ""
+    fix = f", or a RoPE scaling for longer contexts, such as {factor}{further}" if further else ""
     raise ConfigError(
-        f"with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: give no more{fix}",
+        (
+            f"with rope={resolved.config.rope.name} the model's limit is {room:,.0f} tokens. "
+            f"Lower this value{fix}"
+        ),
         key=config_key,
         value=longest_tokens,
         code="too_large",

@@ -90,8 +90,10 @@ def apply_named_overrides(
         group, _, name = where.partition(".")
         if not value or not {group, where} & set(groups):
             raise ConfigError(
-                f"{unknown_choice_message('override', word, groups)}. Give GROUP=CHOICE, such as quantization=none, or "
-                "GROUP.KEY=VALUE; or the id of a job",
+                (
+                    f"{unknown_choice_message('override', word, groups)}. Give GROUP=CHOICE, such "
+                    "as quantization=none, or GROUP.KEY=VALUE, or a job id"
+                ),
                 key=key,
                 value=overrides_text,
                 code="unknown_choice",
@@ -136,26 +138,27 @@ def not_finished_error(key: str, named_as: str, job: Job, extra_overrides: str =
     """Return the error for a named job that has not been run, with the command that runs it."""
     if named_as == job.job_id:
         return ConfigError(
-            f"no finished job of that id in {job.folder.parent}. Run it first",
+            f"no completed job with that id in {job.folder.parent}. Run it first",
             key=key,
             value=named_as,
             code="not_found",
         )
-    what = f"that job ({job.job_id}) is not done in {job.folder.parent}"
+    what = f"that job ({job.job_id}) is not complete in {job.folder.parent}"
     command = equivalent_grid_command()  # a grid makes what its jobs name
     fix = (
         f"Run it first: the same command with {named_as}{extra_overrides} and without {key}"
         if command is None
-        else f"This command runs it first, and then this job: {command}"
+        else f"This command runs that job first, then this one: {command}"
     )
     return ConfigError(f"{what}. {fix}", key=key, value=named_as, code="not_found")
 
 
 def missing_question_error(key: str, named_as: str, job: Job, question_number: int) -> ConfigError:
     return ConfigError(
-        f"{job.job_id} has not asked question {question_number} of this job: it was run "
-        "on other data, or with another task.split, task.offset, task.shuffle_seed or task.only, "
-        "or a smaller task.limit",
+        (
+            f"{job.job_id} has not answered question {question_number} of this job: its data, "
+            "task.split, task.offset, task.shuffle_seed, task.only or task.limit differs"
+        ),
         key=key,
         value=named_as,
         code="mismatch",

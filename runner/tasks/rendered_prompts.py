@@ -47,4 +47,4 @@ def render_prompts(resolved: ResolvedJob, requests: Sequence[Request]) -> str:
         request.id: model_kind(resolved.config.model).render_prompt(resolved, request.prompt)
         for request in requests
     }
-    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())
+    return "\n".join(f"prompt {number} after the chat template:\n{text}" for number, text in seen.items())

@@ -34,7 +34,7 @@ def adopt_job(archive: bytes, job: Job, config: RunnerConfig, ignore_earlier: bo
         record = job.read_last_record()
         if record is None:
             raise RunRecordError(
-                "the host that ran it has sent no result.json", key=job.job_id, code="missing"
+                "the host that ran this job has uploaded no result.json", key=job.job_id, code="missing"
             )
         own = dict(flat_config.flatten_config(config))
         there = {key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)}

@@ -135,8 +135,11 @@ def _open_first_time(store: Store) -> Experiment:
         if experiment is not None:
             if experiment.lifecycle_stage != "active":  # its name stays in use
                 raise ConfigError(
-                    f"it was deleted in MLflow at {store.redacted_uri}. Restore it with "
-                    f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name",
+                    (
+                        f"the experiment was deleted in MLflow at {store.redacted_uri}. Restore "
+                        "it with `mlflow experiments restore --experiment-id "
+                        f"{experiment.experiment_id}`, or use another name"
+                    ),
                     key="tracking.experiment",
                     value=name,
                     code="not_found",

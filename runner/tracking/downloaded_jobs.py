@@ -69,7 +69,7 @@ def download_run(store: Store, run_id: str, job: Job) -> Record | None:
             return None
         if record is None or record.job_id != job.job_id or record.status is not Status.FINISHED:
             log.warning(
-                "run %s of %s is finished, but has no result of %s", run_id, store.redacted_uri, job.job_id
+                "run %s of %s is complete, but has no result of %s", run_id, store.redacted_uri, job.job_id
             )
             return None
         if record.result.artifacts:  # files that only the other host has
@@ -77,6 +77,6 @@ def download_run(store: Store, run_id: str, job: Job) -> Record | None:
         move_into_job(there.folder, job)
     record = replace(record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.redacted_uri)
     job.write_record(record)
-    log.info("%s was done on %s: its result comes from %s (rerun=all runs it again)", job.job_id,
+    log.info("%s ran on %s: its result comes from %s (rerun=all runs the job again)", job.job_id,
              record.result.facts.get("machine", "another host"), store.redacted_uri)  # fmt: skip
     return record

@@ -57,7 +57,7 @@ def cache_database(new_file: Path) -> None:
             damaged.unlink(missing_ok=True)
         remove_unused_files()
     except (OSError, sqlite3.Error) as error:
-        log.info("MLflow's empty database cannot be kept: %s", error)
+        log.info("cannot store MLflow's empty database for reuse: %s", error)
 
 
 def _cached_files() -> list[Path]:

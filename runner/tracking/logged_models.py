@@ -46,7 +46,8 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
         client.finalize_logged_model(made.model_id, "READY")
     except MlflowException as error:  # a server from before MLflow 3 does not know these requests
         log.warning(
-            "this MLflow store keeps no models, the runs are logged without: %s", str(error).splitlines()[0]
+            "this MLflow store supports no models, so runs are logged without models: %s",
+            str(error).splitlines()[0],
         )
         return None
     return _known.setdefault(key, str(made.model_id))

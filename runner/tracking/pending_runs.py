@@ -61,7 +61,7 @@ def end_dead_runs(file: Path, output_dir: Path, status: Status) -> None:
         try:
             _end_run(store, pending, status)
         except RunnerError as error:
-            log.warning("a run may still be RUNNING there: %s", error)
+            log.warning("a run may still have the status RUNNING in MLflow: %s", error)
         else:
             remove_pending_run(file, pending)
 
@@ -76,7 +76,7 @@ def end_runs(store: Store, run_ids_to_end: Iterable[str], status: Status) -> Non
                 for run_id in run_ids:
                     experiment.client.set_terminated(run_id, status.value)
     except RunnerError as error:
-        log.warning("a run may still be RUNNING there: %s", error)
+        log.warning("a run may still have the status RUNNING in MLflow: %s", error)
 
 
 def belongs_to_folder(store: Store, tags: dict[str, str]) -> bool:

@@ -114,7 +114,7 @@ class MlflowSink:
             if self._run is not None:
                 self._run.end_without_record(status)
         except RunnerError as error:
-            log.warning("its run may still be RUNNING there: %s", error)
+            log.warning("the job's run may still have the status RUNNING in MLflow: %s", error)
 
     def attach_recorded(self, record: Record) -> Record:
         """Log a recorded result unless the store has it. Raises NotLogged if the store fails and lacks it."""
@@ -123,7 +123,7 @@ class MlflowSink:
         except TrackingError as error:
             if self._store is None or not was_logged_to(self._store, record):
                 raise NotLogged(error, record) from None
-            log.warning("%s. The result was logged there when the job was done", str(error).rstrip("."))
+            log.warning("%s. The job's result is already logged there", str(error).rstrip("."))
         return record
 
     def log_recorded(self, record: Record) -> bool:

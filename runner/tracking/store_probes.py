@@ -52,15 +52,16 @@ def wait_for_answer(
             raise TimeoutError(no_answer_message(limit_s))
         if waited_s > SAY_AFTER_S and not has_said:
             has_said = True
-            announce(
-                f"waiting for MLflow at {store_name} (tracking.uri): no answer yet, {limit_s:.0f} s at most"
-            )
+            announce(f"waiting for MLflow at {store_name} (tracking.uri) for at most {limit_s:.0f} s")
     if errors:
         raise errors[0]
 
 
 def no_answer_message(limit_s: float) -> str:
-    return f"no answer within {limit_s:.0f} s. Start it, name another one with tracking.uri=..., or use tracking=none"
+    return (
+        f"no answer within {limit_s:.0f} s. Start the server, give another one with "
+        "tracking.uri=URI, or use tracking=none"
+    )
 
 
 def probe_sqlite(file: Path, store_name: str) -> None:

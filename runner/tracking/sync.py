@@ -42,7 +42,7 @@ def entry() -> NoReturn:
 def create_parser() -> argparse.ArgumentParser:
     arguments = CommandParser("runner-sync", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
-        "--output-dir", default="outputs", help="folder that holds jobs/ (default: %(default)s)"
+        "--output-dir", default="outputs", help="folder that contains jobs/ (default: %(default)s)"
     )
     arguments.add_argument(
         "--tracking-uri",
@@ -51,7 +51,7 @@ def create_parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--fetch",
         action="store_true",
-        help="also fetch the finished jobs of the store that the folder does not have",
+        help="also download completed jobs that are in the store but not in the folder",
     )
     arguments.add_argument(
         "--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)"
@@ -64,7 +64,7 @@ def sync_folder(options: argparse.Namespace) -> str:
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(
-            f"there is no {output_dir / 'jobs'}",
+            f"{output_dir / 'jobs'} does not exist",
             key="--output-dir",
             value=options.output_dir,
             code="not_found",
@@ -100,7 +100,7 @@ def sync_folder(options: argparse.Namespace) -> str:
     said = (
         f"{logged} results logged to {where}" + (f", in {in_grids}" if grids.runs else "")
         if logged or grids.runs
-        else f"nothing to do: {where} has every finished job"
+        else f"nothing to do: {where} has every completed job"
     )
     return f"{said}\n{download_missing(store, stored)}" if options.fetch else said
 

@@ -123,8 +123,11 @@ class ForkedJobRun:
 
     def _death_error(self, exit_description: str) -> TrackingError:
         return TrackingError(
-            f"MLflow at {self._shown} cannot be written: the process that writes to it {exit_description}. "
-            f"The result is kept in {self._job.folder}; the same command logs it without running it again",
+            (
+                f"cannot write to MLflow at {self._shown}: the writing process "
+                f"{exit_description}. The result is saved in {self._job.folder}. Run the same "
+                "command to log it; the job does not run again"
+            ),
             code="failed",
         )
 

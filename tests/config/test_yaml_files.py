@@ -40,7 +40,7 @@ def test_a_study_is_refused_before_it_is_unpacked(runner: Callable[..., Any], tm
     (tmp_path / "bomb.yaml").write_text(f"defaults: [config, _self_]\n{BOMB}")
     done = runner("-cd", ".", "-cn", "bomb", "model=stub", "tracking=none")
     assert done.code == 2
-    assert "bomb.yaml: its aliases (*name) unpack to more than 100,000 values" in done.err
+    assert "bomb.yaml: its YAML aliases (*name) expand to more than 100,000 values" in done.err
     assert "Traceback" not in done.err
 
 

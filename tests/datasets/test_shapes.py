@@ -63,12 +63,16 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "keys", "message"),
     [
-        ({"text": "Q?", "answer": "5"}, RowKeys(), "no key 'question': it has answer, text"),
-        ({"question": "Q?"}, RowKeys(), "no key 'answer': it has question"),
+        (
+            {"text": "Q?", "answer": "5"},
+            RowKeys(),
+            "the key 'question' is missing; the record has answer, text",
+        ),
+        ({"question": "Q?"}, RowKeys(), "the key 'answer' is missing; the record has question"),
         (
             {"question": "Q?", "answer": "5"},
             RowKeys("body+question"),
-            "no key 'body': it has answer, question",
+            "the key 'body' is missing; the record has answer, question",
         ),
         (
             {"question": "Q?", "answer": "five"},
@@ -76,14 +80,14 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
             "the answer is not a number, and has no '#### NUMBER'",
         ),
         ({"question": "Q?", "answer": "5 or 6"}, RowKeys(), "the answer is not a number"),
-        ({"question": "Q?", "answer": True}, RowKeys(), "`answer` is true and neither a text nor a number"),
-        ({"question": "Q?", "answer": [5, 6]}, RowKeys(), r"`answer` is \[5, 6\] and neither"),
-        ({"question": "Q?", "answer": float("nan")}, RowKeys(), "`answer` is NaN and neither"),
-        ({"question": " ", "answer": 5}, RowKeys(), '`question` is " ", not a text'),
+        ({"question": "Q?", "answer": True}, RowKeys(), "`answer` is true, neither a string nor a number"),
+        ({"question": "Q?", "answer": [5, 6]}, RowKeys(), r"`answer` is \[5, 6\], neither"),
+        ({"question": "Q?", "answer": float("nan")}, RowKeys(), "`answer` is NaN, neither"),
+        ({"question": " ", "answer": 5}, RowKeys(), '`question` is " ", not a string'),
         (
             {"Question": "N_00 pens and N_01 more?", "Answer": 5},
             RowKeys(),
-            "the question holds N_00 where a number belongs",
+            "the question contains N_00 in place of a number",
         ),
     ],
 )
@@ -147,9 +151,9 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, A
             'the answer is "C", not a letter of the 2 choices, its number',
         ),
         ({"choices": ["a", "b"], "answer": 2}, "the answer is 2, not a letter of the 2 choices"),
-        ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: a list of 2 to 26 choices expected'),
-        ({"choices": "a, b", "answer": "A"}, "`choices` is .*: a list of 2 to 26 choices"),
-        ({"answer": "A"}, "no key 'choices'"),
+        ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: expected a list of 2 to 26 choices'),
+        ({"choices": "a, b", "answer": "A"}, "`choices` is .*: expected a list of 2 to 26 choices"),
+        ({"answer": "A"}, "the key 'choices' is missing"),
     ],
 )
 def test_choices_that_are_none(row: dict[str, Any], message: str) -> None:
@@ -201,7 +205,7 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
     ],
 )
 def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> None:
-    why = "these are programming tasks, .* judged by running tests: no scorer here does that"
+    why = "mean programming tasks, .* answers need tests. The runner scores only"
     for keys in (RowKeys(), RowKeys(question="prompt", answer="canonical_solution")):
         with pytest.raises(ValueError, match=why):
             parse_row(row, keys)

@@ -136,7 +136,7 @@ def test_a_filled_cache_does_without_a_network(tmp_path: Path, fill: Callable[[P
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the copy in the cache is used") == 1
+    assert done.stderr.count("the cached copy is used") == 1
     assert "etry" not in done.stderr
     assert "3 questions" in done.stdout
 

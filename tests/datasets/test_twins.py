@@ -80,7 +80,11 @@ def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
         ("He has 48 dogs. Half are 24.", "<<48/2=24>>\n<<48+24=72>>\n#### 72", "a day has 24 hours, too"),
         ("He has 48 dogs.", "#### 48", "nothing says how it is solved"),
         ("He has 48 dogs and 3 cats.", "48+3=<<48+3=52>>52\n#### 52", "a sum that is wrong"),
-        ("He has 48 dogs and 3 cats.", "48+3=<<48+3=51>>51, so\n#### 52", "the last step is not the answer"),
+        (
+            "He has 48 dogs and 3 cats.",
+            "48+3=<<48+3=51>>51, so\n#### 52",
+            "the result of the last step is not the answer",
+        ),
         ("He has 48 dogs and 3 cats.", "48+19=<<48+19=67>>67\n#### 67", "nobody knows where 19 comes from"),
         ("He has 48 dogs. 48 cats.", "48+48=<<48+48=96>>96\n#### 96", "two numbers look alike"),
         ("He works 6 days a week.", "6*2=<<6*2=12>>12\n#### 12", "a week has no more days"),

@@ -138,7 +138,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("files={}",), "makes a grid of the models in it: add -m, or run the study which_file"),
+        (("files={}",), "makes a grid of its models. Add -m, or run the study which_file"),
         (("-m", "files={}", "quantization=nf4"), "leave out quantization"),
         (("-m", "reference=b.gguf"), "reference=b.gguf is one of the models of files=FOLDER: give that, too"),
         (

@@ -211,7 +211,7 @@ def test_a_job_that_fails_fails_alone(
     message = (
         "a plug-in or a library called sys.exit(7) in "
         if died == "sys.exit"
-        else f"its process died under hydra/launcher={launcher}: "
+        else f"the process of this job died under hydra/launcher={launcher}: "
     )
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in done.err
     assert f"FAILED: seed=4: {message}" in done.err
@@ -310,9 +310,9 @@ def test_a_signal_keeps_what_was_done(
 @pytest.mark.parametrize(
     ("launcher", "setting", "message"),
     [
-        ("basic", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=basic cannot keep it, use hydra/launcher=workers"),
-        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local cannot keep it, use hydra.launcher.timeout_min=..."),
-        ("joblib", "workers=3", "workers=3: hydra/launcher=joblib decides that itself, use hydra.launcher.n_jobs=3"),
+        ("basic", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=basic does not support this key. Use hydra/launcher=workers"),
+        ("submitit_local", "job_timeout_s=9", "job_timeout_s=9: hydra/launcher=submitit_local does not support this key. Use hydra.launcher.timeout_min=..."),
+        ("joblib", "workers=3", "workers=3: hydra/launcher=joblib sets this itself. Use hydra.launcher.n_jobs=3"),
     ],
 )  # fmt: skip
 def test_settings_that_only_our_launcher_supports_are_rejected(

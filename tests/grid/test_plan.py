@@ -107,7 +107,7 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
 @pytest.mark.parametrize(
     ("task", "keys", "message"),
     [
-        ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000 questions of the embedded data are made"),
+        ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: the embedded data has at most 100,000 questions"),
         ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: at most 100,000"),
         ("likelihood", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000"),
         ("gsm8k", {"shots": ABSURD}, "task.shots=1000000000000: at most 100,000"),

@@ -99,7 +99,7 @@ def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     collision = runner(*study, "seed=3")
     assert collision.code == 2
     assert collision.err.startswith(
-        "error: seed=3 on the command line collides with seed in hydra.sweeper.zip[0]"
+        "error: seed=3 on the command line conflicts with seed in hydra.sweeper.zip[0]"
     )
     assert collision.err.count("\n") == 1
 
@@ -118,7 +118,7 @@ def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> Non
     assert sorted(jobs) == [("0", "1", "flexible"), ("1", "2", "flexible"), ("1", "2", "strict")]
     uneven = grid('hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2,3"}]')
     assert uneven.code == 2
-    assert "hydra.sweeper.zip[0]: its keys advance together" in uneven.err
+    assert "hydra.sweeper.zip[0]: keys that change together need" in uneven.err
 
 
 @pytest.mark.thorough

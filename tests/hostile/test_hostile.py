@@ -197,7 +197,7 @@ def test_a_parquet_with_more_text_than_is_read(arena: Arena, monkeypatch: pytest
     monkeypatch.setattr(tables, "MAX_BYTES", 1000)
     rows = [f"{number}?" for number in range(400)]
     corpus.put_parquet(arena.folder / "x.parquet", pa.table({"question": rows, "answer": rows}))
-    assert "GiB of text unpacked" in arena.give("model=stub", "task.data=x.parquet", "task.limit=null")
+    assert "GiB of decompressed text" in arena.give("model=stub", "task.data=x.parquet", "task.limit=null")
 
 
 def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:

@@ -121,4 +121,4 @@ def test_jobs_without_a_database(
     assert f"--log: {outputs} has no MLflow database" in capsys.readouterr().err
     shutil.rmtree(outputs / "grids")
     assert compare.main([*options, "--grid", "last"]) == 2
-    assert f"--grid last: {outputs} has no record of a grid" in capsys.readouterr().err
+    assert f"--grid last: {outputs} contains no record of a grid" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_an_older_run_of_a_job_is_read_from_mlflow(store: Store, rows: Any) -> N
         (["--runs", "none-tset"], "no finished job or run 'none-tset'. Did you mean none-test?"),
         (["--runs", "no"], "several runs begin with it: none-test, none-train"),
         (["--runs", "dead"], "no finished job or run 'dead'"),
-        (["--grid", "last"], "no grid in experiment grid yet"),
+        (["--grid", "last"], "no grid in experiment grid"),
         (
             ["--by", "quantisation"],
             "--by quantisation: no config key 'quantisation'. Did you mean quantization?",

@@ -139,7 +139,7 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pyt
     with lock_job(Job("x", tmp_path)):
         assert (tmp_path / "released").exists()
     other.join()
-    assert messages == ["another process is running x: waiting for it to finish"]
+    assert messages == ["another process is running x: waiting until that process ends"]
     with (
         lock_job(Job("x", tmp_path)),
         raises(JobAlreadyRunning, "busy"),

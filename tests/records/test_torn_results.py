@@ -28,7 +28,7 @@ def test_a_result_that_a_power_cut_has_torn_is_made_again_from_the_samples(runne
     again = runner(*STUB, "print=json", "tracking=none")
     assert again.code == 0, again.err
     assert (
-        "result.json has no end, as after a power cut: the result is made again from what is kept"
+        "result.json is incomplete, perhaps after a power failure: the runner rebuilds the result from the saved answers"
         in again.err
     )
     assert "Traceback" not in again.err

@@ -90,7 +90,7 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("text", "reason"),
     [
         (POWERS, "took more than 0.5 s of CPU time"),
-        (r"\boxed{" + "(" * 50 + "1" + ")" * 50 + "}", "is nested more than 20 deep"),
+        (r"\boxed{" + "(" * 50 + "1" + ")" * 50 + "}", "is nested more than 20 levels deep"),
         (r"\boxed{" + "1" * 1_000_000 + "}", f"is longer than {LONGEST:,} characters"),
         (r"\boxed{" * 100_000 + "1", None),
         ("x^{" * 300_000, f"is longer than {LONGEST:,} characters"),

@@ -40,4 +40,4 @@ def assert_named(runner: Callable[..., Any], folder: Path, choice: str, extra: s
     done = runner("-m", choice, "model=stub", PYTHONPATH=str(folder / "hide"))
     assert (done.code, done.out) == (2, "")
     install = f"pip install 'runner-llm[{extra}]'"
-    assert done.err == f"error: {choice} comes in a package that is not installed here: {install}\n"
+    assert done.err == f"error: {choice} needs a package that is not installed: {install}\n"

@@ -94,7 +94,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     assert short.error is not None
     assert f"{errors} of 6 prompts ended in an error, number" in short.error
     assert "out of memory" in short.error
-    assert "the same command asks these again" in short.error
+    assert "Run the same command to repeat these requests" in short.error
     assert len(lines_of(short.output_dir)) == 6, "what has failed stays as evidence"
     again = run(config, bases=bases)
     assert again.status is Status.FINISHED

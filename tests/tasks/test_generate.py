@@ -92,9 +92,7 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
             (Message("system", "s"), Message("user", "u")),
         ]
     said = [record.getMessage() for record in caplog.records]
-    assert said == [
-        "note: prompt lines hold keys that are not read: id (read are prompt, messages, branches)"
-    ]
+    assert said == ["note: keys of prompt lines are ignored: id (used are prompt, messages, branches)"]
 
 
 @pytest.mark.parametrize(

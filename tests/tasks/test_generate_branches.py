@@ -287,8 +287,8 @@ def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task.prompt=a", "task.branches=[b]", "rope=native"], "rope=native has no place for the branches of this job"),
-        (["task.prompt=a", "task.branches=[]"], "task.branches=[]: give the text that each branch begins with"),
+        (["task.prompt=a", "task.branches=[b]", "rope=native"], "rope=native has no positions for branches"),
+        (["task.prompt=a", "task.branches=[]"], "task.branches=[]: give the text that begins each branch"),
         (["task.prompt=a", "task.branches=b"], "task.branches"),
     ],
 )  # fmt: skip

@@ -173,7 +173,7 @@ def _context_limit_notes(resolved: ResolvedJob) -> list[str]:
     has_no_limit = config.rope.name != RopeConfig.name or config.rope.beyond_trained
     if not isinstance(room, int) or has_no_limit or longest < room:
         return []
-    limit = f"the model has room for {room:,} tokens, those of the prompt among them: an answer ends there"
+    limit = f"prompt and answer have room for {room:,} tokens together: the answer ends there"
     return [f"generation.max_new_tokens={config.generation.max_new_tokens}: {limit}"]
 
 

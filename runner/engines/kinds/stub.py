@@ -69,12 +69,12 @@ class StubEngine:
         facts = {"architecture": "stub", "device": "none", "dtype": "none"}
         if self.kv_cache != KvCache.as_model:
             facts["kv_cache"] = (
-                f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub keeps no keys"
+                f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub has no KV cache"
             )
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
             facts=facts,
-            notes=[text_note("model=stub: the answers are made up, the times mean nothing")],
+            notes=[text_note("model=stub: answers are invented and times have no meaning")],
         )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:

@@ -137,7 +137,7 @@ def iterate_candidates(
     base = compose(overrides_given)
     if not base.model.has_weights:
         raise ConfigError(
-            "it has no weights here, so there is nothing to choose",
+            "this model has no weights on this machine, so there is no quantization to choose",
             key="model",
             value=base.model.name,
             code="unsupported",

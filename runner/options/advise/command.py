@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
 
 def create_parser() -> argparse.ArgumentParser:
     about = (
-        "Recommend settings for a model, a machine and limits: at most five, best first, with their commands."
+        "Recommend up to five configurations for a model, a machine and limits. The best "
+        "comes first, with its command."
     )
     epilog = """examples:
   runner-advise model=qwen25_15b_instruct --memory-gib 8 --seconds-per-question 20
@@ -65,41 +66,47 @@ def create_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     arguments.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="model=..., and other overrides of a job"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="model=NAME and other overrides of the job"
     )
     add = arguments.add_argument_group("limits").add_argument
     add(
         "--memory-gib",
         type=float,
         metavar="N",
-        help="limit of the process, on the model's device (default: all free memory)",
+        help="memory limit of the process on the model's device (default: all free memory)",
     )
-    add("--seconds-per-question", type=float, metavar="N", help="limit, averaged over a whole job")
+    add(
+        "--seconds-per-question",
+        type=float,
+        metavar="N",
+        help="time limit per question, as the mean over the whole job",
+    )
     add(
         "--mix",
         metavar="LIMIT",
-        help="give each layer a format of quantization=A,B,... (default: nf4,int8,none), so that the model fits and "
-        "loses least: 'weight_mib<60' limits the weights, 'model_mib<60' also KV cache and activations; measures here",
+        help=(
+            "choose one format per layer from quantization=A,B,... (default: nf4,int8,none): the "
+            "model meets the limit with the smallest loss. 'weight_mib<60' limits the weights, "
+            "'model_mib<60' also KV cache and activations. Runs measurements on this machine"
+        ),
     )
     add(
         "--by-block",
         action="store_true",
-        help="of --mix: one format for all layers of a block, which is measured sooner",
+        help="with --mix: use one format for all layers of a block, which takes less time to measure",
     )
     add = arguments.add_argument_group("machine").add_argument
     add(
         "--machine",
         metavar="NAME|FILE",
-        help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: here)",
+        help="laptop_8gb, workstation_24gb, gpu_80gb, or a YAML file (default: this machine)",
     )
     add(
-        "--quick",
-        action="store_true",
-        help="do not time anything: use only recorded jobs and earlier calibrations",
+        "--quick", action="store_true", help="run no timings: use only recorded jobs and earlier calibrations"
     )
     add = arguments.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object")
-    add("--run", action="store_true", help="run the recommended jobs as one grid")
+    add("--run", action="store_true", help="run the recommended configurations as one grid")
     return arguments
 
 
@@ -113,12 +120,13 @@ def _run_advise(options: argparse.Namespace) -> int:
     described = load_machine(options.machine) if options.machine else None
     if described is not None and options.run:
         raise ConfigError(
-            f"--run --machine {described.name}: a described machine cannot run jobs", code="conflict"
+            f"--run --machine {described.name}: jobs run on this machine only. Omit --run or --machine",
+            code="conflict",
         )
     for word in options.overrides:
         if "=" not in word:
             raise ConfigError(
-                "not a valid override: write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
+                "not a valid override. Write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
             )
     overrides = quote_texts(options.overrides)
     overrides = [*read_variable_overrides(overrides), *overrides]
@@ -138,7 +146,9 @@ def _run_advise(options: argparse.Namespace) -> int:
     else:
         print_recommendations(advice, described, limits)
     if not advice.chosen:
-        raise JobFailed("no configuration meets these limits, see above", code="not_found")
+        raise JobFailed(
+            "no configuration meets these limits (reasons: see above). Raise a limit", code="not_found"
+        )
     if options.run:
         from runner.options.advise.job_grid import run_recommended_jobs
 
@@ -155,7 +165,10 @@ def _run_mix(options: argparse.Namespace, overrides: list[str], compose: Compose
     for option in ("memory_gib", "seconds_per_question", "machine", "run"):
         if getattr(options, option):
             raise ConfigError(
-                f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out",
+                (
+                    f"--mix has its own limit and does not use --{option.replace('_', '-')}. Omit "
+                    f"--{option.replace('_', '-')}"
+                ),
                 code="conflict",
             )
     limit = SizeLimit.parse(options.mix)
@@ -179,7 +192,7 @@ def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
         return [others]
     if own := [word for word in others if word.partition("=")[0] in ITS_KEYS]:
         raise ConfigError(
-            f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0], code="conflict"
+            f"each recipe in {FILES}={places[-1]} sets this key itself. Omit it", key=own[0], code="conflict"
         )
     models, left_out = list_models(places[-1])
     for text in render_notes(left_out):
@@ -189,5 +202,7 @@ def _split_model_overrides(overrides: list[str]) -> list[list[str]]:
             print_message(f"cannot be read: {model.name}: {model.problem}")
     readable = [[*model.overrides, *others] for model in models if not model.problem]
     if not readable:
-        raise ConfigError("none of its models can be read", key=FILES, value=places[-1], code="unreadable")
+        raise ConfigError(
+            "none of the models in this folder can be read", key=FILES, value=places[-1], code="unreadable"
+        )
     return readable

@@ -35,7 +35,7 @@ class Machine:
             value = getattr(self, item.name)
             if item.name != "name" and not (isinstance(value, int | float) and value >= 0):
                 raise ConfigError(
-                    f"{item.name}={value}: must be a number from 0 on",
+                    f"{item.name}={value}: must be a number of 0 or more",
                     key="--machine",
                     value=self.name,
                     code="bad_value",
@@ -91,7 +91,10 @@ def _make_machine(name: str, values: dict[str, Any]) -> Machine:
     missing = [key for key in keys[:3] if key not in values]
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)} is missing (see {FILE.name})", key="--machine", value=name, code="missing"
+            f"{', '.join(missing)} is missing. {FILE.name} shows a complete example",
+            key="--machine",
+            value=name,
+            code="missing",
         )
     return Machine(name, **values)
 

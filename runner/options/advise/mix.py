@@ -48,7 +48,10 @@ class SizeLimit:
         found = LIMIT.fullmatch(text.replace(" ", ""))
         if found is None or float(found[2]) <= 0:
             raise ConfigError(
-                f"give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}",
+                (
+                    "a limit is missing or malformed. Give one such as "
+                    f"{' or '.join((f'{it}<60' for it in LIMITS))}"
+                ),
                 key="--mix",
                 value=text,
                 code="bad_value",
@@ -81,7 +84,7 @@ class MixableModel:
         config = compose([*overrides, "quantization=none"])
         if not config.model.has_weights:
             raise ConfigError(
-                "it has no weights here, so there is nothing to quantize",
+                "this model has no weights on this machine, so there is nothing to quantize",
                 key="model",
                 value=config.model.name,
                 code="unsupported",
@@ -91,7 +94,7 @@ class MixableModel:
         files = resolved.model.files
         if files.stored_format is not None or files.path.is_file():
             raise ConfigError(
-                "--mix quantizes an unquantized folder, and this is none",
+                "--mix needs an unquantized folder, and this model has none",
                 key="model.name",
                 value=config.model.name,
                 code="unsupported",

@@ -164,7 +164,10 @@ def advise_mix(
     if chosen is None:
         least = min(model.weight_mib(model.uniform_choice(name)) for name in model.names) + rest_mib
         raise ConfigError(
-            f"the smallest of these formats takes {format_against_limit(least, limit.mib, in_mib)} MiB: allow more",
+            (
+                "the smallest of these formats takes "
+                f"{format_against_limit(least, limit.mib, in_mib)} MiB. Raise the limit"
+            ),
             key="--mix",
             value=limit,
             code="too_large",
@@ -229,7 +232,7 @@ def _run_choices(
         if choice.record is None or choice.record.error or planned.job is None:
             problem = outcome.message if outcome else planned.problem
             raise JobFailed(
-                f"the job of {choice.name} failed: {problem or (choice.record and choice.record.error)}",
+                f"the job {choice.name} failed: {problem or (choice.record and choice.record.error)}",
                 code="failed",
             )
         samples = read_samples(planned.job.samples_path)
@@ -238,8 +241,11 @@ def _run_choices(
         )
     if len(choices[0].texts) < MIN_TEXTS:
         raise ConfigError(
-            f"{len(choices[0].texts)} texts are left after the {TEXTS} for single losses, and a comparison needs "
-            f"{MIN_TEXTS}: give task.data with more texts, or a larger task.limit",
+            (
+                f"after {TEXTS} documents for the single losses, {len(choices[0].texts)} remain, "
+                f"but the comparison needs {MIN_TEXTS}. Give task.data with more documents, or a "
+                "larger task.limit"
+            ),
             code="missing",
         )
 

@@ -88,14 +88,18 @@ def load_graph(path: str | Path) -> SavedGraph:
     path = Path(path).expanduser()
     if path.is_dir():
         raise DataError(
-            "this is a folder; give the graph.json that a job has saved", key=path, code="bad_value"
+            "this is a folder. Give the graph.json that a job has saved", key=path, code="bad_value"
         )
     with os_errors_as_data_error(path):
         if path.exists() and not path.is_file():
-            raise DataError("this is not an ordinary file", key=path, code="bad_value")
+            raise DataError(
+                "this is not a regular file. Give the graph.json that a job has saved",
+                key=path,
+                code="bad_value",
+            )
         if path.stat().st_size > MAX_BYTES:
             raise DataError(
-                f"{path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}",
+                f"the file has {path.stat().st_size:,} bytes; a graph has at most {MAX_BYTES:,}",
                 key=path,
                 code="too_large",
             )
@@ -139,7 +143,7 @@ class _GraphReader(JsonFieldReader):
         self.require_keys("", OF_ROUNDS | values if version == 1 else values, KEYS)
         for key, value in OF_ROUNDS.items():
             if values.get(key, value) != value:
-                need = f"{json.dumps(value)}, since all rounds share the edges,"
+                need = f"{json.dumps(value)}, because all rounds share the edges,"
                 self.raise_error(key, need, values[key])
         self.read_choice("mode", values["mode"], tuple(mode.value for mode in Topology))
         mode, agents = Topology(values["mode"]), self.read_count("agents", values["agents"])
@@ -149,7 +153,7 @@ class _GraphReader(JsonFieldReader):
             )
         roles = self.read_list("roles", values["roles"])
         if len(roles) != agents:
-            self.raise_error("roles", f"a name for each of {agents} agents", roles)
+            self.raise_error("roles", f"one name for each of {agents} agents", roles)
         names = tuple(self.parse_name(f"roles[{number}]", role) for number, role in enumerate(roles))
         spatial, temporal = (self.parse_edges(kind, values[kind], agents) for kind in get_args(Kind))
         if spatial.allowed.diagonal().any():
@@ -184,7 +188,7 @@ class _GraphReader(JsonFieldReader):
             key = f"learned.settings.{self.parse_name('learned.settings', name)}"
             is_finite = isinstance(setting, float) and math.isfinite(setting)
             if not (is_finite or setting is None or isinstance(setting, (str, int))):
-                need = "a text, a finite number, true, false or null"
+                need = "a string, a finite number, true, false or null"
                 self.raise_error(key, need, setting)
         iterations, questions = (
             self.read_count(f"learned.{name}", values[name]) for name in ("iterations", "questions")
@@ -196,7 +200,7 @@ class _GraphReader(JsonFieldReader):
         rows, (fits, need) = self.read_list(key, value), CELLS[dtype]
         if len(rows) != num_agents:
             raise DataError(
-                f"{key}: {num_agents} rows expected, one for each agent, found {len(rows)}",
+                f"{key}: expected {num_agents} lists, one per agent, found {len(rows)}",
                 key=self.path,
                 code="damaged",
             )
@@ -204,7 +208,7 @@ class _GraphReader(JsonFieldReader):
             cells = len(self.read_list(f"{key}[{number}]", row))
             if cells != num_agents:
                 raise DataError(
-                    f"{key}[{number}]: {num_agents} cells expected, found {cells}",
+                    f"{key}[{number}]: expected {num_agents} entries, found {cells}",
                     key=self.path,
                     code="damaged",
                 )

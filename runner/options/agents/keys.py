@@ -103,16 +103,17 @@ OF_SOME_METHODS: dict[
     "baseline": ("its loss has no baseline", {TrainingMethod.none, TrainingMethod.runner}),
     "nuclear_norm": ("its nuclear norms have weight 1", {TrainingMethod.none, TrainingMethod.runner}),
     "imp_per_iterations": (
-        "it prunes once, after the last iteration",
+        "pruning happens once, after the last iteration",
         {TrainingMethod.none, TrainingMethod.runner, TrainingMethod.agent_prune_code},
     ),
     "delta": ("its loss has no such term", {TrainingMethod.agent_prune, TrainingMethod.agent_prune_code}),
 }
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
-RATE = ValueConstraint(lambda value: 0 <= value < 1, "must lie in [0, 1); 0: no pruning")
+RATE = ValueConstraint(lambda value: 0 <= value < 1, "must lie in [0, 1); 0 turns pruning off")
 INNER = ValueConstraint(
-    lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned"
+    lambda value: 0 < value < 1,
+    "must lie strictly between 0 and 1: edges with probability 0 or 1 cannot be learned",
 )
 
 
@@ -138,7 +139,7 @@ class AgentsConfig(QuestionsConfig):
     graph: str | None = config_field(
         None, HASHED, not_blank("give a graph.json that an earlier job has saved, or null")
     )
-    train_split: str = config_field("train", constraint=not_blank("name a split of the data"))
+    train_split: str = config_field("train", constraint=not_blank("give the name of a split of the data"))
     train_offset: int = config_field(
         0,
         NotInIdentity("says which questions train the graph; the SHA-256 of these counts instead"),
@@ -160,7 +161,7 @@ class AgentsConfig(QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = f"give one role or more of {', '.join(Role)}, or null for all of them in this order"
+        need = f"give at least one role of {', '.join(Role)}, or null for all of them in this order"
         check_value(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
         known = (*Role, DECISION)
         for role in self.role_adapters:
@@ -171,14 +172,14 @@ class AgentsConfig(QuestionsConfig):
                 f"give roles: {', '.join(known)}",
                 code="unknown_choice",
             )
-        need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
+        need = "agents answer with numbers or letters. Use task=gsm8k task.extractor=math"
         check_value(
             self.gold is not GoldKind.expression, "task.gold", self.gold.value, need, code="unsupported"
         )
         self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
-            need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
+            need = "task.mode=direct_answer has no edges to optimize. Use another task.mode, or omit this key"
             check_value(
                 not (is_optimized and self.mode is Topology.direct_answer),
                 f"task.{key}",
@@ -186,7 +187,7 @@ class AgentsConfig(QuestionsConfig):
                 need,
                 code="conflict",
             )
-            need = f"task.graph={self.graph} is used as it is: leave one of the two out"
+            need = f"task.graph={self.graph} fixes the edges. Omit one of the two keys"
             check_value(
                 not (is_optimized and self.graph is not None),
                 f"task.{key}",
@@ -196,22 +197,28 @@ class AgentsConfig(QuestionsConfig):
             )
         if self.optimized_spatial and self.mode is Topology.debate:
             raise ConfigError(
-                "in task.mode=debate no agent hears another in its own round, so there is "
-                "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out",
+                (
+                    "in task.mode=debate no agent reads another agent's answer of the same "
+                    "round. Use task.optimized_temporal=true or another task.mode"
+                ),
                 key="task.optimized_spatial",
                 value="true",
                 code="conflict",
             )
         if self.nuclear_norm and not self.optimized_spatial:
             raise ConfigError(
-                f"task.nuclear_norm={self.nuclear_norm} is a penalty on learned spatial edges: give "
-                "task.optimized_spatial=true too, or leave it out",
+                (
+                    f"task.nuclear_norm={self.nuclear_norm} penalizes learned spatial edges. Give "
+                    "task.optimized_spatial=true too, or omit task.nuclear_norm"
+                ),
                 code="no_effect",
             )
         if self.optimized_temporal and self.num_rounds == 1:
             raise ConfigError(
-                "temporal edges lead from one round to the next, and task.num_rounds=1: "
-                "use task.num_rounds=2 or more, or leave it out",
+                (
+                    "temporal edges connect two rounds, but task.num_rounds=1. Use "
+                    "task.num_rounds=2 or more, or omit this key"
+                ),
                 key="task.optimized_temporal",
                 value="true",
                 code="conflict",
@@ -228,17 +235,20 @@ class AgentsConfig(QuestionsConfig):
         )
         for key, (why, methods) in OF_SOME_METHODS.items():
             value, default = getattr(self, key), defaults[key]
-            need = f"with task.method={self.method} {why}: leave it out (the default is {default})"
+            need = f"not used with task.method={self.method}: {why}. Omit it (default: {default})"
             check_value(
                 self.method in methods or value == default, f"task.{key}", value, need, code="no_effect"
             )
         if self.method not in (TrainingMethod.none, TrainingMethod.runner):
-            need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
+            need = (
+                f"task.graph={self.graph} fixes the edges. Omit one of the two keys; task.draw "
+                "sets how edges are drawn"
+            )
             check_value(self.graph is None, "task.method", self.method, need, code="conflict")
-            need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
+            need = "this method learns edges, but no edge can be learned. Give task.optimized_spatial=true"
             need = f"{need}, task.optimized_temporal=true or both"
             check_value(has_random, "task.method", self.method, need, code="missing")
-        need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
+        need = "no edge has a probability. Give task.optimized_spatial=true or a task.graph, or omit this key"
         check_value(
             not self.draw or has_random or self.graph is not None,
             "task.draw",
@@ -251,11 +261,13 @@ class AgentsConfig(QuestionsConfig):
         """Raise ConfigError for several samples of a team."""
         if not self.has_several_samples:
             return
-        need = "one agent is asked several times: give task.mode=direct_answer"
+        need = "only one agent can answer several times. Give task.mode=direct_answer"
         check_value(self.mode is Topology.direct_answer, "task.samples", self.samples, need, code="conflict")
-        need = "samples are of one round: leave it out, or leave out task.samples"
+        need = "samples have one round only. Omit this key or task.samples"
         check_value(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need, code="conflict")
-        need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
+        need = (
+            "with several samples, the last one is no better than the first. Use majority_vote or final_refer"
+        )
         check_value(
             self.decision_method is not DecisionMethod.direct,
             "task.decision_method",

@@ -109,7 +109,7 @@ class Sandbox:
         `answer`.
         """
         if len(text) > LONGEST_CODE:
-            return _failed_outcome(f"the code has more than {LONGEST_CODE} characters")
+            return _failed_outcome(f"the code is longer than {LONGEST_CODE} characters")
         self.detect_protections()
         return self._run_process(extract_programs(text), self.limits, self.letters)[0]
 
@@ -126,7 +126,7 @@ class Sandbox:
                     outcome, held = self._run_process((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(
-                        f"the sandbox for written Python does not work on this machine: {outcome.why}",
+                        f"the sandbox for generated Python does not work on this machine: {outcome.why}",
                         code="failed",
                     )
                 self._held = held
@@ -192,7 +192,7 @@ class Sandbox:
                 chunk = os.read(descriptor, _MAX_ANSWERED)
                 data += chunk
                 if len(data) > _MAX_ANSWERED:
-                    why = "it wrote into the pipe for its answer"
+                    why = "the program wrote to the pipe reserved for its answer"
                     return b"", why
                 if is_open := bool(chunk):
                     continue
@@ -201,9 +201,9 @@ class Sandbox:
                 # the process is ending, or the code has closed the pipe
                 poll.unregister(descriptor)
             if _exceeds_disk_limit(folder, 4 * limits.file_kib * KIB):
-                why = "it wrote more files than it may"
+                why = "the program wrote more files than the limit"
                 return b"", why
-        why = "it " if is_open else "it closed the pipe for its answer, and "
+        why = "the program " if is_open else "the program closed the pipe for its answer, and "
         return b"", f"{why}was stopped after {limits.seconds:g} s"
 
     def _parse_outcome(
@@ -214,11 +214,11 @@ class Sandbox:
             # a program that ignores SIGXCPU gets SIGKILL a second later
             ignored_limit = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
             if not reason and (ignored_limit or exit_code == -signal.SIGXCPU):
-                reason = f"it used more than {self.limits.cpu_s} s of CPU time"
+                reason = f"the program used more than {self.limits.cpu_s} s of CPU time"
             elif data and exit_code == 0:
-                reason = reason or "it wrote into the pipe for its answer"
+                reason = reason or "the program wrote to the pipe reserved for its answer"
             return _failed_outcome(
-                reason or f"it {describe_exit_code(exit_code)} before it had an answer"
+                reason or f"the program {describe_exit_code(exit_code)} before it returned an answer"
             ), frozenset()
         held, answer, reason, printed = (
             field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)
@@ -231,7 +231,9 @@ class Sandbox:
         if found is not None and len(found) > MAX_DIGITS:
             found, reason = None, f"`answer` has more than {MAX_DIGITS} digits"
         if found is None:
-            reason = reason or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
+            reason = (
+                reason or f"`answer` is {answer.strip()[:100]!r}, not a {(LETTER if letters else NUMBER)}"
+            )
             return CodeOutcome(None, CodeStatus.code_failed, reason, printed), frozenset(held.split())
         return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
 

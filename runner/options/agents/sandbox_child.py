@@ -132,7 +132,8 @@ class LateImportRefuser:
         """Raise ModuleNotFoundError for a module that could have been imported before."""
         if name.partition(".")[0] in sys.stdlib_module_names:
             raise ModuleNotFoundError(
-                f"the sandbox imports only what the code names: write `import {name}`", name=name
+                f"the sandbox allows only modules that the code itself imports: write `import {name}`",
+                name=name,
             )
 
 
@@ -192,21 +193,21 @@ def format_answer(value: Any, expected_kind: str = "number") -> tuple[str, str]:
     even if float() accepts them.
     """
     if isinstance(value, bool) or value is None:
-        return "", f"`answer` is {value} and no {expected_kind}"
+        return "", f"`answer` is {value}, not a {expected_kind}"
     if isinstance(value, str):
         text = str.__str__(value).strip()
         if len(text) > LONGEST_TEXT:
-            return "", f"`answer` is a text of {len(text)} characters and no {expected_kind}"
+            return "", f"`answer` is a string of {len(text)} characters, not a {expected_kind}"
         if not "".join(text.split()).isprintable():
-            why = f"`answer` is a text with characters that cannot be printed, and no {expected_kind}"
+            why = f"`answer` is a string with unprintable characters, not a {expected_kind}"
             return "", why
         return text or " ", ""
     of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
     kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))
     if not isinstance(value, kinds):
-        return "", f"`answer` is of type {type(value).__name__[:100]} and no {expected_kind}"
+        return "", f"`answer` is of type {type(value).__name__[:100]}, not a {expected_kind}"
     if value != value or value in (float("inf"), float("-inf")):
-        return "", f"`answer` is {float(value)} and no {expected_kind}"
+        return "", f"`answer` is {float(value)}, not a {expected_kind}"
     if not -(10**MAX_DIGITS) < value < 10**MAX_DIGITS:
         return "", f"`answer` has more than {MAX_DIGITS} digits"
     number = value if isinstance(value, int) else float(value)
@@ -383,7 +384,7 @@ def make_audit_hook(files: bool, calls: bool) -> Any:
                 return
         elif not event.startswith(refused) and not (calls and event.startswith(on_calls)):
             return
-        raise PermissionError(f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip())
+        raise PermissionError(f"the sandbox blocks {event} {(arguments[0] if arguments else '')}".rstrip())
 
     return audit_hook
 

@@ -225,9 +225,10 @@ class _AgentsJob:
             for discussion in discussions:
                 if discussion.failed and not discussion.failed.call.permanent:
                     raise JobFailed(
-                        f"a training question ended in an error: {describe_failure(discussion)}. "
-                        "All recorded calls are kept; run "
-                        "the same command to resume",
+                        (
+                            f"a training question failed: {describe_failure(discussion)}. All "
+                            "recorded calls are saved. Run the same command to resume"
+                        ),
                         code="failed",
                     )
                 self.training.add_discussion(discussion)
@@ -248,7 +249,7 @@ class _AgentsJob:
         """Run the scored questions and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
         for index in [sample for sample in recorder.samples if sample >= len(items)]:
-            recorder.raise_if_rejected(index, f"is sample {index}, and this job has {len(items)} questions")
+            recorder.raise_if_rejected(index, f"is sample {index}, but this job has {len(items)} questions")
         samples: dict[int, Sample] = {}
 
         def record_sample(discussion: Discussion) -> None:
@@ -258,7 +259,7 @@ class _AgentsJob:
             if recorded is not None and not recorded.failed:
                 sample = with_recorded_cluster(self.task, sample, recorded)
                 recorder.raise_if_rejected(
-                    index, None if recorded == sample else f"is inconsistent with its calls in {CALLS}"
+                    index, None if recorded == sample else f"does not match its calls in {CALLS}"
                 )
             elif recorded != sample:
                 recorder.append_sample(sample)

@@ -61,8 +61,11 @@ def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
     graph, agents = saved.graph, 1 if task.mode is Topology.direct_answer else task.agents
     if graph.num_agents != agents or graph.mode is not task.mode:
         raise ConfigError(
-            f"it is a {graph.mode} graph of {graph.num_agents} agents, and task.mode={task.mode}, "
-            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.num_agents}",
+            (
+                f"the graph is for task.mode={graph.mode} task.agents={graph.num_agents}, but the "
+                f"job has task.mode={task.mode}, task.agents={agents}. Give "
+                f"task.mode={graph.mode} task.agents={graph.num_agents}"
+            ),
             key="task.graph",
             value=path,
             code="mismatch",
@@ -70,8 +73,10 @@ def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
     roles = make_team(task, graph).role_titles
     if saved.roles != roles:
         raise ConfigError(
-            f"its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
-            "give the same task.roles",
+            (
+                f"the graph's agents are {', '.join(saved.roles)}, but this job's are "
+                f"{', '.join(roles)}. Give the same task.roles"
+            ),
             key="task.graph",
             value=path,
             code="mismatch",

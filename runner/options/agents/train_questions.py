@@ -15,8 +15,10 @@ def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[
     """Return the training questions, and the number of excluded questions because they are scored."""
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
-            "the scored questions are of this split, and none of them may train "
-            "the graph. Give another task.train_split, or skip the first N questions with task.train_offset=N",
+            (
+                "this split is also scored, and scored questions may not train the graph. Give "
+                "another task.train_split, or skip the first N questions with task.train_offset=N"
+            ),
             key="task.train_split",
             value=task.train_split,
             code="conflict",
@@ -37,10 +39,11 @@ def load_train_questions(task: AgentsConfig, scored_items: list[Item]) -> tuple[
     train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(
-            f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all questions "
-            f"are among the {len(scored_items)} scored ones, and none is left "
-            "for training. Score fewer (task.limit), or give "
-            "data with another split",
+            (
+                f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all "
+                f"questions are among the {len(scored_items)} scored ones, so none remains for "
+                "training. Lower task.limit, or give data with another split"
+            ),
             code="empty",
         )
     return train[:needed], len(questions) - len(train)

@@ -44,8 +44,11 @@ ANSWER_TOKENS = 256  # the limit of tasks that set none, as in lm-eval
 SAMPLING_SETTINGS = (*PARAMETERS, "seed")  # the settings of generating that a task may have
 OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
     "gguf_file": "name the file itself, pretrained=FOLDER/FILE.gguf",
-    "tokenizer": "a model has its own one, a .gguf file in its header; leave it out",
-    "base_url": "the model runs in this process, pretrained=FILE.gguf; --model local-completions asks a server",
+    "tokenizer": "a checkpoint or a .gguf file already contains it. Omit this key",
+    "base_url": (
+        "the model runs in this process. Give pretrained=FILE.gguf; for a server use --model "
+        "local-completions"
+    ),
 }
 
 
@@ -67,14 +70,14 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         super().__init__()
         if enable_thinking and think_end_token is None:
             raise ConfigError(
-                "needs think_end_token, which separates the thinking from the answer",
+                "needs think_end_token, the text that ends the thinking",
                 key="enable_thinking",
                 value="True",
                 code="missing",
             )
         for key in OTHERS_KEYS.keys() & keys.keys():
             raise ConfigError(
-                f"no key of --model runner: {OTHERS_KEYS[key]}",
+                f"not a key of --model runner. {OTHERS_KEYS[key]}",
                 key=key,
                 value=keys[key],
                 code="unknown_choice",
@@ -175,7 +178,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
             raise ConfigError(
-                f"{', '.join(tasks)} scores given answers, before any thinking",
+                f"{', '.join(tasks)} scores given answers, so the model does no thinking",
                 key="enable_thinking",
                 value="True",
                 code="unsupported",
@@ -226,7 +229,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             ids = (before + after)[-(self.max_length + 1) :]
             if len(ids) == len(after):
                 raise ConfigError(
-                    f"a continuation of {len(after)} tokens leaves no room before it: the model has {self.max_length}",
+                    (
+                        f"the continuation has {len(after)} tokens and leaves no room for its "
+                        f"prompt: the model's limit is {self.max_length}"
+                    ),
                     code="too_large",
                 )
             own_requests.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
@@ -244,14 +250,14 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             given["temperature"] = 0.0
         elif not (self.temperature if given.get("temperature") is None else given["temperature"]):
             raise ConfigError(
-                "needs a temperature above 0, as in --gen_kwargs temperature=0.7",
+                "needs a temperature above 0, such as --gen_kwargs temperature=0.7",
                 key="do_sample",
                 value="True",
                 code="conflict",
             )
         if given.pop("num_beams", 1) != 1:
             raise ConfigError(
-                "the engine has no beam search; leave it out",
+                "the engine has no beam search. Omit this key",
                 key="num_beams",
                 value=settings["num_beams"],
                 code="unsupported",
@@ -266,7 +272,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         room = self.max_length - limit
         if room <= 0:
             raise ConfigError(
-                f"the model has {self.max_length} places, and its prompt needs some",
+                f"the prompt does not fit: the model's limit is {self.max_length} tokens",
                 key="max_gen_toks",
                 value=limit,
                 code="too_large",

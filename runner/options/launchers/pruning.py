@@ -41,16 +41,16 @@ def check_prunable(first: PlannedJob, keys: Iterable[str], direction: str) -> No
     questions = task.questions_config if task is not None else None
     can_compare = questions is not None and questions.comparisons_key and questions.baseline_name is None
     if task is not None and not can_compare:
-        need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
+        need = "needs task=gsm8k. Omit task.early_stop_vs, which pruning sets itself"
         raise ConfigError(f"task={task.name}: {need}", key=KEY, code="conflict")
     if direction != "maximize":
         raise ConfigError(
-            f"hydra.sweeper.direction={direction}: only a search for the highest accuracy prunes",
+            f"hydra.sweeper.direction={direction}: pruning works only for direction=maximize",
             key=KEY,
             code="conflict",
         )
     if asked := [key for key in keys if key.partition(".")[0] == "task"]:
-        need = "trials that ask in different ways cannot be compared question by question"
+        need = "pruning compares trials question by question, which needs the same prompts in all trials"
         raise ConfigError(f"{asked[0]} is searched over: {need}", key=KEY, code="conflict")
 
 

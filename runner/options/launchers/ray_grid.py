@@ -241,7 +241,7 @@ class RayExecutor(Executor):
             return outcome
         if self.stop_requests:
             return outcome
-        why = "its process got a signal on its node"
+        why = "the process of this job received a signal on its node"
         return planned.record_death(Status.FAILED, why)
 
     def _record_death(self, planned: PlannedJob, is_late: bool, message: str) -> JobOutcome:
@@ -280,9 +280,9 @@ def _describe_failure(error: Exception) -> str:
     """Return on one line how a process or a node failed."""
     import ray
 
-    why = "its process died under hydra/launcher=ray (see the logs of Ray on its node)"
+    why = "the process of this job died under hydra/launcher=ray. Read Ray's logs on its node"
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        why = "Ray ended its process, because the memory of the node was nearly used up (hydra.launcher.memory_mib)"
+        why = "Ray ended the process, because the node ran out of memory (limit: hydra.launcher.memory_mib)"
     elif isinstance(error, ray.exceptions.NodeDiedError):
-        why = "the node that ran it has died, too often (hydra.launcher.max_restarts)"
+        why = "the job's nodes died more often than hydra.launcher.max_restarts allows"
     return why

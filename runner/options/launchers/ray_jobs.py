@@ -221,8 +221,10 @@ def check_no_local_output(config: RunnerConfig) -> None:
     """Raise ConfigError for a job whose files would remain on this node."""
     if config.task.output_file is not None or hasattr(config.task, "output_dir"):
         raise ConfigError(
-            f"task={config.task.name} writes files for you, and they would stay on this node: put output_dir on a disk "
-            f"that all nodes share, or use hydra/launcher=workers",
+            (
+                f"task={config.task.name} writes files that would stay on this node. Put "
+                "output_dir on a shared disk, or use hydra/launcher=workers"
+            ),
             code="unsupported",
         )
 
@@ -232,7 +234,7 @@ def identify_same_job(config: RunnerConfig, expected: Job) -> Job:
     _, here = identify_job(resolve_job(config))
     if here.job_id != expected.job_id and Uses.machine not in import_task(config).USES:
         raise ConfigError(
-            f"{expected.job_id} would be {here.job_id} on this node: its files of the model or the data are others",
+            f"{expected.job_id} would be {here.job_id} on this node: its model or data files differ",
             code="mismatch",
         )
     return here

@@ -76,7 +76,7 @@ def connect_to_ray(address: str | None) -> Iterator[None]:
             ray.shutdown()
             if start < MAX_STARTS and STARTED_SLOWLY in str(error):
                 log.warning(
-                    "Ray did not start within its 30 s, as on a busy machine: start %d of %d",
+                    "Ray did not start within 30 s, perhaps because the machine is busy: start %d of %d",
                     start + 1,
                     MAX_STARTS,
                 )

@@ -119,7 +119,7 @@ class OptunaSearch(LaunchingSweeper):
             pruning.check_prunable(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
                 raise ConfigError(
-                    "only hydra/launcher=workers and ray tell how far a job came",
+                    "pruning needs the progress of running jobs. Use hydra/launcher=workers or ray",
                     key=pruning.KEY,
                     code="unsupported",
                 )
@@ -146,8 +146,10 @@ class OptunaSearch(LaunchingSweeper):
             ) from error
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
-                f"this study was begun with another model, data set or setting "
-                f"({begun_with} at its first values, now {job}): take these back, or use another name",
+                (
+                    "this study was begun with another model, data set or setting (first job: "
+                    f"{begun_with}, now {job}). Restore these settings, or give another name"
+                ),
                 key="hydra.sweeper.study_name",
                 value=name,
                 code="mismatch",
@@ -155,8 +157,11 @@ class OptunaSearch(LaunchingSweeper):
         study.set_user_attr(JOB, job)
         if study.direction.name.lower() != self.settings.direction:
             raise ConfigError(
-                f"this study was begun with hydra.sweeper.direction="
-                f"{study.direction.name.lower()}: use that, or another name",
+                (
+                    "this study was begun with "
+                    f"hydra.sweeper.direction={study.direction.name.lower()}. Use that direction, "
+                    "or give another name"
+                ),
                 key="hydra.sweeper.study_name",
                 value=name,
                 code="mismatch",

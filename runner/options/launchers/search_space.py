@@ -54,7 +54,7 @@ class SearchSpace:
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
             raise ConfigError(
-                f"there is nothing to search over: {need}",
+                f"no key has several values to search: {need}",
                 key="hydra/sweeper",
                 value="optuna",
                 code="missing",
@@ -82,7 +82,7 @@ def _make_distribution(key: str, override: Override) -> BaseDistribution:
         assert end is not None
         if start >= end or (is_log and start <= 0):
             raise ConfigError(
-                "an interval begins below its end, and above 0 on a logarithmic scale",
+                "the start of an interval must be smaller than its end, and above 0 on a logarithmic scale",
                 key=line,
                 code="bad_value",
             )
@@ -101,7 +101,7 @@ def _make_distribution(key: str, override: Override) -> BaseDistribution:
             [choice if isinstance(choice, (int, float)) else str(choice) for choice in choices]
         )
     raise ConfigError(
-        f"a search takes choice(...), range(...) or interval(...) for {key}", key=line, code="unsupported"
+        f"a search supports choice(...), range(...) or interval(...) for {key}", key=line, code="unsupported"
     )
 
 
@@ -119,7 +119,8 @@ class SearchSettings:
     def __post_init__(self) -> None:
         check_config_values("hydra.sweeper", self)
         need = (
-            "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
+            "a search has one objective. For two objectives run a grid and read the Pareto "
+            "front of runner-compare"
         )
         check_value(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
         for key, value, known in (
@@ -184,7 +185,7 @@ def _list_values(key: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, IntDistribution) and not distribution.log:
         return [*range(distribution.low, distribution.high + 1, distribution.step)]
     raise ConfigError(
-        f"{key} is an interval without steps: give choice(...) or range(...)",
+        f"{key} is an interval without steps, which this sampler cannot use. Give choice(...) or range(...)",
         key="hydra.sweeper.sampler.name",
         value="grid",
         code="conflict",

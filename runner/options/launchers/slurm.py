@@ -45,8 +45,10 @@ REASONS = {
     "CANCELLED": (Status.KILLED, "cancelled in Slurm"),
     "TIMEOUT": (
         Status.KILLED,
-        "over its time limit (hydra.launcher.timeout_min), which it did not notice in the time "
-        "that hydra.launcher.signal_delay_s gives",
+        (
+            "the job exceeded its time limit (hydra.launcher.timeout_min) and did not stop "
+            "within hydra.launcher.signal_delay_s"
+        ),
     ),
     "OUT_OF_MEMORY": (Status.FAILED, "over its memory (hydra.launcher.mem_gb)"),
 }
@@ -126,8 +128,11 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
             minutes, restarts = self.params["timeout_min"], self.params["max_num_timeout"]
             return JobDeath(
                 how=Status.KILLED,
-                message=f"over its time limit after {restarts} restarts (hydra.launcher.timeout_min={minutes}, "
-                f"hydra.launcher.max_num_timeout={restarts}): the same command resumes it",
+                message=(
+                    f"the job exceeded its time limit after {restarts} restarts "
+                    f"(hydra.launcher.timeout_min={minutes}, "
+                    f"hydra.launcher.max_num_timeout={restarts}). Run the same command to resume"
+                ),
             )
 
     # ------------------------------------------------------------------------------------- in the
@@ -252,7 +257,7 @@ def read_result(job: submitit.Job[JobReturn]) -> JobReturn:
 def make_death(job: submitit.Job[JobReturn], state: str) -> JobDeath:
     """Return the failure of a job without a result: its reason and the path of its log."""
     status, reason = REASONS.get(
-        state, (Status.FAILED, f"its process died under hydra/launcher=submitit_slurm: {state}")
+        state, (Status.FAILED, f"the process of this job died under hydra/launcher=submitit_slurm: {state}")
     )
     return JobDeath(how=status, message=f"{reason} (see {job.paths.stderr})")
 

@@ -57,18 +57,20 @@ def entry() -> NoReturn:
 def create_parser() -> argparse.ArgumentParser:
     arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
-        "source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped"
+        "source",
+        metavar="IN",
+        help="a .pth file or a PEFT folder; `embedded` and `embedded_pth` are included",
     )
     arguments.add_argument(
-        "target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist"
+        "target", metavar="OUT", help="the PEFT folder or .pth file to write; must not exist"
     )
     arguments.add_argument(
-        "--base", required=True, help="the model it is for: FOLDER, HUB_ID or embedded; its config is read"
+        "--base", required=True, help="the base model: FOLDER, HUB_ID or embedded; only its config is read"
     )
     arguments.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="write the tensors in this format and say how many numbers it rounds (default: as they are)",
+        help="write the tensors in this format and report how many numbers are rounded (default: unchanged)",
     )
     return arguments
 
@@ -81,10 +83,10 @@ def convert_adapter(options: argparse.Namespace) -> str:
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
         raise ConfigError(
-            f"OUT={options.target} exists already, and is not overwritten: give another name", code="exists"
+            f"OUT={options.target} exists already and is not overwritten. Give another path", code="exists"
         )
     check_value(
-        source.exists(), "IN", options.source, f"there is no file or folder {source}", code="not_found"
+        source.exists(), "IN", options.source, f"file or folder {source} does not exist", code="not_found"
     )
     from runner_engine.models.lora import pth
 
@@ -104,7 +106,7 @@ def convert_adapter(options: argparse.Namespace) -> str:
             _write_peft(target, adapter, tensors, options.base)
     except OSError as error:
         raise OutputError(
-            f"cannot write OUT={options.target} ({error.strerror}): give another path", code="failed"
+            f"cannot write OUT={options.target} ({error.strerror}). Give another path", code="failed"
         ) from error
     count = sum(tensor.numel() for tensor in tensors.values())
     sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
@@ -120,7 +122,7 @@ def _build_empty_model(base: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = to_one_line(error)
         raise ConfigError(
-            f"its config.json describes no model that can be built: {why}",
+            f"config.json describes no model that can be built: {why}",
             key="--base",
             value=base,
             code="unsupported",
@@ -184,7 +186,7 @@ def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
-            f"its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only",
+            f"peft_type is {settings.get('peft_type')}, but a .pth file can hold only LORA",
             key=label,
             code="unsupported",
         )
@@ -193,7 +195,10 @@ def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict
     if more:
         keys = ", ".join(f"{key}={settings[key]}" for key in more)
         raise ConfigError(
-            f"{label} is more than y = W x + B(A(x)): {keys}. It works unchanged with lora=peft",
+            (
+                f"{label} has parts that y = W x + B(A(x)) cannot express: {keys}. Use the "
+                "adapter unchanged with lora=peft"
+            ),
             code="unsupported",
         )
     try:
@@ -203,7 +208,9 @@ def _read_peft_scalings(folder: Path, base_model: nn.Module, label: str) -> dict
                 LoraConfig.from_pretrained(str(folder)), base_model, low_cpu_mem_usage=True
             )
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{label} does not fit the base: {to_one_line(error)}", code="mismatch") from error
+        raise ConfigError(
+            f"{label} does not fit the base model: {to_one_line(error)}", code="mismatch"
+        ) from error
     layers = {path: layer for path, layer in base_model.named_modules() if getattr(layer, "lora_A", None)}
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 
@@ -265,12 +272,15 @@ def _cast_tensors(
             tensors[key.format(path, side)] = cast.contiguous()
             numbers += tensor.numel()
     factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
-    folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""
+    folded = f"the scaling ({', '.join(factors)}) is multiplied into B" if factors else ""
     kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     if rounded and dtype is None:
         raise ConfigError(
-            f"a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
-            f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft",
+            (
+                f"a .pth file has no scaling, and multiplying it ({', '.join(factors)}) into B "
+                f"rounds {rounded:,} numbers in {kinds}. Give --dtype float32 to allow this, or "
+                "use lora=peft"
+            ),
             key=label,
             code="refused",
         )

@@ -105,7 +105,7 @@ def translate_variables(
         keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
         if not keys:
             translation.add_ignored(
-                "BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)"
+                "BASE_URL", value, f"model={models[0].choice} uses no server. Only model=api does"
             )
         else:
             translation.add_overrides("BASE_URL", value, f"model.{keys[0]}={value}")
@@ -116,12 +116,15 @@ def _check_values(values: Mapping[str, str]) -> None:
     for name in FLAGS:
         if values.get(name, "0") not in ("0", "1"):
             raise ConfigError(
-                "use 1 or 0, or leave the variable unset", key=name, value=values[name], code="bad_value"
+                "give 1 or 0, or unset the variable", key=name, value=values[name], code="bad_value"
             )
     number = values.get("STUDENT_MAX_NEW_TOKENS", "1")
     if not number.isdecimal() or int(number) < 1:
         raise ConfigError(
-            "a whole number from 1 is needed", key="STUDENT_MAX_NEW_TOKENS", value=number, code="bad_value"
+            "must be a whole number of 1 or more",
+            key="STUDENT_MAX_NEW_TOKENS",
+            value=number,
+            code="bad_value",
         )
 
 
@@ -144,13 +147,15 @@ def _translate_model_variables(
     elif stub is not None and models and all("student.stub" in model.keys for model in models):
         translation.add_overrides("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
     elif stub is not None and own is not None:
-        translation.add_ignored("FORCE_STUDENT_STUB", stub, f"model={own} has no student to replace")
+        translation.add_ignored("FORCE_STUDENT_STUB", stub, f"model={own} has no fallback model to replace")
     elif stub is not None:
         translation.add_overrides("FORCE_STUDENT_STUB", stub, "model=stub")
     if base is None:
         return
     if stub == "1" and "model=stub" in translation.overrides:
-        translation.add_ignored("STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub")
+        translation.add_ignored(
+            "STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces the student with the stub"
+        )
     elif models and all("student.name" in model.keys for model in models):
         translation.add_overrides("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
     elif models and all(model.device_key and not model.is_named for model in models):

@@ -42,7 +42,7 @@ def read_json_split(folder: Path) -> list[Partition]:
     expected = [partition_file_name(number) for number in range(len(names))]
     if names != set(expected):
         raise DataError(
-            f"{', '.join(expected)} expected, found {', '.join(sorted(names))}", key=folder, code="damaged"
+            f"expected {', '.join(expected)}, found {', '.join(sorted(names))}", key=folder, code="damaged"
         )
     partitions = [partition_file.read_partition(folder / name) for name in expected]
     homes: dict[str, Partition] = {}
@@ -53,8 +53,10 @@ def read_json_split(folder: Path) -> list[Partition]:
             )
         if partition.form != INLINE:
             raise DataError(
-                f"refers to tensors in part_{number}.safetensors, and neither that nor {MANIFEST} "
-                "is there: give the whole folder that task=split wrote",
+                (
+                    f"refers to tensors in part_{number}.safetensors, but neither that file nor "
+                    f"{MANIFEST} exists. Give the whole folder that task=split wrote"
+                ),
                 key=partition.path,
                 code="not_found",
             )
@@ -143,14 +145,14 @@ def encode_numbers(values: Numbers, dtype: str, location: str) -> tuple[bytes, i
             data = values.astype(partition_file.PLAIN[dtype]).tobytes()
         else:
             raise ConfigError(
-                f"numbers cannot be stored as {dtype}: use task.dtype=float32",
+                f"numbers exceed the range of {dtype}. Use task.dtype=float32",
                 key=location,
                 code="unsupported",
             )
     stored = partition_file.decode_values(dtype, data)
     if not np.isfinite(stored).all():
         number = values[~np.isfinite(stored)][0]
-        raise DataError(f"{number} is beyond the range of {dtype}", key=location, code="bad_value")
+        raise DataError(f"{number} exceeds the range of {dtype}", key=location, code="bad_value")
     # the old form was written with the precision of float32
     exact = "<f8" if stored.dtype.kind in "iu" else "<f4"
     rounded = (
@@ -158,8 +160,6 @@ def encode_numbers(values: Numbers, dtype: str, location: str) -> tuple[bytes, i
     )
     if rounded and stored.dtype.kind in "iu":
         raise DataError(
-            f"{dtype} expected, found numbers with fractions or beyond its range",
-            key=location,
-            code="bad_value",
+            f"expected {dtype}, found fractions or numbers beyond its range", key=location, code="bad_value"
         )
     return data, rounded

@@ -76,7 +76,10 @@ class SplitConfig(TaskConfig):
             given = getattr(self, strategy.value)
             key = f"task.{strategy.value}"
             if self.strategy is not strategy:
-                need = f"task.strategy={self.strategy.value} does not read it: use task.strategy={strategy.value}"
+                need = (
+                    f"task.strategy={self.strategy.value} does not use this key. Omit it, or use "
+                    f"task.strategy={strategy.value}"
+                )
                 check_value(given is None, key, given, f"{need}, or leave it out", code="no_effect")
                 continue
             example = "[0.3,0.7]" if strategy is SplitStrategy.ratios else "[0-7,8-15]"
@@ -87,34 +90,36 @@ class SplitConfig(TaskConfig):
                 f"task.strategy={strategy.value} needs it, e.g. {key}={example}",
                 code="missing",
             )
-            need = f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
+            need = f"{key} has {len(given)} entries. Omit task.num_parts, or give the same number"
             check_value(count in (None, len(given)), "task.num_parts", count, need, code="mismatch")
         if self.strategy is SplitStrategy.by_type:
             check_value(
                 count is None,
                 "task.num_parts",
                 count,
-                "task.strategy=by_type makes one part per kind: leave it out",
+                "task.strategy=by_type makes one part per kind of layer. Omit task.num_parts",
                 code="conflict",
             )
-            need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
+            need = (
+                "a pipeline needs whole layers in each part. Use another strategy than task.strategy=by_type"
+            )
             check_value(self.explain is None, "task.explain", self.explain, need, code="conflict")
         if self.ratios is not None:
             check_value(
                 all(0 < ratio <= 1 for ratio in self.ratios),
                 "task.ratios",
                 self.ratios,
-                "each must lie in (0, 1]",
+                "each number must lie in (0, 1]",
             )
             total = sum(self.ratios)
             check_value(
                 abs(total - 1) <= 1e-6,
                 "task.ratios",
                 self.ratios,
-                f"they must add up to 1, not to {total:.6g}",
+                f"the numbers must add up to 1, not to {total:.6g}",
             )
         for given in self.ranges or []:
-            need = "give first-last, both included, or one number: task.ranges=[0-7,8-15]"
+            need = "give ranges such as task.ranges=[0-7,8-15]: FIRST-LAST, both included, or one layer"
             check_value(re.fullmatch(r"[0-9]+(-[0-9]+)?", given) is not None, "task.ranges", given, need)
 
 
@@ -158,7 +163,7 @@ class VerifyConfig(TaskConfig):
     keeps_samples: ClassVar[bool] = False
     parts: str = config_field(MISSING, HASHED)
     source: str | None = config_field(
-        None, constraint=not_blank("give the folder or hub id that was split, or null")
+        None, constraint=not_blank("give the folder or hub id of the source checkpoint, or null")
     )
     level: VerifyLevel = VerifyLevel.full
 

@@ -61,7 +61,7 @@ class PartsKind(ModelKind):
         for part in first_process_rank(config, manifest).local_parts(manifest):
             require_intact_part(manifest, part, "quick")
         device = machine.resolve_device_class(model.device)
-        need = "it sends tensors from GPU to GPU, but the parts run on the CPU: use auto or gloo"
+        need = "this transport sends tensors between GPUs, but the parts run on the CPU. Use auto or gloo"
         check_value(
             model.backend is not TransportBackend.nccl or device == "cuda",
             "model.backend",
@@ -73,9 +73,11 @@ class PartsKind(ModelKind):
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
             needs, free = format_value_and_limit(needed_mib, free_mib, fixed_decimals_formatter(0))
             raise ConfigError(
-                f"the parts that run here need {needs} MiB, and {free} MiB "
-                "of main memory are free: let torchrun run some of them on other machines, or use "
-                "model.check_memory=false to try it anyway",
+                (
+                    f"the parts on this machine need {needs} MiB, but only {free} MiB of main "
+                    "memory are free. Start some on other machines with torchrun, or try anyway "
+                    "with model.check_memory=false"
+                ),
                 key="model.name",
                 value=model.name,
                 code="too_large",

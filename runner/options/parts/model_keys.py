@@ -70,9 +70,9 @@ class PartsModelConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Raise ConfigError for settings that would change the weights. Parts run as they were split."""
-        why = "model=parts runs the parts as they were split"
+        why = "model=parts runs the parts in the format in which they were split"
         reject_weight_changes(quantization, lora, rope, why)
-        why = "model=parts keeps them in transformers' own cache"
+        why = "model=parts uses the KV cache of transformers"
         reject_scheduler_features(generation, why)
 
 

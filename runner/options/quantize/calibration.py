@@ -50,7 +50,7 @@ def read_calibration(name: str) -> Calibration:
     """Return the texts of task.calibration."""
     texts = tuple(text for text in _read_texts(name, KEY, "train") if text.strip())
     if not texts:
-        raise DataError("there is no text in it", key=KEY, value=name, code="empty")
+        raise DataError("the file contains no text", key=KEY, value=name, code="empty")
     return Calibration(name, texts)
 
 
@@ -73,8 +73,11 @@ def check_no_overlap(calibration: Calibration, evaluations: Sequence[str]) -> li
         texts = [text for text in texts if text]
         if same := [text for text in texts if _hash_words(text) in hashes]:
             raise ConfigError(
-                f"{len(same)} of its texts are texts of the evaluation {name}, such as "
-                f"“{_shorten(same[0])}”: a model that has read them looks better there than it is. Give other texts",
+                (
+                    f"{len(same)} calibration documents are also in the evaluation {name}, such "
+                    f"as “{_shorten(same[0])}”. The model would look better there than it is. "
+                    "Give other documents"
+                ),
                 key=KEY,
                 value=calibration.name,
                 code="conflict",
@@ -123,8 +126,8 @@ def _find_files(name: str, key: str) -> list[Path]:
         names = sorted(str(file) for file in path.iterdir() if file.suffix in SUFFIXES)
     files = [Path(found) for found in names]
     if not files or not all(file.is_file() for file in files):
-        need = f"give {EMBEDDED}, {', '.join(SUFFIXES)} files, a folder of them, or a pattern"
-        raise ConfigError(f"there are no such files: {need}", key=key, value=name, code="not_found")
+        need = f"give {EMBEDDED}, {', '.join(SUFFIXES)} files, a folder of such files, or a pattern"
+        raise ConfigError(f"no such files exist. {need}", key=key, value=name, code="not_found")
     return files
 
 
@@ -134,7 +137,9 @@ def _join_record_text(location: str, record: Any) -> str:
     texts = [part for part in parts if isinstance(part, str)]
     if not texts:
         raise DataError(
-            f"no text: a row has {', '.join(TEXT_KEYS)}, or some of them", key=location, code="damaged"
+            f"a record has no text. Each record needs {', '.join(TEXT_KEYS)}, or some of these keys",
+            key=location,
+            code="damaged",
         )
     return "\n".join(texts)
 

@@ -83,7 +83,7 @@ def find_environment(task: QuantizeConfig) -> QuantizerEnvironment:
 def _not_installed_error(task: QuantizeConfig) -> ConfigError:
     label = task.recipe_properties.maker.label
     return ConfigError(
-        f"there is no {label} here: {describe_install(task)}",
+        f"{label} is not installed: {describe_install(task)}",
         key="task.recipe",
         value=task.recipe.value,
         code="needs_package",
@@ -103,15 +103,17 @@ def _find_llama_cpp(task: QuantizeConfig, package: QuantizerPackage) -> Quantize
     beside = [path for name in names if (path := quantize.with_name(name)).is_file()]
     if task.recipe_properties.has_imatrix and not beside:
         raise ConfigError(
-            f"there is no {names[0]} beside {quantize}: {describe_install(task)}",
+            f"{names[0]} is not installed next to {quantize}: {describe_install(task)}",
             key="task.recipe",
             value=task.recipe.value,
             code="needs_package",
         )
     if task.overrides and TYPES_WORD not in _run_program(str(quantize)):
         raise ConfigError(
-            f"{quantize} is too old for types of single tensors ({TYPES_WORD}): use a llama.cpp from "
-            "2025 on, by task.executable=PATH, or leave it out",
+            (
+                f"{quantize} is too old to set types of single tensors ({TYPES_WORD}). Give a "
+                "llama.cpp of 2025 or later by task.executable=PATH, or omit this key"
+            ),
             key="task.overrides",
             code="unsupported",
         )
@@ -124,7 +126,7 @@ def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Pat
     if task.executable is not None:
         found = shutil.which(str(Path(task.executable).expanduser()))
         if found is None:
-            why = "there is no such program, or it may not be run"
+            why = "this program does not exist or is not executable"
             raise ConfigError(
                 f"{why}. {describe_install(task)}",
                 key="task.executable",

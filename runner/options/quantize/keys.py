@@ -70,16 +70,17 @@ class QuantizeConfig(TaskConfig):
             )
             self.bits, self.group_size = usual, self.group_size or GROUP_SIZE
             self.symmetric = kind.is_symmetric if self.symmetric is None else self.symmetric
-            need = f"{self._recipe_override} gives each group a zero point: leave it out"
+            need = f"{self._recipe_override} already gives each group a zero point. Omit this key"
             check_value(
                 kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need, code="conflict"
             )
         else:
-            need = f"{self._recipe_override} says how many bits: leave it out"
+            need = f"{self._recipe_override} already sets the number of bits. Omit this key"
             check_value(self.bits is None, "task.bits", self.bits, need, code="conflict")
         need = (
-            f"{self._recipe_override} needs texts: give a file of texts such as those the model is for, or "
-            "embedded (word problems), and never what it is evaluated on"
+            f"{self._recipe_override} needs calibration documents. Give a file of documents "
+            "similar to the model's use, or embedded (word problems). Never give evaluation "
+            "data"
         )
         check_value(
             not kind.reads_texts or self.calibration is not None,
@@ -122,7 +123,7 @@ class QuantizeConfig(TaskConfig):
         """Raise ConfigError for per-layer formats that the recipe cannot make."""
         choices: tuple[Any, ...] = (*recipe.override_bits, UNQUANTIZED) if recipe.bits else TENSOR_TYPES
         if self.overrides:
-            need = f"{self._recipe_override} makes all layers alike: leave it out"
+            need = f"{self._recipe_override} quantizes all layers alike. Omit this key"
             check_value(
                 bool(recipe.override_bits) or recipe.is_file,
                 "task.overrides",

@@ -53,7 +53,7 @@ def run_quantizer(
         made = folder / MADE
         (folder / TEXTS).write_text(json.dumps(request.texts), encoding="utf-8")
         report = _run_process(request, folder, made, log, progress_bar)
-        why = f"{request.maker} has written no model that can be read"
+        why = f"{request.maker} wrote a model that cannot be read"
         _check_model(made, why, log)
         for companion in companions:
             if made.is_dir() and not (made / companion.name).exists():
@@ -71,9 +71,7 @@ def check_target_free(target: Path) -> None:
     """Raise ConfigError if the target exists."""
     if os.path.lexists(target):
         raise ConfigError(
-            f"{target} exists, and nothing is written over it: move it away, or give another {KEY}",
-            key=KEY,
-            code="exists",
+            f"{target} exists and is not overwritten. Move it, or give another {KEY}", key=KEY, code="exists"
         )
 
 
@@ -89,7 +87,7 @@ def _make_unfinished_folder(target: Path) -> Iterator[Path]:
             in_use = remove_abandoned_folders(target.parent, *name)
             if in_use:
                 raise ConfigError(
-                    f"another process is writing there; wait, or give another {KEY}",
+                    f"another process writes to this folder. Wait, or give another {KEY}",
                     key=KEY,
                     value=target,
                     code="busy",
@@ -107,7 +105,7 @@ def _check_model(model_path: Path, problem: str, log: Path) -> None:
         else:
             gguf_file.read_header(model_path)
     except (RunnerError, OSError) as error:
-        raise JobFailed(f"{problem}: {to_one_line(error)}. Its log is {log}", code="failed") from error
+        raise JobFailed(f"{problem}: {to_one_line(error)}. Log: {log}", code="failed") from error
 
 
 def _publish(model_path: Path, target: Path) -> None:
@@ -167,8 +165,7 @@ def _run_process(
         lines = read_last_lines(log, SAID_LINES)
         said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
         raise JobFailed(
-            f"{request.maker} {describe_exit_code(code)}: {to_one_line(said)}. Its log is {log}",
-            code="failed",
+            f"{request.maker} {describe_exit_code(code)}: {to_one_line(said)}. Log: {log}", code="failed"
         )
     return report
 

@@ -39,10 +39,10 @@ def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel
     model = to_local_config(config.model)
     if not model_kind(config.model).HAS_WEIGHTS or model.random_weights:
         fix = "use model=local model.name=FOLDER, model=auto, or a preset"
-        raise ConfigError(f"task=quantize needs a trained model, and this is none: {fix}", code="unsupported")
+        raise ConfigError(f"task=quantize needs a trained model with weights. {fix}", code="unsupported")
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none" and not (key == "quantization" and choice == "gguf"):
-            need = f"task=quantize starts from the model as it is: use {key}=none"
+            need = f"task=quantize needs the unquantized model. Use {key}=none"
             raise ConfigError(need, key=key, value=choice, code="conflict")
     files = resolve_job(config).model.files
     cache = Path(config.output_dir).expanduser() / ".hashes.json"
@@ -50,16 +50,18 @@ def find_source_model(config: RunnerConfig, task: QuantizeConfig) -> SourceModel
         return _find_gguf_source(files, task, cache)
     if files.path.is_file():
         raise ConfigError(
-            f"task.recipe={task.recipe.value} quantizes a folder of safetensors, and this is "
-            "a .gguf file: name the folder, or use a recipe by llama.cpp, such as task.recipe=imatrix_q4_k",
+            (
+                f"task.recipe={task.recipe.value} quantizes a folder of safetensors, not a .gguf "
+                "file. Name the folder, or use a llama.cpp recipe such as "
+                "task.recipe=imatrix_q4_k"
+            ),
             key="model.name",
             value=model.name,
             code="unsupported",
         )
     if files.stored_format is not None:
         raise ConfigError(
-            f"model.name={model.name} is quantized already: name the model that it was made from",
-            code="unsupported",
+            f"model.name={model.name} is already quantized. Name its unquantized source", code="unsupported"
         )
     _check_group_size(files, task)
     name = "embedded" if model.name == "embedded" else Path(model.name).name
@@ -75,8 +77,11 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
     key, value = ("model.name", files.model.name) if task.gguf is None else ("task.gguf", task.gguf)
     if not gguf_file.is_gguf(path):
         raise ConfigError(
-            f"task.recipe={task.recipe.value} reads a .gguf file, and this is none: convert the model with "
-            "llama.cpp's convert_hf_to_gguf.py, and give the file as task.gguf=FILE, or as model.name=FILE",
+            (
+                f"task.recipe={task.recipe.value} reads a .gguf file, not a folder. Convert the "
+                "model with llama.cpp's convert_hf_to_gguf.py, and give task.gguf=FILE or "
+                "model.name=FILE"
+            ),
             key=key,
             value=value,
             code="unsupported",
@@ -86,16 +91,20 @@ def _find_gguf_source(files: ModelFiles, task: QuantizeConfig, cache: Path) -> S
     stored = sorted({tensor.dtype for tensor in matrices} - PLAIN)
     if stored and task.recipe_properties.file_type != "F16":
         raise ConfigError(
-            f"{key}={value} is quantized already ({join_first_names(stored)}): "
-            "name a file of the unquantized model. Where there is "
-            "none, task.recipe=f16 unpacks this one",
+            (
+                f"{key}={value} is already quantized ({join_first_names(stored)}). Name a file of "
+                "the unquantized model. If none exists, dequantize this one with task.recipe=f16"
+            ),
             code="unsupported",
         )
     if task.recipe_properties.has_imatrix and header.metadata.get(f"{header.architecture}.expert_count"):
         plain = task.recipe.value.removeprefix(IMATRIX)
         raise ConfigError(
-            f"{key}={value} is a mixture, whose experts get no importance matrix here: use llama.cpp's llama-imatrix "
-            f"and llama-quantize, or a recipe without one, such as task.recipe={plain}",
+            (
+                f"{key}={value} is a mixture of experts, for which no importance matrix can be "
+                "computed here. Use llama.cpp's llama-imatrix and llama-quantize, or "
+                f"task.recipe={plain}"
+            ),
             code="unsupported",
         )
     total = sum(tensor.num_elements for tensor in header.tensors)
@@ -119,7 +128,7 @@ def _check_group_size(files: ModelFiles, task: QuantizeConfig) -> None:
     )
     fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
     raise ConfigError(
-        f"{path} has {inputs} inputs, which are no whole groups: {fix}",
+        f"{path} has {inputs} inputs, which is no multiple of the group size. {fix}",
         key="task.group_size",
         value=size,
         code="mismatch",

@@ -18,13 +18,13 @@ def parse_addresses(key: str, value: object) -> list[str]:
     for address in values:
         if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
             raise ConfigError(
-                "give an address, or a list of them: [http://A/v1,http://B/v1]",
+                "give an address or a list of addresses: [http://A/v1,http://B/v1]",
                 key=key,
                 value=value,
                 code="bad_value",
             )
         check_value(
-            ",http" not in address, key, address, "several servers are a list: [http://A/v1,http://B/v1]"
+            ",http" not in address, key, address, "give several servers as a list: [http://A/v1,http://B/v1]"
         )
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
@@ -50,11 +50,15 @@ def validate_base_url(key: str, url: str) -> None:
     server = parts.netloc.rpartition("@")[2]
     bare = f"{parts.scheme}://{server}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
     need = (
-        "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
+        "a password, a query or a # in an address would appear in configs and logs. Put the "
+        "server's key into API_KEY"
     )
     check_value(not set("@?#") & set(url), key, bare, need, code="refused")
     check_value(
-        is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1"
+        is_valid,
+        key,
+        url,
+        "not an address. Give one such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1",
     )
 
 

@@ -95,8 +95,10 @@ def parse_forced_response(url: str, response: Any, token: int) -> ForcedToken:
     (top, *_) = told[0].get("top_logprobs") or [{}]
     if told[0].get("id") != token:
         raise ConfigError(
-            f"{url} ignores logit_bias: asked for the token {token}, it answered {told[0].get('id')}, so nothing can "
-            "be scored by it",
+            (
+                f"{url} ignores logit_bias: the request forced token {token}, but the answer has "
+                f"{told[0].get('id')}. So this server cannot score answers"
+            ),
             code="unsupported",
         )
     return ForcedToken(told[0].get("logprob"), top.get("id"), top.get("logprob"))

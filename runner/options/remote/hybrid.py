@@ -179,7 +179,7 @@ class HybridSession(Session):
         try:
             return self.student.step()
         except Exception as error:
-            log.exception("the student broke down, so the teacher continues alone")
+            log.exception("the student failed, so the teacher continues alone")
             self.engine.incidents[Incident("broke_down", to_one_line(error))] += 1
             self.student.close()
             self.student = None

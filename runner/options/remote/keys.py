@@ -51,7 +51,7 @@ class ApiExtensions(StrEnum):
 
 
 KEY_VARIABLE = "API_KEY"
-PRICE = at_least(0, ", or null if costs are not counted")
+PRICE = at_least(0, ", or null to omit costs")
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # sent to OpenAI alone, unless key_variable names it
 
 
@@ -65,30 +65,30 @@ class ApiConfig(ModelConfig):
     base_url: Names = ""
     extensions: ApiExtensions = ApiExtensions.auto
     thinking_budget: ThinkingBudget | None = config_field(None, UNLESS_DEFAULT)
-    key_variable: str = config_field(KEY_VARIABLE, NotInIdentity("names the variable with the server's key"))
+    key_variable: str = config_field(
+        KEY_VARIABLE, NotInIdentity("the name of the variable with the server's key")
+    )
     concurrency: int = config_field(
-        8, NotInIdentity("how many requests are in flight at once", measured=True), at_least(1)
+        8, NotInIdentity("how many requests run concurrently", measured=True), at_least(1)
     )
-    retries: int = config_field(
-        6, NotInIdentity("how often a request without an answer is sent again"), at_least(0)
-    )
+    retries: int = config_field(6, NotInIdentity("how often a failed request is repeated"), at_least(0))
     backoff_s: float = config_field(
-        0.5, NotInIdentity("how long to wait before a request is sent again"), greater_than(0, " seconds")
+        0.5, NotInIdentity("the delay before a failed request is repeated"), greater_than(0, " seconds")
     )
     connect_s: float = config_field(
         10.0, NotInIdentity("limits the time to connect"), greater_than(0, " seconds")
     )
     first_token_s: float = config_field(
-        120.0, NotInIdentity("limits the time to the first token"), greater_than(0, " seconds")
+        120.0, NotInIdentity("limits the time until the first token"), greater_than(0, " seconds")
     )
     answer_s: float = config_field(
         600.0, NotInIdentity("limits the time of an answer"), greater_than(0, " seconds")
     )
     price_in: float | None = config_field(
-        None, NotInIdentity("what a million prompt tokens cost", measured=True), PRICE
+        None, NotInIdentity("the price of a million prompt tokens", measured=True), PRICE
     )
     price_out: float | None = config_field(
-        None, NotInIdentity("what a million new tokens cost", measured=True), PRICE
+        None, NotInIdentity("the price of a million new tokens", measured=True), PRICE
     )
 
     def __post_init__(self) -> None:
@@ -96,19 +96,21 @@ class ApiConfig(ModelConfig):
         addresses = parse_addresses(f"{key}.base_url", self.base_url)
         needs = [] if addresses else [f"the server's address, {key}.base_url=http://HOST:PORT/v1"]
         who = "it" if needs else "the server"
-        needs += [] if self.name.strip() else [f"a model that {who} has, {key}.name=NAME"]
+        needs += [] if self.name.strip() else [f"a model that {who} serves, {key}.name=NAME"]
         if needs:
             raise ConfigError(
-                f"{'model=api' if key == 'model' else key} needs {', and '.join(needs)}; "
-                f"the server's key comes from the environment or .env: {KEY_VARIABLE}=...",
+                (
+                    f"{('model=api' if key == 'model' else key)} needs {', and '.join(needs)}. "
+                    f"Set the server's key in the environment or in .env: {KEY_VARIABLE}=..."
+                ),
                 code="missing",
             )
         self.base_url = validate_addresses(f"{key}.base_url", addresses)
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
-        need = "give the name of an environment variable; the key itself is never written in the config"
+        need = "give the name of an environment variable. The key itself must never be in the config"
         check_value(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         super().__post_init__()
-        need = "give both prices or none: a cost without one of them would be too low"
+        need = "give both prices or none: with one price the cost would be too low"
         check_value(
             (self.price_in is None) == (self.price_out is None),
             f"{key}.price_out",
@@ -155,8 +157,10 @@ class ApiConfig(ModelConfig):
         fix = " ".join(f"{key}=null" for key in unsupported)
         *others, last = unsupported
         raise ConfigError(
-            f"OpenAI's API has no field for it. Use {fix}, or {self.key}.extensions=vllm if the server "
-            "accepts it (vLLM and task=serve do)",
+            (
+                f"OpenAI's API has no such field. Use {fix}, or {self.key}.extensions=vllm if the "
+                "server accepts it (vLLM and task=serve do)"
+            ),
             key=" and ".join([*(f"{key}={unsupported[key]}" for key in others), last]),
             value=unsupported[last],
             code="unsupported",
@@ -172,10 +176,10 @@ class ApiConfig(ModelConfig):
         """Raise ConfigError for settings that would change the weights, because the weights are on the
         server.
         """
-        why = "model=api has no weights here, so it would do nothing"
+        why = "model=api loads no weights, so this key has no effect"
         reject_weight_changes(quantization, lora, rope, why)
         rows = generation.batch_size
-        need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
+        need = f"{self.key}.concurrency={self.concurrency} is the limit of concurrent requests"
         check_value(
             rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict"
         )

@@ -54,9 +54,10 @@ def _check_redirect(
         return
     address = redact_message(f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}")
     raise ConfigError(
-        f"{url.host}:{_port(url)} redirects to another host, "
-        f"{address}, which would get the prompts. If that is intended, use its address: "
-        f"{model.key}.base_url={address}/v1",
+        (
+            f"{url.host}:{_port(url)} redirects to another host, {address}, which would receive "
+            f"the prompts. If you want this, use {model.key}.base_url={address}/v1"
+        ),
         key=f"{model.key}.base_url",
         value=model.base_url,
         code="refused",

@@ -32,7 +32,10 @@ T = TypeVar("T")
 CACHED_PROMPTS = 1024  # their tokens are cached, because the choices of a question share a prompt
 UNSUPPORTED = (400, 404, 405, 422, 501)  # statuses for an unknown path or parameter
 TRIED = 80  # ids in a place: as many as a reference keeps by default, which is more than many servers allow
-INSTEAD = "use model=vllm, which starts such a server, or model=local, whose engine reads whole distributions"
+INSTEAD = (
+    "use model=vllm, which starts a suitable server, or model=local, whose engine computes whole "
+    "distributions"
+)
 # of tokens that are named; the quicker one first
 WAYS: Sequence[ScoringMethod] = (SinglePassScoring(), StepwiseScoring())
 
@@ -48,7 +51,7 @@ class TokenizedPrompt:
 class Scorer:
     """Requests token ids and log-probabilities of texts from a server, in the pool's thread."""
 
-    NEEDED = "/tokenize and, in /v1/completions, echo with logprobs, as vLLM and task=serve have"
+    NEEDED = "/tokenize, and echo with logprobs in /v1/completions, as in vLLM and task=serve"
 
     def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
         self.client, self.model = client, model
@@ -67,7 +70,7 @@ class Scorer:
             tokens = await self._cached_tokens(prompt)
             if tokens.text is None:
                 raise ConfigError(
-                    f"{self._server_label} does not return the text of a chat: use task.prompt=text",
+                    f"{self._server_label} does not return the rendered chat. Use task.prompt=text",
                     code="unsupported",
                 )
             is_text = isinstance(prompt, str)  # a chat template adds the special tokens itself
@@ -79,7 +82,7 @@ class Scorer:
         if not before:
             raise RequestRejected("the prompt has no tokens")
         if not given:
-            raise RequestRejected("the continuation has no tokens, so there is nothing to score")
+            raise RequestRejected("the continuation has no tokens, so it cannot be scored")
         if not request.required_capabilities & {Capability.token_scores}:
             return await self._score_tokens(before, given)
         way, named = await self.detect_scoring_method(), request.score_token_ids or [[]] * len(given)
@@ -109,7 +112,10 @@ class Scorer:
 
         if (lack := await self._unsupported_reason(score_sample(), UNSUPPORTED)) is not None:
             raise ConfigError(
-                f"{self._server_label} has no log-probabilities of a text: they need {self.NEEDED}{lack}",
+                (
+                    f"{self._server_label} cannot compute log-probabilities of a text: this needs "
+                    f"{self.NEEDED}{lack}"
+                ),
                 code="unsupported",
             )
 
@@ -123,8 +129,10 @@ class Scorer:
                 return way
             lacks.append(f"{way.NEEDED}{lack}")
         raise ConfigError(
-            f"{self._server_label} tells no log-probabilities of tokens that are named, which a reference needs: "
-            f"{INSTEAD}. They need {'; or '.join(lacks)}",
+            (
+                f"{self._server_label} returns no log-probabilities of given tokens, which a "
+                f"reference needs. {INSTEAD}. Missing: {'; or '.join(lacks)}"
+            ),
             code="unsupported",
         )
 
@@ -224,7 +232,7 @@ class Scorer:
         values, tops = (getattr(scores, "token_logprobs", None), getattr(scores, "top_logprobs", None))
         if not (isinstance(values, list) and isinstance(tops, list) and len(tops) == len(values) >= len(ids)):
             raise RequestFault(
-                f"{self.model.base_url} sent no log-probability for each token", "sent no valid answer"
+                f"{self.model.base_url} did not send a log-probability for each token", "sent no valid answer"
             )
         positions = range(len(prefix), len(ids))
         logprobs = [parse_logprob(self.model.base_url, values[at]) for at in positions]

@@ -28,7 +28,7 @@ from runner.options.remote.server_text import ApiKeyRedactor
 from runner_base import ConfigError, JobFailed, RunnerError
 
 T = TypeVar("T")
-KEPT = "Completed answers are kept: run the same command to resume"
+KEPT = "Completed answers are saved. Run the same command to resume"
 for noisy in (
     "openai",
     "httpx2",
@@ -69,7 +69,7 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise ConfigError(
-                    "this is not a key, which is one word of ASCII letters, digits and signs",
+                    "this is no key. A key is one word of ASCII letters, digits and signs",
                     key=name,
                     code="bad_value",
                 )
@@ -77,9 +77,11 @@ def find_api_key(model: ApiConfig) -> tuple[str, str]:
     if is_local_address(model.base_url):
         return "", names[0]
     raise ConfigError(
-        f"{model.key}.base_url={model.base_url} is another machine, and there is no key for it: set "
-        f"{' or '.join(names)} in the environment or in .env (any word, if the server needs no key)"
-        f"{_openai_key_hint(model)}",
+        (
+            f"{model.key}.base_url={model.base_url} is another machine and needs a key. Set "
+            f"{' or '.join(names)} in the environment or in .env (any word, if the server needs "
+            f"no key){_openai_key_hint(model)}"
+        ),
         code="missing",
     )
 
@@ -89,7 +91,7 @@ def _openai_key_hint(model: ApiConfig) -> str:
     if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
         return ""
     override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
-    return f". {OPENAI_KEY_VARIABLE} is sent to openai.com only: {override} sends it to this server"
+    return f". {OPENAI_KEY_VARIABLE} is sent to openai.com only. {override} sends it to this server"
 
 
 class ServerConnection:
@@ -168,11 +170,11 @@ class ServerConnection:
         answer = f"{model.base_url} answered {status}: {self.plain(message or error.message)}"
         if status in (401, 403):
             unset = f"{self._variable} is not set{_openai_key_hint(model)}"
-            cause = f"the key in {self._variable} was rejected" if self._key else unset
+            cause = f"the server rejected the key in {self._variable}" if self._key else unset
             return ConfigError(f"{answer} ({cause})", code="refused")
         if status == 404:
             names = (await self.list_models()).names
-            hint = f"it has {', '.join(names[:20])}" if names else "does its address end in /v1?"
+            hint = f"it has {', '.join(names[:20])}" if names else "check that its address ends in /v1"
             return ConfigError(
                 f"{answer}; {hint}", key=f"{model.key}.name", value=model.name, code="not_found"
             )
@@ -192,7 +194,7 @@ class ServerConnection:
         if isinstance(error, TimeoutError | openai.APITimeoutError):
             reached = not isinstance(error.__cause__, httpx2.ConnectTimeout)
             wait_s = self.model.first_token_s if reached else self.model.connect_s
-            return RequestFault(f"{url} was silent for {wait_s:g} s", "was silent", reached=reached)
+            return RequestFault(f"{url} sent nothing for {wait_s:g} s", "was silent", reached=reached)
         if isinstance(error, openai.APIConnectionError):
             reached = not isinstance(error.__cause__, httpx2.ConnectError)
             cause = self.plain(error.__cause__ or error)
@@ -201,9 +203,9 @@ class ServerConnection:
             return RequestFault(f"{url} cannot be reached ({cause})", "could not be reached", reached=False)
         if isinstance(error, openai.APIError):
             return RequestFault(
-                f"{url} reported in its answer: {self.plain(error.message)}", "reported an error"
+                f"{url} reported an error in its answer: {self.plain(error.message)}", "reported an error"
             )
-        return RequestFault(f"{url} sent no valid answer: {self.plain(error)}", "sent no valid answer")
+        return RequestFault(f"{url} sent an invalid answer: {self.plain(error)}", "sent no valid answer")
 
 
 def bypass_prompt_validation(parameters: dict[str, Any]) -> dict[str, Any]:

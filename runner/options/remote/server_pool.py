@@ -126,10 +126,13 @@ class ServerPool:
                 if not others and (rounds >= max_rounds or fault.permanent):
                     raise
                 if not self.retries[fault.kind]:
-                    log.warning("%s: trying again, up to %d times", fault, max_rounds - 1)
+                    log.warning("%s: repeating the request, up to %d times", fault, max_rounds - 1)
                 self.retries[fault.kind] += 1
                 if not others and (fault.wait_s or 0) > self.model.answer_s:
-                    late = f"it asks to wait {fault.wait_s:,.0f} s, longer than {self.model.key}.answer_s"
+                    late = (
+                        f"the server requests a wait of {fault.wait_s:,.0f} s, longer than "
+                        f"{self.model.key}.answer_s"
+                    )
                     raise JobFailed(f"{fault}; {late}. {KEPT}", code="refused") from None
             else:
                 server.failures_in_a_row = server.times_left_out = 0
@@ -183,7 +186,7 @@ class ServerPool:
             _reported_out.add(server.model.base_url)
             is_last = all(server.is_left_out for server in self.servers)
             log.warning(
-                "%s: left out until it answers again; %s",
+                "%s: gets no requests until it answers again; %s",
                 reason,
                 "no other server is left" if is_last else "the other servers get its requests",
             )
@@ -205,7 +208,7 @@ class ServerPool:
             break
         server.is_left_out, server.failures_in_a_row = False, 0
         _reported_out.discard(server.model.base_url)
-        log.warning("%s answers again, and gets requests again", server.model.base_url)
+        log.warning("%s answers again and gets requests again", server.model.base_url)
 
     # --------------------------------------------------------------------------------------- models
 
@@ -253,7 +256,7 @@ class ServerPool:
         model, address = self.model, server.model.base_url
         if models.names and not models.own:
             raise ConfigError(
-                f"{address} has no such model; it has {', '.join(models.names[:20])}",
+                f"{address} has no such model. Its models are {', '.join(models.names[:20])}",
                 key=f"{model.key}.name",
                 value=model.name,
                 code="not_found",
@@ -263,7 +266,7 @@ class ServerPool:
         if models.reported != reported:
             differ = f"{address} reports {models.reported}, but {other} {reported}"
             raise ConfigError(
-                f"all servers must have the same model, and {differ}",
+                f"all servers must serve the same model: {differ}",
                 key=f"{model.key}.base_url",
                 code="mismatch",
             )

@@ -97,4 +97,4 @@ def parse_token_count(name: str, value: object) -> int:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and 0 <= value <= MAX_TOKENS and value == int(value):  # type: ignore[operator, call-overload]
         return int(value)  # type: ignore[call-overload, no-any-return]
-    raise InvalidTokenCounts(f"{name}={value!r}, which is not a number of tokens", "counted tokens wrongly")
+    raise InvalidTokenCounts(f"{name}={value!r} is not a number of tokens", "counted tokens wrongly")

@@ -82,7 +82,7 @@ class RemoteRequest:
             text = "" if text is None else text
             thinking = extract_thinking(choice.delta) if "messages" in self.sent else ""
             if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
-                raise ValueError("a choice that was not requested, or one without text")
+                raise ValueError("a choice that was not requested, or a choice without text")
             if self.reasons[number] is not None:
                 continue
             if text or thinking:
@@ -102,7 +102,7 @@ class RemoteRequest:
             self.by = self.secret.redact_name(chunk.model)
         pairs = zip(self.texts, self.thinking, strict=True)
         if max(len(text.text) + len(thinking.text) for text, thinking in pairs) > self.max_characters:
-            raise RequestFault("the answer exceeds its limit of tokens", "sent an endless answer")
+            raise RequestFault("the answer exceeds its token limit", "sent an endless answer")
         return deltas
 
     def _new_deltas(self, choice: int, thinking: str) -> list[Delta]:
@@ -156,11 +156,11 @@ class RemoteRequest:
 def _convert_finish_reason(reason: object) -> FinishReason:
     """Convert a server's finish reason. Raises if the server aborted or withheld the answer."""
     if not isinstance(reason, str):
-        raise ValueError("a finish reason that is not a text")
+        raise ValueError("a finish reason that is not a string")
     if reason in ABORT_REASONS:
         raise RequestFault(f"the server aborted the answer with the reason {reason}", "aborted the answer")
     if reason == "content_filter":
-        raise RequestRejected("the server's content filter has withheld the answer")
+        raise RequestRejected("the server's content filter blocked the answer")
     return FinishReason.length if reason == "length" else FinishReason.stop
 
 
@@ -256,7 +256,9 @@ class ApiSession(Session):
             except RequestRejected as error:
                 request.error = str(error)
             except RequestFault as fault:
-                request.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
+                request.error = (
+                    f"{fault}; the runner tried {('once' if fault.tries == 1 else f'{fault.tries} times')}"
+                )
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
                     raise JobFailed(f"{request.error}. {KEPT}", code="failed") from None
@@ -288,8 +290,8 @@ class ApiSession(Session):
                     kind = stream.response.headers.get("content-type", "nothing")
                     if "text/event-stream" not in kind:
                         raise RequestFault(
-                            f"{model.base_url} answered with {server.plain(kind)} instead of a stream of events: "
-                            "is its address right?",
+                            f"{model.base_url} answered with {server.plain(kind)} instead of an event stream. "
+                            "Check its address",
                             "sent no valid answer",
                             permanent=not server.has_streamed,
                         )
@@ -317,7 +319,7 @@ class ApiSession(Session):
                     f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long"
                 )
             elif isinstance(error, TimeoutError) and has_answer_begun:
-                why = f"{model.base_url} began an answer and sent no text within {model.first_token_s:g} s"
+                why = f"{model.base_url} started an answer and sent no text within {model.first_token_s:g} s"
                 fault = RequestFault(why, "sent no text")
             if request.has_sent_text:
                 raise RequestRejected(f"{fault}, after part of the answer") from None

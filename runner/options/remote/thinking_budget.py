@@ -79,9 +79,11 @@ def check_thinking_budget(
     """Raise ConfigError for thinking settings that the server has no parameter for."""
     if generation.thinking_end is not None:
         raise ConfigError(
-            "no server has a parameter for it. Use "
-            "generation.thinking_end=null, and start the server with the sentence (vLLM: --reasoning-config, "
-            "llama.cpp: --reasoning-budget-message)",
+            (
+                "no server has a parameter for this text. Use generation.thinking_end=null, and "
+                "give the text to the server (vLLM: --reasoning-config, llama.cpp: "
+                "--reasoning-budget-message)"
+            ),
             key="generation.thinking_end",
             value=f"{generation.thinking_end!r}",
             code="unsupported",
@@ -89,8 +91,11 @@ def check_thinking_budget(
     if generation.thinking_tokens is not None and choice is None:
         choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
         raise ConfigError(
-            f"OpenAI's API has no parameter for it. Say with "
-            f"{model_key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null",
+            (
+                "OpenAI's API has no parameter for a thinking budget. Name the server's kind "
+                f"with {model_key}.thinking_budget: {choices}. Or use "
+                "generation.thinking_tokens=null"
+            ),
             key="generation.thinking_tokens",
             value=generation.thinking_tokens,
             code="missing",

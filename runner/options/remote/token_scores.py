@@ -92,8 +92,8 @@ class SinglePassScoring:
         gaps = [abs(max(row[0], LEAST) - value) for row, value in zip(scores, own, strict=True)]
         if math.fsum(gaps) > ROUNDING * len(gaps):
             raise _invalid_response(
-                f"{url} contradicts itself: by {self.PARAMETER} the text's own tokens have other log-probabilities "
-                "than by prompt_logprobs"
+                f"{url} contradicts itself: {self.PARAMETER} and prompt_logprobs give "
+                "different log-probabilities for the same tokens"
             )
         firsts = [first for _, first in told]
         return make_scored_continuation(len(prefix), continuation, own, firsts, [row[1:] for row in scores])
@@ -103,17 +103,17 @@ class SinglePassScoring:
         import numpy as np  # takes a tenth of a second, and only comparisons need it
 
         if not isinstance(packed, str):
-            raise _invalid_response(f"{url} ignores {self.PARAMETER}: its answer has none")
+            raise _invalid_response(f"{url} ignores {self.PARAMETER}: its answer has no such field")
         try:
             content = io.BytesIO(base64.b64decode(packed, validate=True))
             rows: Any = np.load(content, allow_pickle=False)
         except (binascii.Error, ValueError, EOFError, OSError):
-            raise _invalid_response(f"{url} sent no array by {self.PARAMETER}") from None
+            raise _invalid_response(f"{url} sent no array for {self.PARAMETER}") from None
         if rows.shape != shape or rows.dtype.kind != "f":
             sizes = " × ".join(map(str, rows.shape))
             asked = " × ".join(map(str, shape))
             raise _invalid_response(
-                f"{url} sent {sizes} numbers by {self.PARAMETER}, and {asked} were asked for"
+                f"{url} sent {sizes} numbers for {self.PARAMETER}, but {asked} were requested"
             )
         if np.isnan(rows).any() or (rows > MOST).any():
             raise invalid_logprob(url)
@@ -168,11 +168,11 @@ class StepwiseScoring:
             scores = {_parse_token_id(key): parse_logprob(url, value) for key, value in top.items()}
             first = _parse_token_id(name), parse_logprob(url, best)
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise _invalid_response(f"{url} sent no log-probabilities by ids of tokens") from None
+            raise _invalid_response(f"{url} sent no log-probabilities by token id") from None
         lacking = [token for token in ids if token not in scores]
         if lacking:
             raise _invalid_response(
-                f"{url} ignores {self.PARAMETER}: {len(lacking)} of {len(ids)} ids are not in its answer"
+                f"{url} ignores {self.PARAMETER}: {len(lacking)} of {len(ids)} ids are missing in its answer"
             )
         return first, scores
 
@@ -194,7 +194,7 @@ def _parse_prompt_logprobs(
 ) -> list[tuple[float, tuple[int, float]]]:
     """Return each token's log-probability, and the likeliest token at its position."""
     if not isinstance(positions, list) or len(positions) != begin + len(continuation):
-        raise _invalid_response(f"{url} sent no log-probability for each token")
+        raise _invalid_response(f"{url} did not send a log-probability for each token")
     found = []
     for token, place in zip(continuation, positions[begin:], strict=True):
         try:
@@ -202,7 +202,7 @@ def _parse_prompt_logprobs(
             told.sort(key=lambda score: (-parse_logprob(url, score[1]), score[2]))
             own = next(value for name, value, _ in told if name == token)
         except (AttributeError, LookupError, TypeError, ValueError, StopIteration):
-            raise _invalid_response(f"{url} sent no log-probabilities by ids of tokens") from None
+            raise _invalid_response(f"{url} sent no log-probabilities by token id") from None
         found.append((float(own), (told[0][0], float(told[0][1]))))
     return found
 

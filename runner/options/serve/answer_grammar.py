@@ -23,7 +23,9 @@ def build_grammar(
     """Return the grammar of a request's answer, or None if the answer is unconstrained."""
     schema = _response_schema(body.response_format)
     if schema is not None and served_tools.form.IS_RAW:
-        need = f"answers in the form {served_tools.name} have channels, which this cannot hold"
+        need = (
+            f"answers of the form {served_tools.name} have channels, which response_format cannot constrain"
+        )
         raise Refusal(400, f"response_format: {need}", "response_format")
     if offered_tools is not None and offered_tools.must:
         _reject_stop_settings(body, "tool_choice")
@@ -37,7 +39,10 @@ def build_grammar(
     if offered_tools is None:
         return f"start: {json_grammar(schema)}"
     if served_tools.name in CALLS_ARE_JSON:
-        need = f"this model's calls are JSON, too (form {served_tools.name}): leave out one of them"
+        need = (
+            f"this model also writes tool calls as JSON (form {served_tools.name}). Omit "
+            "response_format or tools"
+        )
         raise Refusal(400, f"response_format and tools: {need}", "response_format")
     rules = served_tools.form.build_grammar(
         offered_tools.functions, offered_tools.several, served_tools.template
@@ -48,9 +53,9 @@ def build_grammar(
 def _reject_stop_settings(body: ChatBody, name: str) -> None:
     """Raise Refusal for settings that would end a constrained answer elsewhere."""
     if body.stop:
-        raise Refusal(400, f"stop: goes without {name}, whose answers end by themselves", "stop")
+        raise Refusal(400, f"stop: not possible with {name}, which ends the answer itself", "stop")
     if body.ignore_eos:
-        need = f"goes without {name}, whose answers end by themselves"
+        need = f"not possible with {name}, which ends the answer itself"
         raise Refusal(400, f"ignore_eos: {need}", "ignore_eos")
 
 
@@ -72,7 +77,7 @@ def _response_schema(response_format: ResponseFormat | None) -> dict[str, Any] |
 def json_grammar(schema: dict[str, Any]) -> str:
     """Return the grammar of JSON that matches a schema."""
     if OPTIONS in schema:
-        raise Refusal(400, f"{OPTIONS}: this server decides how a schema is held")
+        raise Refusal(400, f"{OPTIONS}: this server chooses how it enforces a schema. Omit this parameter")
     try:
         return tool_calls.build_json_rule(schema)
     except (ValueError, RecursionError) as error:

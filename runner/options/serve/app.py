@@ -197,16 +197,16 @@ def _to_refusal(error: Exception) -> Refusal:
     if isinstance(error, ConfigError):
         return Refusal(400, str(error))
     if isinstance(error, ClientDisconnect):
-        why = "the client has left while it sent its body"
+        why = "the client disconnected while it sent its request body"
         return ClientDisconnected(ClientDisconnected.STATUS, why)
     if not isinstance(error, AnyHTTPException):
-        why = "the server has failed: see its log"
+        why = "an internal error of the server: see its log"
         return Refusal(500, why)
     paths = (
         "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
         "/generate, /health, /metrics, /docs, /openapi.json and /"
     )
-    why = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}.get(
+    why = {404: f"path not found. The paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}.get(
         error.status_code, str(error.detail)
     )
     return Refusal(error.status_code, why)

@@ -32,8 +32,8 @@ def _convert_message(location: str, message: ChatMessage, names: dict[str, str])
     for name, value in (message.model_extra or {}).items():
         if value not in (None, [], "", {}):
             need = (
-                "this server reads only role, content, reasoning_content, tool_calls, "
-                "tool_call_id and name of a message"
+                "unknown key. A message may have role, content, reasoning_content, "
+                "tool_calls, tool_call_id and name"
             )
             raise Refusal(400, f"{location}.{name}: {need}", "messages")
     role = message.role
@@ -41,19 +41,23 @@ def _convert_message(location: str, message: ChatMessage, names: dict[str, str])
         raise Refusal(400, f"{location}.role: {unknown_choice_message('role', role, ROLES)}", "messages")
     for name, owner in OF_ROLE.items():
         if getattr(message, name) and role != owner:
-            raise Refusal(400, f"{location}.{name}: goes with role {owner}, not {role}", "messages")
+            raise Refusal(
+                400, f"{location}.{name}: only a message of role {owner} may have it, not {role}", "messages"
+            )
     content = _join_text_parts(location, message)
     thinking = message.reasoning_content or message.reasoning
     if thinking and role != "assistant":
         raise Refusal(
-            400, f"{location}.reasoning_content: it is the assistant's, not the {role}'s", "messages"
+            400,
+            f"{location}.reasoning_content: only a message of role assistant may have it, not {role}",
+            "messages",
         )
     # an answer may be cut off before it begins, or be nothing but calls
     if content is None and not thinking and not message.tool_calls:
         raise Refusal(400, f"{location}.content: give a text", "messages")
     if role == "tool":
         if not message.tool_call_id:
-            need = "give the id of the call whose result this is"
+            need = "give the id of the tool call that produced this result"
             raise Refusal(400, f"{location}.tool_call_id: {need}", "messages")
         known = message.name or names.get(message.tool_call_id)
         return Message(role, content or "", call_id=message.tool_call_id, name=known)
@@ -79,7 +83,7 @@ def _convert_tool_calls(location: str, message: ChatMessage) -> list[dict[str, A
     for number, call in enumerate(message.tool_calls or ()):
         place = f"{location}.tool_calls[{number}]"
         if call.type != "function":
-            need = f"{call.type!r}: this server knows only functions"
+            need = f"{call.type!r}: this server supports only functions"
             raise Refusal(400, f"{place}.type={need}", "messages")
         try:
             arguments = json.loads(call.function.arguments or "{}")
@@ -87,7 +91,7 @@ def _convert_tool_calls(location: str, message: ChatMessage) -> list[dict[str, A
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
-            need = "give an object of JSON, as text"
+            need = "give a JSON object as a string"
             raise Refusal(400, f"{place}.function.arguments: {need}", "messages")
         function = {"name": call.function.name, "arguments": arguments}
         calls.append({"id": call.id, "type": "function", "function": function})

@@ -76,7 +76,7 @@ class Gateway:
         if name is not None and name not in (*self._names, *self.adapters):
             served = ", ".join(map(repr, (self.model, *self.adapters)))
             raise Refusal(
-                404, f"this server has no model {name!r}, only {served}", "model", "model_not_found"
+                404, f"model {name!r} not found. This server has {served}", "model", "model_not_found"
             )
 
     def find_adapter(self, name: str | None) -> str | None:
@@ -86,7 +86,7 @@ class Gateway:
     def require_logprobs(self) -> None:
         """Raise Refusal for log-probabilities if the engine cannot compute them."""
         if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
-            raise Refusal(400, f"this model does not offer {Capability.logprobs.value}", "logprobs")
+            raise Refusal(400, f"this model does not support {Capability.logprobs.value}", "logprobs")
 
     async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in another thread, so that other clients do not wait for it."""
@@ -127,7 +127,7 @@ class Gateway:
 
     def completion_refusal(self, completion: Completion) -> Refusal:
         """Return the error response for a failed completion. An invalid prompt gets status 400."""
-        why = completion.error or "the completion ended in an error"
+        why = completion.error or "the completion failed"
         if not completion.prompt_tokens:
             return Refusal(400, why, "prompt")
         if completion.prompt_tokens >= self.limits.room:
@@ -165,7 +165,7 @@ class Gateway:
     def end_all_requests(self) -> None:
         """End all running requests. Their clients get an error that the server is stopping."""
         for client in list(self.clients):
-            why = "the server is being stopped: the answer is not complete"
+            why = "the server is shutting down, so the answer is incomplete"
             client.events.put_nowait(Refusal(503, why))
 
 
@@ -214,7 +214,7 @@ class ClientRequest:
         try:  # together, so that an answer does not depend on which of its requests arrives first
             gateway.driver.submit_all(requests, lambda event: gateway.queue_event(self, event))
         except MissingCapability as error:
-            raise Refusal(400, f"this model does not offer {', '.join(error.missing)}") from error
+            raise Refusal(400, f"this model does not support {', '.join(error.missing)}") from error
         except ConfigError as error:
             raise self._ended or Refusal(400, str(error)) from error
         except JobFailed as error:

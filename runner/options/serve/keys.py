@@ -42,17 +42,15 @@ class ServeConfig(TaskConfig):
     keeps_samples: ClassVar[bool] = False
     is_endless: ClassVar[bool] = True
     host: str = config_field(
-        "127.0.0.1", constraint=not_blank("give an address of this machine, e.g. 127.0.0.1")
+        "127.0.0.1", constraint=not_blank("give an address of this machine, such as 127.0.0.1")
     )
-    port: int = config_field(
-        8000, constraint=in_range(0, 65535, "must lie in 0..65535 (0: any that is free)")
-    )
+    port: int = config_field(8000, constraint=in_range(0, 65535, "must lie in 0..65535 (0: any free port)"))
     model_name: str | None = config_field(
         None,
         NotInIdentity("what clients call the model"),
-        not_blank("give a name, or null for the model's own"),
+        not_blank("give a name, or null for the model's own name"),
     )
-    tool_form: str = config_field(AUTO, NotInIdentity("how calls of functions are read"))
+    tool_form: str = config_field(AUTO, NotInIdentity("how the server parses tool calls"))
     tool_offer: ToolOffer = config_field(ToolOffer.template, NotInIdentity("how functions are offered"))
     max_open: int = config_field(256, LIMITS, at_least(1))
     max_new_tokens: int = config_field(4096, LIMITS, at_least(1))
@@ -60,12 +58,12 @@ class ServeConfig(TaskConfig):
     max_connections: int = config_field(512, LIMITS, at_least(1))
     timeout_s: float = config_field(600.0, LIMITS, greater_than(0, " seconds"))
     idle_s: float = config_field(
-        75.0, NotInIdentity("how long a connection may wait for a request"), greater_than(0, " seconds")
+        75.0, NotInIdentity("how long a connection waits for a request"), greater_than(0, " seconds")
     )
     write_s: float = config_field(
-        30.0, NotInIdentity("how long a client may leave its answer unread"), greater_than(0, " seconds")
+        30.0, NotInIdentity("how long a client may take to read its answer"), greater_than(0, " seconds")
     )
-    drain_s: float = config_field(30.0, NotInIdentity("how long shutting down may take"), at_least(0))
+    drain_s: float = config_field(30.0, NotInIdentity("how long a shutdown may take"), at_least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()

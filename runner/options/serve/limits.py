@@ -43,7 +43,9 @@ class ServerLimits:
         most = self.task.max_connections
         if num_others < most:
             return None
-        why = f"{num_others} connections are open, {most} at most (task.max_connections): try again later"
+        why = (
+            f"{num_others} connections are open, the limit is {most} (task.max_connections). Try again later"
+        )
         return Refusal(503, why, code="too_many_connections")
 
     # --------------------------------------------------------------------------------------- bodies
@@ -58,7 +60,7 @@ class ServerLimits:
         most_kib = self.task.max_body_kib
         if nbytes <= most_kib * 1024:
             return None
-        why = f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)"
+        why = f"the request body is too large: the limit is {most_kib} KiB (task.max_body_kib)"
         return Refusal(413, why)
 
     # ------------------------------------------------------------------------------- the values of
@@ -81,19 +83,19 @@ class ServerLimits:
         stops = stop if isinstance(stop, list) else [stop]
         self.check_stops(stops)
         if any(isinstance(text, str) and len(text) > MAX_STOP_CHARACTERS for text in stops):
-            raise Refusal(400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop")
+            raise Refusal(400, f"stop: a string has more than {MAX_STOP_CHARACTERS} characters", "stop")
 
     def check_messages(self, messages: Any) -> None:
         """Raise Refusal for a conversation with too many messages."""
         if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
             raise Refusal(
-                400, f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}", "messages"
+                400, f"messages: {len(messages)} are too many, the limit is {MAX_MESSAGES}", "messages"
             )
 
     def check_tools(self, tools: Any) -> None:
         """Raise Refusal for too many offered functions."""
         if isinstance(tools, list) and len(tools) > MAX_TOOLS:
-            raise Refusal(400, f"tools: {len(tools)} are too many, this server takes {MAX_TOOLS}", "tools")
+            raise Refusal(400, f"tools: {len(tools)} are too many, the limit is {MAX_TOOLS}", "tools")
 
     def check_stops(self, stops: Sequence[Any]) -> None:
         """Raise Refusal for too many stop texts."""
@@ -111,7 +113,7 @@ class ServerLimits:
         if new_tokens < 1:
             raise Refusal(400, f"{parameter}={new_tokens}: must be 1 or more", parameter)
         if new_tokens > most:
-            need = f"this server gives at most {most} (task.max_new_tokens)"
+            need = f"the server's limit is {most} tokens (task.max_new_tokens)"
             raise Refusal(400, f"{parameter}={new_tokens}: {need}", parameter)
 
     def check_thinking_budget(self, budget: int, new_tokens: int) -> None:
@@ -120,7 +122,7 @@ class ServerLimits:
         if budget < 0:
             need = "must be 0 or more"
         elif budget > room:
-            need = f"the answer leaves {room} tokens of those that this server gives (task.max_new_tokens)"
+            need = f"the answer leaves only {room} tokens of the server's limit (task.max_new_tokens)"
         else:
             return
         raise Refusal(400, f"thinking_token_budget={budget}: {need}", "thinking_token_budget")
@@ -132,9 +134,7 @@ class ServerLimits:
         most = self.task.max_open
         if num_completions > most:
             raise Refusal(
-                400,
-                f"{num_completions} completions in one request: this server takes {most} (task.max_open)",
-                "n",
+                400, f"{num_completions} completions in one request: the limit is {most} (task.max_open)", "n"
             )
 
     def check_slots(
@@ -145,26 +145,26 @@ class ServerLimits:
         most = self.task.max_open
         if not has_free_slots(most, open_requests, owner, num_completions):
             now = sum(request.places for request in open_requests)
-            why = f"{now} completions are under way or waiting, {most} at most: try again later"
+            why = f"{now} completions are running or waiting, the limit is {most}. Try again later"
             raise Refusal(429, why, code="rate_limit_exceeded", retry_s=retry_s)
 
     def check_prompt(self, num_tokens: int) -> None:
         """Raise Refusal for a prompt longer than the model's context."""
         if num_tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
-            why = f"the prompt has {num_tokens} tokens, the model has room for {self.room:.0f}"
+            why = f"the prompt has {num_tokens} tokens, but the limit is {self.room:.0f}"
             raise Refusal(400, why, "prompt", "context_length_exceeded")
 
     def timeout_refusal(self) -> Refusal:
         """Return the error response for a timeout."""
         limit = f"{self.task.timeout_s:g} s (task.timeout_s)"
-        why = f"the answer was not complete after {limit}: it was cancelled"
+        why = f"the answer was cancelled, because it was incomplete after {limit}"
         return Refusal(504, why)
 
     def shutdown_refusal(self) -> Refusal:
         """Return the error response of a server that is shutting down. Open responses have `drain_s`
         to finish.
         """
-        why = "the server is being stopped and takes no new requests"
+        why = "the server is shutting down and accepts no new requests"
         return Refusal(503, why, retry_s=math.ceil(self.task.drain_s))
 
     # -------------------------------------------------------------------------------- what clients
@@ -189,4 +189,4 @@ class ServerLimits:
 
 def stop_texts_refusal() -> Refusal:
     """Return the error response for too many or empty stop texts."""
-    return Refusal(400, f"stop: give up to {MAX_STOPS} texts, none of them empty", "stop")
+    return Refusal(400, f"stop: give at most {MAX_STOPS} strings, none of them empty", "stop")

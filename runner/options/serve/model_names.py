@@ -34,7 +34,7 @@ def check_adapter_names(config: RunnerConfig, task: ServeConfig) -> None:
     """
     taken = accepted_model_names(config, task)
     for name in config.lora.adapter_names:
-        need = f"clients call the base {' and '.join(taken)}: give the adapter another name"
+        need = f"clients already use {' and '.join(taken)} for the base model. Give the adapter another name"
         check_value(name not in taken, "lora.adapters", name, need, code="conflict")
 
 

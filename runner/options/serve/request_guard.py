@@ -72,18 +72,18 @@ class RequestGuard:
         if (
             b"content-length" in headers and b"transfer-encoding" in headers
         ):  # which one holds is read differently
-            need = "give either Content-Length or Transfer-Encoding, and not both"
+            need = "give either Content-Length or Transfer-Encoding, not both"
             return Refusal(400, need, closes=True)
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
-                why = f"without a key this server answers requests to its own name only, not to {name!r}"
+                why = f"without a key this server answers only requests to its own host name, not to {name!r}"
                 return Refusal(403, why)
         elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
                 fix = "send the header `Authorization: Bearer KEY` with the server's key"
-                why = f"the key is missing or wrong: {fix}"
+                why = f"the API key is missing or wrong. {fix}"
                 return Refusal(401, why, code="invalid_api_key")
         return self.gateway.limits.check_declared_body(headers)
 
@@ -107,7 +107,7 @@ class LimitedBody:
             message = await asyncio.wait_for(self._receive(), self._deadline - time.monotonic())
         except TimeoutError:
             self.is_incomplete = False  # give up on the rest
-            raise HTTPException(408, f"the body did not arrive within {BODY_S:g} s") from None
+            raise HTTPException(408, f"the request body did not arrive within {BODY_S:g} s") from None
         self._count_bytes(message)
         refusal = self.limits.check_body_size(self._size)
         if refusal is not None:

@@ -58,7 +58,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 REJECTION_REASONS = {
     "response_format": "only chats have it: /v1/chat/completions",
     "tools": "only chats have them: /v1/chat/completions",
-    "chat_template_kwargs": "all requests share model.chat_template_kwargs of the command that starts the server",
+    "chat_template_kwargs": "all requests share one value: set model.chat_template_kwargs when you start the server",
 }
 # These describe the client, and are ignored.
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
@@ -114,13 +114,13 @@ def parse_json_body(data: bytes, content_type: str) -> dict[str, Any]:
         try:
             value = json.loads(data)
         except json.JSONDecodeError as error:
-            raise Refusal(400, f"the body is not JSON: {error.msg}") from error
+            raise Refusal(400, f"the request body is not JSON: {error.msg}") from error
         except RecursionError as error:
-            raise Refusal(400, "the body is not readable JSON: it is nested too deeply") from error
+            raise Refusal(400, "the request body is not readable JSON: it is nested too deeply") from error
         except ValueError as error:  # not UTF-8, or a number with thousands of digits
-            raise Refusal(400, f"the body is not readable JSON: {error}") from error
+            raise Refusal(400, f"the request body is not readable JSON: {error}") from error
     if not isinstance(value, dict):
-        raise Refusal(400, "the body must be a JSON object, with Content-Type: application/json")
+        raise Refusal(400, "the request body must be a JSON object, with Content-Type: application/json")
     return value
 
 
@@ -146,7 +146,7 @@ def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
     parsed.top = (body.top_logprobs or 0) if body.logprobs else None
     if offered is not None:
         if parsed.top is not None:
-            need = "are of the text of an answer: leave it out where tools are offered"
+            need = "log-probabilities are not available together with tools. Omit one of them"
             raise Refusal(400, f"logprobs: {need}", "logprobs")
         is_raw, parsed.offered = offered.marks_thinking, offered
         parsed.requests = [replace(request, is_raw=is_raw) for request in parsed.requests]
@@ -162,7 +162,7 @@ def parse_completion(body: TextBody, gateway: Gateway) -> ParsedBody:
         [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]
     )
     if not prompts:
-        raise Refusal(400, "prompt: give a text, token ids, or a list of them", "prompt")
+        raise Refusal(400, "prompt: give a string, token ids, or a list of them", "prompt")
     scores_only = body.max_tokens == 0 and bool(body.echo)
     limit = 1 if scores_only else body.max_tokens
     parsed = _make_parsed_body(
@@ -194,7 +194,9 @@ def _make_parsed_body(
     if (interval := 1 if body.stream_interval is None else body.stream_interval) < 1:
         raise Refusal(400, f"stream_interval={interval}: must be 1 or more", "stream_interval")
     if (options := options or StreamOptions()).include_obfuscation:
-        raise Refusal(400, "stream_options.include_obfuscation=true: this server does not pad its streams")
+        raise Refusal(
+            400, "stream_options.include_obfuscation=true: this server does not pad its streams. Omit it"
+        )
     requests = [
         _make_request(body, gateway, prompt, "max_tokens", limit, n, bool(body.stream), number)
         for number, prompt in enumerate(prompts)
@@ -263,8 +265,8 @@ def reject_unsupported(body: BaseModel, neutral: dict[str, tuple[Any, ...]]) -> 
             continue
         if name in neutral:
             plain = " or ".join(repr(one) for one in neutral[name]) or "null"
-            why = REJECTION_REASONS.get(name, "this server does not support it")
-            raise Refusal(400, f"{name}: {why}: leave it out, or set it to {plain}", name)
+            why = REJECTION_REASONS.get(name, "this server does not support this parameter")
+            raise Refusal(400, f"{name}: {why}. Omit it, or set it to {plain}", name)
         raise Refusal(
             400, unknown_choice_message("parameter", name, {*type(body).model_fields, *neutral}), name
         )

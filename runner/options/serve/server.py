@@ -117,13 +117,14 @@ class Server:
                 gateway.counters.record_token_rate()
                 await rest.trim_if_idle()
                 if not self.driver.is_alive:
-                    raise JobFailed("the engine has ended, see the log", code="failed")
+                    raise JobFailed("the engine stopped: see the server's log", code="failed")
             if ticks % (10 * LOG_EVERY) == 0:
                 logged = _log_progress(gateway, logged)
         gateway.is_draining = True
         if not gateway.is_idle:
             log.info(
-                "stopping: open answers have %g s to finish (a second signal ends them)", self.task.drain_s
+                "shutting down: open answers have %g s to finish (a second signal ends them)",
+                self.task.drain_s,
             )
         deadline = gateway.loop.time() + self.task.drain_s
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:

@@ -52,13 +52,18 @@ def prepare(config: RunnerConfig) -> ServeInputs:
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            f"{KEY} (its value is not shown): a key is sent in a header: use ASCII letters, digits and signs only",
+            (
+                f"{KEY} (value hidden): clients send the key in an HTTP header. Use ASCII "
+                "letters, digits and signs only"
+            ),
             code="bad_value",
         )
     if key is None and not is_loopback(task.host):
         raise ConfigError(
-            f"others could use this server, so it needs a key: set {KEY} in the environment or "
-            "in .env, and have clients send it; or serve this machine only: task.host=127.0.0.1",
+            (
+                f"other machines can reach this server, so it needs a key. Set {KEY} in the "
+                "environment or in .env for server and clients, or use task.host=127.0.0.1"
+            ),
             key="task.host",
             value=task.host,
             code="missing",
@@ -81,7 +86,7 @@ def bind_socket(task: ServeConfig) -> socket.socket:
             task.host, task.port, type=socket.SOCK_STREAM
         )[0]
     except (OSError, UnicodeError) as error:
-        need = "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+        need = "not an address of this machine. Use 127.0.0.1, or 0.0.0.0 for all addresses"
         raise ConfigError(need, key="task.host", value=task.host, code="bad_value") from error
     bound = socket.socket(family, kind, protocol)
     # a killed server leaves connections behind
@@ -105,12 +110,12 @@ def start_listening(task: ServeConfig, bound: socket.socket) -> None:
 def _address_error(task: ServeConfig, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError(
-            "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all",
+            "not an address of this machine. Use 127.0.0.1, or 0.0.0.0 for all addresses",
             key="task.host",
             value=task.host,
             code="bad_value",
         )
-    fix = "stop the program that listens there, or give another port (0: any free one)"
+    fix = "stop the program that uses this port, or give another port (0: any free port)"
     return ConfigError(
         f"{error.strerror} at {task.host}: {fix}", key="task.port", value=task.port, code="busy"
     )

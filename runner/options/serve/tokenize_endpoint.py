@@ -34,7 +34,7 @@ def tokenize_body(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     if (body.prompt is None) == (body.messages is None):
         raise Refusal(400, "give either prompt or messages", "prompt")
     if Capability.tokenizer not in gateway.capabilities:
-        raise Refusal(400, f"this model does not offer {Capability.tokenizer.value}", "prompt")
+        raise Refusal(400, f"this model does not support {Capability.tokenizer.value}", "prompt")
     text = body.prompt
     turns = gateway.tools.build_prompt(convert_messages(body.messages or ()), None)
     prompt = turns if text is None else text
@@ -43,7 +43,12 @@ def tokenize_body(data: bytes, content_type: str, gateway: Gateway) -> bytes:
         special = gateway.engine.encode(Request(gateway.next_request_id(), ""))[1]
         if ids[: len(special)] != special:
             raise Refusal(
-                400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt"
+                400,
+                (
+                    "add_special_tokens=false: not supported, because this tokenizer puts "
+                    "special tokens at the end of a text"
+                ),
+                "prompt",
             )
         ids = ids[len(special) :]
     return json.dumps(

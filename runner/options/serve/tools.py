@@ -144,7 +144,7 @@ class ToolSupport:
                 raise Refusal(400, "tool_choice: no tools are offered", "tool_choice")
             return None
         if len(set(names)) < len(names):
-            raise Refusal(400, "tools: two functions have one name", "tools")
+            raise Refusal(400, "tools: two functions have the same name", "tools")
         if choice == "none":
             return None
         several, must = body.parallel_tool_calls is not False, names if choice == "required" else []
@@ -162,8 +162,11 @@ class ToolSupport:
         if self.template is not None and not chat_templates.supports_tools(self.template):
             raise Refusal(
                 400,
-                f"tools: the chat template of {self.model_name} takes no tools: start the server "
-                "with task.tool_offer=system, which offers them in the system message",
+                (
+                    f"tools: the chat template of {self.model_name} has no place for tools. Start "
+                    "the server with task.tool_offer=system, which describes them in the system "
+                    "message"
+                ),
                 "tools",
             )
         return (Message.from_tool_schemas(offered.functions), *messages)
@@ -224,11 +227,11 @@ def _tool_schema(number: int, tool: Tool) -> dict[str, Any]:
     """Return an offered function in the format of chat templates."""
     where = f"tools[{number}]"
     if tool.type != "function" or tool.function is None:
-        need = "this server knows only functions: {'type': 'function', 'function': {…}}"
+        need = "this server supports only functions: {'type': 'function', 'function': {…}}"
         raise Refusal(400, f"{where}.type={tool.type!r}: {need}", "tools")
     function = tool.function
     if not FUNCTION_NAME.fullmatch(function.name):
-        need = "give up to 128 letters, digits, dots, dashes and underscores"
+        need = "give 1 to 128 letters, digits, dots, dashes and underscores"
         raise Refusal(400, f"{where}.function.name={function.name!r}: {need}", "tools")
     parameters = NO_PARAMETERS if function.parameters is None else function.parameters
     try:

@@ -314,4 +314,4 @@ def _read_saved_conversation(path: Path, key: str) -> list[Message]:
     try:
         return list(parse_conversation(read_text(path.expanduser(), key)))
     except ValueError as error:
-        raise ConfigError(f"{path} is not a conversation: {error}", key=key, code="damaged") from error
+        raise ConfigError(f"{path} is not a saved conversation: {error}", key=key, code="damaged") from error

@@ -21,7 +21,7 @@ from runner_base.notes import Note, note
 from runner_engine import EngineReport
 from runner_engine.render.notes import render_engine_note
 
-NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
+NOT_AGAIN = "The same command does not repeat these requests. Repeat them with rerun=failed"
 
 
 @dataclass
@@ -102,9 +102,7 @@ def unanswered_messages(error_key: str, samples: list[Sample]) -> list[str]:
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
         raise JobFailed(
-            f"nothing could be completed; the first reason: {failed[0].error}{hint}",
-            key=error_key,
-            code="failed",
+            f"no request succeeded; the first error: {failed[0].error}{hint}", key=error_key, code="failed"
         )
     return describe_unanswered(samples)
 
@@ -115,11 +113,18 @@ def describe_unanswered(samples: list[Sample]) -> list[str]:
     permanent = [sample for sample in failed if sample.permanent]
     temporary = [sample for sample in failed if not sample.permanent]
     kinds = (
-        (temporary, "ended in an error", "The others are kept; the same command asks these again"),
+        (
+            temporary,
+            "ended in an error",
+            "The other answers are saved. Run the same command to repeat these requests",
+        ),
         (permanent, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
     )
     return [
-        f"{len(some)} of {len(samples)} prompts {how}, number {some[0].index} first: {some[0].error}. {then}"
+        (
+            f"{len(some)} of {len(samples)} prompts {how}. The first is number {some[0].index}: "
+            f"{some[0].error}. {then}"
+        )
         for some, how, then in kinds
         if some
     ]

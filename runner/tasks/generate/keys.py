@@ -33,7 +33,7 @@ class GenerateConfig(PromptsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "give the text that each branch begins with, or null for no branches"
+        need = "give the text that begins each branch, or null for no branches"
         check_value(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
     @property

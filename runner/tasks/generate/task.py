@@ -79,7 +79,11 @@ def prepare(config: RunnerConfig) -> GenerateInputs:
         given = prompt_file(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check_value(
-            not clash, "task.output", task.output, "this is the file with the prompts", code="conflict"
+            not clash,
+            "task.output",
+            task.output,
+            "this is the file with the prompts. Give another one",
+            code="conflict",
         )
     prompts = load_prompts(task)
     if any(isinstance(given, BranchedPrompt) for given in prompts):
@@ -94,13 +98,19 @@ def reject_branch_conflicts(config: RunnerConfig) -> None:
     """Reject a model without RoPE for branches, or an attention backend without masks for them."""
     if not config.rope.has_branches:
         raise ConfigError(
-            f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
-            "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out",
+            (
+                f"rope={config.rope.name} has no positions for branches, which need two "
+                "coordinates per token. Use rope=rope_2d, or omit task.branches (in JSON lines: "
+                "branches)"
+            ),
             code="conflict",
         )
     if to_local_config(config.model).attention is Attention.flash_attention_2:
         raise ConfigError(
-            "model.attention=flash_attention_2 takes no mask of its own, which branches need: use sdpa or eager",
+            (
+                "model.attention=flash_attention_2 supports no attention mask, which branches "
+                "need. Use sdpa or eager"
+            ),
             code="conflict",
         )
 
@@ -136,8 +146,11 @@ def deliver(inputs: GenerateInputs, resolved: ResolvedJob, job: Job, result: Res
         write_completions(task, prompts, samples, result, resolved.config.print is PrintMode.full)
     elif task.output is not None:
         raise RunRecordError(
-            f"{job.samples_path} holds {len(samples)} of the {len(prompts)} samples that were recorded, so "
-            f"task.output={task.output} cannot be written: run with rerun=all to generate them again",
+            (
+                f"{job.samples_path} has only {len(samples)} of the {len(prompts)} recorded "
+                f"samples, so task.output={task.output} cannot be written. Generate them again "
+                "with rerun=all"
+            ),
             code="damaged",
         )
 
@@ -151,7 +164,7 @@ def build_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Requ
 def log_prompt(resolved: ResolvedJob, request: Request) -> None:
     """Log a prompt in the form that the model sees, with special tokens. Only the tokenizer is loaded."""
     ((text, ids),) = model_kind(resolved.config.model).encode_prompts(resolved, [request.prompt])
-    log.info("prompt %s as the model sees it: %r", request.id, text)
+    log.info("prompt %s after the chat template: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, beginning in enumerate(request.branches, start=1):
         log.info("prompt %s, branch %d begins with %r", request.id, number, beginning)
@@ -199,8 +212,10 @@ def check_output_file(
         is_whole and content == format_completions(prompts, samples).encode()
     ):
         raise ConfigError(
-            f"{path} exists and holds something else than this job's completions: "
-            "give another file, or task.overwrite=true to replace it",
+            (
+                f"{path} exists and contains something other than this job's answers. Give "
+                "another file, or replace it with task.overwrite=true"
+            ),
             key="task.output",
             value=task.output,
             code="exists",

@@ -116,7 +116,7 @@ class EarlyStop(Policy):
         record = named_job.require_finished(job, KEY, named_as)
         if FACT in record.result.facts:
             raise ConfigError(
-                f"{job.job_id} has {KEY} itself: name a job that asks all of its questions",
+                f"{job.job_id} itself uses {KEY}. Name a job that answers all of its questions",
                 key=KEY,
                 value=named_as,
                 code="conflict",
@@ -129,10 +129,13 @@ class EarlyStop(Policy):
             if value != own_params[key]
         ]
         if record.task_version != version:
-            other.append(f"the version of the task ({record.task_version}, here {version})")
+            other.append(f"the task version ({record.task_version}, here {version})")
         if other:
             raise ConfigError(
-                f"{job.job_id} differs in {', '.join(other)}: its verdicts cannot be paired with this job's",
+                (
+                    f"{job.job_id} differs in {', '.join(other)}, so its verdicts cannot be "
+                    "paired with this job's"
+                ),
                 key=KEY,
                 value=named_as,
                 code="mismatch",

@@ -26,7 +26,7 @@ from runner_engine import GenerationConfig
 
 MARGIN = ValueConstraint(
     lambda points: 0 < points < 100,
-    "must be a number of percentage points between 0 and 100, such as 2, or null for no margin",
+    "give percentage points between 0 and 100, such as 2, or null for no margin",
 )
 OF_EARLY_STOP = NotInIdentity(
     "counts among the hashes of a job that is compared while it runs, and nowhere else"
@@ -63,7 +63,7 @@ class Gsm8kConfig(ExamplesConfig):
     early_stop_vs: str | None = config_field(None, OTHER_JOB, WORDS_FOR_A_JOB)
     early_stop_margin: float | None = config_field(None, OF_EARLY_STOP, MARGIN)
     early_stop_comparisons: int | None = config_field(
-        None, OF_EARLY_STOP, at_least(1, ", or null: the grid counts them")
+        None, OF_EARLY_STOP, at_least(1, ", or null for the number of jobs in the grid")
     )
     show_prompt: int = config_field(0, NotInIdentity("how many prompts are shown"), at_least(0))
 
@@ -74,10 +74,13 @@ class Gsm8kConfig(ExamplesConfig):
         self._check_scorer()
         again = self.check_invariance
         is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
-        need = "give auto (one question of a hundred is asked again), 0 for none, or how many"
+        need = "give auto (repeats one question in a hundred), 0 for none, or a number"
         check_value(again == AUTO or is_count, "task.check_invariance", again, need)
         for key in ("check_invariance", "check_contamination"):
-            need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
+            need = (
+                "the repeats check a score, but task.early_stop_vs may stop before all questions "
+                "are scored. Omit one of the two"
+            )
             is_asked = getattr(self, key) not in (0, AUTO)
             check_value(
                 self.early_stop_vs is None or not is_asked,
@@ -87,11 +90,11 @@ class Gsm8kConfig(ExamplesConfig):
                 code="conflict",
             )
         self._check_early_stop()
-        need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
+        need = "task.early_stop_vs needs independent questions. Omit one of the two"
         check_value(
             self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need, code="conflict"
         )
-        need = "a rotated question has no twin with other numbers: leave one of the two out"
+        need = "a question with rotated choices has no variant with other numbers. Omit one of the two"
         check_value(
             not self.check_contamination or self.rotate == 1,
             "task.rotate",
@@ -99,7 +102,10 @@ class Gsm8kConfig(ExamplesConfig):
             need,
             code="conflict",
         )
-        need = "it asks in another order, and task.early_stop_vs needs that of its baseline: leave one of the two out"
+        need = (
+            "this changes the order of the questions, but task.early_stop_vs needs the "
+            "baseline's order. Omit one of the two"
+        )
         check_value(
             self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need, code="conflict"
         )
@@ -109,7 +115,7 @@ class Gsm8kConfig(ExamplesConfig):
                 self.shots == 0,
                 "task.shots",
                 self.shots,
-                f"{fixed}, with five of its own: leave it out",
+                f"{fixed} with five examples. Omit this key",
                 code="conflict",
             )
             check_value(
@@ -124,7 +130,7 @@ class Gsm8kConfig(ExamplesConfig):
     def _check_scorer(self) -> None:
         """Reject an unknown scorer, keys that it would ignore, and an extractor that reads no expressions."""
         is_math, is_expression = self.extractor is Extractor.math, self.gold is GoldKind.expression
-        need = "only task.extractor=math reads expressions: give it, or another kind of gold answer"
+        need = "only task.extractor=math reads expressions. Give it, or another kind of gold answer"
         check_value(
             is_math or self.scorer is not None or not is_expression,
             "task.gold",
@@ -136,7 +142,7 @@ class Gsm8kConfig(ExamplesConfig):
             return
         if self.scorer is not None:
             check_plug_in_exists("task.scorer", "scorer", self.scorer)
-            need = "an extractor has this name, too: the plug-in needs another"
+            need = "an extractor already has this name. Rename the plug-in's scorer"
             check_value(
                 self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need, code="conflict"
             )
@@ -145,7 +151,7 @@ class Gsm8kConfig(ExamplesConfig):
         ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
         judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
-        need = f"it is for numbers and letters, and {judge} judges: leave one of the two out"
+        need = f"this key works with numbers and letters only, but {judge} judges here. Omit one of the two"
         for key, is_set in ignored.items():
             check_value(not is_set, f"task.{key}", getattr(self, key), need, code="conflict")
 
@@ -175,16 +181,13 @@ class Gsm8kConfig(ExamplesConfig):
 
     def _check_early_stop(self) -> None:
         """Reject a margin or an error share without task.early_stop_vs."""
-        need = (
-            "there is nothing to decide about without a job to compare with: give "
-            "task.early_stop_vs, or leave it out"
-        )
+        need = "no baseline is given. Give task.early_stop_vs, or omit this key"
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
             check_value(
                 value is None or self.early_stop_vs is not None, f"task.{key}", value, need, code="no_effect"
             )
-        need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
+        need = "task.early_stop_vs needs independent questions. Omit one of the two"
         check_value(
             self.early_stop_vs is None or self.cluster is None,
             "task.cluster",
@@ -232,5 +235,5 @@ class Gsm8kConfig(ExamplesConfig):
             return self, ""
         once = copy(self)
         once.samples = 1
-        why = "a greedy model gives the same answer each time, so each question is asked once"
+        why = "a greedy model always gives the same answer. Ask each question once"
         return once, f"task.samples={self.samples}: {why}"

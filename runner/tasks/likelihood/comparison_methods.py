@@ -101,9 +101,10 @@ def check_token_scores(capabilities: frozenset[Capability], error_subject: str) 
     """Raise ConfigError if an engine cannot score the tokens that a reference stores."""
     if Capability.token_scores not in capabilities:
         raise ConfigError(
-            f"{error_subject} needs {Capability.token_scores}, which this "
-            "engine does not offer: use model=local, which "
-            "computes whole distributions, or model=vllm",
+            (
+                f"{error_subject} needs {Capability.token_scores}, which this engine does not "
+                "support. Use model=local, which computes whole distributions, or model=vllm"
+            ),
             code="unsupported",
         )
 
@@ -112,8 +113,11 @@ def check_can_be_reference(config: RunnerConfig, error_subject: str) -> None:
     """Raise ConfigError if a model cannot store the drawn tokens that a comparison needs."""
     if Capability.drawn_tokens not in model_kind(config.model).capabilities(config):
         raise ConfigError(
-            f"a reference keeps tokens that are drawn from whole distributions, and this model's server hands "
-            f"out none. Let the runner's own engine read the reference: {KEY}='model=local model.name=NAME'",
+            (
+                "a reference needs tokens sampled from whole distributions, which this model's "
+                "server does not return. Use the runner's engine for the reference: "
+                f"{KEY}='model=local model.name=NAME'"
+            ),
             key=error_subject,
             code="unsupported",
         )

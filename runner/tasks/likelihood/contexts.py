@@ -21,7 +21,8 @@ from runner_engine import Request
 def check_are_documents(task: LikelihoodConfig, items: Sequence[ScoredItem]) -> None:
     """Raise ConfigError for task.contexts with data that are not documents."""
     need = (
-        f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
+        f"this key scores the last tokens of documents, but task.data={task.data} has "
+        "documents after questions or prompts"
     )
     is_text = all(given_text.form is TextContext.text for given_text in items)
     check_value(
@@ -74,7 +75,10 @@ def check_not_empty(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> N
     """Raise ConfigError if all documents are too short."""
     if task.contexts and not pieces:
         raise ConfigError(
-            f"no text of task.data={task.data} has {task.max_piece_tokens:,} tokens: give shorter contexts",
+            (
+                f"no document of task.data={task.data} has {task.max_piece_tokens:,} tokens. Give "
+                "shorter contexts"
+            ),
             key="task.contexts",
             value=f"[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}",
             code="too_large",

@@ -52,7 +52,7 @@ def split_into_windows(
     """
     if len(ids) < 2:
         raise DataError(
-            f"text {document_index} has {len(ids)} token, and the first one is not scored",
+            f"document {document_index} has {len(ids)} token, and the first token is never scored",
             key="task.data",
             value=task.data,
             code="empty",

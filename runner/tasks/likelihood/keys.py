@@ -59,38 +59,48 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         self.last_tokens = self.scored_tokens = require_token_count(self.last_tokens)
         # from a window to the next
         self.step = self.window_tokens // 2 if self.stride is None else self.stride
-        need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
+        need = (
+            "this key excludes questions from an accuracy, but documents have none. Select "
+            "documents with task.only"
+        )
         check_value(self.without is None, "task.without", self.without, need, code="unsupported")
         choices = ", ".join(style.value for style in STYLES)
-        need = f"an answer is scored after its question alone: choose one of {choices}"
+        need = f"an answer is scored directly after its question. Give one of {choices}"
         check_value(self.prompt in STYLES, "task.prompt", self.prompt.value, need, code="unknown_choice")
         self.check_wording()
         need = (
-            "it shows the noise of likelihoods, and task.reference compares with another "
-            "job: leave one of the two out"
+            "repeats measure the noise of likelihoods, but task.reference compares with "
+            "another job. Omit one of the two"
         )
         check_value(
             self.reference is None or not self.repeat, "task.repeat", self.repeat, need, code="conflict"
         )
-        need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
+        need = (
+            f"must be below task.window={self.window}: otherwise tokens between two windows would "
+            "not be scored"
+        )
         check_value(self.step < self.window_tokens, "task.stride", self.stride, need)
         self.context_lengths = parse_token_counts("task.contexts", self.contexts)
         self.contexts = [str(length) for length in self.context_lengths]  # 1k and 1024 are one job
         self._check_contexts()
-        need = "compares with another model: give task.reference=OVERRIDES, such as task.reference=quantization=none"
+        need = (
+            "used only with a reference. Give task.reference=OVERRIDES, such as "
+            "task.reference=quantization=none"
+        )
         check_value(not self.exact or self.reference is not None, "task.exact", "true", need, code="missing")
 
     def _check_contexts(self) -> None:
         """Raise ConfigError for keys that have no effect together with the others."""
         if not self.contexts:
-            need = "says how many tokens task.contexts scores: give it, such as task.contexts=[256,1k,4k]"
+            need = (
+                "sets the number of tokens scored by task.contexts. Give task.contexts, such as "
+                "task.contexts=[256,1k,4k]"
+            )
             check_value(
                 self.last_tokens == LAST_TOKENS, "task.last_tokens", self.last_tokens, need, code="no_effect"
             )
             return
-        need = (
-            "task.contexts says how much stands before the scored tokens, and cuts no windows: leave it out"
-        )
+        need = "task.contexts sets the context length and uses no windows. Omit this key"
         check_value(self.window == WINDOW, "task.window", self.window, need, code="conflict")
         check_value(self.stride is None, "task.stride", self.stride, need, code="conflict")
 

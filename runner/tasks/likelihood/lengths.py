@@ -31,9 +31,12 @@ def check_window_fits(task: LikelihoodConfig, longest_tokens: int, max_tokens: f
         return
     if task.contexts:
         value = f"[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}"
-        need = f"{task.max_piece_tokens:,} tokens, and the model has room for {max_tokens:.0f}: give shorter contexts"
+        need = (
+            f"{task.max_piece_tokens:,} tokens, but the model's limit is {max_tokens:.0f}. Give "
+            "shorter contexts"
+        )
         raise ConfigError(f"{need}{hint}", key="task.contexts", value=value, code="too_large")
-    need = f"the model has room for {max_tokens:.0f} tokens: give task.window={max_tokens:.0f}"
+    need = f"the model's limit is {max_tokens:.0f} tokens. Give task.window={max_tokens:.0f}"
     raise ConfigError(f"{need}, or less{hint}", key="task.window", value=task.window, code="too_large")
 
 

@@ -54,8 +54,10 @@ def reference_config(config: RunnerConfig) -> RunnerConfig:
     named = task.reference or ""
     if is_job_id(named, task):
         raise ConfigError(
-            f"{KEY}={named} names a job, and {EXACT} loads the reference itself: give overrides, such "
-            "as quantization=none, or leave task.exact out",
+            (
+                f"{KEY}={named} names a job, but {EXACT} loads the reference itself. Give "
+                "overrides such as quantization=none, or omit task.exact"
+            ),
             code="conflict",
         )
     other = apply_named_overrides(config, KEY, named, SCORING)
@@ -72,9 +74,11 @@ def check_vocab_sizes(named: str, vocab_size: int, reference_vocab_size: int) ->
     """Raise ConfigError if the two vocabularies differ in size."""
     if vocab_size != reference_vocab_size:
         raise ConfigError(
-            f"its vocabulary has {reference_vocab_size:,} tokens and this model's "
-            f"{vocab_size:,}, so whole distributions cannot be compared: leave task.exact out to "
-            "compare the most probable tokens",
+            (
+                f"its vocabulary has {reference_vocab_size:,} tokens and this model's "
+                f"{vocab_size:,}, so whole distributions cannot be compared. Omit task.exact to "
+                "compare the most probable tokens"
+            ),
             key=KEY,
             value=named,
             code="mismatch",
@@ -167,8 +171,7 @@ class PairedEngine:
         loaded = summarize_load(reference.metrics, reference.facts).get("loaded", "")
         notes = [
             text_note(
-                "two models were loaded side by side: peak_rss_mib is of both, all other figures are of this model "
-                "alone"
+                "two models were loaded: peak_rss_mib covers both, all other metrics cover this model alone"
             ),
             *(text_note(f"the reference: {render_engine_note(note)}") for note in reference.notes),
         ]
@@ -333,8 +336,10 @@ def count_continuation_tokens(
 
 def _different_tokens_error(reference_name: str, index: RequestId) -> ConfigError:
     return ConfigError(
-        f"the reference reads text {index} as other tokens, or after another prompt: the two models "
-        "cannot be compared token by token",
+        (
+            f"the reference tokenizes document {index} differently or has another prompt, so the "
+            "two models cannot be compared token by token"
+        ),
         key=KEY,
         value=reference_name,
         code="mismatch",

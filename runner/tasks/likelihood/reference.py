@@ -51,14 +51,14 @@ class ReferenceJob:
             if named_as == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"such jobs are {join_first_names(usable, 6)}" if usable else "there is none yet"
-                raise ConfigError(f"no finished job in {job.folder.parent}. A reference is run with "
+                raise ConfigError(f"no completed job in {job.folder.parent}. Run the reference with "
                                   f"task.keep_top_k={KEPT}: {known}",
                                   key=KEY, value=named_as, code="not_found")  # fmt: skip
             raise named_job.not_finished_error(KEY, named_as, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
-                f"{job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}",
+                f"{job.job_id} has no file {TOP_K}. Run that job with task.keep_top_k={KEPT}",
                 key=KEY,
                 value=named_as,
                 code="missing",
@@ -76,15 +76,17 @@ class ReferenceJob:
             or (sample.question, sample.gold) != (question, gold)
         ):
             raise ConfigError(
-                f"{self.job.job_id} has not scored text {index} of this "
-                "job: it was run on other data, or with another task.limit, task.offset or task.window",
+                (
+                    f"{self.job.job_id} has not scored document {index} of this job: its data, "
+                    "task.limit, task.offset or task.window differs"
+                ),
                 key=KEY,
                 value=self.named_as,
                 code="mismatch",
             )
         if len(sample.answer.token_ids) != kept.num_positions:
-            raise RunRecordError(f"sample {index} has {kept.num_positions} places, and its text "
-                                f"{len(sample.answer.token_ids)} tokens",
+            raise RunRecordError(f"sample {index} has {kept.num_positions} positions, but its document has "
+                                 f"{len(sample.answer.token_ids)} tokens",
                                 key=self.job.folder / TOP_K, code="damaged")  # fmt: skip
         return replace(
             request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1)
@@ -99,8 +101,10 @@ class ReferenceJob:
             completion.answer.token_ids,
         ):
             raise ConfigError(
-                f"{self.job.job_id} has read text {index} as other tokens, after another prompt "
-                "or by another tokenizer: the two models cannot be compared token by token",
+                (
+                    f"{self.job.job_id} tokenizes document {index} differently or has another "
+                    "prompt, so the two models cannot be compared token by token"
+                ),
                 key=KEY,
                 value=self.named_as,
                 code="mismatch",

@@ -36,8 +36,13 @@ class MemoryConfig(TaskConfig):
         for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
             check_value(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
         rows = self.batch_sizes
-        check_value(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
-        need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
+        check_value(
+            all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be at least 1"
+        )
+        need = (
+            f"every number must be above task.new_tokens={self.new_tokens}, because a context "
+            "includes the new tokens"
+        )
         lengths = self.context_lengths
         check_value(
             all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need

@@ -65,8 +65,10 @@ def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
     """
     if not machine.rss_mib():
         raise ConfigError(
-            "this system does not say how much memory a process has (/proc/self/status, Linux), so that "
-            "no stage can be measured. All other tasks work here, and record their peak_rss_mib",
+            (
+                "this system does not report a process's memory (/proc/self/status, Linux), so "
+                "task=memory cannot run. Other tasks work and record peak_rss_mib"
+            ),
             key="task",
             value="memory",
             code="unsupported",
@@ -126,7 +128,8 @@ def _measure_repeats(
             repeat_results.append(repeat.measure_all())
             if not repeat_results[-1].speeds:
                 raise JobFailed(
-                    f"no point could be measured. The first: {repeat_results[-1].failed[0]}", code="failed"
+                    f"no point could be measured. The first error: {repeat_results[-1].failed[0]}",
+                    code="failed",
                 )
             repeats.add_repeat(number, repeat_results[-1].metrics())
 
@@ -211,7 +214,10 @@ class RepeatRunner:
             else f"Its log, {self.log}, is empty"
         )
         raise JobFailed(
-            f"the memory probe, {self.which}, {child_process.describe_exit_code(code)}, in stage {self.stage}. {log}",
+            (
+                f"the process of the memory probe, {self.which}, "
+                f"{child_process.describe_exit_code(code)}, in stage {self.stage}. {log}"
+            ),
             code="failed",
         )
 

@@ -113,9 +113,11 @@ def too_short_error(group: SizeGroup, tokens: int, answer_room_source: str) -> C
     """Return the error for a length that has no room for a case's question."""
     answer = group.length - group.room
     return ConfigError(
-        f"a question of task.kinds={group.cases[0].kind} takes {tokens:,} tokens in this "
-        f"model's template with the least text, and {answer_room_source} for the answer {answer:,}: give at least "
-        f"{tokens + answer:,}",
+        (
+            f"a question of task.kinds={group.cases[0].kind} needs at least {tokens:,} tokens in "
+            f"this model's template, and {answer_room_source} for the answer {answer:,}. Give at "
+            f"least {tokens + answer:,}"
+        ),
         key="task.lengths",
         value=group.length,
         code="too_large",

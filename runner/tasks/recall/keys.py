@@ -76,7 +76,7 @@ class RecallConfig(TaskConfig):
         for key in ("depths", "kinds"):
             values = getattr(self, key)
             check_value(len(set(values)) == len(values), f"task.{key}", values, "none may be repeated")
-        need = "every depth must lie in 0..1: 0 is the beginning of the text, 1 its end"
+        need = "every depth must be from 0 (beginning of the text) to 1 (end)"
         check_value(all(0 <= depth <= 1 for depth in self.depths), "task.depths", self.depths, need)
         for kind in self.kinds:
             check_value(
@@ -94,7 +94,7 @@ class RecallConfig(TaskConfig):
             f"choose one of {choices}",
             code="unknown_choice",
         )
-        need = "needs task.prompt=chat: plain text has no system message"
+        need = "needs task.prompt=chat, because plain text has no system message"
         check_value(
             self.prompt is PromptStyle.chat or not self.system,
             "task.system",

@@ -83,8 +83,11 @@ def check_values_survive(cases: Sequence[PlacedCase], resolved: ResolvedJob) -> 
     for value, text in zip(values, back[1:], strict=True):
         if value not in text:
             raise ConfigError(
-                f"this model's tokenizer turns {f'It is {value}.'!r} into {text!r}, so that no answer "
-                "could be right: choose numbers, words or uuids, whichever it keeps",
+                (
+                    f"this model's tokenizer changes {f'It is {value}.'!r} to {text!r}, so no "
+                    "answer could be right. Choose numbers, words or uuids, whichever it "
+                    "preserves"
+                ),
                 key="task.values",
                 code="unsupported",
             )

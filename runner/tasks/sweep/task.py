@@ -117,7 +117,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         reason = note_text(cells[0].note or "")
-        raise JobFailed(f"no cell of the sweep could be measured. The first: {reason}", code="failed")
+        raise JobFailed(f"no cell of the sweep could be measured. The first error: {reason}", code="failed")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.median_length

@@ -36,7 +36,7 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
     """Return the cases of a file of questions, or of all such files in a folder."""
     if not path.exists():
         raise ConfigError(
-            f"there is no file or folder {path.absolute()}; made are the questions that ship",
+            f"file or folder {path.absolute()} does not exist. task.data=made selects the included questions",
             key=key,
             code="not_found",
         )
@@ -48,8 +48,10 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
     ]
     if not known:
         raise ConfigError(
-            f"{path} is none of BFCL's files of questions in Python, such as BFCL_v4_simple_python.json "
-            f"({', '.join(KINDS)}, also live_…)",
+            (
+                f"{path} is none of BFCL's question files for Python, such as "
+                f"BFCL_v4_simple_python.json ({', '.join(KINDS)}, also live_…)"
+            ),
             key=key,
             code="unsupported",
         )
@@ -73,7 +75,7 @@ def _read_cases(file: Path, category: str) -> Iterator[Case]:
             _check_functions(functions, [function for function, _ in wanted])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, StopIteration) as error:
             raise DataError(
-                f"not a question of BFCL with its right calls ({error!r})", key=where, code="damaged"
+                f"not a BFCL question with its correct calls ({error!r})", key=where, code="damaged"
             ) from error
         yield Case(name, category, turns, functions, wanted, is_of_bfcl=True, row=value)
 
@@ -82,7 +84,7 @@ def _read_expected_calls(file: Path) -> dict[str, Any]:
     beside = file.parent / ANSWERS / file.name
     if not beside.is_file():
         raise DataError(
-            f"the right calls are not beside it, in {ANSWERS}/{file.name}", key=file, code="not_found"
+            f"the correct calls are missing: they belong in {ANSWERS}/{file.name}", key=file, code="not_found"
         )
     return {value["id"]: value["ground_truth"] for _, value in iter_json_lines(beside)}
 
@@ -93,7 +95,7 @@ def _check_functions(functions: tuple[Mapping[str, Any], ...], expected_names: l
     """
     names = [function["name"] for function in functions]
     if missing := [name for name in expected_names if name not in names]:
-        raise ValueError(f"{missing[0]} is wanted and not offered")
+        raise ValueError(f"the correct call uses the function {missing[0]}, which is not offered")
     for function in functions:
         for name, schema in function["parameters"]["properties"].items():
             kinds = [schema["type"], *([schema["items"]["type"]] if schema["type"] in LISTS else [])]

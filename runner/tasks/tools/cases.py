@@ -51,8 +51,10 @@ class Case:
             return parse_cluster(self.row, cluster_key)
         except KeyError:
             raise ConfigError(
-                f"question {self.id} has no such key. Give {BY_FUNCTION}, {BY_QUESTION} or a key of its line: "
-                f"{join_first_names(sorted(self.row), 8)}",
+                (
+                    f"question {self.id} has no such key. Give {BY_FUNCTION}, {BY_QUESTION} or a "
+                    f"key of its line: {join_first_names(sorted(self.row), 8)}"
+                ),
                 key="task.cluster",
                 value=cluster_key,
                 code="unknown_choice",

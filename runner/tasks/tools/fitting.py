@@ -22,9 +22,11 @@ def max_extra_functions(cases: Sequence[Case], length: int, answer_tokens: int, 
     longest = max(range(len(cases)), key=tokens.__getitem__)
     if tokens[longest] > room:
         raise ConfigError(
-            f"question {cases[longest].id} takes {tokens[longest]:,} tokens in this model's "
-            f"template with its own functions, and {ROOM} for the answer {answer_tokens:,}: give at least "
-            f"{tokens[longest] + answer_tokens:,}",
+            (
+                f"question {cases[longest].id} needs {tokens[longest]:,} tokens in this model's "
+                f"template with its own functions, and {ROOM} for the answer {answer_tokens:,}. "
+                f"Give at least {tokens[longest] + answer_tokens:,}"
+            ),
             key="task.fill",
             value=length,
             code="too_large",

@@ -57,7 +57,7 @@ class ToolsConfig(TaskConfig):
         NotInIdentity(
             "names families of questions; the SHA-256 of other families than functions counts instead"
         ),
-        not_blank("name function, question or a key of the lines"),
+        not_blank("give function, question or a key of the lines"),
     )
     offer: OfferMethod = OfferMethod.template
     system: Text | None = None
@@ -88,7 +88,7 @@ class ToolsConfig(TaskConfig):
         )
         self.tokens = parse_token_counts("task.fill", self.fill)  # no key: the lengths, shortest first
         self.fill = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
-        need = "goes without task.fill, which offers as many functions as its lengths have room for"
+        need = "task.fill offers as many functions as fit into its lengths. Omit this key"
         check_value(
             not (self.tokens and self.distractors),
             "task.distractors",

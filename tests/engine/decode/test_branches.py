@@ -324,7 +324,7 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     model = tiny("llama")
     assert branch_support_error(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "model.attention=flash_attention_2 takes no mask of its own" in str(branch_support_error(model))
+    assert "model.attention=flash_attention_2 supports no attention mask" in str(branch_support_error(model))
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(

@@ -123,7 +123,7 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     )
     done = runner(*job, "--quick", "--run", module="runner.options.advise")
     assert done.code == 0, done.err
-    assert ": guessed from bandwidth and matrix rate" in done.out
+    assert ": estimated from memory bandwidth and matmul speed" in done.out
     assert "finished" in done.out
     again = runner(*job, "--quick", module="runner.options.advise")
     assert "recorded here" in again.out
@@ -153,7 +153,9 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
     shown = runner(*job, "--quick", module="runner.options.advise").out
     orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
     assert len(orders) == 2
-    assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
+    assert all("unknown here" in line or "no difference in accuracy is shown" in line for line in orders), (
+        orders
+    )
 
 
 @pytest.mark.thorough
@@ -223,12 +225,12 @@ def test_records_are_read_without_torch(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=stub"], "it has no weights here, so there is nothing to choose"),
+        (["model=stub"], "this model has no weights on this machine, so there is no quantization to choose"),
         (
             [SEVEN, "--machine", "laptop"],
             "--machine laptop: no machine or file 'laptop'. Did you mean laptop_8gb?",
         ),
-        ([SEVEN, "--machine", "gpu_80gb", "--run"], "a described machine cannot run jobs"),
+        ([SEVEN, "--machine", "gpu_80gb", "--run"], "jobs run on this machine only"),
         ([SEVEN, "--memory-gib", "0"], "--memory-gib 0: must be more than 0"),
         (["qwen"], "qwen: not a valid override: write KEY=VALUE"),
         (["model=qwen3_8"], "model=qwen3_8: no choice for model 'qwen3_8'. Did you mean qwen3_8b?"),

@@ -111,7 +111,7 @@ def test_a_mix_meets_its_limit_and_beats_the_format_that_fits_and_a_second_run_m
 
 def test_what_cannot_be_mixed_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in [
-        (["model=stub"], "it has no weights here"),
+        (["model=stub"], "this model has no weights on this machine"),
         (["quantization=nf4,int9"], "int9"),
         (["--memory-gib", "1"], "leave --memory-gib out"),
     ]:

@@ -39,13 +39,13 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("no_difference", **ACCURACIES),
-            "no difference in accuracy shown (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
+            "no difference in accuracy is shown (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
         ),
         (note("accuracies_incomparable"), "their recorded accuracies cannot be compared"),
         (note("accuracy_of_one_unknown", rank=2), "accuracy of 2 unknown here"),
         (
             note("is_reference", **KLS),
-            "closer to plain, which it is itself: the other has KL 0.02 nats/token",
+            "closer to plain, since it is plain: the other one has KL 0.02 nats/token",
         ),
         (
             note("closer", **KLS),
@@ -57,24 +57,24 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
-            "no worse in all that was recorded here of both: 1.00 s a question instead of 4.00, 994 MiB instead of 1,064",
+            "better in at least one recorded value and worse in none: 1.00 s a question instead of 4.00, 994 MiB instead of 1,064",
         ),
-        (note("named", rank=1), "1 is the model that you have named"),
-        (note("time_unknown", each_s=1.2), "1.20 s a question, while the time of the other is unknown"),
-        (note("faster", **PAIR), "faster by the estimates, 1.20 s a question instead of 1.00"),
-        (note("faster_at_most", **PAIR), "at most 1.20 s a question by the estimates instead of 1.00"),
+        (note("named", rank=1), "1 is the model that you requested"),
+        (note("time_unknown", each_s=1.2), "1.20 s per question, while the time of the other one is unknown"),
+        (note("faster", **PAIR), "faster by the estimates: 1.20 s per question instead of 1.00"),
+        (note("faster_at_most", **PAIR), "by the estimates at most 1.20 s per question instead of 1.00"),
         (
             note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "its 1.20 s a question are recorded, and the 1.00 of the other guessed (± 85%): neither is known to be faster",
+            "speed undecided: 1.20 s per question are recorded, and the other's 1.00 s are guessed (± 85%)",
         ),
         (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory, 1,000 MiB instead of 2,000"),
-        (note("size_unknown"), "its size is unknown without a download: give model.name=FOLDER or a preset"),
+        (note("size_unknown"), "its size is unknown without a download. Give model.name=FOLDER or a preset"),
         (note("out_of_reach", error="why"), "why"),
         (
             note("too_large", needed_mib=1000.4, allowed_mib=1000.1),
-            "needs 1,000.4 MiB, one question at a time; 1,000.1 are allowed",
+            "needs 1,000.4 MiB for one question at a time; the limit is 1,000.1",
         ),
-        (note("too_slow", each_s=2.0, limit_s=1.5), "takes about 2.0 s a question; 1.5 are allowed"),
+        (note("too_slow", each_s=2.0, limit_s=1.5), "takes about 2.0 s per question; the limit is 1.5"),
     ],
 )
 def test_a_reason_has_a_sentence(fact: Note, sentence: str) -> None:

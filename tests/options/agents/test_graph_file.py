@@ -118,8 +118,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("version", value=3), "version: 1 or 2 expected, found 3"),
         (put("version", value=True), "version: 1 or 2 expected, found True"),
         (lambda values: values.pop("version"), "version: 1 or 2 expected, found None"),
-        (put("rounds", value=3), "rounds: null, since all rounds share the edges, expected, found 3"),
-        (put("silent", value=[[1]]), "silent: [], since all rounds share the edges, expected, found [[1]]"),
+        (put("rounds", value=3), "rounds: null, because all rounds share the edges, expected, found 3"),
+        (put("silent", value=[[1]]), "silent: [], because all rounds share the edges, expected, found [[1]]"),
         (lambda values: values.pop("learned"), "learned is missing"),
         (lambda values: values["spatial"].pop("live"), "spatial.live is missing"),
         (put("note", value="x"), "no key 'note'. Choices: agents, "),
@@ -131,8 +131,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("agents", value=4.0), "agents: a whole number from 0 expected, found 4.0"),
         (put("agents", value=True), "agents: a whole number from 0 expected, found True"),
         (put("agents", value=-1), "agents: a whole number from 0 expected, found -1"),
-        (put("agents", value=10**15), "roles: a name for each of 1000000000000000 agents expected, found ["),
-        (put("roles", value=ROLES[:3]), "roles: a name for each of 4 agents expected, found ["),
+        (put("agents", value=10**15), "roles: one name for each of 1000000000000000 agents expected, found ["),
+        (put("roles", value=ROLES[:3]), "roles: one name for each of 4 agents expected, found ["),
         (put("roles", value="solver"), "roles: a list expected, found 'solver'"),
         (put("roles", 1, value="\x1b[31mred"), "roles[1]: a name of 1 to 80 printable characters expected, found '\\x1b[31mred'"),
         (put("roles", 1, value="x" * 81), "roles[1]: a name of 1 to 80"),
@@ -140,8 +140,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("roles", 3, value=None), "roles[3]: a name of 1 to 80"),
         (put("spatial", value=[1]), "spatial: a JSON object expected, found [1]"),
         (put("spatial", "optimized", value=1), "spatial.optimized: true or false expected, found 1"),
-        (put("spatial", "live", value=[[0]]), "spatial.live: 4 rows expected, one for each agent, found 1"),
-        (put("spatial", "live", 2, value=[0, 0, 0]), "spatial.live[2]: 4 cells expected, found 3"),
+        (put("spatial", "live", value=[[0]]), "spatial.live: expected 4 lists, one per agent, found 1"),
+        (put("spatial", "live", 2, value=[0, 0, 0]), "spatial.live[2]: expected 4 entries, found 3"),
         (put("spatial", "live", 2, value={"0": 1}), "spatial.live[2]: a list expected, found {'0': 1}"),
         (put("temporal", "allowed", 0, 3, value=2), "temporal.allowed[0][3]: 0 or 1 expected, found 2"),
         (put("temporal", "allowed", 0, 3, value=1.0), "temporal.allowed[0][3]: 0 or 1 expected, found 1.0"),
@@ -159,8 +159,8 @@ def test_the_digest_is_of_what_rounds_are_drawn_from() -> None:
         (put("learned", "questions", value="40"), "learned.questions: a whole number from 0 expected, found '40'"),
         (put("learned", "seed", value=0.5), "learned.seed: a whole number expected, found 0.5"),
         (put("learned", "settings", value=[]), "learned.settings: a JSON object expected, found []"),
-        (put("learned", "settings", "lr", value=float("nan")), "learned.settings.lr: a text, a finite number, true, false or null expected, found nan"),
-        (put("learned", "settings", "lr", value=[1]), "learned.settings.lr: a text, a finite number, true, false or null expected, found [1]"),
+        (put("learned", "settings", "lr", value=float("nan")), "learned.settings.lr: a string, a finite number, true, false or null expected, found nan"),
+        (put("learned", "settings", "lr", value=[1]), "learned.settings.lr: a string, a finite number, true, false or null expected, found [1]"),
         (put("learned", "settings", "a\nb", value=1), "learned.settings: a name of 1 to 80"),
     ],
 )  # fmt: skip
@@ -191,10 +191,10 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
             load_graph(path)
 
     refused(tmp_path / "none.json", "cannot read .*none.json .No such file")
-    refused(tmp_path, "this is a folder; give the graph.json that a job has saved")
-    refused(Path("/dev/zero"), "not an ordinary file")
+    refused(tmp_path, "this is a folder. Give the graph.json that a job has saved")
+    refused(Path("/dev/zero"), "not a regular file")
     os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", "not an ordinary file")
+    refused(tmp_path / "pipe", "not a regular file")
     for text, message in {
         "": "not readable as JSON",
         "[1]": "a JSON object expected",
@@ -209,7 +209,7 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
     refused(saved, "not readable as JSON")
     with saved.open("wb") as stream:
         stream.truncate(2**40)
-    refused(saved, "1,099,511,627,776 bytes, and no graph needs more than")
+    refused(saved, "1,099,511,627,776 bytes; a graph has at most")
 
 
 JSON = st.recursive(

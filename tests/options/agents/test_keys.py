@@ -27,60 +27,60 @@ from runner_base.errors import ConfigError
         ({"train_offset": -1}, "task.train_offset=-1"),
         ({"learning_rate": 0.0}, "task.learning_rate=0.0: must be more than 0"),
         ({"code_timeout_s": 0.0}, "task.code_timeout_s=0.0: must be more than 0"),
-        ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0: no pruning"),
-        ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie between 0 and 1"),
-        ({"roles": []}, r"task.roles=\[\]: give one role or more of math_solver, mathematical_analyst"),
+        ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0 turns pruning off"),
+        ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie strictly between 0 and 1"),
+        ({"roles": []}, r"task.roles=\[\]: give at least one role of math_solver, mathematical_analyst"),
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
         (
             {"mode": Topology.direct_answer, "optimized_spatial": True},
-            "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
+            "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize. Use another task.mode",
         ),
         (
             {"graph": "g.json", "optimized_spatial": True},
-            "task.optimized_spatial=True: task.graph=g.json is used as it is: leave one of the two out",
+            "task.optimized_spatial=True: task.graph=g.json fixes the edges. Omit one of the two keys",
         ),
         (
             {"mode": Topology.debate, "num_rounds": 2, "optimized_spatial": True},
-            "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round",
+            "task.optimized_spatial=true: in task.mode=debate no agent reads another agent's answer of the same round",
         ),
         (
             {"num_rounds": 2, "optimized_temporal": True, "nuclear_norm": 0.1},
-            "task.nuclear_norm=0.1 is a penalty on learned spatial edges",
+            "task.nuclear_norm=0.1 penalizes learned spatial edges",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "baseline": Baseline.mean},
-            "task.baseline=mean: with task.method=agent_prune its loss has no baseline: leave it out",
+            "task.baseline=mean: not used with task.method=agent_prune: its loss has no baseline. Omit it",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "imp_per_iterations": 2},
-            "task.imp_per_iterations=2: with task.method=agent_prune it prunes once, after the last iteration",
+            "task.imp_per_iterations=2: not used with task.method=agent_prune: pruning happens once, after the last iteration",
         ),
         (
             {"optimized_spatial": True, "method": TrainingMethod.agent_prune, "nuclear_norm": 0.5},
-            "task.nuclear_norm=0.5: with task.method=agent_prune its nuclear norms have weight 1",
+            "task.nuclear_norm=0.5: not used with task.method=agent_prune: its nuclear norms have weight 1",
         ),
         (
             {"delta": 0.2},
-            r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1",
+            r"task.delta=0.2: not used with task.method=runner: its loss has no such term.*default: 0.1",
         ),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": TrainingMethod.agent_prune},
-            "task.method=agent_prune: it learns edges, and none is to be learned: give task",
+            "task.method=agent_prune: this method learns edges, but no edge can be learned. Give task",
         ),
         (
             {"method": TrainingMethod.agent_prune, "graph": "g.json"},
-            "task.method=agent_prune: task.graph=g.json is used as it",
+            "task.method=agent_prune: task.graph=g.json fixes the edges",
         ),
         (
             {"draw": True},
-            "task.draw=True: no edge has a probability: give task.optimized_spatial=true, or a task.graph",
+            "task.draw=True: no edge has a probability. Give task.optimized_spatial=true or a task.graph",
         ),
         (
             {"optimized_temporal": True},
-            "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: use",
+            "task.optimized_temporal=true: temporal edges connect two rounds, but task.num_rounds=1. Use",
         ),
     ],
 )
@@ -128,8 +128,8 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
     message = (
-        "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it: with "
-        "another seed"
+        "^task.repeat: only task=gsm8k, task=likelihood, task=recall and task=tools have it. For "
+        "this task, another seed"
     )
     with pytest.raises(ConfigError, match=message), config_errors():
         compose_job(["task=agents", "task.repeat=1"])

@@ -133,7 +133,7 @@ def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Ma
     row = {"task_id": "HumanEval/0", "prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}
     (tmp_path / "code.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(
-        DataError, match="programming tasks, as in HumanEval and MBPP.*no scorer here does that"
+        DataError, match="programming tasks, such as HumanEval and MBPP.*The runner scores only"
     ):
         agents.prepare(make_config(task=team(data=str(tmp_path / "code.jsonl"))))
 

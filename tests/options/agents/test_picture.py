@@ -75,9 +75,9 @@ def test_a_fixed_graph_has_even_widths_and_no_legend_and_shows_what_is_never_tak
     assert not any(arrow.is_dashed for arrow in found)
     never = [arrow for arrow in found if arrow.colour == SPATIAL.pale]
     assert len(never) == 6
-    assert all(arrow.title.endswith(": never taken, it would close a circle") for arrow in never)
-    assert "12 edges: 6 are taken, the others would close a circle" in labels(drawn)
-    assert "16 edges: all taken from the second round on" in labels(drawn)
+    assert all(arrow.title.endswith(": never used, because it would close a cycle") for arrow in never)
+    assert "12 edges: 6 are taken, the others would close a cycle" in labels(drawn)
+    assert "16 edges: all used from the second round on" in labels(drawn)
     assert "pruned" not in labels(drawn)
 
 
@@ -123,7 +123,7 @@ def test_a_graph_without_any_edge_left_is_drawn() -> None:
     drawn = draw_graph_svg(graph, "chain", ROLES[:2], num_rounds=3)
     assert [arrow.is_dashed for arrow in arrows(drawn)] == [True, False]
     assert "0 of 1 edges left" in labels(drawn)
-    assert "1 edge: all taken from the second round on" in labels(drawn)
+    assert "1 edge: all used from the second round on" in labels(drawn)
     assert "no edges" in labels(
         draw_graph_svg(Graph.from_mode(Topology.direct_answer, 1, seed=0), "one", ROLES[:1], num_rounds=2)
     )

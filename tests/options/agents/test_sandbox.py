@@ -123,19 +123,23 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
 @pytest.mark.parametrize(
     ("code", "limits", "why"),
     [
-        ("while True:\n    pass", PATIENT, "it used more than 1 s of CPU time"),
+        ("while True:\n    pass", PATIENT, "the program used more than 1 s of CPU time"),
         ("import time\nanswer = 42\ntime.sleep(1000)", SHORT, "it was stopped after 1 s"),
         (
             "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n    pass",
             PATIENT,
-            "it used more than 1 s of CPU time",
+            "the program used more than 1 s of CPU time",
         ),
         (
             CLOSES_ITS_PIPE + "import time\ntime.sleep(1000)",
             STARTED,
-            "it closed the pipe for its answer, and was stopped after 5 s",
+            "the program closed the pipe for its answer, and was stopped after 5 s",
         ),
-        (CLOSES_ITS_PIPE + "os._exit(3)", PATIENT, "it ended with exit code 3 before it had an answer"),
+        (
+            CLOSES_ITS_PIPE + "os._exit(3)",
+            PATIENT,
+            "the program ended with exit code 3 before it returned an answer",
+        ),
     ],
     ids=["loop", "sleep", "deaf", "closed-sleep", "closed-exit"],
 )
@@ -282,18 +286,18 @@ def test_nothing_but_prose_is_tried_as_it_is() -> None:
 def test_what_holds_is_said_in_words() -> None:
     everything = frozenset({"cpu", "as", "fsize", "nproc", "landlock", "seccomp", "paths"})
     held, missing = describe_protections(everything, SandboxLimits())
-    assert "all files, also whether they exist: refused by the kernel" in held
+    assert "all file access, including whether a file exists: blocked by the kernel" in held
     assert missing == ""
     held, missing = describe_protections(everything - {"paths"}, SandboxLimits())
-    assert "refused by the kernel (landlock)" in held
-    assert missing == "code can see whether a file exists"
+    assert "blocked by the kernel (landlock)" in held
+    assert missing == "code can find out whether a file exists"
     few = frozenset({"cpu", "fsize", "nproc", "powerless", "nobody"})
     held, missing = describe_protections(few, SandboxLimits(memory_mib=256))
     for part in (
         "no limit of 256 MiB of memory",
         "network",
-        "files elsewhere: refused by Python only",
-        "no limit of processes",
+        "files elsewhere: blocked by Python only",
+        "the number of processes is not limited",
     ):
         assert part in missing
     assert "memory" not in held

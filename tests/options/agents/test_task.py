@@ -156,7 +156,7 @@ def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts)
     assert second.metrics["accuracy"] == 1
     assert "test/1/0/2" in engine.asked
     assert not [key for key in engine.asked if not key.startswith("test/1/")], "the others are kept"
-    assert "1 calls that had ended in an error were asked again" in second.notes
+    assert "1 calls that had failed were repeated" in second.notes
     nothing = Team(say)
     assert work(agents, config, again(), nothing).metrics["accuracy"] == 1
     assert nothing.loads == 0, "all is on disk"
@@ -181,12 +181,10 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
     recorder = again()
     work(agents, config, recorder, Team(say))
     (recorder.folder / CALLS).unlink()
-    with pytest.raises(
-        RunRecordError, match="samples.jsonl, line . is inconsistent with its calls in calls.jsonl"
-    ):
+    with pytest.raises(RunRecordError, match="samples.jsonl, line . does not match its calls in calls.jsonl"):
         work(agents, config, again(), Team(lambda *_: "#### 1"))
     fewer = make_config(task=team(limit=2))
-    with pytest.raises(RunRecordError, match="is sample 2, and this job has 2 questions"):
+    with pytest.raises(RunRecordError, match="is sample 2, but this job has 2 questions"):
         work(agents, fewer, again(), Team(say))
 
 

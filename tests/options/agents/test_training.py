@@ -145,8 +145,10 @@ def test_few_training_questions_are_put_again(make_config: Make, again: Starts, 
     config = make_config(task=task)
     result = work(agents, config, again(), Team(right(config)))
     notes = " ".join(result.notes)
-    assert "training needed 8 questions and there were 3: they were used repeatedly" in notes
-    assert "1 questions of task.train_split=train are among the scored ones and did not train" in notes
+    assert "training needed 8 questions but only 3 exist: questions were used repeatedly" in notes
+    assert (
+        "1 questions of task.train_split=train are also scored, so they were excluded from training" in notes
+    )
 
 
 @pytest.mark.parametrize("split", ["test", "tset"])

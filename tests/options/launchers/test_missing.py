@@ -27,7 +27,7 @@ def test_slurm_composes_and_reports_that_it_is_missing(runner: Callable[..., Any
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
         "1 job: 1 to do",
-        "error: hydra/launcher=submitit_slurm could not start the jobs: "
+        "error: hydra/launcher=submitit_slurm did not start the jobs: "
         'Could not detect "srun", are you indeed on a slurm cluster?',
     ]
     assert [(run.is_grid, run.status) for run in mlflow_runs(tmp_path)] == [(True, "FAILED")]

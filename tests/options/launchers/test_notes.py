@@ -16,10 +16,10 @@ from runner_base.render.notes import render_note
             note("no_node", resource="GPU", asked=2.0, most=1.0),
             "no node of this Ray has GPU=2 (the most is 1): the jobs wait until one joins",
         ),
-        (note("squeue_fails", error="no route"), "squeue fails, the jobs are waited for: no route"),
+        (note("squeue_fails", error="no route"), "squeue fails, so the grid waits for its jobs: no route"),
         (
             note("trials_without_result", trials=2, folder="out"),
-            "2 finished trials have no result in out: the table lacks them",
+            "2 finished trials have no result in out, so the table omits them",
         ),
         (
             note("best_trial", trials=3, score=0.5, params={"a": 1, "b": 2}),
@@ -27,7 +27,7 @@ from runner_base.render.notes import render_note
         ),
         (
             note("pictures_drawn", names=["a.png", "b.png"], folder="out"),
-            "pictures of the search: a.png, b.png in out",
+            "plots of the search: a.png, b.png in out",
         ),
     ],
 )

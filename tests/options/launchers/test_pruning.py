@@ -72,7 +72,7 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     asked = [record["result"]["metrics"] for record in results(tmp_path / "pruned").values()]
     assert all(it["questions_asked"] < QUESTIONS for it in asked if it.get("questions_left"))
     again = runner(*search, "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
-    assert "5 trials are done, 0 are taken up again" in again.err
+    assert "5 trials are complete; 0 interrupted trials continue" in again.err
     assert again.out.count("gsm8k-") >= 5
 
 
@@ -159,9 +159,12 @@ def test_how_a_trial_is_compared() -> None:
     ("arguments", "message"),
     [
         (("task=likelihood",), "hydra.sweeper.prune=true: task=likelihood: it needs task=gsm8k"),
-        (("hydra.sweeper.direction=minimize",), "only a search for the highest accuracy prunes"),
+        (("hydra.sweeper.direction=minimize",), "pruning works only for direction=maximize"),
         (("task.shots=0,1",), "hydra.sweeper.prune=true: task.shots is searched over"),
-        (("hydra/launcher=basic",), "only hydra/launcher=workers and ray tell how far a job came"),
+        (
+            ("hydra/launcher=basic",),
+            "pruning needs the progress of running jobs. Use hydra/launcher=workers or ray",
+        ),
     ],
 )
 def test_what_cannot_be_pruned_is_said_first(

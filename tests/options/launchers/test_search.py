@@ -85,7 +85,9 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     assert {"history.png", "slice.png"} <= pictures
     again = start(tmp_path, *command)  # nothing is left to do
     assert again.code == 0
-    assert re.search(r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.err, re.MULTILINE)
+    assert re.search(
+        r"^search-\w{12}: 4 trials are complete; 0 interrupted trials continue$", again.err, re.MULTILINE
+    )
     assert not re.search(r"^\[\d", again.err, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", again.out, re.MULTILINE)) == 4
 
@@ -185,7 +187,7 @@ def test_a_search_in_a_postgresql(start: Start, tmp_path: Path) -> None:
         assert first.code == 0, first.err
         again = start(tmp_path, *command)
         assert again.code == 0, again.err
-        assert "2 trials are done, 0 are taken up again" in again.err
+        assert "2 trials are complete; 0 interrupted trials continue" in again.err
     assert len(results(tmp_path)) == 4
     assert not (tmp_path / "outputs" / "searches.db").exists()
     gone = start(tmp_path, *command)
@@ -272,7 +274,7 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
         (("hydra.sweeper.direction=[maximize,minimize]",), "a search has one objective"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials=0"),
         (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate=2: from 0 to 1"),
-        (("hydra.sweeper.sampler.name=grid",), "generation.temperature is an interval without steps: give choice(...) or range(...)"),
+        (("hydra.sweeper.sampler.name=grid",), "generation.temperature is an interval without steps"),
         (("hydra.sweeper.storage=nosql://x",), "hydra.sweeper.storage=nosql://x: Can't load plugin: sqlalchemy.dialects:nosql"),
         (("plan=true",), "plan=true: only hydra/sweeper=grid knows its jobs before it starts"),
         (("generation.temperatur=interval(0,1)",), "Did you mean generation.temperature?"),

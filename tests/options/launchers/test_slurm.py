@@ -132,8 +132,8 @@ def test_a_job_over_its_time_limit_resumes(cluster: Slurm, grid: Start) -> None:
     )
     ended = fewer.wait(400)
     assert (ended.code, ended.out) == (1, ""), ended.err
-    over = "over its time limit after 0 restarts (hydra.launcher.timeout_min=1, hydra.launcher.max_num_timeout=0)"
-    assert ended.err.count(f"{over}: the same command resumes it\n") == 4, "when each ends, and at the end"
+    over = "the job exceeded its time limit after 0 restarts (hydra.launcher.timeout_min=1, hydra.launcher.max_num_timeout=0)"
+    assert ended.err.count(f"{over}. Run the same command to resume\n") == 4, "when each ends, and at the end"
     assert {result["status"] for result in results(fewer.folder).values()} == {"KILLED"}
     kept = samples(fewer.folder)
     assert all(0 < len(lines) < 40 for lines in kept.values())
@@ -154,7 +154,10 @@ def test_jobs_that_die_and_one_that_is_cancelled_end_alone(cluster: Slurm, grid:
     assert ended.code == 1, ended.err
     assert "KILLED: seed=1: cancelled in Slurm (see " in ended.err
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-    assert "FAILED: seed=3: its process died under hydra/launcher=submitit_slurm: FAILED (see " in ended.err
+    assert (
+        "FAILED: seed=3: the process of this job died under hydra/launcher=submitit_slurm: FAILED (see "
+        in ended.err
+    )
     assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in ended.err
     assert statuses(launched.folder).count("FINISHED") == 1
@@ -206,6 +209,6 @@ def test_what_slurm_refuses_is_one_line(cluster: Slurm, grid: Start) -> None:
     assert first == "2 jobs: 2 to do"
     assert sbatch[0] == "sbatch: error: invalid partition specified: gpu"
     assert last.startswith(
-        "error: hydra/launcher=submitit_slurm could not start the jobs: sbatch: error: invalid partition"
+        "error: hydra/launcher=submitit_slurm did not start the jobs: sbatch: error: invalid partition"
     )
     assert "Traceback" not in ended.err

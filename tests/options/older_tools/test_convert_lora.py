@@ -120,7 +120,7 @@ def test_scaling_goes_into_b(
     exactness = (
         "bit for bit"
         if scaling == 1
-        else f"the scaling ({scaling}) is folded into B · exact: no number rounded"
+        else f"the scaling ({scaling}) is multiplied into B · exact: no number rounded"
     )
     assert said.splitlines()[1] == f"float32 · {exactness}"
     logits = []
@@ -151,7 +151,7 @@ def test_a_scaling_that_would_round_is_refused_unless_asked_for(
         run(peft, out, "--base", tiny_llama)
     assert not out.exists()
     said = run(peft, out, "--base", tiny_llama, "--dtype", "float32")
-    assert said.endswith("float32 · the scaling (1.25) is folded into B · exact: no number rounded")
+    assert said.endswith("float32 · the scaling (1.25) is multiplied into B · exact: no number rounded")
     said = run(peft, tmp_path / "half.pth", "--base", tiny_llama, "--dtype", "float16")
     assert "of 2,048 numbers rounded" in said
     assert {t.dtype for t in torch.load(tmp_path / "half.pth", weights_only=True).values()} == {torch.float16}
@@ -166,7 +166,7 @@ def test_a_scaling_that_would_round_is_refused_unless_asked_for(
         ),
         (
             {"use_dora": True},
-            r"is more than y = W x \+ B\(A\(x\)\): use_dora=True. It works unchanged with lora=peft",
+            r"has parts that y = W x \+ B\(A\(x\)\) cannot express: use_dora=True. Use the adapter unchanged with lora=peft",
         ),
         ({"bias": "lora_only"}, "bias=lora_only"),
         ({"modules_to_save": ["norm"]}, "modules_to_save="),

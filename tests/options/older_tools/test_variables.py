@@ -93,8 +93,8 @@ def test_what_each_becomes(environ: dict[str, str], overrides: list[str]) -> Non
     [
         ({}, "stub", {"STUDENT_FORCE_CPU": "1"}, "STUDENT_FORCE_CPU=1: ignored, model=stub has no device"),
         ({}, "stub", {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub has no weights here"),
-        ({}, "api", {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, model=api has no weights here"),
-        ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded uses no server (model=api does)"),
+        ({}, "api", {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, model=api loads no weights"),
+        ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded uses no server. Only model=api does"),
         ({"quantization": "quantization=int8"}, None, {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=int8 is set"),
         ({"model": "model=embedded"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model=embedded is set"),
         ({"model.name": "model.name=y"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model.name=y is set"),
@@ -114,7 +114,7 @@ def test_a_model_without_a_name_takes_the_variables_name() -> None:
     found, lines = becomes(FORCE_STUDENT_STUB="1", STUDENT_BASE_MODEL="x", STUDENT_FORCE_CPU="1")
     assert found == ["model=stub"]
     assert [line.partition(": ")[2] for line in lines[1:]] == [
-        "ignored, FORCE_STUDENT_STUB=1 replaces it with the stub",
+        "ignored, FORCE_STUDENT_STUB=1 replaces the student with the stub",
         "ignored, model=stub has no device",
     ]
     assert becomes(ENABLE_HYBRID="0", FORCE_STUDENT_STUB="1", STUDENT_BASE_MODEL="x")[0] == ["model=api"]
@@ -214,10 +214,7 @@ def test_the_store_is_taken_from_the_file(tmp_path: Path, runner: Callable[..., 
 def test_mistakes_and_silence(tmp_path: Path, runner: Callable[..., Any]) -> None:
     (tmp_path / ".env").write_text("STUDENT_FORCE_CPU=yes\n")
     done = runner("model=stub")
-    assert (done.code, done.err) == (
-        2,
-        "error: STUDENT_FORCE_CPU=yes: use 1 or 0, or leave the variable unset\n",
-    )
+    assert (done.code, done.err) == (2, "error: STUDENT_FORCE_CPU=yes: give 1 or 0, or unset the variable\n")
     for arguments in (
         ["--help"],
         ["--version"],

@@ -68,7 +68,7 @@ def test_what_completion_offers(line: str, offered: list[str]) -> None:
 
 
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Make) -> None:
-    why = "model=parts keeps them in transformers' own cache"
+    why = "model=parts uses the KV cache of transformers"
     with pytest.raises(
         ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"
     ):

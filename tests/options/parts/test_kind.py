@@ -253,7 +253,10 @@ def test_bad_keys(keys: dict[str, Any]) -> None:
 
 def test_groups_that_change_the_weights_are_refused(make_config: Make, parts: Path) -> None:
     for groups, message in (
-        ({"quantization": Nf4Config()}, "quantization=nf4: model=parts runs the parts as they were split"),
+        (
+            {"quantization": Nf4Config()},
+            "quantization=nf4: model=parts runs the parts in the format in which they were split",
+        ),
         ({"lora": PeftConfig(path="x")}, "lora=peft: model=parts"),
         ({"rope": RopeLinearConfig(factor=2.0)}, "rope=linear: model=parts"),
     ):

@@ -14,11 +14,14 @@ WHERE = {"file": "part_0.safetensors", "tensor": "w"}
 @pytest.mark.parametrize(
     ("fact", "sentence"),
     [
-        (note("no_head"), "found neither a head nor a tied embedding by name: the last part has no head"),
-        (note("from_bin"), "the source is .bin: merge restores the same tensors as safetensors"),
+        (
+            note("no_head"),
+            "no output head and no tied embedding were found by name: the last part has no head",
+        ),
+        (note("from_bin"), "the source is .bin: task=merge restores the same tensors as safetensors"),
         (
             note("not_copied", files="a.txt"),
-            "not copied, because neither weights nor configuration of this checkpoint: a.txt",
+            "not copied, because they are neither weights nor configuration: a.txt",
         ),
         (
             note("other_counts", file="f", tensors=2, params=8, found_tensors=1, found_params=4),

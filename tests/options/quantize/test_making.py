@@ -79,7 +79,7 @@ def test_a_model_that_was_changed_since_is_neither_taken_nor_written_over(
     (made / "config.json").write_text("{}")
     done = runner("task=quantize", "tracking=none", *KEYS, cwd=tmp_path)
     assert done.code == 2
-    assert f"task.output: {made} exists, and nothing is written over it" in done.err
+    assert f"task.output: {made} exists and is not overwritten" in done.err
     assert (made / "config.json").read_text() == "{}"
 
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_read_gets_no_name(tmp_path: Path) -> None:
     (tmp_path / "half.gguf").write_bytes(b"GGUF\3\0\0\0")
     for made in (tmp_path / "empty", tmp_path / "half.gguf", tmp_path / "nothing"):
         with raises(JobFailed, "failed"):
-            quantizer_process._check_model(made, "maker has written no model that can be read", Path("log"))
+            quantizer_process._check_model(made, "maker wrote a model that cannot be read", Path("log"))
     whole = embedded_gguf.write(tmp_path / "embedded-F16.gguf", "F16")
     for made in (MODEL_DIR, whole):
         quantizer_process._check_model(made, "it is read", Path("log"))

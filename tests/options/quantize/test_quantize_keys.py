@@ -197,7 +197,7 @@ def test_a_data_set_of_ones_own_is_an_evaluation_too(
     for names, is_shared in (("texts,mine", True), ("texts", False)):
         told = ("task.calibration=same.txt", f"task.evaluation=[{names}]")
         done = runner("-cd", str(tmp_path), *multirun, *keys, *told, cwd=tmp_path)
-        shared = "task.calibration=same.txt: 1 of its texts are texts of the evaluation"
+        shared = "task.calibration=same.txt: 1 calibration documents are also in the evaluation"
         assert (shared in done.err + done.out) is is_shared
 
 
@@ -218,7 +218,9 @@ def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
         (tmp_path / "own.txt").write_text(f"As they say, {' '.join(words[5 : 5 + count])}, and so on.")
         done = runner(*keys, "task.calibration=own.txt", "tracking=none", cwd=tmp_path)
         assert done.code == 0, done.err
-        assert ("shares 13 words in a row or more with 1 of 200 texts of texts" in done.out) is is_shared
+        assert (
+            "shares 13 or more consecutive words with 1 of 200 documents of texts" in done.out
+        ) is is_shared
 
 
 def test_the_generators_problems_are_no_evaluations() -> None:
@@ -270,5 +272,5 @@ def test_a_name_that_is_taken_is_refused_before_any_work(runner: Run, tmp_path: 
     for more in ((), ("plan=true",)):
         done = runner(*RTN, "tracking=none", *more, cwd=tmp_path)
         assert done.code == 2, done.err
-        assert f"task.output: {place} exists, and nothing is written over it" in done.err + done.out
+        assert f"task.output: {place} exists and is not overwritten" in done.err + done.out
     assert [*place.iterdir()] == []

@@ -60,7 +60,7 @@ def test_a_list_on_the_command_line_is_one_job_and_a_sweep_is_several() -> None:
 def test_several_addresses_without_brackets_are_explained(runner: Callable[..., Any]) -> None:
     done = runner("model=api", "model.name=x", f"model.base_url={A},{B}")
     assert done.code == 2
-    assert f"If it is a list: model.base_url=[{A},{B}]" in done.err
+    assert f"If the value is a list: model.base_url=[{A},{B}]" in done.err
 
 
 def test_where_a_server_is() -> None:

@@ -46,17 +46,17 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it has, model.name=NAME; the server's key comes from the environment or .env: API_KEY=..."),
-        (["model.name=", "model.base_url=http://127.0.0.1:1/v1"], "model=api needs a model that the server has, model.name=NAME; the server's key"),
+        (["model=api"], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1, and a model that it serves, model.name=NAME. Set the server's key in the environment or in .env: API_KEY=..."),
+        (["model.name=", "model.base_url=http://127.0.0.1:1/v1"], "model=api needs a model that the server serves, model.name=NAME. Set the server's key"),
         (["model.base_url="], "model=api needs the server's address, model.base_url=http://HOST:PORT/v1; the server's key"),
-        (["model.base_url=https://u:pass@h:8443/v1"], "model.base_url=https://h:8443/v1: a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"),
+        (["model.base_url=https://u:pass@h:8443/v1"], "model.base_url=https://h:8443/v1: a password, a query or a # in an address would appear in configs and logs. Put the server's key into API_KEY"),
         (["model.base_url=https://h/v1?api-key=pass"], "model.base_url=https://h/v1: a password, a query"),
         (["model.base_url=localhost:8000"], "give an address such as http://127.0.0.1:8000/v1"),
-        (["model.base_url=https://api.example.com/v1"], "is another machine, and there is no key for it: set API_KEY in the environment or in .env"),
+        (["model.base_url=https://api.example.com/v1"], "is another machine and needs a key. Set API_KEY in the environment or in .env"),
         (["model.key_variable=sk-abc"], "model.key_variable=***: give the name of an environment variable"),
-        (["quantization=nf4"], "quantization=nf4: model=api has no weights here, so it would do nothing: use quantization=none"),
-        (["rope=rope_2d"], "rope=rope_2d: model=api has no weights here"),
-        (["generation=sampling", "model.extensions=openai"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no field for it. Use generation.top_k=null generation.repetition_penalty=null, or model.extensions=vllm"),
+        (["quantization=nf4"], "quantization=nf4: model=api loads no weights, so this key has no effect: use quantization=none"),
+        (["rope=rope_2d"], "rope=rope_2d: model=api loads no weights"),
+        (["generation=sampling", "model.extensions=openai"], "generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no such field. Use generation.top_k=null generation.repetition_penalty=null, or model.extensions=vllm"),
         (["generation.batch_size=9"], "generation.batch_size=9: model.concurrency=8 allows no more requests"),
         (["model.price_in=1"], "model.price_out=None: give both prices or none"),
     ],
@@ -81,7 +81,8 @@ def test_a_wrong_key_is_one_error_and_no_second_try(runner: Run, tmp_path: Path)
         done = runner(*QUICK, f"model.base_url={api.url}", API_KEY="sk-wrong-key-987654321")
     assert done.code == 2
     assert (
-        "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY was rejected)" in done.err
+        "answered 401: Incorrect API key provided: Bearer *** (the server rejected the key in API_KEY)"
+        in done.err
     )
     assert done.err.count("\n") == 1
     assert api.seen == []
@@ -281,7 +282,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         assert "an answer had 1 tokens instead of 6" in short.err
         large = runner(*vllm, "task.batch_sizes=[9]")
         assert large.code == 2
-        assert "model.concurrency=8: 9 requests at once were requested" in large.err
+        assert "model.concurrency=8: the batch has 9 concurrent requests" in large.err
         refused = runner(*QUICK, f"model.base_url={api.url}", "task=memory")
         assert refused.code == 2
         assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err

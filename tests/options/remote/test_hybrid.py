@@ -192,7 +192,7 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         notes = render_engine_notes(engine.stats)
         engine.close()
     assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
-    assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes
+    assert "the student failed (out of everything) and only the teacher continued: 1 times" in notes
 
 
 def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Ask) -> None:

@@ -142,7 +142,7 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     assert sent == failed > 0
     assert state == "left out"
     assert lines(engine)[healthy.url] == (30, 0, "in use")
-    left_out = [line for line in caplog.messages if "left out until it answers again" in line]
+    left_out = [line for line in caplog.messages if "gets no requests until it answers again" in line]
     assert len(left_out) == 1, caplog.messages
     assert left_out[0].startswith(dying.url)
     assert left_out[0].endswith("; the other servers get its requests")
@@ -226,7 +226,7 @@ def test_no_server_at_all_is_one_error(opened: Any, caplog: pytest.LogCaptureFix
         with raises(JobFailed, "failed"):
             list(complete_requests(engine, requests(1)))
     said = [
-        line.partition("left out until it answers again; ")[2]
+        line.partition("gets no requests until it answers again; ")[2]
         for line in caplog.messages
         if "left out" in line
     ]

@@ -134,7 +134,7 @@ def test_impossible_counts_are_a_fault_of_the_server(
     one, other = complete_requests(engine, [Request(0, HI), Request(1, HI)])
     engine.close()
     assert f"answered with usage.{name}=" in str(one.error)
-    assert "which is not a number of tokens; tried 2 times" in str(one.error)
+    assert "is not a number of tokens; the runner tried 2 times" in str(one.error)
     assert KEY not in str(one.error)
     assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
     assert len(api.seen) == 4, "each is sent again, as after any other malformed answer"

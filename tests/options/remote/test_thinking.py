@@ -127,7 +127,7 @@ def test_an_answer_that_takes_what_the_thinking_left_is_noted(runner: Run, tmp_p
     [
         (
             (),
-            "generation.thinking_tokens=8: OpenAI's API has no parameter for it. Say with model.thinking_budget whose",
+            "generation.thinking_tokens=8: OpenAI's API has no parameter for a thinking budget. Name the server's kind with model.thinking_budget",
         ),
         (
             ("model.thinking_budget=vllm", "generation.thinking_end=stop"),

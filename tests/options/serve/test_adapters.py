@@ -93,7 +93,7 @@ def test_the_list_has_the_base_and_its_adapters(server: Serving) -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["task=serve", "lora=several", "lora.adapters={embedded: embedded}"], "clients call the base embedded"),
+        (["task=serve", "lora=several", "lora.adapters={embedded: embedded}"], "clients already use embedded for the base model"),
         (["task=gsm8k", "lora=several", "lora.adapters={hard: embedded}"], "no request of task=gsm8k names an adapter"),
         (["task=serve", "lora=several", "lora.adapters={hard: nowhere/at/all}"], "lora.adapters.hard=nowhere/at/all"),
         (["task=serve", "lora=several"], "give each adapter a name"),

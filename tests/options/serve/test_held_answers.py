@@ -141,8 +141,8 @@ def test_calls_or_json(client: OpenAI) -> None:
     [
         ({"response_format": {"type": "xml"}}, "response_format.type='xml': must be one of text, json_object, json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: give name and schema"),
-        ({"response_format": FORMAT, "stop": "x"}, "stop: goes without response_format, whose answers end by themselves"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"x-guidance": {"lenient": True}}}}}, "x-guidance: this server decides how a schema is held"),
+        ({"response_format": FORMAT, "stop": "x"}, "stop: not possible with response_format, which ends the answer itself"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"x-guidance": {"lenient": True}}}}}, "x-guidance: this server chooses how it enforces a schema"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(client: OpenAI, keys: dict[str, Any], message: str) -> None:

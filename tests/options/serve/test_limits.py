@@ -115,7 +115,7 @@ def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     status, answer = small.ask("/v1/completions", {"prompt": "x" * 20_000})
     assert (status, answer["error"]["message"]) == (
         413,
-        "the body is too large: this server takes 16 KiB (task.max_body_kib)",
+        "the request body is too large: the limit is 16 KiB (task.max_body_kib)",
     )
     with socket.create_connection(
         ("127.0.0.1", small.port), timeout=WAIT_S

@@ -25,9 +25,9 @@ def test_a_body_has_all_parameters(body: type[ChatBody | TextBody | GenerateBody
 def test_the_greeting_says_where_the_server_listens() -> None:
     assert (
         format_start_message("m", (), "127.0.0.1", 80, None)
-        == "serving m at http://127.0.0.1:80 (Ctrl-C ends it)"
+        == "serving m at http://127.0.0.1:80 (Ctrl-C stops the server)"
     )
-    with_all = "serving m with a, b at http://[::1]:81, with the key in KEY (Ctrl-C ends it)"
+    with_all = "serving m with a, b at http://[::1]:81; clients need the key in KEY (Ctrl-C stops the server)"
     assert format_start_message("m", ("a", "b"), "::1", 81, "KEY") == with_all
 
 

@@ -313,15 +313,15 @@ def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -
         ({"temperature": -1}, "temperature=-1.0: must be 0, or lie in 1e-10..10"),
         ({"top_p": 0}, "top_p=0.0: must lie in (0, 1]"),
         ({"n": 0}, "n=0: must be 1 or more"),
-        ({"n": 1000}, "1000 completions in one request: this server takes 256 (task.max_open)"),
+        ({"n": 1000}, "1000 completions in one request: the limit is 256 (task.max_open)"),
         ({"max_tokens": 0}, "max_tokens=0: must be 1 or more"),
-        ({"max_tokens": 5000}, "max_tokens=5000: this server gives at most 4096 (task.max_new_tokens)"),
-        ({"stop": ""}, "stop: give up to 16 texts, none of them empty"),
+        ({"max_tokens": 5000}, "max_tokens=5000: the server's limit is 4096 tokens (task.max_new_tokens)"),
+        ({"stop": ""}, "stop: give at most 16 strings, none of them empty"),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs=true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs=21: must lie in 0..20"),
         ({"frequency_penalty": 2.5}, "frequency_penalty=2.5: must lie in -2..2 (0 = off)"),
-        ({"functions": [{"name": "f"}]}, "functions: this server does not support it: leave it out, or set it to []"),
-        ({"logit_bias": {"5": 1}}, "logit_bias: this server does not support it"),
+        ({"functions": [{"name": "f"}]}, "functions: this server does not support this parameter. Omit it, or set it to []"),
+        ({"logit_bias": {"5": 1}}, "logit_bias: this server does not support this parameter"),
         ({"extra_body": {"temprature": 1}}, "no parameter 'temprature'. Did you mean temperature?"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "the model has room for 1024"),
     ],
@@ -354,17 +354,19 @@ def test_other_models_are_not_found(client: OpenAI) -> None:
         lambda: client.models.retrieve("gpt-4o"),
         lambda: client.chat.completions.create(model="gpt-4o", messages=CHAT),
     ):
-        with pytest.raises(openai.NotFoundError, match="this server has no model 'gpt-4o', only 'embedded'"):
+        with pytest.raises(
+            openai.NotFoundError, match="model 'gpt-4o' not found. This server has 'embedded'"
+        ):
             ask()
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"{", "the body is not JSON"),
-        (b"", "the body must be a JSON object"),
-        (b"[1]", "the body must be a JSON object"),
-        (b'{"prompt": []}', "prompt: give a text, token ids, or a list of them"),
+        (b"{", "the request body is not JSON"),
+        (b"", "the request body must be a JSON object"),
+        (b"[1]", "the request body must be a JSON object"),
+        (b'{"prompt": []}', "prompt: give a string, token ids, or a list of them"),
         (b'{"prompt": ""}', "prompt is empty"),
         (b'{"prompt": "\\ud800"}', "prompt"),
         (b'{"prompt": [999999]}', "999999 is not a token of embedded"),

@@ -115,7 +115,7 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
     page.do("document.getElementById('max_tokens').value = 100000")
     ask(page, "Hi")
     page.until(IDLE)
-    assert page.do(f"{LAST}.textContent").startswith("max_tokens=100000: this server gives at most 4096")
+    assert page.do(f"{LAST}.textContent").startswith("max_tokens=100000: the server's limit is 4096")
     assert "error" in page.do(f"{LAST}.className")
 
 
@@ -165,7 +165,7 @@ def test_the_page_asks_for_the_key_that_the_server_demands(tmp_path: Path) -> No
         page.go(server.url + "/")
         ask(page, "Hi")
         page.until(IDLE)
-        assert page.do(f"{LAST}.textContent").startswith("the key is missing or wrong")
+        assert page.do(f"{LAST}.textContent").startswith("the API key is missing or wrong")
         page.do("document.getElementById('key').value = 'sk-page'")
         ask(page, "Hi")
         page.until(f"{IDLE} && document.querySelectorAll('.assistant').length === 1")

@@ -107,7 +107,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
         done = runner("task=serve", f"task.port={port}", *STUB)
         assert done.code == 2
         assert (
-            f"error: task.port={port}: Address already in use at 127.0.0.1: stop the program that listens there"
+            f"error: task.port={port}: Address already in use at 127.0.0.1: stop the program that uses this port"
             in done.err
         )
     with raises(ConfigError, "bad_value", "task.host"):
@@ -123,7 +123,7 @@ def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
         "-m", "task=serve", "task.port=0", "model=stub", "generation.max_new_tokens=1,2", "tracking=none"
     )
     assert done.code == 2
-    assert "task=serve runs until it is stopped, so it cannot be a job of a grid" in done.err
+    assert "task=serve runs until you stop it, so it cannot be part of a grid" in done.err
 
 
 # ------------------------------------------------------------------------------------------- ends,
@@ -147,7 +147,7 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
             status, answer = server.ask("/v1/completions", {"prompt": "7"})
             assert (status, answer["error"]["message"]) == (
                 503,
-                "the server is being stopped and takes no new requests",
+                "the server is shutting down and accepts no new requests",
             )
             assert server.ask("/health") == (503, {"status": "draining"})
             status, answer = slow.result()
@@ -183,9 +183,9 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
         status, answer = whole.result()
         assert (status, answer["error"]["message"]) == (
             503,
-            "the server is being stopped: the answer is not complete",
+            "the server is shutting down, so the answer is incomplete",
         )
-        assert "the answer is not complete" in stream.result()[1]
+        assert "the answer is incomplete" in stream.result()[1]
         assert server.process.wait(60) == 0
         assert "0 answered" not in server.out, "a stream that was begun has its status"
         assert "task=serve" in server.out
@@ -251,7 +251,7 @@ def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
             "with a key, any name will do"
         )
         server.ask(f"/v1/models/{KEY}")
-        assert "with the key in RUNNER_API_KEY" in server.err
+        assert "clients need the key in RUNNER_API_KEY" in server.err
         assert server.stop() == 0
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"out.txt", "err.txt", "log.txt", "result.json", "config.yaml", "mlflow.db"} <= {

@@ -182,17 +182,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "reqired"}, "tool_choice: no choice 'reqired'. Did you mean required?"),
     ({"tool_choice": {"type": "function", "function": {"name": "get_whether"}}}, "tool_choice.function.name: no function 'get_whether'. Did you mean get_weather?"),
     ({"tool_choice": "required", "tools": []}, "tool_choice: no tools are offered"),
-    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type='custom': this server knows only functions"),
-    ({"tools": [PING, PING]}, "tools: two functions have one name"),
+    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type='custom': this server supports only functions"),
+    ({"tools": [PING, PING]}, "tools: two functions have the same name"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name='a b'"),
-    ({"tools": [PING] * 129}, "tools: 129 are too many, this server takes 128"),
-    ({"logprobs": True}, "logprobs: are of the text of an answer"),
+    ({"tools": [PING] * 129}, "tools: 129 are too many, the limit is 128"),
+    ({"logprobs": True}, "logprobs: log-probabilities are not available together with tools"),
     ({"tool_choice": "required", "stop": ["x"]}, "stop: goes without tool_choice"),
     ({"tool_choice": "required", "extra_body": {"ignore_eos": True}}, "ignore_eos: goes without tool_choice"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}], "tool_choice": "required"}, 'no answer can be held to this: failed to compile JSON schema: Unimplemented keys: ["not"]'),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id: give the id of the call whose result this is"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id: give the id of the tool call that produced this result"),
     ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id: goes with role tool, not user"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "[1"}}]}]}, "messages[0].tool_calls[0].function.arguments: give an object of JSON, as text"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "[1"}}]}]}, "messages[0].tool_calls[0].function.arguments: give a JSON object as a string"),
 ]  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def test_a_template_that_takes_no_functions_is_named(tmp_path: Path) -> None:
         body = {"messages": CHAT, "tools": [PING]}
         status, answer = server.ask("/v1/chat/completions", body)
         assert status == 400
-        assert "takes no tools: start the server with task.tool_offer=system" in str(answer)
+        assert "has no place for tools. Start the server with task.tool_offer=system" in str(answer)
         assert server.ask("/v1/chat/completions", body | {"tool_choice": "none"})[0] == 200
 
 

@@ -202,7 +202,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
         (
             None,
             "likelihood-0123456789ab",
-            "names a job, and task.exact=true loads the reference itself: give over",
+            "names a job, but task.exact=true loads the reference itself. Give over",
         ),
         (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
     ],

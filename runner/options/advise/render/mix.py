@@ -12,16 +12,16 @@ from runner_compare import format_p_value
 from runner_compare.statistics import Finding
 
 OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
-MINUS_MIX = "KL minus that of the mix (above 0: loses more), p by Holm"
+MINUS_MIX = "difference: KL minus the KL of the mix (above 0: loses more); p is adjusted by Holm"
 
 
 def print_advice(advice: MixAdvice) -> None:
     """Print the mix, the tested alternatives, and the result of the comparison."""
     model, limit = advice.model, advice.limit
-    texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
+    texts = f"{TEXTS} documents for the single losses, {advice.texts} others for the check"
     print(
         escape_control_characters(
-            f"{limit}, {', '.join(model.names)}: {advice.describe_layers}; {texts}; KL in nats a token"
+            f"{limit}, {', '.join(model.names)}: {advice.describe_layers}; {texts}; KL in nats per token"
         )
     )
     wide = max(len(tried.name) for tried in (advice.mix, *advice.others))
@@ -38,7 +38,7 @@ def print_advice(advice: MixAdvice) -> None:
     if (of_file := format_quantize_command(advice.model, advice.recommended.choice)) is not None:
         print(
             escape_control_characters(
-                f"\nas a file for other tools, with integers of as many bits:\n{of_file}"
+                f"\nas a recipe for other tools, with integers of the same number of bits:\n{of_file}"
             )
         )
 
@@ -89,23 +89,23 @@ def describe_verdicts(advice: MixAdvice) -> list[str]:
         f"measured, {predicted} predicted; layers: {advice.model.describe_counts(mix.choice)}"
     ]
     if best is None:
-        lines.append("one format: none fits the limit for all layers")
+        lines.append("one format for all layers: none meets the limit")
     else:
         finding = Finding.open if best.effect is None else best.effect.finding
         comparison = {Finding.better: "better than", Finding.worse: "worse than"}.get(
             finding, "not shown to be better than"
         )
         lines.append(
-            f"one format: the mix is {comparison} {best.name}, the best that fits: KL "
-            f"{mix.kl_nats_per_token:.3g} and {best.kl_nats_per_token:.3g}"
+            f"one format for all layers: the mix is {comparison} {best.name}, the best that "
+            f"meets the limit: KL {mix.kl_nats_per_token:.3g} and {best.kl_nats_per_token:.3g}"
         )
     scaled = ", ".join(f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1)
-    times = f", times {scaled} to match the whole model in that format" if scaled else ", as measured"
-    lines.append(f"prediction: the sum of the layers' losses, each layer rounded alone{times}")
+    times = f", multiplied by {scaled} to match the whole model in that format" if scaled else ", as measured"
+    lines.append(f"prediction: sum of the losses of each layer quantized alone{times}")
     if mix.kl_nats_per_token and abs(mix.predicted / mix.kl_nats_per_token - 1) > OF_SIZE:
         lines.append(
-            f"prediction: it is {mix.predicted / mix.kl_nats_per_token:.2f} "
-            "times the mix's measured KL: trust the measured one"
+            f"the predicted KL is {mix.predicted / mix.kl_nats_per_token:.2f} times the "
+            "measured KL of the mix. Use the measured KL"
         )
     lines.append(f"check: {_describe_check(advice)}")
     return lines
@@ -117,19 +117,21 @@ def _describe_check(advice: MixAdvice) -> str:
         names = "; ".join(
             f"{tried.name} (KL {tried.kl_nats_per_token:.3g})" for tried in advice.better_choices
         )
-        return f"shown to lose less than the mix: {names}. Written is {advice.recommended.name}"
+        return f"shown to lose less than the mix: {names}. The recipe contains {advice.recommended.name}"
     compared = [other for other in advice.others if other.effect is not None]
     if not compared:
         return "nothing else fits the limit"
     least = min(compared, key=lambda other: other.kl_nats_per_token)
     lower = (
-        f"the lowest measured KL is that of {least.name}, {least.kl_nats_per_token:.3g}, p "
-        f"{format_p_value(least.effect.p_holm)}: undecided"
+        (
+            f"{least.name} has the lowest measured KL, {least.kl_nats_per_token:.3g} (p "
+            f"{format_p_value(least.effect.p_holm)}), but is not shown to lose less than the mix"
+        )
         if least.effect is not None and least.kl_nats_per_token < advice.mix.kl_nats_per_token
         else "none measured a lower KL"
     )
     others = f"the {len(compared)} others" if len(compared) > 1 else "the other one"
-    return f"none of {others} within the limit is shown to lose less than the mix ({lower})"
+    return f"no format within the limit is shown to lose less than the mix: {others} ({lower})"
 
 
 def to_dict(advice: MixAdvice) -> dict[str, object]:

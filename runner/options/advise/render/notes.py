@@ -16,7 +16,7 @@ Pair = tuple[float, float]
 
 def _describe_too_large(needed_mib: float, allowed_mib: float) -> str:
     needs, allowed = format_value_and_limit(needed_mib, allowed_mib, fixed_decimals_formatter(0))
-    return f"needs {needs} MiB, one question at a time; {allowed} are allowed"
+    return f"needs {needs} MiB for one question at a time; the limit is {allowed}"
 
 
 def _describe_more_accurate(value: float, interval: Pair, questions: int, is_paired: bool, p: float) -> str:
@@ -31,7 +31,7 @@ def _describe_dominance(seconds: Pair | None, mib: Pair | None) -> str:
         better_in.append(f"{seconds[0]:,.2f} s a question instead of {seconds[1]:,.2f}")
     if mib is not None:
         better_in.append(f"{mib[0]:,.0f} MiB instead of {mib[1]:,.0f}")
-    return f"no worse in all that was recorded here of both: {', '.join(better_in)}"
+    return f"better in at least one recorded value and worse in none: {', '.join(better_in)}"
 
 
 def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
@@ -39,21 +39,21 @@ def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
 
 
 def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:
-    return f"closer to {own.reference}, which it is itself: the other has {describe_kl(other)}"
+    return f"closer to {own.reference}, since it is {own.reference}: the other one has {describe_kl(other)}"
 
 
 def _describe_no_difference(own: RecordedAccuracy, other: RecordedAccuracy) -> str:
-    return f"no difference in accuracy shown ({describe_accuracy(own)} and {describe_accuracy(other)})"
+    return f"no difference in accuracy is shown ({describe_accuracy(own)} and {describe_accuracy(other)})"
 
 
 NOTES: Mapping[str, Template] = {
     # why a candidate is rejected
-    "size_unknown": "its size is unknown without a download: give model.name=FOLDER or a preset",
+    "size_unknown": "its size is unknown without a download. Give model.name=FOLDER or a preset",
     "out_of_reach": "{error}",
     "too_large": _describe_too_large,
     "too_slow": lambda each_s, limit_s: (
-        f"takes about {format_against_limit(each_s, limit_s, fixed_decimals_formatter(1))} "
-        f"s a question; {limit_s:g} are allowed"
+        f"takes about {format_against_limit(each_s, limit_s, fixed_decimals_formatter(1))} s "
+        f"per question; the limit is {limit_s:g}"
     ),
     # why one is before the next one
     "before": lambda rank, reason: f"{rank} before {rank + 1}: {reason}",
@@ -65,13 +65,13 @@ NOTES: Mapping[str, Template] = {
         "published tests, not those of this model here, find less loss for {quantization} than for {other}"
     ),
     "no_worse": _describe_dominance,
-    "named": "{rank} is the model that you have named",
-    "time_unknown": "{each_s:,.2f} s a question, while the time of the other is unknown",
-    "faster": "faster by the estimates, {each_s:,.2f} s a question instead of {other_s:,.2f}",
-    "faster_at_most": "at most {each_s:,.2f} s a question by the estimates instead of {other_s:,.2f}",
+    "named": "{rank} is the model that you requested",
+    "time_unknown": "{each_s:,.2f} s per question, while the time of the other one is unknown",
+    "faster": "faster by the estimates: {each_s:,.2f} s per question instead of {other_s:,.2f}",
+    "faster_at_most": "by the estimates at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "recorded_time": (
-        "its {each_s:,.2f} s a question are recorded, and the {other_s:,.2f} of the other {source} (± {spread:.0%}): "
-        "neither is known to be faster"
+        "speed undecided: {each_s:,.2f} s per question are recorded, and the other's {other_s:,.2f} s "
+        "are {source} (± {spread:.0%})"
     ),
     "less_memory": "less memory, {mib:,.0f} MiB instead of {other_mib:,.0f}",
     "alike": "nothing tells them apart",

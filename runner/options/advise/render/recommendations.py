@@ -19,7 +19,7 @@ from runner_base import escape_control_characters, format_duration, machine
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 
-PARTS = "parts as predicted, not all at their peak at once"
+PARTS = "sum of predicted parts, whose peaks need not coincide"
 COSTS = {
     "none": "the model as it is",
     "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
@@ -31,16 +31,16 @@ def print_recommendations(advice: Advice, described: Machine | None, limits: Use
     """Print the recommendations, and one line for each rejected candidate."""
     machine_name = machine.machine_name() if described is None else f"{described.name}, as described"
     allowed = f"at most {limits.memory_mib:,.0f} MiB" if limits.memory_mib else ""
-    allowed += f"{', ' if allowed else ''}{limits.seconds:g} s a question" if limits.seconds else ""
+    allowed += f"{(', ' if allowed else '')}{limits.seconds:g} s per question" if limits.seconds else ""
     print(escape_control_characters(f"on {machine_name}{f'; {allowed}' if allowed else ''}"))
     for number, candidate in enumerate(advice.chosen, start=1):
         print(escape_control_characters(f"\n{number}. {format_command(candidate)}"))
         is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
         tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" if is_tight else ""
-        peak = f"{candidate.memory_mib:,.0f} MiB at the peak, predicted"
+        peak = f"{candidate.memory_mib:,.0f} MiB peak memory, predicted"
         if candidate.measured_mib is not None:
             peak = (
-                f"{candidate.measured_mib:,.0f} MiB at the peak, recorded here "
+                f"{candidate.measured_mib:,.0f} MiB peak memory, recorded on this machine "
                 f"({candidate.memory_mib:,.0f} predicted)"
             )
         print(
@@ -77,7 +77,9 @@ def _describe_memory(candidate: Candidate) -> str:
     assert candidate.fit is not None
     parts = candidate.fit.predicted
     in_file = parts.weight_mib - parts.resident_weight_mib
-    resident = f" of {parts.weight_mib:,.0f} (the rest stays in the file)" if in_file >= 1 else ""
+    resident = (
+        f" of {parts.weight_mib:,.0f} (the rest stays in the memory-mapped file)" if in_file >= 1 else ""
+    )
     return (
         f"weights {parts.resident_weight_mib:,.0f}{resident}, KV cache {parts.kv_cache_mib:,.0f}, activations "
         f"{parts.activation_mib:,.0f}, the process itself {PROCESS_MIB + parts.runtime_mib:,.0f}"
@@ -87,20 +89,20 @@ def _describe_memory(candidate: Candidate) -> str:
 def _describe_speed(candidate: Candidate) -> str:
     each_s = candidate.s_per_question
     if candidate.time is None or each_s is None:
-        return "unknown: nothing is recorded, and this model was not timed"
+        return "unknown: no job is recorded and this model was not timed"
     basis = {
         EstimateBasis.recorded: "recorded here",
         EstimateBasis.calibrated: "calibrated here",
-        EstimateBasis.guessed: "guessed from bandwidth and matrix rate",
+        EstimateBasis.guessed: "estimated from memory bandwidth and matmul speed",
     }
     condition = (
-        " if all answers have the maximum length"
+        " if every answer reaches the token limit"
         if candidate.time.is_upper_bound and candidate.time.source is not EstimateBasis.recorded
         else ""
     )
     whole = f"the job {format_duration(candidate.time.seconds)}"
     return (
-        f"{each_s:,.2f} s a question{condition}, {whole}, ± {candidate.time.spread:.0%}: "
+        f"{each_s:,.2f} s per question{condition}, {whole}, ± {candidate.time.spread:.0%}: "
         f"{basis[candidate.time.source]}"
     )
 
@@ -111,9 +113,9 @@ def _describe_accuracy(candidate: Candidate) -> str:
     else:
         known_words = render_note(note("accuracy_unknown"), NOTES)
     if (close := candidate.closeness) is not None:
-        known_words += f"; {describe_kl(close)} to {close.reference} recorded ({close.job_id})"
+        known_words += f"; recorded {describe_kl(close)} to {close.reference} ({close.job_id})"
     elif known is None:
-        known_words += f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
+        known_words += f"; {COSTS.get(candidate.quantization, 'the loss by this format is unknown')}"
     return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
 
 

@@ -23,7 +23,7 @@ def describe_speedups(gains: list[RecordedSpeedup], batch_size: int) -> list[str
             said = f"{'faster' if here.is_faster else 'slower'} at {format_count(batch_size, 'row')}"
         measured = ", ".join(_describe_speedup(gain) for gain in own)
         recorded = f"recorded in {own[0].job_id}"
-        lines.append(f"{asked}: {said}; times as fast as without guesses: {measured} ({recorded})")
+        lines.append(f"{asked}: {said}; speed-up over decoding without draft tokens: {measured} ({recorded})")
     return lines
 
 

@@ -111,7 +111,7 @@ def _draw_spatial_panel(panel: _Panel, centre: Point, radius: float) -> list[str
     if agents == 1:
         places = [centre]
     all_of_it = f"{panel.edges.num_live - len(never)} are taken"
-    all_of_it = f"{all_of_it}{(', the others would close a circle' if not panel.edges.optimized else '')}"
+    all_of_it += ", the others would close a cycle" * (not panel.edges.optimized)
     pieces = _draw_panel_title(centre[0], panel, all_of_it if never else "all taken")
     pieces += _draw_arrows(panel, places, places, SPATIAL, bend=0.13)
     for number, (turn, (x, y)) in enumerate(zip(turns, places, strict=True)):
@@ -133,7 +133,7 @@ def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[s
         for x in (centre[0] - ACROSS / 2, centre[0] + ACROSS / 2)
     )
     all_of_it = (
-        f"{panel.edges.num_live - len(never)} are taken" if never else "all taken from the second round on"
+        f"{panel.edges.num_live - len(never)} are taken" if never else "all used from the second round on"
     )
     pieces = _draw_panel_title(centre[0], panel, all_of_it)
     pieces += _draw_arrows(panel, left, right, TEMPORAL, bend=0.0)
@@ -186,7 +186,7 @@ def _draw_arrows(
         elif edges.optimized:
             tooltip += f": probability {weight:.2f}{(', never taken' if is_pale else '')}"
         elif is_pale:
-            tooltip += ": never taken, it would close a circle"
+            tooltip += ": never used, because it would close a cycle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
         colour = style.pale if is_pale else style.live
         piece = _draw_arrow(

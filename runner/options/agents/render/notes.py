@@ -8,18 +8,19 @@ from runner_base import format_count
 from runner_base.render.notes import Template
 
 NOTES: Mapping[str, Template] = {
-    "not_sandboxed": "programs that the agents write are not fully sandboxed: {missing}",
+    "not_sandboxed": "programs written by agents are not fully sandboxed: {missing}",
     "programs_failed": "{failed} of {written} programs failed, most often ({count}): {why}",
     "programs_failed_without_roles": "{failures}. {advice}",
-    "needs_roles": lambda keys: f"The embedded model knows a team's roles with {' '.join(keys)} only",
+    "needs_roles": lambda keys: f"The embedded model knows the roles of a team only with {' '.join(keys)}",
     "calls_on_disk": lambda calls: (
         f"{format_count(calls, 'call was', 'calls were')} on disk from an earlier, interrupted run"
     ),
-    "calls_asked_again": "{calls} calls that had ended in an error were asked again",
+    "calls_asked_again": "{calls} calls that had failed were repeated",
     "scored_left_out": (
-        "{questions} questions of task.train_split={split} are among the scored ones and did not train"
+        "{questions} questions of task.train_split={split} are also scored, so they were "
+        "excluded from training"
     ),
     "questions_repeated": (
-        "training needed {needed} questions and there were {questions}: they were used repeatedly"
+        "training needed {needed} questions but only {questions} exist: questions were used repeatedly"
     ),
 }

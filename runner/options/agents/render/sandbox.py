@@ -12,7 +12,7 @@ def describe_protections(active: Set[str], limits: SandboxLimits) -> tuple[str, 
     missing.
     """
     clauses = [
-        "a process of its own with no environment, in an empty folder",
+        "a separate process without environment variables, in an empty folder",
         f"{limits.seconds:g} s by the clock",
     ]
     missing: list[str] = []
@@ -25,19 +25,19 @@ def describe_protections(active: Set[str], limits: SandboxLimits) -> tuple[str, 
             limit_text if name in active else f"no limit of {limit_text}"
         )
     by_path = (
-        ("seccomp", "all files, also whether they exist")
+        ("seccomp", "all file access, including whether a file exists")
         if "paths" in active
         else ("landlock", "files elsewhere")
     )
-    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
+    for name, what in (by_path, ("seccomp", "network, processes, signals and other system calls")):
         if name in active:
-            clauses.append(f"{what}: refused by the kernel ({name})")
+            clauses.append(f"{what}: blocked by the kernel ({name})")
         else:
-            missing.append(f"{what}: refused by Python only, which malicious code can circumvent")
+            missing.append(f"{what}: blocked by Python only, which malicious code can circumvent")
     if "paths" not in active:
-        missing.append("code can see whether a file exists")
+        missing.append("code can find out whether a file exists")
     if "nproc" in active and "powerless" in active and "seccomp" not in active:
-        missing.append("no limit of processes: root has none")
+        missing.append("the number of processes is not limited, because the user is root")
     if "nobody" in active:
         clauses.append("as user nobody")
     if "powerless" in active:

@@ -8,12 +8,12 @@ from runner_base.render.notes import Template
 
 NOTES: Mapping[str, Template] = {
     "no_node": "no node of this Ray has {resource}={asked:g} (the most is {most:g}): the jobs wait until one joins",
-    "node_died": "the node of {job} has died: it runs again on another one",
-    "squeue_fails": "squeue fails, the jobs are waited for: {error}",
-    "trials_begun": "{study}: {done} trials are done, {left_open} are taken up again",
-    "trials_without_result": "{trials} finished trials have no result in {folder}: the table lacks them",
+    "node_died": "the node of {job} has died: the job starts again on another node",
+    "squeue_fails": "squeue fails, so the grid waits for its jobs: {error}",
+    "trials_begun": "{study}: {done} trials are complete; {left_open} interrupted trials continue",
+    "trials_without_result": "{trials} finished trials have no result in {folder}, so the table omits them",
     "best_trial": lambda trials, score, params: (
         f"best of {trials} trials: {score}\n  {' '.join(f'{key}={value}' for key, value in params.items())}"
     ),
-    "pictures_drawn": lambda names, folder: f"pictures of the search: {', '.join(names)} in {folder}",
+    "pictures_drawn": lambda names, folder: f"plots of the search: {', '.join(names)} in {folder}",
 }

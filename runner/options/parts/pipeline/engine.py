@@ -253,8 +253,11 @@ class PipelineCoordinator:
                 self.peers.check_alive()
                 if time.monotonic() > deadline:
                     raise JobFailed(
-                        f"no answer from the {self.depth} processes of the pipeline for {timeout_s:g} s "
-                        "(model.timeout_s): one of them hangs. All were ended; completions so far are kept",
+                        (
+                            f"the {self.depth} processes of the pipeline sent no answer for "
+                            f"{timeout_s:g} s (model.timeout_s), because one hangs. All were "
+                            "ended; completed answers are saved"
+                        ),
                         code="failed",
                     ) from None
                 continue

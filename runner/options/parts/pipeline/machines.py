@@ -201,7 +201,7 @@ def watch_first_process(
             connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(token)))
             if not exchange_heartbeats(connection):
                 return
-            first = silence_message(f"process 0 at {address}, which has the job,")
+            first = silence_message(f"process 0 at {address}, which runs the job,")
             print_message(f"error: process {rank.rank} of {rank.processes}: {first}")
             exit_process(1)
 
@@ -213,11 +213,14 @@ def print_remote_error(rank: ProcessRank, message: str) -> None:
     own.
     """
     if not rank.is_on_first_machine and rank.local_rank == 0:
-        why = f"process 0 at {os.environ['MASTER_ADDR']}, which has the job, says why, unless it was killed itself"
+        why = (
+            f"process 0 at {os.environ['MASTER_ADDR']}, which runs the job, reports why, unless "
+            "it was killed itself"
+        )
         print_message(f"error: process {rank.rank} of {rank.processes}: {message}; {why}")
 
 
 def silence_message(process_name: str) -> str:
     """Return the message that a process's machine is unreachable."""
-    why = "its machine is gone, or the network between"
-    return f"{process_name} was not heard from for {SILENT_S:g} s: {why}"
+    why = "its machine or the network connection failed"
+    return f"{process_name} has not responded for {SILENT_S:g} s: {why}"

@@ -47,7 +47,7 @@ LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
 CAUSE_S = 3.0  # how long to look for the process that failed first, after a neighbour has noticed
 EXIT_S = 10.0  # time for a process without work to exit
-KEPT = "All other processes were ended. What is complete is kept: run the same command to resume"
+KEPT = "All other processes were ended. Completed answers are saved. Run the same command to resume"
 log = logging.getLogger(__name__)
 terminated_at: float | None = None  # when torchrun sent SIGTERM to this process
 torchrun_peers: PeerProcesses | None = None  # in the first process: the others that torchrun has started
@@ -123,7 +123,7 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
         _run_stages(config, rank, rendezvous)
     except PeerDisconnected as error:
         message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
-        print_remote_error(rank, f"process {error.rank} has closed its connection")
+        print_remote_error(rank, f"process {error.rank} closed its connection")
     except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
         code = error.code if isinstance(error, RunnerError) else None
@@ -219,7 +219,7 @@ class PeerProcesses:
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
         names = " and ".join(self.describe_process(rank) for rank in silent) or "a process"
-        why = f"{names} ended without a message, probably killed. {KEPT}"
+        why = f"{names} ended without an error message, so the system probably killed them. {KEPT}"
         return JobFailed(why, code="failed")
 
     def _read_posted_error(self) -> RunnerError | None:
@@ -334,7 +334,7 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
             watch_first_process(rank, *rendezvous.read("watch"))
         return run_stages(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
-        why = "the first process has ended before the pipeline began"
+        why = "the first process ended before the pipeline started"
         print_remote_error(rank, why)
         return 1
 

@@ -53,7 +53,7 @@ def first_process_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
         return ProcessRank(0, processes, 0, processes)
     if wanted not in (None, started.processes):
         raise ConfigError(
-            f"torchrun has started {started.processes} processes: leave it out",
+            f"torchrun has already started {started.processes} processes. Omit this key",
             key="model.stages",
             value=wanted,
             code="conflict",

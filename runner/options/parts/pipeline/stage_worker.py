@@ -53,7 +53,7 @@ class StageWorker:
             self.device = torch.device("cuda", rank.local_rank % gpus)
             has_own_gpu = gpus >= rank.local_processes
         if model.backend is TransportBackend.nccl and not has_own_gpu:
-            need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
+            need = f"nccl needs one GPU per process, but this process has {self.device}. Use auto or gloo"
             raise ConfigError(need, key="model.backend", value="nccl", code="unsupported")
         # otherwise through main memory
         self.gpu_to_gpu = has_own_gpu and model.backend is not TransportBackend.gloo

@@ -14,22 +14,23 @@ NOTES: Mapping[str, Template] = {
         "the others: the whole model fits here and is usually faster (task=merge puts it together, or model.stages=1)"
     ),
     # split
-    "tied_head": "the head is tied to the embedding: {tensors} is stored in the first part and in the last",
-    "no_head": "found neither a head nor a tied embedding by name: the last part has no head",
+    "tied_head": "the output head is tied to the embedding: {tensors} is stored in the first and in the last part",
+    "no_head": "no output head and no tied embedding were found by name: the last part has no head",
     "no_whole_layers": (
-        "parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline"
+        "parts by type contain no whole layers: they can be merged and verified, but not run as a pipeline"
     ),
-    "from_bin": "the source is .bin: merge restores the same tensors as safetensors",
+    "from_bin": "the source is .bin: task=merge restores the same tensors as safetensors",
     "shared_bytes": (
-        "{tensors} tensors of the source share their bytes with another one: each is written under its own name"
+        "{tensors} tensors of the source share storage with another tensor: each is written "
+        "under its own name"
     ),
-    "not_copied": "not copied, because neither weights nor configuration of this checkpoint: {files}",
+    "not_copied": "not copied, because they are neither weights nor configuration: {files}",
     "parts_unchanged": "all parts existed already and are unchanged: nothing was written",
     # merge
-    "rounded": "{numbers} numbers had to be rounded to their dtype",
+    "rounded": "{numbers} numbers were rounded to their dtype",
     "files_existed": "all files existed already: nothing was written",
-    "same_tensors": "every tensor has the {digest} that it had in the source; the .bin is now safetensors",
-    "same_files": "yes: every tensor has the {digest} that it had in the source, and every header is the source's",
+    "same_tensors": "every tensor has the same {digest} as in the source; the .bin file is now safetensors",
+    "same_files": "yes: every tensor has the same {digest} as in the source, and so has every header",
     # problems of a part
     "missing": "{file}: missing",
     "unreadable": "{error}",
@@ -41,7 +42,7 @@ NOTES: Mapping[str, Template] = {
         "{file}: {tensors} tensors with {params} parameters expected by the manifest, {found_tensors} with "
         "{found_params} found"
     ),
-    "unlisted_tensor": "{file}: tensor {tensor}: not in {partition}",
+    "unlisted_tensor": "{file}: tensor {tensor}: not listed in {partition}",
     "missing_tensor": "{file}: tensor {tensor}: missing, although {partition} lists it",
     "other_than_listed": (
         "{file}: tensor {tensor}: {what} {expected} expected by {partition}, {found} found"
@@ -50,7 +51,7 @@ NOTES: Mapping[str, Template] = {
     "other_numbers": "{file}: tensor {tensor}: {numbers} of {params} numbers differ from those of the part",
     "in_folder": "{folder}/{problem}",
     # problems of all parts together
-    "unchecked": "whether every tensor is there was not checked, because of {files}",
+    "unchecked": "completeness was not checked, because some files cannot be read: {files}",
     "other_parts": "{file}: tensor {tensor}: in parts {expected} expected, found in {found}",
     "tied_absent": "{file}: tied tensor {tensor} is in none of the parts",
     "absent": "{file}: tensor {tensor} is in none of the parts",

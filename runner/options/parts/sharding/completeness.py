@@ -36,7 +36,7 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
     if problems:
         lines = [render_note(problem, NOTES) for problem in problems[:MAX_LISTED]]
         if len(problems) > MAX_LISTED:
-            lines.append(f"and {len(problems) - MAX_LISTED} more: task=verify lists all")
+            lines.append(f"and {len(problems) - MAX_LISTED} more. task=verify lists all")
         listed = "".join(f"\n  {line}" for line in lines)
         raise DataError(
             f"damaged, nothing was written:{listed}", key="task.parts", value=manifest.folder, code="damaged"

@@ -56,8 +56,10 @@ def find_layout(checkpoint: Checkpoint) -> ModelLayout:
             f"{prefix}.{min(group)}..{max(group)}" for prefix, group in list(groups.items())[:5]
         )
         raise DataError(
-            f"config.json says {key}={count}, but no tensor names are numbered "
-            f"0..{count - 1} (found {found or 'no numbers'})",
+            (
+                f"config.json says {key}={count}, but the tensor names are not numbered "
+                f"0..{count - 1} (found {found or 'no numbers'})"
+            ),
             key=checkpoint.folder,
             code="mismatch",
         )
@@ -91,7 +93,7 @@ def _read_num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
         if type(count) is int and count >= 1:
             return count, key
     raise DataError(
-        f"names no number of layers ({', '.join(LAYER_COUNT_KEYS)})",
+        f"has no number of layers under the keys {', '.join(LAYER_COUNT_KEYS)}",
         key=checkpoint.folder / "config.json",
         code="unsupported",
     )

@@ -48,7 +48,7 @@ def load_part(
     manifest.require_runnable("folder")
     if not 0 <= part_id < manifest.num_parts:
         raise ConfigError(
-            f"{manifest.folder} has the parts 0 to {manifest.num_parts - 1}",
+            f"part number out of range: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}",
             key="part_id",
             value=part_id,
             code="bad_value",
@@ -73,7 +73,7 @@ def load_part(
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
             raise _unsupported_error(
-                manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}"
+                manifest, config, f"it has weights outside its layers, in {name or type(model).__name__}"
             )
         stage.replace_with_placeholder(name)
     meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
@@ -105,7 +105,7 @@ def _load_model_config(manifest: Manifest) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"no usable config in {folder}: {to_one_line(error)}",
+            f"{folder} has no usable config: {to_one_line(error)}",
             key="folder",
             value=manifest.folder,
             code="unreadable",
@@ -113,11 +113,11 @@ def _load_model_config(manifest: Manifest) -> Any:
     family = KNOWN.get(type(config), None)
     why = {
         "its weights are quantized": getattr(config, "quantization_config", None),
-        "it has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
-        "it is more than a language model": config.get_text_config() is not config,
-        "transformers has no causal language model for it": family is None,
-        "its layers share keys and values across parts": getattr(config, "num_kv_shared_layers", 0),
-        "its layers keep a state other than a KV cache": getattr(family, "_is_stateful", False),
+        "the model has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
+        "the model is more than a language model": config.get_text_config() is not config,
+        "transformers has no causal language model for this architecture": family is None,
+        "layers of different parts share keys and values": getattr(config, "num_kv_shared_layers", 0),
+        "its layers have a state other than a KV cache": getattr(family, "_is_stateful", False),
     }
     if applying := [reason for reason, applies in why.items() if applies]:
         raise _unsupported_error(manifest, config, applying[0])
@@ -127,7 +127,7 @@ def _load_model_config(manifest: Manifest) -> Any:
 def _unsupported_error(manifest: Manifest, config: Any, reason: str) -> ConfigError:
     """Return a ConfigError with the reason why a family cannot run in parts, and an alternative."""
     return ConfigError(
-        f"{config.model_type} cannot be run in parts: {reason}; {INSTEAD}",
+        f"{config.model_type} cannot be run in parts: {reason}. {INSTEAD}",
         key=manifest.folder,
         code="unsupported",
     )
@@ -139,7 +139,7 @@ def _make_part_config(manifest: Manifest, config: Any, layer_range: tuple[int, i
     count, (first, last) = manifest.num_layers, layer_range
     if config.num_hidden_layers != count:
         raise DataError(
-            f"{count} layers in the manifest, {config.num_hidden_layers} in config.json",
+            f"the manifest has {count} layers, but config.json has {config.num_hidden_layers}",
             key=manifest.folder,
             code="mismatch",
         )
@@ -162,7 +162,9 @@ def _find_layers_path(model: Any, manifest: Manifest) -> str:
     of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
-        raise _unsupported_error(manifest, model.config, f"its layers are not found under {manifest.prefix}")
+        raise _unsupported_error(
+            manifest, model.config, f"the manifest's prefix {manifest.prefix} leads to no layers"
+        )
     return str(candidates[0])
 
 
@@ -178,8 +180,8 @@ def _require_same_layers(
         here, there = _layer_traits(layer), _layer_traits(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
-                why = f"layer {number} would differ as number {offset} of a part"
-                differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} here"
+                why = f"layer {number} would differ as layer {offset} of a part"
+                differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} in this part"
                 raise _unsupported_error(manifest, config, f"{why} ({differ})")
 
 
@@ -299,7 +301,7 @@ def _require_needed_tensors(
             needed |= {name for name in missing if id(model.get_parameter(name)) in own}
     if needed:
         raise DataError(
-            f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}",
+            f"part {entry.part_id} ({entry.stored.file}) lacks the tensors {', '.join(sorted(needed)[:5])}",
             code="damaged",
         )
 

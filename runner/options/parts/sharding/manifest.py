@@ -22,7 +22,7 @@ MANIFEST = model_files.SPLIT_MANIFEST
 UNFINISHED = "manifest.unfinished.json"  # describes the split while there is no manifest yet
 MODEL_FILES = "model_files"
 SOURCE_HEADERS = "source_headers"
-INSTEAD = "put the parts back together with task=merge and run the whole model"
+INSTEAD = "merge the parts with task=merge and run the whole model"
 ARCHIVES = {"zstd": ".zst"}  # compression of an archived part: suffix of its name
 SOURCE_FORMATS = ("safetensors", "bin")
 
@@ -114,17 +114,21 @@ class Manifest:
         """
         if self.archive is not None:
             raise ConfigError(
-                f"these parts are an archive ({self.archive}), which can be merged and verified, "
-                f"but not loaded: unpack it once with runner task=archive task.archive=none task.parts={self.folder} "
-                "task.output_dir=NEW_FOLDER",
+                (
+                    f"these parts are an archive ({self.archive}), which can be merged and "
+                    "verified, but not loaded. Decompress it once: runner task=archive "
+                    f"task.archive=none task.parts={self.folder} task.output_dir=NEW_FOLDER"
+                ),
                 key=key,
                 value=self.folder,
                 code="unsupported",
             )
         if not self.contiguous or any(part.layers is None for part in self.parts):
             raise ConfigError(
-                f"the parts of strategy {self.strategy} are not runs of whole layers, "
-                f"so none of them can run: split by layers (task.strategy=balanced_bytes), or {INSTEAD}",
+                (
+                    f"the parts of strategy {self.strategy} are not consecutive whole layers, so "
+                    f"they cannot run. Split with task.strategy=balanced_bytes, or {INSTEAD}"
+                ),
                 key=key,
                 value=self.folder,
                 code="unsupported",
@@ -143,7 +147,7 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
         raise DataError(
-            f"format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}",
+            f"expected format {FORMAT} version {FORMAT_VERSION}, found {found[0]} {found[1]}",
             key=path,
             code="unsupported",
         )
@@ -153,11 +157,11 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
 
 
 def _missing_manifest_reason(folder: Path) -> str:
-    why = f"no {MANIFEST} there; give what task=split wrote"
+    why = f"the folder has no {MANIFEST}. Give the folder that task=split wrote"
     if not folder.is_dir():
-        why = "there is no such folder; give what task=split wrote"
+        why = "the folder does not exist. Give the folder that task=split wrote"
     elif (folder / UNFINISHED).exists():
-        why = f"no {MANIFEST} there: the split was interrupted, run the same task=split again"
+        why = f"{MANIFEST} is missing, because the split was interrupted. Run the same task=split again"
     return why
 
 
@@ -165,7 +169,9 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     """Raise DataError if the manifest contradicts itself."""
     if manifest.num_parts != num_parts:
         raise DataError(
-            f"num_parts={num_parts}, but {manifest.num_parts} parts are listed", key=path, code="damaged"
+            f"num_parts={num_parts}, but the manifest lists {manifest.num_parts} parts",
+            key=path,
+            code="damaged",
         )
     wanted = (
         [f"{listed.file}.header" for listed in manifest.files]
@@ -174,7 +180,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     )
     if wanted != [listed.file for listed in manifest.headers]:
         raise DataError(
-            "headers: one for each of source.files expected, in the same order (none for .bin)",
+            "headers: expected one per entry of source.files, in the same order (none for .bin)",
             key=path,
             code="damaged",
         )
@@ -188,8 +194,10 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
         names = number, part_file_name(number) + suffix, partition_file_name(number)
         if (part.part_id, part.stored.file, part.partition) != names:
             raise DataError(
-                f"parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
-                f"found part {part.part_id} with {part.stored.file} and {part.partition}",
+                (
+                    f"parts[{number}]: expected part {names[0]} with {names[1]} and {names[2]}, "
+                    f"found part {part.part_id} with {part.stored.file} and {part.partition}"
+                ),
                 key=path,
                 code="damaged",
             )
@@ -200,7 +208,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     ).items():
         if any(part_id >= manifest.num_parts for part_id in ids):
             raise DataError(
-                f"{what}: part ids below {manifest.num_parts} expected, found {list(ids)}",
+                f"{what}: expected part ids below {manifest.num_parts}, found {list(ids)}",
                 key=path,
                 code="damaged",
             )
@@ -214,14 +222,14 @@ def _require_bin_tensor_lists(path: Path, manifest: Manifest) -> None:
     for listed in manifest.files:
         if listed.tensors is None:
             raise DataError(
-                f"source.files: {listed.file}: tensors: a list of names expected, found none",
+                f"source.files: {listed.file}: tensors: expected a list of names, found none",
                 key=path,
                 code="damaged",
             )
         for name in listed.tensors:
             if name in file_of:
                 raise DataError(
-                    f"source.files: tensor {name} is in {file_of[name]} and in {listed.file}",
+                    f"source.files: tensor {name} is listed twice, in {file_of[name]} and in {listed.file}",
                     key=path,
                     code="damaged",
                 )
@@ -237,15 +245,17 @@ def _require_consecutive_layers(path: Path, manifest: Manifest) -> None:
         first, last = part.layers
         if first != expected or last < first or last >= manifest.num_layers:
             raise DataError(
-                f"parts[{part.part_id}].layers: a range from {expected} to {manifest.num_layers - 1} at most "
-                f"expected, found [{first}, {last}]",
+                (
+                    f"parts[{part.part_id}].layers: expected a range from {expected} to at most "
+                    f"{manifest.num_layers - 1}, found [{first}, {last}]"
+                ),
                 key=path,
                 code="damaged",
             )
         expected = last + 1
     if expected != manifest.num_layers:
         raise DataError(
-            f"parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only",
+            f"parts: expected layers 0..{manifest.num_layers - 1}, found only 0..{expected - 1}",
             key=path,
             code="damaged",
         )

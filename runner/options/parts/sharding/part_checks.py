@@ -85,7 +85,7 @@ def require_intact_part(manifest: Manifest, entry: PartEntry, level: str) -> Non
     """Raise DataError unless the part exists and matches the manifest."""
     problems = check_part(manifest, entry, level, lambda _: None).problems
     if problems:
-        more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
+        more = f" ({len(problems) - 1} more problems: task=verify lists them)" if len(problems) > 1 else ""
         raise DataError(
             f"part {entry.part_id} of {manifest.folder} is damaged: {render_note(problems[0], NOTES)}{more}",
             code="damaged",

@@ -101,7 +101,7 @@ def read_partition(path: Path) -> Partition:
         text += piece
         if len(text) > MAX_TEXT_BYTES:
             raise DataError(
-                f"more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition",
+                f"more than {MAX_TEXT_BYTES:,} bytes of JSON without the numbers: this is no partition file",
                 key=path,
                 code="too_large",
             )
@@ -161,7 +161,7 @@ def _read_without_numbers(path: Path) -> Iterator[bytes]:
                 end = waiting.find(b"]")
                 if b"[" in (waiting if end < 0 else waiting[:end]):
                     raise DataError(
-                        "parameters: one flat list of numbers expected, found a list inside",
+                        "parameters: expected one flat list of numbers, found a list inside the list",
                         key=path,
                         code="damaged",
                     )
@@ -194,8 +194,11 @@ def check_inline_size(total_params: int) -> None:
     if total_params > MAX_INLINE_PARAMS:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
-            f"{total_params:,} parameters would be {text_gib:,.2f} GiB of JSON text, and "
-            f"{MAX_INLINE_PARAMS:,} are the limit: leave it false, and partition_N.json refers to the tensors instead",
+            (
+                f"{total_params:,} parameters would be {text_gib:,.2f} GiB of JSON text; the "
+                f"limit is {MAX_INLINE_PARAMS:,} parameters. Use task.inline_parameters=false, "
+                "which refers to tensor files"
+            ),
             key="task.inline_parameters",
             value="true",
             code="too_large",
@@ -222,8 +225,10 @@ def tensor_to_list(tensor: TensorLocation) -> list[float]:
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise DataError(
-            f"tensor {tensor.name}: number {wrong[0]} is {values[wrong[0]]}, which JSON cannot hold: "
-            "use task.inline_parameters=false",
+            (
+                f"tensor {tensor.name}: element {wrong[0]} is {values[wrong[0]]}, which JSON "
+                "cannot represent. Use task.inline_parameters=false"
+            ),
             key=tensor.file,
             code="unsupported",
         )
@@ -235,8 +240,10 @@ def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryvi
     """Return a tensor's exact values from its bytes."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
-            f"tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
-            f"(those are {', '.join(READABLE)}): use task.inline_parameters=false",
+            (
+                f"tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
+                f"(possible: {', '.join(READABLE)}). Use task.inline_parameters=false"
+            ),
             key="task.inline_parameters",
             value="true",
             code="unsupported",
@@ -277,7 +284,7 @@ def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Itera
         count += len(values)
     if count != layer.num_params:
         raise DataError(
-            f"{layer.num_params} numbers expected by the shape {list(layer.shape)}, {count} found",
+            f"expected {layer.num_params} numbers for the shape {list(layer.shape)}, found {count}",
             key=where,
             code="damaged",
         )
@@ -296,7 +303,7 @@ def _parse_numbers(text: bytes, location: str) -> Numbers:
             raise DataError(f"not a list of numbers ({error})", key=location, code="damaged") from error
     if len(values) != text.count(b",") + 1:
         raise DataError(
-            f"a number between any two commas expected, found {len(values)} numbers only",
+            f"expected one number between two commas, found only {len(values)} numbers",
             key=location,
             code="damaged",
         )

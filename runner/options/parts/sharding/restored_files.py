@@ -34,7 +34,9 @@ def list_targets(manifest: Manifest, checked: list[CheckedPart]) -> list[FileTar
         return made
     made += _list_bin_targets(manifest, part_of)
     if twice := sorted(name for name, count in Counter(target.name for target in made).items() if count > 1):
-        raise DataError(f"{', '.join(twice)} would be restored twice", key=manifest.folder, code="damaged")
+        raise DataError(
+            f"task=merge would write {', '.join(twice)} twice", key=manifest.folder, code="damaged"
+        )
     return made
 
 
@@ -89,8 +91,10 @@ def _iterate_file_bytes(
             report_progress(len(piece))
         if (found := digest.format_digest()) != expected:
             raise JobFailed(
-                f"tensor {tensor.name} would not equal the original: {expected} expected, {found} found "
-                f"({tensor.file})",
+                (
+                    f"tensor {tensor.name} would differ from the original: expected {expected}, "
+                    f"found {found} ({tensor.file})"
+                ),
                 key=name,
                 code="mismatch",
             )

@@ -45,8 +45,7 @@ class AbsentModule(torch.nn.Module):
         is_discarded = {ForwardPhase.before: not stage.is_first, ForwardPhase.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
             raise DataError(
-                f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it",
-                code="damaged",
+                f"part {stage.part_id} needs {self.name} {stage.where.value}, but lacks it", code="damaged"
             )
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
 
@@ -123,7 +122,7 @@ class Stage:
                     logits: torch.Tensor = self.model(**arguments).logits
                     return logits[:, -1:] if last_only else logits
                 self.model.base_model(**arguments)
-                assert self._sent is not None, "the last layer was not run"
+                assert self._sent is not None, "the last layer was not executed"
                 return self._sent
         finally:
             self._begin_pass(None)  # release the tensors

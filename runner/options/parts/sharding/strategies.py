@@ -72,7 +72,7 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
     if num_parts > count:
         key, value = ("task.ratios", task.ratios) if task.ratios else ("task.num_parts", num_parts)
         raise ConfigError(
-            f"the model has {count} layers, so {count} parts at most", key=key, value=value, code="too_large"
+            f"the model has {count} layers. Use at most {count} parts", key=key, value=value, code="too_large"
         )
     if task.strategy is SplitStrategy.equal_layers:
         return _make_contiguous_parts(layout, [count * part // num_parts for part in range(num_parts + 1)])
@@ -149,12 +149,14 @@ def _parse_cuts(ranges: list[str], num_layers: int) -> list[int]:
                 f"{span} is out of range: the model has layers 0-{num_layers - 1}", code="too_large"
             )
         if first < cuts[-1]:
-            raise range_error(f"layer {first} is in two ranges, or they are not in order", code="conflict")
+            raise range_error(
+                f"layer {first} is in two ranges, or the ranges are not in ascending order", code="conflict"
+            )
         if first > cuts[-1]:
-            raise range_error(f"{_describe_layers(cuts[-1], first - 1)} in no range", code="missing")
+            raise range_error(f"no range contains {_describe_layers(cuts[-1], first - 1)}", code="missing")
         cuts.append(last + 1)
     if cuts[-1] != num_layers:
-        raise range_error(f"{_describe_layers(cuts[-1], num_layers - 1)} in no range", code="missing")
+        raise range_error(f"no range contains {_describe_layers(cuts[-1], num_layers - 1)}", code="missing")
     return cuts
 
 
@@ -221,8 +223,11 @@ def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[in
     """
     if num_processes > manifest.num_parts:
         raise ConfigError(
-            f"each process runs at least one part, and {manifest.folder} has "
-            f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more",
+            (
+                f"each process runs at least one part, but {manifest.folder} has "
+                f"{manifest.num_parts} parts. Use at most {manifest.num_parts} processes, or "
+                "split into more parts"
+            ),
             key="model.stages",
             value=num_processes,
             code="too_large",

@@ -106,8 +106,10 @@ def read_earlier_manifest(folder: Path) -> dict[str, Any]:
             return earlier
     more = ", ..." if len(names) > 3 else ""
     raise ConfigError(
-        f"the folder is not empty ({', '.join(names[:3])}{more}) and holds no "
-        "split of this model. Nothing was changed: give an empty or new folder",
+        (
+            f"the folder is not empty ({', '.join(names[:3])}{more}) and contains no split of "
+            "this model. Nothing was changed. Give an empty or new folder"
+        ),
         key=KEY,
         value=folder,
         code="exists",
@@ -130,14 +132,21 @@ def require_same_split(
         "revision": (source.get("revision"), plan.revision),
         "archive": (earlier_manifest.get("archive"), None),
     }
-    why = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
+    why = [
+        f"{key} is {there} in the folder and {here} in this job"
+        for key, (there, here) in pairs.items()
+        if there != here
+    ]
     if not why and earlier_state.get("place") != state["place"]:
-        why = [f"its source is another folder named {plan.name}"]
+        why = [f"its source is another folder with the name {plan.name}"]
     if not why and earlier_state.get("tensors") != state["tensors"]:
         why = ["its source had other tensors"]
     if why:
         raise ConfigError(
-            f"holds another split ({', '.join(why)}). Nothing was changed: give an empty or new folder",
+            (
+                f"the folder contains another split ({', '.join(why)}). Nothing was changed. Give "
+                "an empty or new folder"
+            ),
             key=KEY,
             value=folder,
             code="mismatch",
@@ -213,6 +222,5 @@ def require_unmodified_source(files: Iterable[WeightFile], state: dict[str, Any]
         known = state["files"][file.path.name]
         if any(known[key] != value for key, value in read_file_state(file.path).items()):
             raise DataError(
-                f"{file.path} was changed while it was being split: run the same command again",
-                code="changed",
+                f"{file.path} changed during the split. Run the same command again", code="changed"
             )

@@ -31,7 +31,7 @@ def zstd_codec() -> Any:
         import pyarrow
     except ImportError as error:
         raise ConfigError(
-            "zstd is read and written by pyarrow: pip install pyarrow",
+            "reading and writing zstd needs pyarrow: pip install pyarrow",
             key="task.archive",
             value="zstd",
             code="needs_package",
@@ -71,8 +71,11 @@ class ArchivedPart:
         expected = -(-self.raw_bytes // FRAME_BYTES)
         if len(self.frames) != expected or self.begins[-1] != entry.stored.nbytes:
             raise DataError(
-                f"frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
-                f"found {len(self.frames)} of {self.begins[-1]}",
+                (
+                    f"frames: the manifest's sizes need {expected} frames of "
+                    f"{entry.stored.nbytes} bytes together, found {len(self.frames)} of "
+                    f"{self.begins[-1]}"
+                ),
                 key=path,
                 code="damaged",
             )
@@ -85,7 +88,9 @@ class ArchivedPart:
             number, start = divmod(offset, FRAME_BYTES)
             if number >= len(self.frames):
                 raise DataError(
-                    f"ended while it was being read, {nbytes} bytes short", key=self.path, code="damaged"
+                    f"the file ended {nbytes} bytes too early while it was read",
+                    key=self.path,
+                    code="damaged",
                 )
             piece = self._read_frame(number)[start : start + nbytes]
             yield piece
@@ -101,11 +106,11 @@ class ArchivedPart:
                 content = zstd_codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:
                 raise DataError(
-                    f"piece {frame_index} cannot be unpacked ({error})", key=self.path, code="damaged"
+                    f"frame {frame_index} cannot be decompressed ({error})", key=self.path, code="damaged"
                 ) from error
             if len(content) != size:
                 raise DataError(
-                    f"piece {frame_index}: {size} bytes expected, {len(content)} found",
+                    f"frame {frame_index}: expected {size} bytes, found {len(content)}",
                     key=self.path,
                     code="damaged",
                 )
@@ -130,8 +135,6 @@ def read_header(folder: Path, entry: PartEntry) -> WeightFile:
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise DataError(
-            f"its header should be {length} bytes long, but the part has {size} bytes",
-            key=path,
-            code="damaged",
+            f"its header needs {length} bytes, but the part has only {size}", key=path, code="damaged"
         )
     return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

@@ -55,7 +55,11 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
     task = typed_task_config(config, ArchiveConfig)
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is ArchiveFormat.none):
-        why = "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
+        why = (
+            "these parts are not compressed, so they can already be loaded"
+            if manifest.archive is None
+            else "an archive already"
+        )
         raise ConfigError(
             f"task.parts={manifest.folder} is {why}",
             key="task.archive",
@@ -131,8 +135,11 @@ def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[s
     earlier = load_json_object(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != manifest_sha256:
         raise ConfigError(
-            f"the folder is not empty ({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). "
-            "Nothing was changed: give an empty or new folder",
+            (
+                "the folder is not empty "
+                f"({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). Nothing was "
+                "changed. Give an empty or new folder"
+            ),
             key=KEY,
             value=folder,
             code="exists",

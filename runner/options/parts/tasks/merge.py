@@ -58,8 +58,10 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
         raise ConfigError(
-            f"these parts have a {MANIFEST} and keep their dtype; only numbers in JSON "
-            "without one need it: leave task.dtype out",
+            (
+                f"these parts have a {MANIFEST} and keep their dtype. Omit task.dtype, which only "
+                "JSON parts without a manifest need"
+            ),
             key="task.dtype",
             value=task.dtype,
             code="no_effect",
@@ -135,8 +137,10 @@ def _find_missing_targets(folder: Path, targets: list[FileTarget]) -> list[FileT
             continue  # left by an interrupted merge; it is written again
         if name not in known or not known[name].is_written_at(folder / name):
             raise ConfigError(
-                f"holds {name}, which is not what this merge writes. "
-                "Nothing was changed: delete it to have it written again, or give a new folder",
+                (
+                    f"the folder contains {name}, which this merge does not write. Nothing was "
+                    "changed. Delete that file, or give a new folder"
+                ),
                 key="task.output_dir",
                 value=folder,
                 code="exists",

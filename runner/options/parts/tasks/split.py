@@ -151,7 +151,7 @@ def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result
         _choose_output_dir(config, plan), plan, task.compare, Progress, task.durable
     )
     if written.parts:
-        log.warning("parts %s were changed since they were written: they are written again", written.parts)
+        log.warning("parts %s changed after the split, so they are written again", written.parts)
 
 
 # ----------------------------------------------------------------------------------------- the plan
@@ -172,14 +172,14 @@ def _plan_split(config: RunnerConfig, can_write: bool = True) -> SplitPlan:
     if not model_kind(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
         raise ConfigError(
-            f"task=split needs weights and model={config.model.name} has none: {fix}", code="unsupported"
+            f"task=split needs weights, but model={config.model.name} has none. {fix}", code="unsupported"
         )
     if is_gguf_file_name(config.model.name):  # it has chosen quantization=gguf by itself
         raise _gguf_error(config.model.name)
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
             raise ConfigError(
-                f"task=split copies the checkpoint unchanged, use {key}=none",
+                f"task=split copies the checkpoint unchanged. Use {key}=none",
                 key=key,
                 value=choice,
                 code="conflict",
@@ -219,7 +219,7 @@ def _read_checkpoint(model: LocalModelConfig) -> Checkpoint:
 
 def _gguf_error(name: str) -> ConfigError:
     return ConfigError(
-        "task=split cuts safetensors and .bin, this is a .gguf file",
+        "task=split reads safetensors and .bin, not .gguf files",
         key="model.name",
         value=name,
         code="unsupported",

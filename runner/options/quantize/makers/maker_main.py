@@ -54,7 +54,7 @@ class QuantizerTools:
         size: int = self.order["sequence_tokens"]
         whole = len(tokens) // size
         if not whole:
-            why = f"{len(tokens)} tokens, fewer than a piece of task.sequence_tokens={size}"
+            why = f"{len(tokens)} tokens are fewer than one sequence of task.sequence_tokens={size}"
             sys.exit(f"Error: task.calibration has {why}")
         count = min(self.order["sequences"], whole)
         starts = [number * whole // count * size for number in range(count)]

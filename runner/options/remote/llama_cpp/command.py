@@ -95,8 +95,10 @@ def check_flags(model: LlamaCppConfig) -> None:
         name = word.partition("=")[0]
         if name.startswith("-") and not name[1:2].isdigit() and name not in program.words:
             raise ConfigError(
-                f"{program.label} has no such word; it has "
-                f"{', '.join(sorted(known for known in program.words if known.startswith('--')))}",
+                (
+                    f"{program.label} has no such option. Its options are "
+                    f"{', '.join(sorted((known for known in program.words if known.startswith('--'))))}"
+                ),
                 key="model.flags",
                 value=word,
                 code="unknown_choice",

@@ -72,7 +72,7 @@ class TokenComparison:
     other_first: int
 
 
-@report_step("reading the file by the runner's own engine, to compare llama.cpp with it")
+@report_step("loading the file with the runner's own engine, to compare llama.cpp's results with it")
 def load_reference(resolved: ResolvedJob) -> ReferenceResults:
     """Return the reference results, from the user cache or from a subprocess that ends before
     llama.cpp starts.
@@ -84,7 +84,8 @@ def load_reference(resolved: ResolvedJob) -> ReferenceResults:
     found = user_cache.read_cache_file(file).get("reference") if file is not None else None
     if found is None:
         announce(
-            "reading the file by the runner's own engine, to compare llama.cpp with it (model.compare=false: not)"
+            "loading the file with the runner's own engine, to compare llama.cpp's results "
+            "with it (model.compare=false skips this)"
         )
         found = _compute_reference(resolved)
         if file is not None and "missing" not in found:  # with more memory it may say more
@@ -118,8 +119,10 @@ def _compare_tokens(resolved: ResolvedJob, reference: ReferenceResults, server: 
             raise _mismatch_error(
                 resolved,
                 server,
-                f"reads {text[:60]!r} as {_format_tokens(other, own)}, and the runner's engine as "
-                f"{_format_tokens(own, other)}{_missing_pattern_hint(resolved)}",
+                (
+                    f"tokenizes {text[:60]!r} as {_format_tokens(other, own)}, but the runner's "
+                    f"engine as {_format_tokens(own, other)}{_missing_pattern_hint(resolved)}"
+                ),
                 _describe_flags(resolved, "--override-kv"),
             )
     return len(all_texts)
@@ -140,8 +143,10 @@ def _compare_chats(resolved: ResolvedJob, reference: ReferenceResults, server: S
             raise _mismatch_error(
                 resolved,
                 server,
-                f"renders a chat as {_excerpt_difference(text, own['text'])}, and the file's template "
-                f"as {_excerpt_difference(own['text'], text)}",
+                (
+                    f"renders a chat as {_excerpt_difference(text, own['text'])}, but the file's "
+                    f"template as {_excerpt_difference(own['text'], text)}"
+                ),
                 _describe_flags(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
@@ -167,8 +172,11 @@ def _compare_scores_with_limit(
     raise _mismatch_error(
         resolved,
         server,
-        f"computes another model than the runner's engine: {describe_logprob_gap(same, len(found), mean, most)}, and "
-        f"{limit:.2g} on average is what rounding may make",
+        (
+            "computes other values than the runner's engine: "
+            f"{describe_logprob_gap(same, len(found), mean, most)}. Rounding explains at most "
+            f"{limit:.2g} on average"
+        ),
         _suspect_settings(model),
     )
 
@@ -226,7 +234,7 @@ def _missing_pattern_hint(resolved: ResolvedJob) -> str:
     """
     metadata = gguf_file.read_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
-    return "" if is_told else f". The file has no {PATTERN}: convert it anew"
+    return "" if is_told else f". The file has no {PATTERN}. Convert the model again"
 
 
 def _select_flags(flags: Sequence[str], prefixes: tuple[str, ...]) -> str:
@@ -252,12 +260,18 @@ def _mismatch_error(
     settings that may be the cause.
     """
     cause = (
-        f"It was started with {' and '.join(suspects)}: leave {'them' if len(suspects) > 1 else 'that'} out"
+        (
+            f"These options may be the cause: {' and '.join(suspects)}. Omit "
+            f"{('them' if len(suspects) > 1 else 'that')}"
+        )
         if suspects
         else "Use another version of llama.cpp"
     )
     return ConfigError(
-        f"{server.label} {difference}. {cause}; model.compare=false takes its answers as they are",
+        (
+            f"{server.label} {difference}. {cause}; model.compare=false accepts its answers "
+            "without a comparison"
+        ),
         key="model.name",
         value=resolved.config.model.name,
         code="mismatch",

@@ -149,7 +149,7 @@ class LlamaCppConfig(StartedConfig):
     executable: str | None = config_field(
         None,
         NotInIdentity("the version that it tells counts instead"),
-        not_blank("give a path or a name, or null"),
+        not_blank("give a path or a program name, or null"),
     )
     python: str | None = config_field(
         None,
@@ -167,15 +167,15 @@ class LlamaCppConfig(StartedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = "model.executable names the program: leave one of the two out"
+        need = "model.executable already names the program. Omit one of the two keys"
         check_value(
             self.python is None or self.executable is None, "model.python", self.python, need, code="conflict"
         )
         is_small = self.kv_values.bits < 16
-        need = f"model.kv_values={self.kv_values} needs it: llama.cpp refuses the two together"
+        need = f"llama.cpp rejects model.kv_values={self.kv_values} without this key"
         is_off = self.flash_attention is FlashAttention.off
         check_value(not (is_small and is_off), "model.flash_attention", "off", need, code="conflict")
-        need = "is for a draft: give model.draft=FILE, or leave it out"
+        need = "only a draft model uses this key. Give model.draft=FILE, or omit this key"
         is_drafted = self.draft is not None or self.draft_tokens is None
         check_value(is_drafted, "model.draft_tokens", self.draft_tokens, need, code="no_effect")
         for rule in self.override_tensors:
@@ -192,18 +192,21 @@ class LlamaCppConfig(StartedConfig):
         generation: GenerationConfig,
     ) -> None:
         """Raise ConfigError for settings that llama.cpp does not support or implements differently."""
-        need = "llama.cpp has no PEFT adapters: merge it into a .gguf file, or use model=local"
+        need = "llama.cpp has no PEFT adapters. Merge the adapter into a .gguf file, or use model=local"
         check_value(lora.name == "none", "lora", lora.name, need, code="unsupported")
-        why = "llama.cpp reads the file as it is"
+        why = "llama.cpp reads the file in its stored format"
         reject_weight_changes(quantization, lora, rope, why)
-        need = "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
+        need = (
+            "llama.cpp also penalizes the prompt's tokens, which would give other answers under "
+            "the same setting"
+        )
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(generation, name)
             check_value(not value, f"generation.{name}", value, need, code="unsupported")
         rows, most = generation.batch_size, self.parallel
-        need = f"model.parallel={most} allows no more at once"
+        need = f"model.parallel={most} is the limit of concurrent requests"
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        why = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
+        why = "llama.cpp manages its own KV cache (model.kv_keys, model.kv_values)"
         reject_scheduler_features(generation, why)
         check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 

@@ -58,7 +58,10 @@ class LlamaCpp(KindWithTokenizer):
         _require_gguf_file(resolved)
         check_flags(model)
         samples, most = getattr(resolved.config.task, "samples", 1), model.parallel
-        need = f"llama.cpp draws all answers of a prompt at once: use model.parallel={samples}, or no more than {most}"
+        need = (
+            f"llama.cpp samples all answers to a prompt at once. Use model.parallel={samples}, or "
+            f"at most {most} samples"
+        )
         check_value(samples <= most, "task.samples", samples, need, code="conflict")
         if resolved.config.task.uses_chat_template:
             chat_templates.check_has_chat_template(resolved.model.files)
@@ -90,8 +93,8 @@ class LlamaCpp(KindWithTokenizer):
 def _require_gguf_file(resolved: ResolvedJob) -> None:
     name = resolved.config.model.name
     need = (
-        "llama.cpp reads .gguf files: name one, or OWNER/MODEL:QUANT of a hub; a folder of safetensors is for "
-        "model=auto or model=vllm"
+        "llama.cpp reads .gguf files. Name one, or OWNER/MODEL:QUANT of a hub. For a folder "
+        "of safetensors use model=auto or model=vllm"
     )
     check_value(resolved.model.files.path.is_file(), "model.name", name, need, code="unsupported")
 
@@ -130,9 +133,11 @@ def _predict_memory(resolved: ResolvedJob) -> Note:
     if model.check_memory and needed > free:
         needs, there = format_value_and_limit(needed, free, fixed_decimals_formatter(0))
         raise ConfigError(
-            f"llama.cpp needs {needs} MiB, and {there} MiB of main memory are "
-            "there: use a smaller model.context or model.parallel, model.kv_keys=q8_0, a file of fewer bits, or "
-            "model.check_memory=false to try it anyway",
+            (
+                f"llama.cpp needs {needs} MiB, but only {there} MiB of main memory are available. "
+                "Lower model.context or model.parallel, use model.kv_keys=q8_0, or try anyway "
+                "with model.check_memory=false"
+            ),
             key="model.name",
             value=model.name,
             code="too_large",

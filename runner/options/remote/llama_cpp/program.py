@@ -22,9 +22,10 @@ PROBE_S = 60.0
 SERVER = "llama-server"
 CHECKOUT = Path(runner.__file__).resolve().parents[1]
 HOW = (
-    "install llama.cpp (https://github.com/ggml-org/llama.cpp/releases) so that PATH has llama-server, or name it by "
-    "model.executable=PATH; without a build, `make llama_cpp` in a checkout of the runner makes an environment with "
-    "xllamacpp in .llama_cpp, and `pip install xllamacpp` in any other, which model.python=ENVIRONMENT names"
+    "install llama.cpp (https://github.com/ggml-org/llama.cpp/releases) and put llama-server "
+    "on PATH, or give model.executable=PATH. Without a build, use `make llama_cpp` in a "
+    "checkout of the runner, or `pip install xllamacpp` in an environment and "
+    "model.python=ENVIRONMENT"
 )
 # prints what xllamacpp knows of itself
 PROBE = """
@@ -77,7 +78,7 @@ def find_program(model: LlamaCppConfig) -> LlamaCppProgram:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}. For an environment with xllamacpp: {HOW}",
+                f"{path} does not exist. For an environment with xllamacpp: {HOW}",
                 key="model.python",
                 value=model.python,
                 code="not_found",
@@ -100,9 +101,7 @@ def find_program(model: LlamaCppConfig) -> LlamaCppProgram:
     own = _probe_xllamacpp(sys.executable)
     if own is not None:
         return own
-    raise ConfigError(
-        f"there is no llama.cpp here: {HOW}", key="model", value="llama_cpp", code="needs_package"
-    )
+    raise ConfigError(f"llama.cpp was not found: {HOW}", key="model", value="llama_cpp", code="needs_package")
 
 
 def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
@@ -110,14 +109,14 @@ def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
         raise ConfigError(
-            f"there is no such program, or it may not be run. {HOW}", key=key, value=value, code="not_found"
+            f"this program does not exist or is not executable. {HOW}", key=key, value=value, code="not_found"
         )
     label = key if value is NOT_GIVEN else f"{key}={value}"
     said = _run_with_flag(path, label, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
-            f"this is no llama-server: its --version says {to_one_line(said)[:200] or 'nothing'}",
+            f"this program is no llama-server: its --version prints {to_one_line(said)[:200] or 'nothing'}",
             key=key,
             value=value,
             code="unsupported",

@@ -122,8 +122,10 @@ class LlamaCppServer(StartedServer):
         told = props.get("model_path")
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(
-                f"{self.label} has loaded another file, {to_one_line(told)}, than {file}: is "
-                "model.executable a script that names its own?",
+                (
+                    f"{self.label} has loaded {to_one_line(told)} instead of {file}. Is "
+                    "model.executable a script that sets the file itself?"
+                ),
                 key="model.name",
                 value=self.model.name,
                 code="mismatch",
@@ -131,7 +133,10 @@ class LlamaCppServer(StartedServer):
         slots, wanted = props.get("total_slots"), self.model.parallel
         if slots != wanted:
             raise ConfigError(
-                f"{self.label} has made {slots} instead: a word of model.flags may say it, too",
+                (
+                    f"{self.label} has created {slots} slots instead. Check model.flags for an "
+                    "option that sets them"
+                ),
                 key="model.parallel",
                 value=wanted,
                 code="mismatch",
@@ -139,7 +144,7 @@ class LlamaCppServer(StartedServer):
         room = (props.get("default_generation_settings") or {}).get("n_ctx", 0)
         if room < max_positions(self._resolved):
             raise ConfigError(
-                f"{self.label} has room for {room} tokens only: give no more, or free memory for the rest",
+                f"{self.label} has memory for only {room} tokens. Lower this value, or free memory",
                 key="model.context",
                 value=max_positions(self._resolved),
                 code="too_large",
@@ -155,9 +160,10 @@ class LlamaCppServer(StartedServer):
         ]
         if ignored:
             raise ConfigError(
-                f"{self.label} ignores parameters of a request: "
-                f"{', '.join(ignored)}: its answers would be drawn in another way than the record says; use another "
-                "version of llama.cpp",
+                (
+                    f"{self.label} ignores request parameters: {', '.join(ignored)}. Its answers "
+                    "would not match the recorded settings. Use another version of llama.cpp"
+                ),
                 key="model.name",
                 value=self.model.name,
                 code="unsupported",

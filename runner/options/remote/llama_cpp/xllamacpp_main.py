@@ -149,7 +149,7 @@ def main() -> None:
     for word in words:
         name, has_own, value = word.partition("=")
         if name not in WORDS:
-            sys.exit(f"error: invalid argument: {word} (xllamacpp knows {', '.join(WORDS)})")
+            sys.exit(f"error: invalid argument: {word} (xllamacpp supports {', '.join(WORDS)})")
         takes_value, put = WORDS[name]
         if takes_value and not has_own:
             value = next(words, "")

@@ -16,47 +16,47 @@ if TYPE_CHECKING:
 
 def _describe_retries(requests: int, causes: list[tuple[str, int]]) -> str:
     times = ", ".join(f"{number} × {kind}" for kind, number in causes)
-    return f"{format_count(requests, 'request was', 'requests were')} sent again: the server {times}"
+    return f"{format_count(requests, 'request was', 'requests were')} repeated: the server {times}"
 
 
 def _describe_unhashed_model(address: str, name: str) -> str:
     whoever = address.replace(", ", " or ")
     return (
-        f"a remote model cannot be hashed: if {whoever} changes the model behind the name {name}, "
-        "this job still counts as done"
+        f"the remote model {name} cannot be hashed: if {whoever} changes the model, "
+        "rerun this job with rerun=all"
     )
 
 
 NOTES: Mapping[str, Template] = {
-    "room_ignored": "ignored from what {address} says of its model: {fault}",
+    "room_ignored": "ignored part of what {address} reports about its model: {fault}",
     "unhashed": _describe_unhashed_model,
     "sent_again": _describe_retries,
-    "own_key_sent": "the server sent its own key back: it was replaced by *** in {places} places",
+    "own_key_sent": "the server returned its own key: *** replaces it in {places} places",
     "uncounted_answers": lambda number: (
-        f"the server did not count the tokens of {format_count(number, 'answer')}: they count as 0"
+        f"the server reported no token count for {format_count(number, 'answer')}: 0 tokens are recorded"
     ),
     "budget_ignored": lambda ignored, answers, key: (
-        f"the server ignored the budget for thinking in {ignored} of {format_count(answers, 'answer')}: "
-        f"see {key}.thinking_budget"
+        f"the server ignored the thinking budget in {ignored} of {format_count(answers, 'answer')}. "
+        f"Check {key}.thinking_budget"
     ),
     "thinking_uncounted": lambda unknown, answers: (
-        f"the server did not count the tokens of thinking in {unknown} of {format_count(answers, 'answer')}, "
-        "so whether it kept to the budget is unknown"
+        f"the server reported no count of thinking tokens in {unknown} of {format_count(answers, 'answer')}, "
+        "so nobody knows whether it respected the thinking budget"
     ),
     "longer_than_limit": lambda longer, answers: (
-        f"{longer} of {format_count(answers, 'answer')} are longer than their limit of new tokens: the server counts "
-        "thinking and answer together, and the thinking was shorter than its budget"
+        f"{longer} of {format_count(answers, 'answer')} exceed their limit of new tokens: the server applies "
+        "one limit to thinking and answer together, and the thinking was short"
     ),
     "not_compared": "{program} was {finding}",
-    "would_answer_alone": "the student cannot be loaded, so the teacher would answer alone: {error}",
-    "answers_alone": "the student cannot be loaded, so the teacher answers alone ({error})",
-    "run_again": "{reason}; once a student can be loaded, rerun=all runs the job again",
+    "would_answer_alone": "the student cannot be loaded, so only the teacher would answer: {error}",
+    "answers_alone": "the student cannot be loaded, so only the teacher answers ({error})",
+    "run_again": "{reason}. To repeat the job with a student, fix this and use rerun=all",
 }
 INCIDENTS = {
-    "broke_down": "the student broke down ({error}) and the teacher continued alone",
-    "not_asked": "the student could not be asked ({error})",
+    "broke_down": "the student failed ({error}) and only the teacher continued",
+    "not_asked": "the request to the student failed ({error})",
     "no_text": "the student failed or returned no text",
-    "no_json": 'a review was not JSON {{"score", "feedback"}} and counted as below the threshold',
+    "no_json": 'a review was not valid JSON {{"score", "feedback"}}, so its score counts as below the threshold',
 }
 
 

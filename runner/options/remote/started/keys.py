@@ -30,7 +30,7 @@ class StartedConfig(ModelConfig):
         None, NotInIdentity("where the server listens"), in_range(1, 65535, "must lie in 1..65535")
     )
     start_s: float = config_field(
-        1800.0, NotInIdentity("limits the time of the start"), greater_than(0, " seconds")
+        1800.0, NotInIdentity("limits the time of the server's start"), greater_than(0, " seconds")
     )
     answer_s: float = config_field(
         3600.0, NotInIdentity("limits the time of an answer"), greater_than(0, " seconds")
@@ -49,9 +49,9 @@ class StartedConfig(ModelConfig):
         if option in self.OPTIONS_BY_KEY:
             need = f"{self.OPTIONS_BY_KEY[option]} says it"
         elif option in self.OWN_OPTIONS:
-            need = "the runner gives it to its own server: leave it out"
+            need = "the runner sets this option of its own server. Omit it"
         elif option in self.UNRECORDED_OPTIONS:
-            need = f"{option} would make the record wrong: leave it out"
+            need = f"{option} would make the run record wrong. Omit it"
         else:
             need = ""
         check_value(

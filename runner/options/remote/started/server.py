@@ -102,7 +102,7 @@ class StartedServer(ABC):
     def close(self) -> None:
         """Stop the server and wait until all of its processes have ended."""
         started_keys.pop(self.url, None)
-        self._ended = self._ended or JobFailed(f"the server of {self.label} was ended", code="failed")
+        self._ended = self._ended or JobFailed(f"the server of {self.label} ended", code="failed")
         pipe = self._keeper.stdin
         if pipe is not None and not pipe.closed:
             with suppress(OSError):  # it has ended already
@@ -142,8 +142,10 @@ class StartedServer(ABC):
                 return int(probe.getsockname()[1])
             except OSError as error:
                 raise ConfigError(
-                    f"{to_one_line(error.strerror or error)} on {LOOPBACK}: end the program that "
-                    "uses it, or use model.port=null, which takes any that is free",
+                    (
+                        f"{to_one_line(error.strerror or error)} on {LOOPBACK}. End the program "
+                        "that uses the port, or use model.port=null, which takes any free port"
+                    ),
                     key="model.port",
                     value=wanted,
                     code="busy",
@@ -156,7 +158,7 @@ class StartedServer(ABC):
             "log": str(self.log),
             "parent": os.getpid(),
         }
-        announce(f"starting {self.label} for {self.name}: its log is {self.log}")
+        announce(f"starting {self.label} for {self.name}. Its log: {self.log}")
         with self.log.open("ab") as log:
             # in a session of its own: the terminal's Ctrl-C is for this process, which ends the
             # server
@@ -222,7 +224,7 @@ class StartedServer(ABC):
         quoted = self._quote_log(has_output=exit_code >= 0)
         how_it_ended = f"{self.label} {child_process.describe_exit_code(exit_code)}{when}"
         if any(sign in quoted for sign in self.NO_MEMORY) and exit_code != -signal.SIGKILL:
-            how_it_ended += f": it has not enough memory. {self.memory_advice()}"
+            how_it_ended += f": not enough memory. {self.memory_advice()}"
         return how_it_ended + after + quoted
 
     def _quote_log(self, has_output: bool = True) -> str:

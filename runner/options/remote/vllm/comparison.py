@@ -56,7 +56,7 @@ def make_sample_texts() -> list[str]:
     return [f"{problem.question}\n{problem.answer}" for problem in generate_problems(Split.TEST, TEXTS)]
 
 
-@report_step("computing by transformers what vLLM is compared with")
+@report_step("computing reference values with transformers, to compare vLLM's results with them")
 def load_reference(resolved: ResolvedJob) -> ReferenceScores:
     """Return transformers' scores, from the user cache or from a subprocess that ends before vLLM
     starts.
@@ -110,11 +110,13 @@ def compare_logprobs(
         return note("same_model", dtype=reference.dtype, mean=mean, most=most, tokens=len(gaps), texts=TEXTS)
     own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (logprobs, reference.logprobs))
     raise ConfigError(
-        f"{label} computes another model than transformers: log-probabilities differ by "
-        f"{describe_logprob_gap(mean, most, len(gaps), TEXTS)}, and "
-        f"{tolerance:.2g} on average is what {word or dtype} may "
-        f"make. A token's mean is {own:.4f} by vLLM and {other:.4f} by transformers in {reference.dtype}. Use another "
-        "model.dtype, other model.args or another version of vLLM; model.compare=false takes its answers as they are",
+        (
+            f"{label} computes other values than transformers: log-probabilities differ by "
+            f"{describe_logprob_gap(mean, most, len(gaps), TEXTS)}. {word or dtype} explains at "
+            f"most {tolerance:.2g} on average. The mean per token is {own:.4f} with vLLM and "
+            f"{other:.4f} with transformers in {reference.dtype}. Use another model.dtype, other "
+            "model.args or another vLLM; model.compare=false skips the comparison"
+        ),
         key="model.name",
         value=model.name,
         code="mismatch",
@@ -131,10 +133,12 @@ def check_same_tokens(
     if other is not None:
         model = vllm_config(resolved.config.model)
         raise ConfigError(
-            f"{find_environment(model).label} reads {make_sample_texts()[other][:60]!r} as "
-            f"{len(ids[other])} tokens {[*ids[other]][:8]} …, transformers as {len(reference.ids[other])} "
-            f"{[*reference.ids[other]][:8]} …: their versions may be too far apart; model.compare=false takes its "
-            "answers as they are",
+            (
+                f"{find_environment(model).label} tokenizes {make_sample_texts()[other][:60]!r} "
+                f"as {len(ids[other])} tokens {[*ids[other]][:8]} …, but transformers as "
+                f"{len(reference.ids[other])} {[*reference.ids[other]][:8]} …. Their versions may "
+                "differ too much; model.compare=false skips the comparison"
+            ),
             key="model.name",
             value=model.name,
             code="mismatch",
@@ -160,7 +164,8 @@ def _load_or_compute_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int
     )
     if found is None:
         announce(
-            f"scoring {TEXTS} texts by transformers in {dtype}, to compare vLLM with it (model.compare=false: not)"
+            f"scoring {TEXTS} documents with transformers in {dtype}, to compare vLLM's "
+            "results (model.compare=false skips this)"
         )
         found = _run_reference(resolved, dtype, needed_bytes)
         if file is not None:
@@ -187,8 +192,10 @@ def _run_reference(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list
         scores: list[dict[str, Any]] = run_reference_process(REFERENCE, order)
     except ReferenceFailed as error:
         raise ConfigError(
-            f"transformers cannot score it, so vLLM cannot be compared with it: "
-            f"{error}. model.compare=false takes its answers as they are",
+            (
+                "transformers cannot score the model, so vLLM cannot be compared with it: "
+                f"{error}. model.compare=false skips the comparison"
+            ),
             key="model.name",
             value=model.name,
             code="unsupported",

@@ -20,7 +20,10 @@ from runner_base import ConfigError, to_one_line
 OLDEST = (0, 14)
 PROBE_S = 60.0
 CHECKOUT = Path(runner.__file__).resolve().parents[1]
-HOW = "`make vllm` in a checkout of the runner makes one in .vllm (on a CPU), `pip install vllm` one for GPUs"
+HOW = (
+    "`make vllm` in a checkout of the runner creates one in .vllm (for CPUs); `pip install vllm` "
+    "creates one for GPUs"
+)
 # prints what can be read from files: importing vLLM takes ten seconds
 PROBE = r"""
 import json, re, sys
@@ -85,15 +88,17 @@ def find_environment(model: VllmConfig) -> VllmEnvironment:
     found = _probe_environment(python)
     if found is None:
         raise ConfigError(
-            f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})",
+            f"{where} has no vLLM. Run `{python} -m pip install vllm`, or give another environment ({HOW})",
             code="needs_package",
         )
     numbers = tuple(int(number) for number in re.findall(r"\d+", found.version)[:2])
     if numbers < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise ConfigError(
-            f"{where} has vLLM {found.version or '(of an unknown version)'}, and model=vllm needs {oldest} or newer: "
-            f"{python} -m pip install --upgrade vllm",
+            (
+                f"{where} has vLLM {found.version or '(of an unknown version)'}, but model=vllm "
+                f"needs {oldest} or newer: {python} -m pip install --upgrade vllm"
+            ),
             code="needs_package",
         )
     return found
@@ -106,7 +111,7 @@ def _find_python(model: VllmConfig) -> str:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}. An environment with vLLM: {HOW}",
+                f"{path} does not exist. For an environment with vLLM: {HOW}",
                 key="model.python",
                 value=model.python,
                 code="not_found",
@@ -121,8 +126,10 @@ def _find_python(model: VllmConfig) -> str:
         if path.is_file() and _probe_environment(str(path)) is not None:
             return str(path)
     raise ConfigError(
-        "model=vllm needs an environment with vLLM, and neither .vllm here nor the runner's own has it: "
-        f"{HOW}; then model.python=ENVIRONMENT/bin/python says where it is",
+        (
+            "model=vllm needs an environment with vLLM, but neither .vllm nor the runner's own "
+            f"environment has it. {HOW}. Then give model.python=ENVIRONMENT/bin/python"
+        ),
         code="needs_package",
     )
 

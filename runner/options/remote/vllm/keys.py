@@ -109,7 +109,7 @@ class VllmConfig(StartedConfig):
         not_blank("give a path, or null"),
     )
     concurrency: int = config_field(
-        64, NotInIdentity("how many requests are in flight at once", measured=True), at_least(1)
+        64, NotInIdentity("how many requests run concurrently", measured=True), at_least(1)
     )
 
     def __post_init__(self) -> None:
@@ -137,51 +137,62 @@ class VllmConfig(StartedConfig):
         fix = "use model=auto, which runs on this machine"
         why = {
             "rope_2d": "vLLM has no second coordinate for a token",
-            "dynamic": "vLLM rotates all texts as the longest one, so it would be another setting of the same name",
+            "dynamic": (
+                "vLLM scales RoPE of all prompts for the longest one, which would give other "
+                "answers under the same setting"
+            ),
         }.get(
             rope.name,
-            "vLLM would read another config than the one that is hashed and compared with transformers",
+            "vLLM would read another config than the config that is hashed and compared with transformers",
         )
         check_value(rope.name == RopeConfig.name, "rope", rope.name, f"{why}; {fix}", code="unsupported")
-        need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {fix}"
+        need = f"vLLM stops at model.max_positions and rejects more than the model's own limit; {fix}"
         check_value(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
         check_value(
             not lora.selectable_adapters,
             "lora",
             lora.name,
-            f"vLLM gets one adapter, with lora=peft; {fix}",
+            f"vLLM loads one adapter, with lora=peft; {fix}",
             code="unsupported",
         )
         is_pth = (adapter := lora.single_adapter) is not None and adapter.is_single_file
         check_value(
-            not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {fix}", code="unsupported"
+            not is_pth,
+            "lora",
+            lora.name,
+            f"vLLM reads PEFT adapters, not .pth files; {fix}",
+            code="unsupported",
         )
         check_value(
             not lora.merges_adapter,
             "lora.merge",
             True,
-            "vLLM keeps adapters beside the weights: use lora.merge=false",
+            "vLLM does not merge adapters. Use lora.merge=false",
             code="unsupported",
         )
-        need = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {fix}"
+        need = f"vLLM quantizes all layers alike. Omit quantization.skip and quantization.overrides, or {fix}"
         check_value(not quantization.is_mixed, "quantization", quantization.label, need, code="unsupported")
         need = (
-            f"vLLM quantizes a plain checkpoint with {' or '.join(WORDS)}, or model.quantization=WORD with a word of "
-            "its own; what a checkpoint has stored needs quantization=none"
+            f"vLLM quantizes an unquantized checkpoint with {' or '.join(WORDS)}, or with its "
+            "own name in model.quantization=NAME. For a quantized checkpoint use "
+            "quantization=none"
         )
         check_value(quantization.name in WORDS, "quantization", quantization.name, need, code="unsupported")
-        need = f"quantization={quantization.name} says it, too: leave one of the two out"
+        need = f"quantization={quantization.name} already sets the format. Omit one of the two keys"
         is_once = self.quantization is None or quantization.name == "none"
         check_value(is_once, "model.quantization", self.quantization, need, code="conflict")
         rows, most = generation.batch_size, self.concurrency
-        need = f"model.concurrency={most} allows no more requests in flight at once"
+        need = f"model.concurrency={most} is the limit of concurrent requests"
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        why = "vLLM keeps keys and values itself (model.kv_cache_dtype says how)"
+        why = "vLLM manages its own KV cache (model.kv_cache_dtype)"
         reject_scheduler_features(generation, why)
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
-                "vLLM must know how the model marks its "
-                "thinking: give model.reasoning_parser=WORD, e.g. qwen3 or deepseek_r1, or leave the budget out",
+                (
+                    "vLLM must know how the model marks its thinking. Give "
+                    "model.reasoning_parser=NAME, such as qwen3 or deepseek_r1, or omit the "
+                    "budget"
+                ),
                 key="generation.thinking_tokens",
                 value=generation.thinking_tokens,
                 code="missing",
@@ -199,7 +210,7 @@ class VllmConfig(StartedConfig):
         option = SHORT.get(head, head).replace("_", "-").partition(".")[0]
         if not option.startswith("--") or option == "--":
             need = (
-                "give words of vLLM's command line, which begin with --" if argument.startswith("-") else ""
+                "give options of vLLM's command line, which begin with --" if argument.startswith("-") else ""
             )
             check_value(not need, "model.args", argument, need)
             return

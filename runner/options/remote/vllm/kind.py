@@ -68,7 +68,7 @@ class Vllm(KindWithTokenizer):
         """
         model, files = vllm_config(resolved.config.model), resolved.model.files
         environment = find_environment(model)
-        need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
+        need = "vLLM reads folders of safetensors. For this file use model=local quantization=gguf"
         check_value(files.path.is_dir(), "model.name", model.name, need, code="unsupported")
         _check_quantization(resolved, environment)
         if resolved.config.task.uses_chat_template:
@@ -110,11 +110,11 @@ def _check_quantization(resolved: ResolvedJob, environment: VllmEnvironment) -> 
     model, files = vllm_config(resolved.config.model), resolved.model.files
     word = model.vllm_quantization(resolved.config.quantization)
     key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
-    is_stored = f"model.name={model.name} is quantized already ({files.stored_format}): use {key}={without}"
+    is_stored = f"model.name={model.name} is already quantized ({files.stored_format}). Use {key}={without}"
     check_value(word is None or files.stored_format is None, key, word, is_stored, code="conflict")
     need = (
-        f"{environment.label} has {', '.join(environment.quantizations)}; "
-        f"the choices of the group are {', '.join(WORDS)}"
+        f"{environment.label} supports {', '.join(environment.quantizations)}; the choices of "
+        f"the config group are {', '.join(WORDS)}"
     )
     check_value(
         word is None or not environment.quantizations or word in environment.quantizations,
@@ -176,9 +176,11 @@ def _check_memory(model: VllmConfig, needed_mib: float, available_mib: float, de
     if model.check_memory and needed_mib > available_mib:
         needs, there = format_value_and_limit(needed_mib, available_mib, fixed_decimals_formatter(0))
         raise ConfigError(
-            f"vLLM needs {needs} MiB, and {there} MiB of "
-            f"{device} are there: use a larger model.tensor_parallel, quantization=fp8 or a smaller "
-            "model (on a CPU a smaller model.memory_share), or model.check_memory=false to try it anyway",
+            (
+                f"vLLM needs {needs} MiB, but only {there} MiB of {device} are available. Use a "
+                "larger model.tensor_parallel, quantization=fp8 or a smaller model (on a CPU "
+                "also a smaller model.memory_share), or try anyway with model.check_memory=false"
+            ),
             key="model.name",
             value=model.name,
             code="too_large",

@@ -84,4 +84,4 @@ class VllmServer(StartedServer):
     def memory_advice(self) -> str:
         """Return advice on settings that need less memory."""
         cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
-        return f"Use a smaller model.max_positions, another {cpu}, or free some"
+        return f"Use a smaller model.max_positions, another {cpu}, or free memory"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from runner_engine.settings.sampling import PARAMETERS
 
 LEFT_OUT = "left out: the server's generation group decides"
-MODEL, MESSAGES = ("the name in /v1/models; left out: the model that is served", "the conversation so far")
+MODEL, MESSAGES = ("model name as listed in /v1/models; default: the served model", "the conversation so far")
 NEW_TOKENS = f"maximum of new tokens; {LEFT_OUT}"
 SUMMARIES = {
-    "/v1/chat/completions": "Answer a conversation, as OpenAI does",
-    "/v1/completions": "Complete or score a text or token ids, as OpenAI does",
+    "/v1/chat/completions": "Create a chat completion (OpenAI-compatible)",
+    "/v1/completions": "Complete or score a text or token ids (OpenAI-compatible)",
     "/generate": "Complete a text",
-    "/tokenize": "The tokens of a text or of a conversation, as vLLM returns them",
-    "/v1/models": "The model that is served, and its adapters",
-    "/health": "200 while the server takes requests, 503 while it stops",
-    "/metrics": "Counts and times as text for Prometheus",
+    "/tokenize": "Tokenize a text or a conversation (same response as vLLM)",
+    "/v1/models": "List the served model and its adapters",
+    "/health": "200 while the server accepts requests, 503 during shutdown",
+    "/metrics": "Counters and times in the Prometheus text format",
     "/docs": "This page",
     "/openapi.json": "This page for machines",
     "/": "A page to chat on",
@@ -22,30 +22,30 @@ SUMMARIES = {
 ANSWER = "the answer; with stream=true, server-sent events"
 ANSWERS = {"/tokenize": "the tokens and their text"}
 STATUSES = {
-    400: "the request cannot be served: the error names the parameter and the reason",
-    401: "the key is missing or wrong",
+    400: "the request is invalid: the error names the parameter and the reason",
+    401: "the API key is missing or wrong",
     404: "this server has another model",
-    413: "the body has more than {task.max_body_kib} KiB (task.max_body_kib)",
-    429: "{task.max_open} completions are under way or waiting (task.max_open): try again after Retry-After",
+    413: "the request body exceeds {task.max_body_kib} KiB (task.max_body_kib)",
+    429: "{task.max_open} completions are running or waiting (task.max_open): try again after Retry-After",
     503: "the server is being stopped",
-    504: "the answer was not complete after {task.timeout_s:g} s (task.timeout_s)",
+    504: "the answer was incomplete after {task.timeout_s:g} s (task.timeout_s)",
 }
 NO_EFFECT, NOT_READ = "accepted only if it has no effect", "not read"
 _SAMPLING = {
     **{name: f"{one.help}; {LEFT_OUT}" for name, one in PARAMETERS.items()},
-    "seed": "the same request with the same seed has the same answer",
-    "stop": "the answer ends before the first of these texts",
-    "ignore_eos": "continue to the limit, also after the model's end token",
+    "seed": "equal requests with equal seeds get equal answers",
+    "stop": "the answer ends before the first of these strings",
+    "ignore_eos": "generate up to the limit and ignore the end-of-sequence token",
 }
 _OPENAI = _SAMPLING | {
     "model": MODEL,
     "n": "completions of each prompt",
-    "stream": "return text as it is generated, as server-sent events",
-    "stream_options": "include_usage: return the token counts in a last event",
-    "stream_interval": "so many tokens in each event of a stream, but for the first and the last one",
+    "stream": "stream the text as server-sent events while it is generated",
+    "stream_options": "include_usage: the last event of the stream has the token counts",
+    "stream_interval": "number of tokens in each event of a stream, except the first and last",
     "max_tokens": NEW_TOKENS,
     "thinking_token_budget": (
-        f"most tokens of thinking; the maximum of new tokens then counts the answer alone; {LEFT_OUT}"
+        f"limit of thinking tokens; the limit of new tokens then applies to the answer alone; {LEFT_OUT}"
     ),
     "logprobs": "log-probabilities of the tokens",
 }
@@ -54,20 +54,21 @@ MEANINGS: dict[str, dict[str, str]] = {  # by schema and parameter
     | {
         "messages": MESSAGES,
         "max_completion_tokens": NEW_TOKENS,
-        "top_logprobs": "number of alternatives for each token; needs logprobs=true",
+        "top_logprobs": "number of alternatives per token; needs logprobs=true",
         "tools": "functions that the model may call",
         "tool_choice": (
-            "auto: the model decides; none: no function is offered; required: it calls some; "
-            "a function: it calls this one"
+            "auto: the model decides; none: no function call; required: the model calls at "
+            "least one function; a function: the model calls this function"
         ),
-        "response_format": "json_object: an object of JSON; json_schema: JSON of this schema",
+        "response_format": "json_object: a JSON object; json_schema: JSON that matches this schema",
         "parallel_tool_calls": "false: one call at most",
     },
     "TextBody": _OPENAI
     | {
         "prompt": "a text, token ids, or a list of either",
         "echo": (
-            "the answer begins with the prompt; with max_tokens=0 the prompt is scored, and nothing is generated"
+            "include the prompt in the answer; with max_tokens=0 the prompt is scored and "
+            "nothing is generated"
         ),
     },
     "GenerateBody": _SAMPLING | {"prompt": "a text", "max_new_tokens": NEW_TOKENS},
@@ -76,20 +77,21 @@ MEANINGS: dict[str, dict[str, str]] = {  # by schema and parameter
         "prompt": "a text",
         "messages": MESSAGES,
         "add_special_tokens": (
-            "false: without those that the tokenizer puts before a prompt; a chat keeps its template's"
+            "false: omit the special tokens that the tokenizer adds before a prompt; chat "
+            "templates are unaffected"
         ),
     },
     "ChatMessage": {
-        "reasoning_content": "what the assistant thought before; the chat template decides its use",
+        "reasoning_content": "the assistant's earlier thinking; the chat template decides how to use it",
         "reasoning": "another name of reasoning_content",
         "tool_calls": "what the assistant called",
-        "tool_call_id": "the call whose result this message is: role tool",
-        "name": "of the called function: role tool",
+        "tool_call_id": "id of the tool call that produced this message (role tool)",
+        "name": "name of the called function (role tool)",
     },
     "Function": {
-        "parameters": "a JSON schema; left out: no parameters",
-        "strict": "true: the arguments are always as the schema says",
+        "parameters": "a JSON schema; default: no parameters",
+        "strict": "true: the arguments always match the schema",
     },
     "JsonSchema": {"schema": "a JSON schema"},
 }
-OTHER_PROPERTIES = {"ChatMessage": "not read: it must be empty"}
+OTHER_PROPERTIES = {"ChatMessage": "not used: must be empty"}

@@ -21,7 +21,7 @@ def _metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -
         (
             "runner_clients_left_total",
             "counter",
-            "clients that left before their answer was complete",
+            "clients that disconnected before their answer was complete",
             counters.left,
         ),
         ("runner_broken_total", "counter", "streams that ended in an error", counters.broken),
@@ -30,20 +30,20 @@ def _metric_lines(counters: ServerCounters, stats: EngineStats, num_open: int) -
         (
             "runner_shared_tokens_total",
             "counter",
-            "prompt tokens that were not computed again",
+            "prompt tokens reused from shared prefixes",
             stats.shared_tokens,
         ),
         ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
         ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
         ("runner_open", "gauge", "completions under way or waiting", num_open),
-        ("runner_queue", "gauge", "rows that wait for a slot", stats.rows_waiting),
+        ("runner_queue", "gauge", "sequences that wait to enter the batch", stats.rows_waiting),
         ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
         ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
         ("runner_kept_tokens", "gauge", "tokens in the prompt cache", stats.kept_tokens),
         (
             "runner_tokens_per_second",
             "gauge",
-            f"new tokens over the last {SPEED_S:g} s",
+            f"new tokens per second over the last {SPEED_S:g} s",
             round(counters.tok_per_s, 3),
         ),
     )

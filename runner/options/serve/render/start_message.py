@@ -12,6 +12,6 @@ def format_start_message(
     the clients' API key.
     """
     address = f"[{host}]" if ":" in host else host
-    with_key = f", with the key in {key_variable}" if key_variable else ""
+    with_key = f"; clients need the key in {key_variable}" if key_variable else ""
     with_adapters = f" with {', '.join(adapters)}" if adapters else ""
-    return f"serving {name}{with_adapters} at http://{address}:{port}{with_key} (Ctrl-C ends it)"
+    return f"serving {name}{with_adapters} at http://{address}:{port}{with_key} (Ctrl-C stops the server)"

@@ -180,4 +180,4 @@ def test_a_gguf_file_is_refused(runner: Callable[..., Any], tmp_path: Path) -> N
     file = write(tmp_path / "F32.gguf", model, "F32")
     done = runner("model=local", f"model.name={file}", "task=split", "task.output_dir=parts", "tracking=none")
     assert done.code == 2
-    assert "task=split cuts safetensors and .bin, this is a .gguf file" in done.err
+    assert "task=split reads safetensors and .bin, not .gguf files" in done.err

@@ -127,10 +127,10 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
     [
         (
             {"scale_attn_by_inverse_layer_idx": True},
-            "gpt2 cannot be run in parts: layer 2 would differ as number 0",
+            "gpt2 cannot be run in parts: layer 2 would differ as layer 0",
         ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantized"),
-        ({"model_type": "t5"}, "it has an encoder and a decoder"),
+        ({"model_type": "t5"}, "the model has an encoder and a decoder"),
         ({"model_type": "mamba"}, "mamba cannot be run in parts: its layers keep a state"),
     ],
 )

@@ -223,7 +223,7 @@ def test_a_bin_becomes_the_files_that_safetensors_itself_would_write(
         metadata={"format": "pt"},
     )
     assert (trip.merged / "model.safetensors").read_bytes() == (trip.folder / "own").read_bytes()
-    assert "the .bin is now safetensors" in result.facts["bit_identical"]
+    assert "the .bin file is now safetensors" in result.facts["bit_identical"]
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_o
     refused = runner(*asked, cwd=there)
     assert refused.code == 2
     assert "already done" not in refused.err
-    assert "holds model.safetensors, which is not what this merge writes" in refused.err
+    assert "contains model.safetensors, which this merge does not write" in refused.err
     (there / "whole" / "model.safetensors").unlink()
     assert runner(*asked, cwd=there).code == 0
     assert contents(there / "whole") == contents(sources["one"])

@@ -97,21 +97,21 @@ def test_generate_and_several_answers(runner: Run, tmp_path: Path, model: Path) 
     assert [len(sample.choices) for sample in votes] == [3, 3]
     too_many = runner(*JOB, "generation=sampling", "task.samples=5", *real_keys(model))
     assert too_many.code == 2
-    assert "task.samples=5: llama.cpp draws all answers of a prompt at once" in too_many.err
+    assert "task.samples=5: llama.cpp samples all answers to a prompt at once" in too_many.err
 
 
 @pytest.mark.parametrize(
     ("flag", "how", "named"),
     [
-        ("--rope-freq-scale,0.9", r"computes another model than the runner's engine: \d+ of 128 first choices", ""),
-        ("--chat-template,'{{ messages[0].content }}'", "renders a chat as .*, and the file's template as", "--chat-template,{{"),
+        ("--rope-freq-scale,0.9", r"computes other values than the runner's engine: \d+ of 128 most likely tokens", ""),
+        ("--chat-template,'{{ messages[0].content }}'", "renders a chat as .*, but the file's template as", "--chat-template,{{"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_found_and_named(runner: Run, model: Path, flag: str, how: str, named: str) -> None:
     done = runner(*JOB, "task.limit=2", *real_keys(model, f"model.flags=[{flag}]"))
     assert (done.code, "Traceback" in done.err) == (2, False), done.err
     assert re.search(how, done.err)
-    assert f"It was started with model.flags=[{named or flag}" in done.err
+    assert f"These options may be the cause: model.flags=[{named or flag}" in done.err
 
 
 def test_keys_in_four_bits_are_refused_where_they_break_the_model(
@@ -122,7 +122,7 @@ def test_keys_in_four_bits_are_refused_where_they_break_the_model(
     done = runner(*job, *real_keys(broken, "model.kv_keys=q4_0"))
     assert done.code == 2, done.err
     assert "computes another model than the runner's engine" in done.err
-    assert "It was started with model.kv_keys=q4_0: leave that out" in done.err
+    assert "These options may be the cause: model.kv_keys=q4_0. Omit that" in done.err
     run_in(runner, tmp_path / "plain", *job, *real_keys(broken))
     run_in(runner, tmp_path / "sound", *job, *real_keys(model, "model.kv_keys=q4_0"))
 
@@ -134,7 +134,7 @@ def test_a_file_that_both_read_as_other_tokens_is_refused(runner: Run, tmp_path:
     file.write_bytes(file.read_bytes().replace(name, b"tokenizer.ggml.odd", 1))
     done = runner(*JOB, "task.limit=2", *real_keys(file))
     assert done.code == 2, done.err
-    assert re.search(r"reads .* as \d+ tokens \(from number \d+ on .* and the runner's engine as", done.err)  # fmt: skip
+    assert re.search(r"tokenizes .* as \d+ tokens \(from number \d+ on .* but the runner's engine as", done.err)  # fmt: skip
     assert "The file has no tokenizer.ggml.pre" in done.err
 
 

@@ -173,28 +173,28 @@ def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("rope=rope_2d",), "rope=rope_2d: llama.cpp reads the file as it is: use rope=native"),
+        (("rope=rope_2d",), "rope=rope_2d: llama.cpp reads the file in its stored format: use rope=native"),
         (("lora=embedded",), "llama.cpp has no PEFT adapters"),
-        (("quantization=nf4",), "llama.cpp reads the file as it is: use quantization=none"),
+        (("quantization=nf4",), "llama.cpp reads the file in its stored format: use quantization=none"),
         (("generation.kv_cache=int8",), "llama.cpp keeps keys and values itself"),
-        (("generation.frequency_penalty=0.5",), "llama.cpp counts the prompt's tokens, too"),
-        (("generation.batch_size=9",), "model.parallel=4 allows no more at once"),
+        (("generation.frequency_penalty=0.5",), "llama.cpp also penalizes the prompt's tokens"),
+        (("generation.batch_size=9",), "model.parallel=4 is the limit of concurrent requests"),
         (("task=memory",), "memory on this machine, which this engine does not offer"),
         (("task=likelihood", "task.keep_top_k=4"), "log-probabilities of the tokens that are named, which this engine does"),
         (("task=tools",), "functions in the chat template, which this engine does not offer"),
         (("model.kv_keys=q3_0",), "model.kv_keys"),
-        (("model.kv_values=q4_0", "model.flash_attention=off"), "llama.cpp refuses the two together"),
-        (("model.draft_tokens=3",), "model.draft_tokens=3: is for a draft"),
+        (("model.kv_values=q4_0", "model.flash_attention=off"), "llama.cpp rejects model.kv_values=q4_0"),
+        (("model.draft_tokens=3",), "model.draft_tokens=3: only a draft model uses this key"),
         (("model.draft=./nowhere.gguf",), "model.draft=./nowhere.gguf: there is no file"),
         (("model.override_tensors=[CPU]",), "model.override_tensors=CPU: give PATTERN=DEVICE"),
         (("model.flags=[--ctx-size,99]",), "model.flags=--ctx-size: model.context says it"),
         (("model.flags=[-ngl,9]",), "model.flags=-ngl: model.gpu_layers says it"),
         (("model.flags=[--temp=1]",), "model.flags=--temp=1: generation says it"),
-        (("model.flags=[--lora,x.gguf]",), "--lora would make the record wrong"),
-        (("model.flags=[--api-key,x]",), "the runner gives it to its own server"),
-        (("model.flags=[--no-such-word]",), "llama.cpp b9235 (abc1234) on the CPU has no such word; it has --alias"),
+        (("model.flags=[--lora,x.gguf]",), "--lora would make the run record wrong"),
+        (("model.flags=[--api-key,x]",), "the runner sets this option of its own server"),
+        (("model.flags=[--no-such-word]",), "llama.cpp b9235 (abc1234) on the CPU has no such option. Its options are --alias"),
         (("model.name=embedded",), "llama.cpp reads .gguf files"),
-        (("model.python=./x",), "model.executable names the program"),
+        (("model.python=./x",), "model.executable already names the program"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
@@ -212,13 +212,13 @@ def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
     ("wish", "code", "message"),
     [
         ("broken", 1, "ended with exit code 1 while it started\n    | llama_model_load: error loading model: tensor 'blk.3"),
-        ("no_memory", 1, "it has not enough memory. Use a smaller model.context"),
+        ("no_memory", 1, "not enough memory. Use a smaller model.context"),
         ("bad_words", 2, "model.flags=[]: llama.cpp b9235 (abc1234) on the CPU rejects its command line\n    | error: inv"),
         ("port_taken", 2, "another program listens there"),
         ("wrong_model", 2, "has loaded another file, /elsewhere/another.gguf, than"),
         ("one_slot", 2, "model.parallel=4: llama.cpp b9235 (abc1234) on the CPU has made 1 instead"),
         ("no_room", 2, "model.context=1024: llama.cpp b9235 (abc1234) on the CPU has room for 8 tokens only"),
-        ("ignores", 2, "ignores parameters of a request: top_k (sent 7, taken 40)"),
+        ("ignores", 2, "ignores request parameters: top_k (sent 7, taken 40)"),
     ],
 )  # fmt: skip
 def test_a_server_that_is_not_what_was_asked_for_is_one_message(
@@ -251,8 +251,8 @@ def test_a_program_that_is_none_is_named(
     monkeypatch.setattr("runner.options.remote.llama_cpp.program.CHECKOUT", tmp_path)
     here = ("tracking=none", *JOB[2:], "model=llama_cpp", f"model.name={model}")
     for keys, message in (
-        (("model.executable=./nowhere",), "model.executable=./nowhere: there is no such program"),
-        (("model.executable=/bin/true",), "this is no llama-server: its --version says true"),
+        (("model.executable=./nowhere",), "model.executable=./nowhere: this program does not exist"),
+        (("model.executable=/bin/true",), "this program is no llama-server: its --version prints true"),
         (("model.python=./nowhere",), "model.python=./nowhere: there is no"),
         ((f"model.python={sys.executable}",), "has no xllamacpp"),
     ):
@@ -261,7 +261,7 @@ def test_a_program_that_is_none_is_named(
         assert message in found.err
     nowhere = runner(*here, PATH="/nowhere")
     assert nowhere.code == 2
-    assert "model=llama_cpp: there is no llama.cpp here: install llama.cpp" in nowhere.err
+    assert "model=llama_cpp: llama.cpp was not found: install llama.cpp" in nowhere.err
 
 
 @pytest.mark.thorough
@@ -310,7 +310,7 @@ def test_a_plan_says_what_it_takes(runner: Run, model: Path, standin: LlamaCppSt
     assert "memory: 6 MiB of weights, and 8 MiB of keys and values" in done.out
     keys = ("model.context=900000000", "model.parallel=9")
     done = runner("-m", *JOB, *llama_cpp_keys(standin, model, *keys), "plan=true")
-    assert "MiB of main memory are there: use a smaller model.context" in done.out
+    assert "MiB of main memory are available. Lower model.context" in done.out
     assert not standin.started
 
 
@@ -323,7 +323,7 @@ def test_a_server_that_crashes_amid_a_grid_fails_one_job_and_loses_nothing(
     crashed = runner(*grid, "seed=0,1")
     assert crashed.code == 1
     said = crashed.out + crashed.err
-    assert "was killed by SIGABRT. Completed answers are kept" in said or "exit code 134" in said
+    assert "was killed by SIGABRT. Completed answers are saved" in said or "exit code 134" in said
     assert "ggml_abort: error: the wheels came off" in said
     kept = samples(tmp_path)
     assert len(kept) == 12, "six of each job"

@@ -45,10 +45,13 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     ("keys", "message"),
     [
         (("rope=rope_2d",), "rope=rope_2d: vLLM has no second coordinate for a token"),
-        (("lora=embedded_pth",), "lora=pth: vLLM reads PEFT adapters, no .pth"),
-        (("lora=embedded", "lora.merge=true"), "lora.merge=True: vLLM keeps adapters beside the weights"),
+        (("lora=embedded_pth",), "lora=pth: vLLM reads PEFT adapters, not .pth files"),
+        (("lora=embedded", "lora.merge=true"), "lora.merge=True: vLLM does not merge adapters"),
         (("quantization=nf4", "quantization.skip=[layers.0]"), "vLLM quantizes all layers alike"),
-        (("quantization=nf4",), "quantization=nf4: vLLM quantizes a plain checkpoint with none or fp8"),
+        (
+            ("quantization=nf4",),
+            "quantization=nf4: vLLM quantizes an unquantized checkpoint with none or fp8",
+        ),
         (
             ("quantization=fp8", "model.quantization=mxfp8"),
             "model.quantization=mxfp8: quantization=fp8 says it, too",
@@ -66,9 +69,9 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
         (("model.args=[--quant,fp8]",), "model.args=--quant: quantization says it"),
         (("model.args=[-tp,2]",), "model.args=-tp: model.tensor_parallel says it"),
         (("model.args=[--no_enable_lora]",), "model.args=--no_enable_lora: lora says it"),
-        (("model.args=['--hf-overrides.rope_theta',1]",), "would make the record wrong"),
-        (("model.args=[--load-format,dummy]",), "would make the record wrong"),
-        (("model.args=[--api-key,x]",), "the runner gives it to its own server"),
+        (("model.args=['--hf-overrides.rope_theta',1]",), "would make the run record wrong"),
+        (("model.args=[--load-format,dummy]",), "would make the run record wrong"),
+        (("model.args=[--api-key,x]",), "the runner sets this option of its own server"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused_before_anything_starts(
@@ -107,7 +110,7 @@ def test_words_that_only_look_like_others_pass(runner: Run, tmp_path: Path) -> N
             1,
             "ended with exit code 1 while it started\n    | ValueError: the wheels came off\n    log: ",
         ),
-        ("no_memory", 1, "it has not enough memory. Use a smaller model.max_positions"),
+        ("no_memory", 1, "not enough memory. Use a smaller model.max_positions"),
         (
             "bad_words",
             2,
@@ -162,4 +165,4 @@ def test_a_plan_says_what_vllm_takes(runner: Run, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "memory: 12 MiB of weights, and 4,096 MiB of main memory for keys and values" in done.out
     done = runner("-m", *JOB, *vllm_keys(VllmStandIn(tmp_path / "env2"), "model.memory_share=1"), "plan=true")
-    assert "MiB of main memory are there: use a larger" in done.out
+    assert "MiB of main memory are available. Use a larger" in done.out

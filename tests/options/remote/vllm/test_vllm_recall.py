@@ -49,7 +49,7 @@ def test_longer_texts_than_it_takes_are_refused_without_a_scaling(
     done = runner(*RECALL, "task.lengths=[2k]", *vllm_keys(standin, *more))
     assert done.code == 2
     assert (
-        f"task.lengths=2048: with rope=native the model has room for {room} tokens: give no more\n"
+        f"task.lengths=2048: with rope=native the model's limit is {room} tokens. Lower this value\n"
         in done.err
     )
     assert not standin.started

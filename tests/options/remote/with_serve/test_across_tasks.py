@@ -25,7 +25,7 @@ def test_one_line_per_profile(runner: Callable[..., Any], tmp_path: Path) -> Non
     small = ("task.limit=2", "generation.max_new_tokens=4")
     local = runner("profile=high_performance", *small)
     assert local.code == 0
-    assert "profile=high_performance expects a GPU, and this runs on the CPU" in local.out
+    assert "profile=high_performance expects a GPU, but this job runs on the CPU" in local.out
     with serving(tmp_path / "server", "model=stub", "tracking=none") as server:
         arguments = ["profile=teacher_only", f"model.base_url={server.url}/v1", "model.name=stub", *small]
         command = [sys.executable, "-c", ENTRY_THAT_REPORTS_TORCH, *arguments]

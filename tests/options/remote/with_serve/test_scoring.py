@@ -75,13 +75,13 @@ def test_a_reference_needs_more_than_our_own_server_tells(make_config: Make, ser
     words = "model=auto model.name=embedded model.dtype=float32 model.device=cpu"
     run(make_config(model=HERE, task=LikelihoodConfig(limit=2, keep_top_k=64)))
     for keys, message in (
-        ({"keep_top_k": 8}, "a reference keeps tokens that are drawn from whole distributions"),
-        ({"reference": words}, "tells no log-probabilities of tokens that are named"),
+        ({"keep_top_k": 8}, "a reference needs tokens sampled from whole distributions"),
+        ({"reference": words}, "returns no log-probabilities of given tokens"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(make_config(model=api, task=LikelihoodConfig(limit=2, **keys)))
 
 
 def test_a_wrong_name_is_named(make_config: Make, served: str) -> None:
-    with pytest.raises(ConfigError, match=r"this server has no model 'other'"):
+    with pytest.raises(ConfigError, match=r"model 'other' not found"):
         run(make_config(model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)))

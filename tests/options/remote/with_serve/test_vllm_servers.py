@@ -90,7 +90,7 @@ def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: 
     out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1, err
     assert "vLLM 0.32.0 on the CPU was killed by SIGKILL" in out + err
-    assert "Completed answers are kept: run the same command to resume" in out + err
+    assert "Completed answers are saved. Run the same command to resume" in out + err
     kept = samples(tmp_path)
     assert 12 + 2 <= len(kept) < 24, "the second job got a new server"
     assert len(standin.started) == 2
@@ -145,6 +145,8 @@ def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     monkeypatch.setattr("runner.options.remote.started.engine.wrong", {})
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
-    assert "computes another model than transformers" in done.err
-    assert re.search(r"A token's mean is -1\.0000 by vLLM and -\d\.\d+ by transformers in float32", done.err)
+    assert "computes other values than transformers" in done.err
+    assert re.search(
+        r"The mean per token is -1\.0000 with vLLM and -\d\.\d+ with transformers in float32", done.err
+    )
     assert not any(map(is_alive, servers(standin)))

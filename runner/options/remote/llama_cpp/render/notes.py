@@ -12,40 +12,36 @@ def describe_logprob_gap(num_same: int, num_positions: int, mean: float, max_gap
     differ.
     """
     return (
-        f"{num_same} of {num_positions} first choices are equal, and "
-        f"log-probabilities differ by {mean:.2g} nats for a token "
+        f"{num_same} of {num_positions} most likely tokens are equal, and "
+        f"log-probabilities differ by {mean:.2g} nats per token "
         f"on average, {max_gap:.2g} at most"
     )
 
 
 def _describe_memory(weights_mib: float, kv_mib: float | None, places: str) -> str:
-    of_kv = (
-        "what keys and values take is not known"
-        if kv_mib is None
-        else f"{kv_mib:,.0f} MiB of keys and values"
-    )
+    of_kv = "a KV cache of unknown size" if kv_mib is None else f"{kv_mib:,.0f} MiB of KV cache"
     sized = f"memory: {weights_mib:,.0f} MiB of weights, and {of_kv}"
-    return f"{sized}; llama.cpp divides them over {places} and main memory" if places else sized
+    return f"{sized}; llama.cpp distributes them over {places} and main memory" if places else sized
 
 
 def _describe_same_tokens(texts: int, chats: int) -> str:
-    rendered = f"{chats} chats are rendered alike" if chats else "no chat was rendered"
-    return f"{texts} texts have the same tokens, and {rendered}"
+    rendered = f"{chats} chats are rendered identically" if chats else "no chat was rendered"
+    return f"{texts} test texts have the same tokens, and {rendered}"
 
 
 def _describe_same_model(same: int, places: int, mean: float, most: float, limit: float, tokens: str) -> str:
     gap = describe_logprob_gap(same, places, mean, most)
-    return f"with the runner's engine: {gap} ({limit:.2g} on average is what rounding may make); {tokens}"
+    return f"with the runner's engine: {gap} (rounding explains up to {limit:.2g} on average); {tokens}"
 
 
 NOTES: Mapping[str, Template] = {
-    "beyond_trained": "model.context={context}: the model was made for {trained}",
+    "beyond_trained": "model.context={context}: the model was trained for {trained}",
     "memory": _describe_memory,
     "rows_alone": "on: one request at a time, no prompt cache",
-    "prompts_cached": "off: earlier prompts may change an answer's last bits (model.prompt_cache=false: not)",
-    "rows_together": "off: other requests may change an answer's last bits (model.parallel=1: not)",
+    "prompts_cached": "off: earlier prompts may change the last bits of logits. model.prompt_cache=false prevents this",
+    "rows_together": "off: other requests may change the last bits of logits. model.parallel=1 prevents this",
     "not_compared": "not compared: {reason}",
-    "partly_compared": "not compared but for this: {tokens}. The rest: {reason}",
+    "partly_compared": "only partly compared: {tokens}. Not compared: {reason}",
     "same_tokens": _describe_same_tokens,
     "same_model": _describe_same_model,
 }

@@ -10,9 +10,7 @@ from runner_base.render.notes import Template
 
 def describe_logprob_gap(mean: float, most: float, tokens: int, texts: int) -> str:
     """Return a sentence on how much the log-probabilities of vLLM and transformers differ."""
-    return (
-        f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {tokens:,} tokens of {texts} texts"
-    )
+    return f"{mean:.2g} nats per token on average, {most:.2g} at most, over {tokens:,} tokens of {texts} documents"
 
 
 def _describe_gpu_memory(weights_mib: float, each_mib: float, share_mib: float, gpus: int, here: int) -> str:
@@ -20,25 +18,25 @@ def _describe_gpu_memory(weights_mib: float, each_mib: float, share_mib: float, 
     return (
         f"memory: {weights_mib:,.0f} MiB of weights, {each_mib:,.0f} on "
         f"each of {format_count(gpus, 'GPU')}; vLLM takes "
-        f"{share_mib:,.0f} MiB of each, and what the weights leave is for keys and values{elsewhere}"
+        f"{share_mib:,.0f} MiB of each, and the KV cache gets the rest{elsewhere}"
     )
 
 
 NOTES: Mapping[str, Template] = {
     "memory_of_cpu": (
-        "memory: {weights_mib:,.0f} MiB of weights, and {kv_mib:,.0f} MiB of main memory for keys and values"
+        "memory: {weights_mib:,.0f} MiB of weights, and {kv_mib:,.0f} MiB of main memory for the KV cache"
     ),
     "memory_of_unknown_gpus": (
-        "memory: {weights_mib:,.0f} MiB of weights; what vLLM takes of each GPU is not known: the driver names "
-        "no GPU here"
+        "memory: {weights_mib:,.0f} MiB of weights; vLLM's share of GPU memory is unknown, because the driver "
+        "lists no GPU"
     ),
     "memory_of_gpus": _describe_gpu_memory,
-    "batch_invariant": "on: other requests do not change an answer's bits",
+    "batch_invariant": "on: other requests do not change the bits of logits",
     "not_batch_invariant": "off: not on this hardware",
     "not_compared": "not compared: {reason}",
     "comparison_off": "model.compare=false",
-    "quantized": "the checkpoint is quantized ({stored}), so transformers would compute otherwise",
+    "quantized": "the checkpoint is quantized ({stored}), so transformers would compute other values",
     "no_memory": "transformers would need {needed_mib:,.0f} MiB of main memory",
-    "no_scores": "vLLM's build for CPUs cannot score prompts beside an adapter, so only jobs without an adapter are",
+    "no_scores": "vLLM's CPU build cannot score prompts with an adapter: only jobs without an adapter are compared",
     "same_model": lambda dtype, **gap: f"with transformers in {dtype}: {describe_logprob_gap(**gap)}",
 }
