@@ -11,7 +11,13 @@ from torch import nn
 
 from runner_base.notes import note
 from runner_engine.devices.mapped_files import MappedFiles
-from runner_engine.experts import ExpertFormat, SeparateExperts, detect_expert_format, select_matrix, join_gate_and_up
+from runner_engine.experts import (
+    ExpertFormat,
+    SeparateExperts,
+    detect_expert_format,
+    select_matrix,
+    join_gate_and_up,
+)
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul.backend_selection import MatmulBackend, is_plain_linear, read_forced_matmul_backend
 from runner_engine.matmul.grouped.expert_layer import (
@@ -123,7 +129,9 @@ class _FusedExperts:
     def _apply_gate(self, *inner: torch.Tensor) -> torch.Tensor:
         family: Any = self.module
         result: torch.Tensor = (
-            family._apply_gate(join_gate_and_up(self.form, *inner)) if self.form.has_gate else family.act_fn(*inner)
+            family._apply_gate(join_gate_and_up(self.form, *inner))
+            if self.form.has_gate
+            else family.act_fn(*inner)
         )
         return result
 
