@@ -79,7 +79,7 @@ WRONG_LAYOUTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
     "seen": (lambda: layout(seen=ints(1, 33, 3)), "token 1 attends to more positions than its KV slot has"),
     "step without a place": (
         lambda: layout(seen=ints(1, 2, 0), is_step=True),
-        "token 2 sees more .* or too few",
+        "token 2 attends to more .* or to too few",
     ),
 }
 WRONG_PARTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
@@ -312,7 +312,7 @@ def test_heads_of_another_shape() -> None:
         heads = replace(HEADS, **changed)
         of = PassLayout(heads, KERNELS, create_kv_store(heads, KERNELS, [PLACES]), ints(0), ints(0), ints(1))
         queries, keys = torch.randn(2 * heads.group, 1, heads.dim), torch.randn(2, 1, heads.dim)
-        with pytest.raises(IndexError, match="heads need"):
+        with pytest.raises(IndexError, match="each KV head needs 1 to"):
             of.attend(0, queries, keys, keys, 1 / math.sqrt(heads.dim))
 
 
