@@ -51,7 +51,7 @@ def read_cache_file(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        log.info("%s is damaged, so what it held is found out again: %s", file, error)
+        log.info("%s is damaged and will be recomputed: %s", file, error)
         return {}
 
 
@@ -62,7 +62,7 @@ def write_cache_file(file: Path, values: dict[str, Any]) -> bool:
         # as it will be read: JSON's keys are texts, whose order the checksum depends on
         replace_text(file, to_signed_json(json.loads(json.dumps(values))))
     except OSError as error:
-        log.info("%s cannot be written, and its content will be found out again: %s", file, error)
+        log.info("%s cannot be written, so its content will be recomputed each time: %s", file, error)
         return False
     if is_new:
         remove_unused_files()

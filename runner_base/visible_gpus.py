@@ -196,7 +196,7 @@ def _list_nvml_gpus() -> list[PhysicalGpu]:
                 for number in range(library.nvmlDeviceGetCount())
             ]
         except library.NVMLError as error:
-            log.info("NVML does not describe the GPUs: %s", error)
+            log.info("NVML cannot describe the GPUs: %s", error)
             return []
 
 
@@ -227,7 +227,7 @@ def _read_nvml_free_mib(gpus: Sequence[Gpu]) -> list[float]:
             handles = [library.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in gpus]
             return [library.nvmlDeviceGetMemoryInfo(handle).free / MIB for handle in handles]
         except library.NVMLError as error:
-            log.info("NVML does not tell the free memory: %s", error)
+            log.info("NVML does not report free GPU memory: %s", error)
             return []
 
 
@@ -305,9 +305,9 @@ def _query_torch_gpus() -> list[Any] | None:
             found: list[Any] = json.loads(printed)
         except subprocess.TimeoutExpired as error:
             process.kill()
-            log.info("torch does not say which GPUs there are: %s", error)
+            log.info("torch cannot list the GPUs: %s", error)
             return None
         except ValueError:  # it has printed no list: it has failed
-            log.info("torch does not say which GPUs there are: %s", errors.decode(errors="replace"))
+            log.info("torch cannot list the GPUs: %s", errors.decode(errors="replace"))
             return None
     return found

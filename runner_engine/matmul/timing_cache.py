@@ -110,7 +110,7 @@ def _read_timings(file: Path) -> dict[str, Seconds]:
             for key, seconds in read_cache_file(file).get("seconds", {}).items()
         }
     except (ValueError, TypeError, AttributeError) as error:
-        log.info("%s is damaged, so products are measured again: %s", file, error)
+        log.info("%s is damaged, so matmul timings are measured again: %s", file, error)
         return {}
 
 

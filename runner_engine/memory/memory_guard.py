@@ -67,7 +67,7 @@ class MemoryGuard:
             if spare * machine.MIB < pass_bytes(
                 self._config_values, self._itemsize, num_sequences, num_sequences
             ):
-                raise MemoryError(f"{self.free_mib:.0f} MiB of main memory are left")
+                raise MemoryError(f"only {self.free_mib:.0f} MiB of main memory are free")
 
     def max_prefill_tokens(self) -> int:
         """Return how many prompt tokens one pass may read."""

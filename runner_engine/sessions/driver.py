@@ -141,7 +141,7 @@ class Driver:
         except Exception as error:
             session.check()
             log.exception(
-                "a step of the engine failed: its requests are ended, and it continues with new ones"
+                "an engine step failed: its requests end with an error, and the engine accepts new ones"
             )
             with self._replacing:  # so that who is told can submit to the next session at once
                 session.close()

@@ -218,4 +218,4 @@ def notify_listener(listener: Listener, event: Event | Exception) -> None:
     try:
         listener(event)
     except Exception:
-        log.exception("the listener of request %s has failed: the others continue", getattr(event, "id", ""))
+        log.exception("the listener of request %s failed. Other requests continue", getattr(event, "id", ""))

@@ -49,8 +49,10 @@ def test_each_value_has_its_source(make_config: Make, published: Callable[..., L
         512,
     )
     assert resolved.notes == (
-        "generation=model: temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as given; "
-        "max_new_tokens 512, the usual length here, as the file does not name one",
+        (
+            "generation=model: temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as "
+            "given; max_new_tokens 512, the runner's default length; the file does not set one"
+        ),
     )
     assert generation.describe({}) == (
         "temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as given"

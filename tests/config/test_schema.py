@@ -228,7 +228,12 @@ INT8_KV = GenerationConfig(kv_cache="int8")
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [(LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested")],
+    [
+        (
+            LocalModelConfig(name="x", attention=Attention.sdpa),
+            ("model.attention=sdpa does not support continuous batching"),
+        )
+    ],
 )
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, why: str) -> None:
     with raises(ConfigError, "unsupported", "generation.kv_cache"):

@@ -321,7 +321,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
     session.submit(Request(1, tuple([5] * 600), n=2))
     done = completions(drain(session))
     assert [done[1, choice].error for choice in range(2)] == [
-        "the prompt has 600 tokens, the model has room for 512: rope.beyond_trained=true reads on"
+        "the prompt has 600 tokens, but the model has room for 512: rope.beyond_trained=true reads on"
     ] * 2
     session.close()
     assert session.step() == []

@@ -117,7 +117,10 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
     done, _, _ = answers_of(damaged, generation, attention, ignore_eos=True)
     reasons = [done[n].answer.finish_reason for n in range(3)]
     assert reasons == [FinishReason.length, FinishReason.error, FinishReason.length]
-    assert "not numbers (NaN)" in str(done[1].error)
+    assert (
+        "the model's logits are NaN. Its weights are damaged or overflow in this dtype. Try another model.dtype"
+        in str(done[1].error)
+    )
     assert done[1].answer.token_ids == []
 
 
@@ -128,7 +131,10 @@ def test_a_score_that_is_no_number_is_an_error(damaged: Path, attention: Attenti
     done, _, _ = answers_of(damaged, greedy, attention, continuation=" and so on")
     reasons = [done[n].answer.finish_reason for n in range(3)]
     assert reasons == [FinishReason.stop, FinishReason.error, FinishReason.stop]
-    assert "not numbers (NaN)" in str(done[1].error)
+    assert (
+        "the model's logits are NaN. Its weights are damaged or overflow in this dtype. Try another model.dtype"
+        in str(done[1].error)
+    )
 
 
 def test_no_new_tokens_are_not_the_usual_number_of_them() -> None:

@@ -11,7 +11,7 @@ from runner_engine import EngineReport, EngineStats
 from runner_engine.sessions import SequenceShortage
 
 SLIDES = note("attention_slides", over=64, requested=80)
-TEXT = "its attention slides over 64 tokens, and 80 were requested"
+TEXT = "its attention window is 64 tokens, and 80 were requested"
 
 
 def measured() -> EngineMeasurements:

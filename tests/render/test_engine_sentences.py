@@ -24,33 +24,34 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
 @pytest.mark.parametrize(
     ("said", "text"),
     [
-        (TILES, "tiles from 8 rows, AVX2 below"),
-        (note("order_of_tiles", by="by ", vectors="AVX2"), "in the order of tiles, by AVX2"),
+        (TILES, "AMX tiles from 8 activations, AVX2 below"),
+        (note("order_of_tiles", by="by ", vectors="AVX2"), "order of AMX tiles, by AVX2"),
         (
             note("way_with_reasons", way=TILES, reasons=(note("way_forced", variable="X"), text_note("Y=amx"))),
-            "tiles from 8 rows, AVX2 below (by X; Y=amx)",
+            "AMX tiles from 8 activations, AVX2 below (by X; Y=amx)",
         ),
         (
             note("way_with_reasons", way=note("vnni"), reasons=(note("way_unmeasured"),)),
-            "VNNI (not measured, since no folder keeps it)",
+            "VNNI (not timed: no user cache can store timings)",
         ),
-        (FORCED, "RUNNER_PRODUCTS=tiles: heads of 80 numbers are not whole tiles of 32"),
+        (FORCED, "RUNNER_PRODUCTS=tiles: head size 80 is not a multiple of the tile width 32"),
         (
             note("ways_left_out", ways=(LEFT_OUT, OF_ATTENTION)),
-            "tiles left out: products of 43 rows in bytes by 80 x 96 differ from those by vectors; "
-            "tiles left out of attention: attention of 37 tokens to 300 keys is off by 0.25 of the largest number",
+            ("tiles disabled: int8 AMX matmuls of 43 activations with a 80 x 96 matrix differ from the vector "
+                "kernels; tiles disabled for attention: attention of 37 tokens to 300 keys has an error of "
+                "0.25 of the largest value"),
         ),
         (
             note("product_bits_off", rows=33, outputs=80, inputs=576),
-            "its product of 33 rows by 80 x 576 is off by some bits from that of each row alone",
+            "its matmul of 33 activations with a 80 x 576 matrix differs in some bits from single activations",
         ),
         (
             note("attention_bits_off", tokens=37, keys=300),
-            "attention of 37 tokens to 300 keys is off by some bits from that of each token alone",
+            "attention of 37 tokens to 300 keys differs in some bits from attention of single tokens",
         ),
         (
             note("slow_layers", instead=note("multiplied_by_torch", what="Linear"), reason=note("no_kernels")),
-            "Linear is multiplied by torch, which is slower: there are no kernels: they need a C compiler",
+            "torch multiplies Linear, which is slower: the kernels need a C compiler, and none was found",
         ),
         (
             note(
@@ -58,27 +59,27 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
                 instead=note("multiplied_by_library", kind="Linear4bit"),
                 reason=note("blocks_across_rows"),
             ),
-            "Linear4bit is multiplied by its library's own function, which is slower: "
-            "its blocks are not parts of its rows",
+            ("the quantization library multiplies Linear4bit layers, which is slower: its blocks cross the "
+                "rows of the weight matrix"),
         ),
         (
             note("slow_rounding", kind="Int8Linear", reason=note("too_many_inputs", most=65536)),
-            "rows of Int8Linear are rounded by torch, which is slower: it has more than 65,536 inputs",
+            "torch quantizes the activations of Int8Linear, which is slower: it has more than 65,536 inputs",
         ),
         (
             note("slow_experts", reason=note("other_gate_formula")),
-            "the experts are multiplied by the family's own function, which is slower: their gate is computed by "
-            "another formula",
+            ("transformers multiplies the experts, which is slower: the kernels do not support the formula of "
+                "their gate"),
         ),
         (
             note("unstable_rows", layers={"a.down": 0.95, "b.down": 0.91}, more=2, times=255.0),
-            "rows rounded to 8 bits are unstable here: a few numbers are over 255 times as large as most of their row, "
-            "which become 0 (a.down 95%, b.down 91% and 2 more). So log-probabilities change with how passes are "
-            "split; of layers that are quantized here, quantization.skip=[a.down,b.down] leaves these as they are",
+            ("8-bit activations are inaccurate here: outliers over 255 times the typical value round the "
+                "others to 0 (a.down 95%, b.down 91% and 2 more). Log-probabilities vary with batching. If "
+                "these layers are quantized here, exclude them: quantization.skip=[a.down,b.down]"),
         ),
         (
             note("slow_decoding", batching="static batching", reason=SLIDES, also=None),
-            "decoding uses static batching (slower): its attention slides over 64 tokens, and 80 were requested",
+            "decoding uses static batching (slower): its attention window is 64 tokens, and 80 were requested",
         ),
         (
             note(
@@ -87,127 +88,129 @@ OWN = {"own": "llama3", "own_factor": 16.0, "trained": 8192}
                 reason=note("rope_changes", after=110, requested=120),
                 also=note("wrong_with_padding", problem=note("logits_off", off=0.5)),
             ),
-            "decoding uses transformers' generate (slower): its rotary embedding changes after 110 tokens, and 120 "
-            "were requested; and with padding, its logits would be off by 0.5 of their spread",
+            ("decoding uses transformers' generate (slower): its rotary embedding changes after 110 tokens, "
+                "and 120 were requested; and with padding, its logits would have an error of 0.5 of their "
+                "standard deviation"),
         ),
-        (note("prompt_too_long", tokens=66, room=ROOM), "the prompt has 66 tokens, the model has room for 64: "
-         "rope.beyond_trained=true reads on"),
+        (note("prompt_too_long", tokens=66, room=ROOM), ("the prompt has 66 tokens, but the model has room "
+            "for 64: rope.beyond_trained=true reads on")),
         (
             note("grammar_left", reason=note("token_does_not_fit")),
-            "the answer left its grammar: a token does not fit",
+            "the answer violates its grammar: a token is not allowed",
         ),
         (
             note(
                 "memory_short", need="15,100", weight_mib=5290.0, kv_cache_mib=7168.0, activation_mib=98.4,
                 free="15,000 MiB of main memory",
             ),
-            "memory is short: 15,100 MiB are predicted, 5,290 MiB of weights, 7,168 MiB of KV cache, 98 MiB of "
-            "activations, and the rest for libraries and copies; 15,000 MiB of main memory are free: "
-            "a smaller generation.batch_size or generation.max_new_tokens needs less",
+            ("memory may run out: 15,100 MiB needed, 15,000 MiB of main memory free (weights 5,290 MiB, KV "
+                "cache 7,168, activations 98, libraries and copies the rest). Reduce generation.batch_size "
+                "or generation.max_new_tokens"),
         ),
         (
             note("unpacked_while_loading", file="F32.gguf", types="F32 ×21", dtype="float32"),
-            "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32, as large as that is",
+            "F32.gguf (F32 ×21) is dequantized while loading: in memory it takes the full size of float32 weights",
         ),
         (
             note("read_in_python", file="m.gguf", what=note("its_tokenizer_with_files", files="tokenizer.json")),
-            "m.gguf: its tokenizer, with tokenizer.json beside it, is read by transformers in Python, which takes "
-            "seconds for a large vocabulary",
+            ("m.gguf: transformers reads its tokenizer, with tokenizer.json beside it, in Python, which takes "
+                "seconds for a large vocabulary"),
         ),
         (
             note("tensors_under", file="x.bin", keys="module.state_dict", left_out=ALPHA),
-            "x.bin: the tensors are under module.state_dict and are taken from there; left out: a, b, c, d, e …",
+            "x.bin: the tensors are loaded from the key module.state_dict; ignored: a, b, c, d, e …",
         ),
         (
             note("tensors_under", file="x.bin", keys="model", left_out=()),
-            "x.bin: the tensors are under model and are taken from there",
+            "x.bin: the tensors are loaded from the key model",
         ),
         (
             note("tokens_beyond_model", count=2, known=896, tokens="<x> (896), <y> (897)"),
-            "the tokenizer has 2 tokens beyond the 896 that the model knows, rejected in prompts: <x> (896), <y> (897)",
+            ("the tokenizer has 2 tokens more than the model's 896. Prompts that contain them are rejected: "
+                "<x> (896), <y> (897)"),
         ),
         (
             note("other_attention", missing=note("no_cuda_gpu"), used="sdpa"),
-            "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used",
+            "model.attention=flash_attention_2 is unavailable: there is no CUDA GPU. sdpa is used",
         ),
         (
             note("unusual_rope", rope="native", adapter="pth", usual="rope_2d"),
-            "rope=native: most pth adapters were trained with 2D RoPE, the default of the program that wrote them; if "
-            "this one was, use rope=rope_2d",
+            "rope=native: most pth adapters were trained with 2D RoPE. If this one was, use rope=rope_2d",
         ),
         (
             note("layers_left", count=2, layers="a, b"),
-            "2 square layers are not in the adapter and stay as they are: a, b",
+            "2 square layers stay unchanged, because the adapter does not contain them: a, b",
         ),
         (
             note("angles_of_batch", length=64),
-            "rope=dynamic: beyond 64 positions a row's angles depend on the longest row of its batch",
+            "rope=dynamic: beyond 64 positions, a sequence's angles depend on the longest sequence in its batch",
         ),
         (
             note("replaces_own_scaling", rope="yarn", factor=8.0, is_counted_anew=False, **OWN),
-            "rope=yarn, factor 8, takes the place of the model's own llama3, factor 16 of 8,192 positions",
+            "rope=yarn with factor 8 replaces the model's own llama3, factor 16 of 8,192 positions",
         ),
         (
             note("replaces_own_scaling", rope="linear", factor=2.0, is_counted_anew=True, **OWN),
-            "rope=linear, factor 2, takes the place of the model's own llama3, factor 16 of 8,192 positions, and counts "
-            "from the model's longest text, not from its pretraining",
+            ("rope=linear with factor 2 replaces the model's own llama3, factor 16 of 8,192 positions; it "
+                "scales from the model's maximum context length, not its pretraining length"),
         ),
         (
             note(
                 "replaces_own_scaling", rope="yarn", factor=8.0, own="dynamic", own_factor=None, trained=None,
                 is_counted_anew=False,
             ),
-            "rope=yarn, factor 8, takes the place of the model's own dynamic",
+            "rope=yarn with factor 8 replaces the model's own dynamic",
         ),
         (
             note("publisher_samples", file="the .gguf file", settings="temperature 0.6"),
-            "greedy, and the .gguf file samples (temperature 0.6): generation=model draws as it says, and "
-            "generation=greedy,model task.samples=4 compares the two",
+            ("greedy decoding is used, but the .gguf file recommends sampling (temperature 0.6). Sample as "
+                "recommended: generation=model. Compare both: generation=greedy,model task.samples=4"),
         ),
         (
             note("ignored_settings", file="the .gguf file", ignored={"mirostat": 2, "typ_p": 1.0}),
-            "ignored from the .gguf file: mirostat=2, typ_p=1.0",
+            "ignored settings from the .gguf file: mirostat=2, typ_p=1.0",
         ),
         (
             note(
                 "kind_not_read", what="weights", found={"type": "int", "strategy": "block"},
                 reads=note("reads_int_groups"),
             ),
-            "its weights are type=int strategy=block, and the runner reads int by group or channel",
+            "its weights use type=int strategy=block, but the runner supports only integers per group or channel",
         ),
-        (note("has_unread_key", key="sparsity_config"), "it has a sparsity_config, which the runner does not read"),
+        (note("has_unread_key", key="sparsity_config"), ("it sets sparsity_config, which the runner does not "
+            "support")),
         (
             note(
                 "algorithm_not_read", name="NVFP4_SVD", layer="a.b", why=note("narrow_matrices_beside"),
                 known="FP8, NVFP4", mixed="MIXED_PRECISION",
             ),
-            "quant_algo=NVFP4_SVD of a.b is not read: each layer has a product of two narrow matrices beside its codes "
-            "(svdquant_lora_a). Read are FP8, NVFP4, and MIXED_PRECISION of these: use the original checkpoint, with "
-            "quantization=nf4 or int8",
+            ("quant_algo=NVFP4_SVD of a.b is not supported: each layer adds a low-rank matmul to its "
+                "quantized weights (svdquant_lora_a). Supported: FP8, NVFP4, and MIXED_PRECISION of these. "
+                "Instead, use the original checkpoint with quantization=nf4 or int8"),
         ),
         (
             note("setting_not_read", key="version", value="gemv", known="gemm, GEMM"),
-            "version='gemv': the runner reads gemm, GEMM",
+            "version='gemv': the runner supports only gemm, GEMM",
         ),
         (
             note("no_head_tensors", reason=note("no_head"), begin="mtp."),
-            "the model carries no head for several tokens (MTP): no tensors mtp.*",
+            "the checkpoint has no multi-token prediction (MTP) head: no tensors mtp.*",
         ),
         (
             note("draft_guesses", tokens=3, model=None, quantization="nf4", layers=4),
-            "a draft guesses 3 tokens a step: the same model, quantization nf4, its first 4 layers",
+            "a draft model proposes 3 tokens per step: the same model, quantization nf4, its first 4 layers",
         ),
         (
             note("draft_guesses", tokens=3, model="org/small", quantization=None, layers=None),
-            "a draft guesses 3 tokens a step: org/small",
+            "a draft model proposes 3 tokens per step: org/small",
         ),
         (
             note("kv_with", stored=text_note("k8v4"), more=note("scale_of_head")),
-            "k8v4, a float32 scale for each head and place",
+            "k8v4, a float32 scale for each head and position",
         ),
         (
             note("added_in", how=note("merged_first"), dtype="float32"),
-            "merged into the weights, which were then quantized, added in float32",
+            "merged into the weights, then quantized, added in float32",
         ),
     ],
 )  # fmt: skip

@@ -224,7 +224,10 @@ def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     (tmp_path / "p.txt").write_text("one\n" + "x" * 600 + "\nthree\n")
     arguments = ("model=auto", f"model.name={tiny_llama}", "model.device=cpu", "task=generate", "task.prompts=p.txt",
                  "task.format=raw", "generation.max_new_tokens=8", "tracking=none", "print=json")  # fmt: skip
-    stands = "1 of 3 prompts cannot be answered, number 1 first: the prompt has 600 tokens, the model has room for 512"
+    stands = (
+        "1 of 3 prompts cannot be answered, number 1 first: the prompt has 600 tokens, but the model "
+        "has room for 512"
+    )
     first = runner(*arguments)
     assert first.code == 1
     assert stands in first.err

@@ -222,7 +222,10 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
     fits, too_long = samples(record)[0], samples(record)[1]
     assert fits.branches is not None
     assert [len(said.token_ids) for said in fits.branches] == [16, 50], "256 positions in all"
-    assert too_long.error == "the prompt with its longest branch has 256 tokens, the model has room for 256"
+    assert too_long.error == (
+        "the prompt and its longest branch have 256 tokens, but the model has room for "
+        "256. Shorten one of them"
+    )
     assert record.result.metrics["errors"] == 1
     assert completions(record)[1]["completions"] == []
     assert completions(record)[1]["error"] == too_long.error

@@ -258,10 +258,22 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
     heads = replace(HEADS, attention_tile_rows=1)
     places, query = places_of(heads, emulated_tiles, 40), torch.randn(6, 9, 64).bfloat16()
     ask = [
-        (replace(places, sees=49), None, 9, None, "shared keys are not all in their arena"),
-        (replace(places, sees=41, causal=True), None, 9, None, "shared keys are not all in their arena"),
-        (places, torch.tensor([0, 9]), 2, None, "entry 1 of those that see shared keys"),
-        (places, None, 9, torch.full((9,), -1, dtype=torch.int32), "the window of token 0 begins before"),
+        (replace(places, sees=49), None, 9, None, "some shared keys are outside their arena"),
+        (replace(places, sees=41, causal=True), None, 9, None, "some shared keys are outside their arena"),
+        (
+            places,
+            torch.tensor([0, 9]),
+            2,
+            None,
+            ("entry 1 of the tokens that attend to shared keys is not in the forward pass"),
+        ),
+        (
+            places,
+            None,
+            9,
+            torch.full((9,), -1, dtype=torch.int32),
+            ("the attention window of token 0 begins before position 0"),
+        ),
     ]
     for where, chosen, count, first, message in ask:
         with pytest.raises(IndexError, match=message):

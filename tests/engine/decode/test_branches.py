@@ -334,7 +334,7 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
     engine = open_engine(make_spec(model=model, rope=Rope2dConfig()))
     (done,) = contract.complete_requests(engine, [Request(0, "", branches=("one", "two"))])
     assert done.answer.finish_reason is FinishReason.error
-    assert done.error == "the prompt is empty: it has no tokens"
+    assert done.error == "the prompt has no tokens. Give a prompt that is not empty"
 
 
 def test_a_pass_without_coordinates_between_the_steps_is_an_error() -> None:

@@ -238,7 +238,8 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(saved_famil
     assert done[0].error == "the continuation has no tokens, so it cannot be scored"
     assert "the prompt is empty" in str(done[1].error)
     assert done[2].error == (
-        "the prompt and its continuation have 66 tokens, the model has room for 64: rope.beyond_trained=true reads on"
+        "the prompt and its continuation have 66 tokens, but the model has room for 64: "
+        "rope.beyond_trained=true reads on"
     )
     assert done[3].logprobs is not None
     assert len(done[3].logprobs) == 5, "its last token need not go through the model"
@@ -346,7 +347,8 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     (short,) = contract.complete_requests(engine, [replace(asked, score_token_ids=ids[1:])])
     assert (
         short.error
-        == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
+        == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens. "
+        "Give one entry for each token"
     )
     with raises(ConfigError, "bad_value") as raised:
         list(contract.complete_requests(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))

@@ -85,7 +85,10 @@ def answers(engine: Engine, asked: list[Request]) -> dict[tuple[Any, int], Compl
 
 
 def is_nan(done: Completion) -> bool:
-    return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
+    return done.answer.finish_reason is FinishReason.error and (
+        "the model's logits are NaN. Its weights are "
+        "damaged or overflow in this dtype. Try another model.dtype"
+    ) in str(done.error)
 
 
 @pytest.mark.thorough

@@ -238,7 +238,7 @@ def test_beside_other_number_formats(
     # a random head guesses a few of hundreds of tokens right, and with other last bits perhaps none
     assert guessing.stats.draft_tokens > 0
     report = guessing.load()
-    assert report.facts["speculation"] == "the model's own head (MTP) guesses 3 tokens a step"
+    assert report.facts["speculation"] == "the model's own head (MTP) proposes 3 tokens per step"
     assert report.metrics["draft_mib"] > 0
     assert "unused_tensors" not in {note.code for note in report.notes}
 

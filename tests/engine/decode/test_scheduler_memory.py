@@ -204,7 +204,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
         done = {completion.id: completion for completion in contract.complete_requests(engine, requests())}
     assert sorted(done) == sorted(expected)
     assert done[alone].answer.finish_reason is FinishReason.error
-    assert "out of memory with its 1 tokens alone" in str(done[alone].error)
+    assert "this request alone, with 1 tokens, needs more memory than is available" in str(done[alone].error)
     assert all(done[index].answer.token_ids == tokens for index, tokens in expected.items() if index != alone)
 
 

@@ -124,7 +124,7 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
         contract.complete_requests(engine, requests(["x", "longer"])), key=lambda done: done.id
     )
     assert second.answer.finish_reason is FinishReason.error
-    assert second.error == "out of memory with its 6 tokens alone"
+    assert second.error == "this request alone, with 6 tokens, needs more memory than is available"
     assert first.error is None
 
 

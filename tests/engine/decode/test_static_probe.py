@@ -35,8 +35,8 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
         ("zamba2", "stream", ""),  # layers share their attention
         # the layers of this cache cannot select rows
         ("zaya", "static", "LinearAttentionAndFullAttentionLayer"),
-        ("rwkv", "generate, alone", "it does not fill the cache that it is given"),
-        ("openai-gpt", "generate", "it does not fill the cache that it is given"),
+        ("rwkv", "generate, alone", "it does not write to the KV cache that it gets"),
+        ("openai-gpt", "generate", "it does not write to the KV cache that it gets"),
         ("minimax", "generate", "MiniMax uses cache of its own"),
         ("cpmant", "generate", "a cache of its own"),
         ("doge", "static", "its layers add numbers of their own to the scores"),

@@ -134,5 +134,5 @@ def test_a_grammar_that_is_too_long_is_refused_at_once(grammars: GrammarCache) -
 def test_a_grammar_without_any_text_is_refused(grammars: GrammarCache) -> None:
     with pytest.raises(ConfigError) as refused:
         grammars.start(of({"$ref": "#"}))
-    assert "no text fits" in str(refused.value)
+    assert "no text matches its schema" in str(refused.value)
     assert "state" not in str(refused.value)

@@ -63,29 +63,41 @@ def shared(
 
 
 WRONG_LAYOUTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
-    "slot": (lambda: layout(slot=ints(0, 2, 0)), "there is no such slot as that of token 1"),
-    "negative slot": (lambda: layout(slot=ints(-1, 0, 0)), "there is no such slot as that of token 0"),
-    "place": (lambda: layout(place=ints(0, 1, 32)), "the slot of token 2 has no such place"),
-    "negative place": (lambda: layout(place=ints(0, -1, 2)), "the slot of token 1 has no such place"),
-    "seen": (lambda: layout(seen=ints(1, 33, 3)), "token 1 sees more places than its slot has"),
+    "slot": (
+        lambda: layout(slot=ints(0, 2, 0)),
+        "the KV slot of token 1 does not exist, or is not in whole blocks",
+    ),
+    "negative slot": (
+        lambda: layout(slot=ints(-1, 0, 0)),
+        ("the KV slot of token 0 does not exist, or is not in whole blocks"),
+    ),
+    "place": (lambda: layout(place=ints(0, 1, 32)), "the position of token 2 is outside its KV slot"),
+    "negative place": (
+        lambda: layout(place=ints(0, -1, 2)),
+        "the position of token 1 is outside its KV slot",
+    ),
+    "seen": (lambda: layout(seen=ints(1, 33, 3)), "token 1 attends to more positions than its KV slot has"),
     "step without a place": (
         lambda: layout(seen=ints(1, 2, 0), is_step=True),
-        "token 2 sees more .* or too few",
+        "token 2 attends to more .* or to too few",
     ),
 }
 WRONG_PARTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
     "row of a part": (
         lambda: layout(uses=[shared([0, 1], [0, 1, 2])]),
-        "token 2 has no such row in a shared part",
+        "token 2 refers to a sequence that its shared prefix does not have",
     ),
     "chosen token": (
         lambda: layout(uses=[shared([0, 3], [0, -1, 1])]),
-        "entry 1 of those that see shared keys",
+        "entry 1 of the tokens that attend to shared keys is not in the forward pass",
     ),
-    "length of a prefix": (lambda: layout(uses=[shared(None, [0, 1, 2], 17)]), "are not all in their arena"),
+    "length of a prefix": (
+        lambda: layout(uses=[shared(None, [0, 1, 2], 17)]),
+        ("some shared keys are outside their arena"),
+    ),
     "length of a span": (
         lambda: layout(seen=ints(0, 0, 0), spans=[Span(0, 3, 0, 30)]),
-        "are not all in their arena",
+        "some shared keys are outside their arena",
     ),
 }
 
@@ -144,14 +156,14 @@ def test_how_a_layer_is_stored(field: str, number: int, kv_cache: KvCache) -> No
     assert attend(layout_of(heads)).isfinite().all()
     assert fused(layout_of(heads), [0, 1, 2], [0, 1, 2], None).isfinite().all()
     setattr(fused.weights.layers[0].kv, field, number)
-    with pytest.raises(IndexError, match="^fused_forward: layer 0 of the KV cache has a format"):
+    with pytest.raises(IndexError, match="^fused_forward: layer 0 of the KV cache has an invalid format"):
         fused(layout_of(heads), [0, 1, 2], [0, 1, 2], None)
     wrong = replace(heads)
     setattr(wrong.kernel_layers[0], field, number)
-    with pytest.raises(IndexError, match="^store.*: layer 0 of the KV cache has a format"):
+    with pytest.raises(IndexError, match="^store.*: layer 0 of the KV cache has an invalid format"):
         attend(layout_of(wrong))
     step = replace(layout_of(wrong), slot=ints(0), place=ints(0), seen=ints(1), is_step=True)
-    with pytest.raises(IndexError, match="^attend.*: layer 0 of the KV cache has a format"):
+    with pytest.raises(IndexError, match="^attend.*: layer 0 of the KV cache has an invalid format"):
         step.attend(0, torch.randn(4, 1, 16), torch.randn(2, 1, 16), torch.randn(2, 1, 16), 0.25)
 
 
@@ -160,7 +172,7 @@ def test_codes_are_read_as_codes_alone() -> None:
     beside them."""
     heads = replace(HEADS)
     heads.kernel_layers[0].values = KvCode.kv_int8
-    with pytest.raises(IndexError, match="layer 0 of the KV cache has a format"):
+    with pytest.raises(IndexError, match="layer 0 of the KV cache has an invalid format"):
         attend(
             PassLayout(
                 heads,
@@ -174,20 +186,22 @@ def test_codes_are_read_as_codes_alone() -> None:
     for first_plain in (1, 32, -16):
         of = layout()
         of.own.address_table[:, -1] = first_plain
-        with pytest.raises(IndexError, match="there is no such slot as that of token 0"):
+        with pytest.raises(
+            IndexError, match="the KV slot of token 0 does not exist, or is not in whole blocks"
+        ):
             attend(of)
 
 
 @pytest.mark.parametrize(
     ("ids", "positions", "keep", "message"),
     [
-        ([0, VOCABULARY, 1], [0, 1, 2], None, "the embedding has no row for the id of token 1"),
-        ([0, 1, -1], [0, 1, 2], None, "the embedding has no row for the id of token 2"),
-        ([0, 1, 2], [0, 1, POSITIONS], None, "no row for the position of token 2"),
-        ([0, 1, 2], [-1, 1, 2], None, "no row for the position of token 0"),
-        ([0, 1, 2], [0, 1, 2], [2, 3], "entry 1 of the tokens to keep"),
-        ([0, 1, 2], [0, 1, 2], [-1], "entry 0 of the tokens to keep"),
-        ([0, 1, 2], [0, 1, 2], [], "no logits are wanted"),
+        ([0, VOCABULARY, 1], [0, 1, 2], None, "the ID of token 1 is outside the embedding"),
+        ([0, 1, -1], [0, 1, 2], None, "the ID of token 2 is outside the embedding"),
+        ([0, 1, 2], [0, 1, POSITIONS], None, "the position of token 2 is outside the RoPE table"),
+        ([0, 1, 2], [-1, 1, 2], None, "the position of token 0 is outside the RoPE table"),
+        ([0, 1, 2], [0, 1, 2], [2, 3], "entry 1 of the tokens to keep is not in the forward pass"),
+        ([0, 1, 2], [0, 1, 2], [-1], "entry 0 of the tokens to keep is not in the forward pass"),
+        ([0, 1, 2], [0, 1, 2], [], "the request has no tokens, or asks for no logits"),
     ],
 )
 def test_tokens_that_do_not_exist(
@@ -264,7 +278,7 @@ def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert bool((panels.matmul(rows) == 4096).all())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2**31 - 1)
-    with pytest.raises(MemoryError, match="^product: there is no memory for the rows of a product"):
+    with pytest.raises(MemoryError, match="^product: not enough memory for the activations of a matmul"):
         panels.matmul(rows)
 
 
@@ -298,7 +312,7 @@ def test_heads_of_another_shape() -> None:
         heads = replace(HEADS, **changed)
         of = PassLayout(heads, KERNELS, create_kv_store(heads, KERNELS, [PLACES]), ints(0), ints(0), ints(1))
         queries, keys = torch.randn(2 * heads.group, 1, heads.dim), torch.randn(2, 1, heads.dim)
-        with pytest.raises(IndexError, match="heads need"):
+        with pytest.raises(IndexError, match="each KV head needs 1 to"):
             of.attend(0, queries, keys, keys, 1 / math.sqrt(heads.dim))
 
 
@@ -324,7 +338,10 @@ def test_groups_that_do_not_exist(group: int) -> None:
         assert sorted(group_of.unique().tolist()) == [0, 1, 2, 3]
         group_of[255] = group
         with pytest.raises(
-            IndexError, match="matrix or layer 0 has sizes or a format that this processor cannot"
+            IndexError,
+            match=(
+                "this processor cannot multiply matrix or layer 0: its sizes or its format are not supported"
+            ),
         ):
             groups.matmul(rows)
 

@@ -133,7 +133,7 @@ def test_the_memory_of_keys_and_values_is_that_of_8_bits(
         peaks[kv_cache] = engine.stats.peak_kv_bytes
         facts = engine.load().facts
         assert facts.get("kv_cache") == (
-            "int8, a float32 scale for each head and place" if kv_cache == KvCache.int8 else None
+            "int8, a float32 scale for each head and position" if kv_cache == KvCache.int8 else None
         )
     itemsize = 4 if dtype is Dtype.float32 else 2
     assert peaks[KvCache.int8] / peaks[KvCache.as_model] == (DIM + 4) / (DIM * itemsize)

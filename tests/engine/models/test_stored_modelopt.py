@@ -95,12 +95,13 @@ def test_scales_of_keys_and_values_are_noted_and_not_used(saved: Saved) -> None:
 
 
 REFUSED = [
-    (modelopt.settings("W4A16_AWQ"), r"quant_algo=W4A16_AWQ is not read: its inputs are scaled .*pre_quant_scale.*use the original checkpoint, with quantization=nf4 or int8"),
-    (modelopt.settings("NVFP4_SVD"), r"quant_algo=NVFP4_SVD is not read: .*svdquant_lora_a"),
-    (modelopt.settings("W4A8_MXFP4_FP8"), r"quant_algo=W4A8_MXFP4_FP8 is not read\. Read are FP8, "),
-    (modelopt.settings("MIXED_PRECISION"), r"MIXED_PRECISION without quantized_layers"),
-    (modelopt.settings("MIXED_PRECISION", quantized_layers={"model.layers.0.mlp.up_proj": {"quant_algo": "NVFP4_AWQ"}}), r"quant_algo=NVFP4_AWQ of model\.layers\.0\.mlp\.up_proj is not read"),
-    ({"quant_method": "modelopt"}, r"name no quant_algo"),
+    (modelopt.settings("W4A16_AWQ"), ("quant_algo=W4A16_AWQ is not supported: its inputs are scaled "
+        ".*pre_quant_scale.*use the original checkpoint with quantization=nf4 or int8")),
+    (modelopt.settings("NVFP4_SVD"), r"quant_algo=NVFP4_SVD is not supported: .*svdquant_lora_a"),
+    (modelopt.settings("W4A8_MXFP4_FP8"), r"quant_algo=W4A8_MXFP4_FP8 is not supported\. Supported: FP8, "),
+    (modelopt.settings("MIXED_PRECISION"), r"MIXED_PRECISION needs quantized_layers"),
+    (modelopt.settings("MIXED_PRECISION", quantized_layers={"model.layers.0.mlp.up_proj": {"quant_algo": "NVFP4_AWQ"}}), r"quant_algo=NVFP4_AWQ of model\.layers\.0\.mlp\.up_proj is not supported"),
+    ({"quant_method": "modelopt"}, "its settings set no quant_algo. Instead"),
 ]  # fmt: skip
 
 
@@ -129,7 +130,8 @@ def test_other_choices_are_refused(saved: Saved) -> None:
         (with_one(f"{UP}.weight", lambda one: one[:, 1:]), r"up_proj\.weight: \[64, 31\], and a layer of 64 inputs, 64 outputs has \[64, 32\]"),
         (with_one(f"{UP}.weight_scale", lambda one: one.float()), r"up_proj\.weight_scale: F32, and codes of 4 bits have scales in F8_E4M3"),
         (with_one(f"{UP}.weight_scale", lambda one: one[:, :2]), r"up_proj\.weight_scale: \[64, 2\], .* has \[64, 4\]"),
-        (with_one(f"{UP}.weight_scale_2", lambda one: one * 0), r"weight_scale_2: the scale of the layer is not a finite number above 0"),
+        (with_one(f"{UP}.weight_scale_2", lambda one: one * 0), ("weight_scale_2: the layer's scale is not a "
+            "finite number above 0")),
         (with_one(f"{UP}.weight_scale_2", lambda one: one.repeat(64)), r"weight_scale_2: \[64\], .* has \[\] or \[1\]"),
         (with_one(f"{UP}.weight", lambda one: torch.zeros(64, 64).to(torch.float8_e4m3fn)), r"weight_scale_2: a layer of float8 has no second scale"),
     ],

@@ -185,8 +185,8 @@ def test_what_is_wrong_shows_in_the_logits(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("state_slots", "there is no such slot of a state as that of segment 0"),
-        ("segment_count", "there are no tokens"),
+        ("state_slots", "the state slot of segment 0 does not exist"),
+        ("segment_count", "the request has no tokens, or asks for no logits"),
     ],
 )
 def test_segments_that_do_not_fit_are_refused(

@@ -175,9 +175,9 @@ def test_a_call_beyond_the_slots_or_the_tokens_is_refused(by: str) -> None:
     assert heads is not None
     assert mixer is not None
     projected, states = torch.randn(3, layer.in_proj.out_features), fresh(mixer, 2)
-    with pytest.raises(IndexError, match="no such slot of a state as that of segment 1"):
+    with pytest.raises(IndexError, match="the state slot of segment 1 does not exist"):
         heads(projected, states[0], states[1], Segments.from_counts([0, 2], [1, 2]))
-    with pytest.raises(IndexError, match="segment 1 is not among the tokens of the pass"):
+    with pytest.raises(IndexError, match="segment 1 is not among the tokens of the forward pass"):
         heads(projected, states[0], states[1], Segments.from_counts([0, 1], [1, 3]))
     assert all(bool((state == 0).all()) for state in states)
 

@@ -66,4 +66,4 @@ def test_a_plan_refuses_and_notes_it(
     with raises(ConfigError, "too_large", "rope.factor"):
         KIND.check_job(resolved)
     notes = KIND.check_job(resolve_job(make_config(model=model, rope=RopeYarnConfig(factor=2))))
-    assert "rope=yarn, factor 2, takes the place of the model's own yarn, factor 4 of 16 positions" in notes
+    assert "rope=yarn with factor 2 replaces the model's own yarn, factor 4 of 16 positions" in notes

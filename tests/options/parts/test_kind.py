@@ -215,7 +215,7 @@ def test_bad_rows_do_not_stop_the_others(make_config: Make, parts: Path, tmp_pat
     assert record.status is Status.FAILED
     rows = samples(record)
     assert [one.answer.finish_reason for one in rows] == [FinishReason.error, FinishReason.length]
-    assert rows[0].error == "the prompt has 300 tokens, the model has room for 256"
+    assert rows[0].error == "the prompt has 300 tokens, but the model has room for 256"
 
 
 def test_prompts_are_shown_as_the_model_sees_them_without_its_parts(

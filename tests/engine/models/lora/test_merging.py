@@ -88,7 +88,7 @@ def test_merged_first_is_the_merged_model_quantized(
     assert torch.equal(logits(found), logits(expected))
     assert found.metrics["quantized_modules"] == expected.metrics["quantized_modules"]
     assert found.metrics["weight_mib"] == expected.metrics["weight_mib"]
-    assert "merged into the weights, which were then quantized" in found.facts["lora"]
+    assert "merged into the weights, then quantized" in found.facts["lora"]
     control = load(base, quantization, lora=replace(lora, path=str(lacking)))
     assert not torch.equal(logits(control), logits(expected)), "one layer left out is seen"
 
@@ -107,7 +107,7 @@ def test_quantized_first_is_near_the_adapter_beside_the_weights(
     away, away_without, away_lacking = ((logits(found) - it).norm() for it in (beside, without, of_lacking))
     assert 0 < away < 0.7 * away_without, "it is merged, and quantized again"
     assert away < away_lacking
-    assert "unpacked and quantized again" in found.facts["lora"]
+    assert "merged into the dequantized weights, then quantized again" in found.facts["lora"]
 
 
 def test_quantized_first_is_as_peft_merges(base: Path, adapter: Path, lacking: Path) -> None:

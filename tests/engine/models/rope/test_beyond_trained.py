@@ -89,7 +89,7 @@ def test_without_the_key_it_is_refused_by_a_message_that_names_it(folder: Path) 
     (done,) = complete_requests(engine, [Request(0, PROMPTS[0])])
     assert (
         done.error
-        == "the prompt has 200 tokens, the model has room for 64: rope.beyond_trained=true reads on"
+        == "the prompt has 200 tokens, but the model has room for 64: rope.beyond_trained=true reads on"
     )
     (scored,) = complete_requests(engine, [Request(0, PROMPTS[0], continuation=(5, 6))])
     assert str(scored.error).endswith("the model has room for 64: rope.beyond_trained=true reads on")
